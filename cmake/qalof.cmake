@@ -1,0 +1,70 @@
+# Shared settings and the two helpers every folder uses: qalof_library and qalof_test.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+endif()
+if(QALOF_DEPS)
+  list(PREPEND CMAKE_PREFIX_PATH ${QALOF_DEPS})
+endif()
+find_program(QALOF_CCACHE ccache)
+if(QALOF_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${QALOF_CCACHE})
+endif()
+
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(OpenSSL REQUIRED)
+# Binaries run where they were built and, moved together, beside each other.
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+
+add_library(qalof_options INTERFACE)
+# x86-64-v2 is the baseline; files for newer instruction sets raise it one by one (src/kernels).
+# Contraction is off so that a float expression means the same in every file and at every ISA level.
+target_compile_options(qalof_options INTERFACE -Wall -Wextra -Wshadow -Wconversion -Werror
+                                               -ffp-contract=off -fno-math-errno)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  target_compile_options(qalof_options INTERFACE -march=x86-64-v2)
+endif()
+target_include_directories(qalof_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
+if(QALOF_SANITIZE)
+  target_compile_options(qalof_options INTERFACE -fsanitize=${QALOF_SANITIZE} -fno-omit-frame-pointer
+                                                 -fno-sanitize-recover=all)
+  target_link_options(qalof_options INTERFACE -fsanitize=${QALOF_SANITIZE})
+endif()
+
+# qalof_library(NAME [DEPS target...] [SOURCES file...]): the static library of a folder under src/,
+# made of SOURCES or else of every .cpp file in it.
+function(qalof_library name)
+  cmake_parse_arguments(ARG "" "" "DEPS;SOURCES" ${ARGN})
+  if(NOT ARG_SOURCES)
+    file(GLOB ARG_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+  endif()
+  if(NOT ARG_SOURCES)
+    add_library(qalof_${name} INTERFACE)
+    target_link_libraries(qalof_${name} INTERFACE ${ARG_DEPS})
+    return()
+  endif()
+  add_library(qalof_${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(qalof_${name} PUBLIC ${ARG_DEPS} PRIVATE qalof_options)
+  target_include_directories(qalof_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
+endfunction()
+
+# qalof_test(FOLDER [DEPS target...]): one test program of every tests/FOLDER/*_test.cpp.
+function(qalof_test folder)
+  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${folder}/*_test.cpp)
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(${folder}_tests ${sources})
+  target_link_libraries(${folder}_tests PRIVATE ${ARG_DEPS} qalof_options GTest::gmock GTest::gtest_main)
+  target_include_directories(${folder}_tests PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_compile_definitions(${folder}_tests PRIVATE
+    QALOF_SOURCE_DIR="${PROJECT_SOURCE_DIR}" QALOF_BINARY_DIR="${CMAKE_BINARY_DIR}")
+  gtest_discover_tests(${folder}_tests DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+endfunction()

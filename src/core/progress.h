@@ -1,0 +1,26 @@
+// How long work tells of itself without printing: the library reports, src/cli decides what a terminal,
+// a log file or --json shows.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace qalof {
+
+/// Receives what a command has to say while it runs. Called from one thread at a time.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  /// One line of information, e.g. the effective precision.
+  virtual void info(std::string_view line) { (void)line; }
+  /// One line the user should act on.
+  virtual void warn(std::string_view line) { (void)line; }
+  /// done of total units of what; total 0 means unknown. detail is short, e.g. "loss 1.23".
+  virtual void progress(std::string_view what, std::uint64_t done, std::uint64_t total,
+                        std::string_view detail) {
+    (void)what, (void)done, (void)total, (void)detail;
+  }
+};
+
+}  // namespace qalof

@@ -1,0 +1,75 @@
+// A precision plan: what a user writes (PlanSpec) and what runs (PrecisionPlan). Never a global: chosen per call.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json.h"
+#include "quant/precision.h"
+
+namespace qalof::quant {
+
+/// The linears and layers a plan is resolved against; made from a ModelConfig (model/layout.h).
+struct PlanTarget {
+  std::vector<std::string> linear_names;       // "h.0.attn.c_attn", in forward order
+  std::vector<std::size_t> linear_weights;     // elements of each, for average bits
+  std::size_t num_layers = 0;
+  std::size_t num_kv_heads = 0;
+};
+
+/// A plan as written: a text form or a file.
+struct PlanSpec {
+  struct Rule {
+    std::string match;  // regular expression, full match
+    Precision set;
+  };
+  struct LayerKv {
+    std::vector<BitWidth> k, v;  // one entry = all heads
+  };
+  std::string source;                        // text form or path, for messages
+  std::optional<std::string> scheme;         // as the file says
+  UniformPrecision default_precision;
+  std::optional<int> head;                   // width whose head is used
+  std::vector<Rule> rules;                   // in order, the last match wins
+  std::map<std::string, Precision> modules;  // exact names beat rules
+  std::map<std::size_t, LayerKv> kv;
+  bool is_file = false;
+};
+
+/// A text form ("8", "w4a8kv8") or the path of a plan file, or of the original's flat
+/// {"transformer.h.0.attn.c_attn": 8} (KV 16 then). Error{kUsage} for a bad form, kNotFound / kCorruptFile / kBadInput for
+/// a bad file.
+PlanSpec parse_plan(const std::string& text_or_path);
+PlanSpec plan_from_json(const Json& json, const std::string& where);
+Json to_json(const PlanSpec& spec);
+
+/// A resolved plan: one entry per linear and per layer and head.
+struct PrecisionPlan {
+  std::vector<Precision> linears;                    // [linear]
+  std::vector<std::vector<BitWidth>> k, v;           // [layer][kv head]
+  BitWidth default_width;                            // the default's weight width
+  std::optional<int> head;                           // explicit head width
+  friend bool operator==(const PrecisionPlan&, const PrecisionPlan&) = default;
+
+  /// Width whose head serves this plan: explicit head, else the default's width if a linear has it, else the width that
+  /// carries most weights.
+  BitWidth head_width(const PlanTarget& target) const;
+  /// Mean weight bits over the linears, scales not counted.
+  double mean_weight_bits(const PlanTarget& target) const;
+  double mean_activation_bits(const PlanTarget& target) const;
+};
+
+/// Resolves names; a rule, module or layer that matches nothing is Error{kBadInput} naming the nearest module. Names with and
+/// without "transformer." or "model." mean the same.
+PrecisionPlan resolve(const PlanSpec& spec, const PlanTarget& target);
+
+/// Effective precision in words: "w8a8kv8" when uniform, else e.g. "mixed (w4a4 x14, w8a8 x34; kv8), 7.00 weight bits".
+std::string describe(const PrecisionPlan& plan, const PlanTarget& target);
+
+/// The known name nearest to name by edit distance, or "" where known is empty.
+std::string nearest_name(std::string_view name, const std::vector<std::string>& known);
+
+}  // namespace qalof::quant
