@@ -1,0 +1,247 @@
+#include "runtime/base_model.h"
+
+#include <algorithm>
+#include <set>
+
+#include "core/error.h"
+#include "io/model_dir.h"
+#include "kernels/quantize.h"
+#include "runtime/linear_op.h"
+
+namespace qalof::runtime {
+
+namespace {
+
+std::string shape_text(const std::vector<std::size_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+// A Hugging Face directory: float tensors, mapped.
+class DirectorySource final : public WeightSource {
+ public:
+  DirectorySource(io::ModelDir dir, std::vector<model::LinearSpec> linears)
+      : dir_(std::move(dir)), linears_(std::move(linears)) {}
+
+  std::vector<float> linear_f32(std::size_t linear) const override {
+    const model::LinearSpec& spec = linears_[linear];
+    std::vector<float> stored = *tensor_f32(spec.name + ".weight");
+    if (!spec.conv1d) return stored;
+    std::vector<float> weights(stored.size());
+    constexpr std::size_t kTile = 32;  // keeps both sides of the transposition in L1
+    for (std::size_t in0 = 0; in0 < spec.in; in0 += kTile) {
+      for (std::size_t out0 = 0; out0 < spec.out; out0 += kTile) {
+        for (std::size_t i = in0; i < std::min(in0 + kTile, spec.in); ++i) {
+          for (std::size_t o = out0; o < std::min(out0 + kTile, spec.out); ++o) {
+            weights[o * spec.in + i] = stored[i * spec.out + o];
+          }
+        }
+      }
+    }
+    return weights;
+  }
+
+  std::unique_ptr<OwnedMatrix> linear_packed(std::size_t, quant::Precision) const override { return nullptr; }
+
+  std::optional<std::vector<float>> tensor_f32(const std::string& name) const override {
+    const io::TensorView* view = dir_.find(name);
+    if (view == nullptr) return std::nullopt;
+    std::vector<float> values(view->num_elements());
+    io::copy_as_f32(*view, values);
+    return values;
+  }
+
+  void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const override {
+    const io::TensorView& view = *dir_.find(name);
+    const std::size_t row_bytes = view.bytes.size() / view.shape[0];
+    io::copy_as_f32({view.dtype, {dst.size()}, view.bytes.subspan(row * row_bytes, row_bytes)}, dst);
+  }
+
+  std::vector<int> widths() const override { return {}; }
+  std::string sha256() const override { return dir_.sha256(); }
+  std::uint64_t stored_bytes() const override {
+    std::uint64_t bytes = 0;
+    for (const std::string& name : dir_.names()) bytes += dir_.find(name)->bytes.size();
+    return bytes;
+  }
+
+ private:
+  io::ModelDir dir_;
+  std::vector<model::LinearSpec> linears_;
+};
+
+// Heads that may stand beside a decoder, and the LM head where it is stored.
+const std::set<std::string>& head_tensors() {
+  static const std::set<std::string> names = {"lm_head.weight", "qa_outputs.weight", "qa_outputs.bias",
+                                              "score.weight"};
+  return names;
+}
+
+void check_tensors(const io::ModelDir& dir, const model::ModelConfig& config) {
+  std::vector<std::string> known;
+  std::size_t found = 0;
+  for (const model::TensorSpec& spec : model::expected_tensors(config)) {
+    known.push_back(spec.name);
+    const io::TensorView* view = dir.find(spec.name);
+    if (view == nullptr) continue;
+    ++found;
+    if (view->shape == spec.shape) continue;
+    const bool transposed = spec.shape.size() == 2 && view->shape.size() == 2 &&
+                            view->shape[0] == spec.shape[1] && view->shape[1] == spec.shape[0];
+    fail(ErrorKind::kBadInput, "{}: tensor {} has shape {}, expected {}{}", dir.path(), spec.name,
+         shape_text(view->shape), shape_text(spec.shape),
+         transposed ? " (it is transposed: GPT-2 files hold linear weights as [in, out])" : "");
+  }
+  QALOF_CHECK(found > 0, ErrorKind::kBadInput,
+              "{}: none of the {} tensors of a GPT-2 was found; the file holds e.g. {}", dir.path(), known.size(),
+              dir.names().empty() ? "nothing" : dir.names().front());
+  for (const std::string& name : known) {
+    QALOF_CHECK(dir.find(name) != nullptr, ErrorKind::kBadInput, "{}: tensor {} is missing", dir.path(), name);
+  }
+  const std::set<std::string> expected(known.begin(), known.end());
+  for (const std::string& name : dir.names()) {
+    if (expected.contains(name) || head_tensors().contains(name)) continue;
+    fail(ErrorKind::kBadInput, "{}: tensor {} is not part of this model, nearest known name {}", dir.path(), name,
+         quant::nearest_name(name, known));
+  }
+}
+
+std::optional<Head> read_head(const WeightSource& source, const io::ModelDir& dir, const std::string& name,
+                              std::size_t hidden, std::optional<std::size_t> outputs) {
+  const io::TensorView* weight = dir.find(name + ".weight");
+  const io::TensorView* bias = dir.find(name + ".bias");
+  QALOF_CHECK(bias == nullptr || weight != nullptr, ErrorKind::kBadInput, "{}: {}.bias has no {}.weight", dir.path(),
+              name, name);
+  if (weight == nullptr) return std::nullopt;
+  QALOF_CHECK(weight->shape.size() == 2 && weight->shape[0] > 0 && weight->shape[1] == hidden &&
+                  (!outputs || weight->shape[0] == *outputs),
+              ErrorKind::kBadInput, "{}: tensor {}.weight has shape {}, expected [{}, {}]", dir.path(), name,
+              shape_text(weight->shape), outputs ? std::to_string(*outputs) : "labels", hidden);
+  QALOF_CHECK(bias == nullptr || bias->shape == std::vector<std::size_t>{weight->shape[0]}, ErrorKind::kBadInput,
+              "{}: tensor {}.bias has shape {}, expected [{}]", dir.path(), name, shape_text(bias->shape),
+              weight->shape[0]);
+  Head head;
+  head.outputs = weight->shape[0];
+  head.weight = *source.tensor_f32(name + ".weight");
+  if (bias != nullptr) head.bias = *source.tensor_f32(name + ".bias");
+  return head;
+}
+
+}  // namespace
+
+std::shared_ptr<const BaseModel> BaseModel::load_directory(const std::string& path) {
+  io::ModelDir dir = io::ModelDir::open(path);
+  model::ModelConfig config = model::parse_model_config(dir.config(), dir.config_path());
+  check_tensors(dir, config);
+  if (const io::TensorView* head = dir.find("lm_head.weight"); head != nullptr) {
+    QALOF_CHECK(head->shape == (std::vector<std::size_t>{config.vocab_size, config.hidden}), ErrorKind::kBadInput,
+                "{}: tensor lm_head.weight has shape {}, expected [{}, {}]", path, shape_text(head->shape),
+                config.vocab_size, config.hidden);
+  } else {
+    QALOF_CHECK(config.tie_word_embeddings, ErrorKind::kBadInput,
+                "{}: lm_head.weight is missing although tie_word_embeddings is false", path);
+  }
+  auto source = std::make_unique<DirectorySource>(std::move(dir), model::linears(config));
+  // The second view is cheap: headers only, the data stays mapped once more by the page cache.
+  const io::ModelDir heads = io::ModelDir::open(path);
+  std::optional<Head> qa = read_head(*source, heads, "qa_outputs", config.hidden, 2);
+  std::optional<Head> score = read_head(*source, heads, "score", config.hidden, std::nullopt);
+  auto base = std::make_shared<BaseModel>(std::move(config), path, std::move(source));
+  base->qa_head_ = std::move(qa);
+  base->class_head_ = std::move(score);
+  return base;
+}
+
+BaseModel::BaseModel(model::ModelConfig config, std::string path, std::unique_ptr<const WeightSource> source)
+    : config_(std::move(config)),
+      path_(std::move(path)),
+      source_(std::move(source)),
+      target_(model::plan_target(config_)),
+      linears_(model::linears(config_)) {
+  auto norm = [this](const std::string& name) {
+    return Norm{*source_->tensor_f32(name + ".weight"), *source_->tensor_f32(name + ".bias")};
+  };
+  for (std::size_t layer = 0; layer < config_.num_layers; ++layer) {
+    attention_norms_.push_back(norm(fmt::format("h.{}.ln_1", layer)));
+    mlp_norms_.push_back(norm(fmt::format("h.{}.ln_2", layer)));
+  }
+  final_norm_ = norm("ln_f");
+  for (const model::LinearSpec& spec : linears_) biases_.push_back(*source_->tensor_f32(spec.name + ".bias"));
+}
+
+std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out, std::size_t in,
+                                          quant::Precision precision, ParallelFor& parallel) {
+  auto owned = std::make_unique<OwnedMatrix>();
+  kernels::PackedMatrix& view = owned->view;
+  view.format = weight_format(precision);
+  view.n = out;
+  view.k = in;
+  owned->panels.resize(kernels::packed_matrix_bytes(view.format, out, in));
+  void* panels = owned->panels.data();
+  if (precision.weight.is_integer()) {
+    std::vector<std::int8_t> codes(out * in);
+    owned->scales.resize(out);
+    kernels::quantize_rows(weights.data(), out, in, precision.weight.bits, codes.data(), owned->scales.data(), parallel);
+    if (view.format == kernels::WeightFormat::kF32) {
+      const std::vector<float> as_float(codes.begin(), codes.end());
+      kernels::pack_f32(as_float.data(), out, in, in, /*transposed=*/false, static_cast<float*>(panels), parallel);
+    } else {
+      owned->code_sums.resize(out);
+      kernels::pack_codes(codes.data(), out, in, view.format, panels, owned->code_sums.data(), parallel);
+    }
+  } else if (view.format == kernels::WeightFormat::kBf16) {
+    kernels::pack_bf16(weights.data(), out, in, static_cast<std::uint16_t*>(panels), parallel);
+  } else {
+    kernels::pack_f32(weights.data(), out, in, in, /*transposed=*/false, static_cast<float*>(panels), parallel);
+  }
+  view.panels = panels;
+  view.scales = owned->scales.empty() ? nullptr : owned->scales.data();
+  view.code_sums = owned->code_sums.empty() ? nullptr : owned->code_sums.data();
+  return owned;
+}
+
+const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precision precision,
+                                               ParallelFor& parallel) const {
+  const std::lock_guard lock(mutex_);
+  std::unique_ptr<OwnedMatrix>& slot = packed_[{linear, precision.weight.bits, weight_format(precision)}];
+  if (!slot) {
+    std::unique_ptr<OwnedMatrix> made = source_->linear_packed(linear, precision);
+    if (!made) {
+      const model::LinearSpec& spec = linears_[linear];
+      made = pack_weights(source_->linear_f32(linear), spec.out, spec.in, precision, parallel);
+    }
+    slot = std::move(made);
+  }
+  return slot->view;
+}
+
+const kernels::PackedMatrix& BaseModel::lm_head(quant::BitWidth width, ParallelFor& parallel) const {
+  const quant::Precision precision{width, width};
+  const std::lock_guard lock(mutex_);
+  std::unique_ptr<OwnedMatrix>& slot = packed_[{linears_.size(), width.bits, weight_format(precision)}];
+  if (!slot) {
+    std::optional<std::vector<float>> weights;
+    if (!config_.tie_word_embeddings) weights = source_->tensor_f32("lm_head.weight");
+    if (!weights) weights = source_->tensor_f32("wte.weight");
+    slot = pack_weights(*weights, config_.vocab_size, config_.hidden, precision, parallel);
+  }
+  return slot->view;
+}
+
+void BaseModel::embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,
+                      quant::BitWidth width, float* dst) const {
+  const std::size_t hidden = config_.hidden;
+  SerialFor serial;
+  std::vector<float> position_row(hidden);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    float* row = dst + i * hidden;
+    source_->copy_row("wte.weight", static_cast<std::size_t>(ids[i]), {row, hidden});
+    source_->copy_row("wpe.weight", static_cast<std::size_t>(positions[i]), position_row);
+    if (width.bits < 32) {
+      kernels::round_to_bf16(row, hidden, row, serial);
+      kernels::round_to_bf16(position_row.data(), hidden, position_row.data(), serial);
+    }
+    for (std::size_t j = 0; j < hidden; ++j) row[j] += position_row[j];
+  }
+}
+
+}  // namespace qalof::runtime

@@ -1,0 +1,119 @@
+// The frozen base: a Hugging Face directory or a packed file, opened once and shared by every plan and adapter.
+//
+// Weights are quantized or packed when a width is first asked for and kept; nothing is done per step or per token. After
+// that, everything is read only: threads may share a BaseModel.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/threads.h"
+#include "kernels/gemm.h"
+#include "model/config.h"
+#include "quant/precision.h"
+
+namespace qalof::runtime {
+
+/// A linear head on hidden states: y = h W^T + bias.
+struct Head {
+  std::size_t outputs = 0;
+  std::vector<float> weight;  // [outputs, hidden]
+  std::vector<float> bias;    // [outputs] or empty
+};
+
+/// Packed weights with the memory they view.
+struct OwnedMatrix {
+  kernels::PackedMatrix view;
+  std::vector<std::byte> panels;  // empty where the view points into a mapped file
+  std::vector<float> scales;
+  std::vector<std::int32_t> code_sums;
+};
+
+/// Where a base's numbers come from. Implementations: Hugging Face directory (base_model.cpp), packed file
+/// (packed_file.cpp). Const calls are thread-safe.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  /// Float weights [out, in] of a linear; Error{kUnsupported} where the source holds codes only.
+  virtual std::vector<float> linear_f32(std::size_t linear) const = 0;
+  /// Packed weights of a width, or an empty pointer where they must be made from linear_f32.
+  virtual std::unique_ptr<OwnedMatrix> linear_packed(std::size_t linear, quant::Precision precision) const = 0;
+  /// A named float tensor without prefix; empty optional where absent.
+  virtual std::optional<std::vector<float>> tensor_f32(const std::string& name) const = 0;
+  /// One row of a [rows, cols] tensor, so that a large embedding is never copied whole.
+  virtual void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const = 0;
+  /// Weight widths this source can serve; empty means any.
+  virtual std::vector<int> widths() const = 0;
+  /// sha256 (hex) that identifies the base the numbers come from.
+  virtual std::string sha256() const = 0;
+  /// Stored bytes of the weights as they lie on disk.
+  virtual std::uint64_t stored_bytes() const = 0;
+};
+
+class BaseModel {
+ public:
+  /// Opens a Hugging Face directory. Strict: a missing, extra, transposed or wrongly shaped tensor is an error that names
+  /// it. Throws Error{kNotFound}, {kCorruptFile}, {kBadInput}, {kUnsupported}.
+  static std::shared_ptr<const BaseModel> load_directory(const std::string& path);
+  BaseModel(model::ModelConfig config, std::string path, std::unique_ptr<const WeightSource> source);
+
+  const model::ModelConfig& config() const { return config_; }
+  const quant::PlanTarget& target() const { return target_; }
+  const std::vector<model::LinearSpec>& linears() const { return linears_; }
+  const std::string& path() const { return path_; }
+  const WeightSource& source() const { return *source_; }
+
+  struct Norm {
+    std::vector<float> gamma, beta;
+  };
+  const Norm& attention_norm(std::size_t layer) const { return attention_norms_[layer]; }
+  const Norm& mlp_norm(std::size_t layer) const { return mlp_norms_[layer]; }
+  const Norm& final_norm() const { return final_norm_; }
+  /// Bias [out] of a linear.
+  const std::vector<float>& bias(std::size_t linear) const { return biases_[linear]; }
+
+  /// Weights of a linear packed for a precision; built at first use, then shared.
+  const kernels::PackedMatrix& packed(std::size_t linear, quant::Precision precision, ParallelFor& parallel) const;
+  /// The LM head [vocab, hidden] at 32 or 16 bits.
+  const kernels::PackedMatrix& lm_head(quant::BitWidth width, ParallelFor& parallel) const;
+  /// dst [ids, hidden] = token embedding + position embedding; both rounded to bf16 first where width is 16. ids and positions
+  /// must be in range.
+  void embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions, quant::BitWidth width,
+             float* dst) const;
+
+  /// Heads the directory itself holds (a QuestionAnswering or SequenceClassification model).
+  const std::optional<Head>& qa_head() const { return qa_head_; }
+  const std::optional<Head>& class_head() const { return class_head_; }
+
+ private:
+  model::ModelConfig config_;
+  std::string path_;
+  std::unique_ptr<const WeightSource> source_;
+  quant::PlanTarget target_;
+  std::vector<model::LinearSpec> linears_;
+  std::vector<Norm> attention_norms_, mlp_norms_;
+  Norm final_norm_;
+  std::vector<std::vector<float>> biases_;
+  std::optional<Head> qa_head_, class_head_;
+
+  struct Key {
+    std::size_t linear;  // linears_.size() is the LM head
+    int weight_bits;
+    kernels::WeightFormat format;
+    friend auto operator<=>(const Key&, const Key&) = default;
+  };
+  mutable std::mutex mutex_;
+  mutable std::map<Key, std::unique_ptr<OwnedMatrix>> packed_;
+};
+
+/// Packs float weights [out, in] for a precision: quantized by scheme `seed` where the width is an integer.
+std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out, std::size_t in,
+                                          quant::Precision precision, ParallelFor& parallel);
+
+}  // namespace qalof::runtime

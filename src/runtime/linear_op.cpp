@@ -1,0 +1,53 @@
+#include "runtime/linear_op.h"
+
+#include "kernels/quantize.h"
+
+namespace qalof::runtime {
+
+namespace {
+
+// Grows only, so that a decoder's steady state allocates nothing.
+template <typename T>
+T* at_least(std::vector<T>& buffer, std::size_t count) {
+  if (buffer.size() < count) buffer.resize(count);
+  return buffer.data();
+}
+
+}  // namespace
+
+kernels::WeightFormat weight_format(quant::Precision precision) {
+  if (!precision.weight.is_integer()) {
+    return precision.weight.bits == 16 ? kernels::WeightFormat::kBf16 : kernels::WeightFormat::kF32;
+  }
+  // Codes are small integers, exact as floats: float activations multiply them as they are and the scale follows.
+  if (!precision.activation.is_integer()) return kernels::WeightFormat::kF32;
+  return precision.weight.bits <= 4 ? kernels::WeightFormat::kInt4 : kernels::WeightFormat::kInt8;
+}
+
+void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y, LinearWorkspace& workspace,
+                ParallelFor& parallel) {
+  const kernels::PackedMatrix& w = call.weight;
+  if (call.precision.activation.is_integer()) {
+    std::int8_t* codes = at_least(workspace.codes, m * w.k);
+    float* scales = at_least(workspace.scales, m);
+    kernels::quantize_rows(x, m, w.k, call.precision.activation.bits, codes, scales, parallel);
+    kernels::gemm_int(codes, scales, m, w, call.bias, y, parallel);
+  } else {
+    const float* input = x;
+    if (call.precision.activation.bits == 16) {
+      float* rounded = at_least(workspace.rounded, m * w.k);
+      kernels::round_to_bf16(x, m * w.k, rounded, parallel);
+      input = rounded;
+    }
+    kernels::gemm_f32(input, m, w.k, w, 1.0F, call.bias, kernels::Accumulate::kStore, y, parallel);
+  }
+  if (call.lora != nullptr) {
+    const LoraView& lora = *call.lora;
+    float* low_rank = at_least(workspace.low_rank, m * lora.a.n);
+    kernels::gemm_f32(x, m, w.k, lora.a, 1.0F, nullptr, kernels::Accumulate::kStore, low_rank, parallel);
+    kernels::gemm_f32(low_rank, m, lora.a.n, lora.b, lora.scaling, nullptr, kernels::Accumulate::kAdd, y,
+                      parallel);
+  }
+}
+
+}  // namespace qalof::runtime

@@ -1,0 +1,48 @@
+// One linear layer at one precision: y = Q(x) Q(W)^T + bias + scaling * (x A^T) B^T (docs/numerics.md, "Linear").
+//
+// The runtime's decoder and training's forward pass both call run_linear, which is why their numbers agree bit for bit.
+// The LoRA branch reads the float row. Not for: choosing weights or adapters (runtime/execution.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/threads.h"
+#include "kernels/gemm.h"
+#include "quant/precision.h"
+
+namespace qalof::runtime {
+
+/// A low-rank pair packed for the float GEMM. Does not own its memory.
+struct LoraView {
+  kernels::PackedMatrix a;  // [r, in], kF32
+  kernels::PackedMatrix b;  // [out, r], kF32
+  float scaling = 1.0F;     // alpha / r
+};
+
+/// Everything run_linear needs, resolved once per plan.
+struct LinearCall {
+  quant::Precision precision;
+  kernels::PackedMatrix weight;    // [out, in] in the form that precision computes with
+  const float* bias = nullptr;     // [out] or null
+  const LoraView* lora = nullptr;  // null: no adapter
+};
+
+/// The form of packed weights a precision computes with.
+kernels::WeightFormat weight_format(quant::Precision precision);
+
+/// Buffers reused from call to call; one per thread of control.
+struct LinearWorkspace {
+  std::vector<std::int8_t> codes;  // [m, in] of the last integer call
+  std::vector<float> scales;       // [m]
+  std::vector<float> rounded;      // [m, in]
+  std::vector<float> low_rank;     // [m, r]
+};
+
+/// x [m, in] and y [m, out], both dense; y is overwritten. Rows are independent of each other. Threads may run it at once
+/// on different workspaces and outputs.
+void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y, LinearWorkspace& workspace,
+                ParallelFor& parallel);
+
+}  // namespace qalof::runtime
