@@ -1,0 +1,54 @@
+// A resolved run: plan + adapters turned into pointers, one LinearCall per linear. Switching precision or adapter is
+// choosing another Execution of the same BaseModel; nothing is global. Immutable: threads may share it.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/threads.h"
+#include "quant/plan.h"
+#include "runtime/adapter.h"
+#include "runtime/base_model.h"
+#include "runtime/linear_op.h"
+
+namespace qalof::runtime {
+
+class Execution {
+ public:
+  /// Resolves a plan on a base with adapters (null: none). Packs weights of widths not used before. Throws Error{kUnsupported}
+  /// where the base is a packed file that does not hold a width.
+  static std::shared_ptr<const Execution> create(std::shared_ptr<const BaseModel> base, quant::PrecisionPlan plan,
+                                                 std::shared_ptr<const AdapterSet> adapters, ParallelFor& parallel);
+
+  const BaseModel& base() const { return *base_; }
+  const quant::PrecisionPlan& plan() const { return plan_; }
+  const LinearCall& linear(std::size_t index) const { return calls_[index]; }
+  /// K and V bits per kv head of a layer.
+  const std::vector<int>& k_bits(std::size_t layer) const { return k_bits_[layer]; }
+  const std::vector<int>& v_bits(std::size_t layer) const { return v_bits_[layer]; }
+  /// 32 where the plan's default is 32, else 16 (docs/file_formats.md, "Precision").
+  quant::BitWidth embedding_width() const { return embedding_width_; }
+
+  /// The head of a task: the adapter set's for the plan's head width (nearest trained width), else the base's own; null
+  /// where there is none.
+  const Head* head(Task task) const { return task == Task::kQa ? qa_head_ : class_head_; }
+
+  /// What runs, in words: precision, which adapter serves each width, which head.
+  const std::string& description() const { return description_; }
+
+ private:
+  Execution() = default;
+  std::shared_ptr<const BaseModel> base_;
+  std::shared_ptr<const AdapterSet> adapters_;
+  quant::PrecisionPlan plan_;
+  std::vector<LinearCall> calls_;
+  std::vector<std::vector<int>> k_bits_, v_bits_;
+  quant::BitWidth embedding_width_;
+  const Head* qa_head_ = nullptr;
+  const Head* class_head_ = nullptr;
+  std::string description_;
+};
+
+}  // namespace qalof::runtime
