@@ -1,0 +1,82 @@
+#include "runtime/execution.h"
+
+#include <map>
+#include <set>
+
+#include "core/error.h"
+
+namespace qalof::runtime {
+
+namespace {
+
+std::vector<int> to_bits(const std::vector<quant::BitWidth>& widths) {
+  std::vector<int> bits;
+  for (const quant::BitWidth width : widths) bits.push_back(width.bits);
+  return bits;
+}
+
+// The set's head for a width; a set without one (a plain PEFT directory without modules_to_save) leaves it to the base.
+const Head* find_head(const BaseModel& base, const AdapterSet* adapters, int width, Task task, std::string* source) {
+  if (adapters != nullptr) {
+    if (const std::optional<int> serving = adapters->serving_width(width)) {
+      const Adapter& adapter = *adapters->by_width.at(*serving);
+      const std::optional<Head>& head = task == Task::kQa ? adapter.qa_head : adapter.class_head;
+      if (head) {
+        *source = *serving == 0 ? "adapter" : fmt::format("w{}", *serving);
+        return &*head;
+      }
+    }
+  }
+  const std::optional<Head>& head = task == Task::kQa ? base.qa_head() : base.class_head();
+  if (!head) return nullptr;
+  *source = "base";
+  return &*head;
+}
+
+}  // namespace
+
+std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseModel> base, quant::PrecisionPlan plan,
+                                                   std::shared_ptr<const AdapterSet> adapters,
+                                                   ParallelFor& parallel) {
+  std::shared_ptr<Execution> run(new Execution());
+  std::map<int, int> served_by;  // weight width -> adapter width
+  const std::size_t num_linears = base->linears().size();
+  QALOF_CHECK(plan.linears.size() == num_linears, ErrorKind::kInternal, "plan has {} linears, expected {}",
+              plan.linears.size(), num_linears);
+  run->calls_.resize(num_linears);
+  for (std::size_t i = 0; i < num_linears; ++i) {
+    LinearCall& call = run->calls_[i];
+    call.precision = plan.linears[i];
+    call.weight = base->packed(i, call.precision, parallel);
+    call.bias = base->bias(i).data();
+    if (adapters == nullptr) continue;
+    const int width = call.precision.weight.bits;
+    if (const std::optional<int> serving = adapters->serving_width(width)) {
+      served_by[width] = *serving;
+      const Adapter& adapter = *adapters->by_width.at(*serving);
+      if (!adapter.linears.empty() && adapter.linears[i]) call.lora = &adapter.linears[i]->view();
+    }
+  }
+  for (std::size_t layer = 0; layer < base->config().num_layers; ++layer) {
+    run->k_bits_.push_back(to_bits(plan.k[layer]));
+    run->v_bits_.push_back(to_bits(plan.v[layer]));
+  }
+  run->embedding_width_ = {plan.default_width.bits == 32 ? 32 : 16};
+
+  const int head_width = plan.head_width(base->target()).bits;
+  std::string head_source;
+  run->description_ = quant::describe(plan, base->target());
+  for (const auto& [width, serving] : served_by) {
+    if (serving == 0 || serving == width) continue;
+    run->description_ += fmt::format(", adapter w{} serves w{}", serving, width);
+  }
+  run->qa_head_ = find_head(*base, adapters.get(), head_width, Task::kQa, &head_source);
+  run->class_head_ = find_head(*base, adapters.get(), head_width, Task::kClassification, &head_source);
+  if (!head_source.empty()) run->description_ += fmt::format(", head {}", head_source);
+  run->base_ = std::move(base);
+  run->adapters_ = std::move(adapters);
+  run->plan_ = std::move(plan);
+  return run;
+}
+
+}  // namespace qalof::runtime
