@@ -1,0 +1,128 @@
+#include "cli/commands.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <new>
+#include <system_error>
+
+#include "cli/command_line.h"
+#include "cli/version.h"
+#include "core/error.h"
+#include "quant/plan.h"
+
+namespace qalof::cli {
+
+namespace {
+
+constexpr Command kCommands[] = {
+    {"demo", "the whole story on the shipped nano model", true, run_demo},
+    {"init", "make a model directory with random weights", false, run_init},
+    {"tokenize", "standard input to token ids", false, run_tokenize},
+    {"train", "fine-tune adapters on a quantized base", true, run_train},
+    {"eval", "score a model, adapter and precision", false, run_eval},
+    {"metric", "official SQuAD scores of a predictions file", false, run_metric},
+    {"quantize", "write a packed file", false, run_quantize},
+    {"inspect", "show what a file or directory holds", false, run_inspect},
+    {"doctor", "show what this machine offers", false, run_doctor},
+};
+
+constexpr int kExitFailure = 1;
+constexpr int kExitUsage = 2;
+constexpr int kExitBadInput = 3;
+constexpr int kExitDiverged = 4;
+constexpr int kExitResource = 5;
+constexpr int kExitNetwork = 6;
+constexpr int kExitInterrupted = 130;
+
+int exit_code(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kUsage:
+      return kExitUsage;
+    case ErrorKind::kNotFound:
+    case ErrorKind::kBadInput:
+    case ErrorKind::kCorruptFile:
+    case ErrorKind::kUnsupported:
+      return kExitBadInput;
+    case ErrorKind::kDiverged:
+      return kExitDiverged;
+    case ErrorKind::kResource:
+      return kExitResource;
+    case ErrorKind::kNetwork:
+      return kExitNetwork;
+    case ErrorKind::kInterrupted:
+      return kExitInterrupted;
+    case ErrorKind::kInternal:
+      break;
+  }
+  return kExitFailure;
+}
+
+std::string help_text() {
+  std::string text =
+      "qalof: one LoRA adapter per bit width on a really quantized language model\n\n"
+      "Usage: qalof COMMAND [flags]     qalof COMMAND -h shows flags and examples\n\nCommands:\n";
+  for (const Command& command : kCommands) text += fmt::format("  {:<10} {}\n", command.name, command.summary);
+  text +=
+      "\nEnvironment: QALOF_ISA (portable, avx2) forces an instruction set; QALOF_THREADS sets the default of --threads;\n"
+      "NO_COLOR is honoured. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 diverged, 5 memory or disk,\n"
+      "6 network, 130/143 signals.\n";
+  return text;
+}
+
+const Command& find_command(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Command& command : kCommands) {
+    if (name == command.name) return command;
+    names.emplace_back(command.name);
+  }
+  fail(ErrorKind::kUsage, "unknown command {}, nearest known command {} (see qalof -h)", name,
+       quant::nearest_name(name, names));
+}
+
+int dispatch(std::vector<std::string> arguments) {
+  if (arguments.empty()) {
+    fmt::print(stderr, "{}", help_text());
+    return kExitUsage;
+  }
+  const std::string first = arguments.front();
+  if (first == "-h" || first == "--help" || first == "help") {
+    fmt::print("{}", help_text());
+    return 0;
+  }
+  if (first == "--version") {
+    fmt::print("{}\n", version_text());
+    return 0;
+  }
+  arguments.erase(arguments.begin());
+  find_command(first).run(std::move(arguments));
+  return 0;
+}
+
+}  // namespace
+
+std::span<const Command> commands() { return kCommands; }
+
+int run_main(int argc, char** argv) {
+  try {
+    const int code = dispatch(std::vector<std::string>(argv + 1, argv + argc));
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+      fail(ErrorKind::kResource, "standard output: {}", std::generic_category().message(errno));
+    }
+    return code;
+  } catch (const HelpShown&) {
+    return 0;
+  } catch (const Error& error) {
+    fmt::print(stderr, "qalof: {}\n", error.what());
+    return exit_code(error.kind());
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "qalof: out of memory; a smaller batch or sequence needs less\n");
+    return kExitResource;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "qalof: internal error: {}\n", error.what());
+    return kExitFailure;
+  }
+}
+
+}  // namespace qalof::cli

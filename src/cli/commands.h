@@ -1,0 +1,34 @@
+// The table of commands. Each command declares its flags, calls its app function and prints the result.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+namespace qalof::cli {
+
+struct Command {
+  const char* name;
+  const char* summary;
+  bool needs_training;  // runs in qalof-train
+  void (*run)(std::vector<std::string> arguments);
+};
+
+void run_tokenize(std::vector<std::string> arguments);
+void run_init(std::vector<std::string> arguments);
+void run_eval(std::vector<std::string> arguments);
+void run_metric(std::vector<std::string> arguments);
+void run_quantize(std::vector<std::string> arguments);
+void run_inspect(std::vector<std::string> arguments);
+void run_doctor(std::vector<std::string> arguments);
+/// In qalof these hand over to qalof-train; in qalof-train they are the commands themselves.
+void run_train(std::vector<std::string> arguments);
+void run_demo(std::vector<std::string> arguments);
+
+/// All commands, in the order help lists them.
+std::span<const Command> commands();
+
+/// Runs argv and returns the process's exit code; the only catch-all.
+int run_main(int argc, char** argv);
+
+}  // namespace qalof::cli

@@ -1,0 +1,37 @@
+// The training commands of the torch-free program: it replaces itself with qalof-train beside it. One process remains, so signals
+// and exit codes are the trainer's.
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <system_error>
+
+#include "cli/commands.h"
+#include "core/error.h"
+
+namespace qalof::cli {
+
+namespace {
+
+[[noreturn]] void hand_over(const char* command, const std::vector<std::string>& arguments) {
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  QALOF_CHECK(!error, ErrorKind::kInternal, "/proc/self/exe: {}", error.message());
+  const std::string sibling = self.parent_path() / "qalof-train";
+  std::vector<std::string> words = {sibling, command};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  execv(sibling.c_str(), argv.data());
+  fail(ErrorKind::kNotFound,
+       "{}: {}; the command {} needs it: build with -DQALOF_TRAIN=ON (scripts/build) and keep both programs together",
+       sibling, std::generic_category().message(errno), command);
+}
+
+}  // namespace
+
+void run_train(std::vector<std::string> arguments) { hand_over("train", arguments); }
+void run_demo(std::vector<std::string> arguments) { hand_over("demo", arguments); }
+
+}  // namespace qalof::cli
