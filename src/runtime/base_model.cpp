@@ -146,8 +146,7 @@ std::shared_ptr<const BaseModel> BaseModel::load_directory(const std::string& pa
   std::optional<Head> qa = read_head(*source, heads, "qa_outputs", config.hidden, 2);
   std::optional<Head> score = read_head(*source, heads, "score", config.hidden, std::nullopt);
   auto base = std::make_shared<BaseModel>(std::move(config), path, std::move(source));
-  base->qa_head_ = std::move(qa);
-  base->class_head_ = std::move(score);
+  base->set_heads(std::move(qa), std::move(score));
   return base;
 }
 

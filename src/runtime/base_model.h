@@ -90,6 +90,11 @@ class BaseModel {
   /// Heads the directory itself holds (a QuestionAnswering or SequenceClassification model).
   const std::optional<Head>& qa_head() const { return qa_head_; }
   const std::optional<Head>& class_head() const { return class_head_; }
+  /// For loaders, before the model is shared.
+  void set_heads(std::optional<Head> qa_head, std::optional<Head> class_head) {
+    qa_head_ = std::move(qa_head);
+    class_head_ = std::move(class_head);
+  }
 
  private:
   model::ModelConfig config_;
