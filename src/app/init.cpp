@@ -1,0 +1,69 @@
+#include "app/init.h"
+
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/random.h"
+#include "io/safetensors.h"
+#include "model/config.h"
+#include "text/bpe_tokenizer.h"
+
+namespace qalof::app {
+
+namespace fs = std::filesystem;
+
+InitResult run_init(const InitOptions& options, Observer& observer) {
+  QALOF_CHECK(!options.output_dir.empty(), ErrorKind::kUsage, "--output_dir is missing");
+  QALOF_CHECK(options.size.empty() != options.config_name.empty(), ErrorKind::kUsage,
+              "give either --size or --config_name");
+  Json raw;
+  std::string where = options.config_name;
+  if (options.config_name.empty()) {
+    raw = model::named_model_config(options.model_type, options.size);
+    where = options.size;
+  } else {
+    if (fs::is_directory(where)) where = fs::path(where) / "config.json";
+    raw = read_json_file(where, std::size_t{1} << 20);
+  }
+  raw["architectures"] = {"GPT2LMHeadModel"};
+  const model::ModelConfig config = model::parse_model_config(raw, where);
+  const fs::path directory = options.output_dir;
+  QALOF_CHECK(options.overwrite || !fs::exists(directory / "config.json"), ErrorKind::kUsage,
+              "{}: holds a model already, --overwrite_output_dir replaces it", options.output_dir);
+  make_directories(options.output_dir);
+
+  const std::vector<model::TensorSpec> specs = model::expected_tensors(config);
+  std::vector<std::vector<std::byte>> storage;
+  std::vector<io::TensorToWrite> tensors;
+  std::uint64_t done = 0;
+  for (const model::TensorSpec& spec : specs) {
+    std::size_t count = 1;
+    for (const std::size_t extent : spec.shape) count *= extent;
+    std::vector<float> values(count, 0.0F);
+    if (spec.shape.size() > 1) {
+      const RandomStream stream(options.seed, spec.name);
+      for (std::size_t i = 0; i < count; ++i) values[i] = config.initializer_range * stream.normal(0, i);
+    } else if (spec.name.ends_with(".weight")) {
+      values.assign(count, 1.0F);  // norm gains
+    }
+    if (options.bf16) {
+      storage.push_back(io::bf16_bytes(values));
+    } else {
+      const auto bytes = std::as_bytes(std::span<const float>(values));
+      storage.emplace_back(bytes.begin(), bytes.end());
+    }
+    tensors.push_back({"transformer." + spec.name, options.bf16 ? io::DType::kBF16 : io::DType::kF32, spec.shape,
+                       storage.back()});
+    observer.progress("tensors", ++done, specs.size(), "");
+  }
+  if (!config.tie_word_embeddings) {
+    fail(ErrorKind::kUnsupported, "{}: tie_word_embeddings is false, init makes models with a tied head", where);
+  }
+  io::write_safetensors((directory / "model.safetensors").string(), tensors, {});
+  write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");
+  if (!options.tokenizer_name.empty()) text::copy_tokenizer_files(options.tokenizer_name, options.output_dir);
+  return {model::parameter_count(config), options.output_dir};
+}
+
+}  // namespace qalof::app

@@ -1,0 +1,27 @@
+// qalof init: a model directory with random weights N(0, initializer_range), biases 0, norms 1.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/progress.h"
+
+namespace qalof::app {
+
+struct InitOptions {
+  std::string model_type = "gpt2";
+  std::string size;            // "124M" ...; or
+  std::string config_name;     // a config.json or a directory holding one
+  std::string tokenizer_name;  // directory whose tokenizer files are copied; "" = none
+  std::string output_dir;
+  std::uint64_t seed = 42;
+  bool bf16 = false;           // store bfloat16 instead of f32
+  bool overwrite = false;
+};
+struct InitResult {
+  std::uint64_t parameters = 0;
+  std::string output_dir;
+};
+InitResult run_init(const InitOptions& options, Observer& observer);
+
+}  // namespace qalof::app

@@ -1,0 +1,230 @@
+#include "runtime/adapter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <set>
+
+#include "core/error.h"
+#include "io/adapter_dir.h"
+#include "io/peft.h"
+
+namespace qalof::runtime {
+
+namespace {
+
+constexpr std::string_view kASuffix = ".lora_A.weight";
+constexpr std::string_view kBSuffix = ".lora_B.weight";
+
+std::string without_model_prefix(std::string name) {
+  constexpr std::string_view kPrefix = "transformer.";
+  return name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
+}
+
+std::vector<float> read_tensor(const io::PeftAdapter& adapter, const std::string& key, const std::string& where,
+                               std::vector<std::size_t> shape) {
+  const io::TensorView& view = adapter.tensors().at(key);
+  const bool transposed = view.shape.size() == 2 && shape.size() == 2 && view.shape[0] == shape[1] &&
+                          view.shape[1] == shape[0];
+  QALOF_CHECK(view.shape == shape, ErrorKind::kBadInput, "{}: tensor {} has shape [{}], expected [{}]{}", where, key,
+              fmt::join(view.shape, ", "), fmt::join(shape, ", "), transposed ? " (it is transposed)" : "");
+  std::vector<float> values(view.num_elements());
+  io::copy_as_f32(view, values);
+  QALOF_CHECK(std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }),
+              ErrorKind::kBadInput, "{}: tensor {} holds NaN or infinity", where, key);
+  return values;
+}
+
+// Reads one PEFT directory against the model's linears.
+class PeftReader {
+ public:
+  PeftReader(const std::string& directory, const model::ModelConfig& config)
+      : directory_(directory), config_(config), linears_(model::linears(config)), peft_(io::read_peft(directory)) {
+    for (const model::LinearSpec& spec : linears_) names_.push_back(spec.name);
+  }
+
+  std::shared_ptr<const Adapter> read() {
+    index_tensors();
+    auto adapter = std::make_shared<Adapter>();
+    adapter->rank = peft_.config().r;
+    adapter->alpha = static_cast<float>(peft_.config().lora_alpha);
+    adapter->linears.resize(linears_.size());
+    for (std::size_t i = 0; i < linears_.size(); ++i) adapter->linears[i] = read_linear(i);
+    adapter->qa_head = read_head("qa_outputs", 2);
+    adapter->class_head = read_head("score", std::nullopt);
+    return adapter;
+  }
+  const std::vector<std::string>& warnings() const { return peft_.warnings(); }
+
+ private:
+  // Every tensor must belong to a known linear or head, and at least one linear must match.
+  void index_tensors() {
+    static const std::set<std::string> heads = {"qa_outputs.weight", "qa_outputs.bias", "score.weight"};
+    std::vector<std::string> unknown;
+    for (const auto& [key, view] : peft_.tensors()) {
+      const std::string name = without_model_prefix(key);
+      const bool is_a = name.ends_with(kASuffix), is_b = name.ends_with(kBSuffix);
+      const std::string module =
+          is_a ? name.substr(0, name.size() - kASuffix.size()) : is_b ? name.substr(0, name.size() - kBSuffix.size()) : "";
+      if (std::find(names_.begin(), names_.end(), module) != names_.end()) {
+        (is_a ? a_keys_ : b_keys_)[module] = key;
+      } else if (heads.contains(name)) {
+        head_keys_[name] = key;
+      } else {
+        unknown.push_back(key);
+      }
+    }
+    QALOF_CHECK(!a_keys_.empty() || unknown.empty(), ErrorKind::kBadInput,
+                "{}: no adapter tensor matches this model; it holds e.g. {}, expected e.g. transformer.{}{}", directory_,
+                unknown.front(), names_.front(), kASuffix);
+    QALOF_CHECK(unknown.empty(), ErrorKind::kBadInput, "{}: tensor {} ({} in all) does not belong to this model, nearest {}",
+                directory_, unknown.front(), unknown.size(),
+                quant::nearest_name(without_model_prefix(unknown.front()), names_));
+    QALOF_CHECK(!a_keys_.empty(), ErrorKind::kBadInput, "{}: holds no LoRA tensor", directory_);
+  }
+
+  std::unique_ptr<LoraLinear> read_linear(std::size_t i) const {
+    const model::LinearSpec& spec = linears_[i];
+    const auto a = a_keys_.find(spec.name), b = b_keys_.find(spec.name);
+    const bool targeted = peft_.config().targets("transformer." + spec.name);
+    for (const auto& [found, suffix] : {std::pair{a != a_keys_.end(), kASuffix}, {b != b_keys_.end(), kBSuffix}}) {
+      const bool other = a != a_keys_.end() || b != b_keys_.end();
+      QALOF_CHECK(found || !(targeted || other), ErrorKind::kBadInput,
+                  "{}: tensor {}{} is missing although target_modules names it", directory_, spec.name, suffix);
+    }
+    if (a == a_keys_.end()) return nullptr;
+    QALOF_CHECK(targeted, ErrorKind::kBadInput, "{}: tensor {} is there although target_modules does not name it",
+                directory_, a->second);
+    const std::size_t rank = peft_.config().rank_of("transformer." + spec.name);
+    const double alpha = peft_.config().alpha_of("transformer." + spec.name);
+    const double divisor = peft_.config().use_rslora ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank);
+    return std::make_unique<LoraLinear>(rank, static_cast<float>(alpha / divisor),
+                                        read_tensor(peft_, a->second, directory_, {rank, spec.in}),
+                                        read_tensor(peft_, b->second, directory_, {spec.out, rank}), spec.in, spec.out);
+  }
+
+  std::optional<Head> read_head(const std::string& name, std::optional<std::size_t> outputs) const {
+    const auto weight = head_keys_.find(name + ".weight"), bias = head_keys_.find(name + ".bias");
+    QALOF_CHECK(bias == head_keys_.end() || weight != head_keys_.end(), ErrorKind::kBadInput,
+                "{}: tensor {}.weight is missing", directory_, name);
+    if (weight == head_keys_.end()) return std::nullopt;
+    const std::vector<std::size_t>& shape = peft_.tensors().at(weight->second).shape;
+    Head head;
+    head.outputs = outputs ? *outputs : shape.empty() ? 0 : shape[0];
+    head.weight = read_tensor(peft_, weight->second, directory_, {head.outputs, config_.hidden});
+    if (bias != head_keys_.end()) head.bias = read_tensor(peft_, bias->second, directory_, {head.outputs});
+    return head;
+  }
+
+  std::string directory_;
+  const model::ModelConfig& config_;
+  std::vector<model::LinearSpec> linears_;
+  std::vector<std::string> names_;
+  io::PeftAdapter peft_;
+  std::map<std::string, std::string> a_keys_, b_keys_, head_keys_;  // module -> key in the file
+};
+
+}  // namespace
+
+LoraLinear::LoraLinear(std::size_t rank, float scaling, std::vector<float> a, std::vector<float> b, std::size_t in,
+                       std::size_t out)
+    : rank_(rank), a_(std::move(a)), b_(std::move(b)) {
+  SerialFor serial;
+  a_panels_.resize(kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, rank, in) / sizeof(float));
+  b_panels_.resize(kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, out, rank) / sizeof(float));
+  kernels::pack_f32(a_.data(), rank, in, in, /*transposed=*/false, a_panels_.data(), serial);
+  kernels::pack_f32(b_.data(), out, rank, rank, /*transposed=*/false, b_panels_.data(), serial);
+  view_.a = {kernels::WeightFormat::kF32, rank, in, a_panels_.data(), nullptr, nullptr};
+  view_.b = {kernels::WeightFormat::kF32, out, rank, b_panels_.data(), nullptr, nullptr};
+  view_.scaling = scaling;
+}
+
+std::optional<int> AdapterSet::serving_width(int weight_bits) const {
+  if (by_width.empty()) return std::nullopt;
+  if (by_width.contains(0)) return 0;
+  const auto above = by_width.lower_bound(weight_bits);
+  return above != by_width.end() ? above->first : std::prev(above)->first;
+}
+
+AdapterSet load_adapters(const std::string& path, const model::ModelConfig& config) {
+  namespace fs = std::filesystem;
+  QALOF_CHECK(fs::is_directory(path), ErrorKind::kNotFound, "{}: no such adapter directory", path);
+  AdapterSet set;
+  set.path = path;
+  auto read = [&](const std::string& directory, int width) {
+    PeftReader reader(directory, config);
+    set.by_width[width] = reader.read();
+    for (const std::string& warning : reader.warnings()) set.warnings.push_back(directory + ": " + warning);
+  };
+  if (!io::is_adapter_dir(path)) {
+    read(path, 0);
+    set.warnings.push_back(fmt::format("{}: a plain PEFT adapter, it serves every width", path));
+    return set;
+  }
+  const io::AdapterDir dir = io::read_adapter_dir(path);
+  for (const auto& [width, name] : dir.adapters) read((fs::path(path) / name).string(), width);
+  set.base_sha256 = dir.base_sha256;
+  set.separator = dir.separator;
+  if (set.separator) {
+    QALOF_CHECK(static_cast<std::size_t>(*set.separator) < config.vocab_size, ErrorKind::kBadInput,
+                "{}/qalof.json: separator {}, expected 0..{}", path, *set.separator, config.vocab_size - 1);
+  }
+  if (!dir.plan.is_null()) set.plan = dir.plan;
+  return set;
+}
+
+Task parse_task(const std::string& text) {
+  for (const Task task : {Task::kQa, Task::kLm, Task::kClassification}) {
+    if (text == to_string(task)) return task;
+  }
+  fail(ErrorKind::kUsage, "--task: found {}, expected qa, lm or classification", text);
+}
+
+std::string to_string(Task task) {
+  switch (task) {
+    case Task::kQa:
+      return "qa";
+    case Task::kLm:
+      return "lm";
+    case Task::kClassification:
+      break;
+  }
+  return "classification";
+}
+
+void save_adapter(const std::string& directory, const Adapter& adapter, const model::ModelConfig& config, Task task,
+                  const std::string& base_id) {
+  io::PeftConfig peft;
+  peft.r = adapter.rank;
+  peft.lora_alpha = static_cast<double>(adapter.alpha);
+  peft.fan_in_fan_out = true;  // GPT-2's linears are Conv1D
+  peft.task_type = task == Task::kQa ? "QUESTION_ANS" : task == Task::kLm ? "CAUSAL_LM" : "SEQ_CLS";
+  peft.base_model_name_or_path = base_id;
+  std::vector<io::TensorToWrite> tensors;
+  auto add = [&](const std::string& name, std::vector<std::size_t> shape, const std::vector<float>& values) {
+    const auto bytes = std::as_bytes(std::span<const float>(values));
+    tensors.push_back({name, io::DType::kF32, std::move(shape), bytes});
+  };
+  const std::vector<model::LinearSpec> linears = model::linears(config);
+  std::set<std::string> targets;
+  for (std::size_t i = 0; i < adapter.linears.size(); ++i) {
+    const LoraLinear* lora = adapter.linears[i].get();
+    if (lora == nullptr) continue;
+    const model::LinearSpec& spec = linears[i];
+    targets.insert(spec.name.substr(spec.name.rfind('.') + 1));
+    add("transformer." + spec.name + std::string(kASuffix), {lora->rank(), spec.in}, lora->a());
+    add("transformer." + spec.name + std::string(kBSuffix), {spec.out, lora->rank()}, lora->b());
+  }
+  peft.target_modules.assign(targets.begin(), targets.end());
+  auto add_head = [&](const std::string& name, const std::optional<Head>& head) {
+    if (!head) return;
+    peft.modules_to_save.push_back(name);
+    add(name + ".weight", {head->outputs, config.hidden}, head->weight);
+    if (!head->bias.empty()) add(name + ".bias", {head->outputs}, head->bias);
+  };
+  add_head("qa_outputs", adapter.qa_head);
+  add_head("score", adapter.class_head);
+  io::write_peft(directory, peft, tensors);
+}
+
+}  // namespace qalof::runtime
