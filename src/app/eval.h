@@ -1,0 +1,29 @@
+// qalof eval: scores of a model, adapter and precision on the packed runtime.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "app/lm_evaluation.h"
+#include "app/model_handle.h"
+#include "app/qa_evaluation.h"
+
+namespace qalof::app {
+
+struct EvalOptions {
+  ModelOptions model;
+  std::string task = "qa";
+  QaEvaluationOptions qa;  // validation_file and output_dir serve both tasks
+  LmEvaluationOptions lm;
+  bool profile = false;
+};
+struct EvalResult {
+  std::string precision;  // effective, in words
+  std::optional<QaScores> qa;
+  std::optional<LmScores> lm;
+  double tokens_per_second = 0;
+  runtime::Profile profile;
+};
+EvalResult run_eval(const EvalOptions& options, Observer& observer);
+
+}  // namespace qalof::app

@@ -1,0 +1,93 @@
+#include "app/lm_evaluation.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "core/error.h"
+#include "core/file.h"
+
+namespace qalof::app {
+
+namespace {
+
+constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;
+// Windows run together up to about this many tokens: enough rows to fill the GEMM, little memory.
+constexpr std::size_t kBatchTokens = 2048;
+
+struct Window {
+  std::size_t first;  // first token of the window
+  std::size_t end;
+  std::size_t scored_from;  // first token (index in the document) that this window scores
+};
+
+std::vector<Window> make_windows(std::size_t tokens, std::size_t length, std::size_t stride) {
+  std::vector<Window> windows;
+  std::size_t scored = 1;
+  for (std::size_t first = 0; scored < tokens; first += stride) {
+    const std::size_t end = std::min(first + length, tokens);
+    windows.push_back({first, end, std::max(scored, first + 1)});
+    scored = end;
+  }
+  return windows;
+}
+
+}  // namespace
+
+LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
+                     const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
+                     runtime::Profile* profile) {
+  const model::ModelConfig& config = execution.base().config();
+  const std::size_t length = options.max_seq_length == 0 ? config.max_positions : options.max_seq_length;
+  QALOF_CHECK(length >= 2 && length <= config.max_positions, ErrorKind::kUsage,
+              "--max_seq_length: found {}, expected 2..{} (the model's positions)", length, config.max_positions);
+  const std::size_t stride = options.stride == 0 ? length / 2 : options.stride;
+  QALOF_CHECK(stride >= 1 && stride < length, ErrorKind::kUsage,
+              "--stride: found {}, expected 1..{} (less than the window)", stride, length - 1);
+  const std::vector<std::int32_t> ids = tokenizer.encode(read_file(options.validation_file, kMaxTextBytes)).ids;
+  QALOF_CHECK(ids.size() >= 2, ErrorKind::kBadInput, "{}: holds {} tokens, at least 2 are needed",
+              options.validation_file, ids.size());
+
+  const std::vector<Window> windows = make_windows(ids.size(), length, stride);
+  const auto start = std::chrono::steady_clock::now();
+  runtime::DecoderWorkspace workspace;
+  std::vector<float> hidden, scored_rows;
+  std::vector<std::int32_t> targets;
+  double sum = 0;
+  for (std::size_t next = 0; next < windows.size();) {
+    std::vector<runtime::Sequence> sequences;
+    std::size_t tokens = 0;
+    const std::size_t first_window = next;
+    while (next < windows.size() && (tokens == 0 || tokens + windows[next].end - windows[next].first <= kBatchTokens)) {
+      const Window& window = windows[next++];
+      sequences.push_back({std::span(ids).subspan(window.first, window.end - window.first)});
+      tokens += window.end - window.first;
+    }
+    hidden.resize(tokens * config.hidden);
+    runtime::forward(execution, sequences, workspace, hidden.data(), parallel, profile);
+    scored_rows.clear();
+    targets.clear();
+    std::size_t row0 = 0;
+    for (std::size_t w = first_window; w < next; ++w) {
+      for (std::size_t t = windows[w].scored_from; t < windows[w].end; ++t) {
+        const float* row = hidden.data() + (row0 + t - 1 - windows[w].first) * config.hidden;
+        scored_rows.insert(scored_rows.end(), row, row + config.hidden);
+        targets.push_back(ids[t]);
+      }
+      row0 += windows[w].end - windows[w].first;
+    }
+    const runtime::Profile::Scope scope(profile, "lm_head", targets.size() * config.vocab_size * sizeof(float));
+    for (const float loss : runtime::lm_token_losses(execution, scored_rows.data(), targets, parallel)) {
+      sum += static_cast<double>(loss);
+    }
+    observer.progress("windows", next, windows.size(), "");
+  }
+  LmScores scores;
+  scores.tokens = ids.size() - 1;
+  scores.loss = sum / static_cast<double>(scores.tokens);
+  scores.perplexity = std::exp(scores.loss);
+  scores.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return scores;
+}
+
+}  // namespace qalof::app

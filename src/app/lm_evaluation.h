@@ -1,0 +1,31 @@
+// Language modelling loss of a text file with windows that move by a stride (docs/numerics.md, "Perplexity").
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/progress.h"
+#include "core/threads.h"
+#include "runtime/decoder.h"
+#include "text/bpe_tokenizer.h"
+
+namespace qalof::app {
+
+struct LmEvaluationOptions {
+  std::string validation_file;      // UTF-8 text, one document
+  std::size_t max_seq_length = 0;   // 0 = the model's positions
+  std::size_t stride = 0;           // 0 = half of it
+};
+struct LmScores {
+  double loss = 0;  // mean negative log-likelihood, nats per token
+  double perplexity = 0;
+  std::uint64_t tokens = 0;  // predicted tokens
+  double seconds = 0;
+};
+
+/// Each token but the first is scored once, in the first window that holds it with a predecessor.
+LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
+                     const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
+                     runtime::Profile* profile = nullptr);
+
+}  // namespace qalof::app
