@@ -1,8 +1,10 @@
-// Matrix products y[m, n] = x[m, k] * w[n, k]^T on weights packed once into panels of 16 output rows.
+// Matrix products y[m, n] = x[m, k] * w[n, k]^T on weights packed once into panels of 16 output
+// rows.
 //
-// Invariants: an element of y depends on its own row of x and row of w alone and sums over k in ascending order (float)
-// or exactly (int32), whatever m, the chunking and the number of threads. Panels are the same for every ISA.
-// Limits: k <= 65,536 for the integer forms (127 * 127 * k stays below 2^31).
+// Invariants: an element of y depends on its own row of x and row of w alone and sums over k in
+// ascending order (float) or exactly (int32), whatever m, the chunking and the number of threads.
+// Panels are the same for every ISA. Limits: k <= 65,536 for the integer forms (127 * 127 * k stays
+// below 2^31).
 #pragma once
 
 #include <cstddef>
@@ -18,7 +20,8 @@ inline constexpr std::size_t kPanelRows = 16;
 ///   kF32  [n/16][k][16]        f32
 ///   kBf16 [n/16][k/2][16][2]   u16, k padded to 2
 ///   kInt8 [n/16][k/4][16][4]   s8, k padded to 4
-///   kInt4 [n/16][k/8][16][4]   two nibbles (code + 8) a byte: of byte b in 0..3, low = k0 + b, high = k0 + 4 + b;
+///   kInt4 [n/16][k/8][16][4]   two nibbles (code + 8) a byte: of byte b in 0..3, low = k0 + b,
+///   high = k0 + 4 + b;
 ///                              padding is nibble 8 (code 0)
 enum class WeightFormat { kF32, kBf16, kInt8, kInt4 };
 
@@ -28,34 +31,39 @@ struct PackedMatrix {
   std::size_t n = 0;
   std::size_t k = 0;
   const void* panels = nullptr;
-  const float* scales = nullptr;              // [n]; required for integers, optional for kF32 (y = acc * scale)
-  const std::int32_t* code_sums = nullptr;    // [n] sum over k of the codes (integers only)
+  const float* scales = nullptr;  // [n]; required for integers, optional for kF32 (y = acc * scale)
+  const std::int32_t* code_sums = nullptr;  // [n] sum over k of the codes (integers only)
 };
 
 std::size_t packed_matrix_bytes(WeightFormat format, std::size_t n, std::size_t k);
-/// src is row-major [n, k]; dst holds packed_matrix_bytes. stride is the distance between rows in elements; with
-/// transposed the source is [k, n] instead (element (row, col) at src[col * stride + row]).
-void pack_f32(const float* src, std::size_t n, std::size_t k, std::size_t stride, bool transposed, float* dst,
-              ParallelFor& parallel);
-void pack_bf16(const float* src, std::size_t n, std::size_t k, std::uint16_t* dst, ParallelFor& parallel);
+/// src is row-major [n, k]; dst holds packed_matrix_bytes. stride is the distance between rows in
+/// elements; with transposed the source is [k, n] instead (element (row, col) at src[col * stride +
+/// row]).
+void pack_f32(const float* src, std::size_t n, std::size_t k, std::size_t stride, bool transposed,
+              float* dst, ParallelFor& parallel);
+void pack_bf16(const float* src, std::size_t n, std::size_t k, std::uint16_t* dst,
+               ParallelFor& parallel);
 /// format kInt8, or kInt4 with codes in -8..7. code_sums [n].
-void pack_codes(const std::int8_t* codes, std::size_t n, std::size_t k, WeightFormat format, void* dst,
-                std::int32_t* code_sums, ParallelFor& parallel);
+void pack_codes(const std::int8_t* codes, std::size_t n, std::size_t k, WeightFormat format,
+                void* dst, std::int32_t* code_sums, ParallelFor& parallel);
 void unpack_codes(const PackedMatrix& w, std::int8_t* codes);
 
 enum class Accumulate { kStore, kAdd };  // y = value, or y += value
 
-/// y = alpha * (x w^T) [* scales] + bias for kF32 and kBf16 weights (bf16 widened to f32; round x first). x is [m, k]
-/// with row distance x_stride, y is [m, n] with row distance n. bias [n] or null. kAdd requires a null bias.
-void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedMatrix& w, float alpha,
-              const float* bias, Accumulate accumulate, float* y, ParallelFor& parallel);
+/// y = alpha * (x w^T) [* scales] + bias for kF32 and kBf16 weights (bf16 widened to f32; round x
+/// first). x is [m, k] with row distance x_stride, y is [m, n] with row distance n. bias [n] or
+/// null. kAdd requires a null bias.
+void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedMatrix& w,
+              float alpha, const float* bias, Accumulate accumulate, float* y,
+              ParallelFor& parallel);
 
-/// Integer product: y = float(sum x_codes * w_codes) * w.scales[n] * x_scales[m] + bias, evaluated in that order with
-/// one rounding each (no fused multiply-add), so y is bit-equal on every ISA. x_codes [m, k] in -127..127.
-void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m, const PackedMatrix& w,
-              const float* bias, float* y, ParallelFor& parallel);
+/// Integer product: y = float(sum x_codes * w_codes) * w.scales[n] * x_scales[m] + bias, evaluated
+/// in that order with one rounding each (no fused multiply-add), so y is bit-equal on every ISA.
+/// x_codes [m, k] in -127..127.
+void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
+              const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel);
 /// The integer sums alone: acc [m, n].
-void gemm_int_acc(const std::int8_t* x_codes, std::size_t m, const PackedMatrix& w, std::int32_t* acc,
-                  ParallelFor& parallel);
+void gemm_int_acc(const std::int8_t* x_codes, std::size_t m, const PackedMatrix& w,
+                  std::int32_t* acc, ParallelFor& parallel);
 
 }  // namespace qalof::kernels

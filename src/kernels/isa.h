@@ -12,10 +12,11 @@ enum class Isa { kPortable, kAvx2 };
 
 /// Sets this CPU can run, best last.
 std::vector<Isa> available_isas();
-/// The set in use: QALOF_ISA if given (Error{kUsage} where unknown, Error{kUnsupported} where this CPU lacks it), else the
-/// best available.
+/// The set in use: QALOF_ISA if given (Error{kUsage} where unknown, Error{kUnsupported} where this
+/// CPU lacks it), else the best available.
 Isa active_isa();
-/// Overrides the choice from now on. For tests and benchmarks: not while kernels run on other threads.
+/// Overrides the choice from now on. For tests and benchmarks: not while kernels run on other
+/// threads.
 void force_isa(Isa isa);
 std::string_view to_string(Isa isa);
 /// Text form to Isa; Error{kUsage} names the known ones.

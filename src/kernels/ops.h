@@ -1,6 +1,7 @@
-// Row operations of a decoder in f32: norm, activation, attention, residual. A row's result depends on that row (and, in
-// attention, on the keys before it) alone; sums run in a fixed order, so chunking and threads do not change a bit.
-// Backward passes are here too, because training runs on the same kernels.
+// Row operations of a decoder in f32: norm, activation, attention, residual. A row's result depends
+// on that row (and, in attention, on the keys before it) alone; sums run in a fixed order, so
+// chunking and threads do not change a bit. Backward passes are here too, because training runs on
+// the same kernels.
 #pragma once
 
 #include <cstddef>
@@ -10,10 +11,10 @@
 
 namespace qalof::kernels {
 
-/// dst = (x - mean) / sqrt(var + eps) * gamma + beta per row [rows, cols]. stats, if not null, receives
-/// [rows, 2] = mean, 1 / sqrt(var + eps).
-void layer_norm(const float* src, std::size_t rows, std::size_t cols, const float* gamma, const float* beta,
-                float eps, float* dst, float* stats, ParallelFor& parallel);
+/// dst = (x - mean) / sqrt(var + eps) * gamma + beta per row [rows, cols]. stats, if not null,
+/// receives [rows, 2] = mean, 1 / sqrt(var + eps).
+void layer_norm(const float* src, std::size_t rows, std::size_t cols, const float* gamma,
+                const float* beta, float eps, float* dst, float* stats, ParallelFor& parallel);
 /// dx of layer_norm from stats; dgamma and dbeta [cols] are added to where not null.
 void layer_norm_backward(const float* dy, const float* src, const float* stats, const float* gamma,
                          std::size_t rows, std::size_t cols, float* dx, float* dgamma, float* dbeta,
@@ -21,14 +22,16 @@ void layer_norm_backward(const float* dy, const float* src, const float* stats, 
 
 /// GPT-2's gelu_new: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). src and dst may be the same.
 void gelu_new(const float* src, std::size_t count, float* dst, ParallelFor& parallel);
-void gelu_new_backward(const float* dy, const float* src, std::size_t count, float* dx, ParallelFor& parallel);
+void gelu_new_backward(const float* dy, const float* src, std::size_t count, float* dx,
+                       ParallelFor& parallel);
 
 /// dst += src.
 void add_in_place(const float* src, std::size_t count, float* dst, ParallelFor& parallel);
 
-/// One sequence's causal attention. Query i (0..q_len-1) has position past + i and sees keys 0..past + i.
-/// q and out rows lie q_stride / out_stride floats apart, head h at offset h * head_dim; k and v rows k_stride /
-/// v_stride apart, kv head at (h / (heads / kv_heads)) * head_dim. out must not overlap inputs.
+/// One sequence's causal attention. Query i (0..q_len-1) has position past + i and sees keys
+/// 0..past + i. q and out rows lie q_stride / out_stride floats apart, head h at offset h *
+/// head_dim; k and v rows k_stride / v_stride apart, kv head at (h / (heads / kv_heads)) *
+/// head_dim. out must not overlap inputs.
 struct AttentionSequence {
   const float* q;
   const float* k;
@@ -44,11 +47,11 @@ struct AttentionShape {
   float scale;  // usually 1 / sqrt(head_dim)
 };
 /// Varlen causal attention over packed sequences.
-void attention(const AttentionShape& shape, const AttentionSequence* sequences, std::size_t num_sequences,
-               ParallelFor& parallel);
+void attention(const AttentionShape& shape, const AttentionSequence* sequences,
+               std::size_t num_sequences, ParallelFor& parallel);
 
-/// Gradients of attention for sequences with past == 0. dq, dk, dv rows use q_stride, k_stride, v_stride and are
-/// overwritten. out and log_sum_exp are the forward's.
+/// Gradients of attention for sequences with past == 0. dq, dk, dv rows use q_stride, k_stride,
+/// v_stride and are overwritten. out and log_sum_exp are the forward's.
 struct AttentionGradient {
   const float* dout;
   float* dq;
@@ -56,6 +59,7 @@ struct AttentionGradient {
   float* dv;
 };
 void attention_backward(const AttentionShape& shape, const AttentionSequence* sequences,
-                        const AttentionGradient* gradients, std::size_t num_sequences, ParallelFor& parallel);
+                        const AttentionGradient* gradients, std::size_t num_sequences,
+                        ParallelFor& parallel);
 
 }  // namespace qalof::kernels

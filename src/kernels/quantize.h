@@ -1,9 +1,11 @@
-// The one quantizer: symmetric min-max, codes and scales of scheme `seed` (docs/numerics.md, "Scheme seed").
+// The one quantizer: symmetric min-max, codes and scales of scheme `seed` (docs/numerics.md,
+// "Scheme seed").
 //
-//   L = 2^(bits-1) - 1,  s = L / (max|x| + 1e-6),  q = rint(x * s),  scale = 1 / (s + 1e-6),  real = q * scale
+//   L = 2^(bits-1) - 1,  s = L * (1 / (max|x| + 1e-6)),  q = rint(x * s),  scale = 1 / (s + 1e-6),
+//   real = q * scale
 //
-// all in f32, rint rounding ties to even. Every user of codes calls these functions: training's fake quantization,
-// the packed file and the integer GEMM. Not for: group scales, zero points.
+// all in f32, rint rounding ties to even. Every user of codes calls these functions: training's
+// fake quantization, the packed file and the integer GEMM. Not for: group scales, zero points.
 #pragma once
 
 #include <cstddef>
@@ -21,19 +23,19 @@ struct RowScale {
 /// bits in 2..8; max_abs finite and >= 0.
 RowScale seed_row_scale(float max_abs, int bits);
 
-/// Quantizes each row of src [rows, cols] to codes [rows, cols] in -L..L and scales [rows]. bits in 2..8.
-/// src must be finite (the caller checks at the door). Bit-equal on every ISA.
-void quantize_rows(const float* src, std::size_t rows, std::size_t cols, int bits, std::int8_t* codes,
-                   float* scales, ParallelFor& parallel);
+/// Quantizes each row of src [rows, cols] to codes [rows, cols] in -L..L and scales [rows]. bits
+/// in 2..8. src must be finite (the caller checks at the door). Bit-equal on every ISA.
+void quantize_rows(const float* src, std::size_t rows, std::size_t cols, int bits,
+                   std::int8_t* codes, float* scales, ParallelFor& parallel);
 
 /// dst[row, col] = codes[row, col] * scales[row].
-void dequantize_rows(const std::int8_t* codes, const float* scales, std::size_t rows, std::size_t cols,
-                     float* dst, ParallelFor& parallel);
+void dequantize_rows(const std::int8_t* codes, const float* scales, std::size_t rows,
+                     std::size_t cols, float* dst, ParallelFor& parallel);
 
-/// Quantizes and dequantizes K or V rows [rows, heads * head_dim] in place of storage: the range is one per row over
-/// all heads, head h has head_bits[h] in 2..8 (codes and multiplier of that width), or 16 (rounded to bf16), or
-/// 32 (copied). src and dst may be the same. codes, if not null, receives [rows, heads * head_dim] (0 where bits > 8)
-/// and scales [rows, heads].
+/// Quantizes and dequantizes K or V rows [rows, heads * head_dim] in place of storage: the range is
+/// one per row over all heads, head h has head_bits[h] in 2..8 (codes and multiplier of that
+/// width), or 16 (rounded to bf16), or 32 (copied). src and dst may be the same. codes, if not
+/// null, receives [rows, heads * head_dim] (0 where bits > 8) and scales [rows, heads].
 void fake_quantize_kv(const float* src, std::size_t rows, std::size_t heads, std::size_t head_dim,
                       const int* head_bits, float* dst, std::int8_t* codes, float* scales,
                       ParallelFor& parallel);
@@ -41,7 +43,8 @@ void fake_quantize_kv(const float* src, std::size_t rows, std::size_t heads, std
 /// Rounds to bfloat16 (nearest, ties to even), keeping f32 storage. src and dst may be the same.
 void round_to_bf16(const float* src, std::size_t count, float* dst, ParallelFor& parallel);
 
-/// Bit-packed storage of codes: 2..4 bits take a nibble (code + 8, low nibble = even index), 5..8 bits a byte.
+/// Bit-packed storage of codes: 2..4 bits take a nibble (code + 8, low nibble = even index), 5..8
+/// bits a byte.
 std::size_t packed_code_bytes(std::size_t count, int bits);
 void pack_code_bits(const std::int8_t* codes, std::size_t count, int bits, std::uint8_t* dst);
 /// False where a stored code lies outside -L..L of bits.

@@ -1,0 +1,139 @@
+// Drivers of the matrix products: blocks of rows times groups of panels, one task each. Blocks
+// change the speed only.
+#include "kernels/gemm.h"
+
+#include <algorithm>
+
+#include "kernels/kernel_table.h"
+#include "kernels/parallel.h"
+
+namespace qalof::kernels {
+
+namespace {
+
+// How a product is cut: the rows of a block should stay in the second-level cache while panels pass
+// by.
+struct Blocks {
+  std::size_t rows, panels;          // of a block
+  std::size_t num_rows, num_panels;  // blocks
+
+  Blocks(std::size_t m, std::size_t n, std::size_t row_bytes, int threads) {
+    constexpr std::size_t kCacheBytes = 256 * 1024;
+    constexpr std::size_t kTileRows =
+        12;  // a multiple of every tile's height, so that only the last block has a rest
+    const std::size_t panels_all = ceil_div(n, kPanelRows);
+    rows = std::max(kTileRows,
+                    kCacheBytes / std::max<std::size_t>(row_bytes, 1) / kTileRows * kTileRows);
+    rows = std::min(rows, std::size_t{384});
+    // Even blocks, so that the last one is not a sliver.
+    if (m > 0) rows = ceil_div(ceil_div(m, ceil_div(m, rows)), kTileRows) * kTileRows;
+    num_rows = ceil_div(m, rows);
+    const std::size_t wanted = threads == 1 ? 1 : static_cast<std::size_t>(threads) * 4;
+    const std::size_t groups =
+        std::clamp<std::size_t>(ceil_div(wanted, std::max<std::size_t>(num_rows, 1)), 1,
+                                std::max<std::size_t>(panels_all / 4, 1));
+    panels = std::max<std::size_t>(ceil_div(panels_all, groups), 1);
+    num_panels = ceil_div(panels_all, panels);
+  }
+};
+
+// Calls body(first row, rows, first panel, outputs) for every block.
+template <typename Body>
+void for_blocks(std::size_t m, std::size_t n, std::size_t row_bytes, ParallelFor& parallel,
+                Body&& body) {
+  if (m == 0 || n == 0) return;
+  // Below this many multiply-adds a second thread costs more than it brings.
+  const bool small = m * n * row_bytes < 128 * 1024;
+  const Blocks blocks(m, n, row_bytes, small ? 1 : parallel.num_threads());
+  auto task = [&](std::size_t i) {
+    const std::size_t row = i / blocks.num_panels * blocks.rows;
+    const std::size_t panel = i % blocks.num_panels * blocks.panels;
+    const std::size_t first = panel * kPanelRows;
+    body(row, std::min(blocks.rows, m - row), panel,
+         std::min(blocks.panels * kPanelRows, n - first));
+  };
+  run_tasks(parallel, blocks.num_rows * blocks.num_panels, task);
+}
+
+template <typename T>
+T* offset_or_null(T* pointer, std::size_t offset) {
+  return pointer == nullptr ? nullptr : pointer + offset;
+}
+
+const void* panel_at(const PackedMatrix& w, std::size_t panel) {
+  const std::size_t bytes = packed_matrix_bytes(w.format, kPanelRows, w.k);
+  return static_cast<const char*>(w.panels) + panel * bytes;
+}
+
+void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
+                    const PackedMatrix& w, const float* bias, float* y, std::int32_t* acc,
+                    ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  const bool nibbles = w.format == WeightFormat::kInt4;
+  // Nibbles are multiplied as code + 8, which adds 8 times the row's sum.
+  thread_local std::vector<std::int32_t> sums_buffer;
+  std::int32_t* sums = nullptr;
+  if (nibbles) {
+    sums = at_least(sums_buffer, m);
+    for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
+      for (std::size_t row = begin; row < end; ++row)
+        sums[row] = table.sum_codes(x_codes + row * w.k, w.k);
+    });
+  }
+  for_blocks(m, w.n, w.k, parallel,
+             [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
+               const std::size_t first = panel * kPanelRows;
+               IntGemmBlock block;
+               block.x = x_codes + row * w.k;
+               block.rows = rows;
+               block.k = w.k;
+               block.panels = panel_at(w, panel);
+               block.n = n;
+               block.x_sums = offset_or_null(sums, row);
+               block.x_scales = offset_or_null(x_scales, row);
+               block.w_scales = offset_or_null(w.scales, first);
+               block.bias = offset_or_null(bias, first);
+               block.y = offset_or_null(y, row * w.n + first);
+               block.acc = offset_or_null(acc, row * w.n + first);
+               block.y_stride = w.n;
+               (nibbles ? table.gemm_int4 : table.gemm_int8)(block);
+             });
+}
+
+}  // namespace
+
+void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedMatrix& w,
+              float alpha, const float* bias, Accumulate accumulate, float* y,
+              ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  for_blocks(m, w.n, w.k * sizeof(float), parallel,
+             [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
+               const std::size_t first = panel * kPanelRows;
+               FloatGemmBlock block;
+               block.x = x + row * x_stride;
+               block.rows = rows;
+               block.x_stride = x_stride;
+               block.k = w.k;
+               block.panels = panel_at(w, panel);
+               block.n = n;
+               block.scales = offset_or_null(w.scales, first);
+               block.bias = offset_or_null(bias, first);
+               block.alpha = alpha;
+               block.add = accumulate == Accumulate::kAdd;
+               block.y = y + row * w.n + first;
+               block.y_stride = w.n;
+               (w.format == WeightFormat::kBf16 ? table.gemm_bf16 : table.gemm_f32)(block);
+             });
+}
+
+void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
+              const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel) {
+  multiply_codes(x_codes, x_scales, m, w, bias, y, nullptr, parallel);
+}
+
+void gemm_int_acc(const std::int8_t* x_codes, std::size_t m, const PackedMatrix& w,
+                  std::int32_t* acc, ParallelFor& parallel) {
+  multiply_codes(x_codes, nullptr, m, w, nullptr, nullptr, acc, parallel);
+}
+
+}  // namespace qalof::kernels

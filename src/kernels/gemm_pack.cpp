@@ -1,0 +1,123 @@
+// Packs weights into panels of 16 output rows (layouts: gemm.h) and back.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/bf16.h"
+#include "kernels/gemm.h"
+#include "kernels/parallel.h"
+
+namespace qalof::kernels {
+
+namespace {
+
+std::size_t round_up(std::size_t value, std::size_t step) { return ceil_div(value, step) * step; }
+
+std::size_t panel_bytes(WeightFormat format, std::size_t k) {
+  switch (format) {
+    case WeightFormat::kF32:
+      return k * kPanelRows * sizeof(float);
+    case WeightFormat::kBf16:
+      return round_up(k, 2) * kPanelRows * sizeof(std::uint16_t);
+    case WeightFormat::kInt8:
+      return round_up(k, 4) * kPanelRows;
+    case WeightFormat::kInt4:
+      return round_up(k, 8) * kPanelRows / 2;
+  }
+  return 0;
+}
+
+// Byte and shift of a code inside a kInt4 panel.
+std::size_t nibble_byte(std::size_t row, std::size_t col) {
+  return (col / 8 * kPanelRows + row) * 4 + col % 4;
+}
+int nibble_shift(std::size_t col) { return col % 8 < 4 ? 0 : 4; }
+
+// Calls body(panel, first row, rows in it) for all panels.
+template <typename Body>
+void for_panels(std::size_t n, std::size_t k, ParallelFor& parallel, Body&& body) {
+  for_ranges(parallel, ceil_div(n, kPanelRows), rows_per_piece(k * kPanelRows),
+             [&](std::size_t begin, std::size_t end) {
+               for (std::size_t panel = begin; panel < end; ++panel) {
+                 const std::size_t first = panel * kPanelRows;
+                 body(panel, first, std::min(kPanelRows, n - first));
+               }
+             });
+}
+
+}  // namespace
+
+std::size_t packed_matrix_bytes(WeightFormat format, std::size_t n, std::size_t k) {
+  return ceil_div(n, kPanelRows) * panel_bytes(format, k);
+}
+
+void pack_f32(const float* src, std::size_t n, std::size_t k, std::size_t stride, bool transposed,
+              float* dst, ParallelFor& parallel) {
+  const std::size_t row_step = transposed ? 1 : stride;
+  const std::size_t col_step = transposed ? stride : 1;
+  for_panels(n, k, parallel, [&](std::size_t panel, std::size_t first, std::size_t rows) {
+    float* out = dst + panel * k * kPanelRows;
+    for (std::size_t col = 0; col < k; ++col) {
+      for (std::size_t row = 0; row < kPanelRows; ++row) {
+        out[col * kPanelRows + row] =
+            row < rows ? src[(first + row) * row_step + col * col_step] : 0.0F;
+      }
+    }
+  });
+}
+
+void pack_bf16(const float* src, std::size_t n, std::size_t k, std::uint16_t* dst,
+               ParallelFor& parallel) {
+  const std::size_t size = panel_bytes(WeightFormat::kBf16, k) / sizeof(std::uint16_t);
+  for_panels(n, k, parallel, [&](std::size_t panel, std::size_t first, std::size_t rows) {
+    std::uint16_t* out = dst + panel * size;
+    std::fill(out, out + size, std::uint16_t{0});
+    for (std::size_t row = 0; row < rows; ++row) {
+      const float* x = src + (first + row) * k;
+      for (std::size_t col = 0; col < k; ++col) {
+        out[(col / 2 * kPanelRows + row) * 2 + col % 2] = bf16_from_float(x[col]);
+      }
+    }
+  });
+}
+
+void pack_codes(const std::int8_t* codes, std::size_t n, std::size_t k, WeightFormat format,
+                void* dst, std::int32_t* code_sums, ParallelFor& parallel) {
+  const std::size_t size = panel_bytes(format, k);
+  for_panels(n, k, parallel, [&](std::size_t panel, std::size_t first, std::size_t rows) {
+    auto* out = static_cast<std::uint8_t*>(dst) + panel * size;
+    const bool nibbles = format == WeightFormat::kInt4;
+    std::memset(out, nibbles ? 0x88 : 0, size);
+    for (std::size_t row = 0; row < rows; ++row) {
+      const std::int8_t* x = codes + (first + row) * k;
+      std::int32_t sum = 0;
+      for (std::size_t col = 0; col < k; ++col) {
+        sum += x[col];
+        if (nibbles) {
+          std::uint8_t& byte = out[nibble_byte(row, col)];
+          const int shift = nibble_shift(col);
+          byte = static_cast<std::uint8_t>((byte & ~(15 << shift)) | ((x[col] + 8) << shift));
+        } else {
+          out[(col / 4 * kPanelRows + row) * 4 + col % 4] = static_cast<std::uint8_t>(x[col]);
+        }
+      }
+      code_sums[first + row] = sum;
+    }
+  });
+}
+
+void unpack_codes(const PackedMatrix& w, std::int8_t* codes) {
+  const std::size_t size = panel_bytes(w.format, w.k);
+  for (std::size_t row = 0; row < w.n; ++row) {
+    const auto* panel = static_cast<const std::uint8_t*>(w.panels) + row / kPanelRows * size;
+    const std::size_t r = row % kPanelRows;
+    for (std::size_t col = 0; col < w.k; ++col) {
+      const int code =
+          w.format == WeightFormat::kInt4
+              ? ((panel[nibble_byte(r, col)] >> nibble_shift(col)) & 15) - 8
+              : static_cast<std::int8_t>(panel[(col / 4 * kPanelRows + r) * 4 + col % 4]);
+      codes[row * w.k + col] = static_cast<std::int8_t>(code);
+    }
+  }
+}
+
+}  // namespace qalof::kernels

@@ -1,0 +1,114 @@
+// What one instruction set supplies: plain functions on raw ranges, without threads, allocation or
+// checks. The drivers (quantize.cpp, gemm.cpp, ops.cpp, attention.cpp) split work and call them.
+// Internal to src/kernels.
+//
+// A file compiled for an instruction set includes this header, <immintrin.h> and nothing else, and
+// keeps its functions in an unnamed namespace: an inline library function compiled there could be
+// the copy the linker keeps for everybody.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace qalof::kernels {
+
+/// A block of rows of x times a run of panels; the panel layouts are those of WeightFormat
+/// (gemm.h).
+struct FloatGemmBlock {
+  const float* x;
+  std::size_t rows;
+  std::size_t x_stride;
+  std::size_t k;
+  const void* panels;
+  std::size_t n;        // outputs of this run; the last panel may be partly used
+  const float* scales;  // [n] or null
+  const float* bias;    // [n] or null
+  float alpha;
+  bool add;  // y += value
+  float* y;
+  std::size_t y_stride;
+};
+
+struct IntGemmBlock {
+  const std::int8_t* x;  // [rows, k], dense
+  std::size_t rows;
+  std::size_t k;
+  const void* panels;
+  std::size_t n;
+  const std::int32_t* x_sums;  // [rows] sums of codes; given for kInt4 only
+  const float* x_scales;       // [rows]
+  const float* w_scales;       // [n]
+  const float* bias;           // [n] or null
+  float* y;                    // null: the sums go to acc
+  std::int32_t* acc;
+  std::size_t y_stride;  // of y and acc
+};
+
+/// out[r, :] += sum over ascending j < counts of w[r, j] * v[j, :].
+struct WeighRows {
+  const float* weights;
+  std::size_t row_stride, column_stride;  // of weights
+  std::size_t rows;
+  std::size_t first_count, count_step;  // row r has first_count + r * count_step terms
+  const float* v;
+  std::size_t v_stride;
+  std::size_t dim;
+  float* out;
+  std::size_t out_stride;
+};
+
+struct KernelTable {
+  // quantize
+  float (*max_abs)(const float* x, std::size_t count);
+  void (*quantize)(const float* x, std::size_t count, float multiplier, std::int8_t* codes);
+  void (*dequantize)(const std::int8_t* codes, std::size_t count, float scale, float* dst);
+  void (*fake_quantize)(const float* x, std::size_t count, float multiplier, float scale,
+                        float* dst);
+  void (*round_to_bf16)(const float* x, std::size_t count, float* dst);
+  std::int32_t (*sum_codes)(const std::int8_t* codes, std::size_t count);
+  // gemm
+  void (*gemm_f32)(const FloatGemmBlock& block);
+  void (*gemm_bf16)(const FloatGemmBlock& block);
+  void (*gemm_int8)(const IntGemmBlock& block);
+  void (*gemm_int4)(const IntGemmBlock& block);
+  // rows; stats is mean and 1 / sqrt(var + eps)
+  void (*layer_norm)(const float* x, std::size_t cols, const float* gamma, const float* beta,
+                     float eps, float* dst, float* stats);
+  void (*layer_norm_dx)(const float* dy, const float* x, const float* stats, const float* gamma,
+                        std::size_t cols, float* dx);
+  /// dgamma[c] += dy[c] * (x[c] - mean) * rstd and dbeta[c] += dy[c] for one row; either may be
+  /// null.
+  void (*layer_norm_dparams)(const float* dy, const float* x, const float* stats, std::size_t cols,
+                             float* dgamma, float* dbeta);
+  void (*gelu)(const float* x, std::size_t count, float* dst);
+  void (*gelu_dx)(const float* dy, const float* x, std::size_t count, float* dx);
+  void (*add)(const float* src, std::size_t count, float* dst);
+  // attention
+  /// dst[i, j] = scale * dot(a[i], b[j]).
+  void (*dot_rows)(const float* a, std::size_t a_rows, std::size_t a_stride, const float* b,
+                   std::size_t b_rows, std::size_t b_stride, std::size_t dim, float scale,
+                   float* dst, std::size_t dst_stride);
+  /// row = exp(row - max), returns the sum and stores the maximum.
+  float (*exp_row)(float* row, std::size_t count, float* max);
+  /// row = exp(row - shift).
+  void (*exp_shifted)(float* row, std::size_t count, float shift);
+  void (*weigh_rows)(const WeighRows& work);
+  void (*divide)(float* row, std::size_t count, float divisor);
+  /// ds = scale * p * (ds - shift).
+  void (*softmax_dx)(const float* p, std::size_t count, float shift, float scale, float* ds);
+};
+
+extern const KernelTable kPortableTable;
+#if defined(__x86_64__)
+/// Replaces what AVX2 (with FMA, F16C, BMI2) does better, one file each.
+void set_avx2_quantize(KernelTable& table);
+void set_avx2_gemm(KernelTable& table);
+void set_avx2_int_gemm(KernelTable& table);
+void set_avx2_ops(KernelTable& table);
+void set_avx2_attention(KernelTable& table);
+#endif
+
+/// The table of active_isa().
+const KernelTable& active_table();
+
+}  // namespace qalof::kernels

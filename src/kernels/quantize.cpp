@@ -1,0 +1,119 @@
+// Drivers of the quantizer: rows to threads, scales in one place.
+#include "kernels/quantize.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/kernel_table.h"
+#include "kernels/parallel.h"
+
+namespace qalof::kernels {
+
+namespace {
+
+constexpr float kEpsilon = 1e-6F;  // scheme seed's, in both places
+
+int level_count(int bits) { return (1 << (bits - 1)) - 1; }
+
+}  // namespace
+
+RowScale seed_row_scale(float max_abs, int bits) {
+  // Reciprocal first, then times L: two roundings, as the original's expression is evaluated.
+  const float reciprocal = 1.0F / (max_abs + kEpsilon);
+  const float multiplier = static_cast<float>(level_count(bits)) * reciprocal;
+  return {multiplier, 1.0F / (multiplier + kEpsilon)};
+}
+
+void quantize_rows(const float* src, std::size_t rows, std::size_t cols, int bits,
+                   std::int8_t* codes, float* scales, ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      const float* x = src + row * cols;
+      const RowScale scale = seed_row_scale(table.max_abs(x, cols), bits);
+      table.quantize(x, cols, scale.multiplier, codes + row * cols);
+      scales[row] = scale.scale;
+    }
+  });
+}
+
+void dequantize_rows(const std::int8_t* codes, const float* scales, std::size_t rows,
+                     std::size_t cols, float* dst, ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      table.dequantize(codes + row * cols, cols, scales[row], dst + row * cols);
+    }
+  });
+}
+
+void fake_quantize_kv(const float* src, std::size_t rows, std::size_t heads, std::size_t head_dim,
+                      const int* head_bits, float* dst, std::int8_t* codes, float* scales,
+                      ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  const std::size_t cols = heads * head_dim;
+  const bool any_integer =
+      std::any_of(head_bits, head_bits + heads, [](int bits) { return bits <= 8; });
+  for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      const float max_abs = any_integer ? table.max_abs(src + row * cols, cols) : 0.0F;
+      for (std::size_t head = 0; head < heads; ++head) {
+        const float* x = src + row * cols + head * head_dim;
+        float* y = dst + row * cols + head * head_dim;
+        std::int8_t* head_codes = codes == nullptr ? nullptr : codes + row * cols + head * head_dim;
+        float scale = 1.0F;
+        if (head_bits[head] <= 8) {
+          const RowScale row_scale = seed_row_scale(max_abs, head_bits[head]);
+          scale = row_scale.scale;
+          if (head_codes != nullptr) table.quantize(x, head_dim, row_scale.multiplier, head_codes);
+          table.fake_quantize(x, head_dim, row_scale.multiplier, scale, y);
+        } else {
+          if (head_codes != nullptr) std::memset(head_codes, 0, head_dim);
+          if (head_bits[head] == 16) {
+            table.round_to_bf16(x, head_dim, y);
+          } else if (x != y) {
+            std::memcpy(y, x, head_dim * sizeof(float));
+          }
+        }
+        if (scales != nullptr) scales[row * heads + head] = scale;
+      }
+    }
+  });
+}
+
+void round_to_bf16(const float* src, std::size_t count, float* dst, ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  for_ranges(parallel, count, kMinPiece, [&](std::size_t begin, std::size_t end) {
+    table.round_to_bf16(src + begin, end - begin, dst + begin);
+  });
+}
+
+std::size_t packed_code_bytes(std::size_t count, int bits) {
+  return bits <= 4 ? (count + 1) / 2 : count;
+}
+
+void pack_code_bits(const std::int8_t* codes, std::size_t count, int bits, std::uint8_t* dst) {
+  if (bits > 4) {
+    std::memcpy(dst, codes, count);
+    return;
+  }
+  for (std::size_t i = 0; i < count; i += 2) {
+    const int low = codes[i] + 8;
+    const int high = i + 1 < count ? codes[i + 1] + 8 : 8;
+    dst[i / 2] = static_cast<std::uint8_t>(low | (high << 4));
+  }
+}
+
+bool unpack_code_bits(const std::uint8_t* src, std::size_t count, int bits, std::int8_t* codes) {
+  const int level = level_count(bits);
+  bool valid = true;
+  for (std::size_t i = 0; i < count; ++i) {
+    const int code =
+        bits > 4 ? static_cast<std::int8_t>(src[i]) : ((src[i / 2] >> (i % 2 * 4)) & 15) - 8;
+    valid = valid && code >= -level && code <= level;
+    codes[i] = static_cast<std::int8_t>(code);
+  }
+  return valid;
+}
+
+}  // namespace qalof::kernels
