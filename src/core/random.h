@@ -10,6 +10,9 @@
 
 namespace qalof {
 
+/// The block function itself: ten rounds on a counter under a key.
+std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key);
+
 /// A named stream of random numbers. Immutable, so threads may share it.
 class RandomStream {
  public:

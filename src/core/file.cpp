@@ -1,0 +1,195 @@
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "core/error.h"
+
+namespace qalof {
+
+namespace {
+
+constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
+
+std::string system_reason(int error = errno) { return std::generic_category().message(error); }
+
+// A descriptor that closes itself.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+// Opens for reading and returns the size the open descriptor has: the path is not looked at twice.
+std::size_t open_regular(const std::string& path, int* fd) {
+  *fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (*fd < 0) {
+    const ErrorKind kind = errno == EACCES || errno == EMFILE ? ErrorKind::kResource : ErrorKind::kNotFound;
+    fail(kind, "{}: {}", path, system_reason());
+  }
+  struct stat status {};
+  if (::fstat(*fd, &status) != 0 || !S_ISREG(status.st_mode)) {
+    ::close(*fd);
+    fail(ErrorKind::kBadInput, "{}: is not a regular file", path);
+  }
+  return static_cast<std::size_t>(status.st_size);
+}
+
+std::string parent_of(const std::string& path) {
+  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  return parent.empty() ? "." : parent.string();
+}
+
+}  // namespace
+
+std::string read_file(const std::string& path, std::size_t max_bytes) {
+  int fd = -1;
+  const std::size_t size = open_regular(path, &fd);
+  const Descriptor descriptor(fd);
+  QALOF_CHECK(size <= max_bytes, ErrorKind::kBadInput, "{}: has {} bytes, at most {} are read", path, size, max_bytes);
+  std::string bytes(size, '\0');
+  std::size_t done = 0;
+  while (done < size) {
+    const ssize_t got = ::read(fd, bytes.data() + done, size - done);
+    if (got < 0 && errno == EINTR) continue;
+    QALOF_CHECK(got >= 0, ErrorKind::kResource, "{}: {}", path, system_reason());
+    if (got == 0) break;
+    done += static_cast<std::size_t>(got);
+  }
+  bytes.resize(done);
+  return bytes;
+}
+
+MappedFile MappedFile::open(const std::string& path) {
+  int fd = -1;
+  MappedFile file;
+  file.size_ = open_regular(path, &fd);
+  const Descriptor descriptor(fd);
+  file.path_ = path;
+  if (file.size_ == 0) return file;
+  void* data = ::mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, fd, 0);
+  if (data == MAP_FAILED) {
+    file.size_ = 0;
+    fail(ErrorKind::kResource, "{}: cannot be mapped: {}", path, system_reason());
+  }
+  file.data_ = static_cast<const std::byte*>(data);
+  return file;
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+AtomicFile::AtomicFile(const std::string& path) : path_(path) {
+  static std::atomic<unsigned> counter{0};
+  temporary_ = fmt::format("{}.tmp-{}-{}", path, ::getpid(), counter.fetch_add(1));
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  if (fd_ < 0) fail_write("open");
+  buffer_.reserve(kBufferBytes);
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::fail_write(const char* what) const {
+  const std::string reason = system_reason();
+  fail(ErrorKind::kResource, "{}: cannot be written ({}): {}; what was there before is unchanged", path_, what, reason);
+}
+
+void AtomicFile::flush_buffer() {
+  std::size_t done = 0;
+  while (done < buffer_.size()) {
+    const ssize_t put = ::write(fd_, buffer_.data() + done, buffer_.size() - done);
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) fail_write("write");
+    done += static_cast<std::size_t>(put);
+  }
+  buffer_.clear();
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const std::size_t part = std::min(bytes.size(), kBufferBytes - buffer_.size());
+    buffer_.insert(buffer_.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(part));
+    bytes = bytes.subspan(part);
+    if (buffer_.size() == kBufferBytes) flush_buffer();
+  }
+}
+
+void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+
+void AtomicFile::commit() {
+  flush_buffer();
+  if (::fsync(fd_) != 0) fail_write("fsync");
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail_write("rename");
+  ::close(std::exchange(fd_, -1));
+  sync_directory(parent_of(path_));
+}
+
+void write_file_atomic(const std::string& path, std::string_view bytes) {
+  AtomicFile file(path);
+  file.write(bytes);
+  file.commit();
+}
+
+void make_directories(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  QALOF_CHECK(!error && std::filesystem::is_directory(path), ErrorKind::kResource, "{}: cannot be made a directory: {}",
+              path, error ? error.message() : "a file of that name is there");
+}
+
+void sync_directory(const std::string& path) {
+  const Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  QALOF_CHECK(directory.get() >= 0 && ::fsync(directory.get()) == 0, ErrorKind::kResource,
+              "{}: the directory cannot be flushed: {}", path, system_reason());
+}
+
+DirectoryLock::DirectoryLock(const std::string& directory) {
+  const std::string path = directory + "/.lock";
+  fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  QALOF_CHECK(fd_ >= 0, ErrorKind::kResource, "{}: {}", path, system_reason());
+  if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
+  const int error = errno;
+  ::close(std::exchange(fd_, -1));
+  QALOF_CHECK(error != EWOULDBLOCK, ErrorKind::kUsage, "{}: another run writes there; choose another directory",
+              directory);
+  fail(ErrorKind::kResource, "{}: cannot be locked: {}", path, system_reason(error));
+}
+
+DirectoryLock::~DirectoryLock() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+}  // namespace qalof

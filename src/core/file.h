@@ -1,0 +1,74 @@
+// Files: bounded reading, mapping, and writing that leaves the old file or the new one, never half.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace qalof {
+
+/// Whole contents of a regular file of at most max_bytes. Error{kNotFound}, or {kBadInput} where it is larger or not a
+/// regular file.
+std::string read_file(const std::string& path, std::size_t max_bytes);
+
+/// A read-only mapping of a regular file. Movable; views stay valid while it lives. Threads may share it.
+class MappedFile {
+ public:
+  static MappedFile open(const std::string& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::string& path() const { return path_; }
+
+ private:
+  MappedFile() = default;
+  std::string path_;
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/// A file that appears under its name only when commit() has flushed it; without commit it is removed. Write errors are
+/// Error{kResource} naming the path and the system's reason. Not thread-safe.
+class AtomicFile {
+ public:
+  explicit AtomicFile(const std::string& path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  /// Flushes file and directory and renames.
+  void commit();
+
+ private:
+  void flush_buffer();
+  [[noreturn]] void fail_write(const char* what) const;
+  std::string path_, temporary_;
+  std::vector<std::byte> buffer_;
+  int fd_ = -1;
+};
+
+void write_file_atomic(const std::string& path, std::string_view bytes);
+
+/// mkdir -p; Error{kResource}.
+void make_directories(const std::string& path);
+/// Flushes a directory's entries to disk.
+void sync_directory(const std::string& path);
+
+/// Holds an exclusive lock on a directory (a file .lock in it) while it lives. Error{kUsage} where another process has it.
+class DirectoryLock {
+ public:
+  explicit DirectoryLock(const std::string& directory);
+  ~DirectoryLock();
+  DirectoryLock(const DirectoryLock&) = delete;
+  DirectoryLock& operator=(const DirectoryLock&) = delete;
+
+ private:
+  int fd_ = -1;
+};
+
+}  // namespace qalof

@@ -1,0 +1,171 @@
+#include "core/json.h"
+
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "core/file.h"
+
+namespace qalof {
+
+namespace {
+
+// What a node of the tree costs at worst, allocator included: an array slot while the array doubles, a map node.
+constexpr std::size_t kArraySlotBytes = 3 * sizeof(Json);
+constexpr std::size_t kMemberBytes = 128;
+constexpr std::size_t kStringBytes = 64;
+
+// Builds the tree and refuses what nlohmann-json lets pass.
+class TreeBuilder {
+ public:
+  using number_integer_t = Json::number_integer_t;
+  using number_unsigned_t = Json::number_unsigned_t;
+  using number_float_t = Json::number_float_t;
+  using string_t = Json::string_t;
+  using binary_t = Json::binary_t;
+
+  TreeBuilder(std::string_view text, std::string_view where, const JsonLimits& limits)
+      : where_(where), limits_(limits), budget_(text.size() + limits.max_extra_bytes) {}
+
+  Json take() { return std::move(root_); }
+
+  bool null() { return add(Json()); }
+  bool boolean(bool value) { return add(Json(value)); }
+  bool number_integer(number_integer_t value) { return add(Json(value)); }
+  bool number_unsigned(number_unsigned_t value) {
+    if (value > static_cast<number_unsigned_t>(std::numeric_limits<std::int64_t>::max())) {
+      refuse("an integer beyond 64 signed bits");
+    }
+    return add(Json(value));
+  }
+  bool number_float(number_float_t value, const string_t& token) {
+    if (token.find_first_of(".eE") == string_t::npos) refuse("an integer beyond 64 signed bits");
+    if (!std::isfinite(value)) refuse("a number too large");
+    return add(Json(value));
+  }
+  bool string(string_t& value) {
+    spend(kStringBytes + value.size());
+    return add(Json(std::move(value)));
+  }
+  bool binary(binary_t&) { return false; }
+  bool start_object(std::size_t) { return open(Json::object()); }
+  bool start_array(std::size_t) { return open(Json::array()); }
+  bool end_object() { return close(); }
+  bool end_array() { return close(); }
+  bool key(string_t& name) {
+    Json& object = *open_.back();
+    if (object.contains(name)) refuse(fmt::format("the key \"{:.64}\" twice in one object", name));
+    spend(kMemberBytes + name.size());
+    slot_ = &object[std::move(name)];
+    return true;
+  }
+  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) {
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: ..." without the library's own code.
+    std::string reason = error.what();
+    if (const std::size_t end = reason.find("] "); end != std::string::npos) reason.erase(0, end + 2);
+    fail(ErrorKind::kCorruptFile, "{}: not valid JSON (byte {}): {:.300}", where_, position, reason);
+  }
+
+ private:
+  [[noreturn]] void refuse(std::string_view what) const {
+    fail(ErrorKind::kCorruptFile, "{}: JSON holds {}", where_, what);
+  }
+  void spend(std::size_t bytes) {
+    if (bytes > budget_) {
+      refuse(fmt::format("more values than its size allows (over {} MiB beyond the text)", limits_.max_extra_bytes >> 20));
+    }
+    budget_ -= bytes;
+  }
+  // Puts a value where the document is: behind a key, at the end of an array, or as the root.
+  Json* place(Json value) {
+    if (open_.empty()) {
+      root_ = std::move(value);
+      return &root_;
+    }
+    if (open_.back()->is_array()) {
+      spend(kArraySlotBytes);
+      open_.back()->push_back(std::move(value));
+      return &open_.back()->back();
+    }
+    *slot_ = std::move(value);
+    return slot_;
+  }
+  bool add(Json value) {
+    place(std::move(value));
+    return true;
+  }
+  bool open(Json container) {
+    if (open_.size() >= limits_.max_depth) refuse(fmt::format("more than {} levels", limits_.max_depth));
+    spend(kStringBytes);
+    open_.push_back(place(std::move(container)));
+    return true;
+  }
+  bool close() {
+    open_.pop_back();
+    return true;
+  }
+
+  std::string_view where_;
+  JsonLimits limits_;
+  std::size_t budget_;
+  Json root_;
+  std::vector<Json*> open_;  // stays valid: a container grows only after the one inside it is closed
+  Json* slot_ = nullptr;
+};
+
+const Json& member(const Json& object, std::string_view key, std::string_view where) {
+  QALOF_CHECK(object.is_object(), ErrorKind::kBadInput, "{}: found {}, expected an object", where, object.type_name());
+  const auto it = object.find(std::string(key));
+  QALOF_CHECK(it != object.end(), ErrorKind::kBadInput, "{}: {} is missing", where, key);
+  return *it;
+}
+
+std::string shortened(const Json& value) {
+  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (text.size() > 60) text = text.substr(0, 57) + "...";
+  return text;
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits) {
+  TreeBuilder builder(text, where, limits);
+  Json::sax_parse(text.begin(), text.end(), &builder);
+  return builder.take();
+}
+
+Json read_json_file(const std::string& path, std::size_t max_bytes) {
+  return parse_json(read_file(path, max_bytes), path);
+}
+
+std::int64_t json_int(const Json& object, std::string_view key, std::string_view where, std::int64_t min,
+                      std::int64_t max) {
+  const Json& value = member(object, key, where);
+  QALOF_CHECK(value.is_number_integer(), ErrorKind::kBadInput, "{}: {} is {}, expected an integer in {}..{}", where, key,
+              shortened(value), min, max);
+  const auto number = value.get<std::int64_t>();
+  QALOF_CHECK(number >= min && number <= max, ErrorKind::kBadInput, "{}: {} is {}, expected {}..{}", where, key, number,
+              min, max);
+  return number;
+}
+
+double json_number(const Json& object, std::string_view key, std::string_view where) {
+  const Json& value = member(object, key, where);
+  QALOF_CHECK(value.is_number(), ErrorKind::kBadInput, "{}: {} is {}, expected a number", where, key, shortened(value));
+  return value.get<double>();
+}
+
+bool json_bool(const Json& object, std::string_view key, std::string_view where) {
+  const Json& value = member(object, key, where);
+  QALOF_CHECK(value.is_boolean(), ErrorKind::kBadInput, "{}: {} is {}, expected true or false", where, key,
+              shortened(value));
+  return value.get<bool>();
+}
+
+std::string json_string(const Json& object, std::string_view key, std::string_view where) {
+  const Json& value = member(object, key, where);
+  QALOF_CHECK(value.is_string(), ErrorKind::kBadInput, "{}: {} is {}, expected a string", where, key, shortened(value));
+  return value.get<std::string>();
+}
+
+}  // namespace qalof
