@@ -1,0 +1,30 @@
+// A training output directory: qalof.json beside one PEFT adapter per weight width (docs/file_formats.md, "Adapter directory").
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "core/json.h"
+
+namespace qalof::io {
+
+struct AdapterDir {
+  std::string base_id;
+  std::string base_sha256;
+  std::string scheme = "seed";
+  Json plan;                                // plan file contents, or null
+  std::map<int, std::string> adapters;      // weight width -> sub-directory
+  std::map<int, std::string> heads;         // weight width -> sub-directory whose head serves it
+  std::optional<std::int32_t> separator;    // token between question and context
+  Json raw;                                 // as read
+};
+
+/// True where the directory holds qalof.json.
+bool is_adapter_dir(const std::string& path);
+/// Error{kCorruptFile}, {kBadInput}; {kUnsupported} for an unknown format_version.
+AdapterDir read_adapter_dir(const std::string& path);
+void write_adapter_dir(const std::string& path, const AdapterDir& dir);
+
+}  // namespace qalof::io

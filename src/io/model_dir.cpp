@@ -1,0 +1,113 @@
+#include "io/model_dir.h"
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <set>
+
+#include "core/error.h"
+#include "core/hash.h"
+
+namespace qalof::io {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
+constexpr std::size_t kMaxIndexBytes = std::size_t{16} << 20;
+constexpr std::array<std::string_view, 4> kPrefixes = {"module.", "_orig_mod.", "base_model.model.", "transformer."};
+
+// Files of a shard index, with the tensors each must hold.
+std::map<std::string, std::set<std::string>> read_index(const std::string& path) {
+  const Json index = read_json_file(path, kMaxIndexBytes);
+  QALOF_CHECK(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(), ErrorKind::kBadInput,
+              "{}: weight_map is missing or not an object", path);
+  std::map<std::string, std::set<std::string>> files;
+  for (const auto& [tensor, file] : index["weight_map"].items()) {
+    QALOF_CHECK(file.is_string(), ErrorKind::kBadInput, "{}: weight_map[\"{:.80}\"] is not a file name", path, tensor);
+    const auto name = file.get<std::string>();
+    QALOF_CHECK(!name.empty() && name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos && name[0] != '.' &&
+                    name.ends_with(".safetensors"),
+                ErrorKind::kBadInput, "{}: weight_map names \"{:.80}\", expected a bare .safetensors file name", path, name);
+    files[name].insert(tensor);
+  }
+  QALOF_CHECK(!files.empty(), ErrorKind::kBadInput, "{}: weight_map is empty", path);
+  return files;
+}
+
+[[noreturn]] void fail_without_weights(const fs::path& directory) {
+  for (const char* pickled : {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "flax_model.msgpack", "tf_model.h5"}) {
+    if (fs::exists(directory / pickled)) {
+      fail(ErrorKind::kUnsupported,
+           "{}: only {} is there, which is not read (pickled files can run code); save it again as model.safetensors",
+           directory.string(), pickled);
+    }
+  }
+  fail(ErrorKind::kNotFound, "{}: has neither model.safetensors nor model.safetensors.index.json", directory.string());
+}
+
+// Causal-mask buffers that old GPT-2 files carry: h.N.attn.bias [1, 1, P, P] and h.N.attn.masked_bias [].
+bool is_mask_buffer(const std::string& name, const TensorView& view) {
+  return name.ends_with(".attn.masked_bias") || (name.ends_with(".attn.bias") && view.shape.size() == 4);
+}
+
+}  // namespace
+
+std::string strip_prefixes(std::string name) {
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (const std::string_view prefix : kPrefixes) {
+      if (!name.starts_with(prefix)) continue;
+      name.erase(0, prefix.size());
+      changed = true;
+    }
+  }
+  return name;
+}
+
+ModelDir ModelDir::open(const std::string& path) {
+  QALOF_CHECK(fs::is_directory(path), ErrorKind::kNotFound, "{}: no such model directory", path);
+  ModelDir dir;
+  dir.path_ = path;
+  dir.config_ = read_json_file(dir.config_path(), kMaxConfigBytes);
+  std::map<std::string, std::set<std::string>> mapped;
+  if (fs::exists(fs::path(path) / "model.safetensors")) {
+    mapped["model.safetensors"];
+  } else if (const fs::path index = fs::path(path) / "model.safetensors.index.json"; fs::exists(index)) {
+    mapped = read_index(index.string());
+  } else {
+    fail_without_weights(path);
+  }
+  for (const auto& [file_name, expected] : mapped) {
+    const SafetensorsFile& file =
+        dir.files_.emplace(file_name, SafetensorsFile::open((fs::path(path) / file_name).string())).first->second;
+    for (const std::string& name : expected) {
+      QALOF_CHECK(file.tensors().contains(name), ErrorKind::kBadInput, "{}: tensor {} is missing, the index maps it there",
+                  file.path(), name);
+    }
+    for (const auto& [name, view] : file.tensors()) {
+      QALOF_CHECK(expected.empty() || expected.contains(name), ErrorKind::kBadInput,
+                  "{}: tensor {} is not mapped to this file by the index", file.path(), name);
+      const std::string bare = strip_prefixes(name);
+      if (is_mask_buffer(bare, view)) continue;
+      QALOF_CHECK(dir.tensors_.emplace(bare, &view).second, ErrorKind::kBadInput,
+                  "{}: tensor {} stands for {}, which another tensor is already", file.path(), name, bare);
+    }
+  }
+  for (const auto& [name, view] : dir.tensors_) dir.names_.push_back(name);
+  return dir;
+}
+
+const TensorView* ModelDir::find(const std::string& name) const {
+  const auto it = tensors_.find(name);
+  return it == tensors_.end() ? nullptr : it->second;
+}
+
+std::string ModelDir::sha256() const {
+  Sha256 hash;
+  for (const auto& [name, file] : files_) hash.update(file.file_bytes());
+  return hash.finish();
+}
+
+}  // namespace qalof::io

@@ -1,0 +1,65 @@
+// safetensors files: a strict reader over a mapping and an atomic writer (docs/file_formats.md, "safetensors").
+//
+// The header is parsed as a stream, so that a hostile one costs no more memory than its own size. Not for: pickled
+// PyTorch files, which are never read.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/file.h"
+
+namespace qalof::io {
+
+enum class DType { kBool, kU8, kI8, kF8E4M3, kF8E5M2, kI16, kU16, kF16, kBF16, kI32, kU32, kF32, kI64, kU64, kF64 };
+std::string_view to_string(DType dtype);
+int dtype_bits(DType dtype);
+
+/// A tensor in C order, little-endian; views the mapping of its file.
+struct TensorView {
+  DType dtype = DType::kF32;
+  std::vector<std::size_t> shape;
+  std::span<const std::byte> bytes;
+  std::size_t num_elements() const { return bytes.size() * 8 / static_cast<std::size_t>(dtype_bits(dtype)); }
+};
+
+/// An opened file. Movable; threads may share it.
+class SafetensorsFile {
+ public:
+  /// Throws Error{kNotFound}, {kResource}, {kCorruptFile} (with a sentence per rule of the format) or {kUnsupported} for a known
+  /// but unimplemented dtype.
+  static SafetensorsFile open(const std::string& path);
+
+  const std::string& path() const { return file_.path(); }
+  const std::map<std::string, TensorView>& tensors() const { return tensors_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  std::span<const std::byte> file_bytes() const { return file_.bytes(); }
+
+ private:
+  explicit SafetensorsFile(MappedFile file) : file_(std::move(file)) {}
+  MappedFile file_;
+  std::map<std::string, TensorView> tensors_;
+  std::map<std::string, std::string> metadata_;
+};
+
+/// Converts F32, F16 or BF16 values to f32; dst.size() must equal view.num_elements(). Other dtypes are Error{kBadInput}.
+void copy_as_f32(const TensorView& view, std::span<float> dst);
+/// f32 to bfloat16 bytes, nearest, ties to even.
+std::vector<std::byte> bf16_bytes(std::span<const float> values);
+
+struct TensorToWrite {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<std::size_t> shape;
+  std::span<const std::byte> bytes;  // must live until the write returns
+};
+/// Writes tensors, largest alignment first, then by name, with {"format": "pt"} and metadata. The same input gives the same
+/// bytes. Error{kResource} where the disk fails; Error{kInternal} for a duplicate name or a size that does not fit its shape.
+void write_safetensors(const std::string& path, std::vector<TensorToWrite> tensors,
+                       const std::map<std::string, std::string>& metadata);
+
+}  // namespace qalof::io
