@@ -37,6 +37,7 @@ struct PlanSpec {
   std::map<std::string, Precision> modules;  // exact names beat rules
   std::map<std::size_t, LayerKv> kv;
   bool is_file = false;
+  bool covers_every_module = false;          // a flat plan: a module without a width is an error
 };
 
 /// A text form ("8", "w4a8kv8") or the path of a plan file, or of the original's flat
