@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "kernels/kernel_table.h"
+#include "kernels/unroll.h"
 
 namespace qalof::kernels {
 
@@ -45,34 +46,81 @@ void store_panel(const FloatGemmBlock& block, std::size_t row, std::size_t first
   if (count > 8) store_lanes(block, high, first + 8, count - 8, y + 8);
 }
 
+// A stretch of k for one tile. Sums of an unfinished tile wait in partial, which changes no bit of
+// them.
+struct Stretch {
+  std::size_t begin, end;
+  float* partial;  // [rows of the tile][16]; only for tiles of one panel
+};
+
 template <int kRows, int kPanels>
-void tile_f32(const FloatGemmBlock& block, std::size_t row, std::size_t panel) {
-  const std::size_t size = block.k * kWidth;
-  const float* w = static_cast<const float*>(block.panels) + panel * size;
-  const float* x = block.x + row * block.x_stride;
-  __m256 acc[kRows][kPanels][2];
-  for (int r = 0; r < kRows; ++r) {
-    for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = _mm256_setzero_ps();
-  }
-  for (std::size_t i = 0; i < block.k; ++i) {
-    for (int p = 0; p < kPanels; ++p) {
-      const float* at = w + static_cast<std::size_t>(p) * size + i * kWidth;
-      const __m256 low = _mm256_loadu_ps(at);
-      const __m256 high = _mm256_loadu_ps(at + 8);
-      for (int r = 0; r < kRows; ++r) {
-        const __m256 value =
-            _mm256_broadcast_ss(x + static_cast<std::size_t>(r) * block.x_stride + i);
-        acc[r][p][0] = _mm256_fmadd_ps(value, low, acc[r][p][0]);
-        acc[r][p][1] = _mm256_fmadd_ps(value, high, acc[r][p][1]);
+class Accumulators {
+ public:
+  Accumulators(const FloatGemmBlock& block, std::size_t row, const Stretch& stretch) {
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      // Local pointers: through the block the compiler would compute each address anew.
+      x_[r] = block.x + (row + static_cast<std::size_t>(r)) * block.x_stride;
+      unrolled<kPanels>(QALOF_UNROLLED(p) { sum_[r][p][0] = sum_[r][p][1] = _mm256_setzero_ps(); });
+      if (stretch.begin > 0) {
+        sum_[r][0][0] = _mm256_loadu_ps(stretch.partial + r * 16);
+        sum_[r][0][1] = _mm256_loadu_ps(stretch.partial + r * 16 + 8);
       }
-    }
+    });
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int p = 0; p < kPanels; ++p) {
-      store_panel(block, row + static_cast<std::size_t>(r),
-                  (panel + static_cast<std::size_t>(p)) * kWidth, acc[r][p][0], acc[r][p][1]);
-    }
+
+  // Step i of k for panel p.
+  [[gnu::always_inline]] void step(std::size_t i, int p, __m256 low, __m256 high) {
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      const __m256 value = _mm256_broadcast_ss(x_[r] + i);
+      sum_[r][p][0] = _mm256_fmadd_ps(value, low, sum_[r][p][0]);
+      sum_[r][p][1] = _mm256_fmadd_ps(value, high, sum_[r][p][1]);
+    });
   }
+
+  [[gnu::always_inline]] void finish(const FloatGemmBlock& block, std::size_t row,
+                                     std::size_t panel, const Stretch& stretch) const {
+    if (stretch.end < block.k) {
+      unrolled<kRows>(QALOF_UNROLLED(r) {
+        _mm256_storeu_ps(stretch.partial + r * 16, sum_[r][0][0]);
+        _mm256_storeu_ps(stretch.partial + r * 16 + 8, sum_[r][0][1]);
+      });
+      return;
+    }
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      unrolled<kPanels>(QALOF_UNROLLED(p) {
+        store_panel(block, row + static_cast<std::size_t>(r),
+                    (panel + static_cast<std::size_t>(p)) * kWidth, sum_[r][p][0], sum_[r][p][1]);
+      });
+    });
+  }
+
+ private:
+  const float* x_[kRows];
+  __m256 sum_[kRows][kPanels][2];
+};
+
+struct F32Tiles {
+  static constexpr std::size_t kTallest = 6;
+
+  template <int kRows, int kPanels>
+  static void run(const FloatGemmBlock& block, std::size_t row, std::size_t panel,
+                  const Stretch& stretch) {
+    const std::size_t size = block.k * kWidth;
+    const float* w =
+        static_cast<const float*>(block.panels) + panel * size + stretch.begin * kWidth;
+    Accumulators<kRows, kPanels> acc(block, row, stretch);
+    for (std::size_t i = stretch.begin; i < stretch.end; ++i, w += kWidth) {
+      unrolled<kPanels>(QALOF_UNROLLED(p) {
+        const float* at = w + static_cast<std::size_t>(p) * size;
+        acc.step(i, p, _mm256_loadu_ps(at), _mm256_loadu_ps(at + 8));
+      });
+    }
+    acc.finish(block, row, panel, stretch);
+  }
+};
+
+__m256i load(const std::uint16_t* at) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
 }
 
 // A pair of k lies in one 32-bit lane: the first in the lower half, the second in the upper.
@@ -82,96 +130,107 @@ __m256 widen_second(__m256i pair) {
       _mm256_and_si256(pair, _mm256_set1_epi32(static_cast<int>(0xFFFF0000U))));
 }
 
-template <int kRows, int kPanels>
-void tile_bf16(const FloatGemmBlock& block, std::size_t row, std::size_t panel) {
-  const std::size_t size = (block.k + 1) / 2 * 2 * kWidth;
-  const std::uint16_t* w = static_cast<const std::uint16_t*>(block.panels) + panel * size;
-  const float* x = block.x + row * block.x_stride;
-  __m256 acc[kRows][kPanels][2];
-  for (int r = 0; r < kRows; ++r) {
-    for (int p = 0; p < kPanels; ++p) acc[r][p][0] = acc[r][p][1] = _mm256_setzero_ps();
-  }
-  for (std::size_t i = 0; i < block.k; i += 2) {
-    const bool has_second = i + 1 < block.k;
-    for (int p = 0; p < kPanels; ++p) {
-      const std::uint16_t* at = w + static_cast<std::size_t>(p) * size + i * kWidth;
-      const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
-      const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at + 16));
-      for (int half = 0; half < (has_second ? 2 : 1); ++half) {
-        const __m256 a = half == 0 ? widen_first(low) : widen_second(low);
-        const __m256 b = half == 0 ? widen_first(high) : widen_second(high);
-        for (int r = 0; r < kRows; ++r) {
-          const __m256 value =
-              _mm256_broadcast_ss(x + static_cast<std::size_t>(r) * block.x_stride + i +
-                                  static_cast<std::size_t>(half));
-          acc[r][p][0] = _mm256_fmadd_ps(value, a, acc[r][p][0]);
-          acc[r][p][1] = _mm256_fmadd_ps(value, b, acc[r][p][1]);
-        }
-      }
+struct Bf16Tiles {
+  static constexpr std::size_t kTallest = 5;  // both halves of a pair wait in registers
+
+  template <int kRows, int kPanels>
+  static void run(const FloatGemmBlock& block, std::size_t row, std::size_t panel,
+                  const Stretch& stretch) {
+    const std::size_t size = (block.k + 1) / 2 * 2 * kWidth;
+    const std::uint16_t* w =
+        static_cast<const std::uint16_t*>(block.panels) + panel * size + stretch.begin * kWidth;
+    Accumulators<kRows, kPanels> acc(block, row, stretch);
+    std::size_t i = stretch.begin;
+    for (; i + 2 <= stretch.end; i += 2, w += 2 * kWidth) {
+      unrolled<kPanels>(QALOF_UNROLLED(p) {
+        const __m256i low = load(w + static_cast<std::size_t>(p) * size);
+        const __m256i high = load(w + static_cast<std::size_t>(p) * size + 16);
+        acc.step(i, p, widen_first(low), widen_first(high));
+        acc.step(i + 1, p, widen_second(low), widen_second(high));
+      });
     }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int p = 0; p < kPanels; ++p) {
-      store_panel(block, row + static_cast<std::size_t>(r),
-                  (panel + static_cast<std::size_t>(p)) * kWidth, acc[r][p][0], acc[r][p][1]);
+    if (i < stretch.end) {
+      unrolled<kPanels>(QALOF_UNROLLED(p) {
+        const std::uint16_t* at = w + static_cast<std::size_t>(p) * size;
+        acc.step(i, p, widen_first(load(at)), widen_first(load(at + 16)));
+      });
     }
+    acc.finish(block, row, panel, stretch);
+  }
+};
+
+template <typename Tiles>
+void run_tile(const FloatGemmBlock& block, std::size_t row, std::size_t rows, std::size_t panel,
+              const Stretch& stretch) {
+  switch (rows) {
+    case 1:
+      return Tiles::template run<1, 1>(block, row, panel, stretch);
+    case 2:
+      return Tiles::template run<2, 1>(block, row, panel, stretch);
+    case 3:
+      return Tiles::template run<3, 1>(block, row, panel, stretch);
+    case 4:
+      return Tiles::template run<4, 1>(block, row, panel, stretch);
+    case 5:
+      return Tiles::template run<5, 1>(block, row, panel, stretch);
+    default:
+      return Tiles::template run<6, 1>(block, row, panel, stretch);
   }
 }
 
-struct F32Tiles {
-  template <int kRows, int kPanels>
-  static void run(const FloatGemmBlock& block, std::size_t row, std::size_t panel) {
-    tile_f32<kRows, kPanels>(block, row, panel);
-  }
-};
-struct Bf16Tiles {
-  template <int kRows, int kPanels>
-  static void run(const FloatGemmBlock& block, std::size_t row, std::size_t panel) {
-    tile_bf16<kRows, kPanels>(block, row, panel);
-  }
-};
-
 // Few rows need several panels at once to have enough independent sums in flight.
 template <typename Tiles, int kRows, int kPanels>
-void few_rows(const FloatGemmBlock& block, std::size_t row) {
+void few_rows(const FloatGemmBlock& block) {
+  const Stretch all = {0, block.k, nullptr};
   const std::size_t num_panels = (block.n + kWidth - 1) / kWidth;
   std::size_t panel = 0;
   for (; panel + kPanels <= num_panels; panel += kPanels)
-    Tiles::template run<kRows, kPanels>(block, row, panel);
-  for (; panel < num_panels; ++panel) Tiles::template run<kRows, 1>(block, row, panel);
+    Tiles::template run<kRows, kPanels>(block, 0, panel, all);
+  for (; panel < num_panels; ++panel) run_tile<Tiles>(block, 0, kRows, panel, all);
+}
+
+// A stretch of a panel (24 KiB in f32) stays in the first-level cache while a group of tiles passes
+// over it.
+constexpr std::size_t kStretch = 384;
+constexpr std::size_t kGroupRows = 48;
+
+template <typename Tiles>
+void multiply_group(const FloatGemmBlock& block, std::size_t first_row, std::size_t rows,
+                    std::size_t panel) {
+  float partial[kGroupRows * kWidth];
+  // Tiles of equal height: seven rows are faster as 4 + 3 than as 6 + 1.
+  const std::size_t num_tiles = (rows + Tiles::kTallest - 1) / Tiles::kTallest;
+  for (std::size_t begin = 0; begin == 0 || begin < block.k; begin += kStretch) {
+    const std::size_t end = block.k - begin < kStretch ? block.k : begin + kStretch;
+    for (std::size_t tile = 0; tile < num_tiles; ++tile) {
+      const std::size_t row = rows * tile / num_tiles;
+      const std::size_t next = rows * (tile + 1) / num_tiles;
+      run_tile<Tiles>(block, first_row + row, next - row, panel,
+                      {begin, end, partial + row * kWidth});
+    }
+  }
 }
 
 template <typename Tiles>
 void multiply(const FloatGemmBlock& block) {
-  const std::size_t num_panels = (block.n + kWidth - 1) / kWidth;
-  std::size_t full = block.rows / 6 * 6;
-  std::size_t rest = block.rows - full;
-  if (rest == 1 && full > 0) {  // 7 rows are faster as 4 + 3 than as 6 + 1
-    full -= 6;
-    rest += 6;
-  }
-  for (std::size_t panel = 0; panel < num_panels && full > 0; ++panel) {
-    for (std::size_t row = 0; row < full; row += 6) Tiles::template run<6, 1>(block, row, panel);
-  }
-  std::size_t row = full;
-  if (rest > 6) {
-    few_rows<Tiles, 4, 1>(block, row);
-    row += 4;
-    rest -= 4;
-  }
-  switch (rest) {
-    case 1:
-      return few_rows<Tiles, 1, 4>(block, row);
-    case 2:
-      return few_rows<Tiles, 2, 3>(block, row);
-    case 3:
-      return few_rows<Tiles, 3, 2>(block, row);
-    case 4:
-      return few_rows<Tiles, 4, 1>(block, row);
-    case 5:
-      return few_rows<Tiles, 5, 1>(block, row);
-    default:
+  switch (block.rows) {
+    case 0:
       return;
+    case 1:
+      return few_rows<Tiles, 1, 4>(block);
+    case 2:
+      return few_rows<Tiles, 2, 3>(block);
+    case 3:
+      return few_rows<Tiles, 3, 2>(block);
+    default:
+      break;
+  }
+  const std::size_t num_panels = (block.n + kWidth - 1) / kWidth;
+  for (std::size_t panel = 0; panel < num_panels; ++panel) {
+    for (std::size_t row = 0; row < block.rows; row += kGroupRows) {
+      const std::size_t rows = block.rows - row < kGroupRows ? block.rows - row : kGroupRows;
+      multiply_group<Tiles>(block, row, rows, panel);
+    }
   }
 }
 

@@ -4,7 +4,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "kernels/avx2_int8_wide.h"
 #include "kernels/kernel_table.h"
+#include "kernels/unroll.h"
 
 namespace qalof::kernels {
 
@@ -68,29 +70,29 @@ struct Int8Tile {
         static_cast<const std::uint8_t*>(block.panels) + panel * panel_bytes(block.k);
     const std::int8_t* x = block.x + row * block.k;
     __m256i acc[kRows][2];
-    for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
+    unrolled<kRows>(QALOF_UNROLLED(r) { acc[r][0] = acc[r][1] = _mm256_setzero_si256(); });
     const std::size_t whole = block.k / 4 * 4;
     std::size_t i = 0;
     for (; i < whole; i += 4, w += 64) {
       const __m256i low = load(w);
       const __m256i high = load(w + 32);
-      for (int r = 0; r < kRows; ++r) {
+      unrolled<kRows>(QALOF_UNROLLED(r) {
         step(broadcast4(x + static_cast<std::size_t>(r) * block.k + i), low, high, acc[r]);
-      }
+      });
     }
     if (i < block.k) {
-      for (int r = 0; r < kRows; ++r) {
+      unrolled<kRows>(QALOF_UNROLLED(r) {
         step(broadcast_rest(x + static_cast<std::size_t>(r) * block.k + i, block.k - i), load(w),
              load(w + 32), acc[r]);
-      }
+      });
     }
-    for (int r = 0; r < kRows; ++r) {
+    unrolled<kRows>(QALOF_UNROLLED(r) {
       store_panel(block, row + static_cast<std::size_t>(r), panel * kWidth, acc[r][0], acc[r][1]);
-    }
+    });
   }
 
  private:
-  static void step(__m256i x, __m256i low, __m256i high, __m256i* acc) {
+  [[gnu::always_inline]] static void step(__m256i x, __m256i low, __m256i high, __m256i* acc) {
     const __m256i ones = _mm256_set1_epi16(1);
     const __m256i a = _mm256_maddubs_epi16(_mm256_abs_epi8(low), _mm256_sign_epi8(x, low));
     const __m256i b = _mm256_maddubs_epi16(_mm256_abs_epi8(high), _mm256_sign_epi8(x, high));
@@ -109,61 +111,63 @@ struct Int4Tile {
     const std::int8_t* x = block.x + row * block.k;
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i acc[kRows][2];
-    for (int r = 0; r < kRows; ++r) {
+    unrolled<kRows>(QALOF_UNROLLED(r) {
       acc[r][0] = acc[r][1] =
           _mm256_set1_epi32(-8 * block.x_sums[row + static_cast<std::size_t>(r)]);
-    }
+    });
     std::size_t i = 0;
     while (i < block.k) {
       __m256i pairs[kRows][2];
-      for (int r = 0; r < kRows; ++r) pairs[r][0] = pairs[r][1] = _mm256_setzero_si256();
+      unrolled<kRows>(QALOF_UNROLLED(r) { pairs[r][0] = pairs[r][1] = _mm256_setzero_si256(); });
       // Four bytes of nibbles hold eight k, two pairs a lane: four of them are the eight pairs that
       // fit.
       const std::size_t end = i + 32 < block.k ? i + 32 : block.k;
       for (; i + 8 <= end; i += 8, w += 64) {
         const Nibbles nibbles(w);
-        for (int r = 0; r < kRows; ++r) {
+        unrolled<kRows>(QALOF_UNROLLED(r) {
           const std::int8_t* at = x + static_cast<std::size_t>(r) * block.k + i;
           nibbles.step(broadcast4(at), broadcast4(at + 4), pairs[r]);
-        }
+        });
       }
       if (i < end) {
         const Nibbles nibbles(w);
         const std::size_t rest = end - i;
-        for (int r = 0; r < kRows; ++r) {
+        unrolled<kRows>(QALOF_UNROLLED(r) {
           const std::int8_t* at = x + static_cast<std::size_t>(r) * block.k + i;
           nibbles.step(broadcast_rest(at, rest),
                        rest > 4 ? broadcast_rest(at + 4, rest - 4) : _mm256_setzero_si256(),
                        pairs[r]);
-        }
+        });
         i = end;
       }
-      for (int r = 0; r < kRows; ++r) {
+      unrolled<kRows>(QALOF_UNROLLED(r) {
         acc[r][0] = _mm256_add_epi32(acc[r][0], _mm256_madd_epi16(pairs[r][0], ones));
         acc[r][1] = _mm256_add_epi32(acc[r][1], _mm256_madd_epi16(pairs[r][1], ones));
-      }
+      });
     }
-    for (int r = 0; r < kRows; ++r) {
+    unrolled<kRows>(QALOF_UNROLLED(r) {
       store_panel(block, row + static_cast<std::size_t>(r), panel * kWidth, acc[r][0], acc[r][1]);
-    }
+    });
   }
 
  private:
   struct Nibbles {
     __m256i first[2], second[2];  // k0..k0+3 and k0+4..k0+7 of both halves of the panel
-    explicit Nibbles(const std::uint8_t* w) {
+    [[gnu::always_inline]] explicit Nibbles(const std::uint8_t* w) {
       const __m256i mask = _mm256_set1_epi8(15);
-      for (int half = 0; half < 2; ++half) {
+      unrolled<2>(QALOF_UNROLLED(half) {
         const __m256i bytes = load(w + 32 * half);
         first[half] = _mm256_and_si256(bytes, mask);
         second[half] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
-      }
+      });
     }
-    void step(__m256i x0, __m256i x1, __m256i* pairs) const {
-      for (int half = 0; half < 2; ++half) {
+    [[gnu::always_inline]] void step(__m256i x0, __m256i x1, __m256i* pairs) const {
+      unrolled<2>(QALOF_UNROLLED(half) {
         pairs[half] = _mm256_add_epi16(pairs[half], _mm256_maddubs_epi16(first[half], x0));
         pairs[half] = _mm256_add_epi16(pairs[half], _mm256_maddubs_epi16(second[half], x1));
-      }
+      });
+      // Row after row, see avx2_int8_wide.h.
+      asm volatile("" : "+x"(pairs[0]), "+x"(pairs[1]));
     }
   };
 };
@@ -190,10 +194,47 @@ void multiply(const IntGemmBlock& block) {
   }
 }
 
+// Below it, widening a panel costs more than it saves.
+constexpr std::size_t kMinWideRows = 16;
+
+void multiply_int8(const IntGemmBlock& block) {
+  if (block.rows < kMinWideRows) return multiply<Int8Tile>(block);
+  const std::size_t stride = (block.k + 1) / 2 * 2;
+  for (std::size_t row = 0; row < block.rows; ++row) {
+    widen_row(block.x + row * block.k, block.k, block.wide_x + row * stride);
+  }
+  for (std::size_t first = 0; first < block.n; first += kWidth) {
+    const std::int8_t* panel = static_cast<const std::int8_t*>(block.panels) +
+                               first / kWidth * Int8Tile::panel_bytes(block.k);
+    for (std::size_t group = 0; group < block.rows; group += kWideGroupRows) {
+      const std::size_t rows =
+          block.rows - group < kWideGroupRows ? block.rows - group : kWideGroupRows;
+      const std::size_t num_tiles = (rows + kWideTileRows - 1) / kWideTileRows;
+      std::int32_t acc[kWideGroupRows * kWidth];
+      __builtin_memset(acc, 0, rows * kWidth * sizeof(std::int32_t));
+      for (std::size_t begin = 0; begin < block.k; begin += kWideStretch) {
+        const std::size_t count = block.k - begin < kWideStretch ? block.k - begin : kWideStretch;
+        std::int16_t w[kWideStretch * kWidth];
+        widen_panel(panel + begin * kWidth, (count + 3) / 4 * 4, w);
+        for (std::size_t tile = 0; tile < num_tiles; ++tile) {
+          const std::size_t row = rows * tile / num_tiles;
+          const std::size_t next = rows * (tile + 1) / num_tiles;
+          run_wide_tile(next - row, block.wide_x + (group + row) * stride + begin, stride, w,
+                        (count + 1) / 2, acc + row * kWidth);
+        }
+      }
+      for (std::size_t row = 0; row < rows; ++row) {
+        const std::uint8_t* at = reinterpret_cast<const std::uint8_t*>(acc + row * kWidth);
+        store_panel(block, group + row, first, load(at), load(at + 32));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 void set_avx2_int_gemm(KernelTable& table) {
-  table.gemm_int8 = multiply<Int8Tile>;
+  table.gemm_int8 = multiply_int8;
   table.gemm_int4 = multiply<Int4Tile>;
 }
 

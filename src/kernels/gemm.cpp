@@ -80,8 +80,10 @@ void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size
         sums[row] = table.sum_codes(x_codes + row * w.k, w.k);
     });
   }
-  for_blocks(m, w.n, w.k, parallel,
+  const std::size_t wide_k = (w.k + 1) / 2 * 2;
+  for_blocks(m, w.n, nibbles ? w.k : wide_k * sizeof(std::int16_t), parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
+               thread_local std::vector<std::int16_t> wide_buffer;
                const std::size_t first = panel * kPanelRows;
                IntGemmBlock block;
                block.x = x_codes + row * w.k;
@@ -89,6 +91,7 @@ void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size
                block.k = w.k;
                block.panels = panel_at(w, panel);
                block.n = n;
+               block.wide_x = nibbles ? nullptr : at_least(wide_buffer, rows * wide_k);
                block.x_sums = offset_or_null(sums, row);
                block.x_scales = offset_or_null(x_scales, row);
                block.w_scales = offset_or_null(w.scales, first);

@@ -35,6 +35,7 @@ struct IntGemmBlock {
   std::size_t k;
   const void* panels;
   std::size_t n;
+  std::int16_t* wide_x;        // scratch of rows * round_up(k, 2), for kInt8 only
   const std::int32_t* x_sums;  // [rows] sums of codes; given for kInt4 only
   const float* x_scales;       // [rows]
   const float* w_scales;       // [n]
