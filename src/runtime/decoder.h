@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/threads.h"
+#include "kernels/ops.h"
 #include "runtime/execution.h"
 #include "runtime/profile.h"
 
