@@ -1,8 +1,7 @@
 // AVX2 and FMA: float products on f32 and bf16 panels. Every output is one chain of fused
 // multiply-adds over ascending k whatever the tile, so tiles may be chosen by speed alone.
 #if defined(__x86_64__)
-#include <immintrin.h>
-
+#include "kernels/avx2_math.h"
 #include "kernels/kernel_table.h"
 #include "kernels/unroll.h"
 
@@ -11,11 +10,6 @@ namespace qalof::kernels {
 namespace {
 
 constexpr std::size_t kWidth = 16;  // outputs of a panel
-
-__m256i lane_mask(std::size_t count) {
-  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lanes);
-}
 
 // Eight outputs at y, the first count of which exist.
 void store_lanes(const FloatGemmBlock& block, __m256 value, std::size_t first, std::size_t count,

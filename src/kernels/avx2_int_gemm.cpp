@@ -2,9 +2,8 @@
 // loses nothing; a pair of products is at most 2 * 127 * 127 = 32258 and fits 16 bits. Nibbles of
 // int4 panels are bytes 0..15 as they are: a pair is at most 3810, and eight pairs fit 16 bits.
 #if defined(__x86_64__)
-#include <immintrin.h>
-
 #include "kernels/avx2_int8_wide.h"
+#include "kernels/avx2_math.h"
 #include "kernels/kernel_table.h"
 #include "kernels/unroll.h"
 
@@ -13,11 +12,6 @@ namespace qalof::kernels {
 namespace {
 
 constexpr std::size_t kWidth = 16;  // outputs of a panel
-
-__m256i lane_mask(std::size_t count) {
-  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lanes);
-}
 
 __m256i load(const std::uint8_t* at) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
@@ -42,7 +36,7 @@ __m256i broadcast_rest(const std::int8_t* x, std::size_t count) {
 void store_lanes(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256i acc) {
   const std::size_t at = row * block.y_stride + first;
   const std::size_t count = block.n - first;
-  const __m256i mask = lane_mask(count < 8 ? count : 8);
+  const __m256i mask = lane_mask(count);
   if (block.y == nullptr) {
     _mm256_maskstore_epi32(block.acc + at, mask, acc);
     return;

@@ -1,7 +1,168 @@
-// AVX2: ops.
+// AVX2 and FMA: layer norm, gelu, residual addition and their gradients.
 #if defined(__x86_64__)
+#include "kernels/avx2_math.h"
 #include "kernels/kernel_table.h"
+
 namespace qalof::kernels {
-void set_avx2_ops(KernelTable& table) { (void)table; }
+
+namespace {
+
+// Sum over i of term(x[i..i+7], mask, i), element i in partial sum i mod 32.
+template <typename Term>
+[[gnu::always_inline]] inline float sum_row(std::size_t count, const Term& term) {
+  const __m256i all = _mm256_set1_epi32(-1);
+  __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
+  std::size_t i = 0;
+  for (; i + 32 <= count; i += 32) {
+    a = _mm256_add_ps(a, term(i, all));
+    b = _mm256_add_ps(b, term(i + 8, all));
+    c = _mm256_add_ps(c, term(i + 16, all));
+    d = _mm256_add_ps(d, term(i + 24, all));
+  }
+  for (; i < count; i += 8) a = _mm256_add_ps(a, term(i, lane_mask(count - i)));
+  return sum_lanes(_mm256_add_ps(_mm256_add_ps(a, b), _mm256_add_ps(c, d)));
+}
+
+// dst[i..i+7] = value(i, mask) for all i.
+template <typename Value>
+[[gnu::always_inline]] inline void map_row(std::size_t count, float* dst, const Value& value) {
+  const __m256i all = _mm256_set1_epi32(-1);
+  std::size_t i = 0;
+  for (; i + 8 <= count; i += 8) _mm256_storeu_ps(dst + i, value(i, all));
+  if (i < count) {
+    const __m256i mask = lane_mask(count - i);
+    _mm256_maskstore_ps(dst + i, mask, value(i, mask));
+  }
+}
+
+#define QALOF_LANES [&](std::size_t i, __m256i mask) __attribute__((always_inline))
+
+__m256 square_root(float value) { return _mm256_sqrt_ps(_mm256_set1_ps(value)); }
+
+void layer_norm(const float* x, std::size_t cols, const float* gamma, const float* beta, float eps,
+                float* dst, float* stats) {
+  const auto n = static_cast<float>(cols);
+  const float mean = sum_row(
+                         cols, QALOF_LANES { return _mm256_maskload_ps(x + i, mask); }) /
+                     n;
+  const __m256 center = _mm256_set1_ps(mean);
+  const float squares = sum_row(
+      cols, QALOF_LANES {
+        const __m256 d = _mm256_and_ps(_mm256_sub_ps(_mm256_maskload_ps(x + i, mask), center),
+                                       _mm256_castsi256_ps(mask));
+        return _mm256_mul_ps(d, d);
+      });
+  const float inverse = 1.0F / _mm256_cvtss_f32(square_root(squares / n + eps));
+  const __m256 factor = _mm256_set1_ps(inverse);
+  map_row(
+      cols, dst, QALOF_LANES {
+        const __m256 d =
+            _mm256_mul_ps(_mm256_sub_ps(_mm256_maskload_ps(x + i, mask), center), factor);
+        return _mm256_fmadd_ps(d, _mm256_maskload_ps(gamma + i, mask),
+                               _mm256_maskload_ps(beta + i, mask));
+      });
+  stats[0] = mean;
+  stats[1] = inverse;
+}
+
+void layer_norm_dx(const float* dy, const float* x, const float* stats, const float* gamma,
+                   std::size_t cols, float* dx) {
+  const auto n = static_cast<float>(cols);
+  const __m256 mean = _mm256_set1_ps(stats[0]);
+  const __m256 inverse = _mm256_set1_ps(stats[1]);
+  const auto gradient = QALOF_LANES {
+    return _mm256_mul_ps(_mm256_maskload_ps(dy + i, mask), _mm256_maskload_ps(gamma + i, mask));
+  };
+  const auto normalized = QALOF_LANES {
+    return _mm256_mul_ps(_mm256_sub_ps(_mm256_maskload_ps(x + i, mask), mean), inverse);
+  };
+  const __m256 sum = _mm256_set1_ps(sum_row(cols, gradient) / n);
+  // Lanes beyond the end: gradient is 0 there.
+  const __m256 product = _mm256_set1_ps(
+      sum_row(
+          cols, QALOF_LANES { return _mm256_mul_ps(gradient(i, mask), normalized(i, mask)); }) /
+      n);
+  map_row(
+      cols, dx, QALOF_LANES {
+        const __m256 rest =
+            _mm256_fnmadd_ps(normalized(i, mask), product, _mm256_sub_ps(gradient(i, mask), sum));
+        return _mm256_mul_ps(inverse, rest);
+      });
+}
+
+void layer_norm_dparams(const float* dy, const float* x, const float* stats, std::size_t cols,
+                        float* dgamma, float* dbeta) {
+  const __m256 mean = _mm256_set1_ps(stats[0]);
+  const __m256 inverse = _mm256_set1_ps(stats[1]);
+  if (dgamma != nullptr) {
+    map_row(
+        cols, dgamma, QALOF_LANES {
+          const __m256 d =
+              _mm256_mul_ps(_mm256_sub_ps(_mm256_maskload_ps(x + i, mask), mean), inverse);
+          return _mm256_fmadd_ps(_mm256_maskload_ps(dy + i, mask), d,
+                                 _mm256_maskload_ps(dgamma + i, mask));
+        });
+  }
+  if (dbeta != nullptr) {
+    map_row(
+        cols, dbeta, QALOF_LANES {
+          return _mm256_add_ps(_mm256_maskload_ps(dbeta + i, mask),
+                               _mm256_maskload_ps(dy + i, mask));
+        });
+  }
+}
+
+// 1 / (1 + exp(-2u)) and what gelu_new needs around it; u = sqrt(2 / pi) (x + 0.044715 x^3).
+__m256 gelu_exp(__m256 x) {
+  const __m256 cubic = _mm256_mul_ps(_mm256_mul_ps(x, x), _mm256_set1_ps(0.044715F));
+  const __m256 inner = _mm256_fmadd_ps(cubic, x, x);
+  return exp_lanes(_mm256_mul_ps(inner, _mm256_set1_ps(-2.0F * 0.7978845608F)));
+}
+
+void gelu(const float* x, std::size_t count, float* dst) {
+  const __m256 one = _mm256_set1_ps(1.0F);
+  map_row(
+      count, dst, QALOF_LANES {
+        const __m256 v = _mm256_maskload_ps(x + i, mask);
+        return _mm256_div_ps(v, _mm256_add_ps(one, gelu_exp(v)));
+      });
+}
+
+void gelu_dx(const float* dy, const float* x, std::size_t count, float* dx) {
+  const __m256 one = _mm256_set1_ps(1.0F);
+  // Beyond 100 the derivative is 0 or 1, and the square stays finite.
+  const __m256 flat = _mm256_set1_ps(100.0F);
+  map_row(
+      count, dx, QALOF_LANES {
+        __m256 v = _mm256_maskload_ps(x + i, mask);
+        v = _mm256_min_ps(flat, _mm256_max_ps(_mm256_sub_ps(_mm256_setzero_ps(), flat), v));
+        const __m256 t = _mm256_div_ps(one, _mm256_add_ps(one, gelu_exp(v)));
+        const __m256 square = _mm256_mul_ps(v, v);
+        const __m256 slope =
+            _mm256_mul_ps(_mm256_fmadd_ps(square, _mm256_set1_ps(3.0F * 0.044715F), one),
+                          _mm256_set1_ps(2.0F * 0.7978845608F));
+        const __m256 bend = _mm256_mul_ps(_mm256_mul_ps(v, t), _mm256_sub_ps(one, t));
+        return _mm256_mul_ps(_mm256_maskload_ps(dy + i, mask), _mm256_fmadd_ps(bend, slope, t));
+      });
+}
+
+void add(const float* src, std::size_t count, float* dst) {
+  map_row(
+      count, dst, QALOF_LANES {
+        return _mm256_add_ps(_mm256_maskload_ps(dst + i, mask), _mm256_maskload_ps(src + i, mask));
+      });
+}
+
+}  // namespace
+
+void set_avx2_ops(KernelTable& table) {
+  table.layer_norm = layer_norm;
+  table.layer_norm_dx = layer_norm_dx;
+  table.layer_norm_dparams = layer_norm_dparams;
+  table.gelu = gelu;
+  table.gelu_dx = gelu_dx;
+  table.add = add;
+}
+
 }  // namespace qalof::kernels
 #endif

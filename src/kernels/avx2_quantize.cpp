@@ -1,18 +1,11 @@
 // AVX2: quantizer rows. Bit-equal to the portable kernels.
 #if defined(__x86_64__)
-#include <immintrin.h>
-
+#include "kernels/avx2_math.h"
 #include "kernels/kernel_table.h"
 
 namespace qalof::kernels {
 
 namespace {
-
-// The first count (0..8) lanes.
-__m256i lane_mask(std::size_t count) {
-  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lanes);
-}
 
 __m256 absolute(__m256 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), x); }
 
@@ -25,8 +18,7 @@ float max_abs(const float* x, std::size_t count) {
     b = _mm256_max_ps(b, absolute(_mm256_loadu_ps(x + i + 8)));
   }
   for (; i < count; i += 8) {
-    const std::size_t rest = count - i < 8 ? count - i : 8;
-    a = _mm256_max_ps(a, absolute(_mm256_maskload_ps(x + i, lane_mask(rest))));
+    a = _mm256_max_ps(a, absolute(_mm256_maskload_ps(x + i, lane_mask(count - i))));
   }
   a = _mm256_max_ps(a, b);
   __m128 half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -74,7 +66,7 @@ void fake_quantize(const float* x, std::size_t count, float multiplier, float sc
   const __m256 factor = _mm256_set1_ps(multiplier);
   const __m256 back = _mm256_set1_ps(scale);
   for (std::size_t i = 0; i < count; i += 8) {
-    const __m256i mask = lane_mask(count - i < 8 ? count - i : 8);
+    const __m256i mask = lane_mask(count - i);
     const __m256i code = round_codes(_mm256_maskload_ps(x + i, mask), factor);
     _mm256_maskstore_ps(dst + i, mask, _mm256_mul_ps(_mm256_cvtepi32_ps(code), back));
   }
@@ -83,7 +75,7 @@ void fake_quantize(const float* x, std::size_t count, float multiplier, float sc
 void round_to_bf16(const float* x, std::size_t count, float* dst) {
   const __m256i high = _mm256_set1_epi32(static_cast<int>(0xFFFF0000U));
   for (std::size_t i = 0; i < count; i += 8) {
-    const __m256i mask = lane_mask(count - i < 8 ? count - i : 8);
+    const __m256i mask = lane_mask(count - i);
     const __m256 value = _mm256_maskload_ps(x + i, mask);
     const __m256i bits = _mm256_castps_si256(value);
     const __m256i even = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));

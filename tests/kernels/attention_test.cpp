@@ -1,0 +1,230 @@
+#include <algorithm>
+#include <limits>
+
+#include "kernels/kernel_test_util.h"
+#include "kernels/ops.h"
+
+namespace qalof::kernels {
+namespace {
+
+class AttentionTest : public IsaTest {};
+INSTANTIATE_TEST_SUITE_P(Isas, AttentionTest, testing::ValuesIn(available_isas()), isa_name);
+
+// One sequence with strides wider than needed.
+struct Problem {
+  std::size_t length, heads, kv_heads, head_dim;
+  AttentionShape shape;
+  std::vector<float> q, k, v, out, lse, dout;
+
+  Problem(std::size_t length_, std::size_t heads_, std::size_t kv_heads_, std::size_t head_dim_,
+          std::mt19937& random)
+      : length(length_), heads(heads_), kv_heads(kv_heads_), head_dim(head_dim_) {
+    const std::size_t q_stride = heads * head_dim + 3, kv_stride = kv_heads * head_dim + 5;
+    shape = {heads,
+             kv_heads,
+             head_dim,
+             q_stride,
+             kv_stride,
+             kv_stride + 1,
+             heads * head_dim + 2,
+             1.0F / std::sqrt(static_cast<float>(head_dim))};
+    q = random_floats(length * shape.q_stride, random);
+    k = random_floats(length * shape.k_stride, random);
+    v = random_floats(length * shape.v_stride, random);
+    dout = random_floats(length * shape.out_stride, random);
+    out.assign(length * shape.out_stride, -77.0F);
+    lse.assign(length * heads, -77.0F);
+  }
+
+  AttentionSequence rows(std::size_t begin, std::size_t end) {
+    return {q.data() + begin * shape.q_stride,
+            k.data(),
+            v.data(),
+            out.data() + begin * shape.out_stride,
+            lse.data() + begin * heads,
+            end - begin,
+            begin};
+  }
+};
+
+struct Reference {
+  std::vector<double> out, lse, dq, dk, dv;
+};
+
+Reference reference(const Problem& p) {
+  const AttentionShape& s = p.shape;
+  Reference r;
+  r.out.assign(p.out.size(), -77.0);
+  r.lse.assign(p.lse.size(), 0.0);
+  r.dq.assign(p.q.size(), -77.0);
+  r.dk.assign(p.k.size(), -77.0);
+  r.dv.assign(p.v.size(), -77.0);
+  const auto zero = [&](std::vector<double>& x, std::size_t stride, std::size_t cols) {
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = i % stride < cols ? 0.0 : x[i];
+  };
+  zero(r.out, s.out_stride, p.heads * p.head_dim);
+  zero(r.dq, s.q_stride, p.heads * p.head_dim);
+  zero(r.dk, s.k_stride, p.kv_heads * p.head_dim);
+  zero(r.dv, s.v_stride, p.kv_heads * p.head_dim);
+  for (std::size_t h = 0; h < p.heads; ++h) {
+    const std::size_t kv = h / (p.heads / p.kv_heads) * p.head_dim, at = h * p.head_dim;
+    for (std::size_t i = 0; i < p.length; ++i) {
+      std::vector<double> w(i + 1);
+      double max = -1e300, sum = 0.0, shift = 0.0;
+      for (std::size_t j = 0; j <= i; ++j) {
+        for (std::size_t d = 0; d < p.head_dim; ++d) {
+          w[j] += double{p.q[i * s.q_stride + at + d]} * p.k[j * s.k_stride + kv + d];
+        }
+        w[j] *= s.scale;
+        max = std::max(max, w[j]);
+      }
+      for (double& x : w) sum += x = std::exp(x - max);
+      for (double& x : w) x /= sum;
+      r.lse[i * p.heads + h] = max + std::log(sum);
+      for (std::size_t d = 0; d < p.head_dim; ++d) {
+        double value = 0.0;
+        for (std::size_t j = 0; j <= i; ++j) value += w[j] * p.v[j * s.v_stride + kv + d];
+        r.out[i * s.out_stride + at + d] = value;
+        shift += value * p.dout[i * s.out_stride + at + d];
+      }
+      for (std::size_t j = 0; j <= i; ++j) {
+        double dp = 0.0;
+        for (std::size_t d = 0; d < p.head_dim; ++d) {
+          const double g = p.dout[i * s.out_stride + at + d];
+          dp += g * p.v[j * s.v_stride + kv + d];
+          r.dv[j * s.v_stride + kv + d] += w[j] * g;
+        }
+        const double ds = s.scale * w[j] * (dp - shift);
+        for (std::size_t d = 0; d < p.head_dim; ++d) {
+          r.dq[i * s.q_stride + at + d] += ds * p.k[j * s.k_stride + kv + d];
+          r.dk[j * s.k_stride + kv + d] += ds * p.q[i * s.q_stride + at + d];
+        }
+      }
+    }
+  }
+  return r;
+}
+
+constexpr double kTolerance = 2e-5;  // about 100 roundings of sums whose terms are of order 1 to 4
+
+TEST_P(AttentionTest, OutputAndGradientsAgreeWithDoublesAtEverySize) {
+  struct Heads {
+    std::size_t heads, kv_heads;
+  };
+  for (const Heads h : {Heads{1, 1}, Heads{4, 4}, Heads{6, 2}}) {
+    for (const std::size_t length : kSizes) {
+      for (const std::size_t head_dim : {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 72}) {
+        Problem p(length, h.heads, h.kv_heads, head_dim, random_);
+        const AttentionSequence sequence = p.rows(0, length);
+        attention(p.shape, &sequence, 1, two_threads_);
+        const Reference expected = reference(p);
+        const std::string what =
+            "length " + std::to_string(length) + " head_dim " + std::to_string(head_dim);
+        expect_close(p.out, expected.out, kTolerance, kTolerance, what + " out");
+        expect_close(p.lse, expected.lse, kTolerance, kTolerance, what + " log_sum_exp");
+        // Gaps between rows must stay as they are.
+        std::vector<float> dq(p.q.size(), -77.0F), dk(p.k.size(), -77.0F), dv(p.v.size(), -77.0F);
+        const AttentionGradient gradient{p.dout.data(), dq.data(), dk.data(), dv.data()};
+        attention_backward(p.shape, &sequence, &gradient, 1, two_threads_);
+        expect_close(dq, expected.dq, 5 * kTolerance, kTolerance, what + " dq");
+        expect_close(dk, expected.dk, 5 * kTolerance, kTolerance, what + " dk");
+        expect_close(dv, expected.dv, 5 * kTolerance, kTolerance, what + " dv");
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, ChunksAndThreadsGiveTheBitsOfTheWhole) {
+  for (const std::size_t head_dim : {5, 64}) {
+    Problem whole(150, 4, 2, head_dim, random_);
+    Problem chunks = whole;
+    const AttentionSequence sequence = whole.rows(0, 150);
+    attention(whole.shape, &sequence, 1, serial_);
+    const std::size_t cuts[] = {0, 1, 2, 30, 71, 72, 149, 150};
+    for (std::size_t i = 0; i + 1 < std::size(cuts); ++i) {
+      const AttentionSequence part = chunks.rows(cuts[i], cuts[i + 1]);
+      attention(chunks.shape, &part, 1,
+                i % 2 == 0 ? static_cast<ParallelFor&>(two_threads_) : serial_);
+    }
+    ASSERT_EQ(whole.out, chunks.out);
+    ASSERT_EQ(whole.lse, chunks.lse);
+  }
+}
+
+TEST_P(AttentionTest, SequencesOfABatchAreIndependent) {
+  std::vector<Problem> problems;
+  std::vector<AttentionSequence> sequences;
+  std::vector<AttentionGradient> gradients;
+  std::vector<std::vector<float>> together, alone;
+  for (const std::size_t length : {1, 40, 0, 7, 90})
+    problems.emplace_back(length, 2, 1, 16, random_);
+  for (Problem& p : problems) {
+    sequences.push_back(p.rows(0, p.length));
+    for (const std::vector<float>* x : {&p.q, &p.k, &p.v}) together.emplace_back(x->size());
+  }
+  alone = together;
+  for (std::size_t i = 0; i < problems.size(); ++i) {
+    gradients.push_back({problems[i].dout.data(), together[i * 3].data(),
+                         together[i * 3 + 1].data(), together[i * 3 + 2].data()});
+  }
+  const AttentionShape shape = problems[0].shape;
+  attention(shape, sequences.data(), sequences.size(), two_threads_);
+  attention_backward(shape, sequences.data(), gradients.data(), sequences.size(), two_threads_);
+  for (std::size_t i = 0; i < problems.size(); ++i) {
+    Problem p = problems[i];
+    const std::vector<float> expected = p.out;
+    p.out.assign(p.out.size(), -77.0F);
+    const AttentionSequence sequence = p.rows(0, p.length);
+    attention(shape, &sequence, 1, serial_);
+    ASSERT_EQ(p.out, expected);
+    const AttentionGradient gradient{p.dout.data(), alone[i * 3].data(), alone[i * 3 + 1].data(),
+                                     alone[i * 3 + 2].data()};
+    attention_backward(shape, &sequence, &gradient, 1, serial_);
+  }
+  EXPECT_EQ(together, alone);
+}
+
+TEST_P(AttentionTest, FutureKeysAreNotRead) {
+  Problem p(33, 2, 2, 16, random_);
+  const AttentionSequence sequence = p.rows(0, 33);
+  attention(p.shape, &sequence, 1, serial_);
+  const std::vector<float> clean = p.out;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (std::size_t i = 30 * p.shape.k_stride; i < p.k.size(); ++i) p.k[i] = nan;
+  for (std::size_t i = 30 * p.shape.v_stride; i < p.v.size(); ++i) p.v[i] = nan;
+  attention(p.shape, &sequence, 1, serial_);
+  const auto seen = static_cast<std::ptrdiff_t>(30 * p.shape.out_stride);
+  EXPECT_TRUE(std::equal(clean.begin(), clean.begin() + seen, p.out.begin()));
+  EXPECT_TRUE(std::isnan(p.out[30 * p.shape.out_stride]));
+}
+
+TEST_P(AttentionTest, LargeScoresNeitherOverflowNorVanish) {
+  Problem p(20, 1, 1, 8, random_);
+  for (float& value : p.q) value *= 1e4F;
+  const AttentionSequence sequence = p.rows(0, 20);
+  attention(p.shape, &sequence, 1, serial_);
+  for (std::size_t i = 0; i < 20; ++i) {
+    for (std::size_t d = 0; d < 8; ++d)
+      EXPECT_TRUE(std::isfinite(p.out[i * p.shape.out_stride + d]));
+  }
+}
+
+// With two keys and v = (0, 1), out is exp(s) / (1 + exp(s)): the exponential itself, against
+// doubles.
+TEST_P(AttentionTest, ExponentialIsAccurateToThreeUlpOverItsRange) {
+  constexpr std::size_t kCount = 4000;
+  const AttentionShape shape{1, 1, 1, 1, 1, 1, 1, 1.0F};
+  for (std::size_t i = 0; i < kCount; ++i) {
+    const float score = -static_cast<float>(i) * 0.0217F;  // down to -86.8
+    const float q[] = {0.0F, 1.0F}, k[] = {0.0F, score}, v[] = {0.0F, 1.0F};
+    float out[2];
+    const AttentionSequence sequence{q, k, v, out, nullptr, 2, 0};
+    attention(shape, &sequence, 1, serial_);
+    const double expected = std::exp(double{score}) / (1.0 + std::exp(double{score}));
+    ASSERT_LE(std::fabs(out[1] - expected), 3.0 * 0x1p-23 * expected) << score;
+  }
+}
+
+}  // namespace
+}  // namespace qalof::kernels
