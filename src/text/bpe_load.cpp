@@ -1,0 +1,269 @@
+// Reading and checking a tokenizer's files.
+#include <algorithm>
+#include <array>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/json.h"
+#include "text/bpe_tokenizer.h"
+#include "text/unicode.h"
+
+namespace qalof::text {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::size_t kMaxFileBytes = std::size_t{64} << 20;
+constexpr std::int64_t kMaxId = 10'000'000;
+constexpr std::array kFileNames = {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"};
+
+using Vocabulary = std::map<std::string, std::int32_t>;
+using Merges = std::vector<std::pair<std::string, std::string>>;
+
+// GPT-2 writes bytes as printable characters: those that print stand for themselves, the others for U+0100 and up.
+struct ByteAlphabet {
+  std::array<std::uint32_t, 256> to_point{};
+  std::map<std::uint32_t, unsigned char> to_byte;
+  ByteAlphabet() {
+    std::uint32_t next = 0x100;
+    for (std::uint32_t byte = 0; byte < 256; ++byte) {
+      const bool prints = (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+      to_point[byte] = prints ? byte : next++;
+      to_byte[to_point[byte]] = static_cast<unsigned char>(byte);
+    }
+  }
+};
+
+const ByteAlphabet& alphabet() {
+  static const ByteAlphabet instance;
+  return instance;
+}
+
+// The bytes a written token stands for; false where a character is not of the alphabet.
+bool to_bytes(std::string_view written, std::string* bytes) {
+  bytes->clear();
+  for (std::size_t i = 0; i < written.size();) {
+    const auto it = alphabet().to_byte.find(next_code_point(written, &i));
+    if (it == alphabet().to_byte.end()) return false;
+    bytes->push_back(static_cast<char>(it->second));
+  }
+  return true;
+}
+
+Vocabulary parse_vocabulary(const Json& json, const std::string& where) {
+  QALOF_CHECK(json.is_object() && !json.empty(), ErrorKind::kBadInput, "{}: the vocabulary is not a non-empty object", where);
+  Vocabulary vocabulary;
+  for (const auto& [token, id] : json.items()) {
+    QALOF_CHECK(id.is_number_integer() && id >= 0 && id < kMaxId, ErrorKind::kBadInput, "{}: token \"{:.40}\" has id {:.40}, expected 0..{}",
+                where, token, id.dump(), kMaxId - 1);
+    QALOF_CHECK(!token.empty(), ErrorKind::kBadInput, "{}: an empty token", where);
+    vocabulary[token] = id.get<std::int32_t>();
+  }
+  return vocabulary;
+}
+
+std::pair<std::string, std::string> split_merge(const std::string& line, const std::string& where) {
+  const std::size_t space = line.find(' ');
+  QALOF_CHECK(space != std::string::npos && space > 0 && space + 1 < line.size() && line.find(' ', space + 1) == std::string::npos,
+              ErrorKind::kBadInput, "{}: \"{:.60}\" is not two tokens with a space between", where, line);
+  return {line.substr(0, space), line.substr(space + 1)};
+}
+
+Merges parse_merges_text(const std::string& text, const std::string& where) {
+  Merges merges;
+  std::size_t number = 0;
+  for (std::size_t start = 0; start < text.size();) {
+    const std::size_t end = std::min(text.find('\n', start), text.size());
+    std::string line = text.substr(start, end - start);
+    start = end + 1;
+    ++number;
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.empty() || (number == 1 && line.starts_with("#version"))) continue;
+    merges.push_back(split_merge(line, fmt::format("{}: line {}", where, number)));
+  }
+  return merges;
+}
+
+Merges parse_merges_json(const Json& json, const std::string& where) {
+  QALOF_CHECK(json.is_array(), ErrorKind::kBadInput, "{}: merges is not a list", where);
+  Merges merges;
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    const std::string inner = fmt::format("{}: merges[{}]", where, i);
+    if (json[i].is_string()) {
+      merges.push_back(split_merge(json[i].get<std::string>(), inner));
+      continue;
+    }
+    QALOF_CHECK(json[i].is_array() && json[i].size() == 2 && json[i][0].is_string() && json[i][1].is_string(), ErrorKind::kBadInput,
+                "{} is {:.60}, expected \"a b\" or [\"a\", \"b\"]", inner, json[i].dump());
+    merges.emplace_back(json[i][0].get<std::string>(), json[i][1].get<std::string>());
+  }
+  return merges;
+}
+
+bool is_set(const Json& object, const char* key) {
+  return object.contains(key) && !object[key].is_null() && object[key] != false && object[key] != "";
+}
+
+// Refuses what changes ids and is not implemented; returns whether offsets are trimmed.
+bool check_settings(const Json& json, const std::string& where) {
+  QALOF_CHECK(!is_set(json, "normalizer"), ErrorKind::kUnsupported, "{}: a normalizer is given, implemented is none", where);
+  const Json& model = json["model"];
+  for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"}) {
+    QALOF_CHECK(!is_set(model, key), ErrorKind::kUnsupported, "{}: model.{} is {:.40}, which is not implemented", where, key,
+                model[key].dump());
+  }
+  QALOF_CHECK(json.contains("pre_tokenizer") && json["pre_tokenizer"].is_object(), ErrorKind::kUnsupported,
+              "{}: pre_tokenizer is missing, implemented is ByteLevel", where);
+  const Json& pre = json["pre_tokenizer"];
+  const std::string type = json_string(pre, "type", where + ": pre_tokenizer");
+  QALOF_CHECK(type == "ByteLevel", ErrorKind::kUnsupported, "{}: pre_tokenizer is {:.40}, implemented is ByteLevel", where, type);
+  QALOF_CHECK(!is_set(pre, "add_prefix_space"), ErrorKind::kUnsupported, "{}: pre_tokenizer.add_prefix_space is true, implemented is false",
+              where);
+  QALOF_CHECK(!pre.contains("use_regex") || pre["use_regex"] == true, ErrorKind::kUnsupported,
+              "{}: pre_tokenizer.use_regex is false, implemented is true", where);
+  if (!json.contains("post_processor") || !json["post_processor"].is_object()) return false;
+  const Json& post = json["post_processor"];
+  if (!post.contains("type") || post["type"] != "ByteLevel") return false;  // templates add special tokens, which are not asked for
+  return is_set(post, "trim_offsets");
+}
+
+}  // namespace
+
+void BpeTokenizer::set_vocabulary(const Vocabulary& vocabulary, const std::string& where) {
+  const std::size_t size = vocabulary.size();
+  pieces_.resize(size);
+  std::vector<bool> taken(size, false);
+  std::string bytes;
+  for (const auto& [token, id] : vocabulary) {
+    const auto index = static_cast<std::size_t>(id);
+    QALOF_CHECK(index < size, ErrorKind::kBadInput, "{}: token \"{:.40}\" has id {}, but there are {} tokens (ids must be 0..{})", where, token,
+                id, size, size - 1);
+    QALOF_CHECK(!taken[index], ErrorKind::kBadInput, "{}: token \"{:.40}\" has id {}, which another token has", where, token, id);
+    taken[index] = true;
+    if (added_.contains(token)) {
+      pieces_[index] = token;
+      continue;
+    }
+    QALOF_CHECK(to_bytes(token, &bytes), ErrorKind::kBadInput, "{}: token \"{:.40}\" (id {}) is not written in the byte-level alphabet", where,
+                token, id);
+    pieces_[index] = bytes;
+    ids_[bytes] = id;
+  }
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    const auto it = ids_.find(std::string(1, static_cast<char>(byte)));
+    QALOF_CHECK(it != ids_.end(), ErrorKind::kBadInput, "{}: byte 0x{:02x} has no token", where, byte);
+    byte_ids_[byte] = it->second;
+  }
+}
+
+void BpeTokenizer::set_merges(const Merges& merges, const std::string& where) {
+  QALOF_CHECK(!merges.empty() || pieces_.size() - added_.size() <= 256, ErrorKind::kBadInput, "{}: no merges for a vocabulary of {} tokens",
+              where, pieces_.size());
+  merges_.reserve(merges.size());
+  std::string left, right;
+  for (std::size_t rank = 0; rank < merges.size(); ++rank) {
+    const auto& [a, b] = merges[rank];
+    auto id_of = [&](const std::string& bytes) {
+      const auto it = ids_.find(bytes);
+      QALOF_CHECK(it != ids_.end(), ErrorKind::kBadInput, "{}: merge {} (\"{:.40} {:.40}\") uses or makes a token that the vocabulary lacks", where,
+                  rank, a, b);
+      return it->second;
+    };
+    QALOF_CHECK(to_bytes(a, &left) && to_bytes(b, &right), ErrorKind::kBadInput,
+                "{}: merge {} (\"{:.40} {:.40}\") is not written in the byte-level alphabet", where, rank, a, b);
+    const Merge merge{static_cast<std::uint32_t>(rank), id_of(left + right)};
+    QALOF_CHECK(merges_.emplace(static_cast<std::uint64_t>(static_cast<std::uint32_t>(id_of(left))) << 32 |
+                                    static_cast<std::uint32_t>(id_of(right)), merge).second,
+                ErrorKind::kBadInput, "{}: merge {} (\"{:.40} {:.40}\") stands twice", where, rank, a, b);
+  }
+}
+
+void BpeTokenizer::check_reachable(const std::string& where) const {
+  std::vector<bool> made(pieces_.size(), false);
+  for (const auto& [pair, merge] : merges_) made[static_cast<std::size_t>(merge.id)] = true;
+  std::size_t unmade = 0;
+  std::string example;
+  for (const auto& [bytes, id] : ids_) {
+    if (bytes.size() == 1 || made[static_cast<std::size_t>(id)]) continue;
+    ++unmade;
+    example = bytes;
+  }
+  QALOF_CHECK(unmade == 0, ErrorKind::kBadInput, "{}: no merge makes {} tokens of the vocabulary, e.g. \"{:.40}\"; are the merges complete?", where,
+              unmade, example);
+}
+
+BpeTokenizer BpeTokenizer::from_files(const std::map<std::string, std::string>& files, const std::string& where) {
+  BpeTokenizer tokenizer;
+  Vocabulary vocabulary;
+  Merges merges;
+  auto path_of = [&](const char* name) { return where + "/" + name; };
+  std::string merges_where;
+  if (const auto file = files.find("tokenizer.json"); file != files.end()) {
+    const std::string path = path_of("tokenizer.json");
+    const Json json = parse_json(file->second, path);
+    QALOF_CHECK(json.is_object() && json.contains("model") && json["model"].is_object(), ErrorKind::kBadInput, "{}: model is missing", path);
+    const Json& model = json["model"];
+    if (model.contains("type")) {
+      const std::string type = json_string(model, "type", path + ": model");
+      QALOF_CHECK(type == "BPE", ErrorKind::kUnsupported, "{}: model.type is {:.40}, implemented is BPE", path, type);
+    }
+    tokenizer.trim_offsets_ = check_settings(json, path);
+    QALOF_CHECK(model.contains("vocab") && model.contains("merges"), ErrorKind::kBadInput, "{}: model.vocab or model.merges is missing", path);
+    vocabulary = parse_vocabulary(model["vocab"], path);
+    if (json.contains("added_tokens")) {
+      QALOF_CHECK(json["added_tokens"].is_array(), ErrorKind::kBadInput, "{}: added_tokens is not a list", path);
+      for (const Json& added : json["added_tokens"]) {
+        const std::string content = json_string(added, "content", path + ": added_tokens");
+        const auto id = static_cast<std::int32_t>(json_int(added, "id", path + ": added_tokens", 0, kMaxId - 1));
+        QALOF_CHECK(!content.empty(), ErrorKind::kBadInput, "{}: added_tokens holds an empty token", path);
+        const auto [known, is_new] = vocabulary.emplace(content, id);
+        QALOF_CHECK(is_new || known->second == id, ErrorKind::kBadInput, "{}: added token \"{:.40}\" has id {}, the vocabulary says {}", path, content,
+                    id, known->second);
+        tokenizer.added_[content] = id;
+      }
+    }
+    merges = parse_merges_json(model["merges"], path);
+    merges_where = path;
+  } else {
+    const auto vocab = files.find("vocab.json"), text = files.find("merges.txt");
+    QALOF_CHECK(vocab != files.end() && text != files.end(), ErrorKind::kNotFound, "{}: has neither tokenizer.json nor vocab.json with merges.txt",
+                where);
+    vocabulary = parse_vocabulary(parse_json(vocab->second, path_of("vocab.json")), path_of("vocab.json"));
+    // These files do not say which tokens are special; the field writes them in angle brackets.
+    for (const auto& [token, id] : vocabulary) {
+      if (token.size() > 2 && token.front() == '<' && token.back() == '>' && token.find('|') != std::string::npos) tokenizer.added_[token] = id;
+    }
+    merges_where = path_of("merges.txt");
+    const std::size_t invalid = find_invalid_utf8(text->second);
+    QALOF_CHECK(invalid == std::string::npos, ErrorKind::kCorruptFile, "{}: not UTF-8 at byte {}", merges_where, invalid);
+    merges = parse_merges_text(text->second, merges_where);
+  }
+  tokenizer.set_vocabulary(vocabulary, where);
+  tokenizer.set_merges(merges, merges_where);
+  tokenizer.check_reachable(merges_where);
+  return tokenizer;
+}
+
+BpeTokenizer BpeTokenizer::load(const std::string& directory) {
+  std::map<std::string, std::string> files;
+  for (const char* name : kFileNames) {
+    const fs::path path = fs::path(directory) / name;
+    if (fs::exists(path)) files[name] = read_file(path.string(), kMaxFileBytes);
+  }
+  return from_files(files, directory);
+}
+
+void copy_tokenizer_files(const std::string& from, const std::string& to) {
+  std::size_t copied = 0;
+  for (const char* name : kFileNames) {
+    const fs::path path = fs::path(from) / name;
+    if (!fs::exists(path)) continue;
+    write_file_atomic((fs::path(to) / name).string(), read_file(path.string(), kMaxFileBytes));
+    ++copied;
+  }
+  QALOF_CHECK(copied > 0, ErrorKind::kNotFound, "{}: holds no tokenizer files", from);
+}
+
+}  // namespace qalof::text

@@ -1,0 +1,81 @@
+// Byte-level BPE as GPT-2 and `tokenizers` do it: exact ids and code-point offsets.
+//
+// Special tokens in user text are text unless asked for (a prompt must not be able to end itself). Not for: other pre-tokenizers,
+// normalizers, dropout; files that want them are refused by name.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+namespace qalof::text {
+
+struct Encoding {
+  std::vector<std::int32_t> ids;
+  /// Code points [start, end) of the text each token stands for; tokens that share a character share its offsets.
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> offsets;
+};
+
+/// Immutable after loading: threads may share it.
+class BpeTokenizer {
+ public:
+  /// Reads tokenizer.json, or else vocab.json and merges.txt, of a directory. Error{kNotFound}, {kCorruptFile}, {kBadInput} where
+  /// vocabulary and merges contradict each other, {kUnsupported} for settings that are not implemented.
+  static BpeTokenizer load(const std::string& directory);
+  /// The same from contents by file name; where names the source in messages.
+  static BpeTokenizer from_files(const std::map<std::string, std::string>& files, const std::string& where);
+
+  /// text must be UTF-8 (Error{kBadInput}). With parse_special, added tokens in the text become their ids. Time is
+  /// O(n log n) in the length of the longest word.
+  Encoding encode(std::string_view text, bool parse_special = false) const;
+  /// Bytes of ids (not always UTF-8 on its own). Ids outside the vocabulary are Error{kBadInput}.
+  std::string decode(const std::vector<std::int32_t>& ids) const;
+
+  std::size_t vocab_size() const { return pieces_.size(); }
+  /// Bytes of a token.
+  const std::string& piece(std::int32_t id) const { return pieces_[static_cast<std::size_t>(id)]; }
+  /// Added tokens by content, e.g. "<|endoftext|>".
+  const std::map<std::string, std::int32_t>& added_tokens() const { return added_; }
+
+ private:
+  struct Merge {
+    std::uint32_t rank;
+    std::int32_t id;
+  };
+  struct PairHash {
+    std::size_t operator()(std::uint64_t pair) const {
+      pair *= 0x9e3779b97f4a7c15ULL;
+      return static_cast<std::size_t>(pair ^ (pair >> 32));
+    }
+  };
+  BpeTokenizer() = default;
+  void set_vocabulary(const std::map<std::string, std::int32_t>& vocabulary, const std::string& where);
+  void set_merges(const std::vector<std::pair<std::string, std::string>>& merges, const std::string& where);
+  void check_reachable(const std::string& where) const;
+  const Merge* find_merge(std::int32_t left, std::int32_t right) const;
+  void encode_word(std::string_view word, std::vector<std::int32_t>* ids) const;
+  void encode_long_word(std::vector<std::int32_t>* symbols) const;
+  void encode_plain(std::string_view text, std::size_t byte_start, std::vector<std::int32_t>* ids,
+                    std::vector<std::size_t>* ends) const;
+
+  std::vector<std::string> pieces_;                          // bytes by id
+  std::unordered_map<std::string, std::int32_t> ids_;        // bytes to id
+  std::unordered_map<std::uint64_t, Merge, PairHash> merges_;  // (left id, right id)
+  std::array<std::int32_t, 256> byte_ids_{};
+  std::map<std::string, std::int32_t> added_;
+  bool trim_offsets_ = false;
+};
+
+/// End of the pre-token that begins at start: GPT-2's pattern
+/// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+std::size_t next_pre_token(std::string_view text, std::size_t start);
+
+/// Copies the tokenizer's files of a directory; Error{kNotFound} where it has none.
+void copy_tokenizer_files(const std::string& from, const std::string& to);
+
+}  // namespace qalof::text

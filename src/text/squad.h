@@ -1,0 +1,48 @@
+// SQuAD files as a stream of paragraphs: the official nested JSON (v1.1 and v2.0), flat JSON and JSONL. Memory does not grow with
+// the file: paragraphs are handed over as they are read.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace qalof::text {
+
+struct SquadAnswer {
+  std::string text;
+  std::int64_t start = 0;  // code points into the context
+};
+struct SquadQuestion {
+  std::string id, question;
+  std::vector<SquadAnswer> answers;
+  bool is_impossible = false;
+};
+struct SquadParagraph {
+  std::string title, context;
+  std::vector<SquadQuestion> questions;
+};
+
+enum class SquadForm { kNested, kFlat, kJsonLines };
+std::string_view to_string(SquadForm form);
+
+struct SquadSummary {
+  SquadForm form = SquadForm::kNested;
+  std::uint64_t paragraphs = 0;
+  std::uint64_t questions = 0;
+  std::uint64_t unanswered = 0;        // questions without answers
+  bool has_is_impossible = false;      // some question carries the field: v2.0
+};
+
+/// Reads a file and calls on_paragraph for each paragraph in file order (flat forms: one question each); it returns false to stop
+/// early. Throws Error{kNotFound}, {kCorruptFile}, or {kBadInput} with the place, e.g. "data[3].paragraphs[0].qas[2].id".
+/// Question ids may repeat.
+SquadSummary read_squad(const std::string& path, const std::function<bool(SquadParagraph&&)>& on_paragraph);
+/// Reads the whole file once and checks it.
+SquadSummary scan_squad(const std::string& path);
+
+/// Where answer stands in context (code points), nearest to its start; -1 where it does not occur.
+std::int64_t find_answer(std::string_view context, const SquadAnswer& answer);
+
+}  // namespace qalof::text

@@ -1,0 +1,68 @@
+// From start and end logits of a question's windows to an answer, by the rules of Hugging Face's run_qa.py, and the files it writes.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/span_features.h"
+
+namespace qalof::text {
+
+struct SpanDecodeOptions {
+  std::size_t n_best_size = 20;
+  std::size_t max_answer_length = 30;  // tokens, inclusive
+  bool version_2_with_negative = false;
+  double null_score_diff_threshold = 0;
+  bool hf_compat_null = false;  // kept for parity: the null index is 0 either way in post-processing
+};
+
+struct SpanCandidate {
+  std::string text;
+  double start_logit = 0, end_logit = 0, probability = 0;
+};
+struct SpanPrediction {
+  std::string text;                    // "" = no answer (v2.0)
+  std::vector<SpanCandidate> n_best;   // best first
+  double null_odds = 0;                // v2.0: null score minus best non-null score
+};
+
+/// Collects the windows of one question. Ties go to the lower window, then start, then end index.
+class SpanDecoder {
+ public:
+  explicit SpanDecoder(const SpanDecodeOptions& options) : options_(options) {}
+  /// logits [window.ids.size(), 2]: start, end.
+  void add(const SpanWindow& window, std::span<const float> logits);
+  /// The answer out of context; the decoder is ready for the next question.
+  SpanPrediction finish(std::string_view context);
+
+ private:
+  struct Scored {
+    double score;
+    float start_logit, end_logit;
+    std::uint32_t first, last;  // code points
+  };
+  SpanDecodeOptions options_;
+  std::vector<Scored> candidates_;
+  bool has_null_ = false;
+  float null_start_ = 0, null_end_ = 0;
+};
+
+/// Writes eval_predictions.json, eval_nbest_predictions.json and, for v2.0, eval_null_odds.json as predictions come, in Python's
+/// json.dumps(indent=4) form. The files appear when finish() is called.
+class PredictionWriter {
+ public:
+  PredictionWriter(const std::string& directory, const std::string& prefix, bool version_2_with_negative);
+  ~PredictionWriter();
+  void add(const std::string& id, const SpanPrediction& prediction);
+  void finish();
+
+ private:
+  struct Files;
+  std::unique_ptr<Files> files_;
+};
+
+}  // namespace qalof::text
