@@ -42,6 +42,24 @@ def rows() -> list[torch.Tensor]:
     return result
 
 
+def rows_on_the_fence(bits: int, count: int) -> list[torch.Tensor]:
+    """Rows whose codes tell the original's two roundings of s (reciprocal, then times L) from one division."""
+    generator = torch.Generator().manual_seed(bits)
+    levels = 2 ** (bits - 1) - 1
+    result: list[torch.Tensor] = []
+    while len(result) < count:
+        largest = torch.rand(1, generator=generator) * 8 + 0.1
+        one_rounding = torch.full_like(largest, levels) / (largest + 1e-6)
+        ties = (torch.arange(levels, dtype=torch.float32) + 0.5) / one_rounding
+        near = [ties]
+        for _ in range(2):
+            near = [torch.nextafter(near[0], torch.tensor(0.0)), *near, torch.nextafter(near[-1], torch.tensor(9e9))]
+        row = torch.cat([torch.stack(near, 1).flatten()[:64], largest])
+        if not torch.equal(torch.round(row * one_rounding), quantize(row, bits)[0]):
+            result.append(row)
+    return result
+
+
 def hex_bits(x: torch.Tensor) -> str:
     return " ".join(f"{v & 0xFFFFFFFF:08x}" for v in x.view(torch.int32).tolist())
 
@@ -51,7 +69,8 @@ def main() -> None:
     path = pathlib.Path(__file__).parent.parent / "tests/kernels/data/quantizer_vectors.txt"
     with path.open("w") as file:
         for bits in range(2, 9):
-            for row in rows():
+            num_fence = 0 if bits == 2 else 2  # L = 1 changes nothing
+            for row in rows() + rows_on_the_fence(bits, num_fence):
                 codes, reals = quantize(row, bits)
                 file.write(f"{bits} {len(row)}\n{hex_bits(row)}\n")
                 file.write(" ".join(str(int(c)) for c in codes.tolist()) + "\n" + hex_bits(reals) + "\n")

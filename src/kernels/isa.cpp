@@ -31,6 +31,8 @@ bool cpu_has(Isa isa) {
 KernelTable make_avx2_table() {
   KernelTable table = kPortableTable;
 #if defined(__x86_64__)
+  // Even these assignments are compiled for AVX2.
+  if (!cpu_has(Isa::kAvx2)) return table;
   set_avx2_quantize(table);
   set_avx2_gemm(table);
   set_avx2_int_gemm(table);
