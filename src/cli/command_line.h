@@ -27,9 +27,8 @@ class CommandLine {
   template <typename T>
   CLI::Option* option(const std::string& names, T& value, const std::string& help) {
     CLI::Option* added = app_.add_option(names, value, help);
-    if constexpr (!CLI::is_mutable_container<T>::value) {
-      added->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-    }
+    constexpr bool kIsList = requires { typename T::allocator_type; } && !std::is_same_v<T, std::string>;
+    if constexpr (!kIsList) added->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     return added->capture_default_str();
   }
   /// --name without a value.

@@ -1,6 +1,8 @@
 // Small pieces of text and JSON that several commands print alike.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
