@@ -1,0 +1,37 @@
+# qalof_find_torch(): libtorch as the interface target qalof_torch.
+#
+# Looked for in CMAKE_PREFIX_PATH and QALOF_DEPS, then in the project's virtual environment, then in the user's Python.
+
+function(qalof_find_torch)
+  if(TARGET qalof_torch)
+    return()
+  endif()
+  set(hint "; configure with -DQALOF_TRAIN=OFF for the inference tool alone, or run scripts/setup")
+  find_package(Torch QUIET CONFIG)
+  foreach(python ${PROJECT_SOURCE_DIR}/.venv/bin/python python3)
+    if(Torch_FOUND)
+      break()
+    endif()
+    execute_process(COMMAND ${python} -c "import torch; print(torch.utils.cmake_prefix_path)"
+                    OUTPUT_VARIABLE prefix OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+    if(NOT failed)
+      list(APPEND CMAKE_PREFIX_PATH ${prefix})
+      find_package(Torch QUIET CONFIG)
+    endif()
+  endforeach()
+  if(NOT Torch_FOUND)
+    message(FATAL_ERROR "libtorch was not found in CMAKE_PREFIX_PATH, .venv or python3${hint}")
+  endif()
+  if(Torch_VERSION VERSION_LESS 2.7)
+    message(FATAL_ERROR "libtorch ${Torch_VERSION} was found, at least 2.7 is needed${hint}")
+  endif()
+  if(TORCH_CXX_FLAGS MATCHES "_GLIBCXX_USE_CXX11_ABI=0")
+    message(FATAL_ERROR "libtorch in ${TORCH_INSTALL_PREFIX} uses the old C++ ABI, the C++11 ABI is needed${hint}")
+  endif()
+  message(STATUS "libtorch ${Torch_VERSION} in ${TORCH_INSTALL_PREFIX}")
+  add_library(qalof_torch INTERFACE)
+  target_include_directories(qalof_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
+  target_link_libraries(qalof_torch INTERFACE ${TORCH_LIBRARIES})
+  # The program runs in place: it finds libtorch where it was found now.
+  target_link_options(qalof_torch INTERFACE "-Wl,-rpath,${TORCH_INSTALL_PREFIX}/lib")
+endfunction()
