@@ -33,8 +33,9 @@ struct ModelConfig {
   std::size_t head_dim() const { return hidden / num_heads; }
 };
 
-/// Parses a Hugging Face config.json (GPT-2 and its aliases). Values that are not implemented are refused by name
-/// (Error{kUnsupported}); out-of-range ones are Error{kBadInput}. where is the file's path.
+/// Parses a Hugging Face config.json (GPT-2 and its aliases). Values that are not implemented are
+/// refused by name (Error{kUnsupported}); out-of-range ones are Error{kBadInput}. where is the
+/// file's path.
 ModelConfig parse_model_config(const Json& json, const std::string& where);
 /// A config.json of a named size, "124M" (GPT-2) or "nano"; Error{kUsage} lists the sizes.
 Json named_model_config(const std::string& model_type, const std::string& size);

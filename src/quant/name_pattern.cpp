@@ -1,6 +1,10 @@
+// A pattern is parsed into a tree, the tree written out as an automaton, and the automaton followed
+// in all its states at once, which takes time proportional to states times bytes at worst.
 #include "quant/name_pattern.h"
 
+#include <cctype>
 #include <memory>
+#include <utility>
 
 #include "core/error.h"
 
@@ -9,20 +13,25 @@ namespace qalof::quant {
 namespace {
 
 constexpr std::size_t kMaxPatternBytes = 256;
+// Parts of a pattern once its counts are written out; with it the time of a match is bounded.
+constexpr int kMaxParts = 1024;
+constexpr int kMaxCount = 255;
+constexpr int kUnbounded = -1;
 
 // A pattern as a tree; turned into states afterwards.
 struct Node {
   enum class Kind { kBytes, kSequence, kAlternatives, kRepeat } kind = Kind::kSequence;
   std::vector<bool> bytes;                      // kBytes
   std::vector<std::unique_ptr<Node>> children;  // kSequence, kAlternatives; one for kRepeat
-  bool at_least_one = false, at_most_one = false;
+  int min = 0, max = kUnbounded;                // kRepeat
 };
 
 }  // namespace
 
 class NamePatternParser {
  public:
-  NamePatternParser(std::string_view pattern, std::string_view where) : pattern_(pattern), where_(where) {}
+  NamePatternParser(std::string_view pattern, std::string_view where)
+      : pattern_(pattern), where_(where) {}
 
   std::vector<NamePattern::State> compile(int* start) {
     const std::unique_ptr<Node> root = parse_alternatives(0);
@@ -36,8 +45,9 @@ class NamePatternParser {
   using State = NamePattern::State;
 
   [[noreturn]] void refuse(std::string_view what) const {
-    fail(ErrorKind::kBadInput, "{}: pattern \"{:.80}\" {} (at {}); supported are . [] () | * + ? and \\", where_, pattern_, what,
-         position_);
+    fail(ErrorKind::kBadInput,
+         "{}: pattern \"{:.80}\" {} (at {}); supported are . [] () | * + ? {{m,n}} and \\", where_,
+         pattern_, what, position_);
   }
   bool at_end() const { return position_ == pattern_.size(); }
   char peek() const { return pattern_[position_]; }
@@ -55,21 +65,54 @@ class NamePatternParser {
   }
   std::unique_ptr<Node> parse_sequence(int depth) {
     auto node = std::make_unique<Node>();
-    while (!at_end() && peek() != '|' && peek() != ')') node->children.push_back(parse_repeat(depth));
+    while (!at_end() && peek() != '|' && peek() != ')') {
+      // Every match is a full one, so anchors at the ends say nothing new.
+      const bool is_anchor =
+          (peek() == '^' && position_ == 0) || (peek() == '$' && position_ + 1 == pattern_.size());
+      if (is_anchor) {
+        ++position_;
+      } else {
+        node->children.push_back(parse_repeat(depth));
+      }
+    }
     return node;
   }
   std::unique_ptr<Node> parse_repeat(int depth) {
     std::unique_ptr<Node> node = parse_atom(depth);
-    while (!at_end() && (peek() == '*' || peek() == '+' || peek() == '?')) {
+    while (!at_end() && (peek() == '*' || peek() == '+' || peek() == '?' || peek() == '{')) {
       auto repeat = std::make_unique<Node>();
       repeat->kind = Node::Kind::kRepeat;
-      repeat->at_least_one = peek() == '+';
-      repeat->at_most_one = peek() == '?';
+      const char c = pattern_[position_++];
+      if (c == '+') repeat->min = 1;
+      if (c == '?') repeat->max = 1;
+      if (c == '{') parse_counts(repeat.get());
       repeat->children.push_back(std::move(node));
       node = std::move(repeat);
-      ++position_;
     }
     return node;
+  }
+  // The rest of {m}, {m,} or {m,n}.
+  void parse_counts(Node* repeat) {
+    repeat->min = repeat->max = parse_count();
+    if (!at_end() && peek() == ',') {
+      ++position_;
+      repeat->max = !at_end() && peek() == '}' ? kUnbounded : parse_count();
+    }
+    if (at_end() || peek() != '}') refuse("has { without }");
+    if (repeat->max != kUnbounded && repeat->max < repeat->min) {
+      refuse("has counts from high to low");
+    }
+    ++position_;
+  }
+  int parse_count() {
+    int count = 0;
+    const std::size_t first = position_;
+    while (!at_end() && peek() >= '0' && peek() <= '9' && count <= kMaxCount) {
+      count = 10 * count + (pattern_[position_++] - '0');
+    }
+    if (position_ == first) refuse("has { without a number");
+    if (count > kMaxCount) refuse(fmt::format("has a count above {}", kMaxCount));
+    return count;
   }
   std::unique_ptr<Node> parse_atom(int depth) {
     const char c = peek();
@@ -134,20 +177,19 @@ class NamePatternParser {
     if (negated) ++position_;
     bool first = true;
     for (; !at_end() && (peek() != ']' || first); first = false) {
-      const char low = pattern_[position_++];
+      const auto low = static_cast<unsigned char>(pattern_[position_++]);
       if (low == '\\') {
         parse_escape(bytes);
         continue;
       }
-      char high = low;
+      unsigned char high = low;
       if (position_ + 1 < pattern_.size() && peek() == '-' && pattern_[position_ + 1] != ']') {
-        high = pattern_[position_ + 1];
+        high = static_cast<unsigned char>(pattern_[position_ + 1]);
+        if (high == '\\') refuse("has a range that ends in \\");
         position_ += 2;
       }
       if (high < low) refuse("has a range from high to low");
-      for (int b = static_cast<unsigned char>(low); b <= static_cast<unsigned char>(high); ++b) {
-        (*bytes)[static_cast<std::size_t>(b)] = true;
-      }
+      for (std::size_t b = low; b <= high; ++b) (*bytes)[b] = true;
     }
     if (at_end()) refuse("has [ without ]");
     ++position_;
@@ -160,6 +202,7 @@ class NamePatternParser {
   }
   // States that match node and go on to next; returns the first.
   int emit(const Node& node, int next) {
+    if (++num_parts_ > kMaxParts) refuse(fmt::format("has more than {} parts", kMaxParts));
     switch (node.kind) {
       case Node::Kind::kBytes: {
         const int state = add_state();
@@ -180,16 +223,35 @@ class NamePatternParser {
         return start;
       }
       case Node::Kind::kRepeat:
-        break;
+        return emit_repeat(node, next);
     }
-    const int split = add_state();
-    const int body = emit(*node.children.front(), node.at_most_one ? next : split);
-    states_[static_cast<std::size_t>(split)] = {State::Kind::kSplit, {}, body, next};
-    return node.at_least_one ? body : split;
+    return next;
+  }
+  // Built from the back: what may repeat or be left out first, then the copies that must stand.
+  int emit_repeat(const Node& node, int next) {
+    const Node& body = *node.children.front();
+    int start = next;
+    int num_required = node.min;
+    if (node.max == kUnbounded) {
+      const int split = add_state();
+      const int first = emit(body, split);
+      states_[static_cast<std::size_t>(split)] = {State::Kind::kSplit, {}, first, next};
+      start = node.min == 0 ? split : first;
+      if (node.min > 0) --num_required;
+    }
+    for (int i = node.min; i < node.max; ++i) {
+      const int first = emit(body, start);
+      const int split = add_state();
+      states_[static_cast<std::size_t>(split)] = {State::Kind::kSplit, {}, first, next};
+      start = split;
+    }
+    for (int i = 0; i < num_required; ++i) start = emit(body, start);
+    return start;
   }
 
   std::string_view pattern_, where_;
   std::size_t position_ = 0;
+  int num_parts_ = 0;
   std::vector<State> states_;
 };
 
@@ -220,7 +282,8 @@ bool NamePattern::matches(std::string_view name) const {
   for (const char c : name) {
     following.assign(states_.size(), false);
     for (std::size_t s = 0; s < states_.size(); ++s) {
-      if (active[s] && states_[s].kind == State::Kind::kByte && states_[s].bytes[static_cast<unsigned char>(c)]) {
+      if (active[s] && states_[s].kind == State::Kind::kByte &&
+          states_[s].bytes[static_cast<unsigned char>(c)]) {
         enter(following, states_[s].next);
       }
     }

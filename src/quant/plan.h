@@ -1,4 +1,5 @@
-// A precision plan: what a user writes (PlanSpec) and what runs (PrecisionPlan). Never a global: chosen per call.
+// A precision plan: what a user writes (PlanSpec) and what runs (PrecisionPlan). Never a global:
+// chosen per call.
 #pragma once
 
 #include <map>
@@ -14,8 +15,8 @@ namespace qalof::quant {
 
 /// The linears and layers a plan is resolved against; made from a ModelConfig (model/layout.h).
 struct PlanTarget {
-  std::vector<std::string> linear_names;       // "h.0.attn.c_attn", in forward order
-  std::vector<std::size_t> linear_weights;     // elements of each, for average bits
+  std::vector<std::string> linear_names;    // "h.0.attn.c_attn", in forward order
+  std::vector<std::size_t> linear_weights;  // elements of each, for average bits
   std::size_t num_layers = 0;
   std::size_t num_kv_heads = 0;
 };
@@ -29,46 +30,59 @@ struct PlanSpec {
   struct LayerKv {
     std::vector<BitWidth> k, v;  // one entry = all heads
   };
-  std::string source;                        // text form or path, for messages
-  std::optional<std::string> scheme;         // as the file says
+  std::string source;                 // text form or path, for messages
+  std::optional<std::string> scheme;  // as the file says
   UniformPrecision default_precision;
   std::optional<int> head;                   // width whose head is used
   std::vector<Rule> rules;                   // in order, the last match wins
   std::map<std::string, Precision> modules;  // exact names beat rules
   std::map<std::size_t, LayerKv> kv;
   bool is_file = false;
-  bool covers_every_module = false;          // a flat plan: a module without a width is an error
+  bool covers_every_module = false;  // a flat plan: a module without a width is an error
 };
 
-/// A text form ("8", "w4a8kv8") or the path of a plan file, or of the original's flat
-/// {"transformer.h.0.attn.c_attn": 8} (KV 16 then). Error{kUsage} for a bad form, kNotFound / kCorruptFile / kBadInput for
-/// a bad file.
+/// A text form ("8", "w4a8kv8"), else the path of a plan file or of the original's flat
+/// {"transformer.h.0.attn.c_attn": 8} (KV 16 then). Error{kUsage} where text is neither a form nor
+/// a file, {kNotFound} where it can only be a path (it holds / or ends in .json), {kUnsupported}
+/// for forms, schemes and format versions that are not implemented, {kCorruptFile} / {kBadInput}
+/// for a bad file.
 PlanSpec parse_plan(const std::string& text_or_path);
+/// A plan that stands inside another document, e.g. qalof.json; where names the place.
 PlanSpec plan_from_json(const Json& json, const std::string& where);
+/// Always the plan file's form; a flat map comes out with its modules and default spelled out.
 Json to_json(const PlanSpec& spec);
 
 /// A resolved plan: one entry per linear and per layer and head.
 struct PrecisionPlan {
-  std::vector<Precision> linears;                    // [linear]
-  std::vector<std::vector<BitWidth>> k, v;           // [layer][kv head]
-  BitWidth default_width;                            // the default's weight width
-  std::optional<int> head;                           // explicit head width
+  std::vector<Precision> linears;           // [linear]
+  std::vector<std::vector<BitWidth>> k, v;  // [layer][kv head]
+  BitWidth default_width;                   // the default's weight width
+  std::optional<int> head;                  // explicit head width
   friend bool operator==(const PrecisionPlan&, const PrecisionPlan&) = default;
 
-  /// Width whose head serves this plan: explicit head, else the default's width if a linear has it, else the width that
-  /// carries most weights.
+  /// Width whose head serves this plan: explicit head, else the default's width if a linear has it,
+  /// else the width that carries most weights.
   BitWidth head_width(const PlanTarget& target) const;
   /// Mean weight bits over the linears, scales not counted.
   double mean_weight_bits(const PlanTarget& target) const;
   double mean_activation_bits(const PlanTarget& target) const;
 };
 
-/// Resolves names; a rule, module or layer that matches nothing is Error{kBadInput} naming the nearest module. Names with and
-/// without "transformer." or "model." mean the same.
+/// Resolves names; a rule or module that matches nothing is Error{kBadInput} naming the nearest
+/// module, as is a layer the model lacks or a list that has not one width per key/value head.
+/// Names of modules with and without "transformer." or "model." mean the same.
 PrecisionPlan resolve(const PlanSpec& spec, const PlanTarget& target);
 
-/// Effective precision in words: "w8a8kv8" when uniform, else e.g. "mixed (w4a4 x14, w8a8 x34; kv8), 7.00 weight bits".
+/// Effective precision in words: "w8a8kv8" when uniform, else e.g. "mixed (w4a4 x14, w8a8 x34;
+/// kv8), 7.00 weight bits".
 std::string describe(const PrecisionPlan& plan, const PlanTarget& target);
+
+/// name without a leading "transformer." or "model.".
+std::string_view without_model_prefix(std::string_view name);
+
+/// The width with the largest amount, the higher one of equals; 32 where amounts is empty. Keys are
+/// bits.
+BitWidth most_frequent_width(const std::map<int, std::size_t>& amounts);
 
 /// The known name nearest to name by edit distance, or "" where known is empty.
 std::string nearest_name(std::string_view name, const std::vector<std::string>& known);

@@ -1,6 +1,5 @@
 #include "quant/precision.h"
 
-#include <array>
 #include <optional>
 
 #include "core/error.h"
@@ -9,7 +8,8 @@ namespace qalof::quant {
 
 namespace {
 
-constexpr std::string_view kForms = "expected N, wNaN, wNaNkvN or wNaNkNvN with N in 2..8, 16 or 32, e.g. 8 or w4a8kv8";
+constexpr std::string_view kForms =
+    "expected N, wNaN, wNaNkvN or wNaNkNvN with N in 2..8, 16 or 32, e.g. 8 or w4a8kv8";
 
 // Reads a number at the front of text; nothing where there is none or it is no width.
 std::optional<BitWidth> take_width(std::string_view* text) {
@@ -58,9 +58,16 @@ std::optional<Parsed> parse(std::string_view text) {
   return parsed;
 }
 
+std::string why_illegal(Precision precision) {
+  return fmt::format("weights of {0} bits need activations of {0} bits, found {1}",
+                     precision.weight.bits, precision.activation.bits);
+}
+
 }  // namespace
 
-bool is_legal(BitWidth width) { return (width.bits >= 2 && width.bits <= 8) || width.bits == 16 || width.bits == 32; }
+bool is_legal(BitWidth width) {
+  return (width.bits >= 2 && width.bits <= 8) || width.bits == 16 || width.bits == 32;
+}
 
 bool is_legal(Precision precision) {
   if (!is_legal(precision.weight) || !is_legal(precision.activation)) return false;
@@ -72,9 +79,8 @@ UniformPrecision parse_uniform_precision(std::string_view text) {
               "precision \"{:.60}\" is not implemented yet, {}", text, kForms);
   const std::optional<Parsed> parsed = parse(text);
   QALOF_CHECK(parsed.has_value(), ErrorKind::kUsage, "precision \"{:.60}\": {}", text, kForms);
-  QALOF_CHECK(is_legal(parsed->linear), ErrorKind::kUsage,
-              "precision \"{:.60}\": weights of {} bits need activations of {} bits", text, parsed->linear.weight.bits,
-              parsed->linear.weight.bits);
+  QALOF_CHECK(is_legal(parsed->linear), ErrorKind::kUsage, "precision \"{:.60}\": {}", text,
+              why_illegal(parsed->linear));
   constexpr BitWidth kDefaultKv{16};
   return {parsed->linear, parsed->k.value_or(kDefaultKv), parsed->v.value_or(kDefaultKv)};
 }
@@ -82,9 +88,12 @@ UniformPrecision parse_uniform_precision(std::string_view text) {
 Precision parse_linear_precision(std::string_view text, std::string_view where) {
   const std::optional<Parsed> parsed = parse(text);
   const bool is_number = !text.empty() && text[0] != 'w';
-  QALOF_CHECK(parsed && (is_number || !parsed->k) && is_legal(parsed->linear), ErrorKind::kBadInput,
-              "{}: \"{:.60}\", expected a width N or wNaN with N in 2..8, 16 or 32 (K and V are set by default and kv)",
+  QALOF_CHECK(parsed && (is_number || !parsed->k), ErrorKind::kBadInput,
+              "{}: \"{:.60}\", expected a width N or wNaN with N in 2..8, 16 or 32 (K and V are "
+              "set by default and kv)",
               where, text);
+  QALOF_CHECK(is_legal(parsed->linear), ErrorKind::kBadInput, "{}: \"{:.60}\": {}", where, text,
+              why_illegal(parsed->linear));
   return parsed->linear;
 }
 
@@ -93,7 +102,8 @@ std::string to_string(Precision precision) {
 }
 
 std::string to_string(const UniformPrecision& precision) {
-  if (precision.k == precision.v) return fmt::format("{}kv{}", to_string(precision.linear), precision.k.bits);
+  if (precision.k == precision.v)
+    return fmt::format("{}kv{}", to_string(precision.linear), precision.k.bits);
   return fmt::format("{}k{}v{}", to_string(precision.linear), precision.k.bits, precision.v.bits);
 }
 

@@ -4,6 +4,7 @@
 //   w4a4kv4, w4a8k8v4, w4a8 (KV 16)
 #pragma once
 
+#include <compare>
 #include <string>
 #include <string_view>
 
@@ -17,8 +18,8 @@ struct BitWidth {
 };
 bool is_legal(BitWidth width);
 
-/// Precision of one linear layer. Legal: w <= 8 with a <= 8 (integers), w <= 8 with a 16 or 32 (dequantized), w = a in
-/// {16, 32}.
+/// Precision of one linear layer. Legal: w <= 8 with a <= 8 (integers), w <= 8 with a 16 or 32
+/// (dequantized), w = a in {16, 32}.
 struct Precision {
   BitWidth weight;
   BitWidth activation;
