@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <new>
 #include <system_error>
 
 #include "cli/command_line.h"
+#include "cli/signals.h"
 #include "cli/version.h"
 #include "core/error.h"
 #include "quant/plan.h"
@@ -34,7 +36,7 @@ constexpr int kExitBadInput = 3;
 constexpr int kExitDiverged = 4;
 constexpr int kExitResource = 5;
 constexpr int kExitNetwork = 6;
-constexpr int kExitInterrupted = 130;
+constexpr int kExitSignalBase = 128;
 
 int exit_code(ErrorKind kind) {
   switch (kind) {
@@ -52,7 +54,7 @@ int exit_code(ErrorKind kind) {
     case ErrorKind::kNetwork:
       return kExitNetwork;
     case ErrorKind::kInterrupted:
-      return kExitInterrupted;
+      return kExitSignalBase + (StopSignals::received() != 0 ? StopSignals::received() : SIGINT);
     case ErrorKind::kInternal:
       break;
   }

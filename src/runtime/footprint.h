@@ -1,0 +1,19 @@
+// What an execution's weights weigh as they would be stored.
+#pragma once
+
+#include <cstdint>
+
+#include "runtime/execution.h"
+
+namespace qalof::runtime {
+
+struct Footprint {
+  std::uint64_t linear_bytes = 0;   // codes in their containers and scales, or floats
+  std::uint64_t adapter_bytes = 0;  // LoRA pairs and head, f32
+  std::uint64_t other_bytes = 0;    // embeddings, norms, biases
+  std::uint64_t total_bytes = 0;
+  double bits_per_weight = 0;       // nominal bits of the linears plus 32 bits of scale a row
+};
+Footprint measure_footprint(const Execution& execution);
+
+}  // namespace qalof::runtime
