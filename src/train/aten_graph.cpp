@@ -1,0 +1,186 @@
+// The decoder in plain ATen operations with fake quantization: the graph of CUDA, and the oracle of
+// the kernel graph. Float sums run in ATen's order, so at integer plans it agrees with the kernels
+// in score and divergence, not in bits.
+#include <cmath>
+
+#include "train/graph_torch.h"
+
+namespace qalof::train {
+
+namespace {
+
+// Value of `real`, gradient of x: straight-through, or none where |x| >= clip.
+at::Tensor straight_through(const at::Tensor& x, const at::Tensor& real, double clip) {
+  at::Tensor carrier = x;
+  if (clip > 0) carrier = x * (x.abs() < clip).to(x.scalar_type()).detach();
+  // A difference of equal numbers is 0 exactly, so the value is that of `real`.
+  return real.detach() + (carrier - carrier.detach());
+}
+
+at::Tensor round_to_bf16(const at::Tensor& x) { return x.to(at::kBFloat16).to(x.scalar_type()); }
+
+// Scheme seed along the last dimension with a given max|x| (docs/numerics.md).
+at::Tensor quantize_seed(const at::Tensor& x, const at::Tensor& max_abs, int bits) {
+  const double levels = static_cast<double>((1 << (bits - 1)) - 1);
+  const at::Tensor multiplier = (max_abs + 1e-6).reciprocal() * levels;
+  return (x * multiplier).round() * (multiplier + 1e-6).reciprocal();
+}
+
+at::Tensor fake_quantize(const at::Tensor& x, int bits, double clip) {
+  if (bits == 32) return x;
+  const at::Tensor value = x.detach();
+  if (bits == 16) return straight_through(x, round_to_bf16(value), /*clip=*/0);
+  return straight_through(x, quantize_seed(value, value.abs().amax({-1}, /*keepdim=*/true), bits),
+                          clip);
+}
+
+class AtenGraph final : public Graph {
+ public:
+  AtenGraph(const model::ModelConfig& config, BaseParams params)
+      : config_(config), params_(std::move(params)) {}
+
+  at::Device device() const override { return params_.wte.device(); }
+
+  at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan,
+                    const NetworkView& view) override {
+    const Layout layout = layout_of(batch);
+    at::Tensor residual = rounded_embedding(params_.wte, plan).index_select(0, layout.ids) +
+                          rounded_embedding(params_.wpe, plan).index_select(0, layout.positions);
+    for (std::size_t layer = 0; layer < config_.num_layers; ++layer) {
+      const std::size_t first = 4 * layer;
+      const at::Tensor qkv =
+          linear(first, norm(residual, params_.attention_norms[layer]), plan, view);
+      const at::Tensor attended = attention(qkv, layout, plan, layer);
+      residual = residual + linear(first + 1, attended, plan, view);
+      const at::Tensor inner =
+          linear(first + 2, norm(residual, params_.mlp_norms[layer]), plan, view);
+      residual = residual + linear(first + 3, at::gelu(inner, "tanh"), plan, view);
+    }
+    return norm(residual, params_.final_norm);
+  }
+
+  at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) override {
+    return at::linear(hidden, head.weight, head.bias);
+  }
+  at::Tensor lm_logits(const at::Tensor& hidden, const GraphPlan& plan) override {
+    const at::Tensor x = plan.embedding.bits == 32 ? hidden : round_to_bf16(hidden);
+    return at::linear(x, lm_head_dense(plan));
+  }
+  at::Tensor lm_head_dense(const GraphPlan& plan) override {
+    const at::Tensor wte = params_.wte.detach();
+    return plan.embedding.bits == 32 ? wte : round_to_bf16(wte);
+  }
+  at::Tensor lm_head_parameter() const override {
+    return params_.wte.requires_grad() ? params_.wte : at::Tensor();
+  }
+
+ private:
+  // Rows of a batch, and where each lies in a [windows, longest] grid for attention.
+  struct Layout {
+    at::Tensor ids, positions, cells;
+    std::int64_t windows = 0, longest = 0;
+  };
+
+  Layout layout_of(const PackedBatch& batch) const {
+    Layout layout;
+    layout.windows = static_cast<std::int64_t>(batch.windows());
+    for (std::size_t w = 0; w < batch.windows(); ++w) {
+      layout.longest = std::max(layout.longest,
+                                static_cast<std::int64_t>(batch.offsets[w + 1] - batch.offsets[w]));
+    }
+    std::vector<std::int64_t> ids(batch.ids.begin(), batch.ids.end());
+    std::vector<std::int64_t> positions(batch.positions.begin(), batch.positions.end());
+    std::vector<std::int64_t> cells;
+    for (std::size_t w = 0; w < batch.windows(); ++w) {
+      for (std::size_t t = 0; t < batch.offsets[w + 1] - batch.offsets[w]; ++t) {
+        cells.push_back(static_cast<std::int64_t>(w) * layout.longest +
+                        static_cast<std::int64_t>(t));
+      }
+    }
+    layout.ids = at::tensor(ids, at::kLong).to(device());
+    layout.positions = at::tensor(positions, at::kLong).to(device());
+    layout.cells = at::tensor(cells, at::kLong).to(device());
+    return layout;
+  }
+
+  at::Tensor rounded_embedding(const at::Tensor& table, const GraphPlan& plan) const {
+    if (plan.embedding.bits == 32) return table;
+    return straight_through(table, round_to_bf16(table.detach()), /*clip=*/0);
+  }
+
+  at::Tensor norm(const at::Tensor& x, const NormParams& weights) const {
+    return at::layer_norm(x, {x.size(-1)}, weights.gamma, weights.beta,
+                          static_cast<double>(config_.norm_epsilon));
+  }
+
+  at::Tensor linear(std::size_t index, const at::Tensor& x, const GraphPlan& plan,
+                    const NetworkView& view) const {
+    const quant::Precision precision = plan.linears[index];
+    const at::Tensor weight =
+        fake_quantize(params_.weights[index], precision.weight.bits, plan.ste_clip);
+    at::Tensor y = at::linear(fake_quantize(x, precision.activation.bits, plan.ste_clip), weight,
+                              params_.biases[index]);
+    if (!view.lora.empty() && view.lora[index].a.defined()) {
+      const LoraParams& lora = view.lora[index];
+      y = y + at::linear(at::linear(x, lora.a), lora.b) * view.lora_scaling;
+    }
+    return y;
+  }
+
+  // K or V rows at the bits of each head; the range is one per row over all heads.
+  at::Tensor quantize_kv(const at::Tensor& rows, const std::vector<int>& bits, double clip) const {
+    const auto head_dim = static_cast<std::int64_t>(config_.head_dim());
+    const at::Tensor max_abs = rows.detach().abs().amax({-1}, /*keepdim=*/true);
+    std::vector<at::Tensor> heads;
+    for (std::size_t h = 0; h < bits.size(); ++h) {
+      const at::Tensor x = rows.narrow(1, static_cast<std::int64_t>(h) * head_dim, head_dim);
+      if (bits[h] >= 16) {
+        heads.push_back(fake_quantize(x, bits[h], clip));
+      } else {
+        heads.push_back(straight_through(x, quantize_seed(x.detach(), max_abs, bits[h]), clip));
+      }
+    }
+    return at::cat(heads, 1);
+  }
+
+  at::Tensor attention(const at::Tensor& qkv, const Layout& layout, const GraphPlan& plan,
+                       std::size_t layer) const {
+    const auto hidden = static_cast<std::int64_t>(config_.hidden);
+    const auto head_dim = static_cast<std::int64_t>(config_.head_dim());
+    const std::int64_t kv_width = (qkv.size(1) - hidden) / 2;
+    // Short windows are padded on the right, where a causal mask hides the padding from real
+    // queries.
+    auto grid = [&](const at::Tensor& rows) {
+      const std::int64_t heads = rows.size(1) / head_dim;
+      return at::zeros({layout.windows * layout.longest, rows.size(1)}, rows.options())
+          .index_copy(0, layout.cells, rows)
+          .view({layout.windows, layout.longest, heads, head_dim})
+          .transpose(1, 2);
+    };
+    const at::Tensor q = grid(qkv.narrow(1, 0, hidden));
+    at::Tensor k =
+        grid(quantize_kv(qkv.narrow(1, hidden, kv_width), plan.k_bits[layer], plan.ste_clip));
+    at::Tensor v = grid(
+        quantize_kv(qkv.narrow(1, hidden + kv_width, kv_width), plan.v_bits[layer], plan.ste_clip));
+    if (const std::int64_t groups = q.size(1) / k.size(1); groups > 1) {
+      k = k.repeat_interleave(groups, 1);
+      v = v.repeat_interleave(groups, 1);
+    }
+    const at::Tensor out = at::scaled_dot_product_attention(q, k, v, {}, /*dropout_p=*/0.0,
+                                                            /*is_causal=*/true);
+    return out.transpose(1, 2)
+        .reshape({layout.windows * layout.longest, hidden})
+        .index_select(0, layout.cells);
+  }
+
+  model::ModelConfig config_;
+  BaseParams params_;
+};
+
+}  // namespace
+
+std::unique_ptr<Graph> make_aten_graph(const model::ModelConfig& config, BaseParams params) {
+  return std::make_unique<AtenGraph>(config, std::move(params));
+}
+
+}  // namespace qalof::train

@@ -1,0 +1,60 @@
+#include "train/batch.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace qalof::train {
+
+void PackedBatch::add(const Example& example) {
+  for (std::size_t i = 0; i < example.ids.size(); ++i) {
+    ids.push_back(example.ids[i]);
+    positions.push_back(static_cast<std::int32_t>(i));
+  }
+  offsets.push_back(ids.size());
+  starts.push_back(example.start);
+  ends.push_back(example.end);
+}
+
+void check_examples(std::span<const Example> examples, const model::ModelConfig& config,
+                    runtime::Task task) {
+  QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput, "training data: no window");
+  // A language model predicts a token from the one before it.
+  const std::size_t shortest = task == runtime::Task::kLm ? 2 : 1;
+  for (std::size_t w = 0; w < examples.size(); ++w) {
+    const Example& example = examples[w];
+    const std::size_t length = example.ids.size();
+    QALOF_CHECK(length >= shortest && length <= config.max_positions, ErrorKind::kBadInput,
+                "training window {}: {} tokens, expected {}..{}", w, length, shortest,
+                config.max_positions);
+    for (const std::int32_t id : example.ids) {
+      QALOF_CHECK(id >= 0 && static_cast<std::size_t>(id) < config.vocab_size, ErrorKind::kBadInput,
+                  "training window {}: token id {}, expected 0..{}", w, id, config.vocab_size - 1);
+    }
+    if (task != runtime::Task::kQa) continue;
+    for (const std::int32_t label : {example.start, example.end}) {
+      QALOF_CHECK(label >= 0 && static_cast<std::size_t>(label) < length, ErrorKind::kBadInput,
+                  "training window {}: answer at token {}, expected 0..{}", w, label, length - 1);
+    }
+  }
+}
+
+DataOrder::DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
+                     std::size_t examples_per_step)
+    : stream_(seed, "data." + name), per_step_(examples_per_step), permutation_(num_examples) {}
+
+std::vector<std::uint32_t> DataOrder::step(std::int64_t step) {
+  const std::size_t count = permutation_.size();
+  const auto per_epoch = static_cast<std::int64_t>((count + per_step_ - 1) / per_step_);
+  const std::int64_t epoch = step / per_epoch;
+  if (epoch != epoch_) {
+    stream_.permutation(static_cast<std::uint64_t>(epoch), permutation_);
+    epoch_ = epoch;
+  }
+  const std::size_t first = static_cast<std::size_t>(step % per_epoch) * per_step_;
+  const std::size_t last = std::min(count, first + per_step_);
+  return {permutation_.begin() + static_cast<std::ptrdiff_t>(first),
+          permutation_.begin() + static_cast<std::ptrdiff_t>(last)};
+}
+
+}  // namespace qalof::train

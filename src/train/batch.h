@@ -1,0 +1,48 @@
+// From windows to packed rows without padding, and the order in which windows are drawn.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/random.h"
+#include "model/config.h"
+#include "train/options.h"
+
+namespace qalof::train {
+
+/// Windows one after the other: [tokens] rows, window w holds offsets[w] .. offsets[w + 1] - 1.
+struct PackedBatch {
+  std::vector<std::int32_t> ids;
+  std::vector<std::int32_t> positions;
+  std::vector<std::size_t> offsets = {0};
+  std::vector<std::int32_t> starts, ends;  // [window], relative to the window's first token
+
+  std::size_t tokens() const { return ids.size(); }
+  std::size_t windows() const { return offsets.size() - 1; }
+  void add(const Example& example);
+};
+
+/// Error{kBadInput} names the first window that the model or the task cannot take.
+void check_examples(std::span<const Example> examples, const model::ModelConfig& config,
+                    runtime::Task task);
+
+/// Draws windows: a new permutation of all of them every epoch, a function of (seed, name, epoch)
+/// alone. The last step of an epoch takes what is left.
+class DataOrder {
+ public:
+  DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
+            std::size_t examples_per_step);
+  /// Indices of a step's windows.
+  std::vector<std::uint32_t> step(std::int64_t step);
+
+ private:
+  RandomStream stream_;
+  std::size_t per_step_;
+  std::vector<std::uint32_t> permutation_;
+  std::int64_t epoch_ = -1;
+};
+
+}  // namespace qalof::train

@@ -1,0 +1,57 @@
+// The differentiable network behind one interface, with two implementations: the runtime's own
+// kernels on CPU (kernel_graph), whose numbers are the runtime's bit for bit, and plain ATen
+// (aten_graph) for CUDA and as an oracle.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <memory>
+#include <vector>
+
+#include "core/threads.h"
+#include "quant/plan.h"
+#include "runtime/base_model.h"
+#include "train/batch.h"
+#include "train/network_torch.h"
+
+namespace qalof::train {
+
+/// A precision plan in the form a graph reads.
+struct GraphPlan {
+  std::vector<quant::Precision> linears;
+  std::vector<std::vector<int>> k_bits, v_bits;  // [layer][kv head]
+  quant::BitWidth embedding{32};                 // token and position embeddings, LM head
+  double ste_clip = 0;                           // 0: none
+
+  GraphPlan(const quant::PrecisionPlan& plan, double clip);
+};
+
+/// One network on one device. Not thread-safe: one per thread of control.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual at::Device device() const = 0;
+  /// Final-normed hidden states [tokens, hidden]. Differentiable in the adapters of view and, where
+  /// the base trains, in its tensors.
+  virtual at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan,
+                            const NetworkView& view) = 0;
+  /// Logits [tokens, outputs] of a head in f32. Differentiable.
+  virtual at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) = 0;
+  /// LM logits [rows, vocab]; the caller differentiates (lm_loss.cpp).
+  virtual at::Tensor lm_logits(const at::Tensor& hidden, const GraphPlan& plan) = 0;
+  /// The LM head [vocab, hidden] that lm_logits multiplies with, in f32.
+  virtual at::Tensor lm_head_dense(const GraphPlan& plan) = 0;
+  /// The LM head's parameter where it trains (tied: wte), else undefined.
+  virtual at::Tensor lm_head_parameter() const = 0;
+  /// Tells that trainable base tensors have changed, so that packed forms of them are stale.
+  virtual void weights_changed() {}
+};
+
+/// The CPU graph. trainable: the base's tensors as parameters for `full`, or null: the base is
+/// frozen. parallel must outlive the graph.
+std::unique_ptr<Graph> make_kernel_graph(std::shared_ptr<const runtime::BaseModel> base,
+                                         const BaseParams* trainable, ParallelFor& parallel);
+/// The ATen graph over params (frozen or trainable), on their device and in their dtype.
+std::unique_ptr<Graph> make_aten_graph(const model::ModelConfig& config, BaseParams params);
+
+}  // namespace qalof::train

@@ -1,0 +1,334 @@
+#include "train/kernel_functions_torch.h"
+
+#include <cmath>
+
+#include "kernels/ops.h"
+#include "kernels/quantize.h"
+#include "runtime/decoder.h"
+
+namespace qalof::train {
+
+namespace {
+
+const float* data(const at::Tensor& tensor) { return tensor.const_data_ptr<float>(); }
+float* mutable_data(const at::Tensor& tensor) { return tensor.mutable_data_ptr<float>(); }
+std::size_t rows(const at::Tensor& tensor) { return static_cast<std::size_t>(tensor.size(0)); }
+std::size_t cols(const at::Tensor& tensor) { return static_cast<std::size_t>(tensor.size(1)); }
+std::size_t count(const at::Tensor& tensor) { return static_cast<std::size_t>(tensor.numel()); }
+
+// Pointers travel through saved_data, which holds integers.
+template <typename T>
+void save_pointer(AutogradContext* ctx, const char* name, const T* pointer) {
+  ctx->saved_data[name] = static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(pointer));
+}
+template <typename T>
+T* saved_pointer(AutogradContext* ctx, const char* name) {
+  return reinterpret_cast<T*>(static_cast<std::intptr_t>(ctx->saved_data[name].toInt()));
+}
+KernelResources& resources_of(AutogradContext* ctx) {
+  return *saved_pointer<KernelResources>(ctx, "resources");
+}
+
+kernels::PackedMatrix pack(const at::Tensor& matrix, std::vector<float>& panels,
+                           ParallelFor& parallel) {
+  const std::size_t n = rows(matrix), k = cols(matrix);
+  const std::size_t size =
+      kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, n, k) / sizeof(float);
+  if (panels.size() < size) panels.resize(size);
+  kernels::pack_f32(data(matrix), n, k, k, /*transposed=*/false, panels.data(), parallel);
+  return {kernels::WeightFormat::kF32, n, k, panels.data(), nullptr, nullptr};
+}
+
+// The reals that the weights were multiplied with: x itself, rounded to bf16, or quantized.
+at::Tensor quantized_input(const at::Tensor& x, int bits, KernelResources& resources) {
+  if (bits == 32) return x;
+  at::Tensor real = at::empty_like(x);
+  if (bits == 16) {
+    kernels::round_to_bf16(data(x), count(x), mutable_data(real), *resources.parallel);
+    return real;
+  }
+  std::vector<std::int8_t>& codes = resources.linear.codes;
+  std::vector<float>& scales = resources.linear.scales;
+  if (codes.size() < count(x)) codes.resize(count(x));
+  if (scales.size() < rows(x)) scales.resize(rows(x));
+  kernels::quantize_rows(data(x), rows(x), cols(x), bits, codes.data(), scales.data(),
+                         *resources.parallel);
+  kernels::dequantize_rows(codes.data(), scales.data(), rows(x), cols(x), mutable_data(real),
+                           *resources.parallel);
+  return real;
+}
+
+// The original's straight-through mask: 0 where |x| >= clip.
+void mask_clipped(at::Tensor& gradient, const at::Tensor& x, double clip) {
+  gradient.masked_fill_(x.abs() >= clip, 0.0);
+}
+
+}  // namespace
+
+at::Tensor no_tensor() { return at::empty({0}); }
+
+Variable LinearFunction::forward(AutogradContext* ctx, const Variable& x, const Variable& a,
+                                 const Variable& b, const Variable& weight, const Variable& bias,
+                                 const LinearArguments& arguments) {
+  KernelResources& resources = *arguments.resources;
+  runtime::LinearCall call = arguments.linear->call;
+  const bool has_lora = is_given(a);
+  runtime::LoraView lora;
+  if (has_lora) {
+    lora.a = pack(a, resources.a_panels, *resources.parallel);
+    lora.b = pack(b, resources.b_panels, *resources.parallel);
+    lora.scaling = static_cast<float>(arguments.lora_scaling);
+    call.lora = &lora;
+  }
+  at::Tensor y = at::empty({x.size(0), static_cast<std::int64_t>(call.weight.n)}, x.options());
+  runtime::run_linear(call, data(x), rows(x), mutable_data(y), resources.linear,
+                      *resources.parallel);
+  at::Tensor low_rank;  // x A^T
+  if (has_lora) {
+    low_rank = at::empty({x.size(0), a.size(0)}, x.options());
+    std::copy_n(resources.linear.low_rank.data(), count(low_rank), mutable_data(low_rank));
+  }
+  ctx->save_for_backward({x, a, b, weight, low_rank, arguments.linear->dense});
+  ctx->saved_data["scaling"] = arguments.lora_scaling;
+  ctx->saved_data["clip"] = arguments.ste_clip;
+  ctx->saved_data["a_bits"] = static_cast<std::int64_t>(call.precision.activation.bits);
+  ctx->saved_data["w_bits"] = static_cast<std::int64_t>(call.precision.weight.bits);
+  save_pointer(ctx, "resources", &resources);
+  (void)bias;  // its values are in call, its gradient needs no input
+  return y;
+}
+
+variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const variable_list saved = ctx->get_saved_variables();
+  const at::Tensor &x = saved[0], &a = saved[1], &b = saved[2], &weight = saved[3];
+  const at::Tensor &low_rank = saved[4], &dense = saved[5];
+  const at::Tensor dy = grads[0].contiguous();
+  const double scaling = ctx->saved_data["scaling"].toDouble();
+  const double clip = ctx->saved_data["clip"].toDouble();
+  const auto a_bits = static_cast<int>(ctx->saved_data["a_bits"].toInt());
+  const auto w_bits = static_cast<int>(ctx->saved_data["w_bits"].toInt());
+  at::Tensor dx, da, db, dweight, dbias;
+  if (ctx->needs_input_grad(0)) {
+    dx = dy.mm(dense);
+    if (clip > 0 && a_bits <= 8) mask_clipped(dx, x, clip);
+  }
+  if (is_given(a)) {
+    const at::Tensor dy_b = dy.mm(b);
+    if (dx.defined()) dx.addmm_(dy_b, a, 1.0, scaling);
+    if (ctx->needs_input_grad(1)) da = dy_b.t().mm(x).mul_(scaling);
+    if (ctx->needs_input_grad(2)) db = dy.t().mm(low_rank).mul_(scaling);
+  }
+  if (ctx->needs_input_grad(3)) {
+    dweight = dy.t().mm(quantized_input(x, a_bits, resources_of(ctx)));
+    if (clip > 0 && w_bits <= 8) mask_clipped(dweight, weight, clip);
+  }
+  if (ctx->needs_input_grad(4)) dbias = dy.sum(0);
+  return {dx, da, db, dweight, dbias, at::Tensor()};
+}
+
+Variable LayerNormFunction::forward(AutogradContext* ctx, const Variable& x, const Variable& gamma,
+                                    const Variable& beta, KernelResources* resources) {
+  at::Tensor y = at::empty_like(x), stats = at::empty({x.size(0), 2}, x.options());
+  kernels::layer_norm(data(x), rows(x), cols(x), data(gamma), data(beta),
+                      resources->config->norm_epsilon, mutable_data(y), mutable_data(stats),
+                      *resources->parallel);
+  ctx->save_for_backward({x, gamma, stats});
+  save_pointer(ctx, "resources", resources);
+  return y;
+}
+
+variable_list LayerNormFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const variable_list saved = ctx->get_saved_variables();
+  const at::Tensor &x = saved[0], &gamma = saved[1], &stats = saved[2];
+  const at::Tensor dy = grads[0].contiguous();
+  at::Tensor dx = at::empty_like(x), dgamma, dbeta;
+  if (ctx->needs_input_grad(1) || ctx->needs_input_grad(2)) {
+    dgamma = at::zeros_like(gamma);
+    dbeta = at::zeros_like(gamma);
+  }
+  kernels::layer_norm_backward(data(dy), data(x), data(stats), data(gamma), rows(x), cols(x),
+                               mutable_data(dx), dgamma.defined() ? mutable_data(dgamma) : nullptr,
+                               dbeta.defined() ? mutable_data(dbeta) : nullptr,
+                               *resources_of(ctx).parallel);
+  return {dx, dgamma, dbeta, at::Tensor()};
+}
+
+namespace {
+
+struct AttentionLayout {
+  kernels::AttentionShape shape;
+  std::vector<kernels::AttentionSequence> sequences;
+};
+
+AttentionLayout attention_layout(const model::ModelConfig& config, const at::Tensor& offsets,
+                                 const at::Tensor& qkv, const at::Tensor& k, const at::Tensor& v,
+                                 const at::Tensor& out, const at::Tensor& log_sum_exp) {
+  AttentionLayout layout;
+  layout.shape = {config.num_heads,  config.num_kv_heads,
+                  config.head_dim(), cols(qkv),
+                  cols(k),           cols(v),
+                  config.hidden,     1.0F / std::sqrt(static_cast<float>(config.head_dim()))};
+  const auto bounds = offsets.const_data_ptr<std::int64_t>();
+  for (std::int64_t w = 0; w + 1 < offsets.numel(); ++w) {
+    const auto row = static_cast<std::size_t>(bounds[w]);
+    kernels::AttentionSequence sequence{};
+    sequence.q = data(qkv) + row * cols(qkv);
+    sequence.k = data(k) + row * cols(k);
+    sequence.v = data(v) + row * cols(v);
+    sequence.out = mutable_data(out) + row * cols(out);
+    sequence.log_sum_exp = mutable_data(log_sum_exp) + row * cols(log_sum_exp);
+    sequence.q_len = static_cast<std::size_t>(bounds[w + 1] - bounds[w]);
+    layout.sequences.push_back(sequence);
+  }
+  return layout;
+}
+
+}  // namespace
+
+Variable AttentionFunction::forward(AutogradContext* ctx, const Variable& qkv,
+                                    const at::Tensor& offsets,
+                                    const AttentionArguments& arguments) {
+  KernelResources& resources = *arguments.resources;
+  const model::ModelConfig& config = *resources.config;
+  const std::int64_t tokens = qkv.size(0);
+  const auto kv_width = static_cast<std::int64_t>(config.num_kv_heads * config.head_dim());
+  const auto heads = static_cast<std::int64_t>(config.num_heads);
+  at::Tensor k = at::empty({tokens, kv_width}, qkv.options()), v = at::empty_like(k);
+  at::Tensor out = at::empty({tokens, static_cast<std::int64_t>(config.hidden)}, qkv.options());
+  at::Tensor log_sum_exp = at::empty({tokens, heads}, qkv.options());
+  runtime::split_and_quantize_kv(data(qkv), rows(qkv), config, *arguments.k_bits, *arguments.v_bits,
+                                 mutable_data(k), mutable_data(v), *resources.parallel);
+  const AttentionLayout layout = attention_layout(config, offsets, qkv, k, v, out, log_sum_exp);
+  kernels::attention(layout.shape, layout.sequences.data(), layout.sequences.size(),
+                     *resources.parallel);
+  ctx->save_for_backward({qkv, offsets, k, v, out, log_sum_exp});
+  ctx->saved_data["clip"] = arguments.ste_clip;
+  save_pointer(ctx, "k_bits", arguments.k_bits);
+  save_pointer(ctx, "v_bits", arguments.v_bits);
+  save_pointer(ctx, "resources", &resources);
+  return out;
+}
+
+variable_list AttentionFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const variable_list saved = ctx->get_saved_variables();
+  const at::Tensor &qkv = saved[0], &offsets = saved[1], &k = saved[2], &v = saved[3];
+  const at::Tensor &out = saved[4], &log_sum_exp = saved[5];
+  KernelResources& resources = resources_of(ctx);
+  const model::ModelConfig& config = *resources.config;
+  const at::Tensor dout = grads[0].contiguous();
+  at::Tensor dqkv = at::empty_like(qkv), dk = at::empty_like(k), dv = at::empty_like(v);
+  const AttentionLayout layout = attention_layout(config, offsets, qkv, k, v, out, log_sum_exp);
+  std::vector<kernels::AttentionGradient> gradients;
+  const auto bounds = offsets.const_data_ptr<std::int64_t>();
+  for (std::size_t w = 0; w < layout.sequences.size(); ++w) {
+    const auto row = static_cast<std::size_t>(bounds[w]);
+    gradients.push_back({data(dout) + row * cols(dout), mutable_data(dqkv) + row * cols(dqkv),
+                         mutable_data(dk) + row * cols(dk), mutable_data(dv) + row * cols(dv)});
+  }
+  kernels::attention_backward(layout.shape, layout.sequences.data(), gradients.data(),
+                              layout.sequences.size(), *resources.parallel);
+  const auto hidden = static_cast<std::int64_t>(config.hidden);
+  at::Tensor dqkv_k = dqkv.narrow(1, hidden, dk.size(1));
+  at::Tensor dqkv_v = dqkv.narrow(1, hidden + dk.size(1), dv.size(1));
+  dqkv_k.copy_(dk);
+  dqkv_v.copy_(dv);
+  if (const double clip = ctx->saved_data["clip"].toDouble(); clip > 0) {
+    const auto head_dim = static_cast<std::int64_t>(config.head_dim());
+    auto mask = [&](const char* name, std::int64_t first) {
+      const std::vector<int>& bits = *saved_pointer<const std::vector<int>>(ctx, name);
+      for (std::size_t h = 0; h < bits.size(); ++h) {
+        if (bits[h] > 8) continue;
+        const std::int64_t column = first + static_cast<std::int64_t>(h) * head_dim;
+        at::Tensor gradient = dqkv.narrow(1, column, head_dim);
+        mask_clipped(gradient, qkv.narrow(1, column, head_dim), clip);
+      }
+    };
+    mask("k_bits", hidden);
+    mask("v_bits", hidden + dk.size(1));
+  }
+  return {dqkv, at::Tensor(), at::Tensor()};
+}
+
+Variable GeluFunction::forward(AutogradContext* ctx, const Variable& x,
+                               KernelResources* resources) {
+  at::Tensor y = at::empty_like(x);
+  kernels::gelu_new(data(x), count(x), mutable_data(y), *resources->parallel);
+  ctx->save_for_backward({x});
+  save_pointer(ctx, "resources", resources);
+  return y;
+}
+
+variable_list GeluFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const at::Tensor x = ctx->get_saved_variables()[0];
+  const at::Tensor dy = grads[0].contiguous();
+  at::Tensor dx = at::empty_like(x);
+  kernels::gelu_new_backward(data(dy), data(x), count(x), mutable_data(dx),
+                             *resources_of(ctx).parallel);
+  return {dx, at::Tensor()};
+}
+
+Variable EmbedFunction::forward(AutogradContext* ctx, const Variable& wte, const Variable& wpe,
+                                const at::Tensor& ids, const at::Tensor& positions, int bits,
+                                KernelResources* resources) {
+  const std::size_t tokens = count(ids), hidden = cols(wte);
+  at::Tensor out = at::empty({ids.numel(), wte.size(1)}, wte.options());
+  const auto id = ids.const_data_ptr<std::int64_t>();
+  const auto position = positions.const_data_ptr<std::int64_t>();
+  std::vector<float> position_row(hidden);
+  SerialFor serial;
+  for (std::size_t t = 0; t < tokens; ++t) {
+    float* row = mutable_data(out) + t * hidden;
+    std::copy_n(data(wte) + static_cast<std::size_t>(id[t]) * hidden, hidden, row);
+    std::copy_n(data(wpe) + static_cast<std::size_t>(position[t]) * hidden, hidden,
+                position_row.data());
+    if (bits < 32) {
+      kernels::round_to_bf16(row, hidden, row, serial);
+      kernels::round_to_bf16(position_row.data(), hidden, position_row.data(), serial);
+    }
+    for (std::size_t i = 0; i < hidden; ++i) row[i] += position_row[i];
+  }
+  ctx->save_for_backward({wte, wpe, ids, positions});
+  save_pointer(ctx, "resources", resources);
+  return out;
+}
+
+variable_list EmbedFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const variable_list saved = ctx->get_saved_variables();
+  const at::Tensor dy = grads[0].contiguous();
+  at::Tensor dwte = at::zeros_like(saved[0]), dwpe = at::zeros_like(saved[1]);
+  const auto id = saved[2].const_data_ptr<std::int64_t>();
+  const auto position = saved[3].const_data_ptr<std::int64_t>();
+  const std::size_t hidden = cols(dy);
+  // In order of tokens, so that the sums do not depend on threads.
+  for (std::size_t t = 0; t < rows(dy); ++t) {
+    const float* src = data(dy) + t * hidden;
+    float* token = mutable_data(dwte) + static_cast<std::size_t>(id[t]) * hidden;
+    float* place = mutable_data(dwpe) + static_cast<std::size_t>(position[t]) * hidden;
+    for (std::size_t i = 0; i < hidden; ++i) {
+      token[i] += src[i];
+      place[i] += src[i];
+    }
+  }
+  return {dwte, dwpe, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+}
+
+Variable HeadFunction::forward(AutogradContext* ctx, const Variable& hidden, const Variable& weight,
+                               const Variable& bias, KernelResources* resources) {
+  runtime::Head head;
+  head.outputs = rows(weight);
+  head.weight.assign(data(weight), data(weight) + count(weight));
+  head.bias.assign(data(bias), data(bias) + count(bias));
+  at::Tensor logits = at::empty({hidden.size(0), weight.size(0)}, hidden.options());
+  runtime::apply_head(head, data(hidden), rows(hidden), cols(hidden), mutable_data(logits),
+                      *resources->parallel);
+  ctx->save_for_backward({hidden, weight});
+  return logits;
+}
+
+variable_list HeadFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const variable_list saved = ctx->get_saved_variables();
+  const at::Tensor dy = grads[0].contiguous();
+  return {dy.mm(saved[1]), dy.t().mm(saved[0]), dy.sum(0), at::Tensor()};
+}
+
+}  // namespace qalof::train

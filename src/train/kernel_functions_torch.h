@@ -1,0 +1,92 @@
+// Autograd functions over the runtime's kernels, one per operation of the decoder. Forward passes
+// call what the runtime calls; backward passes follow docs/numerics.md.
+#pragma once
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "runtime/linear_op.h"
+#include "train/graph_torch.h"
+
+namespace qalof::train {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Variable;
+using torch::autograd::variable_list;
+
+/// What the functions of one graph share. Outlives every autograd graph made with it.
+struct KernelResources {
+  const model::ModelConfig* config = nullptr;
+  ParallelFor* parallel = nullptr;
+  runtime::LinearWorkspace linear;
+  std::vector<float> a_panels, b_panels;
+};
+
+/// Stands for "no such tensor" where a function takes a fixed number of them.
+at::Tensor no_tensor();
+inline bool is_given(const at::Tensor& tensor) { return tensor.numel() > 0; }
+
+/// One linear at one precision; lives as long as its graph.
+struct KernelLinear {
+  runtime::LinearCall call;  // without LoRA
+  at::Tensor dense;          // [out, in]: the weights call multiplies with, as reals
+};
+
+struct LinearArguments {
+  const KernelLinear* linear = nullptr;
+  double lora_scaling = 1;
+  double ste_clip = 0;
+  KernelResources* resources = nullptr;
+};
+
+/// x [tokens, in] -> [tokens, out]. a, b: LoRA pair or no_tensor(); weight, bias: where the base
+/// trains.
+struct LinearFunction : torch::autograd::Function<LinearFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& a,
+                          const Variable& b, const Variable& weight, const Variable& bias,
+                          const LinearArguments& arguments);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& gamma,
+                          const Variable& beta, KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+struct AttentionArguments {
+  const std::vector<int>* k_bits = nullptr;  // [kv head]
+  const std::vector<int>* v_bits = nullptr;
+  double ste_clip = 0;
+  KernelResources* resources = nullptr;
+};
+
+/// qkv [tokens, hidden + 2 kv_width] -> [tokens, hidden]; offsets is an int64 CPU tensor [windows +
+/// 1].
+struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& qkv, const at::Tensor& offsets,
+                          const AttentionArguments& arguments);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+struct GeluFunction : torch::autograd::Function<GeluFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& x, KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// Sum of token and position embedding, both rounded to bf16 first where bits is 16; ids and
+/// positions are int64 CPU tensors. For a base that trains.
+struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& wte, const Variable& wpe,
+                          const at::Tensor& ids, const at::Tensor& positions, int bits,
+                          KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// The runtime's head on hidden states.
+struct HeadFunction : torch::autograd::Function<HeadFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& hidden, const Variable& weight,
+                          const Variable& bias, KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+}  // namespace qalof::train

@@ -1,0 +1,215 @@
+#include <map>
+#include <tuple>
+
+#include "kernels/bf16.h"
+#include "kernels/quantize.h"
+#include "train/kernel_functions_torch.h"
+
+namespace qalof::train {
+
+namespace {
+
+// A packed matrix as reals [n, k]: exactly the numbers its products are made of.
+at::Tensor unpack(const kernels::PackedMatrix& w, ParallelFor& parallel) {
+  at::Tensor dense = at::empty({static_cast<std::int64_t>(w.n), static_cast<std::int64_t>(w.k)});
+  float* dst = dense.mutable_data_ptr<float>();
+  if (w.format == kernels::WeightFormat::kInt8 || w.format == kernels::WeightFormat::kInt4) {
+    std::vector<std::int8_t> codes(w.n * w.k);
+    kernels::unpack_codes(w, codes.data());
+    kernels::dequantize_rows(codes.data(), w.scales, w.n, w.k, dst, parallel);
+    return dense;
+  }
+  constexpr std::size_t kPanel = kernels::kPanelRows;
+  for (std::size_t row = 0; row < w.n; ++row) {
+    const std::size_t panel = row / kPanel, lane = row % kPanel;
+    const float scale = w.scales != nullptr ? w.scales[row] : 1.0F;
+    for (std::size_t col = 0; col < w.k; ++col) {
+      float value = 0;
+      if (w.format == kernels::WeightFormat::kF32) {
+        value = static_cast<const float*>(w.panels)[(panel * w.k + col) * kPanel + lane];
+      } else {
+        const std::size_t pairs = (w.k + 1) / 2;
+        const std::size_t at = ((panel * pairs + col / 2) * kPanel + lane) * 2 + col % 2;
+        value = kernels::float_from_bf16(static_cast<const std::uint16_t*>(w.panels)[at]);
+      }
+      dst[row * w.k + col] = value * scale;
+    }
+  }
+  return dense;
+}
+
+at::Tensor index_tensor(std::span<const std::int32_t> values) {
+  at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kLong);
+  std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<std::int64_t>());
+  return tensor;
+}
+
+class KernelGraph final : public Graph {
+ public:
+  KernelGraph(std::shared_ptr<const runtime::BaseModel> base, const BaseParams* trainable,
+              ParallelFor& parallel)
+      : base_(std::move(base)), trainable_(trainable) {
+    resources_.config = &base_->config();
+    resources_.parallel = &parallel;
+    if (trainable_ != nullptr) return;
+    auto view = [](const std::vector<float>& values) {
+      // The base outlives the view and nothing writes to it.
+      return at::from_blob(const_cast<float*>(values.data()),
+                           {static_cast<std::int64_t>(values.size())});
+    };
+    auto norm = [&](const runtime::BaseModel::Norm& source) {
+      return NormParams{view(source.gamma), view(source.beta)};
+    };
+    for (std::size_t layer = 0; layer < base_->config().num_layers; ++layer) {
+      frozen_.attention_norms.push_back(norm(base_->attention_norm(layer)));
+      frozen_.mlp_norms.push_back(norm(base_->mlp_norm(layer)));
+    }
+    frozen_.final_norm = norm(base_->final_norm());
+  }
+
+  at::Device device() const override { return at::kCPU; }
+
+  at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan,
+                    const NetworkView& view) override {
+    const model::ModelConfig& config = base_->config();
+    const BaseParams& params = trainable_ != nullptr ? *trainable_ : frozen_;
+    at::Tensor offsets = at::empty({static_cast<std::int64_t>(batch.offsets.size())}, at::kLong);
+    std::copy(batch.offsets.begin(), batch.offsets.end(), offsets.mutable_data_ptr<std::int64_t>());
+    at::Tensor residual = embed(batch, plan);
+    auto norm = [&](const NormParams& weights) {
+      return LayerNormFunction::apply(residual, weights.gamma, weights.beta, &resources_);
+    };
+    for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
+      const std::size_t first = 4 * layer;  // c_attn, attn.c_proj, c_fc, mlp.c_proj
+      const at::Tensor qkv = linear(first, norm(params.attention_norms[layer]), plan, view);
+      const AttentionArguments arguments{&plan.k_bits[layer], &plan.v_bits[layer], plan.ste_clip,
+                                         &resources_};
+      const at::Tensor attended = AttentionFunction::apply(qkv, offsets, arguments);
+      residual = residual + linear(first + 1, attended, plan, view);
+      const at::Tensor inner = linear(first + 2, norm(params.mlp_norms[layer]), plan, view);
+      const at::Tensor activated = GeluFunction::apply(inner, &resources_);
+      residual = residual + linear(first + 3, activated, plan, view);
+    }
+    return norm(params.final_norm);
+  }
+
+  at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) override {
+    return HeadFunction::apply(hidden, head.weight, head.bias, &resources_);
+  }
+
+  at::Tensor lm_logits(const at::Tensor& hidden, const GraphPlan& plan) override {
+    const KernelLinear& head = lm_head(plan.embedding);
+    at::Tensor logits = at::empty({hidden.size(0), static_cast<std::int64_t>(head.call.weight.n)});
+    runtime::run_linear(head.call, hidden.const_data_ptr<float>(),
+                        static_cast<std::size_t>(hidden.size(0)), logits.mutable_data_ptr<float>(),
+                        resources_.linear, *resources_.parallel);
+    return logits;
+  }
+  at::Tensor lm_head_dense(const GraphPlan& plan) override { return lm_head(plan.embedding).dense; }
+  at::Tensor lm_head_parameter() const override {
+    return trainable_ != nullptr ? trainable_->wte : at::Tensor();
+  }
+  void weights_changed() override {
+    if (trainable_ != nullptr) linears_.clear();
+  }
+
+ private:
+  struct Entry {
+    KernelLinear linear;
+    std::unique_ptr<runtime::OwnedMatrix> owned;  // where the base trains
+  };
+  using Key = std::tuple<std::size_t, int, int>;  // linear, weight bits, activation bits
+
+  at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) {
+    if (trainable_ != nullptr) {
+      return EmbedFunction::apply(trainable_->wte, trainable_->wpe, index_tensor(batch.ids),
+                                  index_tensor(batch.positions), plan.embedding.bits, &resources_);
+    }
+    at::Tensor rows = at::empty({static_cast<std::int64_t>(batch.tokens()),
+                                 static_cast<std::int64_t>(base_->config().hidden)});
+    base_->embed(batch.ids, batch.positions, plan.embedding, rows.mutable_data_ptr<float>());
+    return rows;
+  }
+
+  at::Tensor linear(std::size_t index, const at::Tensor& x, const GraphPlan& plan,
+                    const NetworkView& view) {
+    LinearArguments arguments;
+    arguments.linear = &prepared(index, plan.linears[index]);
+    arguments.lora_scaling = view.lora_scaling;
+    arguments.ste_clip = plan.ste_clip;
+    arguments.resources = &resources_;
+    const bool has_lora = !view.lora.empty() && view.lora[index].a.defined();
+    const bool trains = trainable_ != nullptr;
+    return LinearFunction::apply(x, has_lora ? view.lora[index].a : no_tensor(),
+                                 has_lora ? view.lora[index].b : no_tensor(),
+                                 trains ? trainable_->weights[index] : no_tensor(),
+                                 trains ? trainable_->biases[index] : no_tensor(), arguments);
+  }
+
+  const KernelLinear& prepared(std::size_t index, quant::Precision precision) {
+    Entry& entry = linears_[{index, precision.weight.bits, precision.activation.bits}];
+    if (entry.linear.dense.defined()) return entry.linear;
+    entry.linear.call.precision = precision;
+    if (trainable_ != nullptr) {
+      pack_trained(trainable_->weights[index], precision, entry);
+      entry.linear.call.bias = trainable_->biases[index].const_data_ptr<float>();
+    } else {
+      entry.linear.call.weight = base_->packed(index, precision, *resources_.parallel);
+      entry.linear.call.bias = base_->bias(index).data();
+      entry.linear.dense = unpack(entry.linear.call.weight, *resources_.parallel);
+    }
+    return entry.linear;
+  }
+
+  const KernelLinear& lm_head(quant::BitWidth width) {
+    Entry& entry = linears_[{base_->linears().size(), width.bits, width.bits}];
+    if (entry.linear.dense.defined()) return entry.linear;
+    const quant::Precision precision{width, width};
+    entry.linear.call.precision = precision;
+    if (trainable_ != nullptr) {
+      pack_trained(trainable_->wte, precision, entry);
+    } else {
+      entry.linear.call.weight = base_->lm_head(width, *resources_.parallel);
+      entry.linear.dense = unpack(entry.linear.call.weight, *resources_.parallel);
+    }
+    return entry.linear;
+  }
+
+  void pack_trained(const at::Tensor& weight, quant::Precision precision, Entry& entry) {
+    const float* values = weight.const_data_ptr<float>();
+    const std::vector<float> copy(values, values + weight.numel());
+    entry.owned = runtime::pack_weights(copy, static_cast<std::size_t>(weight.size(0)),
+                                        static_cast<std::size_t>(weight.size(1)), precision,
+                                        *resources_.parallel);
+    entry.linear.call.weight = entry.owned->view;
+    entry.linear.dense = precision.weight.bits == 32
+                             ? weight.detach()
+                             : unpack(entry.linear.call.weight, *resources_.parallel);
+  }
+
+  std::shared_ptr<const runtime::BaseModel> base_;
+  const BaseParams* trainable_;
+  BaseParams frozen_;  // norms alone
+  KernelResources resources_;
+  std::map<Key, Entry> linears_;
+};
+
+}  // namespace
+
+GraphPlan::GraphPlan(const quant::PrecisionPlan& plan, double clip)
+    : linears(plan.linears), embedding{plan.default_width.bits == 32 ? 32 : 16}, ste_clip(clip) {
+  auto bits = [](const std::vector<quant::BitWidth>& widths) {
+    std::vector<int> values;
+    for (const quant::BitWidth width : widths) values.push_back(width.bits);
+    return values;
+  };
+  for (const auto& widths : plan.k) k_bits.push_back(bits(widths));
+  for (const auto& widths : plan.v) v_bits.push_back(bits(widths));
+}
+
+std::unique_ptr<Graph> make_kernel_graph(std::shared_ptr<const runtime::BaseModel> base,
+                                         const BaseParams* trainable, ParallelFor& parallel) {
+  return std::make_unique<KernelGraph>(std::move(base), trainable, parallel);
+}
+
+}  // namespace qalof::train

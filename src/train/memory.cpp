@@ -1,0 +1,38 @@
+#include "train/memory.h"
+
+#include <algorithm>
+
+namespace qalof::train {
+
+std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const TrainOptions& options,
+                                      std::size_t tokens_per_window) {
+  constexpr std::uint64_t kFloat = sizeof(float);
+  std::uint64_t linear_weights = 0, lora_weights = 0;
+  for (const model::LinearSpec& spec : model::linears(config)) {
+    linear_weights += spec.in * spec.out;
+    lora_weights += options.lora_r * (spec.in + spec.out);
+  }
+  const std::uint64_t all_weights = model::parameter_count(config);
+  const bool full = options.method == Method::kFull;
+  const std::uint64_t widths = options.method == Method::kSwitch ? options.bit_widths.size() : 1;
+  // Values, gradients and two moments.
+  const std::uint64_t trained = (full ? all_weights : lora_weights) * 4 * kFloat;
+  // Packed for the forward pass and dense for the backward pass, once per width.
+  const std::uint64_t forms = widths * linear_weights * 2 * kFloat;
+  const std::uint64_t base = full ? 0 : all_weights * kFloat;  // the mapped file
+
+  const std::uint64_t tokens = options.batch_size * tokens_per_window;
+  const std::uint64_t kv_width = config.num_kv_heads * config.head_dim();
+  // Kept per token and layer: inputs of four linears and two norms, qkv, k, v, the activation's
+  // input, attention's output and the residual after each half.
+  const std::uint64_t per_layer =
+      7 * config.hidden + 2 * config.inner + config.hidden + 4 * kv_width;
+  const std::uint64_t activations = tokens * config.num_layers * per_layer * kFloat;
+  // Logits are computed in chunks of this many rows (lm_loss.cpp), with a few copies.
+  const std::uint64_t logit_rows = std::min<std::uint64_t>(tokens, 512);
+  const std::uint64_t logits =
+      options.task == runtime::Task::kLm ? 5 * logit_rows * config.vocab_size * kFloat : 0;
+  return trained + forms + base + activations + logits;
+}
+
+}  // namespace qalof::train

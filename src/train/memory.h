@@ -1,0 +1,17 @@
+// An estimate of the memory a training run needs, told before the first step.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "model/config.h"
+#include "train/options.h"
+
+namespace qalof::train {
+
+/// Bytes of weights, their forms for forward and backward, optimizer state, and the activations of
+/// one forward pass of batch_size windows of tokens_per_window tokens. Without the program itself.
+std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const TrainOptions& options,
+                                      std::size_t tokens_per_window);
+
+}  // namespace qalof::train

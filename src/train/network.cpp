@@ -1,0 +1,230 @@
+#include <cmath>
+#include <numeric>
+
+#include "core/error.h"
+#include "core/random.h"
+#include "train/network_torch.h"
+
+namespace qalof::train {
+
+namespace {
+
+std::int64_t num_elements(const std::vector<std::int64_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+}
+
+// Tensors of a base in one order: name, shape as kernels read it, values.
+struct BaseTensor {
+  std::vector<std::int64_t> shape;
+  std::vector<float> values;
+};
+
+std::vector<BaseTensor> tensors_of(const runtime::BaseModel& base) {
+  const model::ModelConfig& config = base.config();
+  const auto hidden = static_cast<std::int64_t>(config.hidden);
+  std::vector<BaseTensor> tensors;
+  tensors.push_back({{static_cast<std::int64_t>(config.vocab_size), hidden},
+                     *base.source().tensor_f32("wte.weight")});
+  tensors.push_back({{static_cast<std::int64_t>(config.max_positions), hidden},
+                     *base.source().tensor_f32("wpe.weight")});
+  auto add_norm = [&](const runtime::BaseModel::Norm& norm) {
+    tensors.push_back({{hidden}, norm.gamma});
+    tensors.push_back({{hidden}, norm.beta});
+  };
+  for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
+    add_norm(base.attention_norm(layer));
+    add_norm(base.mlp_norm(layer));
+  }
+  add_norm(base.final_norm());
+  for (std::size_t i = 0; i < base.linears().size(); ++i) {
+    const model::LinearSpec& spec = base.linears()[i];
+    tensors.push_back({{static_cast<std::int64_t>(spec.out), static_cast<std::int64_t>(spec.in)},
+                       base.source().linear_f32(i)});
+    tensors.push_back({{static_cast<std::int64_t>(spec.out)}, base.bias(i)});
+  }
+  return tensors;
+}
+
+// The inverse order of tensors_of.
+template <typename Next>
+BaseParams assemble(std::size_t layers, std::size_t linears, Next&& next) {
+  BaseParams params;
+  params.wte = next();
+  params.wpe = next();
+  auto norm = [&] {
+    NormParams weights;
+    weights.gamma = next();
+    weights.beta = next();
+    return weights;
+  };
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    params.attention_norms.push_back(norm());
+    params.mlp_norms.push_back(norm());
+  }
+  params.final_norm = norm();
+  for (std::size_t i = 0; i < linears; ++i) {
+    params.weights.push_back(next());
+    params.biases.push_back(next());
+  }
+  return params;
+}
+
+}  // namespace
+
+std::size_t FlatParameters::add(const std::vector<std::int64_t>& shape,
+                                const std::vector<float>& values) {
+  QALOF_CHECK(num_elements(shape) == static_cast<std::int64_t>(values.size()), ErrorKind::kInternal,
+              "parameter {}: {} values do not fit its shape", pending_.size(), values.size());
+  pending_.push_back({shape, values});
+  return pending_.size() - 1;
+}
+
+void FlatParameters::build(at::Device device) {
+  std::int64_t total = 0;
+  for (const Pending& parameter : pending_)
+    total += static_cast<std::int64_t>(parameter.values.size());
+  const auto options = at::TensorOptions().dtype(at::kFloat);
+  at::Tensor staged = at::empty({total}, options);
+  std::vector<std::int64_t> firsts(pending_.size());
+  std::int64_t next = 0;
+  for (const bool matrices : {true, false}) {
+    for (std::size_t i = 0; i < pending_.size(); ++i) {
+      if ((pending_[i].shape.size() >= 2) != matrices) continue;
+      firsts[i] = next;
+      std::copy(pending_[i].values.begin(), pending_[i].values.end(),
+                staged.mutable_data_ptr<float>() + next);
+      next += static_cast<std::int64_t>(pending_[i].values.size());
+    }
+    if (matrices) num_decayed_ = next;
+  }
+  values_ = staged.to(device);
+  gradients_ = at::zeros_like(values_);
+  for (std::size_t i = 0; i < pending_.size(); ++i) {
+    const std::int64_t count = num_elements(pending_[i].shape);
+    at::Tensor leaf = values_.narrow(0, firsts[i], count).view(pending_[i].shape).detach();
+    leaf.set_requires_grad(true);
+    leaf.mutable_grad() = gradients_.narrow(0, firsts[i], count).view(pending_[i].shape);
+    leaves_.push_back(leaf);
+    pending_[i].values = {};
+  }
+}
+
+BaseParams load_base_params(const runtime::BaseModel& base, at::Device device,
+                            at::ScalarType dtype) {
+  const std::vector<BaseTensor> tensors = tensors_of(base);
+  std::size_t next = 0;
+  return assemble(base.config().num_layers, base.linears().size(), [&] {
+    const BaseTensor& tensor = tensors[next++];
+    return to_tensor(tensor.values, tensor.shape).to(device, dtype);
+  });
+}
+
+TrainableBase::TrainableBase(const runtime::BaseModel& base, FlatParameters& flat)
+    : layers_(base.config().num_layers), linears_(base.linears().size()) {
+  for (const BaseTensor& tensor : tensors_of(base)) {
+    indices_.push_back(flat.add(tensor.shape, tensor.values));
+  }
+}
+
+BaseParams TrainableBase::bind(const FlatParameters& flat) const {
+  std::size_t next = 0;
+  return assemble(layers_, linears_, [&] { return flat.parameter(indices_[next++]); });
+}
+
+AdapterInit fresh_adapter(const runtime::BaseModel& base, std::size_t rank, std::uint64_t seed,
+                          int width) {
+  AdapterInit init;
+  for (const model::LinearSpec& spec : base.linears()) {
+    const RandomStream stream(seed, fmt::format("lora_A.w{}.{}", width, spec.name));
+    const float bound = 1.0F / std::sqrt(static_cast<float>(spec.in));
+    std::vector<float> a(rank * spec.in);
+    for (std::size_t i = 0; i < a.size(); ++i) a[i] = bound * (2.0F * stream.uniform(0, i) - 1.0F);
+    init.a.push_back(std::move(a));
+    init.b.emplace_back(spec.out * rank, 0.0F);
+  }
+  return init;
+}
+
+runtime::Head initial_qa_head(const runtime::BaseModel& base, std::uint64_t seed) {
+  if (base.qa_head()) {
+    runtime::Head head = *base.qa_head();
+    if (head.bias.empty()) head.bias.assign(head.outputs, 0.0F);
+    return head;
+  }
+  const RandomStream stream(seed, "qa_outputs.weight");
+  runtime::Head head{2, std::vector<float>(2 * base.config().hidden), {0.0F, 0.0F}};
+  for (std::size_t i = 0; i < head.weight.size(); ++i) {
+    head.weight[i] = base.config().initializer_range * stream.normal(0, i);
+  }
+  return head;
+}
+
+std::vector<float> to_vector(const at::Tensor& tensor) {
+  const at::Tensor on_cpu = tensor.detach().to(at::kCPU, at::kFloat).contiguous();
+  const float* values = on_cpu.const_data_ptr<float>();
+  return {values, values + on_cpu.numel()};
+}
+
+at::Tensor to_tensor(const std::vector<float>& values, const std::vector<std::int64_t>& shape) {
+  at::Tensor tensor = at::empty(shape, at::kFloat);
+  std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<float>());
+  return tensor;
+}
+
+runtime::Head export_head(const HeadParams& head) {
+  return {static_cast<std::size_t>(head.weight.size(0)), to_vector(head.weight),
+          to_vector(head.bias)};
+}
+
+std::shared_ptr<const runtime::Adapter> export_adapter(const AdapterParams& params,
+                                                       const runtime::BaseModel& base,
+                                                       const TrainOptions& options) {
+  auto adapter = std::make_shared<runtime::Adapter>();
+  adapter->rank = options.lora_r;
+  adapter->alpha = static_cast<float>(options.lora_alpha);
+  const auto scaling = static_cast<float>(options.lora_alpha / static_cast<double>(options.lora_r));
+  for (std::size_t i = 0; i < params.linears.size(); ++i) {
+    const model::LinearSpec& spec = base.linears()[i];
+    adapter->linears.push_back(std::make_unique<runtime::LoraLinear>(
+        options.lora_r, scaling, to_vector(params.linears[i].a), to_vector(params.linears[i].b),
+        spec.in, spec.out));
+  }
+  if (params.head.weight.defined()) adapter->qa_head = export_head(params.head);
+  return adapter;
+}
+
+std::map<std::string, NamedTensor> export_base(const BaseParams& params, const HeadParams& head,
+                                               const model::ModelConfig& config) {
+  std::map<std::string, NamedTensor> tensors;
+  auto add = [&](const std::string& name, const at::Tensor& tensor) {
+    NamedTensor named;
+    for (const std::int64_t extent : tensor.sizes()) {
+      named.shape.push_back(static_cast<std::size_t>(extent));
+    }
+    named.values = to_vector(tensor);
+    tensors[name] = std::move(named);
+  };
+  auto add_norm = [&](const std::string& name, const NormParams& norm) {
+    add(name + ".weight", norm.gamma);
+    add(name + ".bias", norm.beta);
+  };
+  add("wte.weight", params.wte);
+  add("wpe.weight", params.wpe);
+  for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
+    add_norm(fmt::format("h.{}.ln_1", layer), params.attention_norms[layer]);
+    add_norm(fmt::format("h.{}.ln_2", layer), params.mlp_norms[layer]);
+  }
+  add_norm("ln_f", params.final_norm);
+  const std::vector<model::LinearSpec> linears = model::linears(config);
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    add(linears[i].name + ".weight", linears[i].conv1d ? params.weights[i].t() : params.weights[i]);
+    add(linears[i].name + ".bias", params.biases[i]);
+  }
+  if (head.weight.defined()) {
+    add("qa_outputs.weight", head.weight);
+    add("qa_outputs.bias", head.bias);
+  }
+  return tensors;
+}
+
+}  // namespace qalof::train

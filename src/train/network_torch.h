@@ -1,0 +1,110 @@
+// Parameters of a network as PyTorch tensors: what a graph (graph_torch.h) computes with.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <string>
+#include <vector>
+
+#include "runtime/adapter.h"
+#include "runtime/base_model.h"
+#include "train/options.h"
+
+namespace qalof::train {
+
+struct NormParams {
+  at::Tensor gamma, beta;  // [hidden]
+};
+
+/// Every tensor of the decoder in f32; linear weights are [out, in], as kernels read them.
+struct BaseParams {
+  at::Tensor wte, wpe;                                 // [vocab, hidden], [positions, hidden]
+  std::vector<NormParams> attention_norms, mlp_norms;  // [layer]
+  NormParams final_norm;
+  std::vector<at::Tensor> weights, biases;  // [linear]
+};
+
+/// A low-rank pair: a [r, in], b [out, r]; both undefined where a linear has none.
+struct LoraParams {
+  at::Tensor a, b;
+};
+
+/// weight [outputs, hidden], bias [outputs].
+struct HeadParams {
+  at::Tensor weight, bias;
+};
+
+/// One width's adapter and head.
+struct AdapterParams {
+  std::vector<LoraParams> linears;  // [linear]
+  HeadParams head;                  // undefined for lm
+};
+
+/// What one forward pass uses, chosen by plan: which pair each linear has, which head.
+struct NetworkView {
+  std::vector<LoraParams> lora;  // [linear] or empty
+  double lora_scaling = 1;       // alpha / r
+  HeadParams head;
+};
+
+/// Trainable parameters in one flat buffer each for values and gradients, so that clipping and the
+/// optimizer are a few operations whatever the number of parameters. Matrices come first: only they
+/// decay.
+class FlatParameters {
+ public:
+  /// Returns the parameter's index; values are in C order.
+  std::size_t add(const std::vector<std::int64_t>& shape, const std::vector<float>& values);
+  /// Lays the parameters out on a device; add is over then.
+  void build(at::Device device);
+  /// A leaf tensor that views the buffers.
+  const at::Tensor& parameter(std::size_t index) const { return leaves_[index]; }
+
+  at::Tensor& values() { return values_; }
+  at::Tensor& gradients() { return gradients_; }
+  std::int64_t num_decayed() const { return num_decayed_; }
+
+ private:
+  struct Pending {
+    std::vector<std::int64_t> shape;
+    std::vector<float> values;
+  };
+  std::vector<Pending> pending_;
+  std::vector<at::Tensor> leaves_;
+  at::Tensor values_, gradients_;
+  std::int64_t num_decayed_ = 0;
+};
+
+/// Copies of the base's tensors on a device, without gradient.
+BaseParams load_base_params(const runtime::BaseModel& base, at::Device device,
+                            at::ScalarType dtype = at::kFloat);
+/// The same tensors as parameters of flat, to be built by the caller; call bind after build.
+class TrainableBase {
+ public:
+  TrainableBase(const runtime::BaseModel& base, FlatParameters& flat);
+  BaseParams bind(const FlatParameters& flat) const;
+
+ private:
+  std::vector<std::size_t> indices_;
+  std::size_t layers_, linears_;
+};
+
+/// Initial values of an adapter: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero.
+struct AdapterInit {
+  std::vector<std::vector<float>> a, b;  // [linear]
+};
+AdapterInit fresh_adapter(const runtime::BaseModel& base, std::size_t rank, std::uint64_t seed,
+                          int width);
+/// The base's own span head, else weights N(0, initializer_range) and biases 0.
+runtime::Head initial_qa_head(const runtime::BaseModel& base, std::uint64_t seed);
+
+std::vector<float> to_vector(const at::Tensor& tensor);
+at::Tensor to_tensor(const std::vector<float>& values, const std::vector<std::int64_t>& shape);
+/// Copies out of the graph, into the forms of the runtime.
+runtime::Head export_head(const HeadParams& head);
+std::shared_ptr<const runtime::Adapter> export_adapter(const AdapterParams& params,
+                                                       const runtime::BaseModel& base,
+                                                       const TrainOptions& options);
+std::map<std::string, NamedTensor> export_base(const BaseParams& params, const HeadParams& head,
+                                               const model::ModelConfig& config);
+
+}  // namespace qalof::train

@@ -1,0 +1,122 @@
+// What a training run is told and what it hands back. Data only: no PyTorch, no files, no flags.
+//
+// A method is data: it becomes a list of phases (phases.h) that one loop (trainer.h) runs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/progress.h"
+#include "quant/plan.h"
+#include "runtime/adapter.h"
+#include "train/trained_weights.h"
+
+namespace qalof::train {
+
+/// full: every weight of the model. lora: adapters on the frozen base. switch: an adapter and a
+/// head per width, from high to low, each width taught by the one before.
+enum class Method { kFull, kLora, kSwitch };
+enum class LrSchedule { kCosine, kLinear, kConstant };
+enum class Device { kCpu, kCuda };
+
+/// Text forms as on the command line; Error{kUsage} lists the known ones.
+Method parse_method(const std::string& text);
+LrSchedule parse_lr_schedule(const std::string& text);
+Device parse_device(const std::string& text);
+std::string to_string(Method method);
+
+struct TrainOptions {
+  runtime::Task task = runtime::Task::kQa;
+  Method method = Method::kLora;
+  std::vector<int> bit_widths = {8, 4};      // switch; order does not matter
+  std::optional<int> kv_bits;                // instead of a width's own, e.g. 16
+  std::optional<quant::PrecisionPlan> plan;  // lora and full: the plan to train in
+  int ste_clip = 0;  // 0: the gradient passes everywhere; 2: not where |x| >= 2, as the original
+  std::size_t lora_r = 8;
+  double lora_alpha = 16;
+  double learning_rate = 1e-3;
+  LrSchedule lr_scheduler_type = LrSchedule::kCosine;
+  std::int64_t warmup_steps = 20;
+  std::int64_t max_steps = 0;  // per phase; 0: num_train_epochs decides
+  double num_train_epochs = 1;
+  std::size_t batch_size = 16;  // windows of one forward pass
+  std::size_t gradient_accumulation_steps = 1;
+  double max_grad_norm = 1.0;  // 0: no clipping
+  double weight_decay = 0;     // on matrices only, not on biases and norms
+  double kd_alpha = 0.5;
+  double kd_temperature = 2;
+  std::uint64_t seed = 42;
+  bool bf16 = false;  // lora and full without a plan: linears at w16a16
+  std::int64_t logging_steps = 10;
+  std::int64_t eval_steps = 0;  // 0: never
+  Device device = Device::kCpu;
+  int threads = 0;  // 0: every CPU this process may use
+};
+
+/// One window. qa: the answer's first and last token, as indices into ids. lm: labels unused.
+struct Example {
+  std::vector<std::int32_t> ids;
+  std::int32_t start = 0;
+  std::int32_t end = 0;
+};
+
+/// One optimizer step.
+struct StepRecord {
+  std::string phase;      // "w8"
+  std::int64_t step = 0;  // 1-based within the phase
+  std::int64_t total_steps = 0;
+  double loss = 0;          // what was minimized
+  double hard_loss = 0;     // its cross entropy part, unweighted
+  double distillation = 0;  // its distillation part (with T^2), unweighted; 0 without a teacher
+  double grad_norm = 0;     // before clipping
+  double learning_rate = 0;
+  std::uint64_t tokens = 0;  // of this step
+  bool skipped = false;      // loss or gradient was not finite: nothing was changed
+};
+
+struct PhaseHistory {
+  std::string name;
+  std::string precision;  // effective precision in words
+  std::vector<StepRecord> steps;
+  double train_loss = 0;  // mean over the steps that were not skipped
+  double seconds = 0;     // of steps alone, without evaluation
+  std::uint64_t tokens = 0;
+  std::int64_t skipped_steps = 0;
+};
+
+struct TrainResult {
+  double train_loss = 0;  // of the last phase
+  std::int64_t steps = 0;
+  std::uint64_t tokens = 0;
+  double tokens_per_second = 0;
+  bool interrupted = false;  // a hook asked to stop; weights are those of the last whole step
+  std::vector<PhaseHistory> phases;
+  TrainedWeights weights;
+};
+
+/// Where a run is when it calls a hook, and a copy of what it has learned so far, on request.
+struct Checkpoint {
+  std::string phase;
+  std::int64_t step = 0;  // within the phase
+  std::int64_t total_steps = 0;
+  std::int64_t global_step = 0;
+  const quant::PrecisionPlan* plan = nullptr;  // the phase's
+  std::function<TrainedWeights()> weights;
+};
+
+/// Every member may be empty. Called on the training thread, between steps.
+struct TrainHooks {
+  Observer* observer = nullptr;
+  std::function<void(const StepRecord&)> on_step;
+  std::function<void(const Checkpoint&)> on_eval;       // every eval_steps
+  std::function<void(const Checkpoint&)> on_phase_end;  // also of the last phase
+  std::function<bool()> should_stop;                    // asked before each step
+};
+
+}  // namespace qalof::train

@@ -1,0 +1,35 @@
+#include "train/schedule.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace qalof::train {
+
+double learning_rate_at(const TrainOptions& options, std::int64_t step, std::int64_t total) {
+  const std::int64_t warmup = options.warmup_steps;
+  if (step < warmup) {
+    return options.learning_rate * static_cast<double>(step) / static_cast<double>(warmup);
+  }
+  const double done = static_cast<double>(step - warmup);
+  const double length = static_cast<double>(std::max<std::int64_t>(total - warmup, 1));
+  const double fraction = std::min(done / length, 1.0);
+  switch (options.lr_scheduler_type) {
+    case LrSchedule::kConstant:
+      return options.learning_rate;
+    case LrSchedule::kLinear:
+      return options.learning_rate * (1.0 - fraction);
+    case LrSchedule::kCosine:
+      break;
+  }
+  return options.learning_rate * 0.5 * (1.0 + std::cos(std::numbers::pi * fraction));
+}
+
+std::int64_t steps_of_phase(const TrainOptions& options, std::size_t num_examples) {
+  if (options.max_steps > 0) return options.max_steps;
+  const std::size_t per_step = options.batch_size * options.gradient_accumulation_steps;
+  const auto per_epoch = static_cast<double>((num_examples + per_step - 1) / per_step);
+  return std::max<std::int64_t>(1, std::llround(std::ceil(per_epoch * options.num_train_epochs)));
+}
+
+}  // namespace qalof::train

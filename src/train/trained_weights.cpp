@@ -1,0 +1,80 @@
+#include "train/trained_weights.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace qalof::train {
+
+namespace {
+
+class MemorySource final : public runtime::WeightSource {
+ public:
+  MemorySource(std::map<std::string, NamedTensor> tensors, std::vector<model::LinearSpec> linears)
+      : tensors_(std::move(tensors)), linears_(std::move(linears)) {}
+
+  std::vector<float> linear_f32(std::size_t linear) const override {
+    const model::LinearSpec& spec = linears_[linear];
+    const std::vector<float>& stored = tensors_.at(spec.name + ".weight").values;
+    if (!spec.conv1d) return stored;
+    std::vector<float> weights(stored.size());
+    for (std::size_t i = 0; i < spec.in; ++i) {
+      for (std::size_t o = 0; o < spec.out; ++o)
+        weights[o * spec.in + i] = stored[i * spec.out + o];
+    }
+    return weights;
+  }
+  std::unique_ptr<runtime::OwnedMatrix> linear_packed(std::size_t,
+                                                      quant::Precision) const override {
+    return nullptr;
+  }
+  std::optional<std::vector<float>> tensor_f32(const std::string& name) const override {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) return std::nullopt;
+    return found->second.values;
+  }
+  void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const override {
+    const auto first =
+        tensors_.at(name).values.begin() + static_cast<std::ptrdiff_t>(row * dst.size());
+    std::copy(first, first + static_cast<std::ptrdiff_t>(dst.size()), dst.begin());
+  }
+  std::vector<int> widths() const override { return {}; }
+  std::string sha256() const override { return ""; }
+  std::uint64_t stored_bytes() const override {
+    std::uint64_t bytes = 0;
+    for (const auto& [name, tensor] : tensors_) bytes += tensor.values.size() * sizeof(float);
+    return bytes;
+  }
+
+ private:
+  std::map<std::string, NamedTensor> tensors_;
+  std::vector<model::LinearSpec> linears_;
+};
+
+}  // namespace
+
+std::shared_ptr<const runtime::BaseModel> make_base(
+    const runtime::BaseModel& like, const std::map<std::string, NamedTensor>& tensors) {
+  for (const model::TensorSpec& spec : model::expected_tensors(like.config())) {
+    const auto found = tensors.find(spec.name);
+    QALOF_CHECK(found != tensors.end() && found->second.shape == spec.shape, ErrorKind::kInternal,
+                "trained weights: tensor {} is missing or has another shape", spec.name);
+  }
+  std::optional<runtime::Head> qa_head;
+  if (const auto weight = tensors.find("qa_outputs.weight"); weight != tensors.end()) {
+    qa_head = runtime::Head{weight->second.shape[0], weight->second.values,
+                            tensors.at("qa_outputs.bias").values};
+  }
+  auto source = std::make_unique<MemorySource>(tensors, model::linears(like.config()));
+  auto base = std::make_shared<runtime::BaseModel>(like.config(), like.path(), std::move(source));
+  base->set_heads(std::move(qa_head), like.class_head());
+  return base;
+}
+
+std::shared_ptr<const runtime::AdapterSet> make_adapter_set(const TrainedWeights& weights) {
+  auto set = std::make_shared<runtime::AdapterSet>();
+  set->by_width = weights.adapters;
+  return set;
+}
+
+}  // namespace qalof::train

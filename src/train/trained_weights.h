@@ -1,0 +1,37 @@
+// What training produces: adapters with heads per width, or the whole model's tensors; and a base
+// made of such tensors, so that a model under training can be evaluated without going through a
+// file.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/adapter.h"
+#include "runtime/base_model.h"
+
+namespace qalof::train {
+
+struct NamedTensor {
+  std::vector<std::size_t> shape;
+  std::vector<float> values;
+};
+
+struct TrainedWeights {
+  /// lora and switch: an adapter with its head per weight width.
+  std::map<int, std::shared_ptr<const runtime::Adapter>> adapters;
+  /// full: every tensor in the Hugging Face layout ("h.0.attn.c_attn.weight" is [in, out]), without
+  /// prefix; "qa_outputs.weight" and ".bias" among them where the task has that head.
+  std::map<std::string, NamedTensor> tensors;
+};
+
+/// A base of the tensors of `full`, with the config of another.
+std::shared_ptr<const runtime::BaseModel> make_base(
+    const runtime::BaseModel& like, const std::map<std::string, NamedTensor>& tensors);
+/// The adapters as a set the runtime serves.
+std::shared_ptr<const runtime::AdapterSet> make_adapter_set(const TrainedWeights& weights);
+
+}  // namespace qalof::train

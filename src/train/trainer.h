@@ -1,0 +1,21 @@
+// The training loop: draws windows, runs the phases of a method, and hands back what was learned.
+// Not for: reading data, writing files, scoring (hooks do that).
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "runtime/base_model.h"
+#include "train/options.h"
+
+namespace qalof::train {
+
+/// Trains on a base that stays as it is. The same options, examples and number of threads give the
+/// same bytes on CPU. Throws Error{kUsage} for options that contradict each other, {kBadInput} for
+/// windows the model cannot take, {kUnsupported} where the device or task is not available, and
+/// {kDiverged} after five steps in a row whose loss or gradient is not finite. One run at a time
+/// per process: the number of PyTorch's threads is process-wide.
+TrainResult train(std::shared_ptr<const runtime::BaseModel> base, const TrainOptions& options,
+                  std::span<const Example> examples, const TrainHooks& hooks);
+
+}  // namespace qalof::train
