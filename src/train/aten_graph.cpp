@@ -64,11 +64,14 @@ class AtenGraph final : public Graph {
   }
   at::Tensor lm_logits(const at::Tensor& hidden, const GraphPlan& plan) override {
     const at::Tensor x = plan.embedding.bits == 32 ? hidden : round_to_bf16(hidden);
-    return at::linear(x, lm_head_dense(plan));
+    return at::linear(x, lm_head(plan));
   }
-  at::Tensor lm_head_dense(const GraphPlan& plan) override {
-    const at::Tensor wte = params_.wte.detach();
-    return plan.embedding.bits == 32 ? wte : round_to_bf16(wte);
+  at::Tensor lm_hidden_gradient(const at::Tensor& dlogits, const GraphPlan& plan) override {
+    return dlogits.mm(lm_head(plan));
+  }
+  void add_lm_head_gradient(const at::Tensor& dlogits, const at::Tensor& hidden,
+                            at::Tensor& dhead) override {
+    dhead.addmm_(dlogits.t(), hidden);
   }
   at::Tensor lm_head_parameter() const override {
     return params_.wte.requires_grad() ? params_.wte : at::Tensor();
@@ -101,6 +104,11 @@ class AtenGraph final : public Graph {
     layout.positions = at::tensor(positions, at::kLong).to(device());
     layout.cells = at::tensor(cells, at::kLong).to(device());
     return layout;
+  }
+
+  at::Tensor lm_head(const GraphPlan& plan) const {
+    const at::Tensor wte = params_.wte.detach();
+    return plan.embedding.bits == 32 ? wte : round_to_bf16(wte);
   }
 
   at::Tensor rounded_embedding(const at::Tensor& table, const GraphPlan& plan) const {

@@ -37,10 +37,14 @@ class Graph {
                             const NetworkView& view) = 0;
   /// Logits [tokens, outputs] of a head in f32. Differentiable.
   virtual at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) = 0;
-  /// LM logits [rows, vocab]; the caller differentiates (lm_loss.cpp).
+  /// LM logits [rows, vocab] without autograd; the caller differentiates (losses.cpp) with the next
+  /// two.
   virtual at::Tensor lm_logits(const at::Tensor& hidden, const GraphPlan& plan) = 0;
-  /// The LM head [vocab, hidden] that lm_logits multiplies with, in f32.
-  virtual at::Tensor lm_head_dense(const GraphPlan& plan) = 0;
+  /// The gradient [rows, hidden] of hidden given that of the logits.
+  virtual at::Tensor lm_hidden_gradient(const at::Tensor& dlogits, const GraphPlan& plan) = 0;
+  /// Adds the gradient of the LM head to dhead [vocab, hidden].
+  virtual void add_lm_head_gradient(const at::Tensor& dlogits, const at::Tensor& hidden,
+                                    at::Tensor& dhead) = 0;
   /// The LM head's parameter where it trains (tied: wte), else undefined.
   virtual at::Tensor lm_head_parameter() const = 0;
   /// Tells that trainable base tensors have changed, so that packed forms of them are stale.

@@ -67,6 +67,8 @@ void mask_clipped(at::Tensor& gradient, const at::Tensor& x, double clip) {
 
 at::Tensor no_tensor() { return at::empty({0}); }
 
+MatrixView matrix(const at::Tensor& tensor) { return {data(tensor), rows(tensor), cols(tensor)}; }
+
 Variable LinearFunction::forward(AutogradContext* ctx, const Variable& x, const Variable& a,
                                  const Variable& b, const Variable& weight, const Variable& bias,
                                  const LinearArguments& arguments) {
@@ -88,11 +90,10 @@ Variable LinearFunction::forward(AutogradContext* ctx, const Variable& x, const 
     low_rank = at::empty({x.size(0), a.size(0)}, x.options());
     std::copy_n(resources.linear.low_rank.data(), count(low_rank), mutable_data(low_rank));
   }
-  ctx->save_for_backward({x, a, b, weight, low_rank, arguments.linear->dense});
+  ctx->save_for_backward({x, a, b, weight, low_rank});
+  save_pointer(ctx, "linear", arguments.linear);
   ctx->saved_data["scaling"] = arguments.lora_scaling;
   ctx->saved_data["clip"] = arguments.ste_clip;
-  ctx->saved_data["a_bits"] = static_cast<std::int64_t>(call.precision.activation.bits);
-  ctx->saved_data["w_bits"] = static_cast<std::int64_t>(call.precision.weight.bits);
   save_pointer(ctx, "resources", &resources);
   (void)bias;  // its values are in call, its gradient needs no input
   return y;
@@ -101,25 +102,41 @@ Variable LinearFunction::forward(AutogradContext* ctx, const Variable& x, const 
 variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list& grads) {
   const variable_list saved = ctx->get_saved_variables();
   const at::Tensor &x = saved[0], &a = saved[1], &b = saved[2], &weight = saved[3];
-  const at::Tensor &low_rank = saved[4], &dense = saved[5];
+  const at::Tensor& low_rank = saved[4];
   const at::Tensor dy = grads[0].contiguous();
-  const double scaling = ctx->saved_data["scaling"].toDouble();
+  KernelResources& resources = resources_of(ctx);
+  GradientGemm& gemm = resources.gemm;
+  const auto& linear = *saved_pointer<const KernelLinear>(ctx, "linear");
   const double clip = ctx->saved_data["clip"].toDouble();
-  const auto a_bits = static_cast<int>(ctx->saved_data["a_bits"].toInt());
-  const auto w_bits = static_cast<int>(ctx->saved_data["w_bits"].toInt());
+  const auto scaling = static_cast<float>(ctx->saved_data["scaling"].toDouble());
+  const int a_bits = linear.call.precision.activation.bits;
+  const int w_bits = linear.call.precision.weight.bits;
+  constexpr auto kStore = kernels::Accumulate::kStore;
   at::Tensor dx, da, db, dweight, dbias;
   if (ctx->needs_input_grad(0)) {
-    dx = dy.mm(dense);
+    dx = at::empty_like(x);
+    gemm.multiply(matrix(dy), linear.backward, 1.0F, kStore, mutable_data(dx));
     if (clip > 0 && a_bits <= 8) mask_clipped(dx, x, clip);
   }
   if (is_given(a)) {
-    const at::Tensor dy_b = dy.mm(b);
-    if (dx.defined()) dx.addmm_(dy_b, a, 1.0, scaling);
-    if (ctx->needs_input_grad(1)) da = dy_b.t().mm(x).mul_(scaling);
-    if (ctx->needs_input_grad(2)) db = dy.t().mm(low_rank).mul_(scaling);
+    at::Tensor dy_b = at::empty_like(low_rank);
+    gemm.multiply(matrix(dy), matrix(b), 1.0F, kStore, mutable_data(dy_b));
+    if (dx.defined()) {
+      gemm.multiply(matrix(dy_b), matrix(a), scaling, kernels::Accumulate::kAdd, mutable_data(dx));
+    }
+    if (ctx->needs_input_grad(1)) {
+      da = at::empty_like(a);
+      gemm.multiply_transposed(matrix(dy_b), matrix(x), scaling, kStore, mutable_data(da));
+    }
+    if (ctx->needs_input_grad(2)) {
+      db = at::empty_like(b);
+      gemm.multiply_transposed(matrix(dy), matrix(low_rank), scaling, kStore, mutable_data(db));
+    }
   }
   if (ctx->needs_input_grad(3)) {
-    dweight = dy.t().mm(quantized_input(x, a_bits, resources_of(ctx)));
+    dweight = at::empty_like(weight);
+    const at::Tensor input = quantized_input(x, a_bits, resources);
+    gemm.multiply_transposed(matrix(dy), matrix(input), 1.0F, kStore, mutable_data(dweight));
     if (clip > 0 && w_bits <= 8) mask_clipped(dweight, weight, clip);
   }
   if (ctx->needs_input_grad(4)) dbias = dy.sum(0);
@@ -322,13 +339,20 @@ Variable HeadFunction::forward(AutogradContext* ctx, const Variable& hidden, con
   runtime::apply_head(head, data(hidden), rows(hidden), cols(hidden), mutable_data(logits),
                       *resources->parallel);
   ctx->save_for_backward({hidden, weight});
+  save_pointer(ctx, "resources", resources);
   return logits;
 }
 
 variable_list HeadFunction::backward(AutogradContext* ctx, const variable_list& grads) {
   const variable_list saved = ctx->get_saved_variables();
+  const at::Tensor &hidden = saved[0], &weight = saved[1];
   const at::Tensor dy = grads[0].contiguous();
-  return {dy.mm(saved[1]), dy.t().mm(saved[0]), dy.sum(0), at::Tensor()};
+  GradientGemm& gemm = resources_of(ctx).gemm;
+  constexpr auto kStore = kernels::Accumulate::kStore;
+  at::Tensor dhidden = at::empty_like(hidden), dweight = at::empty_like(weight);
+  gemm.multiply(matrix(dy), matrix(weight), 1.0F, kStore, mutable_data(dhidden));
+  gemm.multiply_transposed(matrix(dy), matrix(hidden), 1.0F, kStore, mutable_data(dweight));
+  return {dhidden, dweight, dy.sum(0), at::Tensor()};
 }
 
 }  // namespace qalof::train

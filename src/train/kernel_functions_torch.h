@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "runtime/linear_op.h"
+#include "train/gradient_gemm.h"
 #include "train/graph_torch.h"
 
 namespace qalof::train {
@@ -17,18 +18,24 @@ using torch::autograd::variable_list;
 struct KernelResources {
   const model::ModelConfig* config = nullptr;
   ParallelFor* parallel = nullptr;
+  GradientGemm gemm;
   runtime::LinearWorkspace linear;
+
+  KernelResources(const model::ModelConfig& model_config, ParallelFor& parallel_for)
+      : config(&model_config), parallel(&parallel_for), gemm(parallel_for) {}
   std::vector<float> a_panels, b_panels;
 };
 
 /// Stands for "no such tensor" where a function takes a fixed number of them.
 at::Tensor no_tensor();
+MatrixView matrix(const at::Tensor& tensor);
 inline bool is_given(const at::Tensor& tensor) { return tensor.numel() > 0; }
 
 /// One linear at one precision; lives as long as its graph.
 struct KernelLinear {
-  runtime::LinearCall call;  // without LoRA
-  at::Tensor dense;          // [out, in]: the weights call multiplies with, as reals
+  runtime::LinearCall call;        // without LoRA
+  kernels::PackedMatrix backward;  // dx = dy * backward: the reals that call multiplies with
+  std::vector<float> backward_panels;
 };
 
 struct LinearArguments {

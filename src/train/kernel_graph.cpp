@@ -10,16 +10,16 @@ namespace qalof::train {
 namespace {
 
 // A packed matrix as reals [n, k]: exactly the numbers its products are made of.
-at::Tensor unpack(const kernels::PackedMatrix& w, ParallelFor& parallel) {
-  at::Tensor dense = at::empty({static_cast<std::int64_t>(w.n), static_cast<std::int64_t>(w.k)});
-  float* dst = dense.mutable_data_ptr<float>();
+std::vector<float> unpack(const kernels::PackedMatrix& w, ParallelFor& parallel) {
+  std::vector<float> dense(w.n * w.k);
   if (w.format == kernels::WeightFormat::kInt8 || w.format == kernels::WeightFormat::kInt4) {
     std::vector<std::int8_t> codes(w.n * w.k);
     kernels::unpack_codes(w, codes.data());
-    kernels::dequantize_rows(codes.data(), w.scales, w.n, w.k, dst, parallel);
+    kernels::dequantize_rows(codes.data(), w.scales, w.n, w.k, dense.data(), parallel);
     return dense;
   }
   constexpr std::size_t kPanel = kernels::kPanelRows;
+  const std::size_t pairs = (w.k + 1) / 2;
   for (std::size_t row = 0; row < w.n; ++row) {
     const std::size_t panel = row / kPanel, lane = row % kPanel;
     const float scale = w.scales != nullptr ? w.scales[row] : 1.0F;
@@ -28,11 +28,10 @@ at::Tensor unpack(const kernels::PackedMatrix& w, ParallelFor& parallel) {
       if (w.format == kernels::WeightFormat::kF32) {
         value = static_cast<const float*>(w.panels)[(panel * w.k + col) * kPanel + lane];
       } else {
-        const std::size_t pairs = (w.k + 1) / 2;
         const std::size_t at = ((panel * pairs + col / 2) * kPanel + lane) * 2 + col % 2;
         value = kernels::float_from_bf16(static_cast<const std::uint16_t*>(w.panels)[at]);
       }
-      dst[row * w.k + col] = value * scale;
+      dense[row * w.k + col] = value * scale;
     }
   }
   return dense;
@@ -48,9 +47,7 @@ class KernelGraph final : public Graph {
  public:
   KernelGraph(std::shared_ptr<const runtime::BaseModel> base, const BaseParams* trainable,
               ParallelFor& parallel)
-      : base_(std::move(base)), trainable_(trainable) {
-    resources_.config = &base_->config();
-    resources_.parallel = &parallel;
+      : base_(std::move(base)), trainable_(trainable), resources_(base_->config(), parallel) {
     if (trainable_ != nullptr) return;
     auto view = [](const std::vector<float>& values) {
       // The base outlives the view and nothing writes to it.
@@ -105,12 +102,25 @@ class KernelGraph final : public Graph {
                         resources_.linear, *resources_.parallel);
     return logits;
   }
-  at::Tensor lm_head_dense(const GraphPlan& plan) override { return lm_head(plan.embedding).dense; }
+  at::Tensor lm_hidden_gradient(const at::Tensor& dlogits, const GraphPlan& plan) override {
+    at::Tensor dhidden =
+        at::empty({dlogits.size(0), static_cast<std::int64_t>(base_->config().hidden)});
+    resources_.gemm.multiply(matrix(dlogits), lm_head(plan.embedding).backward, 1.0F,
+                             kernels::Accumulate::kStore, dhidden.mutable_data_ptr<float>());
+    return dhidden;
+  }
+  void add_lm_head_gradient(const at::Tensor& dlogits, const at::Tensor& hidden,
+                            at::Tensor& dhead) override {
+    resources_.gemm.multiply_transposed(matrix(dlogits), matrix(hidden), 1.0F,
+                                        kernels::Accumulate::kAdd, dhead.mutable_data_ptr<float>());
+  }
   at::Tensor lm_head_parameter() const override {
     return trainable_ != nullptr ? trainable_->wte : at::Tensor();
   }
   void weights_changed() override {
-    if (trainable_ != nullptr) linears_.clear();
+    if (trainable_ == nullptr) return;
+    // Buffers stay for the next packing.
+    for (auto& [key, entry] : linears_) entry.linear.backward.panels = nullptr;
   }
 
  private:
@@ -148,29 +158,25 @@ class KernelGraph final : public Graph {
 
   const KernelLinear& prepared(std::size_t index, quant::Precision precision) {
     Entry& entry = linears_[{index, precision.weight.bits, precision.activation.bits}];
-    if (entry.linear.dense.defined()) return entry.linear;
-    entry.linear.call.precision = precision;
+    if (entry.linear.backward.panels != nullptr) return entry.linear;
     if (trainable_ != nullptr) {
       pack_trained(trainable_->weights[index], precision, entry);
       entry.linear.call.bias = trainable_->biases[index].const_data_ptr<float>();
     } else {
-      entry.linear.call.weight = base_->packed(index, precision, *resources_.parallel);
+      use(base_->packed(index, precision, *resources_.parallel), precision, entry);
       entry.linear.call.bias = base_->bias(index).data();
-      entry.linear.dense = unpack(entry.linear.call.weight, *resources_.parallel);
     }
     return entry.linear;
   }
 
   const KernelLinear& lm_head(quant::BitWidth width) {
     Entry& entry = linears_[{base_->linears().size(), width.bits, width.bits}];
-    if (entry.linear.dense.defined()) return entry.linear;
+    if (entry.linear.backward.panels != nullptr) return entry.linear;
     const quant::Precision precision{width, width};
-    entry.linear.call.precision = precision;
     if (trainable_ != nullptr) {
       pack_trained(trainable_->wte, precision, entry);
     } else {
-      entry.linear.call.weight = base_->lm_head(width, *resources_.parallel);
-      entry.linear.dense = unpack(entry.linear.call.weight, *resources_.parallel);
+      use(base_->lm_head(width, *resources_.parallel), precision, entry);
     }
     return entry.linear;
   }
@@ -181,10 +187,17 @@ class KernelGraph final : public Graph {
     entry.owned = runtime::pack_weights(copy, static_cast<std::size_t>(weight.size(0)),
                                         static_cast<std::size_t>(weight.size(1)), precision,
                                         *resources_.parallel);
-    entry.linear.call.weight = entry.owned->view;
-    entry.linear.dense = precision.weight.bits == 32
-                             ? weight.detach()
-                             : unpack(entry.linear.call.weight, *resources_.parallel);
+    use(entry.owned->view, precision, entry);
+  }
+
+  // Forward form given, backward form made from it.
+  void use(const kernels::PackedMatrix& packed, quant::Precision precision, Entry& entry) {
+    KernelLinear& linear = entry.linear;
+    linear.call.precision = precision;
+    linear.call.weight = packed;
+    const std::vector<float> reals = unpack(packed, *resources_.parallel);
+    linear.backward = pack_right({reals.data(), packed.n, packed.k}, linear.backward_panels,
+                                 *resources_.parallel);
   }
 
   std::shared_ptr<const runtime::BaseModel> base_;

@@ -68,7 +68,6 @@ struct LmLossFunction : torch::autograd::Function<LmLossFunction> {
     }
     const at::Tensor all_rows = at::tensor(rows, index).to(hidden.device());
     const at::Tensor all_targets = at::tensor(targets, index).to(hidden.device());
-    const at::Tensor dense = inputs->graph->lm_head_dense(*inputs->plan);
     at::Tensor dhidden = at::zeros_like(hidden);
     at::Tensor dhead = head_trains ? at::zeros_like(head) : at::Tensor();
     LossParts sums;
@@ -95,8 +94,8 @@ struct LmLossFunction : torch::autograd::Function<LmLossFunction> {
             (teacher * (log_teacher - log_student)).sum(at::kDouble).item<double>();
         dlogits.add_(log_student.exp() - teacher, alpha * temperature / inputs->normalizer);
       }
-      dhidden.index_copy_(0, chunk_rows, dlogits.mm(dense));
-      if (head_trains) dhead.addmm_(dlogits.t(), chunk);
+      dhidden.index_copy_(0, chunk_rows, inputs->graph->lm_hidden_gradient(dlogits, *inputs->plan));
+      if (head_trains) inputs->graph->add_lm_head_gradient(dlogits, chunk, dhead);
     }
     sums.total = ((1.0 - alpha) * sums.hard + alpha * sums.distillation) / inputs->normalizer;
     *parts = sums;

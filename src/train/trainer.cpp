@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 
 #include <chrono>
 #include <cmath>
@@ -13,7 +14,6 @@
 #include "train/optimizer_torch.h"
 #include "train/phases.h"
 #include "train/schedule.h"
-#include "train/torch_parallel.h"
 
 namespace qalof::train {
 
@@ -61,6 +61,8 @@ class Trainer {
         phases_(make_phases(options, base_->target())),
         device_(open_device(options.device)),
         parallel_(options.threads > 0 ? options.threads : available_threads()) {
+    // Kernels have the threads; ATen's own would compete with them (gradient_gemm.h).
+    at::set_num_threads(1);
     check_examples(examples_, base_->config(), options_.task);
     if (hooks_.observer != nullptr) {
       std::size_t tokens = 0;
@@ -346,7 +348,7 @@ class Trainer {
   const TrainHooks& hooks_;
   std::vector<Phase> phases_;
   at::Device device_;
-  TorchParallelFor parallel_;
+  ThreadPool parallel_;
   std::map<int, AdapterParams> finished_;  // by width, without gradient
   TrainResult result_;
 };

@@ -1,0 +1,73 @@
+#include "train/gradient_gemm.h"
+
+#include <algorithm>
+
+namespace qalof::train {
+
+namespace {
+
+void transpose(const MatrixView& src, float* dst, ParallelFor& parallel) {
+  constexpr std::size_t kTile = 16;  // both sides of a tile stay in L1
+  const std::size_t tasks = (src.cols + kTile - 1) / kTile;
+  parallel.run(tasks, [&](std::size_t task) {
+    const std::size_t end = std::min(src.cols, (task + 1) * kTile);
+    for (std::size_t row = 0; row < src.rows; ++row) {
+      const float* values = src.data + row * src.cols;
+      for (std::size_t col = task * kTile; col < end; ++col) {
+        dst[col * src.rows + row] = values[col];
+      }
+    }
+  });
+}
+
+void grow(std::vector<float>& buffer, std::size_t count) {
+  if (buffer.size() < count) buffer.resize(count);
+}
+
+}  // namespace
+
+kernels::PackedMatrix pack_right(const MatrixView& w, std::vector<float>& panels,
+                                 ParallelFor& parallel) {
+  const std::size_t n = w.cols, k = w.rows;
+  grow(panels, kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, n, k) / sizeof(float));
+  kernels::pack_f32(w.data, n, k, n, /*transposed=*/true, panels.data(), parallel);
+  return {kernels::WeightFormat::kF32, n, k, panels.data(), nullptr, nullptr};
+}
+
+void GradientGemm::multiply(const MatrixView& x, const kernels::PackedMatrix& w, float alpha,
+                            kernels::Accumulate accumulate, float* y) {
+  kernels::gemm_f32(x.data, x.rows, x.cols, w, alpha, nullptr, accumulate, y, parallel_);
+}
+
+void GradientGemm::multiply(const MatrixView& x, const MatrixView& w, float alpha,
+                            kernels::Accumulate accumulate, float* y) {
+  multiply(x, pack_right(w, panels_, parallel_), alpha, accumulate, y);
+}
+
+void GradientGemm::multiply_transposed(const MatrixView& a, const MatrixView& b, float alpha,
+                                       kernels::Accumulate accumulate, float* y) {
+  // The side with fewer columns is transposed, the other packed: a result of few columns would
+  // leave panels half empty.
+  const bool swap = a.cols > b.cols;
+  const MatrixView& rows = swap ? b : a;
+  const MatrixView& right = swap ? a : b;
+  grow(transposed_, rows.rows * rows.cols);
+  transpose(rows, transposed_.data(), parallel_);
+  const MatrixView left{transposed_.data(), rows.cols, rows.rows};
+  const kernels::PackedMatrix packed = pack_right(right, panels_, parallel_);
+  if (!swap) {
+    multiply(left, packed, alpha, accumulate, y);
+    return;
+  }
+  grow(result_, a.cols * b.cols);
+  multiply(left, packed, alpha, kernels::Accumulate::kStore, result_.data());
+  for (std::size_t row = 0; row < a.cols; ++row) {
+    for (std::size_t col = 0; col < b.cols; ++col) {
+      const float value = result_[col * a.cols + row];
+      float& target = y[row * b.cols + col];
+      target = accumulate == kernels::Accumulate::kAdd ? target + value : value;
+    }
+  }
+}
+
+}  // namespace qalof::train
