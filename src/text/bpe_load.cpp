@@ -17,19 +17,22 @@ namespace {
 
 constexpr std::size_t kMaxFileBytes = std::size_t{64} << 20;
 constexpr std::int64_t kMaxId = 10'000'000;
-constexpr std::array kFileNames = {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"};
+constexpr std::array kFileNames = {"tokenizer.json", "vocab.json", "merges.txt",
+                                   "tokenizer_config.json", "special_tokens_map.json"};
 
 using Vocabulary = std::map<std::string, std::int32_t>;
 using Merges = std::vector<std::pair<std::string, std::string>>;
 
-// GPT-2 writes bytes as printable characters: those that print stand for themselves, the others for U+0100 and up.
+// GPT-2 writes bytes as printable characters: those that print stand for themselves, the others for
+// U+0100 and up.
 struct ByteAlphabet {
   std::array<std::uint32_t, 256> to_point{};
   std::map<std::uint32_t, unsigned char> to_byte;
   ByteAlphabet() {
     std::uint32_t next = 0x100;
     for (std::uint32_t byte = 0; byte < 256; ++byte) {
-      const bool prints = (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+      const bool prints =
+          (byte >= '!' && byte <= '~') || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
       to_point[byte] = prints ? byte : next++;
       to_byte[to_point[byte]] = static_cast<unsigned char>(byte);
     }
@@ -53,11 +56,13 @@ bool to_bytes(std::string_view written, std::string* bytes) {
 }
 
 Vocabulary parse_vocabulary(const Json& json, const std::string& where) {
-  QALOF_CHECK(json.is_object() && !json.empty(), ErrorKind::kBadInput, "{}: the vocabulary is not a non-empty object", where);
+  QALOF_CHECK(json.is_object() && !json.empty(), ErrorKind::kBadInput,
+              "{}: the vocabulary is not a non-empty object", where);
   Vocabulary vocabulary;
   for (const auto& [token, id] : json.items()) {
-    QALOF_CHECK(id.is_number_integer() && id >= 0 && id < kMaxId, ErrorKind::kBadInput, "{}: token \"{:.40}\" has id {:.40}, expected 0..{}",
-                where, token, id.dump(), kMaxId - 1);
+    QALOF_CHECK(id.is_number_integer() && id >= 0 && id < kMaxId, ErrorKind::kBadInput,
+                "{}: token \"{:.40}\" has id {:.40}, expected 0..{}", where, token, id.dump(),
+                kMaxId - 1);
     QALOF_CHECK(!token.empty(), ErrorKind::kBadInput, "{}: an empty token", where);
     vocabulary[token] = id.get<std::int32_t>();
   }
@@ -66,8 +71,10 @@ Vocabulary parse_vocabulary(const Json& json, const std::string& where) {
 
 std::pair<std::string, std::string> split_merge(const std::string& line, const std::string& where) {
   const std::size_t space = line.find(' ');
-  QALOF_CHECK(space != std::string::npos && space > 0 && space + 1 < line.size() && line.find(' ', space + 1) == std::string::npos,
-              ErrorKind::kBadInput, "{}: \"{:.60}\" is not two tokens with a space between", where, line);
+  QALOF_CHECK(space != std::string::npos && space > 0 && space + 1 < line.size() &&
+                  line.find(' ', space + 1) == std::string::npos,
+              ErrorKind::kBadInput, "{}: \"{:.60}\" is not two tokens with a space between", where,
+              line);
   return {line.substr(0, space), line.substr(space + 1)};
 }
 
@@ -95,38 +102,62 @@ Merges parse_merges_json(const Json& json, const std::string& where) {
       merges.push_back(split_merge(json[i].get<std::string>(), inner));
       continue;
     }
-    QALOF_CHECK(json[i].is_array() && json[i].size() == 2 && json[i][0].is_string() && json[i][1].is_string(), ErrorKind::kBadInput,
-                "{} is {:.60}, expected \"a b\" or [\"a\", \"b\"]", inner, json[i].dump());
+    QALOF_CHECK(json[i].is_array() && json[i].size() == 2 && json[i][0].is_string() &&
+                    json[i][1].is_string(),
+                ErrorKind::kBadInput, "{} is {:.60}, expected \"a b\" or [\"a\", \"b\"]", inner,
+                json[i].dump());
     merges.emplace_back(json[i][0].get<std::string>(), json[i][1].get<std::string>());
   }
   return merges;
 }
 
 bool is_set(const Json& object, const char* key) {
-  return object.contains(key) && !object[key].is_null() && object[key] != false && object[key] != "";
+  return object.contains(key) && !object[key].is_null() && object[key] != false &&
+         object[key] != "";
 }
 
-// Refuses what changes ids and is not implemented; returns whether offsets are trimmed.
-bool check_settings(const Json& json, const std::string& where) {
-  QALOF_CHECK(!is_set(json, "normalizer"), ErrorKind::kUnsupported, "{}: a normalizer is given, implemented is none", where);
+// Refuses settings that would change ids and are not implemented.
+void check_settings(const Json& json, const std::string& where) {
+  QALOF_CHECK(!is_set(json, "normalizer"), ErrorKind::kUnsupported,
+              "{}: a normalizer is given ({:.60}), implemented is none", where,
+              json["normalizer"].dump());
   const Json& model = json["model"];
-  for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"}) {
-    QALOF_CHECK(!is_set(model, key), ErrorKind::kUnsupported, "{}: model.{} is {:.40}, which is not implemented", where, key,
-                model[key].dump());
+  if (model.contains("type")) {
+    const std::string type = json_string(model, "type", where + ": model");
+    QALOF_CHECK(type == "BPE", ErrorKind::kUnsupported,
+                "{}: model.type is {:.40}, implemented is BPE", where, type);
   }
-  QALOF_CHECK(json.contains("pre_tokenizer") && json["pre_tokenizer"].is_object(), ErrorKind::kUnsupported,
-              "{}: pre_tokenizer is missing, implemented is ByteLevel", where);
+  for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix",
+                          "byte_fallback", "ignore_merges"}) {
+    QALOF_CHECK(!is_set(model, key), ErrorKind::kUnsupported,
+                "{}: model.{} is {:.40}, which is not implemented", where, key, model[key].dump());
+  }
+  QALOF_CHECK(json.contains("pre_tokenizer") && json["pre_tokenizer"].is_object(),
+              ErrorKind::kUnsupported, "{}: pre_tokenizer is missing, implemented is ByteLevel",
+              where);
   const Json& pre = json["pre_tokenizer"];
   const std::string type = json_string(pre, "type", where + ": pre_tokenizer");
-  QALOF_CHECK(type == "ByteLevel", ErrorKind::kUnsupported, "{}: pre_tokenizer is {:.40}, implemented is ByteLevel", where, type);
-  QALOF_CHECK(!is_set(pre, "add_prefix_space"), ErrorKind::kUnsupported, "{}: pre_tokenizer.add_prefix_space is true, implemented is false",
-              where);
+  QALOF_CHECK(type == "ByteLevel", ErrorKind::kUnsupported,
+              "{}: pre_tokenizer is {:.40}, implemented is ByteLevel", where, type);
+  QALOF_CHECK(!is_set(pre, "add_prefix_space"), ErrorKind::kUnsupported,
+              "{}: pre_tokenizer.add_prefix_space is true, implemented is false", where);
   QALOF_CHECK(!pre.contains("use_regex") || pre["use_regex"] == true, ErrorKind::kUnsupported,
               "{}: pre_tokenizer.use_regex is false, implemented is true", where);
-  if (!json.contains("post_processor") || !json["post_processor"].is_object()) return false;
-  const Json& post = json["post_processor"];
-  if (!post.contains("type") || post["type"] != "ByteLevel") return false;  // templates add special tokens, which are not asked for
-  return is_set(post, "trim_offsets");
+}
+
+// The byte-level post-processor, alone or in a sequence; null where there is none. Templates only
+// add special tokens, which are not asked for.
+const Json* find_byte_level(const Json& json) {
+  const auto post = json.find("post_processor");
+  if (post == json.end() || !post->is_object()) return nullptr;
+  auto is_byte_level = [](const Json& processor) {
+    return processor.is_object() && processor.contains("type") && processor["type"] == "ByteLevel";
+  };
+  if (is_byte_level(*post)) return &*post;
+  const auto processors = post->find("processors");
+  if (processors == post->end() || !processors->is_array()) return nullptr;
+  const auto found = std::find_if(processors->begin(), processors->end(), is_byte_level);
+  return found == processors->end() ? nullptr : &*found;
 }
 
 }  // namespace
@@ -138,45 +169,60 @@ void BpeTokenizer::set_vocabulary(const Vocabulary& vocabulary, const std::strin
   std::string bytes;
   for (const auto& [token, id] : vocabulary) {
     const auto index = static_cast<std::size_t>(id);
-    QALOF_CHECK(index < size, ErrorKind::kBadInput, "{}: token \"{:.40}\" has id {}, but there are {} tokens (ids must be 0..{})", where, token,
-                id, size, size - 1);
-    QALOF_CHECK(!taken[index], ErrorKind::kBadInput, "{}: token \"{:.40}\" has id {}, which another token has", where, token, id);
+    QALOF_CHECK(index < size, ErrorKind::kBadInput,
+                "{}: token \"{:.40}\" has id {}, but there are {} tokens (ids must be 0..{})",
+                where, token, id, size, size - 1);
+    QALOF_CHECK(!taken[index], ErrorKind::kBadInput,
+                "{}: token \"{:.40}\" has id {}, which another token has", where, token, id);
     taken[index] = true;
-    if (added_.contains(token)) {
+    // An added token's text is taken as it is; it may be one that merges make, too.
+    const bool is_added = added_.contains(token);
+    const bool is_byte_level = to_bytes(token, &bytes);
+    QALOF_CHECK(is_added || is_byte_level, ErrorKind::kBadInput,
+                "{}: token \"{:.40}\" (id {}) is not written in the byte-level alphabet", where,
+                token, id);
+    if (is_added) {
       pieces_[index] = token;
+      if (is_byte_level && bytes == token) ids_[bytes] = id;
       continue;
     }
-    QALOF_CHECK(to_bytes(token, &bytes), ErrorKind::kBadInput, "{}: token \"{:.40}\" (id {}) is not written in the byte-level alphabet", where,
-                token, id);
     pieces_[index] = bytes;
     ids_[bytes] = id;
   }
   for (std::size_t byte = 0; byte < 256; ++byte) {
     const auto it = ids_.find(std::string(1, static_cast<char>(byte)));
-    QALOF_CHECK(it != ids_.end(), ErrorKind::kBadInput, "{}: byte 0x{:02x} has no token", where, byte);
+    QALOF_CHECK(it != ids_.end(), ErrorKind::kBadInput, "{}: byte 0x{:02x} has no token", where,
+                byte);
     byte_ids_[byte] = it->second;
   }
 }
 
 void BpeTokenizer::set_merges(const Merges& merges, const std::string& where) {
-  QALOF_CHECK(!merges.empty() || pieces_.size() - added_.size() <= 256, ErrorKind::kBadInput, "{}: no merges for a vocabulary of {} tokens",
-              where, pieces_.size());
+  QALOF_CHECK(!merges.empty() || pieces_.size() - added_.size() <= 256, ErrorKind::kBadInput,
+              "{}: no merges for a vocabulary of {} tokens", where, pieces_.size());
   merges_.reserve(merges.size());
   std::string left, right;
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
     const auto& [a, b] = merges[rank];
     auto id_of = [&](const std::string& bytes) {
       const auto it = ids_.find(bytes);
-      QALOF_CHECK(it != ids_.end(), ErrorKind::kBadInput, "{}: merge {} (\"{:.40} {:.40}\") uses or makes a token that the vocabulary lacks", where,
-                  rank, a, b);
+      QALOF_CHECK(
+          it != ids_.end(), ErrorKind::kBadInput,
+          "{}: merge {} (\"{:.40} {:.40}\") uses or makes a token that the vocabulary lacks", where,
+          rank, a, b);
       return it->second;
     };
     QALOF_CHECK(to_bytes(a, &left) && to_bytes(b, &right), ErrorKind::kBadInput,
-                "{}: merge {} (\"{:.40} {:.40}\") is not written in the byte-level alphabet", where, rank, a, b);
+                "{}: merge {} (\"{:.40} {:.40}\") is not written in the byte-level alphabet", where,
+                rank, a, b);
     const Merge merge{static_cast<std::uint32_t>(rank), id_of(left + right)};
-    QALOF_CHECK(merges_.emplace(static_cast<std::uint64_t>(static_cast<std::uint32_t>(id_of(left))) << 32 |
-                                    static_cast<std::uint32_t>(id_of(right)), merge).second,
-                ErrorKind::kBadInput, "{}: merge {} (\"{:.40} {:.40}\") stands twice", where, rank, a, b);
+    QALOF_CHECK(
+        merges_
+            .emplace(static_cast<std::uint64_t>(static_cast<std::uint32_t>(id_of(left))) << 32 |
+                         static_cast<std::uint32_t>(id_of(right)),
+                     merge)
+            .second,
+        ErrorKind::kBadInput, "{}: merge {} (\"{:.40} {:.40}\") stands twice", where, rank, a, b);
   }
 }
 
@@ -186,63 +232,96 @@ void BpeTokenizer::check_reachable(const std::string& where) const {
   std::size_t unmade = 0;
   std::string example;
   for (const auto& [bytes, id] : ids_) {
-    if (bytes.size() == 1 || made[static_cast<std::size_t>(id)]) continue;
+    if (bytes.size() == 1 || made[static_cast<std::size_t>(id)] || added_.contains(bytes)) continue;
     ++unmade;
     example = bytes;
   }
-  QALOF_CHECK(unmade == 0, ErrorKind::kBadInput, "{}: no merge makes {} tokens of the vocabulary, e.g. \"{:.40}\"; are the merges complete?", where,
-              unmade, example);
+  QALOF_CHECK(
+      unmade == 0, ErrorKind::kBadInput,
+      "{}: no merge makes {} tokens of the vocabulary, e.g. \"{:.40}\"; are the merges complete?",
+      where, unmade, example);
 }
 
-BpeTokenizer BpeTokenizer::from_files(const std::map<std::string, std::string>& files, const std::string& where) {
-  BpeTokenizer tokenizer;
-  Vocabulary vocabulary;
-  Merges merges;
-  auto path_of = [&](const char* name) { return where + "/" + name; };
-  std::string merges_where;
-  if (const auto file = files.find("tokenizer.json"); file != files.end()) {
-    const std::string path = path_of("tokenizer.json");
-    const Json json = parse_json(file->second, path);
-    QALOF_CHECK(json.is_object() && json.contains("model") && json["model"].is_object(), ErrorKind::kBadInput, "{}: model is missing", path);
-    const Json& model = json["model"];
-    if (model.contains("type")) {
-      const std::string type = json_string(model, "type", path + ": model");
-      QALOF_CHECK(type == "BPE", ErrorKind::kUnsupported, "{}: model.type is {:.40}, implemented is BPE", path, type);
-    }
-    tokenizer.trim_offsets_ = check_settings(json, path);
-    QALOF_CHECK(model.contains("vocab") && model.contains("merges"), ErrorKind::kBadInput, "{}: model.vocab or model.merges is missing", path);
-    vocabulary = parse_vocabulary(model["vocab"], path);
-    if (json.contains("added_tokens")) {
-      QALOF_CHECK(json["added_tokens"].is_array(), ErrorKind::kBadInput, "{}: added_tokens is not a list", path);
-      for (const Json& added : json["added_tokens"]) {
-        const std::string content = json_string(added, "content", path + ": added_tokens");
-        const auto id = static_cast<std::int32_t>(json_int(added, "id", path + ": added_tokens", 0, kMaxId - 1));
-        QALOF_CHECK(!content.empty(), ErrorKind::kBadInput, "{}: added_tokens holds an empty token", path);
-        const auto [known, is_new] = vocabulary.emplace(content, id);
-        QALOF_CHECK(is_new || known->second == id, ErrorKind::kBadInput, "{}: added token \"{:.40}\" has id {}, the vocabulary says {}", path, content,
-                    id, known->second);
-        tokenizer.added_[content] = id;
-      }
-    }
-    merges = parse_merges_json(model["merges"], path);
-    merges_where = path;
-  } else {
-    const auto vocab = files.find("vocab.json"), text = files.find("merges.txt");
-    QALOF_CHECK(vocab != files.end() && text != files.end(), ErrorKind::kNotFound, "{}: has neither tokenizer.json nor vocab.json with merges.txt",
-                where);
-    vocabulary = parse_vocabulary(parse_json(vocab->second, path_of("vocab.json")), path_of("vocab.json"));
-    // These files do not say which tokens are special; the field writes them in angle brackets.
-    for (const auto& [token, id] : vocabulary) {
-      if (token.size() > 2 && token.front() == '<' && token.back() == '>' && token.find('|') != std::string::npos) tokenizer.added_[token] = id;
-    }
-    merges_where = path_of("merges.txt");
-    const std::size_t invalid = find_invalid_utf8(text->second);
-    QALOF_CHECK(invalid == std::string::npos, ErrorKind::kCorruptFile, "{}: not UTF-8 at byte {}", merges_where, invalid);
-    merges = parse_merges_text(text->second, merges_where);
+void BpeTokenizer::add_token(AddedToken token) {
+  always_matches_ |= !token.is_special;
+  added_[token.content] = token.id;
+  added_list_.push_back(std::move(token));
+}
+
+void BpeTokenizer::read_tokenizer_json(const std::string& text, const std::string& path) {
+  const Json json = parse_json(text, path);
+  QALOF_CHECK(json.is_object() && json.contains("model") && json["model"].is_object(),
+              ErrorKind::kBadInput, "{}: model is missing", path);
+  check_settings(json, path);
+  if (const Json* byte_level = find_byte_level(json)) {
+    trim_.spaces = is_set(*byte_level, "trim_offsets");
+    trim_.keep_first_leading = is_set(*byte_level, "add_prefix_space");
   }
-  tokenizer.set_vocabulary(vocabulary, where);
-  tokenizer.set_merges(merges, merges_where);
-  tokenizer.check_reachable(merges_where);
+  const Json& model = json["model"];
+  QALOF_CHECK(model.contains("vocab") && model.contains("merges"), ErrorKind::kBadInput,
+              "{}: model.vocab or model.merges is missing", path);
+  Vocabulary vocabulary = parse_vocabulary(model["vocab"], path);
+  const std::string where = path + ": added_tokens";
+  if (json.contains("added_tokens") && !json["added_tokens"].is_null()) {
+    QALOF_CHECK(json["added_tokens"].is_array(), ErrorKind::kBadInput, "{}: is not a list", where);
+    for (const Json& added : json["added_tokens"]) {
+      AddedToken token;
+      token.content = json_string(added, "content", where);
+      token.id = static_cast<std::int32_t>(json_int(added, "id", where, 0, kMaxId - 1));
+      token.is_special = !added.contains("special") || json_bool(added, "special", where);
+      token.is_normalized =
+          added.contains("normalized") ? json_bool(added, "normalized", where) : !token.is_special;
+      QALOF_CHECK(!token.content.empty(), ErrorKind::kBadInput, "{}: holds an empty token", where);
+      for (const char* key : {"lstrip", "rstrip", "single_word"}) {
+        QALOF_CHECK(!is_set(added, key), ErrorKind::kUnsupported,
+                    "{}: \"{:.40}\" has {}, which is not implemented", where, token.content, key);
+      }
+      const auto [known, is_new] = vocabulary.emplace(token.content, token.id);
+      QALOF_CHECK(is_new || known->second == token.id, ErrorKind::kBadInput,
+                  "{}: \"{:.40}\" has id {}, the vocabulary says {}", where, token.content,
+                  token.id, known->second);
+      QALOF_CHECK(!added_.contains(token.content), ErrorKind::kBadInput,
+                  "{}: \"{:.40}\" stands twice", where, token.content);
+      add_token(std::move(token));
+    }
+  }
+  set_vocabulary(vocabulary, path);
+  set_merges(parse_merges_json(model["merges"], path), path);
+  check_reachable(path);
+}
+
+void BpeTokenizer::read_vocabulary_and_merges(const std::string& vocabulary_json,
+                                              const std::string& merges_text,
+                                              const std::string& directory) {
+  const std::string vocab_path = directory + "/vocab.json", merges_path = directory + "/merges.txt";
+  const Vocabulary vocabulary =
+      parse_vocabulary(parse_json(vocabulary_json, vocab_path), vocab_path);
+  // These files do not say which tokens are special; the field writes them as <|name|>.
+  for (const auto& [token, id] : vocabulary) {
+    if (token.size() > 4 && token.starts_with("<|") && token.ends_with("|>")) {
+      add_token({token, id, /*is_special=*/true, /*is_normalized=*/false});
+    }
+  }
+  const std::size_t invalid = find_invalid_utf8(merges_text);
+  QALOF_CHECK(invalid == std::string::npos, ErrorKind::kCorruptFile, "{}: not UTF-8 at byte {}",
+              merges_path, invalid);
+  set_vocabulary(vocabulary, vocab_path);
+  set_merges(parse_merges_text(merges_text, merges_path), merges_path);
+  check_reachable(merges_path);
+}
+
+BpeTokenizer BpeTokenizer::from_files(const std::map<std::string, std::string>& files,
+                                      const std::string& where) {
+  BpeTokenizer tokenizer;
+  const auto json = files.find("tokenizer.json");
+  const auto vocab = files.find("vocab.json"), merges = files.find("merges.txt");
+  if (json != files.end()) {
+    tokenizer.read_tokenizer_json(json->second, where + "/tokenizer.json");
+  } else {
+    QALOF_CHECK(vocab != files.end() && merges != files.end(), ErrorKind::kNotFound,
+                "{}: has neither tokenizer.json nor vocab.json with merges.txt", where);
+    tokenizer.read_vocabulary_and_merges(vocab->second, merges->second, where);
+  }
   return tokenizer;
 }
 

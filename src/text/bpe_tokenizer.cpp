@@ -10,11 +10,13 @@ namespace qalof::text {
 
 namespace {
 
-// Words up to this many symbols are merged by scanning; longer ones by a heap, whose cost grows as n log n.
+// Words up to this many symbols are merged by scanning; longer ones by a heap, whose cost grows as
+// n log n.
 constexpr std::size_t kScanSymbols = 48;
 
 std::uint64_t pair_key(std::int32_t left, std::int32_t right) {
-  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 |
+         static_cast<std::uint32_t>(right);
 }
 
 enum class Class { kLetter, kNumber, kSpace, kOther, kEnd };
@@ -52,8 +54,10 @@ std::size_t next_pre_token(std::string_view text, std::size_t start) {
   const std::size_t word = text[start] == ' ' ? start + 1 : start;
   std::size_t next = word;
   const Class kind = class_at(text, word, &next);
-  if (kind == Class::kLetter || kind == Class::kNumber || kind == Class::kOther) return run_end(text, next, kind);
-  // White space: all of it at the end of the text, else all but the last, which may belong to the next word.
+  if (kind == Class::kLetter || kind == Class::kNumber || kind == Class::kOther)
+    return run_end(text, next, kind);
+  // White space: all of it at the end of the text, else all but the last, which may belong to the
+  // next word.
   std::size_t end = start, last = start;
   while (class_at(text, end, &next) == Class::kSpace) {
     last = end;
@@ -114,7 +118,8 @@ void BpeTokenizer::encode_long_word(std::vector<std::int32_t>* symbols) const {
   auto offer = [&](std::uint32_t left) {
     if (left == kNone || next[left] == kNone) return;
     const std::int32_t left_id = (*symbols)[left], right_id = (*symbols)[next[left]];
-    if (const Merge* merge = find_merge(left_id, right_id)) queue.push({merge->rank, left, left_id, right_id, merge->id});
+    if (const Merge* merge = find_merge(left_id, right_id))
+      queue.push({merge->rank, left, left_id, right_id, merge->id});
   };
   for (std::uint32_t i = 0; i + 1 < n; ++i) offer(i);
   while (!queue.empty()) {
@@ -139,7 +144,8 @@ void BpeTokenizer::encode_long_word(std::vector<std::int32_t>* symbols) const {
   symbols->resize(kept);
 }
 
-void BpeTokenizer::encode_plain(std::string_view text, std::size_t byte_start, std::vector<std::int32_t>* ids,
+void BpeTokenizer::encode_plain(std::string_view text, std::size_t byte_start,
+                                std::vector<std::int32_t>* ids,
                                 std::vector<std::size_t>* ends) const {
   for (std::size_t start = 0; start < text.size();) {
     const std::size_t end = next_pre_token(text, start);
@@ -154,33 +160,10 @@ void BpeTokenizer::encode_plain(std::string_view text, std::size_t byte_start, s
   }
 }
 
-Encoding BpeTokenizer::encode(std::string_view text, bool parse_special) const {
-  const std::size_t invalid = find_invalid_utf8(text);
-  QALOF_CHECK(invalid == std::string_view::npos, ErrorKind::kBadInput, "text is not UTF-8 at byte {}", invalid);
-  Encoding encoding;
-  std::vector<std::size_t> ends;  // byte behind each token
-  std::size_t start = 0;
-  while (parse_special && !added_.empty()) {
-    // The leftmost added token, of those at one place the longest.
-    std::size_t at = std::string_view::npos;
-    const std::pair<const std::string, std::int32_t>* found = nullptr;
-    for (const auto& entry : added_) {
-      const std::size_t position = text.find(entry.first, start);
-      if (position < at || (found != nullptr && position == at && entry.first.size() > found->first.size())) {
-        at = position;
-        found = &entry;
-      }
-    }
-    if (found == nullptr) break;
-    encode_plain(text.substr(start, at - start), start, &encoding.ids, &ends);
-    start = at + found->first.size();
-    encoding.ids.push_back(found->second);
-    ends.push_back(start);
-  }
-  encode_plain(text.substr(start), start, &encoding.ids, &ends);
-
+void BpeTokenizer::set_offsets(std::string_view text, const std::vector<std::size_t>& ends,
+                               Encoding* encoding) const {
   // Bytes to code points: both advance together.
-  encoding.offsets.reserve(ends.size());
+  encoding->offsets.reserve(ends.size());
   std::size_t byte = 0, point_start = 0;
   std::uint32_t point = 0;  // index of the code point that begins at point_start
   auto point_of_byte = [&](std::size_t position) {
@@ -192,19 +175,83 @@ Encoding BpeTokenizer::encode(std::string_view text, bool parse_special) const {
       ++point;
     }
   };
-  for (std::size_t i = 0; i < ends.size(); ++i) {
-    std::uint32_t first = point_of_byte(byte);
-    std::uint32_t last = point_of_byte(ends[i] - 1) + 1;
-    if (trim_offsets_) {
-      const std::string& piece = pieces_[static_cast<std::size_t>(encoding.ids[i])];
-      const auto spaces = static_cast<std::uint32_t>(std::min(piece.find_first_not_of(' '), piece.size()));
-      const auto trailing = static_cast<std::uint32_t>(piece.size() - 1 - std::min(piece.find_last_not_of(' '), piece.size() - 1));
-      first = std::min(first + spaces, last);
-      if (last >= trailing + first) last = std::max(last - trailing, first);
-    }
-    encoding.offsets.emplace_back(first, last);
-    byte = ends[i];
+  for (const std::size_t end : ends) {
+    const std::uint32_t first = point_of_byte(byte);
+    encoding->offsets.emplace_back(first, point_of_byte(end - 1) + 1);
+    byte = end;
   }
+}
+
+void BpeTokenizer::trim_offsets(Encoding* encoding) const {
+  for (std::size_t i = 0; i < encoding->ids.size(); ++i) {
+    auto& [first, last] = encoding->offsets[i];
+    const std::string& piece = pieces_[static_cast<std::size_t>(encoding->ids[i])];
+    const std::size_t text_end = piece.find_last_not_of(' ') + 1;  // 0 where all are spaces
+    auto leading = static_cast<std::uint32_t>(std::min(piece.find_first_not_of(' '), piece.size()));
+    const auto trailing = static_cast<std::uint32_t>(piece.size() - text_end);
+    if ((i == 0 || first == 0) && trim_.keep_first_leading) leading = 0;
+    first = std::min(first + leading, last);
+    if (last >= trailing) last = std::max(last - trailing, first);
+  }
+}
+
+// Splits text at added tokens of one kind; what lies between is looked at for the normalized ones
+// after the others, as `tokenizers` does, and then encoded.
+void BpeTokenizer::encode_added(std::string_view text, std::size_t byte_start, bool parse_special,
+                                bool normalized, std::vector<std::int32_t>* ids,
+                                std::vector<std::size_t>* ends) const {
+  auto encode_between = [&](std::size_t start, std::size_t end) {
+    const std::string_view between = text.substr(start, end - start);
+    if (between.empty()) return;
+    if (normalized) {
+      encode_plain(between, byte_start + start, ids, ends);
+    } else {
+      encode_added(between, byte_start + start, parse_special, /*normalized=*/true, ids, ends);
+    }
+  };
+  // Where each token stands next; looked up again only once it has been passed, so that the text is
+  // searched once per token.
+  struct Next {
+    const AddedToken* token;
+    std::size_t at;
+  };
+  std::vector<Next> nexts;
+  for (const AddedToken& token : added_list_) {
+    if (token.is_normalized != normalized || (token.is_special && !parse_special)) continue;
+    const std::size_t at = text.find(token.content);
+    if (at != std::string_view::npos) nexts.push_back({&token, at});
+  }
+  std::size_t start = 0;
+  while (!nexts.empty()) {
+    // The leftmost, of those at one place the longest.
+    const Next first = *std::min_element(nexts.begin(), nexts.end(), [](Next a, Next b) {
+      return a.at != b.at ? a.at < b.at : a.token->content.size() > b.token->content.size();
+    });
+    encode_between(start, first.at);
+    start = first.at + first.token->content.size();
+    ids->push_back(first.token->id);
+    ends->push_back(byte_start + start);
+    for (Next& next : nexts) {
+      if (next.at < start) next.at = text.find(next.token->content, start);
+    }
+    std::erase_if(nexts, [](const Next& next) { return next.at == std::string_view::npos; });
+  }
+  encode_between(start, text.size());
+}
+
+Encoding BpeTokenizer::encode(std::string_view text, bool parse_special) const {
+  const std::size_t invalid = find_invalid_utf8(text);
+  QALOF_CHECK(invalid == std::string_view::npos, ErrorKind::kBadInput,
+              "text is not UTF-8 at byte {}", invalid);
+  Encoding encoding;
+  std::vector<std::size_t> ends;  // byte behind each token
+  if (parse_special || always_matches_) {
+    encode_added(text, 0, parse_special, /*normalized=*/false, &encoding.ids, &ends);
+  } else {
+    encode_plain(text, 0, &encoding.ids, &ends);
+  }
+  set_offsets(text, ends, &encoding);
+  if (trim_.spaces) trim_offsets(&encoding);
   return encoding;
 }
 

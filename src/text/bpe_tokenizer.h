@@ -1,7 +1,8 @@
 // Byte-level BPE as GPT-2 and `tokenizers` do it: exact ids and code-point offsets.
 //
-// Special tokens in user text are text unless asked for (a prompt must not be able to end itself). Not for: other pre-tokenizers,
-// normalizers, dropout; files that want them are refused by name.
+// Special tokens in user text are text unless asked for (a prompt must not be able to end itself);
+// added tokens that are not special are always matched. Not for: other pre-tokenizers, normalizers,
+// dropout; files that want them are refused by name.
 #pragma once
 
 #include <array>
@@ -17,21 +18,24 @@ namespace qalof::text {
 
 struct Encoding {
   std::vector<std::int32_t> ids;
-  /// Code points [start, end) of the text each token stands for; tokens that share a character share its offsets.
+  /// Code points [start, end) of the text each token stands for; tokens that share a character
+  /// share its offsets. A leading space belongs to its token unless tokenizer.json trims offsets.
   std::vector<std::pair<std::uint32_t, std::uint32_t>> offsets;
 };
 
 /// Immutable after loading: threads may share it.
 class BpeTokenizer {
  public:
-  /// Reads tokenizer.json, or else vocab.json and merges.txt, of a directory. Error{kNotFound}, {kCorruptFile}, {kBadInput} where
-  /// vocabulary and merges contradict each other, {kUnsupported} for settings that are not implemented.
+  /// Reads tokenizer.json, or else vocab.json and merges.txt, of a directory. Error{kNotFound},
+  /// {kCorruptFile}, {kBadInput} where vocabulary and merges contradict each other, {kUnsupported}
+  /// for settings that are not implemented.
   static BpeTokenizer load(const std::string& directory);
   /// The same from contents by file name; where names the source in messages.
-  static BpeTokenizer from_files(const std::map<std::string, std::string>& files, const std::string& where);
+  static BpeTokenizer from_files(const std::map<std::string, std::string>& files,
+                                 const std::string& where);
 
-  /// text must be UTF-8 (Error{kBadInput}). With parse_special, added tokens in the text become their ids. Time is
-  /// O(n log n) in the length of the longest word.
+  /// text must be UTF-8 (Error{kBadInput}). With parse_special, special tokens in the text become
+  /// their ids. Time is O(n log n) in the length of the longest word.
   Encoding encode(std::string_view text, bool parse_special = false) const;
   /// Bytes of ids (not always UTF-8 on its own). Ids outside the vocabulary are Error{kBadInput}.
   std::string decode(const std::vector<std::int32_t>& ids) const;
@@ -53,22 +57,46 @@ class BpeTokenizer {
       return static_cast<std::size_t>(pair ^ (pair >> 32));
     }
   };
+  struct AddedToken {
+    std::string content;
+    std::int32_t id;
+    bool is_special, is_normalized;
+  };
+  // Which parts of a token's offsets are left out, as the post-processor of tokenizer.json says.
+  struct OffsetTrim {
+    bool spaces = false;              // leading and trailing ones
+    bool keep_first_leading = false;  // but not in front of the first token
+  };
   BpeTokenizer() = default;
-  void set_vocabulary(const std::map<std::string, std::int32_t>& vocabulary, const std::string& where);
-  void set_merges(const std::vector<std::pair<std::string, std::string>>& merges, const std::string& where);
+  void add_token(AddedToken token);
+  void read_tokenizer_json(const std::string& text, const std::string& path);
+  void read_vocabulary_and_merges(const std::string& vocabulary_json,
+                                  const std::string& merges_text, const std::string& directory);
+  void set_vocabulary(const std::map<std::string, std::int32_t>& vocabulary,
+                      const std::string& where);
+  void set_merges(const std::vector<std::pair<std::string, std::string>>& merges,
+                  const std::string& where);
   void check_reachable(const std::string& where) const;
   const Merge* find_merge(std::int32_t left, std::int32_t right) const;
   void encode_word(std::string_view word, std::vector<std::int32_t>* ids) const;
   void encode_long_word(std::vector<std::int32_t>* symbols) const;
+  void encode_added(std::string_view text, std::size_t byte_start, bool parse_special,
+                    bool normalized, std::vector<std::int32_t>* ids,
+                    std::vector<std::size_t>* ends) const;
   void encode_plain(std::string_view text, std::size_t byte_start, std::vector<std::int32_t>* ids,
                     std::vector<std::size_t>* ends) const;
+  void set_offsets(std::string_view text, const std::vector<std::size_t>& ends,
+                   Encoding* encoding) const;
+  void trim_offsets(Encoding* encoding) const;
 
-  std::vector<std::string> pieces_;                          // bytes by id
-  std::unordered_map<std::string, std::int32_t> ids_;        // bytes to id
+  std::vector<std::string> pieces_;                            // bytes by id
+  std::unordered_map<std::string, std::int32_t> ids_;          // bytes to id
   std::unordered_map<std::uint64_t, Merge, PairHash> merges_;  // (left id, right id)
   std::array<std::int32_t, 256> byte_ids_{};
   std::map<std::string, std::int32_t> added_;
-  bool trim_offsets_ = false;
+  std::vector<AddedToken> added_list_;
+  bool always_matches_ = false;  // some added token is not special
+  OffsetTrim trim_;
 };
 
 /// End of the pre-token that begins at start: GPT-2's pattern

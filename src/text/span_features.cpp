@@ -7,17 +7,21 @@
 
 namespace qalof::text {
 
-EncodedContext encode_context(const BpeTokenizer& tokenizer, const std::string& context) { return {tokenizer.encode(context)}; }
+EncodedContext encode_context(const BpeTokenizer& tokenizer, const std::string& context) {
+  return {tokenizer.encode(context)};
+}
 
-std::vector<SpanWindow> make_windows(const BpeTokenizer& tokenizer, const std::string& question, const EncodedContext& context,
+std::vector<SpanWindow> make_windows(const BpeTokenizer& tokenizer, const std::string& question,
+                                     const EncodedContext& context,
                                      const SpanFeatureOptions& options, bool* was_cut) {
-  QALOF_CHECK(options.max_seq_length >= 8 && options.doc_stride + 2 <= options.max_seq_length, ErrorKind::kUsage,
-              "--doc_stride {} leaves no room in --max_seq_length {}", options.doc_stride, options.max_seq_length);
+  QALOF_CHECK(options.max_seq_length >= 8 && options.doc_stride + 2 <= options.max_seq_length,
+              ErrorKind::kUsage, "--doc_stride {} leaves no room in --max_seq_length {}",
+              options.doc_stride, options.max_seq_length);
   std::vector<std::int32_t> head = tokenizer.encode(python_lstrip(question)).ids;
   const std::size_t separator_tokens = options.separator ? 1 : 0;
   const std::size_t longest = options.max_seq_length - options.doc_stride - 1 - separator_tokens;
   if (was_cut != nullptr) *was_cut = head.size() > longest;
-  if (head.size() > longest) head.resize(longest);
+  if (head.size() > longest) head.resize(std::min(longest, kCutQuestionTokens));
   if (options.separator) head.push_back(*options.separator);
 
   const std::vector<std::int32_t>& tokens = context.encoding.ids;
@@ -29,22 +33,29 @@ std::vector<SpanWindow> make_windows(const BpeTokenizer& tokenizer, const std::s
     window.context_start = head.size();
     window.ids.reserve(head.size() + end - first);
     window.ids = head;
-    window.ids.insert(window.ids.end(), tokens.begin() + static_cast<std::ptrdiff_t>(first), tokens.begin() + static_cast<std::ptrdiff_t>(end));
+    window.ids.insert(window.ids.end(), tokens.begin() + static_cast<std::ptrdiff_t>(first),
+                      tokens.begin() + static_cast<std::ptrdiff_t>(end));
     window.offsets.assign(context.encoding.offsets.begin() + static_cast<std::ptrdiff_t>(first),
                           context.encoding.offsets.begin() + static_cast<std::ptrdiff_t>(end));
     if (end == tokens.size()) return windows;
   }
 }
 
-std::pair<std::int32_t, std::int32_t> label_window(const SpanWindow& window, std::uint32_t start, std::uint32_t length) {
+std::pair<std::int32_t, std::int32_t> label_window(const SpanWindow& window, std::uint32_t start,
+                                                   std::uint32_t length) {
   const auto& offsets = window.offsets;
   const std::uint32_t end = start + length;
-  if (offsets.empty() || offsets.front().first > start || offsets.back().second < end) return {0, 0};
-  // run_qa.py: the last token that begins at or before the start, the first that ends at or after the end.
+  if (offsets.empty() || offsets.front().first > start || offsets.back().second < end)
+    return {0, 0};
+  // run_qa.py: the last token that begins at or before the start, the first that ends at or after
+  // the end.
   std::size_t first = 0, last = offsets.size() - 1;
   while (first + 1 < offsets.size() && offsets[first + 1].first <= start) ++first;
   while (last > 0 && offsets[last - 1].second >= end) --last;
-  return {static_cast<std::int32_t>(window.context_start + first), static_cast<std::int32_t>(window.context_start + last)};
+  // Both rules look at token ends; a character of several tokens makes them cross.
+  if (last < first) std::swap(first, last);
+  return {static_cast<std::int32_t>(window.context_start + first),
+          static_cast<std::int32_t>(window.context_start + last)};
 }
 
 }  // namespace qalof::text

@@ -1,5 +1,6 @@
-// Question and context to windows of tokens, as Hugging Face's run_qa.py makes them (only the context is cut; doc_stride is the overlap of
-// neighbouring windows), plus an optional separator token between the two.
+// Question and context to windows of tokens, as Hugging Face's run_qa.py makes them (only the
+// context is cut; doc_stride is the overlap of neighbouring windows), plus an optional separator
+// token between the two.
 #pragma once
 
 #include <cstddef>
@@ -33,13 +34,19 @@ struct EncodedContext {
 };
 EncodedContext encode_context(const BpeTokenizer& tokenizer, const std::string& context);
 
-/// Windows of a question over a context; every context token is in at least one. A question is cut at its end where it would leave less room
-/// than doc_stride + 1 tokens (was_cut tells). Error{kUsage} where doc_stride does not leave room in max_seq_length.
-std::vector<SpanWindow> make_windows(const BpeTokenizer& tokenizer, const std::string& question, const EncodedContext& context,
+/// Windows of a question over a context; every context token is in at least one, an empty context
+/// has one window. A question that would leave less room than doc_stride + 1 tokens is cut to its
+/// first kCutQuestionTokens tokens, or fewer where these leave too little room (was_cut tells).
+/// Error{kUsage} where doc_stride does not leave room in max_seq_length.
+inline constexpr std::size_t kCutQuestionTokens = 64;
+std::vector<SpanWindow> make_windows(const BpeTokenizer& tokenizer, const std::string& question,
+                                     const EncodedContext& context,
                                      const SpanFeatureOptions& options, bool* was_cut = nullptr);
 
-/// Token indices (into ids, both inclusive) of an answer that begins at code point start and has length code points; {0, 0} where the
-/// window does not hold all of it.
-std::pair<std::int32_t, std::int32_t> label_window(const SpanWindow& window, std::uint32_t start, std::uint32_t length);
+/// Token indices (into ids, both inclusive) of an answer that begins at code point start and has
+/// length code points; {0, 0} where the window does not hold all of it. Where several tokens share
+/// the answer's only character, the label spans all of them.
+std::pair<std::int32_t, std::int32_t> label_window(const SpanWindow& window, std::uint32_t start,
+                                                   std::uint32_t length);
 
 }  // namespace qalof::text

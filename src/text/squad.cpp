@@ -1,353 +1,185 @@
 #include "text/squad.h"
 
+#include <array>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <map>
+#include <iterator>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <optional>
+#include <system_error>
 
 #include "core/error.h"
+#include "text/squad_handler.h"
 #include "text/unicode.h"
 
 namespace qalof::text {
 
 namespace {
 
-constexpr std::size_t kMaxDepth = 32;
-constexpr std::size_t kMaxStringBytes = std::size_t{16} << 20;
-constexpr std::size_t kMaxQuestionsPerParagraph = 100'000;
-
-// One SAX pass over either JSON form. Where the document is, is a stack of keys and list positions; a value is taken by the path it
-// stands at, whatever stands before or after it.
-class SquadHandler {
+// A file as the parser reads it: through a small buffer, and never more of one value than a string
+// may have, so that a string without end does not fill the memory before anyone sees it.
+class SquadInput {
  public:
-  using number_integer_t = nlohmann::json::number_integer_t;
-  using number_unsigned_t = nlohmann::json::number_unsigned_t;
-  using number_float_t = nlohmann::json::number_float_t;
-  using string_t = nlohmann::json::string_t;
-  using binary_t = nlohmann::json::binary_t;
-
-  SquadHandler(const std::string& path, const std::function<bool(SquadParagraph&&)>& on_paragraph, SquadSummary* summary)
-      : path_(path), on_paragraph_(on_paragraph), summary_(summary) {}
-
-  bool stopped() const { return stopped_; }
-  bool found_list() const { return found_list_; }
-  /// For JSON lines: each line is one example at the top.
-  void set_line(std::uint64_t line) {
-    line_ = line;
-    levels_.clear();
+  explicit SquadInput(const std::string& path) : path_(path), file_(open(path), &std::fclose) {
+    fill();
   }
 
-  bool null() { return scalar("null"); }
-  bool boolean(bool value) {
-    if (in_question() && key() == "is_impossible") {
-      question_.is_impossible = value;
-      has_is_impossible_ = true;
-      return true;
-    }
-    return scalar("a truth value");
+  bool ended() const { return size_ == 0; }
+  /// The line or, where lines do not matter, the file has ended.
+  bool at_end() const { return ended() || (stops_at_newline_ && peek() == '\n'); }
+  char peek() const { return buffer_[next_]; }
+  void advance() {
+    ++value_bytes_;
+    QALOF_CHECK(value_bytes_ <= kMaxValueBytes, ErrorKind::kBadInput,
+                "{}: a value of more than {} bytes", path_, kMaxValueBytes);
+    if (++next_ == size_) fill();
   }
-  bool number_integer(number_integer_t value) { return integer(value); }
-  bool number_unsigned(number_unsigned_t value) {
-    if (value > INT32_MAX) refuse(fmt::format("found {}, expected a position", value));
-    return integer(static_cast<std::int64_t>(value));
-  }
-  bool number_float(number_float_t, const string_t& token) { return scalar(fmt::format("{:.40}", token)); }
-  bool string(string_t& value) {
-    if (value.size() > kMaxStringBytes) refuse(fmt::format("a string of {} bytes, at most {} are read", value.size(), kMaxStringBytes));
-    switch (place()) {
-      case Place::kArticle:
-        if (key() == "title") paragraph_.title = value;
-        return true;
-      case Place::kParagraph:
-        if (key() == "context") set(&paragraph_.context, value, &has_context_);
-        return true;
-      case Place::kQuestion:
-        if (key() == "id") set(&question_.id, value, &has_id_);
-        if (key() == "question") set(&question_.question, value, &has_question_);
-        if (is_flat() && key() == "context") set(&paragraph_.context, value, &has_context_);
-        if (is_flat() && key() == "title") paragraph_.title = value;
-        if (key() == "answers") return scalar("a string");
-        return true;
-      case Place::kAnswer:
-        if (key() == "text") set(&answer_text_, value, &has_answer_text_);
-        return true;
-      case Place::kFlatAnswerTexts:
-        texts_.push_back(value);
-        return true;
-      default:
-        return scalar("a string");
-    }
-  }
-  bool binary(binary_t&) { return false; }
-
-  bool start_object(std::size_t) {
-    push(/*is_list=*/false);
-    const Place where = place();
-    if (where == Place::kParagraph) {
-      paragraph_.context.clear();
-      paragraph_.questions.clear();
-      has_context_ = has_questions_ = false;
-    } else if (where == Place::kQuestion) {
-      begin_question();
-    } else if (where == Place::kAnswer) {
-      has_answer_text_ = has_answer_start_ = false;
-    }
-    return true;
-  }
-  bool end_object() {
-    const Place where = place();
-    if (where == Place::kAnswer) end_answer();
-    if (where == Place::kFlatAnswers) end_flat_answers();
-    if (where == Place::kQuestion) end_question();
-    if (where == Place::kParagraph) end_paragraph();
-    pop();
-    return !stopped_;
-  }
-  bool start_array(std::size_t) {
-    if (levels_.empty() && line_ > 0) refuse("found a list, expected an object a line");
-    push(/*is_list=*/true);
-    if (place() == Place::kExamples) found_list_ = true;
-    if (place() == Place::kQuestions) has_questions_ = true;
-    if (place() == Place::kFlatAnswerTexts) texts_.clear();
-    if (place() == Place::kFlatAnswerStarts) starts_.clear();
-    return true;
-  }
-  bool end_array() {
-    pop();
-    return true;
-  }
-  bool key(string_t& name) {
-    levels_.back().key = name.size() <= 256 ? std::move(name) : name.substr(0, 256);
-    return true;
-  }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) {
-    std::string reason = error.what();
-    if (const std::size_t end = reason.find("] "); end != std::string::npos) reason.erase(0, end + 2);
-    const std::string line = line_ > 0 ? fmt::format(" line {}", line_) : "";
-    fail(ErrorKind::kCorruptFile, "{}:{} not valid JSON (byte {}): {:.200}", path_, line, position, reason);
-  }
+  void stop_at_newline() { stops_at_newline_ = true; }
+  /// The parser has taken a value.
+  void end_value() { value_bytes_ = 0; }
 
  private:
-  // Nested: {data: [article {paragraphs: [paragraph {context, qas: [question {answers: [answer]}]}]}]}
-  // Flat:   {data: [question]} or [question] or one question a line; its answers are {text: [], answer_start: []}.
-  enum class Place {
-    kTop,
-    kExamples,  // the outer list
-    kArticle,   // or, in the flat form, kQuestion
-    kParagraphs,
-    kParagraph,
-    kQuestions,
-    kQuestion,
-    kAnswers,
-    kAnswer,
-    kFlatAnswers,
-    kFlatAnswerTexts,
-    kFlatAnswerStarts,
-    kElsewhere,
-  };
-  struct Level {
-    bool is_list;
-    Place place;
-    std::string key;        // current key of an object
-    std::uint64_t index = 0;  // current position in a list
-  };
+  // An escaped string is up to six times as long as what it stands for.
+  static constexpr std::size_t kMaxValueBytes = 6 * kMaxSquadString;
 
-  Place place() const { return levels_.empty() ? Place::kTop : levels_.back().place; }
-  const std::string& key() const { return levels_.back().key; }
-  bool in_question() const { return place() == Place::kQuestion; }
-  bool is_flat() const { return flat_; }
-
-  // The place of a container opened now.
-  Place child_place(bool is_list) {
-    if (levels_.empty()) {
-      if (is_list) return Place::kExamples;  // [question, ...]
-      return line_ > 0 ? enter_flat() : Place::kTop;
-    }
-    const Level& parent = levels_.back();
-    switch (parent.place) {
-      case Place::kTop:
-        return is_list && parent.key == "data" ? Place::kExamples : Place::kElsewhere;
-      case Place::kExamples:
-        if (is_list) return Place::kElsewhere;
-        return flat_hint_ || levels_.size() == 1 ? enter_flat() : Place::kArticle;
-      case Place::kArticle:
-        return parent.key == "paragraphs" && is_list ? Place::kParagraphs : Place::kElsewhere;
-      case Place::kParagraphs:
-        return is_list ? Place::kElsewhere : Place::kParagraph;
-      case Place::kParagraph:
-        return parent.key == "qas" && is_list ? Place::kQuestions : Place::kElsewhere;
-      case Place::kQuestions:
-        return is_list ? Place::kElsewhere : Place::kQuestion;
-      case Place::kQuestion:
-        if (parent.key != "answers") return Place::kElsewhere;
-        return is_list ? Place::kAnswers : Place::kFlatAnswers;
-      case Place::kAnswers:
-        return is_list ? Place::kElsewhere : Place::kAnswer;
-      case Place::kFlatAnswers:
-        if (is_list && parent.key == "text") return Place::kFlatAnswerTexts;
-        if (is_list && parent.key == "answer_start") return Place::kFlatAnswerStarts;
-        return Place::kElsewhere;
-      default:
-        return Place::kElsewhere;
-    }
+  static std::FILE* open(const std::string& path) {
+    std::error_code ignored;
+    QALOF_CHECK(std::filesystem::exists(path, ignored), ErrorKind::kNotFound, "{}: no such file",
+                path);
+    QALOF_CHECK(std::filesystem::is_regular_file(path, ignored), ErrorKind::kBadInput,
+                "{}: is not a regular file", path);
+    std::FILE* file = std::fopen(path.c_str(), "rb");
+    QALOF_CHECK(file != nullptr, ErrorKind::kResource, "{}: {}", path,
+                std::generic_category().message(errno));
+    return file;
   }
-  Place enter_flat() {
-    flat_ = true;
-    return Place::kQuestion;
+  void fill() {
+    size_ = std::fread(buffer_.data(), 1, buffer_.size(), file_.get());
+    next_ = 0;
+    QALOF_CHECK(size_ > 0 || std::ferror(file_.get()) == 0, ErrorKind::kResource,
+                "{}: could not be read: {}", path_, std::generic_category().message(errno));
   }
 
-  void push(bool is_list) {
-    if (levels_.size() >= kMaxDepth) refuse(fmt::format("more than {} levels", kMaxDepth));
-    const Place child = child_place(is_list);
-    levels_.push_back({is_list, child, "", 0});
-  }
-  void pop() {
-    levels_.pop_back();
-    if (!levels_.empty() && levels_.back().is_list) ++levels_.back().index;
-  }
-
-  std::string where() const {
-    std::string text = line_ > 0 ? fmt::format("line {}", line_) : "";
-    for (const Level& level : levels_) {
-      if (level.is_list) {
-        text += fmt::format("[{}]", level.index);
-      } else if (!level.key.empty()) {
-        text += (text.empty() ? "" : ".") + level.key;
-      }
-    }
-    return text.empty() ? "the document" : text;
-  }
-  [[noreturn]] void refuse(const std::string& what) const { fail(ErrorKind::kBadInput, "{}: {}: {}", path_, where(), what); }
-
-  bool scalar(const std::string& found) {
-    const Place at = place();
-    if (levels_.empty()) refuse(fmt::format("found {}, expected an object", found));
-    const std::string& name = levels_.back().key;
-    const bool needed = (at == Place::kParagraph && (name == "context" || name == "qas")) ||
-                        (at == Place::kQuestion && (name == "id" || name == "question" || name == "answers" || (flat_ && name == "context"))) ||
-                        (at == Place::kAnswer && (name == "text" || name == "answer_start")) ||
-                        (at == Place::kArticle && name == "paragraphs") || (at == Place::kTop && name == "data") || at == Place::kExamples ||
-                        at == Place::kParagraphs || at == Place::kQuestions || at == Place::kAnswers || at == Place::kFlatAnswerTexts ||
-                        at == Place::kFlatAnswerStarts || at == Place::kFlatAnswers;
-    if (needed) refuse(fmt::format("found {}, which does not belong there", found));
-    if (levels_.back().is_list) ++levels_.back().index;
-    return true;
-  }
-  bool integer(std::int64_t value) {
-    if (place() == Place::kAnswer && key() == "answer_start") {
-      set_start(value, &answer_start_);
-      has_answer_start_ = true;
-      return true;
-    }
-    if (place() == Place::kFlatAnswerStarts) {
-      starts_.emplace_back();
-      set_start(value, &starts_.back());
-      return true;
-    }
-    return scalar(fmt::format("{}", value));
-  }
-  void set_start(std::int64_t value, std::int64_t* start) const {
-    if (value < 0 || value > INT32_MAX) refuse(fmt::format("found {}, expected a position of 0 or more", value));
-    *start = value;
-  }
-  void set(std::string* field, std::string& value, bool* seen) const {
-    if (*seen) refuse("stands twice");
-    *field = std::move(value);
-    *seen = true;
-  }
-
-  void begin_question() {
-    question_ = {};
-    has_id_ = has_question_ = has_is_impossible_ = false;
-    if (flat_) has_context_ = false;
-  }
-  void end_answer() {
-    if (!has_answer_text_) refuse("text is missing");
-    if (!has_answer_start_) refuse("answer_start is missing");
-    question_.answers.push_back({answer_text_, answer_start_});
-  }
-  void end_flat_answers() {
-    if (texts_.size() != starts_.size()) refuse(fmt::format("answers has {} texts and {} positions", texts_.size(), starts_.size()));
-    for (std::size_t i = 0; i < texts_.size(); ++i) question_.answers.push_back({texts_[i], starts_[i]});
-    texts_.clear();
-    starts_.clear();
-  }
-  void end_question() {
-    levels_.back().key.clear();
-    if (!has_id_) refuse("id is missing");
-    if (!has_question_) refuse("question is missing");
-    summary_->has_is_impossible |= has_is_impossible_;
-    if (question_.answers.empty()) ++summary_->unanswered;
-    ++summary_->questions;
-    paragraph_.questions.push_back(std::move(question_));
-    if (paragraph_.questions.size() > kMaxQuestionsPerParagraph) refuse(fmt::format("more than {} questions in a paragraph", kMaxQuestionsPerParagraph));
-    if (flat_) {
-      if (!has_context_) refuse("context is missing");
-      hand_over();
-    }
-  }
-  void end_paragraph() {
-    levels_.back().key.clear();
-    if (!has_context_) refuse("context is missing");
-    if (!has_questions_) refuse("qas is missing");
-    hand_over();
-  }
-  void hand_over() {
-    ++summary_->paragraphs;
-    SquadParagraph done = std::move(paragraph_);
-    paragraph_ = {};
-    paragraph_.title = done.title;
-    stopped_ = !on_paragraph_(std::move(done));
-  }
-
- public:
-  /// The flat form under "data" looks like articles until a key tells: set by the caller's look ahead.
-  void set_flat_hint(bool flat) { flat_hint_ = flat; }
-
- private:
   const std::string& path_;
-  const std::function<bool(SquadParagraph&&)>& on_paragraph_;
-  SquadSummary* summary_;
-  std::uint64_t line_ = 0;
-  bool flat_ = false, flat_hint_ = false, stopped_ = false, found_list_ = false;
-  std::vector<Level> levels_;
-  SquadParagraph paragraph_;
-  SquadQuestion question_;
-  bool has_context_ = false, has_questions_ = false, has_id_ = false, has_question_ = false, has_is_impossible_ = false;
-  std::string answer_text_;
-  std::int64_t answer_start_ = 0;
-  bool has_answer_text_ = false, has_answer_start_ = false;
-  std::vector<std::string> texts_;
-  std::vector<std::int64_t> starts_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
+  std::array<char, std::size_t{1} << 16> buffer_;
+  std::size_t next_ = 0, size_ = 0, value_bytes_ = 0;
+  bool stops_at_newline_ = false;
 };
 
-// The first bytes of the file tell the form: JSON lines begin with an example's object on a line of its own; the flat form shows
-// "question" or "context" before any "paragraphs".
-struct Peeked {
-  bool json_lines = false;
-  bool flat = false;
+// What the parser wants to read from; the end is the iterator without an input.
+class InputIterator {
+ public:
+  using iterator_category = std::input_iterator_tag;
+  using value_type = char;
+  using difference_type = std::ptrdiff_t;
+  using pointer = const char*;
+  using reference = char;
+
+  InputIterator() = default;
+  explicit InputIterator(SquadInput* input) : input_(input) {}
+  char operator*() const { return input_->peek(); }
+  InputIterator& operator++() {
+    input_->advance();
+    return *this;
+  }
+  bool operator==(const InputIterator& other) const { return is_end() == other.is_end(); }
+  bool operator!=(const InputIterator& other) const { return !(*this == other); }
+
+ private:
+  bool is_end() const { return input_ == nullptr || input_->at_end(); }
+  SquadInput* input_ = nullptr;
 };
 
-Peeked peek_form(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string head(std::size_t{1} << 16, '\0');
-  file.read(head.data(), static_cast<std::streamsize>(head.size()));
-  head.resize(static_cast<std::size_t>(file.gcount()));
-  Peeked form;
-  const std::size_t nested = std::min(head.find("\"paragraphs\""), head.find("\"qas\""));
-  const std::size_t flat = std::min(head.find("\"question\""), head.find("\"context\""));
-  form.flat = flat < nested;
-  const std::size_t first = head.find_first_not_of(" \t\r\n");
-  const std::size_t list = head.find('[');
-  const std::size_t data = head.find("\"data\"");
-  // An object at the top whose own keys are an example's, i.e. no "data" list before them.
-  form.json_lines = form.flat && first != std::string::npos && head[first] == '{' && !(data < flat && list < flat);
-  if (path.ends_with(".jsonl")) form.json_lines = true;
-  return form;
+// Tells the input where values end, and passes the events on.
+class Events {
+ public:
+  Events(SquadHandler* handler, SquadInput* input) : handler_(handler), input_(input) {}
+  bool null() { return value(handler_->null()); }
+  bool boolean(bool v) { return value(handler_->boolean(v)); }
+  bool number_integer(std::int64_t v) { return value(handler_->number_integer(v)); }
+  bool number_unsigned(std::uint64_t v) { return value(handler_->number_unsigned(v)); }
+  bool number_float(double v, const std::string& s) { return value(handler_->number_float(v, s)); }
+  bool string(std::string& v) { return value(handler_->string(v)); }
+  bool binary(nlohmann::json::binary_t& v) { return value(handler_->binary(v)); }
+  bool start_object(std::size_t n) { return value(handler_->start_object(n)); }
+  bool key(std::string& name) { return value(handler_->key(name)); }
+  bool end_object() { return value(handler_->end_object()); }
+  bool start_array(std::size_t n) { return value(handler_->start_array(n)); }
+  bool end_array() { return value(handler_->end_array()); }
+  bool parse_error(std::size_t position, const std::string& token,
+                   const nlohmann::detail::exception& error) {
+    return handler_->parse_error(position, token, error);
+  }
+
+ private:
+  bool value(bool goes_on) {
+    input_->end_value();
+    return goes_on;
+  }
+  SquadHandler* handler_;
+  SquadInput* input_;
+};
+
+// Looks at the first document's outermost keys: an example's own mean JSON lines.
+class FormPeek : public nlohmann::json::json_sax_t {
+ public:
+  explicit FormPeek(SquadInput* input) : input_(input) {}
+  bool is_json_lines() const { return is_json_lines_; }
+
+  bool null() override { return value(); }
+  bool boolean(bool) override { return value(); }
+  bool number_integer(std::int64_t) override { return value(); }
+  bool number_unsigned(std::uint64_t) override { return value(); }
+  bool number_float(double, const std::string&) override { return value(); }
+  bool string(std::string&) override { return value(); }
+  bool binary(nlohmann::json::binary_t&) override { return false; }
+  bool start_object(std::size_t) override { return open(); }
+  bool start_array(std::size_t) override { return depth_ > 0 && open(); }  // a list at the top
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(std::string& name) override {
+    if (depth_ != 1) return value();
+    is_json_lines_ = name == "question" || name == "context" || name == "id" || name == "answers";
+    return !is_json_lines_ && name != "data" && value();
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
+    return false;  // the pass that reads will say it
+  }
+
+ private:
+  static constexpr std::size_t kMaxDepth = 64;
+  bool value() {
+    input_->end_value();
+    return true;
+  }
+  bool open() { return ++depth_ <= kMaxDepth && value(); }
+  bool close() { return --depth_ > 0 && value(); }
+  SquadInput* input_;
+  std::size_t depth_ = 0;
+  bool is_json_lines_ = false;
+};
+
+bool is_json_lines(const std::string& path) {
+  SquadInput input(path);
+  FormPeek peek(&input);
+  nlohmann::json::sax_parse(InputIterator(&input), InputIterator(), &peek,
+                            nlohmann::json::input_format_t::json, /*strict=*/false);
+  return peek.is_json_lines();
+}
+
+void read_lines(SquadInput* input, SquadHandler* handler, Events* events) {
+  input->stop_at_newline();
+  for (std::uint64_t line = 1; !input->ended() && !handler->stopped(); ++line) {
+    while (!input->at_end() && std::strchr(" \t\r", input->peek()) != nullptr) input->advance();
+    input->end_value();
+    if (!input->at_end()) {
+      handler->begin_line(line);
+      nlohmann::json::sax_parse(InputIterator(input), InputIterator(), events);
+    }
+    if (!input->ended() && !handler->stopped()) input->advance();  // the end of the line
+  }
 }
 
 }  // namespace
@@ -364,42 +196,70 @@ std::string_view to_string(SquadForm form) {
   return "JSON lines";
 }
 
-SquadSummary read_squad(const std::string& path, const std::function<bool(SquadParagraph&&)>& on_paragraph) {
-  QALOF_CHECK(std::filesystem::is_regular_file(path), ErrorKind::kNotFound, "{}: no such file", path);
-  const Peeked form = peek_form(path);
-  std::ifstream file(path, std::ios::binary);
-  QALOF_CHECK(file.good(), ErrorKind::kResource, "{}: {}", path, std::strerror(errno));
+SquadSummary read_squad(const std::string& path,
+                        const std::function<bool(SquadParagraph&&)>& on_paragraph) {
   SquadSummary summary;
-  summary.form = form.json_lines ? SquadForm::kJsonLines : form.flat ? SquadForm::kFlat : SquadForm::kNested;
+  const bool lines = is_json_lines(path);
+  SquadInput input(path);
   SquadHandler handler(path, on_paragraph, &summary);
-  handler.set_flat_hint(form.flat);
-  if (form.json_lines) {
-    std::string line;
-    for (std::uint64_t number = 1; std::getline(file, line) && !handler.stopped(); ++number) {
-      QALOF_CHECK(line.size() <= 4 * kMaxStringBytes, ErrorKind::kBadInput, "{}: line {} has {} bytes", path, number, line.size());
-      if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-      handler.set_line(number);
-      nlohmann::json::sax_parse(line, &handler);
-    }
+  Events events(&handler, &input);
+  if (lines) {
+    summary.form = SquadForm::kJsonLines;
+    read_lines(&input, &handler, &events);
   } else {
-    nlohmann::json::sax_parse(file, &handler);
-    QALOF_CHECK(handler.found_list(), ErrorKind::kBadInput, "{}: holds no list of examples (expected {{\"data\": [...]}})", path);
+    nlohmann::json::sax_parse(InputIterator(&input), InputIterator(), &events);
+    QALOF_CHECK(handler.found_list(), ErrorKind::kBadInput,
+                "{}: holds no list of examples, expected {{\"data\": [...]}}", path);
   }
-  QALOF_CHECK(summary.questions > 0, ErrorKind::kBadInput, "{}: holds no questions", path);
+  QALOF_CHECK(summary.questions > 0 || handler.stopped(), ErrorKind::kBadInput,
+              "{}: holds no questions", path);
   return summary;
 }
 
 SquadSummary scan_squad(const std::string& path) {
-  return read_squad(path, [](SquadParagraph&&) { return true; });
+  std::uint64_t moved = 0, lost = 0;
+  SquadSummary summary = read_squad(path, [&](SquadParagraph&& paragraph) {
+    for (const SquadQuestion& question : paragraph.questions) {
+      for (const SquadAnswer& answer : question.answers) {
+        const std::int64_t found = find_answer(paragraph.context, answer);
+        moved += found >= 0 && found != answer.start ? 1 : 0;
+        lost += found < 0 ? 1 : 0;
+      }
+    }
+    return true;
+  });
+  summary.moved_answers = moved;
+  summary.lost_answers = lost;
+  return summary;
 }
 
 std::int64_t find_answer(std::string_view context, const SquadAnswer& answer) {
-  const std::vector<std::size_t> offsets = code_point_offsets(context);
-  std::int64_t best = -1;
-  std::size_t point = 0;
-  for (std::size_t at = context.find(answer.text); at != std::string_view::npos; at = context.find(answer.text, at + 1)) {
-    while (offsets[point] < at) ++point;
-    const auto found = static_cast<std::int64_t>(point);
+  const std::string_view text = answer.text;
+  if (text.empty()) return -1;
+  std::size_t byte = 0;
+  for (std::int64_t point = 0; point < answer.start && byte < context.size(); ++point) {
+    next_code_point(context, &byte);
+  }
+  if (byte < context.size() && context.substr(byte).starts_with(text)) return answer.start;
+
+  // Knuth, Morris and Pratt (1977): length of the longest border of each prefix of text.
+  std::vector<std::size_t> border(text.size() + 1, 0);
+  for (std::size_t i = 1, matched = 0; i < text.size(); ++i) {
+    while (matched > 0 && text[i] != text[matched]) matched = border[matched];
+    if (text[i] == text[matched]) ++matched;
+    border[i + 1] = matched;
+  }
+  const auto length = static_cast<std::int64_t>(count_code_points(text));
+  std::int64_t best = -1, points = 0;  // code points up to and with the current byte
+  std::size_t matched = 0;
+  for (std::size_t i = 0; i < context.size(); ++i) {
+    if ((context[i] & 0xc0) != 0x80) ++points;
+    while (matched > 0 && (matched == text.size() || context[i] != text[matched])) {
+      matched = border[matched];
+    }
+    if (context[i] == text[matched]) ++matched;
+    if (matched < text.size()) continue;
+    const std::int64_t found = points - length;
     if (best < 0 || std::abs(found - answer.start) < std::abs(best - answer.start)) best = found;
   }
   return best;

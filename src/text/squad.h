@@ -1,5 +1,10 @@
-// SQuAD files as a stream of paragraphs: the official nested JSON (v1.1 and v2.0), flat JSON and JSONL. Memory does not grow with
-// the file: paragraphs are handed over as they are read.
+// SQuAD files as a stream of paragraphs: the official nested JSON (v1.1 and v2.0), flat JSON and
+// JSON lines. Memory does not grow with the file: paragraphs are handed over as they are read.
+//
+//   nested: {"data": [{"title", "paragraphs": [{"context", "qas": [{"id", "question", "answers":
+//           [{"text", "answer_start"}], "is_impossible"}]}]}]}
+//   flat:   {"data": [example]}, [example] or one example a line, with an example
+//           {"id", "context", "question", "answers": {"text": [], "answer_start": []}}
 #pragma once
 
 #include <cstdint>
@@ -31,18 +36,25 @@ struct SquadSummary {
   SquadForm form = SquadForm::kNested;
   std::uint64_t paragraphs = 0;
   std::uint64_t questions = 0;
-  std::uint64_t unanswered = 0;        // questions without answers
-  bool has_is_impossible = false;      // some question carries the field: v2.0
+  std::uint64_t unanswered = 0;    // questions without answers
+  bool has_is_impossible = false;  // some question carries the field: v2.0
+  // Counted by scan_squad only:
+  std::uint64_t moved_answers = 0;  // answers whose text stands elsewhere in the context
+  std::uint64_t lost_answers = 0;   // answers whose text the context does not hold
 };
 
-/// Reads a file and calls on_paragraph for each paragraph in file order (flat forms: one question each); it returns false to stop
-/// early. Throws Error{kNotFound}, {kCorruptFile}, or {kBadInput} with the place, e.g. "data[3].paragraphs[0].qas[2].id".
-/// Question ids may repeat.
-SquadSummary read_squad(const std::string& path, const std::function<bool(SquadParagraph&&)>& on_paragraph);
+/// Reads a file and calls on_paragraph for each paragraph in file order (flat forms: one question
+/// each); it returns false to stop early. Throws Error{kNotFound}, {kCorruptFile} where the bytes
+/// are not JSON, or {kBadInput} with the place, e.g. "data[3].paragraphs[0].qas[2]: id is missing".
+/// Question ids may repeat. Where an answer stands is not compared with the context: find_answer
+/// does. A string may have 16 MiB, the strings of a paragraph 64 MiB, nesting 32 levels.
+SquadSummary read_squad(const std::string& path,
+                        const std::function<bool(SquadParagraph&&)>& on_paragraph);
 /// Reads the whole file once and checks it.
 SquadSummary scan_squad(const std::string& path);
 
-/// Where answer stands in context (code points), nearest to its start; -1 where it does not occur.
+/// Where answer stands in context (code points): at its start, else at the occurrence nearest to
+/// it; -1 where it does not occur or is empty. Time is linear in both.
 std::int64_t find_answer(std::string_view context, const SquadAnswer& answer);
 
 }  // namespace qalof::text

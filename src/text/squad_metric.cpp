@@ -1,7 +1,7 @@
 #include "text/squad_metric.h"
 
 #include <algorithm>
-#include <map>
+#include <unordered_map>
 #include <vector>
 
 #include "core/error.h"
@@ -16,7 +16,8 @@ namespace {
 constexpr std::size_t kMaxPredictionBytes = std::size_t{512} << 20;
 
 bool is_ascii_punctuation(char c) {
-  return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') || (c >= '{' && c <= '~');
+  return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') ||
+         (c >= '{' && c <= '~');
 }
 
 // Replaces the words a, an and the by a space: \b(a|an|the)\b with Python's \w.
@@ -68,12 +69,14 @@ std::size_t common_words(std::vector<std::string_view> a, std::vector<std::strin
   return both.size();
 }
 
-double f1_of_normalized(std::string_view prediction, std::string_view gold, bool empty_matches_empty) {
+double f1_of_normalized(std::string_view prediction, std::string_view gold,
+                        bool empty_matches_empty) {
   const std::vector<std::string_view> a = split_words(prediction), b = split_words(gold);
   if (empty_matches_empty && (a.empty() || b.empty())) return a.empty() && b.empty() ? 1 : 0;
   const auto common = static_cast<double>(common_words(a, b));
   if (common == 0) return 0;
-  const double precision = common / static_cast<double>(a.size()), recall = common / static_cast<double>(b.size());
+  const double precision = common / static_cast<double>(a.size()),
+               recall = common / static_cast<double>(b.size());
   return 2 * precision * recall / (precision + recall);
 }
 
@@ -119,12 +122,17 @@ QuestionScore score_v2(std::string_view prediction, std::span<const SquadAnswer>
   return best;
 }
 
-SquadScores score_predictions(const std::string& references, const std::string& predictions, bool version_2) {
-  const Json answers = parse_json(read_file(predictions, kMaxPredictionBytes), predictions, {4, kMaxPredictionBytes});
-  QALOF_CHECK(answers.is_object(), ErrorKind::kBadInput, "{}: found {}, expected an object of ids to texts", predictions, answers.type_name());
+SquadScores score_predictions(const std::string& references, const std::string& predictions,
+                              bool version_2) {
+  const Json answers = parse_json(read_file(predictions, kMaxPredictionBytes), predictions,
+                                  {4, kMaxPredictionBytes});
+  QALOF_CHECK(answers.is_object(), ErrorKind::kBadInput,
+              "{}: found {}, expected an object of ids to texts", predictions, answers.type_name());
   version_2 = version_2 || scan_squad(references).has_is_impossible;
   SquadScores scores;
   double exact = 0, f1 = 0;
+  // The v2.0 script keeps scores by id: of questions with one id the last counts.
+  std::unordered_map<std::string, QuestionScore> by_id;
   read_squad(references, [&](SquadParagraph&& paragraph) {
     for (const SquadQuestion& question : paragraph.questions) {
       const auto it = answers.find(question.id);
@@ -133,10 +141,21 @@ SquadScores score_predictions(const std::string& references, const std::string& 
         if (!version_2) ++scores.total;
         continue;
       }
-      QALOF_CHECK(it->is_string(), ErrorKind::kBadInput, "{}: \"{:.60}\" is {}, expected a text", predictions, question.id, it->type_name());
+      QALOF_CHECK(it->is_string(), ErrorKind::kBadInput, "{}: \"{:.60}\" is {}, expected a text",
+                  predictions, question.id, it->type_name());
       const auto& text = it->get_ref<const std::string&>();
-      const QuestionScore score = version_2 ? score_v2(text, question.answers) : score_v1(text, question.answers);
-      ++scores.total;
+      QuestionScore score;
+      if (version_2) {
+        score = score_v2(text, question.answers);
+        const auto [known, is_new] = by_id.try_emplace(question.id);
+        scores.total += is_new ? 1 : 0;
+        exact -= known->second.exact;
+        f1 -= known->second.f1;
+        known->second = score;
+      } else {
+        score = score_v1(text, question.answers);
+        ++scores.total;
+      }
       exact += score.exact;
       f1 += score.f1;
     }

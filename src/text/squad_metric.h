@@ -1,4 +1,5 @@
-// The official SQuAD scores: exact match and F1 on normalized text, Python's Unicode rules included.
+// The official SQuAD scores: exact match and F1 on normalized text, Python's Unicode rules
+// included.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,8 @@
 
 namespace qalof::text {
 
-/// Lower case, ASCII punctuation removed, articles (a, an, the) removed, white space joined to single spaces.
+/// Lower case, ASCII punctuation removed, articles (a, an, the) removed, white space joined to
+/// single spaces.
 std::string normalize_answer(std::string_view text);
 
 struct QuestionScore {
@@ -24,9 +26,12 @@ QuestionScore score_v2(std::string_view prediction, std::span<const SquadAnswer>
 struct SquadScores {
   double exact_match = 0, f1 = 0;  // 0-100
   std::uint64_t total = 0;
-  std::uint64_t missing = 0;       // questions without a prediction: count as 0 in v1.1, left out in v2.0
+  std::uint64_t missing =
+      0;  // questions without a prediction: count as 0 in v1.1, left out in v2.0
 };
-/// Scores {"id": "text"} predictions; v2.0 rules where a question has is_impossible or version_2 is set.
-SquadScores score_predictions(const std::string& references, const std::string& predictions, bool version_2);
+/// Scores {"id": "text"} predictions; v2.0 rules where a question has is_impossible or version_2 is
+/// set.
+SquadScores score_predictions(const std::string& references, const std::string& predictions,
+                              bool version_2);
 
 }  // namespace qalof::text

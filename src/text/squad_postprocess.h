@@ -1,4 +1,5 @@
-// From start and end logits of a question's windows to an answer, by the rules of Hugging Face's run_qa.py, and the files it writes.
+// From start and end logits of a question's windows to an answer, by the rules of Hugging Face's
+// run_qa.py, and the files it writes.
 #pragma once
 
 #include <cstddef>
@@ -17,32 +18,36 @@ struct SpanDecodeOptions {
   std::size_t max_answer_length = 30;  // tokens, inclusive
   bool version_2_with_negative = false;
   double null_score_diff_threshold = 0;
-  bool hf_compat_null = false;  // kept for parity: the null index is 0 either way in post-processing
+  bool hf_compat_null =
+      false;  // kept for parity: the null index is 0 either way in post-processing
 };
 
 struct SpanCandidate {
   std::string text;
   double start_logit = 0, end_logit = 0, probability = 0;
+  bool is_fallback = false;  // "empty", where there is nothing else
 };
+/// Where no candidate holds text, n_best begins with the text "empty" at logits 0.
 struct SpanPrediction {
-  std::string text;                    // "" = no answer (v2.0)
-  std::vector<SpanCandidate> n_best;   // best first
-  double null_odds = 0;                // v2.0: null score minus best non-null score
+  std::string text;                   // "" = no answer (v2.0)
+  std::vector<SpanCandidate> n_best;  // best first
+  double null_odds = 0;               // v2.0: null score minus best non-null score
 };
 
-/// Collects the windows of one question. Ties go to the lower window, then start, then end index.
+/// Collects the windows of one question. Scores are summed in single precision, as numpy does on
+/// the model's output; ties go to the earlier window, then to the higher start logit, then to the
+/// lower start and end index. Not thread-safe.
 class SpanDecoder {
  public:
   explicit SpanDecoder(const SpanDecodeOptions& options) : options_(options) {}
-  /// logits [window.ids.size(), 2]: start, end.
+  /// logits [window.ids.size(), 2]: start, end. Error{kDiverged} where one is not finite.
   void add(const SpanWindow& window, std::span<const float> logits);
   /// The answer out of context; the decoder is ready for the next question.
   SpanPrediction finish(std::string_view context);
 
  private:
   struct Scored {
-    double score;
-    float start_logit, end_logit;
+    float score, start_logit, end_logit;
     std::uint32_t first, last;  // code points
   };
   SpanDecodeOptions options_;
@@ -51,11 +56,13 @@ class SpanDecoder {
   float null_start_ = 0, null_end_ = 0;
 };
 
-/// Writes eval_predictions.json, eval_nbest_predictions.json and, for v2.0, eval_null_odds.json as predictions come, in Python's
-/// json.dumps(indent=4) form. The files appear when finish() is called.
+/// Writes eval_predictions.json, eval_nbest_predictions.json and, for v2.0, eval_null_odds.json as
+/// predictions come, in Python's json.dumps(indent=4) form. The files appear when finish() is
+/// called.
 class PredictionWriter {
  public:
-  PredictionWriter(const std::string& directory, const std::string& prefix, bool version_2_with_negative);
+  PredictionWriter(const std::string& directory, const std::string& prefix,
+                   bool version_2_with_negative);
   ~PredictionWriter();
   void add(const std::string& id, const SpanPrediction& prediction);
   void finish();

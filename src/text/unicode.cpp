@@ -12,8 +12,9 @@ namespace {
 constexpr std::uint32_t kTableSize = 0x3000;  // Latin to the start of CJK: looked up directly
 
 bool in_ranges(std::span<const CodeRange> ranges, std::uint32_t point) {
-  const auto it = std::upper_bound(ranges.begin(), ranges.end(), point,
-                                   [](std::uint32_t value, const CodeRange& range) { return value < range.first; });
+  const auto it = std::upper_bound(
+      ranges.begin(), ranges.end(), point,
+      [](std::uint32_t value, const CodeRange& range) { return value < range.first; });
   return it != ranges.begin() && point <= std::prev(it)->last;
 }
 
@@ -24,9 +25,10 @@ const std::array<std::uint8_t, kTableSize>& class_table() {
   static const auto table = [] {
     std::array<std::uint8_t, kTableSize> classes{};
     for (std::uint32_t point = 0; point < kTableSize; ++point) {
-      classes[point] = static_cast<std::uint8_t>((in_ranges(letter_ranges(), point) ? kLetter : 0) |
-                                                 (in_ranges(number_ranges(), point) ? kNumber : 0) |
-                                                 (in_ranges(white_space_ranges(), point) ? kWhiteSpace : 0));
+      classes[point] =
+          static_cast<std::uint8_t>((in_ranges(letter_ranges(), point) ? kLetter : 0) |
+                                    (in_ranges(number_ranges(), point) ? kNumber : 0) |
+                                    (in_ranges(white_space_ranges(), point) ? kWhiteSpace : 0));
     }
     return classes;
   }();
@@ -35,8 +37,9 @@ const std::array<std::uint8_t, kTableSize>& class_table() {
 
 std::uint32_t lower_of(std::uint32_t point) {
   const std::span<const LowerRun> runs = lower_runs();
-  const auto after = std::upper_bound(runs.begin(), runs.end(), point,
-                                      [](std::uint32_t value, const LowerRun& run) { return value < run.first; });
+  const auto after =
+      std::upper_bound(runs.begin(), runs.end(), point,
+                       [](std::uint32_t value, const LowerRun& run) { return value < run.first; });
   if (after == runs.begin()) return point;
   const LowerRun& run = *std::prev(after);
   if (point <= run.last && (point - run.first) % run.step == 0) {
@@ -45,7 +48,8 @@ std::uint32_t lower_of(std::uint32_t point) {
   return point;
 }
 
-// Unicode's Final_Sigma: a cased letter before, none after, case-ignorable points in between not counted.
+// Unicode's Final_Sigma: a cased letter before, none after, case-ignorable points in between not
+// counted.
 bool is_final_sigma(const std::vector<std::uint32_t>& points, std::size_t index) {
   auto is_ignorable = [](std::uint32_t point) { return in_ranges(case_ignorable_ranges(), point); };
   std::size_t before = index;
@@ -59,7 +63,9 @@ bool is_final_sigma(const std::vector<std::uint32_t>& points, std::size_t index)
 }  // namespace
 
 std::uint32_t next_code_point(std::string_view text, std::size_t* position) {
-  const auto byte = [&](std::size_t i) { return static_cast<std::uint32_t>(static_cast<unsigned char>(text[i])); };
+  const auto byte = [&](std::size_t i) {
+    return static_cast<std::uint32_t>(static_cast<unsigned char>(text[i]));
+  };
   const std::size_t start = *position;
   const std::uint32_t lead = byte(start);
   *position = start + 1;
@@ -72,7 +78,8 @@ std::uint32_t next_code_point(std::string_view text, std::size_t* position) {
     point = point << 6 | (byte(start + i) & 0x3fU);
   }
   constexpr std::uint32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
-  if (point < kSmallest[length] || point > 0x10ffff || (point >= 0xd800 && point <= 0xdfff)) return kInvalidCodePoint;
+  if (point < kSmallest[length] || point > 0x10ffff || (point >= 0xd800 && point <= 0xdfff))
+    return kInvalidCodePoint;
   *position = start + length;
   return point;
 }
@@ -122,23 +129,28 @@ std::vector<std::size_t> code_point_offsets(std::string_view text) {
 }
 
 std::size_t count_code_points(std::string_view text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
 bool is_letter(std::uint32_t point) {
-  return point < kTableSize ? (class_table()[point] & kLetter) != 0 : in_ranges(letter_ranges(), point);
+  return point < kTableSize ? (class_table()[point] & kLetter) != 0
+                            : in_ranges(letter_ranges(), point);
 }
 bool is_number(std::uint32_t point) {
-  return point < kTableSize ? (class_table()[point] & kNumber) != 0 : in_ranges(number_ranges(), point);
+  return point < kTableSize ? (class_table()[point] & kNumber) != 0
+                            : in_ranges(number_ranges(), point);
 }
 bool is_white_space(std::uint32_t point) {
-  return point < kTableSize ? (class_table()[point] & kWhiteSpace) != 0 : in_ranges(white_space_ranges(), point);
+  return point < kTableSize ? (class_table()[point] & kWhiteSpace) != 0
+                            : in_ranges(white_space_ranges(), point);
 }
 bool is_python_space(std::uint32_t point) { return in_ranges(python_space_ranges(), point); }
 bool is_python_word(std::uint32_t point) { return in_ranges(python_word_ranges(), point); }
 
 std::string python_lower(std::string_view text) {
-  constexpr std::uint32_t kCapitalSigma = 0x3a3, kSigma = 0x3c3, kFinalSigma = 0x3c2, kCapitalIWithDot = 0x130;
+  constexpr std::uint32_t kCapitalSigma = 0x3a3, kSigma = 0x3c3, kFinalSigma = 0x3c2,
+                          kCapitalIWithDot = 0x130;
   const std::vector<std::uint32_t> points = to_code_points(text);
   std::string lower;
   lower.reserve(text.size());

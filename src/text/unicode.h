@@ -9,8 +9,9 @@
 
 namespace qalof::text {
 
-/// Decodes one code point at position and moves position behind it; 0xffffffff (position moves by one byte) where the bytes are not
-/// UTF-8 (overlong forms, surrogates and points beyond U+10FFFF included). position must lie inside text.
+/// Decodes one code point at position and moves position behind it; 0xffffffff (position moves by
+/// one byte) where the bytes are not UTF-8 (overlong forms, surrogates and points beyond U+10FFFF
+/// included). position must lie inside text.
 std::uint32_t next_code_point(std::string_view text, std::size_t* position);
 inline constexpr std::uint32_t kInvalidCodePoint = 0xffffffffU;
 

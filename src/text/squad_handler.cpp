@@ -1,0 +1,395 @@
+#include "text/squad_handler.h"
+
+#include <utility>
+
+#include "core/error.h"
+
+namespace qalof::text {
+
+namespace {
+
+constexpr std::size_t kMaxDepth = 32;
+constexpr std::size_t kMaxParagraphBytes = std::size_t{64} << 20;
+constexpr std::size_t kMaxKeyBytes = 256;  // longer keys are none of ours
+constexpr std::size_t kItemBytes = 64;     // what an item costs beside its text
+
+}  // namespace
+
+void SquadHandler::begin_line(std::uint64_t line) {
+  line_ = line;
+  levels_.clear();
+}
+
+// The place of a container opened now.
+SquadHandler::Place SquadHandler::child_place(bool is_list) const {
+  if (levels_.empty()) {
+    if (line_ > 0) return is_list ? Place::kElsewhere : Place::kExample;
+    return is_list ? Place::kExamples : Place::kTop;
+  }
+  const Level& parent = levels_.back();
+  struct Rule {
+    Place parent;
+    std::string_view key;
+    bool is_list;
+    Place child;
+  };
+  static constexpr Rule kRules[] = {
+      {Place::kTop, "data", true, Place::kExamples},
+      {Place::kExamples, "", false, Place::kExample},
+      {Place::kExample, "paragraphs", true, Place::kParagraphs},
+      {Place::kExample, "answers", true, Place::kAnswers},
+      {Place::kExample, "answers", false, Place::kFlatAnswers},
+      {Place::kParagraphs, "", false, Place::kParagraph},
+      {Place::kParagraph, "qas", true, Place::kQuestions},
+      {Place::kQuestions, "", false, Place::kQuestion},
+      {Place::kQuestion, "answers", true, Place::kAnswers},
+      {Place::kQuestion, "answers", false, Place::kFlatAnswers},
+      {Place::kAnswers, "", false, Place::kAnswer},
+      {Place::kFlatAnswers, "text", true, Place::kFlatTexts},
+      {Place::kFlatAnswers, "answer_start", true, Place::kFlatStarts},
+  };
+  for (const Rule& rule : kRules) {
+    if (rule.parent == parent.place && rule.key == parent.key && rule.is_list == is_list) {
+      return rule.child;
+    }
+  }
+  return Place::kElsewhere;
+}
+
+// What must stand where the document is now; null where anything may.
+const char* SquadHandler::expected() const {
+  if (levels_.empty()) return "an object or a list";
+  struct Rule {
+    Place place;
+    std::string_view key;
+    const char* expected;
+  };
+  static constexpr Rule kRules[] = {
+      {Place::kTop, "data", "a list"},
+      {Place::kExamples, "", "an object"},
+      {Place::kExample, "paragraphs", "a list"},
+      {Place::kExample, "id", "a string"},
+      {Place::kExample, "question", "a string"},
+      {Place::kExample, "context", "a string"},
+      {Place::kExample, "answers", "a list or an object"},
+      {Place::kExample, "is_impossible", "true or false"},
+      {Place::kParagraphs, "", "an object"},
+      {Place::kParagraph, "context", "a string"},
+      {Place::kParagraph, "qas", "a list"},
+      {Place::kQuestions, "", "an object"},
+      {Place::kQuestion, "id", "a string"},
+      {Place::kQuestion, "question", "a string"},
+      {Place::kQuestion, "answers", "a list or an object"},
+      {Place::kQuestion, "is_impossible", "true or false"},
+      {Place::kAnswers, "", "an object"},
+      {Place::kAnswer, "text", "a string"},
+      {Place::kAnswer, "answer_start", "a position of 0 or more"},
+      {Place::kFlatAnswers, "text", "a list"},
+      {Place::kFlatAnswers, "answer_start", "a list"},
+      {Place::kFlatTexts, "", "a string"},
+      {Place::kFlatStarts, "", "a position of 0 or more"},
+  };
+  for (const Rule& rule : kRules) {
+    if (at(rule.place, rule.key)) return rule.expected;
+  }
+  return nullptr;
+}
+
+void SquadHandler::push(bool is_list) {
+  if (levels_.size() >= kMaxDepth) refuse(fmt::format("more than {} levels", kMaxDepth));
+  const Place child = child_place(is_list);
+  if (child == Place::kElsewhere && expected() != nullptr) {
+    refuse(fmt::format("found {}, expected {}", is_list ? "a list" : "an object", expected()));
+  }
+  levels_.push_back({child, is_list, ""});
+}
+
+void SquadHandler::pop() {
+  levels_.pop_back();
+  if (!levels_.empty() && levels_.back().is_list) ++levels_.back().index;
+}
+
+std::string SquadHandler::where() const {
+  std::string text;
+  for (const Level& level : levels_) {
+    if (level.is_list) {
+      text += fmt::format("[{}]", level.index);
+    } else if (!level.key.empty()) {
+      text += (text.empty() ? "" : ".") + level.key;
+    }
+  }
+  if (line_ > 0) text = fmt::format("line {}{}{}", line_, text.empty() ? "" : ": ", text);
+  return text.empty() ? "the document" : text;
+}
+
+void SquadHandler::refuse(const std::string& what) const {
+  fail(ErrorKind::kBadInput, "{}: {}: {}", path_, where(), what);
+}
+
+// A value of no further use, unless something else must stand here.
+bool SquadHandler::scalar(const std::string& found) {
+  if (const char* wanted = expected()) refuse(fmt::format("found {}, expected {}", found, wanted));
+  if (levels_.back().is_list) ++levels_.back().index;
+  return true;
+}
+
+bool SquadHandler::null() {
+  // Exports write null for what a question has not.
+  if (!levels_.empty() && in_question() &&
+      (levels_.back().key == "answers" || levels_.back().key == "is_impossible")) {
+    return true;
+  }
+  return scalar("null");
+}
+
+bool SquadHandler::boolean(bool value) {
+  if (!levels_.empty() && in_question() && levels_.back().key == "is_impossible") {
+    question_.is_impossible = value;
+    seen_.is_impossible = true;
+    return true;
+  }
+  return scalar(value ? "true" : "false");
+}
+
+bool SquadHandler::number_unsigned(number_unsigned_t value) {
+  return value <= INT32_MAX ? integer(static_cast<std::int64_t>(value))
+                            : scalar(fmt::format("{}", value));
+}
+
+bool SquadHandler::number_float(number_float_t, const string_t& token) {
+  return scalar(fmt::format("{:.40}", token));
+}
+
+bool SquadHandler::integer(std::int64_t value) {
+  if (levels_.empty() || value < 0 || value > INT32_MAX) return scalar(fmt::format("{}", value));
+  if (at(Place::kAnswer, "answer_start")) {
+    once(&seen_.start);
+    answer_.start = value;
+    return true;
+  }
+  if (place() == Place::kFlatStarts) {
+    spend(0);
+    starts_.push_back(value);
+    ++levels_.back().index;
+    return true;
+  }
+  return scalar(fmt::format("{}", value));
+}
+
+bool SquadHandler::string(string_t& value) {
+  if (value.size() > kMaxSquadString) {
+    refuse(fmt::format("a string of {} bytes, at most {} are read", value.size(), kMaxSquadString));
+  }
+  if (levels_.empty()) return scalar("a string");
+  const std::string& name = levels_.back().key;
+  switch (place()) {
+    case Place::kExample:
+      if (name == "title") paragraph_.title = value;
+      if (name == "context") set(&paragraph_.context, value, &seen_.context);
+      [[fallthrough]];
+    case Place::kQuestion:
+      if (name == "id") set(&question_.id, value, &seen_.id);
+      if (name == "question") set(&question_.question, value, &seen_.question);
+      if (name == "answers" || name == "is_impossible" || name == "paragraphs") {
+        return scalar("a string");
+      }
+      return true;
+    case Place::kParagraph:
+      if (name == "context") {
+        set(&paragraph_.context, value, &seen_.context);
+        return true;
+      }
+      return scalar("a string");
+    case Place::kAnswer:
+      if (name == "text") {
+        set(&answer_.text, value, &seen_.text);
+        return true;
+      }
+      return scalar("a string");
+    case Place::kFlatTexts:
+      spend(value.size());
+      texts_.push_back(std::move(value));
+      ++levels_.back().index;
+      return true;
+    default:
+      return scalar("a string");
+  }
+}
+
+bool SquadHandler::start_object(std::size_t) {
+  push(/*is_list=*/false);
+  switch (place()) {
+    case Place::kExample:
+      paragraph_ = {};
+      paragraph_bytes_ = 0;
+      seen_ = {};
+      begin_question();
+      break;
+    case Place::kParagraph:
+      paragraph_bytes_ = 0;
+      seen_.context = seen_.questions = false;
+      break;
+    case Place::kQuestion:
+      begin_question();
+      break;
+    case Place::kAnswer:
+      seen_.text = seen_.start = false;
+      break;
+    case Place::kFlatAnswers:
+      once(&seen_.answers);
+      seen_.texts = seen_.starts = false;
+      break;
+    default:
+      break;
+  }
+  return true;
+}
+
+bool SquadHandler::end_object() {
+  levels_.back().key.clear();
+  switch (place()) {
+    case Place::kAnswer:
+      if (!seen_.text) refuse("text is missing");
+      if (!seen_.start) refuse("answer_start is missing");
+      spend(0);
+      question_.answers.push_back(std::move(answer_));
+      break;
+    case Place::kFlatAnswers:
+      end_flat_answers();
+      break;
+    case Place::kQuestion:
+      end_question();
+      break;
+    case Place::kParagraph:
+      if (!seen_.context) refuse("context is missing");
+      if (!seen_.questions) refuse("qas is missing");
+      hand_over();
+      break;
+    case Place::kExample:
+      end_example();
+      break;
+    default:
+      break;
+  }
+  pop();
+  return !stopped_;
+}
+
+bool SquadHandler::start_array(std::size_t) {
+  push(/*is_list=*/true);
+  switch (place()) {
+    case Place::kExamples:
+      once(&found_list_);
+      break;
+    case Place::kParagraphs:
+      once(&seen_.paragraphs);
+      check_form(SquadForm::kNested);
+      break;
+    case Place::kQuestions:
+      once(&seen_.questions);
+      break;
+    case Place::kAnswers:
+      once(&seen_.answers);
+      break;
+    case Place::kFlatTexts:
+      once(&seen_.texts);
+      break;
+    case Place::kFlatStarts:
+      once(&seen_.starts);
+      break;
+    default:
+      break;
+  }
+  return true;
+}
+
+bool SquadHandler::end_array() {
+  pop();
+  return true;
+}
+
+bool SquadHandler::key(string_t& name) {
+  levels_.back().key = name.size() <= kMaxKeyBytes ? std::move(name) : name.substr(0, kMaxKeyBytes);
+  return true;
+}
+
+bool SquadHandler::parse_error(std::size_t position, const std::string&,
+                               const nlohmann::detail::exception& error) {
+  // The library's own code and its count of lines are left out.
+  std::string reason = error.what();
+  if (const std::size_t end = reason.find(": "); end != std::string::npos) reason.erase(0, end + 2);
+  const std::string line = line_ > 0 ? fmt::format(" line {}:", line_) : "";
+  fail(ErrorKind::kCorruptFile, "{}:{} not valid JSON (byte {}): {:.200}", path_, line, position,
+       reason);
+}
+
+void SquadHandler::once(bool* seen) const {
+  if (*seen) refuse("stands twice");
+  *seen = true;
+}
+
+void SquadHandler::set(std::string* field, std::string& value, bool* seen) {
+  once(seen);
+  spend(value.size());
+  *field = std::move(value);
+}
+
+void SquadHandler::spend(std::size_t bytes) {
+  paragraph_bytes_ += bytes + kItemBytes;
+  if (paragraph_bytes_ > kMaxParagraphBytes) {
+    refuse(fmt::format("a paragraph of more than {} bytes", kMaxParagraphBytes));
+  }
+}
+
+void SquadHandler::begin_question() {
+  question_ = {};
+  seen_.id = seen_.question = seen_.answers = seen_.is_impossible = false;
+}
+
+void SquadHandler::end_flat_answers() {
+  if (texts_.size() != starts_.size()) {
+    refuse(fmt::format("answers has {} texts and {} positions", texts_.size(), starts_.size()));
+  }
+  for (std::size_t i = 0; i < texts_.size(); ++i) {
+    question_.answers.push_back({std::move(texts_[i]), starts_[i]});
+  }
+  texts_.clear();
+  starts_.clear();
+}
+
+void SquadHandler::end_question() {
+  if (!seen_.id) refuse("id is missing");
+  if (!seen_.question) refuse("question is missing");
+  spend(0);
+  summary_->has_is_impossible |= seen_.is_impossible;
+  if (question_.answers.empty()) ++summary_->unanswered;
+  ++summary_->questions;
+  paragraph_.questions.push_back(std::move(question_));
+}
+
+void SquadHandler::end_example() {
+  if (seen_.paragraphs) return;  // handed over one by one
+  check_form(SquadForm::kFlat);
+  end_question();
+  if (!seen_.context) refuse("context is missing");
+  hand_over();
+}
+
+void SquadHandler::check_form(SquadForm form) {
+  if (line_ > 0 && form == SquadForm::kNested) refuse("an article, expected a question a line");
+  if (knows_form_ && summary_->form != form && line_ == 0) {
+    refuse(form == SquadForm::kNested ? "an article among questions" : "paragraphs is missing");
+  }
+  if (line_ == 0) summary_->form = form;
+  knows_form_ = true;
+}
+
+void SquadHandler::hand_over() {
+  ++summary_->paragraphs;
+  SquadParagraph done = std::move(paragraph_);
+  paragraph_ = {};
+  paragraph_.title = done.title;
+  stopped_ = !on_paragraph_(std::move(done));
+}
+
+}  // namespace qalof::text
