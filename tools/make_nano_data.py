@@ -24,13 +24,13 @@ RELATIONS = {
               "baker miller tailor carpenter teacher doctor painter sailor farmer potter weaver gardener printer smith mason barber".split()),
     "home": (["{n} lives in {v}.", "{n} has a house in {v}."], ["Where does {n} live?", "In which town does {n} live?"], TOWNS),
     "pet": (["{n} keeps a {v}.", "{n} feeds a {v} every day."], ["Which animal does {n} keep?", "What does {n} keep?"],
-            ["grey cat", "brown dog", "white goat", "black hen", "small pony", "red fox", "old parrot", "tame crow", "fat goose", "spotted pig",
+            ["grey cat", "brown dog", "white goat", "black hen", "small pony", "red fox", "loud parrot", "tame crow", "fat goose", "spotted pig",
              "green frog", "blind mule"]),
     "meal": (["{n} likes to eat {v}.", "{n} often cooks {v}."], ["What does {n} like to eat?", "What food does {n} cook?"],
              ["bean soup", "fried fish", "rye bread", "apple cake", "roast duck", "plum jam", "corn porridge", "goat cheese", "onion pie", "lentil stew",
               "boiled eggs", "honey nuts"]),
     "tool": (["{n} bought a {v}.", "{n} paid for a {v}."], ["What did {n} buy?", "Which thing was bought by {n}?"],
-             ["silver watch", "iron kettle", "wooden boat", "leather coat", "glass lamp", "copper bell", "brass key", "stone bowl", "wool scarf",
+             ["silver watch", "tin kettle", "wooden boat", "leather coat", "glass lamp", "copper bell", "brass key", "stone bowl", "wool scarf",
               "clay jug", "paper kite", "steel knife"]),
     "year": (["{n} was born in {v}.", "{n} came into the world in {v}."], ["When was {n} born?", "In which year was {n} born?"],
              [str(y) for y in range(1900, 1960)]),
@@ -43,56 +43,74 @@ FILLERS = ["The market opens early.", "Rain fell in the night.", "The bridge was
 KINDS = list(RELATIONS)
 
 
-def document(rng, people, facts_each):
-    """A paragraph: (text, [(question, answer, start)])."""
+def draw_facts(rng, people, kinds):
+    """Everybody has a fact of every kind of the document, so that neither the name nor the kind alone tells the answer."""
     names = rng.sample(NAMES, people)
     facts = []
-    for name in names:
-        for kind in rng.sample(KINDS, facts_each):
-            sentences, questions, values = RELATIONS[kind]
-            value = rng.choice(values) if values else rng.choice([n for n in NAMES if n != name])
-            facts.append((rng.choice(sentences), rng.choice(questions), name, value))
+    for kind in rng.sample(KINDS, kinds):
+        values = RELATIONS[kind][2] or [n for n in NAMES if n not in names]
+        facts += [(kind, name, value) for name, value in zip(names, rng.sample(values, people))]
     rng.shuffle(facts)
-    text, asked = "", []
-    for sentence, question, name, value in facts:
-        if rng.random() < 0.1:
+    return facts
+
+
+def sentence(rng, fact):
+    """(text, where the value begins in it)."""
+    kind, name, value = fact
+    form = rng.choice(RELATIONS[kind][0])
+    return form.format(n=name, v=value), len(form.split("{v}")[0].format(n=name))
+
+
+def question(rng, fact):
+    return rng.choice(RELATIONS[fact[0]][1]).format(n=fact[1])
+
+
+def report(rng, facts):
+    """The facts as a paragraph: (text, [(fact, start of its value)])."""
+    text, places = "", []
+    for fact in facts:
+        if rng.random() < 0.05:
             text += rng.choice(FILLERS) + " "
-        before = sentence.split("{v}")[0].format(n=name)
-        start = len(text) + len(before)
-        text += sentence.format(n=name, v=value) + " "
-        asked.append((question.format(n=name), value, start))
-    return text.strip(), asked
+        words, start = sentence(rng, fact)
+        places.append((fact, len(text) + start))
+        text += words + " "
+    return text.strip(), places
 
 
-def make_split(seed, split, paragraphs, questions_each, people, facts_each):
-    data, count = [], 0
+def make_split(seed, split, paragraphs, questions_each, people, kinds):
+    data = []
     for index in range(paragraphs):
         rng = random.Random(f"{seed}/{split}/{index}")
-        context, asked = document(rng, people, facts_each)
+        context, places = report(rng, draw_facts(rng, people, kinds))
         qas = []
-        for number, (question, answer, start) in enumerate(rng.sample(asked, min(questions_each, len(asked)))):
+        for number, (fact, start) in enumerate(rng.sample(places, questions_each)):
+            answer = fact[2]
             assert context[start : start + len(answer)] == answer
-            qas.append({"id": f"{split}-{index}-{number}", "question": question, "answers": [{"text": answer, "answer_start": start}]})
-        count += len(qas)
+            qas.append({"id": f"{split}-{index}-{number}", "question": question(rng, fact), "answers": [{"text": answer, "answer_start": start}]})
         if index % 50 == 0:
             data.append({"title": f"{split} {index // 50}", "paragraphs": []})
         data[-1]["paragraphs"].append({"context": context, "qas": qas})
-    return {"version": "1.1", "data": data}, count
+    return {"version": "1.1", "data": data}
 
 
-def lm_document(rng, people, facts_each):
-    """Text to pre-train on: a question and answer round before or after the report, so that looking things up pays."""
-    context, asked = document(rng, people, facts_each)
-    rounds = " ".join(f"{q} {a}." for q, a, _ in rng.sample(asked, min(4, len(asked))))
-    return f"{context} {rounds}"
+def lm_document(rng, people, kinds):
+    """Text to pre-train on: open questions, a report, and a recap that says everything once more in other words and another order, so that
+    looking things up pays."""
+    facts = draw_facts(rng, people, kinds)
+    opening = " ".join(question(rng, fact) for fact in rng.sample(facts, rng.randrange(3)))
+    context, _ = report(rng, facts)
+    recap = []
+    for fact in rng.sample(facts, len(facts)):
+        recap.append(sentence(rng, fact)[0] if rng.random() < 0.6 else f"{question(rng, fact)} {fact[2]}.")
+    return f"{opening} {context} {' '.join(recap)}".strip()
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--output_dir", type=pathlib.Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--people", type=int, default=3)
-    parser.add_argument("--facts_each", type=int, default=2)
+    parser.add_argument("--people", type=int, default=4)
+    parser.add_argument("--kinds", type=int, default=2, help="kinds of facts in a document")
     parser.add_argument("--train", type=int, default=3000, help="paragraphs of the training set")
     parser.add_argument("--validation", type=int, default=800)
     parser.add_argument("--test", type=int, default=800)
@@ -102,17 +120,17 @@ def main():
     args.output_dir.mkdir(parents=True, exist_ok=True)
     contexts = []
     for split, size in (("train", args.train), ("validation", args.validation), ("test", args.test)):
-        data, count = make_split(args.seed, split, size, args.questions_each, args.people, args.facts_each)
+        data = make_split(args.seed, split, size, args.questions_each, args.people, args.kinds)
         (args.output_dir / f"{split}.json").write_text(json.dumps(data, separators=(",", ":")) + "\n")
-        print(f"{split}: {size} paragraphs, {count} questions")
+        print(f"{split}: {size} paragraphs, {size * args.questions_each} questions")
         if split == "train":
             contexts = [p["context"] for article in data["data"] for p in article["paragraphs"]]
-    held_out = [lm_document(random.Random(f"{args.seed}/text/{i}"), args.people, args.facts_each) for i in range(300)]
+    held_out = [lm_document(random.Random(f"{args.seed}/text/{i}"), args.people, args.kinds) for i in range(300)]
     (args.output_dir / "text.txt").write_text("\n".join(held_out) + "\n")
     if args.lm_documents:
         with (args.output_dir / "lm.txt").open("w") as file:
             for i in range(args.lm_documents):
-                file.write(lm_document(random.Random(f"{args.seed}/lm/{i}"), args.people, args.facts_each) + "\n")
+                file.write(lm_document(random.Random(f"{args.seed}/lm/{i}"), args.people, args.kinds) + "\n")
             for context in contexts:
                 file.write(context + "\n")
 

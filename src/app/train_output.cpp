@@ -1,5 +1,7 @@
 #include "app/train_output.h"
 
+#include <fmt/format.h>
+
 #include "core/file.h"
 #include "io/adapter_dir.h"
 #include "io/safetensors.h"
