@@ -284,6 +284,7 @@ def decode(case, v2, n_best, max_length, threshold):
                 if offsets[s] is None or offsets[e] is None or e < s or e - s + 1 > max_length:
                     continue
                 candidates.append({"offsets": (offsets[s][0], offsets[e][1]), "score": starts[s] + ends[e], "start_logit": starts[s], "end_logit": ends[e]})
+    null_score = null["score"]
     if v2:
         candidates.append(null)
     best = sorted(candidates, key=lambda c: c["score"], reverse=True)[:n_best]
@@ -302,7 +303,7 @@ def decode(case, v2, n_best, max_length, threshold):
     if not v2:
         return best[0]["text"], best, None
     chosen = next(c for c in best if c["text"] != "")
-    odds = float(null["score"] - np.float32(chosen["start_logit"]) - np.float32(chosen["end_logit"]))
+    odds = float(null_score - np.float32(chosen["start_logit"]) - np.float32(chosen["end_logit"]))
     return ("" if odds > threshold else chosen["text"]), best, odds
 
 
