@@ -1,0 +1,476 @@
+// The kernel graph against the runtime (bits), against ATen's autograd (gradients), and the ATen
+// graph against numeric derivatives.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "core/error.h"
+#include "runtime/decoder.h"
+#include "train/loss_torch.h"
+#include "train/optimizer_torch.h"
+#include "train_test_util.h"
+
+namespace qalof::train {
+namespace {
+
+// f32 against f32 through two layers in another order of sums, relative to the largest element.
+constexpr double kFloatTolerance = 1e-4;
+
+double relative_error(const at::Tensor& found, const at::Tensor& expected) {
+  const at::Tensor reference = expected.to(at::kDouble);
+  const double scale = reference.abs().max().item<double>() + 1e-12;
+  return (found.to(at::kDouble) - reference).abs().max().item<double>() / scale;
+}
+
+struct Network {
+  std::map<int, AdapterParams> adapters;
+  HeadParams head;
+
+  NetworkView view(const quant::PrecisionPlan& plan) const {
+    NetworkView result;
+    result.lora_scaling = 2;
+    result.head = head;
+    if (adapters.empty()) return result;
+    for (const quant::Precision& precision : plan.linears) {
+      result.lora.push_back(adapters.at(precision.weight.bits).linears[result.lora.size()]);
+    }
+    return result;
+  }
+  std::vector<at::Tensor> leaves() const {
+    std::vector<at::Tensor> all = {head.weight, head.bias};
+    for (const auto& [width, adapter] : adapters) {
+      for (const LoraParams& lora : adapter.linears) {
+        all.push_back(lora.a);
+        all.push_back(lora.b);
+      }
+    }
+    return all;
+  }
+};
+
+class GraphTest : public ::testing::Test {
+ protected:
+  GraphTest() : base_(tiny_base()), pool_(2) {
+    at::set_num_threads(1);
+    for (const Example& example : tiny_examples(5)) batch_.add(example);
+  }
+
+  // Random pairs (B not zero) and a head, requiring gradients.
+  Network network(const std::vector<int>& widths, at::ScalarType dtype = at::kFloat) const {
+    Network net;
+    auto leaf = [&](const std::string& name, std::vector<std::int64_t> shape, float scale) {
+      const auto count = static_cast<std::size_t>(c10::multiply_integers(shape));
+      return to_tensor(qalof::testing::tensor_values(name, count, scale), shape)
+          .to(dtype)
+          .set_requires_grad(true);
+    };
+    for (const int width : widths) {
+      for (const model::LinearSpec& spec : base_->linears()) {
+        const auto in = static_cast<std::int64_t>(spec.in),
+                   out = static_cast<std::int64_t>(spec.out);
+        const std::string name = fmt::format("{}.{}", spec.name, width);
+        net.adapters[width].linears.push_back(
+            {leaf(name + "a", {3, in}, 0.1F), leaf(name + "b", {out, 3}, 0.1F)});
+      }
+    }
+    const auto hidden = static_cast<std::int64_t>(base_->config().hidden);
+    net.head = {leaf("head", {2, hidden}, 0.3F), leaf("bias", {2}, 0.3F)};
+    return net;
+  }
+
+  std::shared_ptr<const runtime::AdapterSet> exported(const Network& net) const {
+    TrainOptions options;
+    options.lora_r = 3;
+    options.lora_alpha = 6;
+    auto set = std::make_shared<runtime::AdapterSet>();
+    for (const auto& [width, adapter] : net.adapters) {
+      AdapterParams params = adapter;
+      params.head = net.head;
+      set->by_width[width] = export_adapter(params, *base_, options);
+    }
+    return set;
+  }
+
+  std::vector<float> runtime_hidden(const runtime::Execution& execution) const {
+    std::vector<runtime::Sequence> sequences;
+    for (std::size_t w = 0; w < batch_.windows(); ++w) {
+      sequences.push_back(
+          {std::span(batch_.ids)
+               .subspan(batch_.offsets[w], batch_.offsets[w + 1] - batch_.offsets[w])});
+    }
+    runtime::DecoderWorkspace workspace;
+    std::vector<float> hidden(batch_.tokens() * base_->config().hidden);
+    SerialFor serial;
+    runtime::forward(execution, sequences, workspace, hidden.data(), serial);
+    return hidden;
+  }
+
+  at::Tensor span_loss_on(Graph& graph, const GraphPlan& plan, const NetworkView& view) const {
+    LossParts parts;
+    return span_loss_of(graph.head_logits(graph.hidden(batch_, plan, view), view.head), {}, batch_,
+                        {}, 5, &parts);
+  }
+
+  std::shared_ptr<const runtime::BaseModel> base_;
+  ThreadPool pool_;
+  PackedBatch batch_;
+};
+
+std::vector<at::Tensor> take_gradients(const std::vector<at::Tensor>& leaves) {
+  std::vector<at::Tensor> gradients;
+  for (const at::Tensor& leaf : leaves) {
+    gradients.push_back(leaf.grad().defined() ? leaf.grad().clone() : at::zeros_like(leaf));
+    leaf.mutable_grad() = at::Tensor();
+  }
+  return gradients;
+}
+
+TEST_F(GraphTest, KernelGraphHasTheRuntimesBitsAtEveryPlan) {
+  const Network net = network({32, 16, 8, 4});
+  const auto set = exported(net);
+  const auto graph = make_kernel_graph(base_, nullptr, pool_);
+  std::vector<quant::PrecisionPlan> plans = {mixed_plan(*base_)};
+  for (const char* text : {"32", "16", "8", "4", "w4a8kv4", "w8a16kv16", "w4a32kv32"}) {
+    plans.push_back(plan_of(text, *base_));
+  }
+  for (const quant::PrecisionPlan& plan : plans) {
+    SCOPED_TRACE(quant::describe(plan, base_->target()));
+    const auto execution = runtime::Execution::create(base_, plan, set, pool_);
+    const std::vector<float> expected = runtime_hidden(*execution);
+    const GraphPlan graph_plan(plan, /*clip=*/0);
+    const at::Tensor hidden = graph->hidden(batch_, graph_plan, net.view(plan));
+    EXPECT_TRUE(same_bytes(to_vector(hidden), expected));
+    const std::size_t rows = batch_.tokens();
+    std::vector<float> logits(rows * 2);
+    runtime::apply_head(*execution->head(runtime::Task::kQa), expected.data(), rows,
+                        base_->config().hidden, logits.data(), pool_);
+    EXPECT_TRUE(same_bytes(to_vector(graph->head_logits(hidden, net.head)), logits));
+    std::vector<float> lm(rows * 97);
+    runtime::lm_logits(*execution, expected.data(), rows, lm.data(), pool_);
+    EXPECT_TRUE(same_bytes(to_vector(graph->lm_logits(hidden.detach(), graph_plan)), lm));
+  }
+}
+
+TEST_F(GraphTest, TrainableBaseHasTheRuntimesBits) {
+  FlatParameters flat;
+  const TrainableBase trainable(*base_, flat);
+  flat.build(at::kCPU);
+  const BaseParams params = trainable.bind(flat);
+  const auto graph = make_kernel_graph(base_, &params, pool_);
+  const auto copy = make_base(*base_, export_base(params, {}, base_->config()));
+  for (const char* text : {"32", "16", "8"}) {
+    const quant::PrecisionPlan plan = plan_of(text, *base_);
+    const at::Tensor hidden = graph->hidden(batch_, GraphPlan(plan, 0), {});
+    for (const auto& base : {base_, copy}) {
+      const auto execution = runtime::Execution::create(base, plan, nullptr, pool_);
+      EXPECT_TRUE(same_bytes(to_vector(hidden), runtime_hidden(*execution))) << text;
+    }
+  }
+}
+
+TEST_F(GraphTest, FreshAdaptersChangeNothing) {
+  const auto graph = make_kernel_graph(base_, nullptr, pool_);
+  Network net = network({32});
+  for (LoraParams& lora : net.adapters[32].linears) lora.b = at::zeros_like(lora.b);
+  const quant::PrecisionPlan plan = plan_of("32", *base_);
+  const GraphPlan graph_plan(plan, 0);
+  EXPECT_TRUE(same_bytes(to_vector(graph->hidden(batch_, graph_plan, net.view(plan))),
+                         to_vector(graph->hidden(batch_, graph_plan, {}))));
+}
+
+TEST_F(GraphTest, AtenGraphAgreesAt32BitsInValueAndGradient) {
+  const auto kernel = make_kernel_graph(base_, nullptr, pool_);
+  const auto aten = make_aten_graph(base_->config(), load_base_params(*base_, at::kCPU));
+  const Network net = network({32});
+  const quant::PrecisionPlan plan = plan_of("32", *base_);
+  const GraphPlan graph_plan(plan, 0);
+  EXPECT_LE(relative_error(kernel->hidden(batch_, graph_plan, net.view(plan)),
+                           aten->hidden(batch_, graph_plan, net.view(plan))),
+            kFloatTolerance);
+  const std::vector<at::Tensor> leaves = net.leaves();
+  span_loss_on(*kernel, graph_plan, net.view(plan)).backward();
+  const auto found = take_gradients(leaves);
+  span_loss_on(*aten, graph_plan, net.view(plan)).backward();
+  const auto expected = take_gradients(leaves);
+  for (std::size_t i = 0; i < leaves.size(); ++i) {
+    EXPECT_GT(expected[i].abs().max().item<double>(), 0) << i;
+    EXPECT_LE(relative_error(found[i], expected[i]), kFloatTolerance) << i;
+  }
+}
+
+TEST_F(GraphTest, GradientsOfEveryBaseTensorAgreeWithAten) {
+  FlatParameters flat;
+  const TrainableBase trainable(*base_, flat);
+  flat.build(at::kCPU);
+  const BaseParams params = trainable.bind(flat);
+  PackedBatch batch;
+  for (const Example& example : tiny_examples(5, /*shortest=*/2)) batch.add(example);
+  const auto kernel = make_kernel_graph(base_, &params, pool_);
+  const auto aten = make_aten_graph(base_->config(), params);
+  const GraphPlan plan(plan_of("32", *base_), 0);
+  std::vector<at::Tensor> gradients;
+  std::vector<double> losses;
+  for (Graph* graph : {kernel.get(), aten.get()}) {
+    flat.gradients().zero_();
+    LmLossInputs inputs;
+    inputs.graph = graph;
+    inputs.plan = &plan;
+    inputs.batch = &batch;
+    inputs.normalizer = static_cast<double>(num_predicted(batch));
+    LossParts parts;
+    lm_loss_of(graph->hidden(batch, plan, {}), inputs, &parts).backward();
+    losses.push_back(parts.total);
+    gradients.push_back(flat.gradients().clone());
+  }
+  EXPECT_NEAR(losses[0], losses[1], 1e-5 * losses[1]);
+  EXPECT_LE(relative_error(gradients[0], gradients[1]), kFloatTolerance);
+  // Tensor by tensor too: a small one must not hide behind a large one.
+  auto slices = [&](const at::Tensor& all) {
+    std::vector<at::Tensor> parts;
+    std::int64_t first = 0;
+    for (std::int64_t size : {std::int64_t{97} * 32, std::int64_t{64} * 32}) {
+      parts.push_back(all.narrow(0, first, size));
+      first += size;
+    }
+    parts.push_back(all.narrow(0, flat.num_decayed(), all.numel() - flat.num_decayed()));
+    return parts;
+  };
+  const auto found = slices(gradients[0]), expected = slices(gradients[1]);
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    EXPECT_LE(relative_error(found[i], expected[i]), kFloatTolerance) << i;
+  }
+}
+
+TEST_F(GraphTest, AtenGradientsAreThoseOfNumericDifferencesInFloat64) {
+  const auto graph =
+      make_aten_graph(base_->config(), load_base_params(*base_, at::kCPU, at::kDouble));
+  const Network net = network({32}, at::kDouble);
+  const quant::PrecisionPlan plan = plan_of("32", *base_);
+  const GraphPlan graph_plan(plan, 0);
+  // Cross entropy in float64 of ATen itself: the project's span loss reads f32 logits.
+  auto loss = [&] {
+    const at::Tensor logits =
+        graph->head_logits(graph->hidden(batch_, graph_plan, net.view(plan)), net.head);
+    at::Tensor sum = at::zeros({}, at::kDouble);
+    for (std::size_t w = 0; w < batch_.windows(); ++w) {
+      const auto first = static_cast<std::int64_t>(batch_.offsets[w]);
+      const auto last = static_cast<std::int64_t>(batch_.offsets[w + 1]);
+      const at::Tensor log_p = at::log_softmax(logits.narrow(0, first, last - first), 0);
+      sum = sum - log_p[batch_.starts[w]][0] - log_p[batch_.ends[w]][1];
+    }
+    return sum;
+  };
+  loss().backward();
+  const std::vector<at::Tensor> leaves = net.leaves();
+  const auto gradients = take_gradients(leaves);
+  const at::NoGradGuard no_grad;
+  constexpr double kStep = 1e-5;
+  for (std::size_t i = 0; i < leaves.size(); ++i) {
+    double* values = leaves[i].mutable_data_ptr<double>();
+    for (std::int64_t j = 0; j < leaves[i].numel(); j += 1 + leaves[i].numel() / 3) {
+      const double kept = values[j];
+      values[j] = kept + kStep;
+      const double above = loss().item<double>();
+      values[j] = kept - kStep;
+      const double below = loss().item<double>();
+      values[j] = kept;
+      const double numeric = (above - below) / (2 * kStep);
+      const double found = gradients[i].const_data_ptr<double>()[j];
+      EXPECT_NEAR(found, numeric, 1e-6 * std::max(1.0, std::abs(numeric))) << i << " " << j;
+    }
+  }
+}
+
+// One linear alone, where the rule can be written down: dx = m * (dy W_q) + c (dy B) A.
+TEST_F(GraphTest, StraightThroughIsItsDefinition) {
+  PackedBatch one;  // a single token: attention is the identity on its own V
+  one.add({{5}, 0, 0});
+  for (const char* text : {"8", "4"}) {
+    for (const double clip : {0.0, 2.0}) {
+      SCOPED_TRACE(fmt::format("plan {}, clip {}", text, clip));
+      const quant::PrecisionPlan plan = plan_of(text, *base_);
+      const GraphPlan graph_plan(plan, clip);
+      const int width = plan.default_width.bits;
+      const Network net = network({width});
+      const auto kernel = make_kernel_graph(base_, nullptr, pool_);
+      const auto aten = make_aten_graph(base_->config(), load_base_params(*base_, at::kCPU));
+      const std::vector<at::Tensor> leaves = net.leaves();
+      std::vector<std::vector<at::Tensor>> gradients;
+      for (Graph* graph : {kernel.get(), aten.get()}) {
+        graph->head_logits(graph->hidden(one, graph_plan, net.view(plan)), net.head)
+            .select(1, 0)
+            .sum()
+            .backward();
+        gradients.push_back(take_gradients(leaves));
+      }
+      // The last linear's A and B do not depend on any straight-through step, the first ones on
+      // all.
+      for (std::size_t i = 0; i < leaves.size(); ++i) {
+        EXPECT_LE(relative_error(gradients[0][i], gradients[1][i]), 1e-3) << i;
+      }
+    }
+  }
+}
+
+TEST_F(GraphTest, ClipStopsTheGradientOfLargeInputs) {
+  const quant::PrecisionPlan plan = plan_of("8", *base_);
+  const Network net = network({8});
+  const auto graph = make_kernel_graph(base_, nullptr, pool_);
+  std::vector<std::vector<at::Tensor>> gradients;
+  for (const double clip : {0.0, 2.0}) {
+    span_loss_on(*graph, GraphPlan(plan, clip), net.view(plan)).backward();
+    gradients.push_back(take_gradients(net.leaves()));
+  }
+  double difference = 0;
+  for (std::size_t i = 0; i < gradients[0].size(); ++i) {
+    difference += (gradients[0][i] - gradients[1][i]).abs().sum().item<double>();
+  }
+  EXPECT_GT(difference, 1e-4);
+}
+
+TEST_F(GraphTest, QuantizedPlansAgreeWithAtenInDivergence) {
+  const auto kernel = make_kernel_graph(base_, nullptr, pool_);
+  const auto aten = make_aten_graph(base_->config(), load_base_params(*base_, at::kCPU));
+  const Network net = network({8, 4});
+  const at::NoGradGuard no_grad;
+  for (const char* text : {"8", "4"}) {
+    const quant::PrecisionPlan plan = plan_of(text, *base_);
+    const GraphPlan graph_plan(plan, 0);
+    auto log_p = [&](Graph& graph) {
+      return at::log_softmax(
+          graph.lm_logits(graph.hidden(batch_, graph_plan, net.view(plan)), graph_plan), 1);
+    };
+    const at::Tensor a = log_p(*kernel), b = log_p(*aten);
+    const double divergence = (a.exp() * (a - b)).sum(1).mean().item<double>();
+    // A rounding boundary crossed here and there; the plans themselves are 100 times further apart.
+    EXPECT_LE(divergence, text[0] == '8' ? 1e-3 : 5e-2) << text;
+  }
+}
+
+TEST_F(GraphTest, FrozenBaseHasNoGradient) {
+  const Network net = network({8});
+  const BaseParams frozen = load_base_params(*base_, at::kCPU);
+  const auto aten = make_aten_graph(base_->config(), frozen);
+  const auto kernel = make_kernel_graph(base_, nullptr, pool_);
+  const quant::PrecisionPlan plan = plan_of("8", *base_);
+  const std::vector<float> before = base_->source().linear_f32(0);
+  span_loss_on(*aten, GraphPlan(plan, 0), net.view(plan)).backward();
+  span_loss_on(*kernel, GraphPlan(plan, 0), net.view(plan)).backward();
+  for (const at::Tensor& weight : frozen.weights) EXPECT_FALSE(weight.grad().defined());
+  EXPECT_FALSE(frozen.wte.grad().defined());
+  EXPECT_FALSE(kernel->lm_head_parameter().defined());
+  EXPECT_TRUE(same_bytes(before, base_->source().linear_f32(0)));
+}
+
+TEST_F(GraphTest, SpanLossIsThatOfAtenWithAndWithoutATeacher) {
+  for (const bool with_teacher : {false, true}) {
+    const auto rows = static_cast<std::int64_t>(batch_.tokens());
+    at::Tensor logits =
+        to_tensor(qalof::testing::tensor_values("z", batch_.tokens() * 2, 2.0F), {rows, 2})
+            .set_requires_grad(true);
+    const at::Tensor teacher =
+        with_teacher
+            ? to_tensor(qalof::testing::tensor_values("t", batch_.tokens() * 2, 2.0F), {rows, 2})
+            : at::Tensor();
+    const double alpha = with_teacher ? 0.3 : 0.0, temperature = 2.5;
+    LossParts parts;
+    span_loss_of(logits, teacher, batch_, {0.3, temperature}, 7, &parts).backward();
+    const at::Tensor found = logits.grad().clone();
+    logits.mutable_grad() = at::Tensor();
+    at::Tensor total = at::zeros({}, at::kDouble);
+    for (std::size_t w = 0; w < batch_.windows(); ++w) {
+      const auto first = static_cast<std::int64_t>(batch_.offsets[w]);
+      const auto length = static_cast<std::int64_t>(batch_.offsets[w + 1]) - first;
+      const at::Tensor z = logits.narrow(0, first, length).to(at::kDouble);
+      const at::Tensor log_p = at::log_softmax(z, 0);
+      total = total - (1 - alpha) * 0.5 * (log_p[batch_.starts[w]][0] + log_p[batch_.ends[w]][1]);
+      if (!with_teacher) continue;
+      const at::Tensor log_t =
+          at::log_softmax(teacher.narrow(0, first, length).to(at::kDouble) / temperature, 0);
+      const at::Tensor log_s = at::log_softmax(z / temperature, 0);
+      total =
+          total + alpha * 0.5 * temperature * temperature * (log_t.exp() * (log_t - log_s)).sum();
+    }
+    total = total / 7;
+    EXPECT_NEAR(parts.total, total.item<double>(), 1e-9);
+    total.backward();
+    EXPECT_LE(relative_error(found, logits.grad()), 1e-6);
+  }
+}
+
+TEST_F(GraphTest, LmDistillationIsThatOfAten) {
+  const auto graph = make_aten_graph(base_->config(), load_base_params(*base_, at::kCPU));
+  PackedBatch batch;
+  for (const Example& example : tiny_examples(5, /*shortest=*/2)) batch.add(example);
+  const auto rows = static_cast<std::int64_t>(batch.tokens());
+  at::Tensor hidden =
+      to_tensor(qalof::testing::tensor_values("h", batch.tokens() * 32, 1.0F), {rows, 32})
+          .set_requires_grad(true);
+  const at::Tensor teacher =
+      to_tensor(qalof::testing::tensor_values("t", batch.tokens() * 32, 1.0F), {rows, 32});
+  const GraphPlan plan(plan_of("32", *base_), 0);
+  LmLossInputs inputs;
+  inputs.graph = graph.get();
+  inputs.plan = &plan;
+  inputs.batch = &batch;
+  inputs.teacher_hidden = teacher;
+  inputs.teacher_plan = &plan;
+  inputs.distillation = {0.4, 2.0};
+  inputs.normalizer = 11;
+  LossParts parts;
+  lm_loss_of(hidden, inputs, &parts).backward();
+  const at::Tensor found = hidden.grad().clone();
+  hidden.mutable_grad() = at::Tensor();
+  const at::Tensor wte = load_base_params(*base_, at::kCPU).wte.to(at::kDouble);
+  const at::Tensor z = hidden.to(at::kDouble).mm(wte.t()), zt = teacher.to(at::kDouble).mm(wte.t());
+  at::Tensor total = at::zeros({}, at::kDouble);
+  for (std::size_t w = 0; w < batch.windows(); ++w) {
+    for (std::size_t row = batch.offsets[w]; row + 1 < batch.offsets[w + 1]; ++row) {
+      const auto r = static_cast<std::int64_t>(row);
+      const at::Tensor log_t = at::log_softmax(zt[r] / 2.0, 0),
+                       log_s = at::log_softmax(z[r] / 2.0, 0);
+      total = total - 0.6 * at::log_softmax(z[r], 0)[batch.ids[row + 1]] +
+              0.4 * 4.0 * (log_t.exp() * (log_t - log_s)).sum();
+    }
+  }
+  total = total / 11;
+  EXPECT_NEAR(parts.total, total.item<double>(), 1e-5 * parts.total);
+  total.backward();
+  EXPECT_LE(relative_error(found, hidden.grad()), 1e-5);
+}
+
+TEST(AdamW, FollowsHandComputedValues) {
+  FlatParameters flat;
+  flat.add({1}, {1.0F});     // a bias: no decay
+  flat.add({1, 1}, {2.0F});  // a matrix
+  flat.build(at::kCPU);
+  AdamWOptions options;
+  options.weight_decay = 0.1;
+  AdamW optimizer(flat, options);
+  // Step 1 with gradient g moves by lr * g / (|g| + eps): lr, whatever the size of g.
+  flat.gradients().copy_(at::tensor({4.0F, 0.5F}));  // matrix first
+  optimizer.step(0.1);
+  EXPECT_NEAR(flat.parameter(1).item<float>(), 2.0 * (1 - 0.1 * 0.1) - 0.1, 1e-6);
+  EXPECT_NEAR(flat.parameter(0).item<float>(), 1.0 - 0.1, 1e-6);
+  // Step 2, by hand for the bias: m = 0.9*0.05 + 0.1*(-1), v = 0.999*0.00025 + 0.001*1.
+  flat.gradients().copy_(at::tensor({0.0F, -1.0F}));
+  optimizer.step(0.1);
+  const double m = (0.9 * 0.05 - 0.1) / (1 - 0.81), v = (0.999 * 0.00025 + 0.001) / (1 - 0.998001);
+  EXPECT_NEAR(flat.parameter(0).item<float>(), 0.9 - 0.1 * m / (std::sqrt(v) + 1e-8), 1e-6);
+}
+
+TEST(ClipGradients, ScalesToTheNormAndLeavesWhatIsSmallOrNotFinite) {
+  at::Tensor gradients = at::tensor({3.0F, 4.0F});
+  EXPECT_NEAR(clip_gradients(gradients, 1.0), 5.0, 1e-12);
+  EXPECT_NEAR(gradients[1].item<float>(), 0.8, 1e-6);
+  EXPECT_NEAR(clip_gradients(gradients, 2.0), 1.0, 1e-6);
+  EXPECT_NEAR(gradients[1].item<float>(), 0.8, 1e-6);
+  EXPECT_NEAR(clip_gradients(gradients, 0.0), 1.0, 1e-6);
+  gradients[0] = NAN;
+  EXPECT_FALSE(std::isfinite(clip_gradients(gradients, 1.0)));
+  EXPECT_NEAR(gradients[1].item<float>(), 0.8, 1e-6);
+}
+
+}  // namespace
+}  // namespace qalof::train

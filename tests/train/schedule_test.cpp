@@ -1,0 +1,171 @@
+#include "train/schedule.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+
+#include "core/error.h"
+#include "train/batch.h"
+#include "train/phases.h"
+#include "train_test_util.h"
+
+namespace qalof::train {
+namespace {
+
+constexpr double kExact = 1e-15;  // a few roundings of doubles
+
+TEST(LearningRate, FollowsHandComputedValues) {
+  TrainOptions options;
+  options.learning_rate = 2e-3;
+  options.warmup_steps = 4;
+  EXPECT_EQ(learning_rate_at(options, 0, 12), 0.0);
+  EXPECT_NEAR(learning_rate_at(options, 1, 12), 0.5e-3, kExact);
+  EXPECT_NEAR(learning_rate_at(options, 4, 12), 2e-3, kExact);
+  EXPECT_NEAR(learning_rate_at(options, 6, 12), 2e-3 * 0.5 * (1 + std::sqrt(0.5)), kExact);
+  EXPECT_NEAR(learning_rate_at(options, 8, 12), 1e-3, kExact);
+  EXPECT_NEAR(learning_rate_at(options, 12, 12), 0, kExact);
+  options.lr_scheduler_type = LrSchedule::kLinear;
+  EXPECT_NEAR(learning_rate_at(options, 6, 12), 1.5e-3, kExact);
+  options.lr_scheduler_type = LrSchedule::kConstant;
+  EXPECT_NEAR(learning_rate_at(options, 2, 12), 1e-3, kExact);
+  EXPECT_NEAR(learning_rate_at(options, 11, 12), 2e-3, kExact);
+  options.warmup_steps = 20;  // longer than the phase
+  EXPECT_NEAR(learning_rate_at(options, 10, 12), 1e-3, kExact);
+}
+
+TEST(StepsOfPhase, CountsPartStepsOfAnEpoch) {
+  TrainOptions options;
+  options.batch_size = 3;
+  options.gradient_accumulation_steps = 2;
+  options.num_train_epochs = 2;
+  EXPECT_EQ(steps_of_phase(options, 12), 4);
+  EXPECT_EQ(steps_of_phase(options, 13), 6);
+  options.num_train_epochs = 0.5;
+  EXPECT_EQ(steps_of_phase(options, 13), 2);
+  options.max_steps = 7;
+  EXPECT_EQ(steps_of_phase(options, 13), 7);
+}
+
+TEST(DataOrder, EveryWindowOncePerEpochInANewOrder) {
+  DataOrder order(1, "w8", 10, 4), same(1, "w8", 10, 4), other(2, "w8", 10, 4);
+  std::vector<std::vector<std::uint32_t>> epochs;
+  bool differs = false;
+  for (std::int64_t epoch = 0; epoch < 2; ++epoch) {
+    std::vector<std::uint32_t> all;
+    for (std::int64_t s = 0; s < 3; ++s) {
+      const auto step = order.step(epoch * 3 + s);
+      EXPECT_EQ(step.size(), s == 2 ? 2U : 4U);
+      EXPECT_EQ(step, same.step(epoch * 3 + s));
+      differs = differs || step != other.step(epoch * 3 + s);
+      all.insert(all.end(), step.begin(), step.end());
+    }
+    EXPECT_EQ(std::set<std::uint32_t>(all.begin(), all.end()).size(), 10U);
+    epochs.push_back(all);
+  }
+  EXPECT_NE(epochs[0], epochs[1]);
+  EXPECT_TRUE(differs);
+  // A step does not depend on those before it.
+  DataOrder resumed(1, "w8", 10, 4);
+  EXPECT_EQ(resumed.step(4), same.step(4));
+}
+
+TEST(Phases, SwitchGoesFromHighToLowAndEachTeachesTheNext) {
+  const auto base = tiny_base();
+  TrainOptions options;
+  options.method = Method::kSwitch;
+  options.bit_widths = {4, 8, 4, 6};
+  options.kv_bits = 16;
+  const std::vector<Phase> phases = make_phases(options, base->target());
+  ASSERT_EQ(phases.size(), 3U);
+  const std::vector<int> expected = {8, 6, 4};
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(phases[i].widths, std::vector<int>{expected[i]});
+    EXPECT_EQ(phases[i].plan.linears[0].weight.bits, expected[i]);
+    EXPECT_EQ(phases[i].plan.linears[0].activation.bits, expected[i]);
+    EXPECT_EQ(phases[i].plan.k[0][0].bits, 16);
+    EXPECT_EQ(phases[i].teacher.has_value(), i > 0);
+    if (i > 0) {
+      EXPECT_EQ(*phases[i].teacher, i - 1);
+      EXPECT_EQ(*phases[i].head_from, expected[i - 1]);
+    }
+  }
+}
+
+TEST(Phases, PlanTrainsTheAdapterOfEachOfItsWidths) {
+  const auto base = tiny_base();
+  TrainOptions options;
+  options.plan = mixed_plan(*base);
+  const std::vector<Phase> phases = make_phases(options, base->target());
+  ASSERT_EQ(phases.size(), 1U);
+  EXPECT_EQ(phases[0].widths, (std::vector<int>{8, 4}));
+  EXPECT_FALSE(phases[0].teacher);
+}
+
+TEST(Options, ContradictionsAndBadNumbersAreRefusedBySentence) {
+  const auto base = tiny_base();
+  auto refusal = [&](auto&& change, ErrorKind kind) {
+    TrainOptions options;
+    change(options);
+    try {
+      check_options(options, base->target());
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), kind) << error.what();
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  using ::testing::Test;
+  EXPECT_NE(
+      refusal([](auto& o) { o.learning_rate = NAN; }, ErrorKind::kUsage).find("--learning_rate"),
+      std::string::npos);
+  EXPECT_NE(refusal([](auto& o) { o.kd_alpha = 1.5; }, ErrorKind::kUsage).find("--kd_alpha"),
+            std::string::npos);
+  EXPECT_NE(refusal([](auto& o) { o.ste_clip = 1; }, ErrorKind::kUsage).find("--ste_clip"),
+            std::string::npos);
+  EXPECT_NE(refusal([](auto& o) { o.lora_r = 0; }, ErrorKind::kUsage).find("--lora_r"),
+            std::string::npos);
+  EXPECT_NE(refusal(
+                [](auto& o) {
+                  o.method = Method::kSwitch;
+                  o.bit_widths = {9};
+                },
+                ErrorKind::kUsage)
+                .find("--bit_widths: found 9"),
+            std::string::npos);
+  EXPECT_NE(refusal(
+                [&](auto& o) {
+                  o.method = Method::kSwitch;
+                  o.plan = mixed_plan(*base);
+                },
+                ErrorKind::kUsage)
+                .find("--precision"),
+            std::string::npos);
+  EXPECT_NE(
+      refusal([](auto& o) { o.task = runtime::Task::kClassification; }, ErrorKind::kUnsupported)
+          .find("classification"),
+      std::string::npos);
+}
+
+TEST(Examples, BadWindowsAreNamed) {
+  const auto base = tiny_base();
+  auto refusal = [&](Example example, runtime::Task task) {
+    try {
+      check_examples({&example, 1}, base->config(), task);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  using runtime::Task;
+  EXPECT_EQ(refusal({{1, 97}, 0, 0}, Task::kQa), "training window 0: token id 97, expected 0..96");
+  EXPECT_EQ(refusal({{1, 2}, 0, 2}, Task::kQa),
+            "training window 0: answer at token 2, expected 0..1");
+  EXPECT_EQ(refusal({{1}, 0, 0}, Task::kLm), "training window 0: 1 tokens, expected 2..64");
+  EXPECT_EQ(refusal({std::vector<std::int32_t>(65, 1), 0, 0}, Task::kQa),
+            "training window 0: 65 tokens, expected 1..64");
+  EXPECT_EQ(refusal({{1}, 0, 0}, Task::kQa), "accepted");
+}
+
+}  // namespace
+}  // namespace qalof::train

@@ -1,0 +1,66 @@
+// A tiny model, windows and helpers shared by the tests of training.
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/random.h"
+#include "runtime/execution.h"
+#include "support/tiny_model.h"
+#include "train/options.h"
+
+namespace qalof::train {
+
+inline std::shared_ptr<const runtime::BaseModel> tiny_base() {
+  const qalof::testing::TempDir dir;
+  qalof::testing::write_model(dir.path());
+  return runtime::BaseModel::load_directory(dir.path());
+}
+
+/// Windows of odd lengths, a one-token window (qa) or two-token window (lm) among them.
+inline std::vector<Example> tiny_examples(std::size_t count, std::size_t shortest = 1) {
+  const RandomStream stream(3, "examples");
+  std::vector<Example> examples;
+  for (std::size_t i = 0; i < count; ++i) {
+    Example example;
+    const std::size_t length = i == 2 ? shortest : 3 + stream.below(20, i, 0);
+    for (std::size_t t = 0; t < length; ++t) {
+      example.ids.push_back(static_cast<std::int32_t>(stream.below(97, i, t + 1)));
+    }
+    example.start = static_cast<std::int32_t>(stream.below(length, i, 100));
+    example.end = static_cast<std::int32_t>(stream.below(length, i, 101));
+    examples.push_back(std::move(example));
+  }
+  return examples;
+}
+
+inline quant::PrecisionPlan plan_of(const std::string& text, const runtime::BaseModel& base) {
+  return quant::resolve(quant::parse_plan(text), base.target());
+}
+
+/// Alternates 8 and 4 bits over the linears, with K at 8 and V at 4 bits.
+inline quant::PrecisionPlan mixed_plan(const runtime::BaseModel& base) {
+  quant::PrecisionPlan plan = plan_of("w8a8k8v4", base);
+  for (std::size_t i = 0; i < plan.linears.size(); i += 2) plan.linears[i] = {{4}, {4}};
+  return plan;
+}
+
+inline bool same_bytes(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+inline bool same_adapter(const runtime::Adapter& a, const runtime::Adapter& b) {
+  if (a.linears.size() != b.linears.size() || a.qa_head.has_value() != b.qa_head.has_value()) {
+    return false;
+  }
+  for (std::size_t i = 0; i < a.linears.size(); ++i) {
+    if (!same_bytes(a.linears[i]->a(), b.linears[i]->a())) return false;
+    if (!same_bytes(a.linears[i]->b(), b.linears[i]->b())) return false;
+  }
+  return !a.qa_head || (same_bytes(a.qa_head->weight, b.qa_head->weight) &&
+                        same_bytes(a.qa_head->bias, b.qa_head->bias));
+}
+
+}  // namespace qalof::train
