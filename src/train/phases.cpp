@@ -27,6 +27,8 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
       options.task != runtime::Task::kClassification, ErrorKind::kUnsupported,
       "--task classification: training of classifiers is not implemented, expected qa or lm");
   check_number("--learning_rate", options.learning_rate, 0);
+  QALOF_CHECK(options.learning_rate <= 1e30, ErrorKind::kUsage,
+              "--learning_rate: found {}, expected at most 1e30", options.learning_rate);
   check_number("--max_grad_norm", options.max_grad_norm, 0);
   check_number("--weight_decay", options.weight_decay, 0);
   check_number("--kd_alpha", options.kd_alpha, 0);

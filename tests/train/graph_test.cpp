@@ -194,6 +194,11 @@ TEST_F(GraphTest, AtenGraphAgreesAt32BitsInValueAndGradient) {
   span_loss_on(*aten, graph_plan, net.view(plan)).backward();
   const auto expected = take_gradients(leaves);
   for (std::size_t i = 0; i < leaves.size(); ++i) {
+    if (leaves[i].is_same(net.head.bias)) {
+      // A softmax does not see a shift: the sum over a window is 0 but for rounding.
+      EXPECT_LE(found[i].abs().max().item<double>(), 1e-6);
+      continue;
+    }
     EXPECT_GT(expected[i].abs().max().item<double>(), 0) << i;
     EXPECT_LE(relative_error(found[i], expected[i]), kFloatTolerance) << i;
   }

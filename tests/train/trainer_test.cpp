@@ -83,6 +83,7 @@ TEST(Train, TrainedNetworkIsTheDeployedOne) {
   TrainOptions options = short_run(Method::kSwitch);
   options.bit_widths = {8};
   options.learning_rate = 1e-2;
+  options.lr_scheduler_type = LrSchedule::kConstant;  // so that a longer run starts the same
   const TrainResult trained = train(base, options, examples, {});
   // The loss that the runtime measures on the exported adapter is that of one more step with rate
   // 0.
@@ -100,25 +101,17 @@ TEST(Train, TrainedNetworkIsTheDeployedOne) {
                         logits.data(), pool);
     for (std::size_t column = 0; column < 2; ++column) {
       double sum = 0;
-      for (std::size_t t = 0; t < example.ids.size(); ++t) sum += std::exp(logits[2 * t + column]);
+      for (std::size_t t = 0; t < example.ids.size(); ++t)
+        sum += std::exp(static_cast<double>(logits[2 * t + column]));
       const auto label = static_cast<std::size_t>(column == 0 ? example.start : example.end);
-      loss += 0.5 * (std::log(sum) - logits[2 * label + column]);
+      loss += 0.5 * (std::log(sum) - static_cast<double>(logits[2 * label + column]));
     }
   }
   loss /= 3;
+  // One more step, whose loss is that of the weights above.
   TrainOptions longer = options;
   longer.max_steps = 5;
-  longer.lr_scheduler_type = LrSchedule::kConstant;
-  options.lr_scheduler_type = LrSchedule::kConstant;
-  const TrainResult four_steps = train(base, options, examples, {});
-  const TrainResult five_steps = train(base, longer, examples, {});
-  // Constant rate: the first four steps of both runs are the same, the fifth reports their result.
-  const auto constant =
-      runtime::Execution::create(base, plan, make_adapter_set(four_steps.weights), pool);
-  (void)constant;
-  EXPECT_EQ(four_steps.phases[0].steps.back().loss, five_steps.phases[0].steps[3].loss);
-  EXPECT_TRUE(std::isfinite(loss));
-  EXPECT_LT(loss, trained.phases[0].steps.front().loss);
+  EXPECT_NEAR(train(base, longer, examples, {}).phases[0].steps.back().loss, loss, 1e-9);
 }
 
 TEST(Train, AccumulationEqualsOneLargeBatch) {
@@ -205,13 +198,13 @@ TEST(Train, DivergenceStopsWithASentence) {
   TrainOptions options = short_run(Method::kFull);
   options.max_steps = 40;
   options.warmup_steps = 0;
-  options.learning_rate = 1e38;
+  options.learning_rate = 1e30;
   int skipped = 0;
   TrainHooks hooks;
   hooks.on_step = [&](const StepRecord& record) { skipped += record.skipped ? 1 : 0; };
   try {
     train(base, options, tiny_examples(6), hooks);
-    FAIL() << "a run at rate 1e38 must diverge";
+    FAIL() << "a run at rate 1e30 must diverge";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::kDiverged);
     EXPECT_NE(std::string(error.what()).find("not finite for 5 steps in a row"), std::string::npos)
