@@ -189,7 +189,7 @@ void BpeTokenizer::trim_offsets(Encoding* encoding) const {
     const std::size_t text_end = piece.find_last_not_of(' ') + 1;  // 0 where all are spaces
     auto leading = static_cast<std::uint32_t>(std::min(piece.find_first_not_of(' '), piece.size()));
     const auto trailing = static_cast<std::uint32_t>(piece.size() - text_end);
-    if ((i == 0 || first == 0) && trim_.keep_first_leading) leading = 0;
+    if (first == 0 && leading == 1 && trim_.keep_first_leading) leading = 0;
     first = std::min(first + leading, last);
     if (last >= trailing) last = std::max(last - trailing, first);
   }

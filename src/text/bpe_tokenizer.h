@@ -65,7 +65,7 @@ class BpeTokenizer {
   // Which parts of a token's offsets are left out, as the post-processor of tokenizer.json says.
   struct OffsetTrim {
     bool spaces = false;              // leading and trailing ones
-    bool keep_first_leading = false;  // but not in front of the first token
+    bool keep_first_leading = false;  // but not a single one in front of the text
   };
   BpeTokenizer() = default;
   void add_token(AddedToken token);

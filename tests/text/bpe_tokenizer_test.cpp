@@ -1,0 +1,243 @@
+#include "text/bpe_tokenizer.h"
+
+#include <gmock/gmock.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <random>
+#include <thread>
+
+#include "support/error_of.h"
+#include "support/temp_dir.h"
+#include "text/fixtures.h"
+#include "text/unicode.h"
+
+namespace qalof::text {
+namespace {
+
+using qalof::testing::error_of;
+using qalof::testing::hash_of;
+using qalof::testing::read_lines;
+using qalof::testing::TempDir;
+using qalof::testing::text_data;
+using qalof::testing::tiny_json;
+using qalof::testing::tokenizer_of;
+
+const BpeTokenizer& tiny() {
+  static const BpeTokenizer tokenizer = BpeTokenizer::load(text_data("tiny"));
+  return tokenizer;
+}
+
+std::vector<std::string> fixture_strings() {
+  std::vector<std::string> strings;
+  for (const std::string& line : read_lines("strings.jsonl")) {
+    strings.push_back(parse_json(line, "strings.jsonl").get<std::string>());
+  }
+  return strings;
+}
+
+// Columns of string_hashes.txt: tiny, busy and GPT-2, each without and with special tokens parsed.
+void expect_hashes(const BpeTokenizer& tokenizer, std::size_t column) {
+  const std::vector<std::string> strings = fixture_strings();
+  const std::vector<std::string> hashes = read_lines("string_hashes.txt");
+  ASSERT_GE(strings.size(), 10'000U);
+  ASSERT_EQ(strings.size(), hashes.size());
+  std::size_t wrong = 0;
+  for (std::size_t i = 0; i < strings.size(); ++i) {
+    for (std::size_t special = 0; special < 2; ++special) {
+      const Encoding encoding = tokenizer.encode(strings[i], special == 1);
+      if (hash_of(encoding) == hashes[i].substr(9 * (column + special), 8)) continue;
+      if (++wrong > 5) continue;
+      ADD_FAILURE() << "string " << i << " (special tokens "
+                    << (special == 1 ? "parsed" : "as text") << "): " << Json(strings[i]).dump()
+                    << " gave " << Json(encoding.ids).dump();
+    }
+  }
+  EXPECT_EQ(wrong, 0U);
+}
+
+TEST(BpeTokenizer, SamplesEqualTokenizers) {
+  for (const std::string& line : read_lines("encodings.jsonl")) {
+    const Json expected = parse_json(line, "encodings.jsonl");
+    const Encoding encoding = tiny().encode(expected["text"].get<std::string>());
+    EXPECT_EQ(Json(encoding.ids), expected["ids"]) << line;
+    EXPECT_EQ(Json(encoding.offsets), expected["offsets"]) << line;
+  }
+}
+
+TEST(BpeTokenizer, TenThousandStringsEqualTokenizers) { expect_hashes(tiny(), 0); }
+
+TEST(BpeTokenizer, TrimmedOffsetsAndAddedTokensEqualTokenizers) {
+  Json json = parse_json(tiny_json(), "tiny");
+  json["post_processor"] = {
+      {"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}};
+  std::int64_t id = static_cast<std::int64_t>(tiny().vocab_size());
+  const std::vector<std::pair<std::string, bool>> added = {{"<|end", true},    {"ab", false},
+                                                           {"\u00e9!", false}, {"the", false},
+                                                           {"> <", false},     {"  ", false}};
+  for (const auto& [content, special] : added) {
+    // An added token that the vocabulary has keeps its id.
+    const std::int64_t known = json["model"]["vocab"].value(content, std::int64_t{-1});
+    json["added_tokens"].push_back({{"id", known >= 0 ? known : id},
+                                    {"content", content},
+                                    {"normalized", !special},
+                                    {"special", special}});
+    if (known < 0) ++id;
+  }
+  expect_hashes(tokenizer_of(json), 2);
+}
+
+TEST(BpeTokenizer, Gpt2VocabularyEqualsTokenizers) {
+  const char* directory = std::getenv("QALOF_GPT2_TOKENIZER");
+  if (directory == nullptr) {
+    GTEST_SKIP()
+        << "QALOF_GPT2_TOKENIZER names no directory with GPT-2's vocab.json and merges.txt";
+  }
+  const BpeTokenizer gpt2 = BpeTokenizer::load(directory);
+  EXPECT_EQ(gpt2.vocab_size(), 50257U);
+  expect_hashes(gpt2, 4);
+}
+
+TEST(BpeTokenizer, EveryFormOfTheFilesGivesTheSame) {
+  Json json = parse_json(tiny_json(), "tiny");
+  for (Json& merge : json["model"]["merges"]) {
+    const std::string pair = merge;
+    const std::size_t space = pair.find(' ');
+    merge = {pair.substr(0, space), pair.substr(space + 1)};
+  }
+  const BpeTokenizer pairs = tokenizer_of(json);
+  const BpeTokenizer files = BpeTokenizer::load(text_data("tiny_pairs"));
+  auto read = [](const char* name) { return read_file(text_data(name), 1U << 20); };
+  std::string merges = read("tiny_pairs/merges.txt");
+  merges.erase(0, merges.find('\n') + 1);
+  const BpeTokenizer bare = BpeTokenizer::from_files(
+      {{"vocab.json", read("tiny_pairs/vocab.json")}, {"merges.txt", merges}}, "dir");
+  for (const char* text : {"The Norman \U0001f600 king", " caf\u00e9\n\n 1999", "<|endoftext|>"}) {
+    for (const bool special : {false, true}) {
+      const std::string expected = hash_of(tiny().encode(text, special));
+      EXPECT_EQ(hash_of(pairs.encode(text, special)), expected) << text;
+      EXPECT_EQ(hash_of(files.encode(text, special)), expected) << text;
+      EXPECT_EQ(hash_of(bare.encode(text, special)), expected) << text;
+    }
+  }
+}
+
+TEST(BpeTokenizer, DecodeGivesTheTextBackAndOffsetsCoverIt) {
+  for (const std::string& text : fixture_strings()) {
+    const Encoding encoding = tiny().encode(text);
+    ASSERT_EQ(tiny().decode(encoding.ids), text);
+    std::uint32_t covered = 0;
+    for (const auto& [start, end] : encoding.offsets) {
+      ASSERT_LT(start, end) << text;
+      ASSERT_LE(start, covered) << text;
+      covered = std::max(covered, end);
+    }
+    ASSERT_EQ(covered, count_code_points(text)) << text;
+  }
+}
+
+TEST(BpeTokenizer, SpecialTokensInUserTextAreText) {
+  const std::int32_t end = tiny().added_tokens().at("<|endoftext|>");
+  EXPECT_THAT(tiny().encode("a<|endoftext|>").ids, ::testing::Not(::testing::Contains(end)));
+  EXPECT_THAT(tiny().encode("a<|endoftext|>", true).ids, ::testing::Contains(end));
+  EXPECT_EQ(tiny().piece(end), "<|endoftext|>");
+}
+
+TEST(BpeTokenizer, TextThatIsNotUtf8IsRefused) {
+  for (const std::string bad :
+       {"\xff", "a\xc3", "\xed\xa0\x80", "\xc0\x80", "\xf4\x90\x80\x80", "\x80"}) {
+    const auto error = error_of([&] { tiny().encode("ok " + bad); });
+    EXPECT_EQ(error.kind, ErrorKind::kBadInput);
+    EXPECT_THAT(error.message, ::testing::HasSubstr("not UTF-8"));
+  }
+}
+
+TEST(BpeTokenizer, DecodeRefusesIdsOutsideTheVocabulary) {
+  for (const std::int32_t id : {-1, static_cast<std::int32_t>(tiny().vocab_size())}) {
+    const auto error = error_of([&] { tiny().decode({id}); });
+    EXPECT_EQ(error.kind, ErrorKind::kBadInput);
+  }
+}
+
+// The rule itself, word by word: merge the pair of lowest rank until there is none.
+std::vector<std::string> merge_by_definition(const std::string& word, const Json& merges) {
+  std::map<std::string, std::size_t> rank;
+  for (std::size_t i = 0; i < merges.size(); ++i) rank[merges[i].get<std::string>()] = i;
+  std::vector<std::string> symbols;
+  for (const char c : word) symbols.emplace_back(1, c);
+  while (true) {
+    std::size_t best = SIZE_MAX, at = 0;
+    for (std::size_t i = 0; i + 1 < symbols.size(); ++i) {
+      const auto it = rank.find(symbols[i] + " " + symbols[i + 1]);
+      if (it != rank.end() && it->second < best) {
+        best = it->second;
+        at = i;
+      }
+    }
+    if (best == SIZE_MAX) return symbols;
+    symbols[at] += symbols[at + 1];
+    symbols.erase(symbols.begin() + static_cast<std::ptrdiff_t>(at) + 1);
+  }
+}
+
+TEST(BpeTokenizer, LongWordsMergeByTheSameRuleAsShortOnes) {
+  const Json merges = parse_json(tiny_json(), "tiny")["model"]["merges"];
+  std::mt19937 random(7);
+  for (const std::size_t length : {1, 2, 47, 48, 49, 50, 97, 300, 1000}) {
+    for (const std::string letters : {"a", "ab", "thean", "abcdefghijklmnopqrstuvwxyz"}) {
+      std::string word;
+      for (std::size_t i = 0; i < length; ++i) word += letters[random() % letters.size()];
+      std::vector<std::string> pieces;
+      for (const std::int32_t id : tiny().encode(word).ids) pieces.push_back(tiny().piece(id));
+      EXPECT_EQ(pieces, merge_by_definition(word, merges)) << word;
+    }
+  }
+}
+
+TEST(BpeTokenizer, AWordOfAMegabyteIsNoQuadraticWork) {
+  Json json = parse_json(tiny_json(), "tiny");
+  for (int i = 0; i < 20; ++i) {
+    json["added_tokens"].push_back({{"id", tiny().vocab_size() + static_cast<std::size_t>(i)},
+                                    {"content", "<|never" + std::to_string(i) + "|>"},
+                                    {"special", i % 2 == 0}});
+  }
+  const BpeTokenizer tokenizer = tokenizer_of(json);
+  std::string specials;
+  for (int i = 0; i < 40'000; ++i) specials += "<|endoftext|>";
+  const auto start = std::chrono::steady_clock::now();
+  for (const std::string& text : {std::string(1 << 20, 'a'), std::string(1 << 20, ' '),
+                                  std::string(1 << 20, '!'), specials}) {
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode(text, true).ids), text);
+  }
+  // About 0.5 s here; quadratic work would be hours.
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));
+}
+
+TEST(BpeTokenizer, ThreadsMayShareIt) {
+  const std::vector<std::string> strings = fixture_strings();
+  auto hash_all = [&] {
+    std::string all;
+    for (std::size_t i = 0; i < 1000; ++i) all += hash_of(tiny().encode(strings[i]));
+    return all;
+  };
+  const std::string expected = hash_all();
+  std::vector<std::string> found(4);
+  std::vector<std::thread> threads;
+  for (std::string& one : found) threads.emplace_back([&] { one = hash_all(); });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(found, ::testing::Each(expected));
+}
+
+TEST(BpeTokenizer, CopiedFilesLoadAndADirectoryWithoutThemIsRefused) {
+  const TempDir directory;
+  copy_tokenizer_files(text_data("tiny_pairs"), directory.path());
+  EXPECT_EQ(BpeTokenizer::load(directory.path()).vocab_size(), tiny().vocab_size());
+  const TempDir empty;
+  EXPECT_EQ(error_of([&] { copy_tokenizer_files(empty.path(), directory.path()); }).kind,
+            ErrorKind::kNotFound);
+  EXPECT_EQ(error_of([&] { BpeTokenizer::load(empty.path()); }).kind, ErrorKind::kNotFound);
+}
+
+}  // namespace
+}  // namespace qalof::text
