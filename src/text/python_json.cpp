@@ -22,8 +22,6 @@ std::string python_json_string(std::string_view text) {
       json += kLetters[named];
     } else if (point >= 0x20 && point < 0x7f) {
       json += static_cast<char>(point);
-    } else if (point == 0x7f) {
-      json += '\x7f';  // Python leaves it as it is
     } else if (point < 0x10000) {
       json += fmt::format("\\u{:04x}", point);
     } else {

@@ -14,7 +14,7 @@ EncodedContext encode_context(const BpeTokenizer& tokenizer, const std::string& 
 std::vector<SpanWindow> make_windows(const BpeTokenizer& tokenizer, const std::string& question,
                                      const EncodedContext& context,
                                      const SpanFeatureOptions& options, bool* was_cut) {
-  QALOF_CHECK(options.max_seq_length >= 8 && options.doc_stride + 2 <= options.max_seq_length,
+  QALOF_CHECK(options.max_seq_length >= 8 && options.doc_stride <= options.max_seq_length - 2,
               ErrorKind::kUsage, "--doc_stride {} leaves no room in --max_seq_length {}",
               options.doc_stride, options.max_seq_length);
   std::vector<std::int32_t> head = tokenizer.encode(python_lstrip(question)).ids;

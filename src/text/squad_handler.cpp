@@ -236,7 +236,7 @@ bool SquadHandler::start_object(std::size_t) {
       seen_.text = seen_.start = false;
       break;
     case Place::kFlatAnswers:
-      once(&seen_.answers);
+      opens_once(&seen_.answers);
       seen_.texts = seen_.starts = false;
       break;
     default:
@@ -279,23 +279,28 @@ bool SquadHandler::start_array(std::size_t) {
   push(/*is_list=*/true);
   switch (place()) {
     case Place::kExamples:
-      once(&found_list_);
+      opens_once(&found_list_);
       break;
     case Place::kParagraphs:
-      once(&seen_.paragraphs);
-      check_form(SquadForm::kNested);
+      opens_once(&seen_.paragraphs);
+      if (line_ > 0 || (knows_form_ && summary_->form == SquadForm::kFlat)) {
+        levels_.pop_back();
+        refuse("an article among questions");
+      }
+      summary_->form = SquadForm::kNested;
+      knows_form_ = true;
       break;
     case Place::kQuestions:
-      once(&seen_.questions);
+      opens_once(&seen_.questions);
       break;
     case Place::kAnswers:
-      once(&seen_.answers);
+      opens_once(&seen_.answers);
       break;
     case Place::kFlatTexts:
-      once(&seen_.texts);
+      opens_once(&seen_.texts);
       break;
     case Place::kFlatStarts:
-      once(&seen_.starts);
+      opens_once(&seen_.starts);
       break;
     default:
       break;
@@ -326,6 +331,12 @@ bool SquadHandler::parse_error(std::size_t position, const std::string&,
 void SquadHandler::once(bool* seen) const {
   if (*seen) refuse("stands twice");
   *seen = true;
+}
+
+// The same for a container just opened: the message names its key, not a place in it.
+void SquadHandler::opens_once(bool* seen) {
+  if (*seen) levels_.pop_back();
+  once(seen);
 }
 
 void SquadHandler::set(std::string* field, std::string& value, bool* seen) {
@@ -369,19 +380,14 @@ void SquadHandler::end_question() {
 
 void SquadHandler::end_example() {
   if (seen_.paragraphs) return;  // handed over one by one
-  check_form(SquadForm::kFlat);
+  if (line_ == 0) {
+    if (knows_form_ && summary_->form == SquadForm::kNested) refuse("paragraphs is missing");
+    summary_->form = SquadForm::kFlat;
+    knows_form_ = true;
+  }
   end_question();
   if (!seen_.context) refuse("context is missing");
   hand_over();
-}
-
-void SquadHandler::check_form(SquadForm form) {
-  if (line_ > 0 && form == SquadForm::kNested) refuse("an article, expected a question a line");
-  if (knows_form_ && summary_->form != form && line_ == 0) {
-    refuse(form == SquadForm::kNested ? "an article among questions" : "paragraphs is missing");
-  }
-  if (line_ == 0) summary_->form = form;
-  knows_form_ = true;
 }
 
 void SquadHandler::hand_over() {

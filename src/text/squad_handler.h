@@ -88,6 +88,7 @@ class SquadHandler {
   bool scalar(const std::string& found);
   bool integer(std::int64_t value);
   void once(bool* seen) const;
+  void opens_once(bool* seen);
   void set(std::string* field, std::string& value, bool* seen);
   void spend(std::size_t bytes);
   void begin_question();
@@ -95,7 +96,6 @@ class SquadHandler {
   void end_flat_answers();
   void end_example();
   void hand_over();
-  void check_form(SquadForm form);
 
   const std::string& path_;
   const std::function<bool(SquadParagraph&&)>& on_paragraph_;
