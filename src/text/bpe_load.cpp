@@ -55,13 +55,31 @@ bool to_bytes(std::string_view written, std::string* bytes) {
   return true;
 }
 
+// The start of a token as a message may hold it: control characters and stray bytes are escaped.
+std::string shown(std::string_view token) {
+  constexpr std::size_t kMaxShownBytes = 60;
+  std::string text;
+  for (std::size_t i = 0; i < token.size();) {
+    const std::size_t start = i;
+    const std::uint32_t point = next_code_point(token, &i);
+    const bool is_control = point < 0x20 || (point >= 0x7f && point < 0xa0);
+    if (start >= kMaxShownBytes) return text + "...";
+    if (is_control || point == kInvalidCodePoint) {
+      text += fmt::format("\\x{:02x}", static_cast<unsigned char>(token[i - 1]));
+    } else {
+      text += token.substr(start, i - start);
+    }
+  }
+  return text;
+}
+
 Vocabulary parse_vocabulary(const Json& json, const std::string& where) {
   QALOF_CHECK(json.is_object() && !json.empty(), ErrorKind::kBadInput,
               "{}: the vocabulary is not a non-empty object", where);
   Vocabulary vocabulary;
   for (const auto& [token, id] : json.items()) {
     QALOF_CHECK(id.is_number_integer() && id >= 0 && id < kMaxId, ErrorKind::kBadInput,
-                "{}: token \"{:.40}\" has id {:.40}, expected 0..{}", where, token, id.dump(),
+                "{}: token \"{}\" has id {:.40}, expected 0..{}", where, shown(token), id.dump(),
                 kMaxId - 1);
     QALOF_CHECK(!token.empty(), ErrorKind::kBadInput, "{}: an empty token", where);
     vocabulary[token] = id.get<std::int32_t>();
@@ -73,8 +91,8 @@ std::pair<std::string, std::string> split_merge(const std::string& line, const s
   const std::size_t space = line.find(' ');
   QALOF_CHECK(space != std::string::npos && space > 0 && space + 1 < line.size() &&
                   line.find(' ', space + 1) == std::string::npos,
-              ErrorKind::kBadInput, "{}: \"{:.60}\" is not two tokens with a space between", where,
-              line);
+              ErrorKind::kBadInput, "{}: \"{}\" is not two tokens with a space between", where,
+              shown(line));
   return {line.substr(0, space), line.substr(space + 1)};
 }
 
@@ -170,17 +188,17 @@ void BpeTokenizer::set_vocabulary(const Vocabulary& vocabulary, const std::strin
   for (const auto& [token, id] : vocabulary) {
     const auto index = static_cast<std::size_t>(id);
     QALOF_CHECK(index < size, ErrorKind::kBadInput,
-                "{}: token \"{:.40}\" has id {}, but there are {} tokens (ids must be 0..{})",
-                where, token, id, size, size - 1);
+                "{}: token \"{}\" has id {}, but there are {} tokens (ids must be 0..{})", where,
+                shown(token), id, size, size - 1);
     QALOF_CHECK(!taken[index], ErrorKind::kBadInput,
-                "{}: token \"{:.40}\" has id {}, which another token has", where, token, id);
+                "{}: token \"{}\" has id {}, which another token has", where, shown(token), id);
     taken[index] = true;
     // An added token's text is taken as it is; it may be one that merges make, too.
     const bool is_added = added_.contains(token);
     const bool is_byte_level = to_bytes(token, &bytes);
     QALOF_CHECK(is_added || is_byte_level, ErrorKind::kBadInput,
-                "{}: token \"{:.40}\" (id {}) is not written in the byte-level alphabet", where,
-                token, id);
+                "{}: token \"{}\" (id {}) is not written in the byte-level alphabet", where,
+                shown(token), id);
     if (is_added) {
       pieces_[index] = token;
       if (is_byte_level && bytes == token) ids_[bytes] = id;
@@ -206,15 +224,14 @@ void BpeTokenizer::set_merges(const Merges& merges, const std::string& where) {
     const auto& [a, b] = merges[rank];
     auto id_of = [&](const std::string& bytes) {
       const auto it = ids_.find(bytes);
-      QALOF_CHECK(
-          it != ids_.end(), ErrorKind::kBadInput,
-          "{}: merge {} (\"{:.40} {:.40}\") uses or makes a token that the vocabulary lacks", where,
-          rank, a, b);
+      QALOF_CHECK(it != ids_.end(), ErrorKind::kBadInput,
+                  "{}: merge {} (\"{} {}\") uses or makes a token that the vocabulary lacks", where,
+                  rank, shown(a), shown(b));
       return it->second;
     };
     QALOF_CHECK(to_bytes(a, &left) && to_bytes(b, &right), ErrorKind::kBadInput,
-                "{}: merge {} (\"{:.40} {:.40}\") is not written in the byte-level alphabet", where,
-                rank, a, b);
+                "{}: merge {} (\"{} {}\") is not written in the byte-level alphabet", where, rank,
+                shown(a), shown(b));
     const Merge merge{static_cast<std::uint32_t>(rank), id_of(left + right)};
     QALOF_CHECK(
         merges_
@@ -222,7 +239,8 @@ void BpeTokenizer::set_merges(const Merges& merges, const std::string& where) {
                          static_cast<std::uint32_t>(id_of(right)),
                      merge)
             .second,
-        ErrorKind::kBadInput, "{}: merge {} (\"{:.40} {:.40}\") stands twice", where, rank, a, b);
+        ErrorKind::kBadInput, "{}: merge {} (\"{} {}\") stands twice", where, rank, shown(a),
+        shown(b));
   }
 }
 
@@ -233,13 +251,12 @@ void BpeTokenizer::check_reachable(const std::string& where) const {
   std::string example;
   for (const auto& [bytes, id] : ids_) {
     if (bytes.size() == 1 || made[static_cast<std::size_t>(id)] || added_.contains(bytes)) continue;
-    ++unmade;
-    example = bytes;
+    if (unmade++ == 0 || bytes < example) example = bytes;
   }
   QALOF_CHECK(
       unmade == 0, ErrorKind::kBadInput,
-      "{}: no merge makes {} tokens of the vocabulary, e.g. \"{:.40}\"; are the merges complete?",
-      where, unmade, example);
+      "{}: no merge makes {} tokens of the vocabulary, e.g. \"{}\"; are the merges complete?",
+      where, unmade, shown(example));
 }
 
 void BpeTokenizer::add_token(AddedToken token) {
@@ -274,14 +291,15 @@ void BpeTokenizer::read_tokenizer_json(const std::string& text, const std::strin
       QALOF_CHECK(!token.content.empty(), ErrorKind::kBadInput, "{}: holds an empty token", where);
       for (const char* key : {"lstrip", "rstrip", "single_word"}) {
         QALOF_CHECK(!is_set(added, key), ErrorKind::kUnsupported,
-                    "{}: \"{:.40}\" has {}, which is not implemented", where, token.content, key);
+                    "{}: \"{}\" has {}, which is not implemented", where, shown(token.content),
+                    key);
       }
       const auto [known, is_new] = vocabulary.emplace(token.content, token.id);
       QALOF_CHECK(is_new || known->second == token.id, ErrorKind::kBadInput,
-                  "{}: \"{:.40}\" has id {}, the vocabulary says {}", where, token.content,
+                  "{}: \"{}\" has id {}, the vocabulary says {}", where, shown(token.content),
                   token.id, known->second);
-      QALOF_CHECK(!added_.contains(token.content), ErrorKind::kBadInput,
-                  "{}: \"{:.40}\" stands twice", where, token.content);
+      QALOF_CHECK(!added_.contains(token.content), ErrorKind::kBadInput, "{}: \"{}\" stands twice",
+                  where, shown(token.content));
       add_token(std::move(token));
     }
   }

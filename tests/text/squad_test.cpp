@@ -239,16 +239,14 @@ TEST_F(Squad, ATruncatedFileIsRefusedAtEveryByte) {
 TEST_F(Squad, FlippedBytesAreRefusedOrReadButNeverMore) {
   const std::string whole = kNested;
   for (std::size_t i = 0; i < whole.size(); ++i) {
-    for (const unsigned flip : {0x01U, 0x20U, 0x40U}) {
-      std::string text = whole;
-      text[i] = static_cast<char>(static_cast<unsigned char>(text[i]) ^ flip);
-      const std::string path = write(text);
-      try {
-        EXPECT_LE(scan_squad(path).questions, 3U);
-      } catch (const Error& error) {
-        EXPECT_TRUE(error.kind() == ErrorKind::kBadInput || error.kind() == ErrorKind::kCorruptFile)
-            << error.what();
-      }
+    std::string text = whole;
+    text[i] = static_cast<char>(static_cast<unsigned char>(text[i]) ^ (1U << (i % 8)));
+    const std::string path = write(text);
+    try {
+      EXPECT_LE(scan_squad(path).questions, 3U);
+    } catch (const Error& error) {
+      EXPECT_TRUE(error.kind() == ErrorKind::kBadInput || error.kind() == ErrorKind::kCorruptFile)
+          << error.what();
     }
   }
 }
