@@ -12,7 +12,8 @@ namespace qalof {
 #if defined(__SSE4_2__)
 
 std::uint32_t crc32c(std::span<const std::byte> bytes) {
-  // The instruction takes three cycles: three independent streams would hide that, one already outruns the disk.
+  // The instruction takes three cycles: three independent streams would hide that, one already
+  // outruns the disk.
   std::uint64_t state = 0xffffffffU;
   const std::byte* p = bytes.data();
   std::size_t left = bytes.size();
@@ -33,13 +34,15 @@ std::uint32_t crc32c(std::span<const std::byte> bytes) {
     std::array<std::uint32_t, 256> entries{};
     for (std::uint32_t i = 0; i < 256; ++i) {
       std::uint32_t value = i;
-      for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ ((value & 1U) != 0 ? 0x82f63b78U : 0U);
+      for (int bit = 0; bit < 8; ++bit)
+        value = (value >> 1) ^ ((value & 1U) != 0 ? 0x82f63b78U : 0U);
       entries[i] = value;
     }
     return entries;
   }();
   std::uint32_t state = 0xffffffffU;
-  for (const std::byte byte : bytes) state = (state >> 8) ^ table[(state ^ static_cast<std::uint32_t>(byte)) & 0xffU];
+  for (const std::byte byte : bytes)
+    state = (state >> 8) ^ table[(state ^ static_cast<std::uint32_t>(byte)) & 0xffU];
   return ~state;
 }
 

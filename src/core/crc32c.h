@@ -1,5 +1,5 @@
-// CRC-32C (Castagnoli, reflected 0x82f63b78): the checksum of tensors in packed files. Check value of "123456789" is
-// 0xe3069283. Finds damage, not forgery.
+// CRC-32C (Castagnoli, reflected 0x82f63b78): the checksum of tensors in packed files. Check value
+// of "123456789" is 0xe3069283. Finds damage, not forgery.
 #pragma once
 
 #include <cstddef>

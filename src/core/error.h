@@ -43,8 +43,8 @@ template <typename... Args>
 
 /// Checks what comes from a file, a flag or a caller; stays on in release builds.
 /// For our own logic use assert.
-#define QALOF_CHECK(condition, kind, ...)           \
-  do {                                              \
+#define QALOF_CHECK(condition, kind, ...)                 \
+  do {                                                    \
     if (!(condition)) ::qalof::fail((kind), __VA_ARGS__); \
   } while (false)
 

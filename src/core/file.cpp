@@ -42,7 +42,8 @@ class Descriptor {
 std::size_t open_regular(const std::string& path, int* fd) {
   *fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (*fd < 0) {
-    const ErrorKind kind = errno == EACCES || errno == EMFILE ? ErrorKind::kResource : ErrorKind::kNotFound;
+    const ErrorKind kind =
+        errno == EACCES || errno == EMFILE ? ErrorKind::kResource : ErrorKind::kNotFound;
     fail(kind, "{}: {}", path, system_reason());
   }
   struct stat status {};
@@ -64,7 +65,8 @@ std::string read_file(const std::string& path, std::size_t max_bytes) {
   int fd = -1;
   const std::size_t size = open_regular(path, &fd);
   const Descriptor descriptor(fd);
-  QALOF_CHECK(size <= max_bytes, ErrorKind::kBadInput, "{}: has {} bytes, at most {} are read", path, size, max_bytes);
+  QALOF_CHECK(size <= max_bytes, ErrorKind::kBadInput, "{}: has {} bytes, at most {} are read",
+              path, size, max_bytes);
   std::string bytes(size, '\0');
   std::size_t done = 0;
   while (done < size) {
@@ -95,7 +97,9 @@ MappedFile MappedFile::open(const std::string& path) {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
@@ -124,7 +128,8 @@ AtomicFile::~AtomicFile() {
 
 void AtomicFile::fail_write(const char* what) const {
   const std::string reason = system_reason();
-  fail(ErrorKind::kResource, "{}: cannot be written ({}): {}; what was there before is unchanged", path_, what, reason);
+  fail(ErrorKind::kResource, "{}: cannot be written ({}): {}; what was there before is unchanged",
+       path_, what, reason);
 }
 
 void AtomicFile::flush_buffer() {
@@ -147,7 +152,9 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
   }
 }
 
-void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+void AtomicFile::write(std::string_view text) {
+  write(std::as_bytes(std::span(text.data(), text.size())));
+}
 
 void AtomicFile::commit() {
   flush_buffer();
@@ -163,11 +170,22 @@ void write_file_atomic(const std::string& path, std::string_view bytes) {
   file.commit();
 }
 
+bool path_exists(const std::string& path) noexcept {
+  struct stat status {};
+  return ::stat(path.c_str(), &status) == 0;
+}
+
+bool is_directory(const std::string& path) noexcept {
+  struct stat status {};
+  return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
+}
+
 void make_directories(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
-  QALOF_CHECK(!error && std::filesystem::is_directory(path), ErrorKind::kResource, "{}: cannot be made a directory: {}",
-              path, error ? error.message() : "a file of that name is there");
+  QALOF_CHECK(!error && is_directory(path), ErrorKind::kResource,
+              "{}: cannot be made a directory: {}", path,
+              error ? error.message() : "a file of that name is there");
 }
 
 void sync_directory(const std::string& path) {
@@ -183,8 +201,8 @@ DirectoryLock::DirectoryLock(const std::string& directory) {
   if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
   const int error = errno;
   ::close(std::exchange(fd_, -1));
-  QALOF_CHECK(error != EWOULDBLOCK, ErrorKind::kUsage, "{}: another run writes there; choose another directory",
-              directory);
+  QALOF_CHECK(error != EWOULDBLOCK, ErrorKind::kUsage,
+              "{}: another run writes there; choose another directory", directory);
   fail(ErrorKind::kResource, "{}: cannot be locked: {}", path, system_reason(error));
 }
 

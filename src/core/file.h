@@ -10,11 +10,12 @@
 
 namespace qalof {
 
-/// Whole contents of a regular file of at most max_bytes. Error{kNotFound}, or {kBadInput} where it is larger or not a
-/// regular file.
+/// Whole contents of a regular file of at most max_bytes. Error{kNotFound}, or {kBadInput} where it
+/// is larger or not a regular file.
 std::string read_file(const std::string& path, std::size_t max_bytes);
 
-/// A read-only mapping of a regular file. Movable; views stay valid while it lives. Threads may share it.
+/// A read-only mapping of a regular file. Movable; views stay valid while it lives. Threads may
+/// share it.
 class MappedFile {
  public:
   static MappedFile open(const std::string& path);
@@ -31,8 +32,9 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-/// A file that appears under its name only when commit() has flushed it; without commit it is removed. Write errors are
-/// Error{kResource} naming the path and the system's reason. Not thread-safe.
+/// A file that appears under its name only when commit() has flushed it; without commit it is
+/// removed. Write errors are Error{kResource} naming the path and the system's reason. Not
+/// thread-safe.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::string& path);
@@ -54,12 +56,16 @@ class AtomicFile {
 
 void write_file_atomic(const std::string& path, std::string_view bytes);
 
+/// False where the path leads nowhere or may not be looked at; never throws.
+bool path_exists(const std::string& path) noexcept;
+bool is_directory(const std::string& path) noexcept;
 /// mkdir -p; Error{kResource}.
 void make_directories(const std::string& path);
 /// Flushes a directory's entries to disk.
 void sync_directory(const std::string& path);
 
-/// Holds an exclusive lock on a directory (a file .lock in it) while it lives. Error{kUsage} where another process has it.
+/// Holds an exclusive lock on a directory (a file .lock in it) while it lives. Error{kUsage} where
+/// another process has it.
 class DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& directory);

@@ -10,10 +10,13 @@ namespace qalof {
 
 namespace {
 
-// What a node of the tree costs at worst, allocator included: an array slot while the array doubles, a map node.
+// What a node of the tree costs at worst, allocator included: an array slot while the array
+// doubles, a map node, a string's object or a container's.
 constexpr std::size_t kArraySlotBytes = 3 * sizeof(Json);
 constexpr std::size_t kMemberBytes = 128;
 constexpr std::size_t kStringBytes = 64;
+// Brackets, commas, spaces and literals that may stand between two strings or numbers.
+constexpr std::size_t kMaxGapBytes = std::size_t{1} << 20;
 
 // Builds the tree and refuses what nlohmann-json lets pass.
 class TreeBuilder {
@@ -45,7 +48,7 @@ class TreeBuilder {
   }
   bool string(string_t& value) {
     spend(kStringBytes + value.size());
-    return add(Json(std::move(value)));
+    return add(Json(value));  // a copy has no spare capacity, and the parser keeps its buffer
   }
   bool binary(binary_t&) { return false; }
   bool start_object(std::size_t) { return open(Json::object()); }
@@ -56,14 +59,18 @@ class TreeBuilder {
     Json& object = *open_.back();
     if (object.contains(name)) refuse(fmt::format("the key \"{:.64}\" twice in one object", name));
     spend(kMemberBytes + name.size());
-    slot_ = &object[std::move(name)];
+    slot_ = &object[name];
     return true;
   }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) {
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: ..." without the library's own code.
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::detail::exception& error) {
+    // "[json.exception.parse_error.101] parse error at line 1, column 2: ..." without the library's
+    // own code.
     std::string reason = error.what();
-    if (const std::size_t end = reason.find("] "); end != std::string::npos) reason.erase(0, end + 2);
-    fail(ErrorKind::kCorruptFile, "{}: not valid JSON (byte {}): {:.300}", where_, position, reason);
+    if (const std::size_t end = reason.find("] "); end != std::string::npos)
+      reason.erase(0, end + 2);
+    fail(ErrorKind::kCorruptFile, "{}: not valid JSON (byte {}): {:.300}", where_, position,
+         reason);
   }
 
  private:
@@ -72,7 +79,8 @@ class TreeBuilder {
   }
   void spend(std::size_t bytes) {
     if (bytes > budget_) {
-      refuse(fmt::format("more values than its size allows (over {} MiB beyond the text)", limits_.max_extra_bytes >> 20));
+      refuse(fmt::format("more values than its size allows (over {} MiB beyond the text)",
+                         limits_.max_extra_bytes >> 20));
     }
     budget_ -= bytes;
   }
@@ -95,7 +103,8 @@ class TreeBuilder {
     return true;
   }
   bool open(Json container) {
-    if (open_.size() >= limits_.max_depth) refuse(fmt::format("more than {} levels", limits_.max_depth));
+    if (open_.size() >= limits_.max_depth)
+      refuse(fmt::format("more than {} levels", limits_.max_depth));
     spend(kStringBytes);
     open_.push_back(place(std::move(container)));
     return true;
@@ -109,26 +118,68 @@ class TreeBuilder {
   JsonLimits limits_;
   std::size_t budget_;
   Json root_;
-  std::vector<Json*> open_;  // stays valid: a container grows only after the one inside it is closed
+  std::vector<Json*>
+      open_;  // stays valid: a container grows only after the one inside it is closed
   Json* slot_ = nullptr;
 };
 
 const Json& member(const Json& object, std::string_view key, std::string_view where) {
-  QALOF_CHECK(object.is_object(), ErrorKind::kBadInput, "{}: found {}, expected an object", where, object.type_name());
+  QALOF_CHECK(object.is_object(), ErrorKind::kBadInput, "{}: found {}, expected an object", where,
+              object.type_name());
   const auto it = object.find(std::string(key));
   QALOF_CHECK(it != object.end(), ErrorKind::kBadInput, "{}: {} is missing", where, key);
   return *it;
 }
 
 std::string shortened(const Json& value) {
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  if (value.is_structured()) return fmt::format("an {}", value.type_name());
+  // ASCII, so that cutting it leaves valid text.
+  std::string text = value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
   if (text.size() > 60) text = text.substr(0, 57) + "...";
   return text;
 }
 
 }  // namespace
 
+void check_json_tokens(std::string_view text, std::string_view where, std::size_t max_token_bytes) {
+  enum class Inside { kGap, kString, kNumber } inside = Inside::kGap;
+  std::size_t start = 0;  // of what i is inside of
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    const std::size_t limit = inside == Inside::kGap ? kMaxGapBytes : max_token_bytes;
+    QALOF_CHECK(i - start <= limit, ErrorKind::kCorruptFile,
+                "{}: JSON has over {} bytes {} from byte {} on", where, limit,
+                inside == Inside::kGap ? "without a value" : "in one value", start);
+    if (inside == Inside::kString) {
+      if (c == '\\') ++i;
+      if (c != '"') continue;
+      inside = Inside::kGap;
+      start = i;
+    } else if (c == '"') {
+      inside = Inside::kString;
+      start = i;
+    } else {
+      const bool is_number =
+          (c >= '0' && c <= '9') || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E';
+      if (is_number == (inside == Inside::kNumber)) continue;
+      // A letter e of a literal is no number.
+      if (is_number && (c == 'e' || c == 'E')) continue;
+      inside = is_number ? Inside::kNumber : Inside::kGap;
+      start = i;
+    }
+  }
+}
+
+std::string dump_json(const Json& json, std::string_view where, int indent) {
+  try {
+    return json.dump(indent);
+  } catch (const Json::exception&) {
+    fail(ErrorKind::kBadInput, "{}: cannot be written: it holds text that is not UTF-8", where);
+  }
+}
+
 Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits) {
+  check_json_tokens(text, where, limits.max_token_bytes);
   TreeBuilder builder(text, where, limits);
   Json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();
@@ -138,33 +189,36 @@ Json read_json_file(const std::string& path, std::size_t max_bytes) {
   return parse_json(read_file(path, max_bytes), path);
 }
 
-std::int64_t json_int(const Json& object, std::string_view key, std::string_view where, std::int64_t min,
-                      std::int64_t max) {
+std::int64_t json_int(const Json& object, std::string_view key, std::string_view where,
+                      std::int64_t min, std::int64_t max) {
   const Json& value = member(object, key, where);
-  QALOF_CHECK(value.is_number_integer(), ErrorKind::kBadInput, "{}: {} is {}, expected an integer in {}..{}", where, key,
-              shortened(value), min, max);
+  QALOF_CHECK(value.is_number_integer(), ErrorKind::kBadInput,
+              "{}: {} is {}, expected an integer in {}..{}", where, key, shortened(value), min,
+              max);
   const auto number = value.get<std::int64_t>();
-  QALOF_CHECK(number >= min && number <= max, ErrorKind::kBadInput, "{}: {} is {}, expected {}..{}", where, key, number,
-              min, max);
+  QALOF_CHECK(number >= min && number <= max, ErrorKind::kBadInput, "{}: {} is {}, expected {}..{}",
+              where, key, number, min, max);
   return number;
 }
 
 double json_number(const Json& object, std::string_view key, std::string_view where) {
   const Json& value = member(object, key, where);
-  QALOF_CHECK(value.is_number(), ErrorKind::kBadInput, "{}: {} is {}, expected a number", where, key, shortened(value));
+  QALOF_CHECK(value.is_number(), ErrorKind::kBadInput, "{}: {} is {}, expected a number", where,
+              key, shortened(value));
   return value.get<double>();
 }
 
 bool json_bool(const Json& object, std::string_view key, std::string_view where) {
   const Json& value = member(object, key, where);
-  QALOF_CHECK(value.is_boolean(), ErrorKind::kBadInput, "{}: {} is {}, expected true or false", where, key,
-              shortened(value));
+  QALOF_CHECK(value.is_boolean(), ErrorKind::kBadInput, "{}: {} is {}, expected true or false",
+              where, key, shortened(value));
   return value.get<bool>();
 }
 
 std::string json_string(const Json& object, std::string_view key, std::string_view where) {
   const Json& value = member(object, key, where);
-  QALOF_CHECK(value.is_string(), ErrorKind::kBadInput, "{}: {} is {}, expected a string", where, key, shortened(value));
+  QALOF_CHECK(value.is_string(), ErrorKind::kBadInput, "{}: {} is {}, expected a string", where,
+              key, shortened(value));
   return value.get<std::string>();
 }
 

@@ -1,6 +1,7 @@
-// Strict JSON for files from outside. The parser behind it is nlohmann-json driven by a SAX handler, which
-// refuses what the library lets pass: duplicate keys, deep nesting, invalid UTF-8, trailing bytes, numbers that
-// do not fit, and documents whose tree would need more memory than their size allows.
+// Strict JSON for files from outside. The parser behind it is nlohmann-json driven by a SAX
+// handler, which refuses what the library lets pass: duplicate keys, deep nesting, invalid UTF-8,
+// trailing bytes, numbers that do not fit, and documents whose tree would need more memory than
+// their size allows.
 #pragma once
 
 #include <cstddef>
@@ -17,19 +18,31 @@ struct JsonLimits {
   std::size_t max_depth = 64;
   /// The tree may take this many bytes more than the text it came from.
   std::size_t max_extra_bytes = std::size_t{48} << 20;
+  /// Longest string or number. The parser's own buffers hold one whole, several times over.
+  std::size_t max_token_bytes = std::size_t{4} << 20;
 };
 
-/// Parses text; where names the source in messages (a path). Throws Error{kCorruptFile} for bytes that are not
-/// such JSON. Integers beyond 64 bits and non-finite numbers are refused.
+/// Parses text; where names the source in messages (a path). Throws Error{kCorruptFile} for bytes
+/// that are not such JSON. Integers beyond 64 bits and non-finite numbers are refused.
 Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits = {});
 
-/// Reads and parses a file of at most max_bytes (Error{kNotFound}, {kCorruptFile}).
+/// Reads and parses a file of at most max_bytes (Error{kNotFound}, {kCorruptFile}; {kBadInput} for
+/// a larger one).
 Json read_json_file(const std::string& path, std::size_t max_bytes = std::size_t{64} << 20);
+
+/// Refuses (Error{kCorruptFile}) text with a string or number of more than max_token_bytes, or with
+/// more than 1 MiB between two of them: the parser would buffer it. To be called before
+/// nlohmann-json's SAX parser; parse_json does.
+void check_json_tokens(std::string_view text, std::string_view where, std::size_t max_token_bytes);
+
+/// The text of a tree. Error{kBadInput} where a string of it is not UTF-8; where names what is
+/// written.
+std::string dump_json(const Json& json, std::string_view where, int indent = -1);
 
 /// Typed access with one-sentence errors (Error{kBadInput}): where names the file, key the member.
 /// An integer must be an integral token within [min, max].
-std::int64_t json_int(const Json& object, std::string_view key, std::string_view where, std::int64_t min,
-                      std::int64_t max);
+std::int64_t json_int(const Json& object, std::string_view key, std::string_view where,
+                      std::int64_t min, std::int64_t max);
 double json_number(const Json& object, std::string_view key, std::string_view where);
 bool json_bool(const Json& object, std::string_view key, std::string_view where);
 std::string json_string(const Json& object, std::string_view key, std::string_view where);

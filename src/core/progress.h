@@ -1,5 +1,5 @@
-// How long work tells of itself without printing: the library reports, src/cli decides what a terminal,
-// a log file or --json shows.
+// How long work tells of itself without printing: the library reports, src/cli decides what a
+// terminal, a log file or --json shows.
 #pragma once
 
 #include <cstdint>

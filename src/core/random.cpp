@@ -34,12 +34,15 @@ float to_unit(std::uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-
 
 }  // namespace
 
-std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
+                                        std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < kRounds; ++round) {
     const std::uint64_t product0 = std::uint64_t{kMultiplier0} * counter[0];
     const std::uint64_t product1 = std::uint64_t{kMultiplier1} * counter[2];
-    counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(product1),
-               static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key[1], static_cast<std::uint32_t>(product0)};
+    counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key[0],
+               static_cast<std::uint32_t>(product1),
+               static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key[1],
+               static_cast<std::uint32_t>(product0)};
     key[0] += kWeyl0;
     key[1] += kWeyl1;
   }
@@ -57,7 +60,9 @@ std::array<std::uint32_t, 4> RandomStream::words(std::uint64_t step, std::uint64
                     key_);
 }
 
-float RandomStream::uniform(std::uint64_t step, std::uint64_t index) const { return to_unit(words(step, index)[0]); }
+float RandomStream::uniform(std::uint64_t step, std::uint64_t index) const {
+  return to_unit(words(step, index)[0]);
+}
 
 float RandomStream::normal(std::uint64_t step, std::uint64_t index) const {
   const auto word = words(step, index);
@@ -67,9 +72,10 @@ float RandomStream::normal(std::uint64_t step, std::uint64_t index) const {
   return static_cast<float>(radius * std::cos(angle));
 }
 
-std::uint64_t RandomStream::below(std::uint64_t bound, std::uint64_t step, std::uint64_t index) const {
-  // Two 64-bit draws per counter; a draw past the last whole multiple of bound is rejected. Further counters use the index's top
-  // bits, which no caller reaches.
+std::uint64_t RandomStream::below(std::uint64_t bound, std::uint64_t step,
+                                  std::uint64_t index) const {
+  // Two 64-bit draws per counter; a draw past the last whole multiple of bound is rejected. Further
+  // counters use the index's top bits, which no caller reaches.
   const std::uint64_t limit = UINT64_MAX - UINT64_MAX % bound;
   for (std::uint64_t attempt = 0;; ++attempt) {
     const auto word = words(step, index | (attempt << 56));

@@ -1,6 +1,6 @@
-// Counter-based randomness: every number is a function of (seed, stream name, step, index), so threads,
-// ranks and resuming do not change it. Philox4x32-10 (Salmon et al., SC'11); the key is the seed mixed
-// with the FNV-1a hash of the stream name.
+// Counter-based randomness: every number is a function of (seed, stream name, step, index), so
+// threads, ranks and resuming do not change it. Philox4x32-10 (Salmon et al., SC'11); the key is
+// the seed mixed with the FNV-1a hash of the stream name.
 #pragma once
 
 #include <array>
@@ -11,7 +11,8 @@
 namespace qalof {
 
 /// The block function itself: ten rounds on a counter under a key.
-std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key);
+std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
+                                        std::array<std::uint32_t, 2> key);
 
 /// A named stream of random numbers. Immutable, so threads may share it.
 class RandomStream {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <exception>
 #include <fstream>
 #include <mutex>
@@ -19,14 +20,50 @@ namespace qalof {
 
 namespace {
 
-// A decoder starts a parallel loop every few tens of microseconds; waking a sleeping thread costs about as much. Workers
-// therefore look for work this many times before they sleep (about 20 us).
+// A decoder starts a parallel loop every few tens of microseconds; waking a sleeping thread costs
+// about as much. Workers therefore look for work this many times before they sleep (about 20 us).
 constexpr int kSpins = 2000;
 
 void pause_cpu() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #endif
+}
+
+// CPUs' worth of time that a cgroup directory grants, from "quota period" of version 2 or two files
+// of version 1; 0 = no limit.
+double granted_cpus(const std::string& directory) {
+  std::string quota;
+  double period = 0;
+  if (std::ifstream v2(directory + "/cpu.max"); v2 >> quota >> period) {
+    return quota == "max" || period <= 0 ? 0 : std::strtod(quota.c_str(), nullptr) / period;
+  }
+  double v1_quota = 0;
+  std::ifstream quota_file(directory + "/cpu.cfs_quota_us"),
+      period_file(directory + "/cpu.cfs_period_us");
+  if (quota_file >> v1_quota && period_file >> period && v1_quota > 0 && period > 0)
+    return v1_quota / period;
+  return 0;
+}
+
+// The least that this process's cgroup or one above it grants; 0 = no limit. A container sees its
+// own at the root.
+double cgroup_cpus() {
+  double limit = 0;
+  const auto consider = [&](const std::string& directory) {
+    const double granted = granted_cpus(directory);
+    if (granted > 0 && (limit == 0 || granted < limit)) limit = granted;
+  };
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    if (!line.starts_with("0::/")) continue;
+    for (std::string path = line.substr(3); path.size() > 1; path.erase(path.rfind('/'))) {
+      consider("/sys/fs/cgroup" + path);
+    }
+  }
+  consider("/sys/fs/cgroup");
+  consider("/sys/fs/cgroup/cpu");
+  return limit;
 }
 
 }  // namespace
@@ -47,14 +84,16 @@ struct ThreadPool::State {
   void work() {
     std::uint64_t seen = 0;
     while (true) {
-      for (int spin = 0; spin < kSpins && generation.load(std::memory_order_acquire) == seen; ++spin) {
+      for (int spin = 0; spin < kSpins && generation.load(std::memory_order_acquire) == seen;
+           ++spin) {
         if (stopping.load(std::memory_order_acquire)) return;
         pause_cpu();
       }
       {
         std::unique_lock lock(mutex);
         wake.wait(lock, [&] {
-          return stopping.load(std::memory_order_acquire) || generation.load(std::memory_order_acquire) != seen;
+          return stopping.load(std::memory_order_acquire) ||
+                 generation.load(std::memory_order_acquire) != seen;
         });
         if (stopping.load(std::memory_order_acquire)) return;
         seen = generation.load(std::memory_order_acquire);
@@ -90,7 +129,8 @@ struct ThreadPool::State {
 };
 
 ThreadPool::ThreadPool(int num_threads) {
-  QALOF_CHECK(num_threads >= 1, ErrorKind::kUsage, "threads: found {}, expected at least 1", num_threads);
+  QALOF_CHECK(num_threads >= 1, ErrorKind::kUsage, "threads: found {}, expected at least 1",
+              num_threads);
   state_ = std::make_unique<State>(num_threads);
 }
 
@@ -131,16 +171,11 @@ void ThreadPool::run(std::size_t num_tasks, const std::function<void(std::size_t
 int available_threads() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  int count = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set)
-                                                           : static_cast<int>(std::thread::hardware_concurrency());
-  // A container may have fewer CPUs' worth of time than CPUs: cgroup v2's "quota period".
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (file >> quota >> period && quota != "max" && period > 0) {
-    const double limit = std::strtod(quota.c_str(), nullptr) / period;
-    if (limit > 0) count = std::min(count, std::max(1, static_cast<int>(limit + 0.5)));
-  }
+  int count = sched_getaffinity(0, sizeof(set), &set) == 0
+                  ? CPU_COUNT(&set)
+                  : static_cast<int>(std::thread::hardware_concurrency());
+  const double limit = cgroup_cpus();
+  if (limit > 0) count = std::min(count, std::max(1, static_cast<int>(limit + 0.5)));
   return std::max(1, count);
 }
 

@@ -1,5 +1,6 @@
-// Parallel loops. Kernels never own threads: they take a ParallelFor. The runtime passes a ThreadPool,
-// training passes one that runs on PyTorch's own threads (two pools on one machine halve the speed).
+// Parallel loops. Kernels never own threads: they take a ParallelFor. The runtime passes a
+// ThreadPool, training passes one that runs on PyTorch's own threads (two pools on one machine
+// halve the speed).
 #pragma once
 
 #include <cstddef>
@@ -8,8 +9,8 @@
 
 namespace qalof {
 
-/// Runs independent tasks. Implementations may run tasks in any order and on any thread; a task must
-/// write only what no other task of the same run reads or writes.
+/// Runs independent tasks. Implementations may run tasks in any order and on any thread; a task
+/// must write only what no other task of the same run reads or writes.
 class ParallelFor {
  public:
   virtual ~ParallelFor() = default;
@@ -29,8 +30,8 @@ class SerialFor final : public ParallelFor {
   }
 };
 
-/// A fixed pool of num_threads - 1 workers plus the caller. One run at a time: concurrent callers of
-/// run are served one after the other.
+/// A fixed pool of num_threads - 1 workers plus the caller. One run at a time: concurrent callers
+/// of run are served one after the other.
 class ThreadPool final : public ParallelFor {
  public:
   /// num_threads >= 1, else Error{kUsage}.

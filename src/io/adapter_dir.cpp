@@ -1,6 +1,5 @@
 #include "io/adapter_dir.h"
 
-#include <filesystem>
 #include <set>
 
 #include "core/error.h"
@@ -14,20 +13,26 @@ constexpr int kFormatVersion = 1;
 constexpr std::size_t kMaxBytes = std::size_t{4} << 20;
 
 // {"8": "w8"}: widths to names of sub-directories.
-std::map<int, std::string> read_widths(const Json& json, const std::string& key, const std::string& where) {
-  QALOF_CHECK(json.contains(key) && json[key].is_object(), ErrorKind::kBadInput, "{}: {} is missing or not an object", where, key);
+std::map<int, std::string> read_widths(const Json& json, const std::string& key,
+                                       const std::string& where) {
+  QALOF_CHECK(json.contains(key) && json[key].is_object(), ErrorKind::kBadInput,
+              "{}: {} is missing or not an object", where, key);
   std::map<int, std::string> widths;
   for (const auto& [text, name] : json[key].items()) {
-    static const std::map<std::string, int> known = {{"2", 2}, {"3", 3}, {"4", 4}, {"5", 5}, {"6", 6},
-                                                     {"7", 7}, {"8", 8}, {"16", 16}, {"32", 32}};
+    static const std::map<std::string, int> known = {{"2", 2}, {"3", 3},   {"4", 4},
+                                                     {"5", 5}, {"6", 6},   {"7", 7},
+                                                     {"8", 8}, {"16", 16}, {"32", 32}};
     const auto width = known.find(text);
-    QALOF_CHECK(width != known.end(), ErrorKind::kBadInput, "{}: {}[\"{:.40}\"]: expected a width in 2..8, 16 or 32", where, key, text);
-    QALOF_CHECK(name.is_string(), ErrorKind::kBadInput, "{}: {}[\"{}\"] is not a name", where, key, text);
+    QALOF_CHECK(width != known.end(), ErrorKind::kBadInput,
+                "{}: {}[\"{:.40}\"]: expected a width in 2..8, 16 or 32", where, key, text);
+    QALOF_CHECK(name.is_string(), ErrorKind::kBadInput, "{}: {}[\"{}\"] is not a name", where, key,
+                text);
     const auto directory = name.get<std::string>();
     QALOF_CHECK(!directory.empty() && directory[0] != '.' && directory.size() <= 255 &&
                     directory.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos,
-                ErrorKind::kBadInput, "{}: {}[\"{}\"] is \"{:.80}\", expected the bare name of a sub-directory", where, key, text,
-                directory);
+                ErrorKind::kBadInput,
+                "{}: {}[\"{}\"] is \"{:.80}\", expected the bare name of a sub-directory", where,
+                key, text, directory);
     widths[width->second] = directory;
   }
   return widths;
@@ -35,7 +40,7 @@ std::map<int, std::string> read_widths(const Json& json, const std::string& key,
 
 }  // namespace
 
-bool is_adapter_dir(const std::string& path) { return std::filesystem::exists(std::filesystem::path(path) / "qalof.json"); }
+bool is_adapter_dir(const std::string& path) { return path_exists(path + "/qalof.json"); }
 
 AdapterDir read_adapter_dir(const std::string& path) {
   const std::string where = path + "/qalof.json";
@@ -43,8 +48,10 @@ AdapterDir read_adapter_dir(const std::string& path) {
   dir.raw = read_json_file(where, kMaxBytes);
   const std::int64_t version = json_int(dir.raw, "format_version", where, 0, 1'000'000);
   QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,
-              "{}: format_version {}, this program reads {}; a newer qalof wrote it", where, version, kFormatVersion);
-  static const std::set<std::string> known = {"format_version", "base", "scheme", "plan", "adapters", "heads", "separator"};
+              "{}: format_version {}, this program reads {}; a newer qalof wrote it", where,
+              version, kFormatVersion);
+  static const std::set<std::string> known = {"format_version", "base",  "scheme",   "plan",
+                                              "adapters",       "heads", "separator"};
   for (const auto& [key, value] : dir.raw.items()) {
     QALOF_CHECK(known.contains(key), ErrorKind::kBadInput, "{}: unknown key {:.60}", where, key);
   }
@@ -53,6 +60,8 @@ AdapterDir read_adapter_dir(const std::string& path) {
   dir.base_sha256 = json_string(dir.raw["base"], "sha256", where + ": base");
   dir.scheme = json_string(dir.raw, "scheme", where);
   if (dir.raw.contains("plan")) dir.plan = dir.raw["plan"];
+  QALOF_CHECK(dir.plan.is_object() || dir.plan.is_null(), ErrorKind::kBadInput,
+              "{}: plan is {}, expected an object or null", where, dir.plan.type_name());
   dir.adapters = read_widths(dir.raw, "adapters", where);
   QALOF_CHECK(!dir.adapters.empty(), ErrorKind::kBadInput, "{}: adapters is empty", where);
   dir.heads = read_widths(dir.raw, "heads", where);
@@ -73,7 +82,8 @@ void write_adapter_dir(const std::string& path, const AdapterDir& dir) {
                      {"adapters", adapters},
                      {"heads", heads},
                      {"separator", dir.separator ? Json(*dir.separator) : Json()}};
-  write_file_atomic(path + "/qalof.json", json.dump(2) + "\n");
+  const std::string where = path + "/qalof.json";
+  write_file_atomic(where, dump_json(json, where, 2) + "\n");
 }
 
 }  // namespace qalof::io

@@ -1,4 +1,5 @@
-// A training output directory: qalof.json beside one PEFT adapter per weight width (docs/file_formats.md, "Adapter directory").
+// A training output directory: qalof.json beside one PEFT adapter per weight width
+// (docs/file_formats.md, "Adapter directory").
 #pragma once
 
 #include <cstdint>
@@ -14,11 +15,11 @@ struct AdapterDir {
   std::string base_id;
   std::string base_sha256;
   std::string scheme = "seed";
-  Json plan;                                // plan file contents, or null
-  std::map<int, std::string> adapters;      // weight width -> sub-directory
-  std::map<int, std::string> heads;         // weight width -> sub-directory whose head serves it
-  std::optional<std::int32_t> separator;    // token between question and context
-  Json raw;                                 // as read
+  Json plan;                              // plan file contents, or null
+  std::map<int, std::string> adapters;    // weight width -> sub-directory
+  std::map<int, std::string> heads;       // weight width -> sub-directory whose head serves it
+  std::optional<std::int32_t> separator;  // token between question and context
+  Json raw;                               // as read
 };
 
 /// True where the directory holds qalof.json.

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "core/hash.h"
 
 namespace qalof::io {
@@ -16,20 +17,24 @@ namespace {
 
 constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxIndexBytes = std::size_t{16} << 20;
-constexpr std::array<std::string_view, 4> kPrefixes = {"module.", "_orig_mod.", "base_model.model.", "transformer."};
+constexpr std::array<std::string_view, 5> kPrefixes = {"module.", "_orig_mod.", "base_model.model.",
+                                                       "transformer.", "model."};
 
 // Files of a shard index, with the tensors each must hold.
 std::map<std::string, std::set<std::string>> read_index(const std::string& path) {
   const Json index = read_json_file(path, kMaxIndexBytes);
-  QALOF_CHECK(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(), ErrorKind::kBadInput,
-              "{}: weight_map is missing or not an object", path);
+  QALOF_CHECK(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(),
+              ErrorKind::kBadInput, "{}: weight_map is missing or not an object", path);
   std::map<std::string, std::set<std::string>> files;
   for (const auto& [tensor, file] : index["weight_map"].items()) {
-    QALOF_CHECK(file.is_string(), ErrorKind::kBadInput, "{}: weight_map[\"{:.80}\"] is not a file name", path, tensor);
+    QALOF_CHECK(file.is_string(), ErrorKind::kBadInput,
+                "{}: weight_map[\"{:.80}\"] is not a file name", path, tensor);
     const auto name = file.get<std::string>();
-    QALOF_CHECK(!name.empty() && name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos && name[0] != '.' &&
-                    name.ends_with(".safetensors"),
-                ErrorKind::kBadInput, "{}: weight_map names \"{:.80}\", expected a bare .safetensors file name", path, name);
+    QALOF_CHECK(
+        !name.empty() && name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos &&
+            name[0] != '.' && name.ends_with(".safetensors"),
+        ErrorKind::kBadInput,
+        "{}: weight_map names \"{:.80}\", expected a bare .safetensors file name", path, name);
     files[name].insert(tensor);
   }
   QALOF_CHECK(!files.empty(), ErrorKind::kBadInput, "{}: weight_map is empty", path);
@@ -37,19 +42,24 @@ std::map<std::string, std::set<std::string>> read_index(const std::string& path)
 }
 
 [[noreturn]] void fail_without_weights(const fs::path& directory) {
-  for (const char* pickled : {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "flax_model.msgpack", "tf_model.h5"}) {
-    if (fs::exists(directory / pickled)) {
+  for (const char* pickled : {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt",
+                              "flax_model.msgpack", "tf_model.h5"}) {
+    if (path_exists((directory / pickled).string())) {
       fail(ErrorKind::kUnsupported,
-           "{}: only {} is there, which is not read (pickled files can run code); save it again as model.safetensors",
+           "{}: only {} is there, which is not read (pickled files can run code); save it again as "
+           "model.safetensors",
            directory.string(), pickled);
     }
   }
-  fail(ErrorKind::kNotFound, "{}: has neither model.safetensors nor model.safetensors.index.json", directory.string());
+  fail(ErrorKind::kNotFound, "{}: has neither model.safetensors nor model.safetensors.index.json",
+       directory.string());
 }
 
-// Causal-mask buffers that old GPT-2 files carry: h.N.attn.bias [1, 1, P, P] and h.N.attn.masked_bias [].
+// Causal-mask buffers that old GPT-2 files carry: h.N.attn.bias [1, 1, P, P] and
+// h.N.attn.masked_bias [].
 bool is_mask_buffer(const std::string& name, const TensorView& view) {
-  return name.ends_with(".attn.masked_bias") || (name.ends_with(".attn.bias") && view.shape.size() == 4);
+  return name.ends_with(".attn.masked_bias") ||
+         (name.ends_with(".attn.bias") && view.shape.size() == 4);
 }
 
 }  // namespace
@@ -67,24 +77,26 @@ std::string strip_prefixes(std::string name) {
 }
 
 ModelDir ModelDir::open(const std::string& path) {
-  QALOF_CHECK(fs::is_directory(path), ErrorKind::kNotFound, "{}: no such model directory", path);
+  QALOF_CHECK(is_directory(path), ErrorKind::kNotFound, "{}: no such model directory", path);
   ModelDir dir;
   dir.path_ = path;
   dir.config_ = read_json_file(dir.config_path(), kMaxConfigBytes);
   std::map<std::string, std::set<std::string>> mapped;
-  if (fs::exists(fs::path(path) / "model.safetensors")) {
+  if (path_exists(path + "/model.safetensors")) {
     mapped["model.safetensors"];
-  } else if (const fs::path index = fs::path(path) / "model.safetensors.index.json"; fs::exists(index)) {
+  } else if (const fs::path index = fs::path(path) / "model.safetensors.index.json";
+             path_exists(index.string())) {
     mapped = read_index(index.string());
   } else {
     fail_without_weights(path);
   }
   for (const auto& [file_name, expected] : mapped) {
     const SafetensorsFile& file =
-        dir.files_.emplace(file_name, SafetensorsFile::open((fs::path(path) / file_name).string())).first->second;
+        dir.files_.emplace(file_name, SafetensorsFile::open((fs::path(path) / file_name).string()))
+            .first->second;
     for (const std::string& name : expected) {
-      QALOF_CHECK(file.tensors().contains(name), ErrorKind::kBadInput, "{}: tensor {} is missing, the index maps it there",
-                  file.path(), name);
+      QALOF_CHECK(file.tensors().contains(name), ErrorKind::kBadInput,
+                  "{}: tensor {} is missing, the index maps it there", file.path(), name);
     }
     for (const auto& [name, view] : file.tensors()) {
       QALOF_CHECK(expected.empty() || expected.contains(name), ErrorKind::kBadInput,
@@ -92,7 +104,8 @@ ModelDir ModelDir::open(const std::string& path) {
       const std::string bare = strip_prefixes(name);
       if (is_mask_buffer(bare, view)) continue;
       QALOF_CHECK(dir.tensors_.emplace(bare, &view).second, ErrorKind::kBadInput,
-                  "{}: tensor {} stands for {}, which another tensor is already", file.path(), name, bare);
+                  "{}: tensor {} stands for {}, which another tensor is already", file.path(), name,
+                  bare);
     }
   }
   for (const auto& [name, view] : dir.tensors_) dir.names_.push_back(name);
@@ -105,9 +118,12 @@ const TensorView* ModelDir::find(const std::string& name) const {
 }
 
 std::string ModelDir::sha256() const {
-  Sha256 hash;
-  for (const auto& [name, file] : files_) hash.update(file.file_bytes());
-  return hash.finish();
+  std::call_once(digest_->once, [this] {
+    Sha256 hash;
+    for (const auto& [name, file] : files_) hash.update(file.file_bytes());
+    digest_->hex = hash.finish();
+  });
+  return digest_->hex;
 }
 
 }  // namespace qalof::io

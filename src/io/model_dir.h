@@ -1,8 +1,10 @@
-// A Hugging Face model directory as named tensors: one safetensors file or an index of shards, wrapper prefixes stripped. What the
-// tensors mean is model/'s business.
+// A Hugging Face model directory as named tensors: one safetensors file or an index of shards,
+// wrapper prefixes stripped. What the tensors mean is model/'s business.
 #pragma once
 
 #include <map>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -14,8 +16,8 @@ namespace qalof::io {
 /// Movable; threads may share it.
 class ModelDir {
  public:
-  /// Throws Error{kNotFound}, {kCorruptFile}, {kBadInput} (a shard, mapping or name that contradicts another) or {kUnsupported}
-  /// where only pickled weights are there.
+  /// Throws Error{kNotFound}, {kCorruptFile}, {kBadInput} (a shard, mapping or name that
+  /// contradicts another) or {kUnsupported} where only pickled weights are there.
   static ModelDir open(const std::string& path);
 
   const std::string& path() const { return path_; }
@@ -25,7 +27,7 @@ class ModelDir {
   const TensorView* find(const std::string& name) const;
   /// All names without prefix, sorted. GPT-2's old mask buffers are left out.
   const std::vector<std::string>& names() const { return names_; }
-  /// sha256 (hex) over the weight files in name order. Reads them all.
+  /// sha256 (hex) over the weight files in name order. The first call reads them all.
   std::string sha256() const;
 
  private:
@@ -34,9 +36,15 @@ class ModelDir {
   std::map<std::string, SafetensorsFile> files_;  // by file name
   std::map<std::string, const TensorView*> tensors_;
   std::vector<std::string> names_;
+  struct Digest {
+    std::once_flag once;
+    std::string hex;
+  };
+  std::unique_ptr<Digest> digest_ = std::make_unique<Digest>();
 };
 
-/// name without the prefixes that saving a model inside wrappers leaves: module., _orig_mod., base_model.model., transformer.
+/// name without the prefixes that saving a model inside wrappers leaves: module., _orig_mod.,
+/// base_model.model., transformer. and model., repeated in any order.
 std::string strip_prefixes(std::string name);
 
 }  // namespace qalof::io

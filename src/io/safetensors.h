@@ -1,7 +1,8 @@
-// safetensors files: a strict reader over a mapping and an atomic writer (docs/file_formats.md, "safetensors").
+// safetensors files: a strict reader over a mapping and an atomic writer (docs/file_formats.md,
+// "safetensors").
 //
-// The header is parsed as a stream, so that a hostile one costs no more memory than its own size. Not for: pickled
-// PyTorch files, which are never read.
+// The header is parsed as a stream, so that a hostile one costs no more memory than its own size.
+// Not for: pickled PyTorch files, which are never read.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +16,23 @@
 
 namespace qalof::io {
 
-enum class DType { kBool, kU8, kI8, kF8E4M3, kF8E5M2, kI16, kU16, kF16, kBF16, kI32, kU32, kF32, kI64, kU64, kF64 };
+enum class DType {
+  kBool,
+  kU8,
+  kI8,
+  kF8E4M3,
+  kF8E5M2,
+  kI16,
+  kU16,
+  kF16,
+  kBF16,
+  kI32,
+  kU32,
+  kF32,
+  kI64,
+  kU64,
+  kF64
+};
 std::string_view to_string(DType dtype);
 int dtype_bits(DType dtype);
 
@@ -24,14 +41,16 @@ struct TensorView {
   DType dtype = DType::kF32;
   std::vector<std::size_t> shape;
   std::span<const std::byte> bytes;
-  std::size_t num_elements() const { return bytes.size() * 8 / static_cast<std::size_t>(dtype_bits(dtype)); }
+  std::size_t num_elements() const {
+    return bytes.size() * 8 / static_cast<std::size_t>(dtype_bits(dtype));
+  }
 };
 
 /// An opened file. Movable; threads may share it.
 class SafetensorsFile {
  public:
-  /// Throws Error{kNotFound}, {kResource}, {kCorruptFile} (with a sentence per rule of the format) or {kUnsupported} for a known
-  /// but unimplemented dtype.
+  /// Throws Error{kNotFound}, {kResource}, {kCorruptFile} (with a sentence per rule of the format)
+  /// or {kUnsupported} for a known but unimplemented dtype.
   static SafetensorsFile open(const std::string& path);
 
   const std::string& path() const { return file_.path(); }
@@ -46,7 +65,8 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// Converts F32, F16 or BF16 values to f32; dst.size() must equal view.num_elements(). Other dtypes are Error{kBadInput}.
+/// Converts F32, F16 or BF16 values to f32; dst.size() must equal view.num_elements(). Other dtypes
+/// are Error{kBadInput}.
 void copy_as_f32(const TensorView& view, std::span<float> dst);
 /// f32 to bfloat16 bytes, nearest, ties to even.
 std::vector<std::byte> bf16_bytes(std::span<const float> values);
@@ -57,8 +77,9 @@ struct TensorToWrite {
   std::vector<std::size_t> shape;
   std::span<const std::byte> bytes;  // must live until the write returns
 };
-/// Writes tensors, largest alignment first, then by name, with {"format": "pt"} and metadata. The same input gives the same
-/// bytes. Error{kResource} where the disk fails; Error{kInternal} for a duplicate name or a size that does not fit its shape.
+/// Writes tensors, largest alignment first, then by name, with {"format": "pt"} and metadata. The
+/// same input gives the same bytes. Error{kResource} where the disk fails; Error{kInternal} for a
+/// duplicate name or a size that does not fit its shape; {kBadInput} for a name that is not UTF-8.
 void write_safetensors(const std::string& path, std::vector<TensorToWrite> tensors,
                        const std::map<std::string, std::string>& metadata);
 

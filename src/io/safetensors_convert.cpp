@@ -34,8 +34,8 @@ T load(const std::byte* bytes, std::size_t index) {
 }  // namespace
 
 void copy_as_f32(const TensorView& view, std::span<float> dst) {
-  QALOF_CHECK(dst.size() == view.num_elements(), ErrorKind::kInternal, "copy_as_f32: {} values into {}",
-              view.num_elements(), dst.size());
+  QALOF_CHECK(dst.size() == view.num_elements(), ErrorKind::kInternal,
+              "copy_as_f32: {} values into {}", view.num_elements(), dst.size());
   const std::byte* bytes = view.bytes.data();
   switch (view.dtype) {
     case DType::kF32:
@@ -43,14 +43,17 @@ void copy_as_f32(const TensorView& view, std::span<float> dst) {
       return;
     case DType::kBF16:
       for (std::size_t i = 0; i < dst.size(); ++i) {
-        dst[i] = std::bit_cast<float>(static_cast<std::uint32_t>(load<std::uint16_t>(bytes, i)) << 16);
+        dst[i] =
+            std::bit_cast<float>(static_cast<std::uint32_t>(load<std::uint16_t>(bytes, i)) << 16);
       }
       return;
     case DType::kF16:
-      for (std::size_t i = 0; i < dst.size(); ++i) dst[i] = half_to_float(load<std::uint16_t>(bytes, i));
+      for (std::size_t i = 0; i < dst.size(); ++i)
+        dst[i] = half_to_float(load<std::uint16_t>(bytes, i));
       return;
     default:
-      fail(ErrorKind::kBadInput, "a tensor has dtype {}, expected F32, F16 or BF16", to_string(view.dtype));
+      fail(ErrorKind::kBadInput, "a tensor has dtype {}, expected F32, F16 or BF16",
+           to_string(view.dtype));
   }
 }
 
@@ -58,8 +61,10 @@ std::vector<std::byte> bf16_bytes(std::span<const float> values) {
   std::vector<std::byte> bytes(values.size() * 2);
   for (std::size_t i = 0; i < values.size(); ++i) {
     const auto bits = std::bit_cast<std::uint32_t>(values[i]);
-    // Adding half of the last kept bit rounds to nearest; its own value breaks ties to even. NaN keeps a set mantissa bit.
-    const std::uint32_t rounded = std::isnan(values[i]) ? (bits >> 16) | 0x40U : (bits + 0x7fffU + (bits >> 16 & 1U)) >> 16;
+    // Adding half of the last kept bit rounds to nearest; its own value breaks ties to even. NaN
+    // keeps a set mantissa bit.
+    const std::uint32_t rounded =
+        std::isnan(values[i]) ? (bits >> 16) | 0x40U : (bits + 0x7fffU + (bits >> 16 & 1U)) >> 16;
     const auto half = static_cast<std::uint16_t>(rounded);
     std::memcpy(bytes.data() + 2 * i, &half, 2);
   }
@@ -79,14 +84,16 @@ void write_safetensors(const std::string& path, std::vector<TensorToWrite> tenso
   for (const TensorToWrite& tensor : tensors) {
     std::uint64_t bits = static_cast<std::uint64_t>(dtype_bits(tensor.dtype));
     for (const std::size_t extent : tensor.shape) bits *= extent;
-    QALOF_CHECK(bits / 8 == tensor.bytes.size() && !header.contains(tensor.name), ErrorKind::kInternal,
-                "{}: tensor {} has {} bytes, its shape needs {}, or its name stands twice", path, tensor.name,
-                tensor.bytes.size(), bits / 8);
-    header[tensor.name] = {{"dtype", to_string(tensor.dtype)}, {"shape", tensor.shape},
+    QALOF_CHECK(bits / 8 == tensor.bytes.size() && !header.contains(tensor.name),
+                ErrorKind::kInternal,
+                "{}: tensor {} has {} bytes, its shape needs {}, or its name stands twice", path,
+                tensor.name, tensor.bytes.size(), bits / 8);
+    header[tensor.name] = {{"dtype", to_string(tensor.dtype)},
+                           {"shape", tensor.shape},
                            {"data_offsets", {offset, offset + tensor.bytes.size()}}};
     offset += tensor.bytes.size();
   }
-  std::string text = header.dump();
+  std::string text = dump_json(header, path);
   text.resize((text.size() + 7) / 8 * 8, ' ');
   std::string length(8, '\0');
   for (std::size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i) & 0xffU);
