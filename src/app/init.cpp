@@ -13,6 +13,15 @@ namespace qalof::app {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+// A fresh model can be evaluated on every task; a config that asks for a plain language model gets one.
+bool wants_qa_head(const Json& config) {
+  return !config.contains("architectures") || config["architectures"] != Json::array({"GPT2LMHeadModel"});
+}
+
+}  // namespace
+
 InitResult run_init(const InitOptions& options, Observer& observer) {
   QALOF_CHECK(!options.output_dir.empty(), ErrorKind::kUsage, "--output_dir is missing");
   QALOF_CHECK(options.size.empty() != options.config_name.empty(), ErrorKind::kUsage,
@@ -26,14 +35,20 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
     if (fs::is_directory(where)) where = fs::path(where) / "config.json";
     raw = read_json_file(where, std::size_t{1} << 20);
   }
-  raw["architectures"] = {"GPT2LMHeadModel"};
   const model::ModelConfig config = model::parse_model_config(raw, where);
+  if (!config.tie_word_embeddings) {
+    fail(ErrorKind::kUnsupported, "{}: tie_word_embeddings is false, init makes models with a tied head", where);
+  }
   const fs::path directory = options.output_dir;
   QALOF_CHECK(options.overwrite || !fs::exists(directory / "config.json"), ErrorKind::kUsage,
               "{}: holds a model already, --overwrite_output_dir replaces it", options.output_dir);
   make_directories(options.output_dir);
 
-  const std::vector<model::TensorSpec> specs = model::expected_tensors(config);
+  std::vector<model::TensorSpec> specs = model::expected_tensors(config);
+  if (wants_qa_head(raw)) {
+    specs.push_back({"qa_outputs.weight", {2, config.hidden}});
+    specs.push_back({"qa_outputs.bias", {2}});
+  }
   std::vector<std::vector<std::byte>> storage;
   std::vector<io::TensorToWrite> tensors;
   std::uint64_t done = 0;
@@ -53,12 +68,10 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
       const auto bytes = std::as_bytes(std::span<const float>(values));
       storage.emplace_back(bytes.begin(), bytes.end());
     }
-    tensors.push_back({"transformer." + spec.name, options.bf16 ? io::DType::kBF16 : io::DType::kF32, spec.shape,
+    const std::string prefix = spec.name.starts_with("qa_outputs") ? "" : "transformer.";
+    tensors.push_back({prefix + spec.name, options.bf16 ? io::DType::kBF16 : io::DType::kF32, spec.shape,
                        storage.back()});
     observer.progress("tensors", ++done, specs.size(), "");
-  }
-  if (!config.tie_word_embeddings) {
-    fail(ErrorKind::kUnsupported, "{}: tie_word_embeddings is false, init makes models with a tied head", where);
   }
   io::write_safetensors((directory / "model.safetensors").string(), tensors, {});
   write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");

@@ -138,7 +138,7 @@ Json named_model_config(const std::string& model_type, const std::string& size) 
   for (const Size& known : kSizes) {
     if (size != known.name) continue;
     return {{"model_type", "gpt2"},
-            {"architectures", {"GPT2LMHeadModel"}},
+            {"architectures", {"GPT2ForQuestionAnswering"}},
             {"vocab_size", known.vocab},
             {"n_positions", known.positions},
             {"n_ctx", known.positions},
