@@ -25,7 +25,9 @@ constexpr double kFullRate = 1e-3;
 constexpr std::size_t kWindow = 256;
 constexpr std::size_t kStride = 64;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 std::string find_assets(const std::string& given) {
   const std::string path = given.empty() ? std::string(QALOF_ASSETS_DIR) + "/nano" : given;
@@ -38,14 +40,19 @@ std::string find_assets(const std::string& given) {
 class Demo {
  public:
   Demo(const DemoOptions& options, Observer& observer)
-      : options_(options), observer_(observer), assets_(find_assets(options.assets)), pool_(choose_threads(options.threads)) {
+      : options_(options),
+        observer_(observer),
+        assets_(find_assets(options.assets)),
+        pool_(choose_threads(options.threads)) {
     make_directories(options.output_dir);
   }
 
   void train_and_score_all() {
     const std::string full = train("full", train::Method::kFull, kFullSteps, kFullRate);
     add_row("full fine-tuning", full, "", "32", training_seconds_);
-    const std::string lora = train("lora", train::Method::kLora, options_.lora_steps > 0 ? options_.lora_steps : kSteps, kLoraRate);
+    const std::string lora =
+        train("lora", train::Method::kLora, options_.lora_steps > 0 ? options_.lora_steps : kSteps,
+              kLoraRate);
     add_row("FP LoRA", model(), lora, "32", training_seconds_);
     add_row("PTQ 8", model(), lora, "8", 0);
     add_row("PTQ 4", model(), lora, "4", 0);
@@ -66,7 +73,8 @@ class Demo {
   std::string model() const { return assets_ + "/model"; }
   std::string data(const char* name) const { return assets_ + "/data/" + name; }
 
-  std::string train(const std::string& name, train::Method method, std::int64_t steps, double rate) {
+  std::string train(const std::string& name, train::Method method, std::int64_t steps,
+                    double rate) {
     observer_.info(fmt::format("training: {}", train::to_string(method)));
     TrainRunOptions options;
     options.model.model = model();
@@ -82,7 +90,8 @@ class Demo {
     options.train.seed = options_.seed;
     options.should_stop = options_.should_stop;
     const TrainRunResult result = run_train(options, observer_);
-    if (result.train.interrupted) fail(ErrorKind::kInterrupted, "demo stopped while training {}", name);
+    if (result.train.interrupted)
+      fail(ErrorKind::kInterrupted, "demo stopped while training {}", name);
     phase_seconds_.clear();
     training_seconds_ = 0;
     for (const train::PhaseHistory& phase : result.train.phases) {
@@ -92,7 +101,8 @@ class Demo {
     return options.output_dir;
   }
 
-  ModelHandle open(const std::string& model_path, const std::string& adapter, const std::string& precision) {
+  ModelHandle open(const std::string& model_path, const std::string& adapter,
+                   const std::string& precision) {
     ModelOptions options;
     options.model = model_path;
     options.adapter = adapter;
@@ -100,8 +110,8 @@ class Demo {
     return open_model(options, observer_);
   }
 
-  void add_row(const std::string& name, const std::string& model_path, const std::string& adapter, const std::string& precision,
-               double training_seconds) {
+  void add_row(const std::string& name, const std::string& model_path, const std::string& adapter,
+               const std::string& precision, double training_seconds) {
     const Clock::time_point start = Clock::now();
     const ModelHandle handle = open(model_path, adapter, precision);
     const text::BpeTokenizer tokenizer = open_tokenizer(handle);
@@ -131,14 +141,18 @@ class Demo {
     const auto count = static_cast<double>(values.size());
     double sum = 0, squares = 0;
     for (const float value : values) sum += static_cast<double>(value);
-    for (const float value : values) squares += std::pow(static_cast<double>(value) - sum / count, 2);
+    for (const float value : values)
+      squares += std::pow(static_cast<double>(value) - sum / count, 2);
     return std::sqrt(squares / (count - 1) / count);
   }
 
   // The second half of the blocks at 4 bits, the first at 8: the original's pattern in small.
   std::string write_hybrid_plan() const {
     const std::string path = options_.output_dir + "/hybrid.json";
-    const Json plan = {{"format_version", 1}, {"scheme", "seed"}, {"default", "w8a8kv8"}, {"head", 8},
+    const Json plan = {{"format_version", 1},
+                       {"scheme", "seed"},
+                       {"default", "w8a8kv8"},
+                       {"head", 8},
                        {"rules", {{{"match", "h\\.[23]\\..*"}, {"set", "w4a4"}}}}};
     write_file_atomic(path, plan.dump(2) + "\n");
     return path;
@@ -149,26 +163,36 @@ class Demo {
     const quant::PrecisionPlan high = quant::resolve(quant::parse_plan("8"), handle.base->target());
     const quant::PrecisionPlan low = quant::resolve(quant::parse_plan("4"), handle.base->target());
     runtime::Execution::create(handle.base, high, handle.adapters, pool_);
-    runtime::Execution::create(handle.base, low, handle.adapters, pool_);  // both widths are packed now
+    runtime::Execution::create(handle.base, low, handle.adapters,
+                               pool_);  // both widths are packed now
     const Clock::time_point start = Clock::now();
     constexpr int kSwitches = 100;
-    for (int i = 0; i < kSwitches; ++i) runtime::Execution::create(handle.base, i % 2 == 0 ? high : low, handle.adapters, pool_);
+    for (int i = 0; i < kSwitches; ++i)
+      runtime::Execution::create(handle.base, i % 2 == 0 ? high : low, handle.adapters, pool_);
     result_.switch_microseconds = 1e6 * seconds_since(start) / kSwitches;
   }
 
   void write_results() {
     Json rows = Json::array();
-    std::string report = fmt::format("# Demo on the nano model, seed {}\n\n| row | precision | EM | F1 | bits per weight | size (kB) | seconds |\n"
-                                     "| --- | --- | --- | --- | --- | --- | --- |\n", options_.seed);
+    std::string report = fmt::format(
+        "# Demo on the nano model, seed {}\n\n| row | precision | EM | F1 | bits per weight | size "
+        "(kB) | seconds |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n",
+        options_.seed);
     for (const DemoRow& row : result_.rows) {
       rows.push_back(to_json(row));
-      report += fmt::format("| {} | {} | {:.2f} | {:.2f} ± {:.2f} | {:.2f} | {:.0f} | {:.1f} |\n", row.name, row.precision, row.exact_match, row.f1,
-                            row.f1_standard_error, row.effective_bits, static_cast<double>(row.bytes) / 1e3, row.seconds);
+      report += fmt::format("| {} | {} | {:.2f} | {:.2f} ± {:.2f} | {:.2f} | {:.0f} | {:.1f} |\n",
+                            row.name, row.precision, row.exact_match, row.f1, row.f1_standard_error,
+                            row.effective_bits, static_cast<double>(row.bytes) / 1e3, row.seconds);
     }
-    report += fmt::format("\n± is one standard error over {} questions. {:.0f} s in all; switching the loaded model between 8 and 4 bits takes {:.0f} us.\n",
-                          result_.rows.front().samples, result_.seconds, result_.switch_microseconds);
+    report += fmt::format(
+        "\n± is one standard error over {} questions. {:.0f} s in all; switching the loaded model "
+        "between 8 and 4 bits takes {:.0f} us.\n",
+        result_.rows.front().samples, result_.seconds, result_.switch_microseconds);
     result_.report = options_.output_dir + "/report.md";
-    write_file_atomic(options_.output_dir + "/results.json", Json{{"format_version", 1}, {"seed", options_.seed}, {"rows", rows}}.dump(2) + "\n");
+    write_file_atomic(
+        options_.output_dir + "/results.json",
+        Json{{"format_version", 1}, {"seed", options_.seed}, {"rows", rows}}.dump(2) + "\n");
     write_file_atomic(result_.report, report);
   }
 
@@ -184,9 +208,15 @@ class Demo {
 }  // namespace
 
 Json to_json(const DemoRow& row) {
-  return {{"name", row.name}, {"precision", row.precision}, {"exact_match", row.exact_match}, {"f1", row.f1},
-          {"f1_standard_error", row.f1_standard_error}, {"samples", row.samples}, {"effective_bits", row.effective_bits},
-          {"bytes", row.bytes}, {"seconds", row.seconds}};
+  return {{"name", row.name},
+          {"precision", row.precision},
+          {"exact_match", row.exact_match},
+          {"f1", row.f1},
+          {"f1_standard_error", row.f1_standard_error},
+          {"samples", row.samples},
+          {"effective_bits", row.effective_bits},
+          {"bytes", row.bytes},
+          {"seconds", row.seconds}};
 }
 
 DemoResult run_demo(const DemoOptions& options, Observer& observer) {

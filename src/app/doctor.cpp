@@ -50,16 +50,18 @@ DoctorResult run_doctor() {
   }
   result.memory_bytes = proc_kilobytes("MemTotal");
   result.available_bytes = proc_kilobytes("MemAvailable");
-  result.libraries = {fmt::format("fmt {}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100),
-                      fmt::format("nlohmann-json {}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR, NLOHMANN_JSON_VERSION_MINOR,
-                                  NLOHMANN_JSON_VERSION_PATCH),
-                      OpenSSL_version(OPENSSL_VERSION)};
+  result.libraries = {
+      fmt::format("fmt {}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100),
+      fmt::format("nlohmann-json {}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
+                  NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH),
+      OpenSSL_version(OPENSSL_VERSION)};
   std::error_code error;
   const std::filesystem::path sibling =
       std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "qalof-train";
   result.trainer = std::filesystem::exists(sibling)
                        ? sibling.string()
-                       : sibling.string() + " is not there: train and demo are off (build with -DQALOF_TRAIN=ON)";
+                       : sibling.string() +
+                             " is not there: train and demo are off (build with -DQALOF_TRAIN=ON)";
   return result;
 }
 

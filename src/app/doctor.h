@@ -7,14 +7,14 @@
 namespace qalof::app {
 
 struct DoctorResult {
-  std::string cpu;                       // model name, "" where unknown
-  int threads = 0;                       // usable by this process
-  std::string isa;                       // in use
-  std::vector<std::string> isas;         // usable
-  std::vector<std::string> rejected;     // "avx2: this CPU lacks it"
-  std::vector<std::string> libraries;    // "fmt 9.1.0"
-  std::string trainer;                   // path of qalof-train or why it is not there
-  std::uint64_t memory_bytes = 0;        // physical
+  std::string cpu;                     // model name, "" where unknown
+  int threads = 0;                     // usable by this process
+  std::string isa;                     // in use
+  std::vector<std::string> isas;       // usable
+  std::vector<std::string> rejected;   // "avx2: this CPU lacks it"
+  std::vector<std::string> libraries;  // "fmt 9.1.0"
+  std::string trainer;                 // path of qalof-train or why it is not there
+  std::uint64_t memory_bytes = 0;      // physical
   std::uint64_t available_bytes = 0;
 };
 DoctorResult run_doctor();

@@ -11,9 +11,10 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
   const runtime::Task task = runtime::parse_task(options.task);
   QALOF_CHECK(task != runtime::Task::kClassification, ErrorKind::kUnsupported,
               "--task: classification is not implemented yet, expected qa or lm");
-  QALOF_CHECK(!options.qa.validation_file.empty(), ErrorKind::kUsage, "--validation_file is missing");
-  QALOF_CHECK(std::filesystem::exists(options.qa.validation_file), ErrorKind::kNotFound, "{}: no such file",
-              options.qa.validation_file);
+  QALOF_CHECK(!options.qa.validation_file.empty(), ErrorKind::kUsage,
+              "--validation_file is missing");
+  QALOF_CHECK(std::filesystem::exists(options.qa.validation_file), ErrorKind::kNotFound,
+              "{}: no such file", options.qa.validation_file);
   const ModelHandle handle = open_model(options.model, observer);
   const text::BpeTokenizer tokenizer = open_tokenizer(handle);
   ThreadPool pool(choose_threads(options.model.threads));
@@ -23,7 +24,8 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
   runtime::Profile* profile = options.profile ? &result.profile : nullptr;
   if (task == runtime::Task::kQa) {
     QaEvaluationOptions qa = options.qa;
-    if (handle.adapters && handle.adapters->separator) qa.features.separator = handle.adapters->separator;
+    if (handle.adapters && handle.adapters->separator)
+      qa.features.separator = handle.adapters->separator;
     result.qa = evaluate_qa(*execution, tokenizer, qa, pool, observer, profile);
     result.tokens_per_second = static_cast<double>(result.qa->tokens) / result.qa->seconds;
   } else {

@@ -15,9 +15,11 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// A fresh model can be evaluated on every task; a config that asks for a plain language model gets one.
+// A fresh model can be evaluated on every task; a config that asks for a plain language model gets
+// one.
 bool wants_qa_head(const Json& config) {
-  return !config.contains("architectures") || config["architectures"] != Json::array({"GPT2LMHeadModel"});
+  return !config.contains("architectures") ||
+         config["architectures"] != Json::array({"GPT2LMHeadModel"});
 }
 
 }  // namespace
@@ -37,7 +39,8 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
   }
   const model::ModelConfig config = model::parse_model_config(raw, where);
   if (!config.tie_word_embeddings) {
-    fail(ErrorKind::kUnsupported, "{}: tie_word_embeddings is false, init makes models with a tied head", where);
+    fail(ErrorKind::kUnsupported,
+         "{}: tie_word_embeddings is false, init makes models with a tied head", where);
   }
   const fs::path directory = options.output_dir;
   QALOF_CHECK(options.overwrite || !fs::exists(directory / "config.json"), ErrorKind::kUsage,
@@ -58,7 +61,8 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
     std::vector<float> values(count, 0.0F);
     if (spec.shape.size() > 1) {
       const RandomStream stream(options.seed, spec.name);
-      for (std::size_t i = 0; i < count; ++i) values[i] = config.initializer_range * stream.normal(0, i);
+      for (std::size_t i = 0; i < count; ++i)
+        values[i] = config.initializer_range * stream.normal(0, i);
     } else if (spec.name.ends_with(".weight")) {
       values.assign(count, 1.0F);  // norm gains
     }
@@ -69,13 +73,14 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
       storage.emplace_back(bytes.begin(), bytes.end());
     }
     const std::string prefix = spec.name.starts_with("qa_outputs") ? "" : "transformer.";
-    tensors.push_back({prefix + spec.name, options.bf16 ? io::DType::kBF16 : io::DType::kF32, spec.shape,
-                       storage.back()});
+    tensors.push_back({prefix + spec.name, options.bf16 ? io::DType::kBF16 : io::DType::kF32,
+                       spec.shape, storage.back()});
     observer.progress("tensors", ++done, specs.size(), "");
   }
   io::write_safetensors((directory / "model.safetensors").string(), tensors, {});
   write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");
-  if (!options.tokenizer_name.empty()) text::copy_tokenizer_files(options.tokenizer_name, options.output_dir);
+  if (!options.tokenizer_name.empty())
+    text::copy_tokenizer_files(options.tokenizer_name, options.output_dir);
   return {model::parameter_count(config), options.output_dir};
 }
 

@@ -1,5 +1,5 @@
-// qalof init: a model directory with random weights N(0, initializer_range), biases 0, norms 1, and a question-answering head unless the
-// config asks for GPT2LMHeadModel.
+// qalof init: a model directory with random weights N(0, initializer_range), biases 0, norms 1, and
+// a question-answering head unless the config asks for GPT2LMHeadModel.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct InitOptions {
   std::string tokenizer_name;  // directory whose tokenizer files are copied; "" = none
   std::string output_dir;
   std::uint64_t seed = 42;
-  bool bf16 = false;           // store bfloat16 instead of f32
+  bool bf16 = false;  // store bfloat16 instead of f32
   bool overwrite = false;
 };
 struct InitResult {

@@ -42,7 +42,8 @@ void mark_code_tensors(InspectResult& result) {
 void inspect_peft(const std::string& path, const std::string& prefix, InspectResult& result) {
   const io::PeftAdapter adapter = io::read_peft(path);
   add_tensors(adapter.tensors(), prefix, result);
-  result.details[prefix.empty() ? "adapter_config" : prefix + "adapter_config"] = adapter.config().raw;
+  result.details[prefix.empty() ? "adapter_config" : prefix + "adapter_config"] =
+      adapter.config().raw;
 }
 
 }  // namespace
@@ -56,7 +57,8 @@ InspectResult run_inspect(const std::string& path) {
       result.kind = "adapter directory";
       const io::AdapterDir dir = io::read_adapter_dir(path);
       result.details["qalof"] = dir.raw;
-      for (const auto& [width, sub] : dir.adapters) inspect_peft((fs::path(path) / sub).string(), sub + "/", result);
+      for (const auto& [width, sub] : dir.adapters)
+        inspect_peft((fs::path(path) / sub).string(), sub + "/", result);
     } else if (fs::exists(fs::path(path) / "adapter_config.json")) {
       result.kind = "peft adapter";
       inspect_peft(path, "", result);

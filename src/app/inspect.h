@@ -11,13 +11,14 @@ struct InspectedTensor {
   std::string name, dtype;
   std::vector<std::size_t> shape;
   std::uint64_t bytes = 0;
-  int bits = 0;        // nominal bits per element; what it means, e.g. 3 in a 4-bit container
+  int bits = 0;  // nominal bits per element; what it means, e.g. 3 in a 4-bit container
   int stored_bits = 0;
 };
 struct InspectResult {
-  std::string kind;  // "model directory", "packed file", "adapter directory", "peft adapter", "safetensors file"
+  std::string kind;  // "model directory", "packed file", "adapter directory", "peft adapter",
+                     // "safetensors file"
   std::vector<InspectedTensor> tensors;
-  Json details;      // config, plan, adapters as stored
+  Json details;  // config, plan, adapters as stored
   std::uint64_t bytes = 0;
 };
 InspectResult run_inspect(const std::string& path);

@@ -38,13 +38,16 @@ LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokeniz
                      const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile) {
   const model::ModelConfig& config = execution.base().config();
-  const std::size_t length = options.max_seq_length == 0 ? config.max_positions : options.max_seq_length;
+  const std::size_t length =
+      options.max_seq_length == 0 ? config.max_positions : options.max_seq_length;
   QALOF_CHECK(length >= 2 && length <= config.max_positions, ErrorKind::kUsage,
-              "--max_seq_length: found {}, expected 2..{} (the model's positions)", length, config.max_positions);
+              "--max_seq_length: found {}, expected 2..{} (the model's positions)", length,
+              config.max_positions);
   const std::size_t stride = options.stride == 0 ? length / 2 : options.stride;
   QALOF_CHECK(stride >= 1 && stride < length, ErrorKind::kUsage,
               "--stride: found {}, expected 1..{} (less than the window)", stride, length - 1);
-  const std::vector<std::int32_t> ids = tokenizer.encode(read_file(options.validation_file, kMaxTextBytes)).ids;
+  const std::vector<std::int32_t> ids =
+      tokenizer.encode(read_file(options.validation_file, kMaxTextBytes)).ids;
   QALOF_CHECK(ids.size() >= 2, ErrorKind::kBadInput, "{}: holds {} tokens, at least 2 are needed",
               options.validation_file, ids.size());
 
@@ -58,7 +61,8 @@ LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokeniz
     std::vector<runtime::Sequence> sequences;
     std::size_t tokens = 0;
     const std::size_t first_window = next;
-    while (next < windows.size() && (tokens == 0 || tokens + windows[next].end - windows[next].first <= kBatchTokens)) {
+    while (next < windows.size() &&
+           (tokens == 0 || tokens + windows[next].end - windows[next].first <= kBatchTokens)) {
       const Window& window = windows[next++];
       sequences.push_back({std::span(ids).subspan(window.first, window.end - window.first)});
       tokens += window.end - window.first;
@@ -76,8 +80,10 @@ LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokeniz
       }
       row0 += windows[w].end - windows[w].first;
     }
-    const runtime::Profile::Scope scope(profile, "lm_head", targets.size() * config.vocab_size * sizeof(float));
-    for (const float loss : runtime::lm_token_losses(execution, scored_rows.data(), targets, parallel)) {
+    const runtime::Profile::Scope scope(profile, "lm_head",
+                                        targets.size() * config.vocab_size * sizeof(float));
+    for (const float loss :
+         runtime::lm_token_losses(execution, scored_rows.data(), targets, parallel)) {
       sum += static_cast<double>(loss);
     }
     observer.progress("windows", next, windows.size(), "");

@@ -1,4 +1,5 @@
-// Language modelling loss of a text file with windows that move by a stride (docs/numerics.md, "Perplexity").
+// Language modelling loss of a text file with windows that move by a stride (docs/numerics.md,
+// "Perplexity").
 #pragma once
 
 #include <cstdint>
@@ -12,9 +13,9 @@
 namespace qalof::app {
 
 struct LmEvaluationOptions {
-  std::string validation_file;      // UTF-8 text, one document
-  std::size_t max_seq_length = 0;   // 0 = the model's positions
-  std::size_t stride = 0;           // 0 = half of it
+  std::string validation_file;     // UTF-8 text, one document
+  std::size_t max_seq_length = 0;  // 0 = the model's positions
+  std::size_t stride = 0;          // 0 = half of it
 };
 struct LmScores {
   double loss = 0;  // mean negative log-likelihood, nats per token

@@ -18,14 +18,14 @@ int choose_threads(int requested) {
     }
     return available_threads();
   }
-  QALOF_CHECK(requested >= 1 && requested <= 1024, ErrorKind::kUsage, "--threads: found {}, expected 1..1024",
-              requested);
+  QALOF_CHECK(requested >= 1 && requested <= 1024, ErrorKind::kUsage,
+              "--threads: found {}, expected 1..1024", requested);
   return requested;
 }
 
 ModelHandle open_model(const ModelOptions& options, Observer& observer) {
-  QALOF_CHECK(options.scheme == "seed", ErrorKind::kUnsupported, "--scheme: found {}, implemented is seed",
-              options.scheme);
+  QALOF_CHECK(options.scheme == "seed", ErrorKind::kUnsupported,
+              "--scheme: found {}, implemented is seed", options.scheme);
   QALOF_CHECK(!options.model.empty(), ErrorKind::kUsage, "--model_name_or_path is missing");
   QALOF_CHECK(std::filesystem::exists(options.model), ErrorKind::kNotFound,
               "{}: no such model directory or packed file", options.model);
@@ -41,23 +41,27 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
     handle.base = runtime::BaseModel::load_directory(options.model);
   }
   if (handle.base->config().has_dropout) {
-    observer.info("dropout in the model's config is ignored: training and evaluation run without it");
+    observer.info(
+        "dropout in the model's config is ignored: training and evaluation run without it");
   }
   if (!options.adapter.empty()) {
     auto adapters = std::make_shared<runtime::AdapterSet>(
         runtime::load_adapters(options.adapter, handle.base->config()));
     for (const std::string& warning : adapters->warnings) observer.warn(warning);
     if (!adapters->base_sha256.empty() && adapters->base_sha256 != handle.base->source().sha256()) {
-      observer.warn(fmt::format("{}: was trained on another base (sha256 {:.12}..., this one is {:.12}...)",
-                                options.adapter, adapters->base_sha256, handle.base->source().sha256()));
+      observer.warn(
+          fmt::format("{}: was trained on another base (sha256 {:.12}..., this one is {:.12}...)",
+                      options.adapter, adapters->base_sha256, handle.base->source().sha256()));
     }
-    if (adapters->plan) plan = quant::plan_from_json(*adapters->plan, options.adapter + "/qalof.json: plan");
+    if (adapters->plan)
+      plan = quant::plan_from_json(*adapters->plan, options.adapter + "/qalof.json: plan");
     handle.adapters = std::move(adapters);
   }
   if (!options.precision.empty()) plan = quant::parse_plan(options.precision);
   handle.plan = plan ? *plan : quant::parse_plan("32");
   QALOF_CHECK(!handle.plan.scheme || *handle.plan.scheme == options.scheme, ErrorKind::kUsage,
-              "{}: scheme {} contradicts --scheme {}", handle.plan.source, *handle.plan.scheme, options.scheme);
+              "{}: scheme {} contradicts --scheme {}", handle.plan.source, *handle.plan.scheme,
+              options.scheme);
   return handle;
 }
 
@@ -66,10 +70,12 @@ text::BpeTokenizer open_tokenizer(const ModelHandle& handle) {
   return text::BpeTokenizer::from_files(handle.packed_files, handle.base->path());
 }
 
-std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle, ParallelFor& parallel,
+std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle,
+                                                         ParallelFor& parallel,
                                                          Observer& observer) {
   quant::PrecisionPlan plan = quant::resolve(handle.plan, handle.base->target());
-  auto execution = runtime::Execution::create(handle.base, std::move(plan), handle.adapters, parallel);
+  auto execution =
+      runtime::Execution::create(handle.base, std::move(plan), handle.adapters, parallel);
   observer.info(fmt::format("precision {}", execution->description()));
   return execution;
 }

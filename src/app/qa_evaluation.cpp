@@ -18,8 +18,8 @@ constexpr std::size_t kBatchTokens = 2048;
 // Streams questions through windows, batches and scores. Questions are finished in file order.
 class QaEvaluator {
  public:
-  QaEvaluator(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
-              ParallelFor& parallel, runtime::Profile* profile)
+  QaEvaluator(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
+              const QaEvaluationOptions& options, ParallelFor& parallel, runtime::Profile* profile)
       : execution_(execution),
         tokenizer_(tokenizer),
         options_(options),
@@ -27,13 +27,16 @@ class QaEvaluator {
         profile_(profile),
         head_(*execution.head(runtime::Task::kQa)),
         decoder_(options.decode) {
-    if (!options.output_dir.empty()) writer_.emplace(options.output_dir, "eval_", options.decode.version_2_with_negative);
+    if (!options.output_dir.empty())
+      writer_.emplace(options.output_dir, "eval_", options.decode.version_2_with_negative);
   }
 
-  void add(const std::shared_ptr<const std::string>& context, const text::EncodedContext& encoded, text::SquadQuestion question) {
+  void add(const std::shared_ptr<const std::string>& context, const text::EncodedContext& encoded,
+           text::SquadQuestion question) {
     bool was_cut = false;
     Pending& pending = pending_.emplace_back();
-    pending.windows = text::make_windows(tokenizer_, question.question, encoded, options_.features, &was_cut);
+    pending.windows =
+        text::make_windows(tokenizer_, question.question, encoded, options_.features, &was_cut);
     pending.question = std::move(question);
     pending.context = context;
     questions_cut_ += was_cut ? 1 : 0;
@@ -52,13 +55,16 @@ class QaEvaluator {
     logits_.resize(pending_tokens_ * 2);
     runtime::forward(execution_, sequences, workspace_, hidden_.data(), parallel_, profile_);
     {
-      const runtime::Profile::Scope scope(profile_, "span_head", pending_tokens_ * hidden * sizeof(float));
-      runtime::apply_head(head_, hidden_.data(), pending_tokens_, hidden, logits_.data(), parallel_);
+      const runtime::Profile::Scope scope(profile_, "span_head",
+                                          pending_tokens_ * hidden * sizeof(float));
+      runtime::apply_head(head_, hidden_.data(), pending_tokens_, hidden, logits_.data(),
+                          parallel_);
     }
     std::size_t row = 0;
     for (const Pending& pending : pending_) {
       for (const text::SpanWindow& window : pending.windows) {
-        decoder_.add(window, std::span<const float>(logits_).subspan(2 * row, 2 * window.ids.size()));
+        decoder_.add(window,
+                     std::span<const float>(logits_).subspan(2 * row, 2 * window.ids.size()));
         row += window.ids.size();
         ++scores_.windows;
       }
@@ -89,9 +95,10 @@ class QaEvaluator {
 
   void finish(const Pending& pending) {
     const text::SpanPrediction prediction = decoder_.finish(*pending.context);
-    const text::QuestionScore score = options_.decode.version_2_with_negative
-                                          ? text::score_v2(prediction.text, pending.question.answers)
-                                          : text::score_v1(prediction.text, pending.question.answers);
+    const text::QuestionScore score =
+        options_.decode.version_2_with_negative
+            ? text::score_v2(prediction.text, pending.question.answers)
+            : text::score_v1(prediction.text, pending.question.answers);
     exact_ += score.exact;
     f1_ += score.f1;
     ++scores_.samples;
@@ -118,23 +125,30 @@ class QaEvaluator {
 
 }  // namespace
 
-QaScores evaluate_qa(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& given,
-                     ParallelFor& parallel, Observer& observer, runtime::Profile* profile) {
+QaScores evaluate_qa(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
+                     const QaEvaluationOptions& given, ParallelFor& parallel, Observer& observer,
+                     runtime::Profile* profile) {
   QALOF_CHECK(execution.head(runtime::Task::kQa) != nullptr, ErrorKind::kBadInput,
-              "{}: neither the model nor an adapter holds a question-answering head (qa_outputs); train one or give --adapter",
+              "{}: neither the model nor an adapter holds a question-answering head (qa_outputs); "
+              "train one or give --adapter",
               execution.base().path());
   QaEvaluationOptions options = given;
   const std::size_t positions = execution.base().config().max_positions;
   if (options.features.max_seq_length > positions) {
-    observer.info(fmt::format("windows of {} tokens: the model has {} positions", positions, positions));
+    observer.info(
+        fmt::format("windows of {} tokens: the model has {} positions", positions, positions));
     options.features.max_seq_length = positions;
     options.features.doc_stride = std::min(options.features.doc_stride, positions / 3);
   }
   // The first pass checks the whole file, so that bad data does not surface after an hour of work.
   const text::SquadSummary summary = text::scan_squad(options.validation_file);
-  options.decode.version_2_with_negative = options.decode.version_2_with_negative || summary.has_is_impossible;
-  const std::uint64_t total = options.max_eval_samples == 0 ? summary.questions : std::min(options.max_eval_samples, summary.questions);
-  observer.info(fmt::format("{}: {}, {} questions", options.validation_file, text::to_string(summary.form), total));
+  options.decode.version_2_with_negative =
+      options.decode.version_2_with_negative || summary.has_is_impossible;
+  const std::uint64_t total = options.max_eval_samples == 0
+                                  ? summary.questions
+                                  : std::min(options.max_eval_samples, summary.questions);
+  observer.info(fmt::format("{}: {}, {} questions", options.validation_file,
+                            text::to_string(summary.form), total));
   const auto start = std::chrono::steady_clock::now();
   QaEvaluator evaluator(execution, tokenizer, options, parallel, profile);
   std::uint64_t added = 0;
@@ -152,8 +166,9 @@ QaScores evaluate_qa(const runtime::Execution& execution, const text::BpeTokeniz
   QaScores scores = evaluator.finish_all();
   observer.progress("questions", scores.samples, total, "");
   if (evaluator.questions_cut() > 0) {
-    observer.warn(fmt::format("{} questions were cut to leave room for the context; a longer --max_seq_length avoids it",
-                              evaluator.questions_cut()));
+    observer.warn(fmt::format(
+        "{} questions were cut to leave room for the context; a longer --max_seq_length avoids it",
+        evaluator.questions_cut()));
   }
   scores.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return scores;

@@ -1,5 +1,6 @@
-// Extractive question answering on the packed runtime: SQuAD files to exact match, F1 and prediction files. Memory does not
-// grow with the data: paragraphs stream through windows, logits and scores.
+// Extractive question answering on the packed runtime: SQuAD files to exact match, F1 and
+// prediction files. Memory does not grow with the data: paragraphs stream through windows, logits
+// and scores.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +20,9 @@ struct QaEvaluationOptions {
   std::string validation_file;
   std::uint64_t max_eval_samples = 0;  // 0 = all; counts questions
   text::SpanFeatureOptions features;
-  text::SpanDecodeOptions decode;      // n_best_size, max_answer_length, null handling
-  std::string output_dir;              // "" = no files
-  bool keep_scores = false;            // per-question scores in the result
+  text::SpanDecodeOptions decode;  // n_best_size, max_answer_length, null handling
+  std::string output_dir;          // "" = no files
+  bool keep_scores = false;        // per-question scores in the result
 };
 struct QaScores {
   double exact_match = 0;  // 0-100

@@ -9,7 +9,7 @@
 namespace qalof::app {
 
 struct QuantizeOptions {
-  ModelOptions model;           // precision: a plan whose widths are stored and which is active by default
+  ModelOptions model;  // precision: a plan whose widths are stored and which is active by default
   std::vector<int> bit_widths;  // every linear at each of these
   std::string output;
 };

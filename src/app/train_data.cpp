@@ -15,8 +15,10 @@ constexpr std::size_t kMaxTextBytes = std::size_t{4} << 30;
 
 }  // namespace
 
-std::vector<train::Example> load_qa_examples(const std::string& path, const text::BpeTokenizer& tokenizer,
-                                             const text::SpanFeatureOptions& features, std::uint64_t max_samples, Observer& observer) {
+std::vector<train::Example> load_qa_examples(const std::string& path,
+                                             const text::BpeTokenizer& tokenizer,
+                                             const text::SpanFeatureOptions& features,
+                                             std::uint64_t max_samples, Observer& observer) {
   std::vector<train::Example> examples;
   std::uint64_t questions = 0, unfound = 0, moved = 0, cut = 0;
   text::read_squad(path, [&](text::SquadParagraph&& paragraph) {
@@ -37,33 +39,46 @@ std::vector<train::Example> load_qa_examples(const std::string& path, const text
         }
       }
       bool was_cut = false;
-      for (text::SpanWindow& window : text::make_windows(tokenizer, question.question, context, features, &was_cut)) {
+      for (text::SpanWindow& window :
+           text::make_windows(tokenizer, question.question, context, features, &was_cut)) {
         train::Example& example = examples.emplace_back();
-        if (start >= 0) std::tie(example.start, example.end) = text::label_window(window, static_cast<std::uint32_t>(start), length);
+        if (start >= 0)
+          std::tie(example.start, example.end) =
+              text::label_window(window, static_cast<std::uint32_t>(start), length);
         example.ids = std::move(window.ids);
       }
       cut += was_cut ? 1 : 0;
     }
     return true;
   });
-  if (unfound > 0) observer.warn(fmt::format("{}: {} questions left out: their answer does not stand in the context", path, unfound));
-  if (moved > 0) observer.info(fmt::format("{}: {} answers taken at the nearest place where they stand", path, moved));
-  if (cut > 0) observer.warn(fmt::format("{}: {} questions were cut to leave room for the context", path, cut));
+  if (unfound > 0)
+    observer.warn(fmt::format(
+        "{}: {} questions left out: their answer does not stand in the context", path, unfound));
+  if (moved > 0)
+    observer.info(
+        fmt::format("{}: {} answers taken at the nearest place where they stand", path, moved));
+  if (cut > 0)
+    observer.warn(
+        fmt::format("{}: {} questions were cut to leave room for the context", path, cut));
   QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput, "{}: no question is left to train on", path);
   return examples;
 }
 
-std::vector<train::Example> load_lm_examples(const std::string& path, const text::BpeTokenizer& tokenizer, std::size_t length,
-                                             std::uint64_t max_samples) {
-  QALOF_CHECK(length >= 2, ErrorKind::kUsage, "--max_seq_length: found {}, expected at least 2", length);
+std::vector<train::Example> load_lm_examples(const std::string& path,
+                                             const text::BpeTokenizer& tokenizer,
+                                             std::size_t length, std::uint64_t max_samples) {
+  QALOF_CHECK(length >= 2, ErrorKind::kUsage, "--max_seq_length: found {}, expected at least 2",
+              length);
   const std::vector<std::int32_t> ids = tokenizer.encode(read_file(path, kMaxTextBytes)).ids;
   std::vector<train::Example> examples;
   for (std::size_t first = 0; first + 1 < ids.size(); first += length) {
     if (max_samples > 0 && examples.size() == max_samples) break;
     const std::size_t end = std::min(first + length, ids.size());
-    examples.emplace_back().ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(first), ids.begin() + static_cast<std::ptrdiff_t>(end));
+    examples.emplace_back().ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(first),
+                                       ids.begin() + static_cast<std::ptrdiff_t>(end));
   }
-  QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput, "{}: holds {} tokens, at least 2 are needed", path, ids.size());
+  QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput, "{}: holds {} tokens, at least 2 are needed",
+              path, ids.size());
   return examples;
 }
 

@@ -12,12 +12,16 @@
 
 namespace qalof::app {
 
-/// The first max_samples questions (0 = all) as windows with start and end labels. An answer that does not stand where the file says is
-/// taken where it stands nearest; a question whose answer stands nowhere is left out and counted in a warning.
-std::vector<train::Example> load_qa_examples(const std::string& path, const text::BpeTokenizer& tokenizer,
-                                             const text::SpanFeatureOptions& features, std::uint64_t max_samples, Observer& observer);
+/// The first max_samples questions (0 = all) as windows with start and end labels. An answer that
+/// does not stand where the file says is taken where it stands nearest; a question whose answer
+/// stands nowhere is left out and counted in a warning.
+std::vector<train::Example> load_qa_examples(const std::string& path,
+                                             const text::BpeTokenizer& tokenizer,
+                                             const text::SpanFeatureOptions& features,
+                                             std::uint64_t max_samples, Observer& observer);
 /// A UTF-8 text cut into windows of length tokens; a rest of one token is dropped.
-std::vector<train::Example> load_lm_examples(const std::string& path, const text::BpeTokenizer& tokenizer, std::size_t length,
-                                             std::uint64_t max_samples);
+std::vector<train::Example> load_lm_examples(const std::string& path,
+                                             const text::BpeTokenizer& tokenizer,
+                                             std::size_t length, std::uint64_t max_samples);
 
 }  // namespace qalof::app

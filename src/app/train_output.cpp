@@ -11,25 +11,32 @@ namespace qalof::app {
 
 namespace {
 
-void write_json(const std::string& path, const Json& json) { write_file_atomic(path, json.dump(2) + "\n"); }
+void write_json(const std::string& path, const Json& json) {
+  write_file_atomic(path, json.dump(2) + "\n");
+}
 
-// The plan an adapter directory runs at unless told otherwise: the plan trained in, else the highest width.
-Json default_plan(const TrainRunOptions& options, const ModelHandle& handle, const train::TrainedWeights& weights) {
+// The plan an adapter directory runs at unless told otherwise: the plan trained in, else the
+// highest width.
+Json default_plan(const TrainRunOptions& options, const ModelHandle& handle,
+                  const train::TrainedWeights& weights) {
   if (options.train.plan) return quant::to_json(handle.plan);
   const int width = weights.adapters.rbegin()->first;
   quant::PlanSpec spec = quant::parse_plan(std::to_string(width));
-  if (options.train.kv_bits) spec.default_precision.k = spec.default_precision.v = {*options.train.kv_bits};
+  if (options.train.kv_bits)
+    spec.default_precision.k = spec.default_precision.v = {*options.train.kv_bits};
   return quant::to_json(spec);
 }
 
-void write_adapters(const TrainRunOptions& options, const ModelHandle& handle, const train::TrainedWeights& weights) {
+void write_adapters(const TrainRunOptions& options, const ModelHandle& handle,
+                    const train::TrainedWeights& weights) {
   io::AdapterDir dir;
   dir.base_id = handle.base->path();
   dir.base_sha256 = handle.base->source().sha256();
   dir.separator = options.features.separator;
   for (const auto& [width, adapter] : weights.adapters) {
     const std::string name = fmt::format("w{}", width);
-    runtime::save_adapter(options.output_dir + "/" + name, *adapter, handle.base->config(), options.train.task, dir.base_id);
+    runtime::save_adapter(options.output_dir + "/" + name, *adapter, handle.base->config(),
+                          options.train.task, dir.base_id);
     dir.adapters[width] = name;
     if (adapter->qa_head || adapter->class_head) dir.heads[width] = name;
   }
@@ -43,7 +50,10 @@ Json trainer_state(const TrainRunResult& result) {
   for (const train::PhaseHistory& phase : result.train.phases) {
     for (const train::StepRecord& record : phase.steps) {
       ++global_step;
-      log.push_back({{"step", global_step}, {"phase", record.phase}, {"loss", record.loss}, {"grad_norm", record.grad_norm},
+      log.push_back({{"step", global_step},
+                     {"phase", record.phase},
+                     {"loss", record.loss},
+                     {"grad_norm", record.grad_norm},
                      {"learning_rate", record.learning_rate}});
     }
   }
@@ -52,7 +62,8 @@ Json trainer_state(const TrainRunResult& result) {
 
 }  // namespace
 
-void write_model_directory(const std::string& path, const runtime::BaseModel& base, runtime::Task task,
+void write_model_directory(const std::string& path, const runtime::BaseModel& base,
+                           runtime::Task task,
                            const std::map<std::string, train::NamedTensor>& tensors, bool bf16) {
   std::vector<std::vector<std::byte>> storage;
   storage.reserve(tensors.size());
@@ -64,21 +75,27 @@ void write_model_directory(const std::string& path, const runtime::BaseModel& ba
       const auto bytes = std::as_bytes(std::span<const float>(tensor.values));
       storage.emplace_back(bytes.begin(), bytes.end());
     }
-    const bool is_head = name.starts_with("qa_outputs") || name.starts_with("score") || name.starts_with("lm_head");
-    to_write.push_back({is_head ? name : "transformer." + name, bf16 ? io::DType::kBF16 : io::DType::kF32, tensor.shape, storage.back()});
+    const bool is_head =
+        name.starts_with("qa_outputs") || name.starts_with("score") || name.starts_with("lm_head");
+    to_write.push_back({is_head ? name : "transformer." + name,
+                        bf16 ? io::DType::kBF16 : io::DType::kF32, tensor.shape, storage.back()});
   }
   io::write_safetensors(path + "/model.safetensors", to_write, {});
   text::copy_tokenizer_files(base.path(), path);
   Json config = base.config().raw;
-  config["architectures"] = {task == runtime::Task::kQa ? "GPT2ForQuestionAnswering" : "GPT2LMHeadModel"};
+  config["architectures"] = {task == runtime::Task::kQa ? "GPT2ForQuestionAnswering"
+                                                        : "GPT2LMHeadModel"};
   config["dtype"] = bf16 ? "bfloat16" : "float32";
   write_json(path + "/config.json", config);
 }
 
-void write_training_output(const TrainRunOptions& options, const ModelHandle& handle, const TrainRunResult& result) {
+void write_training_output(const TrainRunOptions& options, const ModelHandle& handle,
+                           const TrainRunResult& result) {
   const train::TrainedWeights& weights = result.train.weights;
   if (!weights.adapters.empty()) write_adapters(options, handle, weights);
-  if (!weights.tensors.empty()) write_model_directory(options.output_dir, *handle.base, options.train.task, weights.tensors, options.save_bf16);
+  if (!weights.tensors.empty())
+    write_model_directory(options.output_dir, *handle.base, options.train.task, weights.tensors,
+                          options.save_bf16);
   write_json(options.output_dir + "/trainer_state.json", trainer_state(result));
   write_json(options.output_dir + "/all_results.json", to_json(result));
 }

@@ -16,19 +16,27 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// One line per logged step, flushed as it comes: what a plot or a watcher reads while training runs.
+// One line per logged step, flushed as it comes: what a plot or a watcher reads while training
+// runs.
 class MetricsLog {
  public:
-  MetricsLog(const std::string& path, std::int64_t every) : file_(path, std::ios::trunc), every_(every) {
+  MetricsLog(const std::string& path, std::int64_t every)
+      : file_(path, std::ios::trunc), every_(every) {
     QALOF_CHECK(file_.good(), ErrorKind::kResource, "{}: cannot be written", path);
     file_ << Json{{"schema", "qalof.metrics"}, {"format_version", 1}}.dump() << std::endl;
   }
   void add(const train::StepRecord& record) {
-    if (every_ > 0 && record.step % every_ != 0 && record.step != 1 && record.step != record.total_steps && !record.skipped) return;
-    const Json line = {{"phase", record.phase},         {"step", record.step},
-                       {"loss", record.loss},           {"hard_loss", record.hard_loss},
-                       {"distillation", record.distillation}, {"grad_norm", record.grad_norm},
-                       {"learning_rate", record.learning_rate}, {"tokens", record.tokens},
+    if (every_ > 0 && record.step % every_ != 0 && record.step != 1 &&
+        record.step != record.total_steps && !record.skipped)
+      return;
+    const Json line = {{"phase", record.phase},
+                       {"step", record.step},
+                       {"loss", record.loss},
+                       {"hard_loss", record.hard_loss},
+                       {"distillation", record.distillation},
+                       {"grad_norm", record.grad_norm},
+                       {"learning_rate", record.learning_rate},
+                       {"tokens", record.tokens},
                        {"skipped", record.skipped}};
     file_ << line.dump() << std::endl;
   }
@@ -39,33 +47,44 @@ class MetricsLog {
 };
 
 void check_options(const TrainRunOptions& options) {
-  for (const auto& [value, flag] : {std::pair{&options.train_file, "--train_file"}, {&options.output_dir, "--output_dir"}}) {
+  for (const auto& [value, flag] :
+       {std::pair{&options.train_file, "--train_file"}, {&options.output_dir, "--output_dir"}}) {
     QALOF_CHECK(!value->empty(), ErrorKind::kUsage, "{} is missing", flag);
   }
-  QALOF_CHECK(options.model.adapter.empty(), ErrorKind::kUsage, "--adapter: training starts from fresh adapters");
+  QALOF_CHECK(options.model.adapter.empty(), ErrorKind::kUsage,
+              "--adapter: training starts from fresh adapters");
   for (const std::string& file : {options.train_file, options.validation_file}) {
     QALOF_CHECK(file.empty() || fs::exists(file), ErrorKind::kNotFound, "{}: no such file", file);
   }
-  QALOF_CHECK(fs::is_directory(options.model.model), fs::exists(options.model.model) ? ErrorKind::kUsage : ErrorKind::kNotFound,
+  QALOF_CHECK(fs::is_directory(options.model.model),
+              fs::exists(options.model.model) ? ErrorKind::kUsage : ErrorKind::kNotFound,
               "{}: training needs a model directory with float weights", options.model.model);
 }
 
 void prepare_output(const TrainRunOptions& options) {
   const fs::path output = options.output_dir;
   const bool has_files = fs::exists(output) && !fs::is_empty(output);
-  QALOF_CHECK(!has_files || options.overwrite_output_dir || (fs::exists(output / ".lock") && std::distance(fs::directory_iterator(output), {}) == 1),
-              ErrorKind::kUsage, "{}: is not empty; --overwrite_output_dir replaces what a run writes", options.output_dir);
+  QALOF_CHECK(
+      !has_files || options.overwrite_output_dir ||
+          (fs::exists(output / ".lock") && std::distance(fs::directory_iterator(output), {}) == 1),
+      ErrorKind::kUsage, "{}: is not empty; --overwrite_output_dir replaces what a run writes",
+      options.output_dir);
   make_directories(options.output_dir);
 }
 
 // Scores a network under training or at its end, on the packed runtime.
 class Scorer {
  public:
-  Scorer(const TrainRunOptions& options, std::shared_ptr<const runtime::BaseModel> base, const text::BpeTokenizer& tokenizer,
-         Observer& observer)
-      : options_(options), base_(std::move(base)), tokenizer_(tokenizer), observer_(observer), pool_(choose_threads(options.model.threads)) {}
+  Scorer(const TrainRunOptions& options, std::shared_ptr<const runtime::BaseModel> base,
+         const text::BpeTokenizer& tokenizer, Observer& observer)
+      : options_(options),
+        base_(std::move(base)),
+        tokenizer_(tokenizer),
+        observer_(observer),
+        pool_(choose_threads(options.model.threads)) {}
 
-  WidthScore score(const train::TrainedWeights& weights, const quant::PrecisionPlan& plan, int width) {
+  WidthScore score(const train::TrainedWeights& weights, const quant::PrecisionPlan& plan,
+                   int width) {
     const auto base = weights.tensors.empty() ? base_ : train::make_base(*base_, weights.tensors);
     const auto adapters = weights.adapters.empty() ? nullptr : train::make_adapter_set(weights);
     const auto execution = runtime::Execution::create(base, plan, adapters, pool_);
@@ -96,8 +115,11 @@ class Scorer {
 };
 
 std::string score_text(const WidthScore& score) {
-  if (score.qa) return fmt::format("exact match {:.2f}, F1 {:.2f} ({})", score.qa->exact_match, score.qa->f1, score.precision);
-  return fmt::format("loss {:.4f}, perplexity {:.3f} ({})", score.lm->loss, score.lm->perplexity, score.precision);
+  if (score.qa)
+    return fmt::format("exact match {:.2f}, F1 {:.2f} ({})", score.qa->exact_match, score.qa->f1,
+                       score.precision);
+  return fmt::format("loss {:.4f}, perplexity {:.3f} ({})", score.lm->loss, score.lm->perplexity,
+                     score.precision);
 }
 
 Json score_json(const WidthScore& score) {
@@ -119,12 +141,20 @@ Json score_json(const WidthScore& score) {
 Json to_json(const TrainRunResult& result) {
   Json phases = Json::array();
   for (const train::PhaseHistory& phase : result.train.phases) {
-    phases.push_back({{"name", phase.name}, {"precision", phase.precision}, {"train_loss", phase.train_loss},
-                      {"steps", phase.steps.size()}, {"skipped_steps", phase.skipped_steps}, {"tokens", phase.tokens},
+    phases.push_back({{"name", phase.name},
+                      {"precision", phase.precision},
+                      {"train_loss", phase.train_loss},
+                      {"steps", phase.steps.size()},
+                      {"skipped_steps", phase.skipped_steps},
+                      {"tokens", phase.tokens},
                       {"seconds", phase.seconds}});
   }
-  Json json = {{"train_loss", result.train.train_loss}, {"steps", result.train.steps}, {"tokens", result.train.tokens},
-               {"tokens_per_second", result.train.tokens_per_second}, {"phases", phases}, {"output_dir", result.output_dir},
+  Json json = {{"train_loss", result.train.train_loss},
+               {"steps", result.train.steps},
+               {"tokens", result.train.tokens},
+               {"tokens_per_second", result.train.tokens_per_second},
+               {"phases", phases},
+               {"output_dir", result.output_dir},
                {"interrupted", result.train.interrupted}};
   Json eval = Json::array();
   for (const WidthScore& score : result.scores) eval.push_back(score_json(score));
@@ -140,25 +170,32 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   const text::BpeTokenizer tokenizer = open_tokenizer(handle);
   prepare_output(options);
   const DirectoryLock lock(options.output_dir);
-  if (!options.model.precision.empty()) options.train.plan = quant::resolve(handle.plan, handle.base->target());
+  if (!options.model.precision.empty())
+    options.train.plan = quant::resolve(handle.plan, handle.base->target());
   options.train.threads = choose_threads(options.model.threads);
   if (options.features.max_seq_length > config.max_positions) {
-    observer.info(fmt::format("windows of {} tokens: the model has {} positions", config.max_positions, config.max_positions));
+    observer.info(fmt::format("windows of {} tokens: the model has {} positions",
+                              config.max_positions, config.max_positions));
     options.features.max_seq_length = config.max_positions;
     options.features.doc_stride = std::min(options.features.doc_stride, config.max_positions / 3);
   }
   const std::vector<train::Example> examples =
       options.train.task == runtime::Task::kQa
-          ? load_qa_examples(options.train_file, tokenizer, options.features, options.max_train_samples, observer)
-          : load_lm_examples(options.train_file, tokenizer, options.features.max_seq_length, options.max_train_samples);
+          ? load_qa_examples(options.train_file, tokenizer, options.features,
+                             options.max_train_samples, observer)
+          : load_lm_examples(options.train_file, tokenizer, options.features.max_seq_length,
+                             options.max_train_samples);
   std::size_t tokens = 0, longest = 0;
   for (const train::Example& example : examples) {
     tokens += example.ids.size();
     longest = std::max(longest, example.ids.size());
   }
-  observer.info(fmt::format("{}: {} windows, {} tokens, mean {:.0f}, longest {}", options.train_file, examples.size(), tokens,
-                            static_cast<double>(tokens) / static_cast<double>(examples.size()), longest));
-  observer.info(fmt::format("memory estimate {:.0f} MB", static_cast<double>(train::estimate_training_bytes(config, options.train, longest)) / 1e6));
+  observer.info(fmt::format(
+      "{}: {} windows, {} tokens, mean {:.0f}, longest {}", options.train_file, examples.size(),
+      tokens, static_cast<double>(tokens) / static_cast<double>(examples.size()), longest));
+  observer.info(fmt::format(
+      "memory estimate {:.0f} MB",
+      static_cast<double>(train::estimate_training_bytes(config, options.train, longest)) / 1e6));
 
   Scorer scorer(options, handle.base, tokenizer, observer);
   MetricsLog metrics(options.output_dir + "/metrics.jsonl", options.train.logging_steps);
@@ -170,12 +207,15 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   hooks.on_step = [&](const train::StepRecord& record) { metrics.add(record); };
   if (!options.validation_file.empty()) {
     hooks.on_eval = [&](const train::Checkpoint& checkpoint) {
-      const WidthScore score = scorer.score(checkpoint.weights(), *checkpoint.plan, checkpoint.plan->default_width.bits);
-      observer.info(fmt::format("{} step {}: {}", checkpoint.phase, checkpoint.step, score_text(score)));
+      const WidthScore score =
+          scorer.score(checkpoint.weights(), *checkpoint.plan, checkpoint.plan->default_width.bits);
+      observer.info(
+          fmt::format("{} step {}: {}", checkpoint.phase, checkpoint.step, score_text(score)));
     };
     hooks.on_phase_end = [&](const train::Checkpoint& checkpoint) {
       if (options.should_stop && options.should_stop()) return;
-      result.scores.push_back(scorer.score(checkpoint.weights(), *checkpoint.plan, checkpoint.plan->default_width.bits));
+      result.scores.push_back(scorer.score(checkpoint.weights(), *checkpoint.plan,
+                                           checkpoint.plan->default_width.bits));
       observer.info(fmt::format("{}: {}", checkpoint.phase, score_text(result.scores.back())));
     };
   }

@@ -16,10 +16,10 @@ namespace qalof::app {
 struct TrainRunOptions {
   ModelOptions model;  // precision: the plan to train in; adapter is not used
   std::string train_file;
-  std::string validation_file;       // "" = no evaluation
+  std::string validation_file;  // "" = no evaluation
   std::string output_dir;
   bool overwrite_output_dir = false;
-  bool save_bf16 = false;            // full: store bfloat16
+  bool save_bf16 = false;  // full: store bfloat16
   std::uint64_t max_train_samples = 0;
   std::uint64_t max_eval_samples = 0;
   text::SpanFeatureOptions features;
@@ -39,8 +39,9 @@ struct TrainRunResult {
   std::string output_dir;
 };
 
-/// Trains and writes the output directory: adapters with qalof.json, or for `full` a Hugging Face directory; beside them
-/// trainer_state.json, all_results.json and metrics.jsonl. Locks the directory while it runs.
+/// Trains and writes the output directory: adapters with qalof.json, or for `full` a Hugging Face
+/// directory; beside them trainer_state.json, all_results.json and metrics.jsonl. Locks the
+/// directory while it runs.
 TrainRunResult run_train(const TrainRunOptions& options, Observer& observer);
 
 /// Numbers of a result as they stand in all_results.json and --json.

@@ -7,45 +7,55 @@ namespace qalof::cli {
 void run_eval(std::vector<std::string> arguments) {
   app::EvalOptions options;
   app::QaEvaluationOptions& qa = options.qa;
-  CommandLine line("eval", "Scores a model, adapter and precision on the packed runtime.",
-                   "  qalof eval --task qa --model_name_or_path gpt2 --adapter out --validation_file dev.json --precision 4\n"
-                   "  qalof eval --task lm --model_name_or_path gpt2 --validation_file text.txt --json\n",
-                   std::move(arguments));
+  CommandLine line(
+      "eval", "Scores a model, adapter and precision on the packed runtime.",
+      "  qalof eval --task qa --model_name_or_path gpt2 --adapter out --validation_file dev.json "
+      "--precision 4\n"
+      "  qalof eval --task lm --model_name_or_path gpt2 --validation_file text.txt --json\n",
+      std::move(arguments));
   add_model_flags(line, options.model);
   line.option("--task", options.task, "qa or lm");
-  line.option("--validation_file", qa.validation_file, "qa: SQuAD JSON or JSONL; lm: UTF-8 text")->required();
+  line.option("--validation_file", qa.validation_file, "qa: SQuAD JSON or JSONL; lm: UTF-8 text")
+      ->required();
   line.option("--max_eval_samples", qa.max_eval_samples, "qa: the first N questions; 0 = all");
   CLI::Option* length = line.option("--max_seq_length", qa.features.max_seq_length,
                                     "window in tokens; lm: the model's positions unless given");
-  line.option("--doc_stride", qa.features.doc_stride, "qa: overlap of neighbouring windows in tokens");
+  line.option("--doc_stride", qa.features.doc_stride,
+              "qa: overlap of neighbouring windows in tokens");
   line.option("--stride", options.lm.stride, "lm: how far windows move; 0 = half a window");
   line.option("--n_best_size", qa.decode.n_best_size, "qa: candidates kept per question");
   line.option("--max_answer_length", qa.decode.max_answer_length, "qa: longest answer in tokens");
-  line.flag("--version_2_with_negative", qa.decode.version_2_with_negative, "qa: questions may have no answer");
+  line.flag("--version_2_with_negative", qa.decode.version_2_with_negative,
+            "qa: questions may have no answer");
   line.option("--null_score_diff_threshold", qa.decode.null_score_diff_threshold,
               "qa: no answer where its score exceeds the best by more");
-  line.flag("--hf_compat_null", qa.decode.hf_compat_null, "qa: the null index as run_qa.py chooses it");
+  line.flag("--hf_compat_null", qa.decode.hf_compat_null,
+            "qa: the null index as run_qa.py chooses it");
   line.option("--output_dir", qa.output_dir, "qa: writes eval_predictions.json and the like");
   line.flag("--profile", options.profile, "time and bytes per operation");
   line.parse();
   if (length->count() > 0) options.lm.max_seq_length = qa.features.max_seq_length;
 
   const app::EvalResult result = app::run_eval(options, line.observer());
-  Json json = {{"task", options.task}, {"precision", result.precision}, {"tokens_per_second", result.tokens_per_second}};
+  Json json = {{"task", options.task},
+               {"precision", result.precision},
+               {"tokens_per_second", result.tokens_per_second}};
   std::string text;
   if (result.qa) {
     json["eval_exact_match"] = result.qa->exact_match;
     json["eval_f1"] = result.qa->f1;
     json["eval_samples"] = result.qa->samples;
     json["eval_features"] = result.qa->windows;
-    text = fmt::format("exact match {:.2f}   F1 {:.2f}   {} questions   {:.0f} tokens/s   {}\n", result.qa->exact_match,
-                       result.qa->f1, result.qa->samples, result.tokens_per_second, result.precision);
+    text = fmt::format("exact match {:.2f}   F1 {:.2f}   {} questions   {:.0f} tokens/s   {}\n",
+                       result.qa->exact_match, result.qa->f1, result.qa->samples,
+                       result.tokens_per_second, result.precision);
   } else {
     json["eval_loss"] = result.lm->loss;
     json["perplexity"] = result.lm->perplexity;
     json["tokens"] = result.lm->tokens;
-    text = fmt::format("loss {:.4f}   perplexity {:.3f}   {} tokens   {:.0f} tokens/s   {}\n", result.lm->loss,
-                       result.lm->perplexity, result.lm->tokens, result.tokens_per_second, result.precision);
+    text = fmt::format("loss {:.4f}   perplexity {:.3f}   {} tokens   {:.0f} tokens/s   {}\n",
+                       result.lm->loss, result.lm->perplexity, result.lm->tokens,
+                       result.tokens_per_second, result.precision);
   }
   if (options.profile) {
     json["profile"] = profile_json(result.profile);

@@ -1,9 +1,9 @@
 #include "cli/command_line.h"
 
+#include <toml++/toml.h>
 #include <algorithm>
 #include <cstdio>
 #include <set>
-#include <toml++/toml.h>
 
 #include "cli/terminal.h"
 #include "core/error.h"
@@ -24,16 +24,20 @@ std::string normalize_flag(std::string argument) {
   return argument;
 }
 
-std::string flag_name(const std::string& argument) { return argument.substr(0, argument.find('=')); }
+std::string flag_name(const std::string& argument) {
+  return argument.substr(0, argument.find('='));
+}
 
 bool is_flag(const std::string& argument) {
-  return argument.size() > 2 && argument.starts_with("--") && std::isalpha(static_cast<unsigned char>(argument[2])) != 0;
+  return argument.size() > 2 && argument.starts_with("--") &&
+         std::isalpha(static_cast<unsigned char>(argument[2])) != 0;
 }
 
 std::string scalar_text(const Json& value, const std::string& where) {
   if (value.is_string()) return value.get<std::string>();
   if (value.is_number()) return value.dump();
-  fail(ErrorKind::kBadInput, "{}: found {}, expected a string, a number or a list of them", where, value.dump());
+  fail(ErrorKind::kBadInput, "{}: found {}, expected a string, a number or a list of them", where,
+       value.dump());
 }
 
 Json read_config(const std::string& path) {
@@ -45,14 +49,15 @@ Json read_config(const std::string& path) {
     json << toml::json_formatter{table};
     return parse_json(json.str(), path);
   } catch (const toml::parse_error& error) {
-    fail(ErrorKind::kCorruptFile, "{}:{}: {}", path, error.source().begin.line, error.description());
+    fail(ErrorKind::kCorruptFile, "{}:{}: {}", path, error.source().begin.line,
+         error.description());
   }
 }
 
 }  // namespace
 
-CommandLine::CommandLine(const std::string& name, const std::string& summary, const std::string& examples,
-                         std::vector<std::string> arguments)
+CommandLine::CommandLine(const std::string& name, const std::string& summary,
+                         const std::string& examples, std::vector<std::string> arguments)
     : app_(summary, "qalof " + name), arguments_(std::move(arguments)) {
   app_.footer("Examples:\n" + examples);
   app_.get_formatter()->column_width(38);
@@ -66,7 +71,8 @@ CLI::Option* CommandLine::flag(const std::string& names, bool& value, const std:
   return app_.add_flag(names, value, help);
 }
 
-CLI::Option* CommandLine::positional(const std::string& name, std::string& value, const std::string& help) {
+CLI::Option* CommandLine::positional(const std::string& name, std::string& value,
+                                     const std::string& help) {
   return app_.add_option(name, value, help)->required();
 }
 
@@ -80,8 +86,8 @@ std::vector<std::string> CommandLine::known_flags() const {
 
 std::vector<std::string> CommandLine::config_arguments(const std::string& path) const {
   const Json config = read_config(path);
-  QALOF_CHECK(config.is_object(), ErrorKind::kBadInput, "{}: found {}, expected an object of flags", path,
-              config.type_name());
+  QALOF_CHECK(config.is_object(), ErrorKind::kBadInput, "{}: found {}, expected an object of flags",
+              path, config.type_name());
   const std::vector<std::string> known = known_flags();
   std::set<std::string> on_command_line;
   for (const std::string& argument : arguments_) {
@@ -91,7 +97,8 @@ std::vector<std::string> CommandLine::config_arguments(const std::string& path) 
   for (const auto& [key, value] : config.items()) {
     const std::string name = normalize_flag("--" + key);
     QALOF_CHECK(std::find(known.begin(), known.end(), name) != known.end(), ErrorKind::kUsage,
-                "{}: unknown key {}, nearest known flag {}", path, key, quant::nearest_name(name, known));
+                "{}: unknown key {}, nearest known flag {}", path, key,
+                quant::nearest_name(name, known));
     if (on_command_line.contains(name) || value.is_null()) continue;
     const std::string where = fmt::format("{}: {}", path, key);
     if (value.is_boolean()) {
@@ -108,7 +115,8 @@ std::vector<std::string> CommandLine::config_arguments(const std::string& path) 
 
 void CommandLine::parse() {
   std::string config;
-  app_.add_option("--config", config, "TOML or JSON file holding flags of this command; the command line wins");
+  app_.add_option("--config", config,
+                  "TOML or JSON file holding flags of this command; the command line wins");
   std::transform(arguments_.begin(), arguments_.end(), arguments_.begin(), normalize_flag);
   const std::vector<std::string> known = known_flags();
   for (std::size_t i = 0; i < arguments_.size(); ++i) {
@@ -119,8 +127,8 @@ void CommandLine::parse() {
     if (!is_flag(arguments_[i])) continue;
     const std::string name = flag_name(arguments_[i]);
     QALOF_CHECK(std::find(known.begin(), known.end(), name) != known.end(), ErrorKind::kUsage,
-                "unknown flag {}, nearest known flag {} (see {} -h)", name, quant::nearest_name(name, known),
-                app_.get_name());
+                "unknown flag {}, nearest known flag {} (see {} -h)", name,
+                quant::nearest_name(name, known), app_.get_name());
     if (name != "--config") continue;
     config = arguments_[i].size() > name.size() ? arguments_[i].substr(name.size() + 1)
              : i + 1 < arguments_.size()        ? arguments_[i + 1]
@@ -139,7 +147,9 @@ void CommandLine::parse() {
   }
 }
 
-bool CommandLine::given(const std::string& name) const { return app_.get_option(name)->count() > 0; }
+bool CommandLine::given(const std::string& name) const {
+  return app_.get_option(name)->count() > 0;
+}
 
 Observer& CommandLine::observer() {
   if (!observer_) observer_ = make_terminal_observer(quiet_);

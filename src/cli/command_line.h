@@ -1,5 +1,6 @@
-// The command line of one command: flags declared once, HF spellings (underscores, hyphens accepted), --config files,
-// nearest-name errors, help with examples. Built on CLI11, whose own exceptions and exit codes do not leave this file.
+// The command line of one command: flags declared once, HF spellings (underscores, hyphens
+// accepted), --config files, nearest-name errors, help with examples. Built on CLI11, whose own
+// exceptions and exit codes do not leave this file.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -23,11 +24,13 @@ class CommandLine {
               std::vector<std::string> arguments);
   ~CommandLine();
 
-  /// --name VALUE; several spellings separated by commas ("--precision,--sp_config"). A vector takes several values.
+  /// --name VALUE; several spellings separated by commas ("--precision,--sp_config"). A vector
+  /// takes several values.
   template <typename T>
   CLI::Option* option(const std::string& names, T& value, const std::string& help) {
     CLI::Option* added = app_.add_option(names, value, help);
-    constexpr bool kIsList = requires { typename T::allocator_type; } && !std::is_same_v<T, std::string>;
+    constexpr bool kIsList = requires { typename T::allocator_type; }
+    &&!std::is_same_v<T, std::string>;
     if constexpr (!kIsList) added->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     return added->capture_default_str();
   }
@@ -36,8 +39,9 @@ class CommandLine {
   /// A value without a flag; required.
   CLI::Option* positional(const std::string& name, std::string& value, const std::string& help);
 
-  /// Parses what the constructor was given, with --config FILE (TOML or JSON) below it. Error{kUsage} for anything unknown, with the
-  /// nearest name; Error{kNotFound}, {kCorruptFile} for the config file.
+  /// Parses what the constructor was given, with --config FILE (TOML or JSON) below it.
+  /// Error{kUsage} for anything unknown, with the nearest name; Error{kNotFound}, {kCorruptFile}
+  /// for the config file.
   void parse();
 
   bool json() const { return json_; }

@@ -7,12 +7,17 @@ namespace qalof::cli {
 void run_quantize(std::vector<std::string> arguments) {
   app::QuantizeOptions options;
   std::string ptq = "minmax";
-  CommandLine line("quantize", "Writes a packed file: a model at given widths with adapters, heads and tokenizer.",
-                   "  qalof quantize --model_name_or_path gpt2 --adapter out --bit_widths 8 4 --output gpt2.qalof\n"
-                   "  qalof quantize --model_name_or_path gpt2 --precision plan.json --output gpt2-hybrid.qalof\n",
-                   std::move(arguments));
+  CommandLine line(
+      "quantize",
+      "Writes a packed file: a model at given widths with adapters, heads and tokenizer.",
+      "  qalof quantize --model_name_or_path gpt2 --adapter out --bit_widths 8 4 --output "
+      "gpt2.qalof\n"
+      "  qalof quantize --model_name_or_path gpt2 --precision plan.json --output "
+      "gpt2-hybrid.qalof\n",
+      std::move(arguments));
   add_model_flags(line, options.model);
-  line.option("--bit_widths", options.bit_widths, "weight widths to store, each for every linear")->delimiter(',');
+  line.option("--bit_widths", options.bit_widths, "weight widths to store, each for every linear")
+      ->delimiter(',');
   line.option("--ptq", ptq, "post-training method")->check(CLI::IsMember({"minmax"}));
   line.option("--output", options.output, "file to write")->required();
   line.parse();
@@ -21,13 +26,19 @@ void run_quantize(std::vector<std::string> arguments) {
   Json widths = Json::array();
   std::vector<std::vector<std::string>> rows = {{"width", "container", "bytes"}};
   for (const auto& width : summary.widths) {
-    widths.push_back({{"bits", width.bits}, {"stored_bits", width.container_bits}, {"bytes", width.bytes}});
-    rows.push_back({fmt::format("{} bits", width.bits), fmt::format("{} bits", width.container_bits), bytes_text(width.bytes)});
+    widths.push_back(
+        {{"bits", width.bits}, {"stored_bits", width.container_bits}, {"bytes", width.bytes}});
+    rows.push_back({fmt::format("{} bits", width.bits),
+                    fmt::format("{} bits", width.container_bits), bytes_text(width.bytes)});
   }
-  line.print({{"bytes", summary.bytes}, {"bits_per_weight", summary.bits_per_weight}, {"weights", summary.weights},
-              {"widths", widths}, {"output", result.output}},
-             fmt::format("{}: {}, {:.2f} stored bits per linear weight (scales included)\n{}", result.output,
-                         bytes_text(summary.bytes), summary.bits_per_weight, table_text(rows, {2})));
+  line.print({{"bytes", summary.bytes},
+              {"bits_per_weight", summary.bits_per_weight},
+              {"weights", summary.weights},
+              {"widths", widths},
+              {"output", result.output}},
+             fmt::format("{}: {}, {:.2f} stored bits per linear weight (scales included)\n{}",
+                         result.output, bytes_text(summary.bytes), summary.bits_per_weight,
+                         table_text(rows, {2})));
 }
 
 }  // namespace qalof::cli

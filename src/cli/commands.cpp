@@ -65,10 +65,13 @@ std::string help_text() {
   std::string text =
       "qalof: one LoRA adapter per bit width on a really quantized language model\n\n"
       "Usage: qalof COMMAND [flags]     qalof COMMAND -h shows flags and examples\n\nCommands:\n";
-  for (const Command& command : kCommands) text += fmt::format("  {:<10} {}\n", command.name, command.summary);
+  for (const Command& command : kCommands)
+    text += fmt::format("  {:<10} {}\n", command.name, command.summary);
   text +=
-      "\nEnvironment: QALOF_ISA (portable, avx2) forces an instruction set; QALOF_THREADS sets the default of --threads;\n"
-      "NO_COLOR is honoured. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 diverged, 5 memory or disk,\n"
+      "\nEnvironment: QALOF_ISA (portable, avx2) forces an instruction set; QALOF_THREADS sets the "
+      "default of --threads;\n"
+      "NO_COLOR is honoured. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 diverged, 5 "
+      "memory or disk,\n"
       "6 network, 130/143 signals.\n";
   return text;
 }

@@ -1,4 +1,5 @@
-// The table of commands. Each command declares its flags, calls its app function and prints the result.
+// The table of commands. Each command declares its flags, calls its app function and prints the
+// result.
 #pragma once
 
 #include <span>

@@ -7,8 +7,9 @@ namespace qalof::cli {
 void add_model_flags(CommandLine& line, app::ModelOptions& options) {
   line.option("--model_name_or_path", options.model, "model directory or packed file")->required();
   line.option("--adapter", options.adapter, "training output directory or one PEFT directory");
-  line.option("--precision,--sp_config", options.precision,
-              "8, w4a8kv8, ... or a plan file; default: the adapter's or packed file's plan, else 32");
+  line.option(
+      "--precision,--sp_config", options.precision,
+      "8, w4a8kv8, ... or a plan file; default: the adapter's or packed file's plan, else 32");
   line.option("--scheme", options.scheme, "quantization scheme");
   line.option("--threads", options.threads, "threads; 0 = QALOF_THREADS, else all");
 }
@@ -24,7 +25,8 @@ std::string bytes_text(std::uint64_t bytes) {
   return unit == 0 ? fmt::format("{} B", bytes) : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
-std::string table_text(const std::vector<std::vector<std::string>>& rows, const std::vector<std::size_t>& right) {
+std::string table_text(const std::vector<std::vector<std::string>>& rows,
+                       const std::vector<std::size_t>& right) {
   std::vector<std::size_t> widths;
   for (const auto& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
@@ -36,7 +38,8 @@ std::string table_text(const std::vector<std::vector<std::string>>& rows, const 
     for (std::size_t c = 0; c < row.size(); ++c) {
       const bool is_right = std::find(right.begin(), right.end(), c) != right.end();
       if (c > 0) line += "  ";
-      line += is_right ? fmt::format("{:>{}}", row[c], widths[c]) : fmt::format("{:<{}}", row[c], widths[c]);
+      line += is_right ? fmt::format("{:>{}}", row[c], widths[c])
+                       : fmt::format("{:<{}}", row[c], widths[c]);
     }
     line.erase(line.find_last_not_of(' ') + 1);
     text += line + "\n";
@@ -46,8 +49,10 @@ std::string table_text(const std::vector<std::vector<std::string>>& rows, const 
 
 namespace {
 
-std::vector<std::pair<std::string, runtime::Profile::Entry>> by_time(const runtime::Profile& profile) {
-  std::vector<std::pair<std::string, runtime::Profile::Entry>> entries(profile.entries.begin(), profile.entries.end());
+std::vector<std::pair<std::string, runtime::Profile::Entry>> by_time(
+    const runtime::Profile& profile) {
+  std::vector<std::pair<std::string, runtime::Profile::Entry>> entries(profile.entries.begin(),
+                                                                       profile.entries.end());
   std::sort(entries.begin(), entries.end(),
             [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
   return entries;
@@ -70,7 +75,10 @@ std::string profile_text(const runtime::Profile& profile) {
 Json profile_json(const runtime::Profile& profile) {
   Json list = Json::array();
   for (const auto& [name, entry] : by_time(profile)) {
-    list.push_back({{"operation", name}, {"calls", entry.calls}, {"seconds", entry.seconds}, {"bytes", entry.bytes}});
+    list.push_back({{"operation", name},
+                    {"calls", entry.calls},
+                    {"seconds", entry.seconds},
+                    {"bytes", entry.bytes}});
   }
   return list;
 }

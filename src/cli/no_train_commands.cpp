@@ -1,5 +1,5 @@
-// The training commands of the torch-free program: it replaces itself with qalof-train beside it. One process remains, so signals
-// and exit codes are the trainer's.
+// The training commands of the torch-free program: it replaces itself with qalof-train beside it.
+// One process remains, so signals and exit codes are the trainer's.
 #include <unistd.h>
 
 #include <cerrno>
@@ -25,7 +25,8 @@ namespace {
   argv.push_back(nullptr);
   execv(sibling.c_str(), argv.data());
   fail(ErrorKind::kNotFound,
-       "{}: {}; the command {} needs it: build with -DQALOF_TRAIN=ON (scripts/build) and keep both programs together",
+       "{}: {}; the command {} needs it: build with -DQALOF_TRAIN=ON (scripts/build) and keep both "
+       "programs together",
        sibling, std::generic_category().message(errno), command);
 }
 

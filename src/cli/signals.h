@@ -1,4 +1,5 @@
-// SIGINT and SIGTERM during long work: the first asks it to finish its step and save, the second ends the process at once.
+// SIGINT and SIGTERM during long work: the first asks it to finish its step and save, the second
+// ends the process at once.
 #pragma once
 
 namespace qalof::cli {

@@ -30,7 +30,8 @@ class TerminalObserver final : public Observer {
   }
   void warn(std::string_view line) override { print_line(fmt::format("warning: {}", line)); }
 
-  void progress(std::string_view what, std::uint64_t done, std::uint64_t total, std::string_view detail) override {
+  void progress(std::string_view what, std::uint64_t done, std::uint64_t total,
+                std::string_view detail) override {
     if (quiet_) return;
     const Clock::time_point now = Clock::now();
     if (what != what_ || done < done_) {
@@ -41,12 +42,14 @@ class TerminalObserver final : public Observer {
     }
     done_ = done;
     const bool finished = total > 0 && done >= total;
-    const auto interval = is_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10000);
+    const auto interval =
+        is_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10000);
     if (!is_terminal_ && shown_ == Clock::time_point{} && !finished) shown_ = now;
     if (!finished && now - shown_ < interval) return;
     shown_ = now;
     const double elapsed = std::chrono::duration<double>(now - start_).count();
-    std::string line = total > 0 ? fmt::format("{} {}/{}", what, done, total) : fmt::format("{} {}", what, done);
+    std::string line =
+        total > 0 ? fmt::format("{} {}/{}", what, done, total) : fmt::format("{} {}", what, done);
     if (!detail.empty()) line += fmt::format("  {}", detail);
     if (finished) {
       line += fmt::format("  {}", duration_text(elapsed));
@@ -83,6 +86,8 @@ class TerminalObserver final : public Observer {
 
 }  // namespace
 
-std::unique_ptr<Observer> make_terminal_observer(bool quiet) { return std::make_unique<TerminalObserver>(quiet); }
+std::unique_ptr<Observer> make_terminal_observer(bool quiet) {
+  return std::make_unique<TerminalObserver>(quiet);
+}
 
 }  // namespace qalof::cli

@@ -13,10 +13,14 @@ namespace qalof::cli {
 namespace {
 
 std::string phases_text(const train::TrainResult& result) {
-  std::vector<std::vector<std::string>> rows = {{"phase", "precision", "steps", "train loss", "tokens/s", "seconds"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"phase", "precision", "steps", "train loss", "tokens/s", "seconds"}};
   for (const train::PhaseHistory& phase : result.phases) {
-    rows.push_back({phase.name, phase.precision, std::to_string(phase.steps.size()), fmt::format("{:.4f}", phase.train_loss),
-                    fmt::format("{:.0f}", static_cast<double>(phase.tokens) / std::max(phase.seconds, 1e-9)), fmt::format("{:.1f}", phase.seconds)});
+    rows.push_back(
+        {phase.name, phase.precision, std::to_string(phase.steps.size()),
+         fmt::format("{:.4f}", phase.train_loss),
+         fmt::format("{:.0f}", static_cast<double>(phase.tokens) / std::max(phase.seconds, 1e-9)),
+         fmt::format("{:.1f}", phase.seconds)});
   }
   return table_text(rows, {2, 3, 4, 5});
 }
@@ -24,8 +28,12 @@ std::string phases_text(const train::TrainResult& result) {
 std::string scores_text(const std::vector<app::WidthScore>& scores) {
   std::string text;
   for (const app::WidthScore& score : scores) {
-    if (score.qa) text += fmt::format("{}: exact match {:.2f}, F1 {:.2f}\n", score.precision, score.qa->exact_match, score.qa->f1);
-    if (score.lm) text += fmt::format("{}: loss {:.4f}, perplexity {:.3f}\n", score.precision, score.lm->loss, score.lm->perplexity);
+    if (score.qa)
+      text += fmt::format("{}: exact match {:.2f}, F1 {:.2f}\n", score.precision,
+                          score.qa->exact_match, score.qa->f1);
+    if (score.lm)
+      text += fmt::format("{}: loss {:.4f}, perplexity {:.3f}\n", score.precision, score.lm->loss,
+                          score.lm->perplexity);
   }
   return text;
 }
@@ -35,48 +43,66 @@ std::string scores_text(const std::vector<app::WidthScore>& scores) {
 void run_train(std::vector<std::string> arguments) {
   app::TrainRunOptions options;
   train::TrainOptions& train = options.train;
-  std::string task = "qa", method = "lora", scheduler = "cosine", device = "cpu", save_dtype = "f32";
+  std::string task = "qa", method = "lora", scheduler = "cosine", device = "cpu",
+              save_dtype = "f32";
   int kv_bits = 0;
   std::int32_t separator = -1;
-  CommandLine line("train", "Fine-tunes adapters, one per bit width, on a quantized base; or the whole model.",
-                   "  qalof train --method switch --bit_widths 8 4 --model_name_or_path gpt2 --train_file train.json \\\n"
-                   "    --validation_file dev.json --output_dir out\n"
-                   "  qalof train --method full --task lm --model_name_or_path nano --train_file text.txt --output_dir lm\n",
-                   std::move(arguments));
+  CommandLine line(
+      "train", "Fine-tunes adapters, one per bit width, on a quantized base; or the whole model.",
+      "  qalof train --method switch --bit_widths 8 4 --model_name_or_path gpt2 --train_file "
+      "train.json \\\n"
+      "    --validation_file dev.json --output_dir out\n"
+      "  qalof train --method full --task lm --model_name_or_path nano --train_file text.txt "
+      "--output_dir lm\n",
+      std::move(arguments));
   line.option("--model_name_or_path", options.model.model, "model directory")->required();
-  line.option("--train_file", options.train_file, "qa: SQuAD JSON or JSONL; lm: UTF-8 text")->required();
-  line.option("--validation_file", options.validation_file, "scored after each phase and every --eval_steps");
+  line.option("--train_file", options.train_file, "qa: SQuAD JSON or JSONL; lm: UTF-8 text")
+      ->required();
+  line.option("--validation_file", options.validation_file,
+              "scored after each phase and every --eval_steps");
   line.option("--output_dir", options.output_dir, "directory to write")->required();
-  line.flag("--overwrite_output_dir", options.overwrite_output_dir, "replace what an earlier run wrote there");
+  line.flag("--overwrite_output_dir", options.overwrite_output_dir,
+            "replace what an earlier run wrote there");
   line.option("--task", task, "qa or lm");
-  line.option("--method", method, "full, lora (no quantization unless --precision) or switch (one adapter per width)");
-  line.option("--bit_widths", train.bit_widths, "switch: widths, trained from high to low")->delimiter(',');
-  line.option("--kv_bits", kv_bits, "bits of K and V where not the width's own; 16 is the original's form");
-  line.option("--precision,--sp_config", options.model.precision, "full, lora: the precision or plan to train in");
+  line.option("--method", method,
+              "full, lora (no quantization unless --precision) or switch (one adapter per width)");
+  line.option("--bit_widths", train.bit_widths, "switch: widths, trained from high to low")
+      ->delimiter(',');
+  line.option("--kv_bits", kv_bits,
+              "bits of K and V where not the width's own; 16 is the original's form");
+  line.option("--precision,--sp_config", options.model.precision,
+              "full, lora: the precision or plan to train in");
   line.option("--scheme", options.model.scheme, "quantization scheme");
-  line.option("--ste_clip", train.ste_clip, "2: no gradient where |x| >= 2, as the original; 0: everywhere");
+  line.option("--ste_clip", train.ste_clip,
+              "2: no gradient where |x| >= 2, as the original; 0: everywhere");
   line.option("--lora_r", train.lora_r, "rank of the adapters");
   line.option("--lora_alpha", train.lora_alpha, "scale of the adapters is alpha / r");
   line.option("--learning_rate", train.learning_rate, "peak learning rate");
   line.option("--lr_scheduler_type", scheduler, "cosine, linear or constant");
   line.option("--warmup_steps", train.warmup_steps, "steps from 0 to the peak");
-  line.option("--max_steps", train.max_steps, "optimizer steps a phase; 0 = --num_train_epochs decides");
+  line.option("--max_steps", train.max_steps,
+              "optimizer steps a phase; 0 = --num_train_epochs decides");
   line.option("--num_train_epochs", train.num_train_epochs, "passes over the data a phase");
   line.option("--per_device_train_batch_size", train.batch_size, "windows a forward pass");
-  line.option("--gradient_accumulation_steps", train.gradient_accumulation_steps, "forward passes an optimizer step");
+  line.option("--gradient_accumulation_steps", train.gradient_accumulation_steps,
+              "forward passes an optimizer step");
   line.option("--max_grad_norm", train.max_grad_norm, "gradient clipping; 0 = none");
   line.option("--weight_decay", train.weight_decay, "decoupled weight decay of matrices");
   line.option("--kd_alpha", train.kd_alpha, "switch: weight of distillation in the lower widths");
   line.option("--kd_temperature", train.kd_temperature, "switch: temperature of distillation");
   line.flag("--bf16", train.bf16, "lora, full: linears in bfloat16");
   line.option("--max_seq_length", options.features.max_seq_length, "window in tokens");
-  line.option("--doc_stride", options.features.doc_stride, "qa: overlap of neighbouring windows in tokens");
+  line.option("--doc_stride", options.features.doc_stride,
+              "qa: overlap of neighbouring windows in tokens");
   line.option("--separator", separator, "qa: token id between question and context; -1 = none");
-  line.option("--max_train_samples", options.max_train_samples, "the first N questions or windows; 0 = all");
+  line.option("--max_train_samples", options.max_train_samples,
+              "the first N questions or windows; 0 = all");
   line.option("--max_eval_samples", options.max_eval_samples, "the first N questions; 0 = all");
   line.option("--logging_steps", train.logging_steps, "steps between lines of metrics.jsonl");
-  line.option("--eval_steps", train.eval_steps, "steps between evaluations; 0 = after each phase only");
-  line.option("--save_dtype", save_dtype, "full: f32 or bf16 weights on disk")->check(CLI::IsMember({"f32", "bf16"}));
+  line.option("--eval_steps", train.eval_steps,
+              "steps between evaluations; 0 = after each phase only");
+  line.option("--save_dtype", save_dtype, "full: f32 or bf16 weights on disk")
+      ->check(CLI::IsMember({"f32", "bf16"}));
   line.option("--seed", train.seed, "seed of data order and fresh weights");
   line.option("--device", device, "cpu or cuda");
   line.option("--threads", options.model.threads, "threads; 0 = QALOF_THREADS, else all");
@@ -91,34 +117,49 @@ void run_train(std::vector<std::string> arguments) {
   const StopSignals signals;
   options.should_stop = [] { return StopSignals::received() != 0; };
   const app::TrainRunResult result = app::run_train(options, line.observer());
-  line.print(app::to_json(result), fmt::format("{}{}{}\n", phases_text(result.train), scores_text(result.scores), result.output_dir));
-  if (result.train.interrupted) fail(ErrorKind::kInterrupted, "stopped after step {}; what was learned is in {}", result.train.steps, result.output_dir);
+  line.print(app::to_json(result), fmt::format("{}{}{}\n", phases_text(result.train),
+                                               scores_text(result.scores), result.output_dir));
+  if (result.train.interrupted)
+    fail(ErrorKind::kInterrupted, "stopped after step {}; what was learned is in {}",
+         result.train.steps, result.output_dir);
 }
 
 void run_demo(std::vector<std::string> arguments) {
   app::DemoOptions options;
-  CommandLine line("demo", "Full precision, post-training quantization, adapters per width and a hybrid plan on the shipped nano model.",
-                   "  qalof demo\n  qalof demo --seed 2 --output_dir out/demo2 --json\n", std::move(arguments));
-  line.option("--output_dir", options.output_dir, "directory for models, adapters, results.json and report.md");
+  CommandLine line("demo",
+                   "Full precision, post-training quantization, adapters per width and a hybrid "
+                   "plan on the shipped nano model.",
+                   "  qalof demo\n  qalof demo --seed 2 --output_dir out/demo2 --json\n",
+                   std::move(arguments));
+  line.option("--output_dir", options.output_dir,
+              "directory for models, adapters, results.json and report.md");
   line.option("--assets", options.assets, "directory of the nano model and its data");
   line.option("--seed", options.seed, "seed of training");
-  line.option("--lora_steps", options.lora_steps, "steps of the full-precision LoRA; 0 = as many as the adapters get");
+  line.option("--lora_steps", options.lora_steps,
+              "steps of the full-precision LoRA; 0 = as many as the adapters get");
   line.option("--threads", options.threads, "threads; 0 = QALOF_THREADS, else all");
   line.parse();
   const StopSignals signals;
   options.should_stop = [] { return StopSignals::received() != 0; };
   const app::DemoResult result = app::run_demo(options, line.observer());
   Json rows = Json::array();
-  std::vector<std::vector<std::string>> table = {{"row", "precision", "EM", "F1", "bits", "size", "seconds"}};
+  std::vector<std::vector<std::string>> table = {
+      {"row", "precision", "EM", "F1", "bits", "size", "seconds"}};
   for (const app::DemoRow& row : result.rows) {
     rows.push_back(app::to_json(row));
-    table.push_back({row.name, row.precision, fmt::format("{:.2f}", row.exact_match), fmt::format("{:.2f}", row.f1),
-                     fmt::format("{:.2f}", row.effective_bits), bytes_text(row.bytes), fmt::format("{:.1f}", row.seconds)});
+    table.push_back({row.name, row.precision, fmt::format("{:.2f}", row.exact_match),
+                     fmt::format("{:.2f}", row.f1), fmt::format("{:.2f}", row.effective_bits),
+                     bytes_text(row.bytes), fmt::format("{:.1f}", row.seconds)});
   }
-  line.print({{"rows", rows}, {"seed", options.seed}, {"seconds", result.seconds}, {"switch_microseconds", result.switch_microseconds},
+  line.print({{"rows", rows},
+              {"seed", options.seed},
+              {"seconds", result.seconds},
+              {"switch_microseconds", result.switch_microseconds},
               {"report", result.report}},
-             fmt::format("{}\nSwitching the loaded model from 8 to 4 bits took {:.0f} us. {:.0f} s in all.\nReport: {}\n",
-                         table_text(table, {2, 3, 4, 5, 6}), result.switch_microseconds, result.seconds, result.report));
+             fmt::format("{}\nSwitching the loaded model from 8 to 4 bits took {:.0f} us. {:.0f} s "
+                         "in all.\nReport: {}\n",
+                         table_text(table, {2, 3, 4, 5, 6}), result.switch_microseconds,
+                         result.seconds, result.report));
 }
 
 }  // namespace qalof::cli

@@ -21,13 +21,15 @@ std::string without_model_prefix(std::string name) {
   return name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
 }
 
-std::vector<float> read_tensor(const io::PeftAdapter& adapter, const std::string& key, const std::string& where,
-                               std::vector<std::size_t> shape) {
+std::vector<float> read_tensor(const io::PeftAdapter& adapter, const std::string& key,
+                               const std::string& where, std::vector<std::size_t> shape) {
   const io::TensorView& view = adapter.tensors().at(key);
-  const bool transposed = view.shape.size() == 2 && shape.size() == 2 && view.shape[0] == shape[1] &&
-                          view.shape[1] == shape[0];
-  QALOF_CHECK(view.shape == shape, ErrorKind::kBadInput, "{}: tensor {} has shape [{}], expected [{}]{}", where, key,
-              fmt::join(view.shape, ", "), fmt::join(shape, ", "), transposed ? " (it is transposed)" : "");
+  const bool transposed = view.shape.size() == 2 && shape.size() == 2 &&
+                          view.shape[0] == shape[1] && view.shape[1] == shape[0];
+  QALOF_CHECK(view.shape == shape, ErrorKind::kBadInput,
+              "{}: tensor {} has shape [{}], expected [{}]{}", where, key,
+              fmt::join(view.shape, ", "), fmt::join(shape, ", "),
+              transposed ? " (it is transposed)" : "");
   std::vector<float> values(view.num_elements());
   io::copy_as_f32(view, values);
   QALOF_CHECK(std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }),
@@ -39,7 +41,10 @@ std::vector<float> read_tensor(const io::PeftAdapter& adapter, const std::string
 class PeftReader {
  public:
   PeftReader(const std::string& directory, const model::ModelConfig& config)
-      : directory_(directory), config_(config), linears_(model::linears(config)), peft_(io::read_peft(directory)) {
+      : directory_(directory),
+        config_(config),
+        linears_(model::linears(config)),
+        peft_(io::read_peft(directory)) {
     for (const model::LinearSpec& spec : linears_) names_.push_back(spec.name);
   }
 
@@ -59,13 +64,15 @@ class PeftReader {
  private:
   // Every tensor must belong to a known linear or head, and at least one linear must match.
   void index_tensors() {
-    static const std::set<std::string> heads = {"qa_outputs.weight", "qa_outputs.bias", "score.weight"};
+    static const std::set<std::string> heads = {"qa_outputs.weight", "qa_outputs.bias",
+                                                "score.weight"};
     std::vector<std::string> unknown;
     for (const auto& [key, view] : peft_.tensors()) {
       const std::string name = without_model_prefix(key);
       const bool is_a = name.ends_with(kASuffix), is_b = name.ends_with(kBSuffix);
-      const std::string module =
-          is_a ? name.substr(0, name.size() - kASuffix.size()) : is_b ? name.substr(0, name.size() - kBSuffix.size()) : "";
+      const std::string module = is_a   ? name.substr(0, name.size() - kASuffix.size())
+                                 : is_b ? name.substr(0, name.size() - kBSuffix.size())
+                                        : "";
       if (std::find(names_.begin(), names_.end(), module) != names_.end()) {
         (is_a ? a_keys_ : b_keys_)[module] = key;
       } else if (heads.contains(name)) {
@@ -75,10 +82,12 @@ class PeftReader {
       }
     }
     QALOF_CHECK(!a_keys_.empty() || unknown.empty(), ErrorKind::kBadInput,
-                "{}: no adapter tensor matches this model; it holds e.g. {}, expected e.g. transformer.{}{}", directory_,
-                unknown.front(), names_.front(), kASuffix);
-    QALOF_CHECK(unknown.empty(), ErrorKind::kBadInput, "{}: tensor {} ({} in all) does not belong to this model, nearest {}",
-                directory_, unknown.front(), unknown.size(),
+                "{}: no adapter tensor matches this model; it holds e.g. {}, expected e.g. "
+                "transformer.{}{}",
+                directory_, unknown.front(), names_.front(), kASuffix);
+    QALOF_CHECK(unknown.empty(), ErrorKind::kBadInput,
+                "{}: tensor {} ({} in all) does not belong to this model, nearest {}", directory_,
+                unknown.front(), unknown.size(),
                 quant::nearest_name(without_model_prefix(unknown.front()), names_));
     QALOF_CHECK(!a_keys_.empty(), ErrorKind::kBadInput, "{}: holds no LoRA tensor", directory_);
   }
@@ -87,20 +96,25 @@ class PeftReader {
     const model::LinearSpec& spec = linears_[i];
     const auto a = a_keys_.find(spec.name), b = b_keys_.find(spec.name);
     const bool targeted = peft_.config().targets("transformer." + spec.name);
-    for (const auto& [found, suffix] : {std::pair{a != a_keys_.end(), kASuffix}, {b != b_keys_.end(), kBSuffix}}) {
+    for (const auto& [found, suffix] :
+         {std::pair{a != a_keys_.end(), kASuffix}, {b != b_keys_.end(), kBSuffix}}) {
       const bool other = a != a_keys_.end() || b != b_keys_.end();
       QALOF_CHECK(found || !(targeted || other), ErrorKind::kBadInput,
-                  "{}: tensor {}{} is missing although target_modules names it", directory_, spec.name, suffix);
+                  "{}: tensor {}{} is missing although target_modules names it", directory_,
+                  spec.name, suffix);
     }
     if (a == a_keys_.end()) return nullptr;
-    QALOF_CHECK(targeted, ErrorKind::kBadInput, "{}: tensor {} is there although target_modules does not name it",
-                directory_, a->second);
+    QALOF_CHECK(targeted, ErrorKind::kBadInput,
+                "{}: tensor {} is there although target_modules does not name it", directory_,
+                a->second);
     const std::size_t rank = peft_.config().rank_of("transformer." + spec.name);
     const double alpha = peft_.config().alpha_of("transformer." + spec.name);
-    const double divisor = peft_.config().use_rslora ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank);
+    const double divisor = peft_.config().use_rslora ? std::sqrt(static_cast<double>(rank))
+                                                     : static_cast<double>(rank);
     return std::make_unique<LoraLinear>(rank, static_cast<float>(alpha / divisor),
                                         read_tensor(peft_, a->second, directory_, {rank, spec.in}),
-                                        read_tensor(peft_, b->second, directory_, {spec.out, rank}), spec.in, spec.out);
+                                        read_tensor(peft_, b->second, directory_, {spec.out, rank}),
+                                        spec.in, spec.out);
   }
 
   std::optional<Head> read_head(const std::string& name, std::optional<std::size_t> outputs) const {
@@ -112,7 +126,8 @@ class PeftReader {
     Head head;
     head.outputs = outputs ? *outputs : shape.empty() ? 0 : shape[0];
     head.weight = read_tensor(peft_, weight->second, directory_, {head.outputs, config_.hidden});
-    if (bias != head_keys_.end()) head.bias = read_tensor(peft_, bias->second, directory_, {head.outputs});
+    if (bias != head_keys_.end())
+      head.bias = read_tensor(peft_, bias->second, directory_, {head.outputs});
     return head;
   }
 
@@ -126,12 +141,14 @@ class PeftReader {
 
 }  // namespace
 
-LoraLinear::LoraLinear(std::size_t rank, float scaling, std::vector<float> a, std::vector<float> b, std::size_t in,
-                       std::size_t out)
+LoraLinear::LoraLinear(std::size_t rank, float scaling, std::vector<float> a, std::vector<float> b,
+                       std::size_t in, std::size_t out)
     : rank_(rank), a_(std::move(a)), b_(std::move(b)) {
   SerialFor serial;
-  a_panels_.resize(kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, rank, in) / sizeof(float));
-  b_panels_.resize(kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, out, rank) / sizeof(float));
+  a_panels_.resize(kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, rank, in) /
+                   sizeof(float));
+  b_panels_.resize(kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, out, rank) /
+                   sizeof(float));
   kernels::pack_f32(a_.data(), rank, in, in, /*transposed=*/false, a_panels_.data(), serial);
   kernels::pack_f32(b_.data(), out, rank, rank, /*transposed=*/false, b_panels_.data(), serial);
   view_.a = {kernels::WeightFormat::kF32, rank, in, a_panels_.data(), nullptr, nullptr};
@@ -154,7 +171,8 @@ AdapterSet load_adapters(const std::string& path, const model::ModelConfig& conf
   auto read = [&](const std::string& directory, int width) {
     PeftReader reader(directory, config);
     set.by_width[width] = reader.read();
-    for (const std::string& warning : reader.warnings()) set.warnings.push_back(directory + ": " + warning);
+    for (const std::string& warning : reader.warnings())
+      set.warnings.push_back(directory + ": " + warning);
   };
   if (!io::is_adapter_dir(path)) {
     read(path, 0);
@@ -167,7 +185,8 @@ AdapterSet load_adapters(const std::string& path, const model::ModelConfig& conf
   set.separator = dir.separator;
   if (set.separator) {
     QALOF_CHECK(static_cast<std::size_t>(*set.separator) < config.vocab_size, ErrorKind::kBadInput,
-                "{}/qalof.json: separator {}, expected 0..{}", path, *set.separator, config.vocab_size - 1);
+                "{}/qalof.json: separator {}, expected 0..{}", path, *set.separator,
+                config.vocab_size - 1);
   }
   if (!dir.plan.is_null()) set.plan = dir.plan;
   return set;
@@ -192,8 +211,8 @@ std::string to_string(Task task) {
   return "classification";
 }
 
-void save_adapter(const std::string& directory, const Adapter& adapter, const model::ModelConfig& config, Task task,
-                  const std::string& base_id) {
+void save_adapter(const std::string& directory, const Adapter& adapter,
+                  const model::ModelConfig& config, Task task, const std::string& base_id) {
   io::PeftConfig peft;
   peft.r = adapter.rank;
   peft.lora_alpha = static_cast<double>(adapter.alpha);
@@ -201,7 +220,8 @@ void save_adapter(const std::string& directory, const Adapter& adapter, const mo
   peft.task_type = task == Task::kQa ? "QUESTION_ANS" : task == Task::kLm ? "CAUSAL_LM" : "SEQ_CLS";
   peft.base_model_name_or_path = base_id;
   std::vector<io::TensorToWrite> tensors;
-  auto add = [&](const std::string& name, std::vector<std::size_t> shape, const std::vector<float>& values) {
+  auto add = [&](const std::string& name, std::vector<std::size_t> shape,
+                 const std::vector<float>& values) {
     const auto bytes = std::as_bytes(std::span<const float>(values));
     tensors.push_back({name, io::DType::kF32, std::move(shape), bytes});
   };

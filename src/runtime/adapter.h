@@ -1,7 +1,8 @@
 // LoRA adapters and heads, one set per weight width, read from and written to PEFT directories.
 //
-// A width without its own adapter takes the nearest trained width above, else below; which one served is part of the
-// result, never silent. Immutable after loading: threads may share an AdapterSet.
+// A width without its own adapter takes the nearest trained width above, else below; which one
+// served is part of the result, never silent. Immutable after loading: threads may share an
+// AdapterSet.
 #pragma once
 
 #include <map>
@@ -21,8 +22,8 @@ namespace qalof::runtime {
 class LoraLinear {
  public:
   /// a [r, in], b [out, r].
-  LoraLinear(std::size_t rank, float scaling, std::vector<float> a, std::vector<float> b, std::size_t in,
-             std::size_t out);
+  LoraLinear(std::size_t rank, float scaling, std::vector<float> a, std::vector<float> b,
+             std::size_t in, std::size_t out);
   LoraLinear(const LoraLinear&) = delete;
   LoraLinear& operator=(const LoraLinear&) = delete;
 
@@ -38,7 +39,8 @@ class LoraLinear {
   LoraView view_;
 };
 
-/// One width's adapter: a pair per linear (null where the adapter leaves a linear alone) and the heads trained with it.
+/// One width's adapter: a pair per linear (null where the adapter leaves a linear alone) and the
+/// heads trained with it.
 struct Adapter {
   std::vector<std::unique_ptr<LoraLinear>> linears;  // [linear]; may be empty: heads only
   std::optional<Head> qa_head;
@@ -51,18 +53,19 @@ struct Adapter {
 class AdapterSet {
  public:
   std::map<int, std::shared_ptr<const Adapter>> by_width;
-  std::string path;                         // where it came from
-  std::string base_sha256;                  // "" where the directory does not say
-  std::optional<std::int32_t> separator;    // token id between question and context
-  std::optional<Json> plan;                 // the plan stored with the adapters
-  std::vector<std::string> warnings;        // what reading had to say
+  std::string path;                       // where it came from
+  std::string base_sha256;                // "" where the directory does not say
+  std::optional<std::int32_t> separator;  // token id between question and context
+  std::optional<Json> plan;               // the plan stored with the adapters
+  std::vector<std::string> warnings;      // what reading had to say
 
   /// The width whose adapter serves a weight width, or nothing where the set is empty.
   std::optional<int> serving_width(int weight_bits) const;
 };
 
-/// Reads a training output directory (qalof.json) or one plain PEFT directory. Strict: zero matches, a missing, an extra or a
-/// transposed tensor, and an adapter of another shape are errors that name the tensor.
+/// Reads a training output directory (qalof.json) or one plain PEFT directory. Strict: zero
+/// matches, a missing, an extra or a transposed tensor, and an adapter of another shape are errors
+/// that name the tensor.
 AdapterSet load_adapters(const std::string& path, const model::ModelConfig& config);
 
 /// What an adapter is for; decides peft's task type and head name.
@@ -71,7 +74,7 @@ Task parse_task(const std::string& text);
 std::string to_string(Task task);
 
 /// Writes one plain PEFT directory that Python `peft` loads on the original base.
-void save_adapter(const std::string& directory, const Adapter& adapter, const model::ModelConfig& config, Task task,
-                  const std::string& base_id);
+void save_adapter(const std::string& directory, const Adapter& adapter,
+                  const model::ModelConfig& config, Task task, const std::string& base_id);
 
 }  // namespace qalof::runtime

@@ -40,7 +40,9 @@ class DirectorySource final : public WeightSource {
     return weights;
   }
 
-  std::unique_ptr<OwnedMatrix> linear_packed(std::size_t, quant::Precision) const override { return nullptr; }
+  std::unique_ptr<OwnedMatrix> linear_packed(std::size_t, quant::Precision) const override {
+    return nullptr;
+  }
 
   std::optional<std::vector<float>> tensor_f32(const std::string& name) const override {
     const io::TensorView* view = dir_.find(name);
@@ -53,7 +55,8 @@ class DirectorySource final : public WeightSource {
   void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const override {
     const io::TensorView& view = *dir_.find(name);
     const std::size_t row_bytes = view.bytes.size() / view.shape[0];
-    io::copy_as_f32({view.dtype, {dst.size()}, view.bytes.subspan(row * row_bytes, row_bytes)}, dst);
+    io::copy_as_f32({view.dtype, {dst.size()}, view.bytes.subspan(row * row_bytes, row_bytes)},
+                    dst);
   }
 
   std::vector<int> widths() const override { return {}; }
@@ -71,8 +74,8 @@ class DirectorySource final : public WeightSource {
 
 // Heads that may stand beside a decoder, and the LM head where it is stored.
 const std::set<std::string>& head_tensors() {
-  static const std::set<std::string> names = {"lm_head.weight", "qa_outputs.weight", "qa_outputs.bias",
-                                              "score.weight"};
+  static const std::set<std::string> names = {"lm_head.weight", "qa_outputs.weight",
+                                              "qa_outputs.bias", "score.weight"};
   return names;
 }
 
@@ -92,33 +95,36 @@ void check_tensors(const io::ModelDir& dir, const model::ModelConfig& config) {
          transposed ? " (it is transposed: GPT-2 files hold linear weights as [in, out])" : "");
   }
   QALOF_CHECK(found > 0, ErrorKind::kBadInput,
-              "{}: none of the {} tensors of a GPT-2 was found; the file holds e.g. {}", dir.path(), known.size(),
-              dir.names().empty() ? "nothing" : dir.names().front());
+              "{}: none of the {} tensors of a GPT-2 was found; the file holds e.g. {}", dir.path(),
+              known.size(), dir.names().empty() ? "nothing" : dir.names().front());
   for (const std::string& name : known) {
-    QALOF_CHECK(dir.find(name) != nullptr, ErrorKind::kBadInput, "{}: tensor {} is missing", dir.path(), name);
+    QALOF_CHECK(dir.find(name) != nullptr, ErrorKind::kBadInput, "{}: tensor {} is missing",
+                dir.path(), name);
   }
   const std::set<std::string> expected(known.begin(), known.end());
   for (const std::string& name : dir.names()) {
     if (expected.contains(name) || head_tensors().contains(name)) continue;
-    fail(ErrorKind::kBadInput, "{}: tensor {} is not part of this model, nearest known name {}", dir.path(), name,
-         quant::nearest_name(name, known));
+    fail(ErrorKind::kBadInput, "{}: tensor {} is not part of this model, nearest known name {}",
+         dir.path(), name, quant::nearest_name(name, known));
   }
 }
 
-std::optional<Head> read_head(const WeightSource& source, const io::ModelDir& dir, const std::string& name,
-                              std::size_t hidden, std::optional<std::size_t> outputs) {
+std::optional<Head> read_head(const WeightSource& source, const io::ModelDir& dir,
+                              const std::string& name, std::size_t hidden,
+                              std::optional<std::size_t> outputs) {
   const io::TensorView* weight = dir.find(name + ".weight");
   const io::TensorView* bias = dir.find(name + ".bias");
-  QALOF_CHECK(bias == nullptr || weight != nullptr, ErrorKind::kBadInput, "{}: {}.bias has no {}.weight", dir.path(),
-              name, name);
+  QALOF_CHECK(bias == nullptr || weight != nullptr, ErrorKind::kBadInput,
+              "{}: {}.bias has no {}.weight", dir.path(), name, name);
   if (weight == nullptr) return std::nullopt;
   QALOF_CHECK(weight->shape.size() == 2 && weight->shape[0] > 0 && weight->shape[1] == hidden &&
                   (!outputs || weight->shape[0] == *outputs),
-              ErrorKind::kBadInput, "{}: tensor {}.weight has shape {}, expected [{}, {}]", dir.path(), name,
-              shape_text(weight->shape), outputs ? std::to_string(*outputs) : "labels", hidden);
-  QALOF_CHECK(bias == nullptr || bias->shape == std::vector<std::size_t>{weight->shape[0]}, ErrorKind::kBadInput,
-              "{}: tensor {}.bias has shape {}, expected [{}]", dir.path(), name, shape_text(bias->shape),
-              weight->shape[0]);
+              ErrorKind::kBadInput, "{}: tensor {}.weight has shape {}, expected [{}, {}]",
+              dir.path(), name, shape_text(weight->shape),
+              outputs ? std::to_string(*outputs) : "labels", hidden);
+  QALOF_CHECK(bias == nullptr || bias->shape == std::vector<std::size_t>{weight->shape[0]},
+              ErrorKind::kBadInput, "{}: tensor {}.bias has shape {}, expected [{}]", dir.path(),
+              name, shape_text(bias->shape), weight->shape[0]);
   Head head;
   head.outputs = weight->shape[0];
   head.weight = *source.tensor_f32(name + ".weight");
@@ -133,9 +139,9 @@ std::shared_ptr<const BaseModel> BaseModel::load_directory(const std::string& pa
   model::ModelConfig config = model::parse_model_config(dir.config(), dir.config_path());
   check_tensors(dir, config);
   if (const io::TensorView* head = dir.find("lm_head.weight"); head != nullptr) {
-    QALOF_CHECK(head->shape == (std::vector<std::size_t>{config.vocab_size, config.hidden}), ErrorKind::kBadInput,
-                "{}: tensor lm_head.weight has shape {}, expected [{}, {}]", path, shape_text(head->shape),
-                config.vocab_size, config.hidden);
+    QALOF_CHECK(head->shape == (std::vector<std::size_t>{config.vocab_size, config.hidden}),
+                ErrorKind::kBadInput, "{}: tensor lm_head.weight has shape {}, expected [{}, {}]",
+                path, shape_text(head->shape), config.vocab_size, config.hidden);
   } else {
     QALOF_CHECK(config.tie_word_embeddings, ErrorKind::kBadInput,
                 "{}: lm_head.weight is missing although tie_word_embeddings is false", path);
@@ -150,7 +156,8 @@ std::shared_ptr<const BaseModel> BaseModel::load_directory(const std::string& pa
   return base;
 }
 
-BaseModel::BaseModel(model::ModelConfig config, std::string path, std::unique_ptr<const WeightSource> source)
+BaseModel::BaseModel(model::ModelConfig config, std::string path,
+                     std::unique_ptr<const WeightSource> source)
     : config_(std::move(config)),
       path_(std::move(path)),
       source_(std::move(source)),
@@ -164,11 +171,13 @@ BaseModel::BaseModel(model::ModelConfig config, std::string path, std::unique_pt
     mlp_norms_.push_back(norm(fmt::format("h.{}.ln_2", layer)));
   }
   final_norm_ = norm("ln_f");
-  for (const model::LinearSpec& spec : linears_) biases_.push_back(*source_->tensor_f32(spec.name + ".bias"));
+  for (const model::LinearSpec& spec : linears_)
+    biases_.push_back(*source_->tensor_f32(spec.name + ".bias"));
 }
 
-std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out, std::size_t in,
-                                          quant::Precision precision, ParallelFor& parallel) {
+std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out,
+                                          std::size_t in, quant::Precision precision,
+                                          ParallelFor& parallel) {
   auto owned = std::make_unique<OwnedMatrix>();
   kernels::PackedMatrix& view = owned->view;
   view.format = weight_format(precision);
@@ -179,18 +188,22 @@ std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std
   if (precision.weight.is_integer()) {
     std::vector<std::int8_t> codes(out * in);
     owned->scales.resize(out);
-    kernels::quantize_rows(weights.data(), out, in, precision.weight.bits, codes.data(), owned->scales.data(), parallel);
+    kernels::quantize_rows(weights.data(), out, in, precision.weight.bits, codes.data(),
+                           owned->scales.data(), parallel);
     if (view.format == kernels::WeightFormat::kF32) {
       const std::vector<float> as_float(codes.begin(), codes.end());
-      kernels::pack_f32(as_float.data(), out, in, in, /*transposed=*/false, static_cast<float*>(panels), parallel);
+      kernels::pack_f32(as_float.data(), out, in, in, /*transposed=*/false,
+                        static_cast<float*>(panels), parallel);
     } else {
       owned->code_sums.resize(out);
-      kernels::pack_codes(codes.data(), out, in, view.format, panels, owned->code_sums.data(), parallel);
+      kernels::pack_codes(codes.data(), out, in, view.format, panels, owned->code_sums.data(),
+                          parallel);
     }
   } else if (view.format == kernels::WeightFormat::kBf16) {
     kernels::pack_bf16(weights.data(), out, in, static_cast<std::uint16_t*>(panels), parallel);
   } else {
-    kernels::pack_f32(weights.data(), out, in, in, /*transposed=*/false, static_cast<float*>(panels), parallel);
+    kernels::pack_f32(weights.data(), out, in, in, /*transposed=*/false,
+                      static_cast<float*>(panels), parallel);
   }
   view.panels = panels;
   view.scales = owned->scales.empty() ? nullptr : owned->scales.data();
@@ -201,7 +214,8 @@ std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std
 const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precision precision,
                                                ParallelFor& parallel) const {
   const std::lock_guard lock(mutex_);
-  std::unique_ptr<OwnedMatrix>& slot = packed_[{linear, precision.weight.bits, weight_format(precision)}];
+  std::unique_ptr<OwnedMatrix>& slot =
+      packed_[{linear, precision.weight.bits, weight_format(precision)}];
   if (!slot) {
     std::unique_ptr<OwnedMatrix> made = source_->linear_packed(linear, precision);
     if (!made) {
@@ -213,10 +227,12 @@ const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precis
   return slot->view;
 }
 
-const kernels::PackedMatrix& BaseModel::lm_head(quant::BitWidth width, ParallelFor& parallel) const {
+const kernels::PackedMatrix& BaseModel::lm_head(quant::BitWidth width,
+                                                ParallelFor& parallel) const {
   const quant::Precision precision{width, width};
   const std::lock_guard lock(mutex_);
-  std::unique_ptr<OwnedMatrix>& slot = packed_[{linears_.size(), width.bits, weight_format(precision)}];
+  std::unique_ptr<OwnedMatrix>& slot =
+      packed_[{linears_.size(), width.bits, weight_format(precision)}];
   if (!slot) {
     std::optional<std::vector<float>> weights;
     if (!config_.tie_word_embeddings) weights = source_->tensor_f32("lm_head.weight");

@@ -1,7 +1,8 @@
-// The frozen base: a Hugging Face directory or a packed file, opened once and shared by every plan and adapter.
+// The frozen base: a Hugging Face directory or a packed file, opened once and shared by every plan
+// and adapter.
 //
-// Weights are quantized or packed when a width is first asked for and kept; nothing is done per step or per token. After
-// that, everything is read only: threads may share a BaseModel.
+// Weights are quantized or packed when a width is first asked for and kept; nothing is done per
+// step or per token. After that, everything is read only: threads may share a BaseModel.
 #pragma once
 
 #include <cstdint>
@@ -35,15 +36,16 @@ struct OwnedMatrix {
   std::vector<std::int32_t> code_sums;
 };
 
-/// Where a base's numbers come from. Implementations: Hugging Face directory (base_model.cpp), packed file
-/// (packed_file.cpp). Const calls are thread-safe.
+/// Where a base's numbers come from. Implementations: Hugging Face directory (base_model.cpp),
+/// packed file (packed_file.cpp). Const calls are thread-safe.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
   /// Float weights [out, in] of a linear; Error{kUnsupported} where the source holds codes only.
   virtual std::vector<float> linear_f32(std::size_t linear) const = 0;
   /// Packed weights of a width, or an empty pointer where they must be made from linear_f32.
-  virtual std::unique_ptr<OwnedMatrix> linear_packed(std::size_t linear, quant::Precision precision) const = 0;
+  virtual std::unique_ptr<OwnedMatrix> linear_packed(std::size_t linear,
+                                                     quant::Precision precision) const = 0;
   /// A named float tensor without prefix; empty optional where absent.
   virtual std::optional<std::vector<float>> tensor_f32(const std::string& name) const = 0;
   /// One row of a [rows, cols] tensor, so that a large embedding is never copied whole.
@@ -58,10 +60,12 @@ class WeightSource {
 
 class BaseModel {
  public:
-  /// Opens a Hugging Face directory. Strict: a missing, extra, transposed or wrongly shaped tensor is an error that names
-  /// it. Throws Error{kNotFound}, {kCorruptFile}, {kBadInput}, {kUnsupported}.
+  /// Opens a Hugging Face directory. Strict: a missing, extra, transposed or wrongly shaped tensor
+  /// is an error that names it. Throws Error{kNotFound}, {kCorruptFile}, {kBadInput},
+  /// {kUnsupported}.
   static std::shared_ptr<const BaseModel> load_directory(const std::string& path);
-  BaseModel(model::ModelConfig config, std::string path, std::unique_ptr<const WeightSource> source);
+  BaseModel(model::ModelConfig config, std::string path,
+            std::unique_ptr<const WeightSource> source);
 
   const model::ModelConfig& config() const { return config_; }
   const quant::PlanTarget& target() const { return target_; }
@@ -79,13 +83,14 @@ class BaseModel {
   const std::vector<float>& bias(std::size_t linear) const { return biases_[linear]; }
 
   /// Weights of a linear packed for a precision; built at first use, then shared.
-  const kernels::PackedMatrix& packed(std::size_t linear, quant::Precision precision, ParallelFor& parallel) const;
+  const kernels::PackedMatrix& packed(std::size_t linear, quant::Precision precision,
+                                      ParallelFor& parallel) const;
   /// The LM head [vocab, hidden] at 32 or 16 bits.
   const kernels::PackedMatrix& lm_head(quant::BitWidth width, ParallelFor& parallel) const;
-  /// dst [ids, hidden] = token embedding + position embedding; both rounded to bf16 first where width is 16. ids and positions
-  /// must be in range.
-  void embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions, quant::BitWidth width,
-             float* dst) const;
+  /// dst [ids, hidden] = token embedding + position embedding; both rounded to bf16 first where
+  /// width is 16. ids and positions must be in range.
+  void embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,
+             quant::BitWidth width, float* dst) const;
 
   /// Heads the directory itself holds (a QuestionAnswering or SequenceClassification model).
   const std::optional<Head>& qa_head() const { return qa_head_; }
@@ -117,8 +122,10 @@ class BaseModel {
   mutable std::map<Key, std::unique_ptr<OwnedMatrix>> packed_;
 };
 
-/// Packs float weights [out, in] for a precision: quantized by scheme `seed` where the width is an integer.
-std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out, std::size_t in,
-                                          quant::Precision precision, ParallelFor& parallel);
+/// Packs float weights [out, in] for a precision: quantized by scheme `seed` where the width is an
+/// integer.
+std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out,
+                                          std::size_t in, quant::Precision precision,
+                                          ParallelFor& parallel);
 
 }  // namespace qalof::runtime

@@ -30,15 +30,18 @@ void gather_inputs(const model::ModelConfig& config, std::span<const Sequence> s
     const std::size_t past = sequence.cache != nullptr ? sequence.cache->length() : 0;
     QALOF_CHECK(!sequence.ids.empty(), ErrorKind::kBadInput, "sequence {} is empty", s);
     QALOF_CHECK(past + sequence.ids.size() <= config.max_positions, ErrorKind::kBadInput,
-                "sequence {} has {} tokens, the model has {} positions", s, past + sequence.ids.size(),
-                config.max_positions);
-    QALOF_CHECK(sequence.cache == nullptr || past + sequence.ids.size() <= sequence.cache->capacity(),
-                ErrorKind::kResource, "sequence {}: the KV cache holds {} of {} positions, {} more do not fit", s, past,
-                sequence.cache->capacity(), sequence.ids.size());
+                "sequence {} has {} tokens, the model has {} positions", s,
+                past + sequence.ids.size(), config.max_positions);
+    QALOF_CHECK(
+        sequence.cache == nullptr || past + sequence.ids.size() <= sequence.cache->capacity(),
+        ErrorKind::kResource,
+        "sequence {}: the KV cache holds {} of {} positions, {} more do not fit", s, past,
+        sequence.cache->capacity(), sequence.ids.size());
     for (std::size_t i = 0; i < sequence.ids.size(); ++i) {
       const std::int32_t id = sequence.ids[i];
       QALOF_CHECK(id >= 0 && static_cast<std::size_t>(id) < config.vocab_size, ErrorKind::kBadInput,
-                  "sequence {}: token id {} at {}, expected 0..{}", s, id, i, config.vocab_size - 1);
+                  "sequence {}: token id {} at {}, expected 0..{}", s, id, i,
+                  config.vocab_size - 1);
       workspace.ids.push_back(id);
       workspace.positions.push_back(static_cast<std::int32_t>(past + i));
     }
@@ -58,22 +61,23 @@ KvCache::KvCache(const model::ModelConfig& config, std::size_t capacity)
       data_(2 * config.num_layers * capacity * width_) {}
 
 void split_and_quantize_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& config,
-                           const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k, float* v,
-                           ParallelFor& parallel) {
+                           const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k,
+                           float* v, ParallelFor& parallel) {
   const std::size_t width = config.num_kv_heads * config.head_dim();
   const std::size_t row = config.hidden + 2 * width;
   for (std::size_t t = 0; t < tokens; ++t) {
     std::memcpy(k + t * width, qkv + t * row + config.hidden, width * sizeof(float));
     std::memcpy(v + t * width, qkv + t * row + config.hidden + width, width * sizeof(float));
   }
-  kernels::fake_quantize_kv(k, tokens, config.num_kv_heads, config.head_dim(), k_bits.data(), k, nullptr, nullptr,
-                            parallel);
-  kernels::fake_quantize_kv(v, tokens, config.num_kv_heads, config.head_dim(), v_bits.data(), v, nullptr, nullptr,
-                            parallel);
+  kernels::fake_quantize_kv(k, tokens, config.num_kv_heads, config.head_dim(), k_bits.data(), k,
+                            nullptr, nullptr, parallel);
+  kernels::fake_quantize_kv(v, tokens, config.num_kv_heads, config.head_dim(), v_bits.data(), v,
+                            nullptr, nullptr, parallel);
 }
 
-void forward(const Execution& execution, std::span<const Sequence> sequences, DecoderWorkspace& workspace,
-             float* hidden_out, ParallelFor& parallel, Profile* profile) {
+void forward(const Execution& execution, std::span<const Sequence> sequences,
+             DecoderWorkspace& workspace, float* hidden_out, ParallelFor& parallel,
+             Profile* profile) {
   const BaseModel& base = execution.base();
   const model::ModelConfig& config = base.config();
   const std::size_t hidden = config.hidden;
@@ -101,8 +105,8 @@ void forward(const Execution& execution, std::span<const Sequence> sequences, De
   };
   auto norm = [&](const BaseModel::Norm& weights, float* dst) {
     const Profile::Scope scope(profile, "layer_norm", 2 * row_bytes);
-    kernels::layer_norm(residual, tokens, hidden, weights.gamma.data(), weights.beta.data(), config.norm_epsilon, dst,
-                        nullptr, parallel);
+    kernels::layer_norm(residual, tokens, hidden, weights.gamma.data(), weights.beta.data(),
+                        config.norm_epsilon, dst, nullptr, parallel);
   };
   auto add_projected = [&] {
     const Profile::Scope scope(profile, "residual", 3 * row_bytes);
@@ -127,9 +131,11 @@ void forward(const Execution& execution, std::span<const Sequence> sequences, De
     norm(base.attention_norm(layer), normed);
     linear(first, "attn.c_attn", normed, workspace.qkv.data());
     {
-      const Profile::Scope scope(profile, "attention", tokens * (qkv_width + hidden) * sizeof(float));
-      split_and_quantize_kv(workspace.qkv.data(), tokens, config, execution.k_bits(layer), execution.v_bits(layer),
-                            workspace.k.data(), workspace.v.data(), parallel);
+      const Profile::Scope scope(profile, "attention",
+                                 tokens * (qkv_width + hidden) * sizeof(float));
+      split_and_quantize_kv(workspace.qkv.data(), tokens, config, execution.k_bits(layer),
+                            execution.v_bits(layer), workspace.k.data(), workspace.v.data(),
+                            parallel);
       std::size_t row = 0;
       for (std::size_t s = 0; s < sequences.size(); ++s) {
         const std::size_t length = sequences[s].ids.size();
@@ -143,8 +149,13 @@ void forward(const Execution& execution, std::span<const Sequence> sequences, De
           k = cache->k(layer);
           v = cache->v(layer);
         }
-        workspace.sequences[s] = {workspace.qkv.data() + row * qkv_width, k, v, workspace.attended.data() + row * hidden,
-                                  /*log_sum_exp=*/nullptr, length, past};
+        workspace.sequences[s] = {workspace.qkv.data() + row * qkv_width,
+                                  k,
+                                  v,
+                                  workspace.attended.data() + row * hidden,
+                                  /*log_sum_exp=*/nullptr,
+                                  length,
+                                  past};
         row += length;
       }
       kernels::attention(shape, workspace.sequences.data(), sequences.size(), parallel);
@@ -155,7 +166,8 @@ void forward(const Execution& execution, std::span<const Sequence> sequences, De
     linear(first + 2, "mlp.c_fc", normed, workspace.inner.data());
     {
       const Profile::Scope scope(profile, "gelu", 2 * tokens * config.inner * sizeof(float));
-      kernels::gelu_new(workspace.inner.data(), tokens * config.inner, workspace.inner.data(), parallel);
+      kernels::gelu_new(workspace.inner.data(), tokens * config.inner, workspace.inner.data(),
+                        parallel);
     }
     linear(first + 3, "mlp.c_proj", workspace.inner.data(), workspace.projected.data());
     add_projected();
@@ -166,8 +178,8 @@ void forward(const Execution& execution, std::span<const Sequence> sequences, De
   }
 }
 
-void apply_head(const Head& head, const float* hidden, std::size_t rows, std::size_t width, float* logits,
-                ParallelFor& parallel) {
+void apply_head(const Head& head, const float* hidden, std::size_t rows, std::size_t width,
+                float* logits, ParallelFor& parallel) {
   const std::size_t tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
   parallel.run(tasks, [&](std::size_t task) {
     const std::size_t end = std::min(rows, (task + 1) * kRowsPerTask);
@@ -216,7 +228,8 @@ std::vector<float> lm_token_losses(const Execution& execution, const float* hidd
       double sum = 0;
       for (std::size_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(z[i] - top));
       const auto target = static_cast<std::size_t>(targets[first + row]);
-      losses[first + row] = static_cast<float>(std::log(sum) + static_cast<double>(top) - static_cast<double>(z[target]));
+      losses[first + row] = static_cast<float>(std::log(sum) + static_cast<double>(top) -
+                                               static_cast<double>(z[target]));
     });
   }
   return losses;

@@ -1,8 +1,8 @@
 // The forward pass on packed rows: [tokens, hidden] plus sequence boundaries, no padding.
 //
-// Invariants: a sequence's result depends on that sequence alone: neither on the other sequences, nor on how a prompt is cut
-// into chunks, nor on the number of threads. The decoder is const: threads may run it at once, each with its own
-// DecoderWorkspace and KvCache.
+// Invariants: a sequence's result depends on that sequence alone: neither on the other sequences,
+// nor on how a prompt is cut into chunks, nor on the number of threads. The decoder is const:
+// threads may run it at once, each with its own DecoderWorkspace and KvCache.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +18,8 @@
 
 namespace qalof::runtime {
 
-/// Keys and values of one sequence, as the attention of later tokens reads them: quantized to the plan's bits, held as
-/// floats [capacity, kv_heads * head_dim] per layer.
+/// Keys and values of one sequence, as the attention of later tokens reads them: quantized to the
+/// plan's bits, held as floats [capacity, kv_heads * head_dim] per layer.
 class KvCache {
  public:
   KvCache(const model::ModelConfig& config, std::size_t capacity);
@@ -49,23 +49,26 @@ struct DecoderWorkspace {
   LinearWorkspace linear;
 };
 
-/// Runs the decoder and writes the final-normed hidden states [total tokens, hidden], sequences in order. Throws
-/// Error{kBadInput} for an id outside the vocabulary, an empty sequence or one longer than the model's positions, and
-/// Error{kResource} for a full cache. profile may be null.
-void forward(const Execution& execution, std::span<const Sequence> sequences, DecoderWorkspace& workspace,
-             float* hidden, ParallelFor& parallel, Profile* profile = nullptr);
+/// Runs the decoder and writes the final-normed hidden states [total tokens, hidden], sequences in
+/// order. Throws Error{kBadInput} for an id outside the vocabulary, an empty sequence or one longer
+/// than the model's positions, and Error{kResource} for a full cache. profile may be null.
+void forward(const Execution& execution, std::span<const Sequence> sequences,
+             DecoderWorkspace& workspace, float* hidden, ParallelFor& parallel,
+             Profile* profile = nullptr);
 
-/// Splits qkv rows [tokens, hidden + 2 * kv_width] into k and v rows [tokens, kv_width] and quantizes these to the bits of a
-/// layer. The one place where K and V change precision; training calls it too.
+/// Splits qkv rows [tokens, hidden + 2 * kv_width] into k and v rows [tokens, kv_width] and
+/// quantizes these to the bits of a layer. The one place where K and V change precision; training
+/// calls it too.
 void split_and_quantize_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& config,
-                           const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k, float* v,
-                           ParallelFor& parallel);
+                           const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k,
+                           float* v, ParallelFor& parallel);
 
 /// logits [rows, head.outputs] = hidden W^T + bias in f32.
-void apply_head(const Head& head, const float* hidden, std::size_t rows, std::size_t width, float* logits,
-                ParallelFor& parallel);
+void apply_head(const Head& head, const float* hidden, std::size_t rows, std::size_t width,
+                float* logits, ParallelFor& parallel);
 
-/// Negative log-likelihood (nats) of targets [rows] under the LM head; never holds more than a few rows of logits.
+/// Negative log-likelihood (nats) of targets [rows] under the LM head; never holds more than a few
+/// rows of logits.
 std::vector<float> lm_token_losses(const Execution& execution, const float* hidden,
                                    std::span<const std::int32_t> targets, ParallelFor& parallel);
 /// LM logits [rows, vocab].

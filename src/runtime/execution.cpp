@@ -15,8 +15,10 @@ std::vector<int> to_bits(const std::vector<quant::BitWidth>& widths) {
   return bits;
 }
 
-// The set's head for a width; a set without one (a plain PEFT directory without modules_to_save) leaves it to the base.
-const Head* find_head(const BaseModel& base, const AdapterSet* adapters, int width, Task task, std::string* source) {
+// The set's head for a width; a set without one (a plain PEFT directory without modules_to_save)
+// leaves it to the base.
+const Head* find_head(const BaseModel& base, const AdapterSet* adapters, int width, Task task,
+                      std::string* source) {
   if (adapters != nullptr) {
     if (const std::optional<int> serving = adapters->serving_width(width)) {
       const Adapter& adapter = *adapters->by_width.at(*serving);
@@ -35,14 +37,15 @@ const Head* find_head(const BaseModel& base, const AdapterSet* adapters, int wid
 
 }  // namespace
 
-std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseModel> base, quant::PrecisionPlan plan,
+std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseModel> base,
+                                                   quant::PrecisionPlan plan,
                                                    std::shared_ptr<const AdapterSet> adapters,
                                                    ParallelFor& parallel) {
   std::shared_ptr<Execution> run(new Execution());
   std::map<int, int> served_by;  // weight width -> adapter width
   const std::size_t num_linears = base->linears().size();
-  QALOF_CHECK(plan.linears.size() == num_linears, ErrorKind::kInternal, "plan has {} linears, expected {}",
-              plan.linears.size(), num_linears);
+  QALOF_CHECK(plan.linears.size() == num_linears, ErrorKind::kInternal,
+              "plan has {} linears, expected {}", plan.linears.size(), num_linears);
   run->calls_.resize(num_linears);
   for (std::size_t i = 0; i < num_linears; ++i) {
     LinearCall& call = run->calls_[i];
@@ -71,7 +74,8 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
     run->description_ += fmt::format(", adapter w{} serves w{}", serving, width);
   }
   run->qa_head_ = find_head(*base, adapters.get(), head_width, Task::kQa, &head_source);
-  run->class_head_ = find_head(*base, adapters.get(), head_width, Task::kClassification, &head_source);
+  run->class_head_ =
+      find_head(*base, adapters.get(), head_width, Task::kClassification, &head_source);
   if (!head_source.empty()) run->description_ += fmt::format(", head {}", head_source);
   run->base_ = std::move(base);
   run->adapters_ = std::move(adapters);

@@ -1,5 +1,6 @@
-// A resolved run: plan + adapters turned into pointers, one LinearCall per linear. Switching precision or adapter is
-// choosing another Execution of the same BaseModel; nothing is global. Immutable: threads may share it.
+// A resolved run: plan + adapters turned into pointers, one LinearCall per linear. Switching
+// precision or adapter is choosing another Execution of the same BaseModel; nothing is global.
+// Immutable: threads may share it.
 #pragma once
 
 #include <memory>
@@ -17,10 +18,12 @@ namespace qalof::runtime {
 
 class Execution {
  public:
-  /// Resolves a plan on a base with adapters (null: none). Packs weights of widths not used before. Throws Error{kUnsupported}
-  /// where the base is a packed file that does not hold a width.
-  static std::shared_ptr<const Execution> create(std::shared_ptr<const BaseModel> base, quant::PrecisionPlan plan,
-                                                 std::shared_ptr<const AdapterSet> adapters, ParallelFor& parallel);
+  /// Resolves a plan on a base with adapters (null: none). Packs weights of widths not used before.
+  /// Throws Error{kUnsupported} where the base is a packed file that does not hold a width.
+  static std::shared_ptr<const Execution> create(std::shared_ptr<const BaseModel> base,
+                                                 quant::PrecisionPlan plan,
+                                                 std::shared_ptr<const AdapterSet> adapters,
+                                                 ParallelFor& parallel);
 
   const BaseModel& base() const { return *base_; }
   const quant::PrecisionPlan& plan() const { return plan_; }
@@ -31,8 +34,8 @@ class Execution {
   /// 32 where the plan's default is 32, else 16 (docs/file_formats.md, "Precision").
   quant::BitWidth embedding_width() const { return embedding_width_; }
 
-  /// The head of a task: the adapter set's for the plan's head width (nearest trained width), else the base's own; null
-  /// where there is none.
+  /// The head of a task: the adapter set's for the plan's head width (nearest trained width), else
+  /// the base's own; null where there is none.
   const Head* head(Task task) const { return task == Task::kQa ? qa_head_ : class_head_; }
 
   /// What runs, in words: precision, which adapter serves each width, which head.

@@ -15,14 +15,21 @@ Footprint measure_footprint(const Execution& execution) {
     const bool quantized = call.precision.weight.is_integer();
     weights += count;
     bits += width * count + (quantized ? 32.0 * static_cast<double>(spec.out) : 0.0);
-    const std::size_t stored_bits = !quantized ? static_cast<std::size_t>(width) : width <= 4 ? 4 : 8;
-    footprint.linear_bytes += spec.in * spec.out * stored_bits / 8 + (quantized ? sizeof(float) * spec.out : 0);
+    const std::size_t stored_bits = !quantized   ? static_cast<std::size_t>(width)
+                                    : width <= 4 ? 4
+                                                 : 8;
+    footprint.linear_bytes +=
+        spec.in * spec.out * stored_bits / 8 + (quantized ? sizeof(float) * spec.out : 0);
     footprint.other_bytes += sizeof(float) * spec.out;
-    if (call.lora != nullptr) footprint.adapter_bytes += sizeof(float) * call.lora->a.n * (spec.in + spec.out);
+    if (call.lora != nullptr)
+      footprint.adapter_bytes += sizeof(float) * call.lora->a.n * (spec.in + spec.out);
   }
-  if (const Head* head = execution.head(Task::kQa)) footprint.adapter_bytes += sizeof(float) * (head->weight.size() + head->bias.size());
-  const std::size_t embedding_bytes = static_cast<std::size_t>(execution.embedding_width().bits) / 8;
-  footprint.other_bytes += (config.vocab_size + config.max_positions) * config.hidden * embedding_bytes;
+  if (const Head* head = execution.head(Task::kQa))
+    footprint.adapter_bytes += sizeof(float) * (head->weight.size() + head->bias.size());
+  const std::size_t embedding_bytes =
+      static_cast<std::size_t>(execution.embedding_width().bits) / 8;
+  footprint.other_bytes +=
+      (config.vocab_size + config.max_positions) * config.hidden * embedding_bytes;
   footprint.other_bytes += sizeof(float) * 2 * config.hidden * (2 * config.num_layers + 1);
   footprint.total_bytes = footprint.linear_bytes + footprint.adapter_bytes + footprint.other_bytes;
   footprint.bits_per_weight = bits / weights;

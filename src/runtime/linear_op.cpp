@@ -19,13 +19,14 @@ kernels::WeightFormat weight_format(quant::Precision precision) {
   if (!precision.weight.is_integer()) {
     return precision.weight.bits == 16 ? kernels::WeightFormat::kBf16 : kernels::WeightFormat::kF32;
   }
-  // Codes are small integers, exact as floats: float activations multiply them as they are and the scale follows.
+  // Codes are small integers, exact as floats: float activations multiply them as they are and the
+  // scale follows.
   if (!precision.activation.is_integer()) return kernels::WeightFormat::kF32;
   return precision.weight.bits <= 4 ? kernels::WeightFormat::kInt4 : kernels::WeightFormat::kInt8;
 }
 
-void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y, LinearWorkspace& workspace,
-                ParallelFor& parallel) {
+void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y,
+                LinearWorkspace& workspace, ParallelFor& parallel) {
   const kernels::PackedMatrix& w = call.weight;
   if (call.precision.activation.is_integer()) {
     std::int8_t* codes = at_least(workspace.codes, m * w.k);
@@ -44,9 +45,10 @@ void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y,
   if (call.lora != nullptr) {
     const LoraView& lora = *call.lora;
     float* low_rank = at_least(workspace.low_rank, m * lora.a.n);
-    kernels::gemm_f32(x, m, w.k, lora.a, 1.0F, nullptr, kernels::Accumulate::kStore, low_rank, parallel);
-    kernels::gemm_f32(low_rank, m, lora.a.n, lora.b, lora.scaling, nullptr, kernels::Accumulate::kAdd, y,
+    kernels::gemm_f32(x, m, w.k, lora.a, 1.0F, nullptr, kernels::Accumulate::kStore, low_rank,
                       parallel);
+    kernels::gemm_f32(low_rank, m, lora.a.n, lora.b, lora.scaling, nullptr,
+                      kernels::Accumulate::kAdd, y, parallel);
   }
 }
 

@@ -1,7 +1,9 @@
-// One linear layer at one precision: y = Q(x) Q(W)^T + bias + scaling * (x A^T) B^T (docs/numerics.md, "Linear").
+// One linear layer at one precision: y = Q(x) Q(W)^T + bias + scaling * (x A^T) B^T
+// (docs/numerics.md, "Linear").
 //
-// The runtime's decoder and training's forward pass both call run_linear, which is why their numbers agree bit for bit.
-// The LoRA branch reads the float row. Not for: choosing weights or adapters (runtime/execution.h).
+// The runtime's decoder and training's forward pass both call run_linear, which is why their
+// numbers agree bit for bit. The LoRA branch reads the float row. Not for: choosing weights or
+// adapters (runtime/execution.h).
 #pragma once
 
 #include <cstddef>
@@ -40,9 +42,9 @@ struct LinearWorkspace {
   std::vector<float> low_rank;     // [m, r]
 };
 
-/// x [m, in] and y [m, out], both dense; y is overwritten. Rows are independent of each other. Threads may run it at once
-/// on different workspaces and outputs.
-void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y, LinearWorkspace& workspace,
-                ParallelFor& parallel);
+/// x [m, in] and y [m, out], both dense; y is overwritten. Rows are independent of each other.
+/// Threads may run it at once on different workspaces and outputs.
+void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y,
+                LinearWorkspace& workspace, ParallelFor& parallel);
 
 }  // namespace qalof::runtime

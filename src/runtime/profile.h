@@ -1,4 +1,5 @@
-// Time per operation of a forward pass, for --profile. Not thread-safe: one Profile per thread of control.
+// Time per operation of a forward pass, for --profile. Not thread-safe: one Profile per thread of
+// control.
 #pragma once
 
 #include <chrono>
@@ -20,7 +21,8 @@ class Profile {
   /// Adds the time from construction to destruction to an entry; a null profile costs nothing.
   class Scope {
    public:
-    Scope(Profile* profile, const char* name, std::uint64_t bytes) : profile_(profile), name_(name), bytes_(bytes) {
+    Scope(Profile* profile, const char* name, std::uint64_t bytes)
+        : profile_(profile), name_(name), bytes_(bytes) {
       if (profile_ != nullptr) start_ = std::chrono::steady_clock::now();
     }
     ~Scope() {
@@ -28,7 +30,8 @@ class Profile {
       Entry& entry = profile_->entries[name_];
       entry.calls += 1;
       entry.bytes += bytes_;
-      entry.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+      entry.seconds +=
+          std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
     }
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;

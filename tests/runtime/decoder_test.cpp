@@ -15,7 +15,8 @@ using qalof::testing::TempDir;
 using qalof::testing::tensor_values;
 using qalof::testing::write_model;
 
-std::shared_ptr<AdapterSet> random_adapters(const model::ModelConfig& config, std::vector<int> widths) {
+std::shared_ptr<AdapterSet> random_adapters(const model::ModelConfig& config,
+                                            std::vector<int> widths) {
   auto set = std::make_shared<AdapterSet>();
   for (const int width : widths) {
     auto adapter = std::make_shared<Adapter>();
@@ -23,11 +24,12 @@ std::shared_ptr<AdapterSet> random_adapters(const model::ModelConfig& config, st
     adapter->alpha = 8;
     for (const model::LinearSpec& spec : model::linears(config)) {
       const std::string name = fmt::format("{}.{}", spec.name, width);
-      adapter->linears.push_back(std::make_unique<LoraLinear>(4, 2.0F, tensor_values(name + "a", 4 * spec.in, 0.1F),
-                                                              tensor_values(name + "b", 4 * spec.out, 0.1F), spec.in,
-                                                              spec.out));
+      adapter->linears.push_back(std::make_unique<LoraLinear>(
+          4, 2.0F, tensor_values(name + "a", 4 * spec.in, 0.1F),
+          tensor_values(name + "b", 4 * spec.out, 0.1F), spec.in, spec.out));
     }
-    adapter->qa_head = Head{2, tensor_values(fmt::format("head{}", width), 2 * config.hidden, 0.3F), {0.1F, -0.2F}};
+    adapter->qa_head = Head{
+        2, tensor_values(fmt::format("head{}", width), 2 * config.hidden, 0.3F), {0.1F, -0.2F}};
     set->by_width[width] = std::move(adapter);
   }
   return set;
@@ -38,13 +40,16 @@ class DecoderTest : public ::testing::Test {
   DecoderTest() {
     write_model(dir_.path());
     base_ = BaseModel::load_directory(dir_.path());
-    for (std::size_t i = 0; i < 40; ++i) ids_.push_back(static_cast<std::int32_t>((i * 37 + 11) % 97));
+    for (std::size_t i = 0; i < 40; ++i)
+      ids_.push_back(static_cast<std::int32_t>((i * 37 + 11) % 97));
   }
   std::shared_ptr<const Execution> execution(const std::string& plan,
                                              std::shared_ptr<const AdapterSet> adapters = nullptr) {
-    return Execution::create(base_, quant::resolve(quant::parse_plan(plan), base_->target()), std::move(adapters), serial_);
+    return Execution::create(base_, quant::resolve(quant::parse_plan(plan), base_->target()),
+                             std::move(adapters), serial_);
   }
-  std::vector<float> run(const Execution& run, const std::vector<std::span<const std::int32_t>>& prompts,
+  std::vector<float> run(const Execution& run,
+                         const std::vector<std::span<const std::int32_t>>& prompts,
                          ParallelFor& parallel) {
     std::vector<Sequence> sequences;
     std::size_t tokens = 0;
@@ -77,7 +82,8 @@ TEST_F(DecoderTest, SequenceGivesTheSameBytesAloneInABatchInChunksAndWithThreads
     const auto exec = execution(plan, adapters);
     const std::vector<float> alone = run(*exec, {all.subspan(5, 23)}, serial_);
     for (ParallelFor* parallel : std::initializer_list<ParallelFor*>{&serial_, &two, &three}) {
-      const std::vector<float> batch = run(*exec, {all.first(5), all.subspan(5, 23), all}, *parallel);
+      const std::vector<float> batch =
+          run(*exec, {all.first(5), all.subspan(5, 23), all}, *parallel);
       EXPECT_TRUE(same_bytes(alone, std::span(batch).subspan(5 * hidden, 23 * hidden))) << plan;
     }
     for (const std::size_t chunk : {1, 3, 7, 16}) {
@@ -85,7 +91,8 @@ TEST_F(DecoderTest, SequenceGivesTheSameBytesAloneInABatchInChunksAndWithThreads
       DecoderWorkspace workspace;
       std::vector<float> chunked(23 * hidden);
       for (std::size_t first = 0; first < 23; first += chunk) {
-        const Sequence sequence{all.subspan(5 + first, std::min<std::size_t>(chunk, 23 - first)), &cache};
+        const Sequence sequence{all.subspan(5 + first, std::min<std::size_t>(chunk, 23 - first)),
+                                &cache};
         forward(*exec, {&sequence, 1}, workspace, chunked.data() + first * hidden, two);
       }
       EXPECT_EQ(cache.length(), 23U);
@@ -97,7 +104,8 @@ TEST_F(DecoderTest, SequenceGivesTheSameBytesAloneInABatchInChunksAndWithThreads
 TEST_F(DecoderTest, EveryPartOfAPlanChangesTheResult) {
   const auto adapters = random_adapters(base_->config(), {8, 4});
   const std::vector<float> reference = run(*execution("8", adapters), {ids_}, serial_);
-  for (const char* plan : {"32", "16", "4", "w8a8k8v4", "w8a8k4v8", "w8a4kv8", "w4a8kv8", "w8a16kv8"}) {
+  for (const char* plan :
+       {"32", "16", "4", "w8a8k8v4", "w8a8k4v8", "w8a4kv8", "w4a8kv8", "w8a16kv8"}) {
     EXPECT_FALSE(same_bytes(reference, run(*execution(plan, adapters), {ids_}, serial_))) << plan;
   }
 }
@@ -105,7 +113,8 @@ TEST_F(DecoderTest, EveryPartOfAPlanChangesTheResult) {
 TEST_F(DecoderTest, AdapterAndHeadFollowTheWidth) {
   const auto both = random_adapters(base_->config(), {8, 4});
   const auto only8 = random_adapters(base_->config(), {8});
-  const auto four = execution("4", both), four_by_8 = execution("4", only8), two = execution("2", both), sixteen = execution("16", both);
+  const auto four = execution("4", both), four_by_8 = execution("4", only8),
+             two = execution("2", both), sixteen = execution("16", both);
   EXPECT_EQ(four->head(Task::kQa), &*both->by_width.at(4)->qa_head);
   EXPECT_EQ(four_by_8->head(Task::kQa), &*only8->by_width.at(8)->qa_head);
   EXPECT_NE(four_by_8->description().find("adapter w8 serves w4"), std::string::npos);
@@ -119,7 +128,8 @@ TEST_F(DecoderTest, ExplicitHeadWidthWins) {
   const auto adapters = random_adapters(base_->config(), {8, 4});
   quant::PlanSpec spec = quant::parse_plan("4");
   spec.head = 8;
-  const auto exec = Execution::create(base_, quant::resolve(spec, base_->target()), adapters, serial_);
+  const auto exec =
+      Execution::create(base_, quant::resolve(spec, base_->target()), adapters, serial_);
   EXPECT_EQ(exec->head(Task::kQa), &*adapters->by_width.at(8)->qa_head);
 }
 
@@ -127,18 +137,22 @@ TEST_F(DecoderTest, AdaptersWithZeroBEqualNoAdapters) {
   auto set = std::make_shared<AdapterSet>();
   auto adapter = std::make_shared<Adapter>();
   for (const model::LinearSpec& spec : base_->linears()) {
-    adapter->linears.push_back(std::make_unique<LoraLinear>(4, 2.0F, tensor_values(spec.name, 4 * spec.in, 0.1F),
-                                                            std::vector<float>(4 * spec.out, 0.0F), spec.in, spec.out));
+    adapter->linears.push_back(
+        std::make_unique<LoraLinear>(4, 2.0F, tensor_values(spec.name, 4 * spec.in, 0.1F),
+                                     std::vector<float>(4 * spec.out, 0.0F), spec.in, spec.out));
   }
   set->by_width[8] = adapter;
   for (const char* plan : {"32", "8", "4"}) {
-    EXPECT_TRUE(same_bytes(run(*execution(plan), {ids_}, serial_), run(*execution(plan, set), {ids_}, serial_))) << plan;
+    EXPECT_TRUE(same_bytes(run(*execution(plan), {ids_}, serial_),
+                           run(*execution(plan, set), {ids_}, serial_)))
+        << plan;
   }
 }
 
 TEST_F(DecoderTest, ThreadsShareAnExecution) {
   const auto eight = execution("8"), four = execution("4");
-  const std::vector<float> expected8 = run(*eight, {ids_}, serial_), expected4 = run(*four, {ids_}, serial_);
+  const std::vector<float> expected8 = run(*eight, {ids_}, serial_),
+                           expected4 = run(*four, {ids_}, serial_);
   std::vector<std::thread> threads;
   std::vector<int> wrong(4, 0);
   for (std::size_t t = 0; t < 4; ++t) {
@@ -146,7 +160,8 @@ TEST_F(DecoderTest, ThreadsShareAnExecution) {
       SerialFor serial;
       for (int i = 0; i < 8; ++i) {
         const bool use8 = (i + static_cast<int>(t)) % 2 == 0;
-        if (!same_bytes(run(use8 ? *eight : *four, {ids_}, serial), use8 ? expected8 : expected4)) ++wrong[t];
+        if (!same_bytes(run(use8 ? *eight : *four, {ids_}, serial), use8 ? expected8 : expected4))
+          ++wrong[t];
       }
     });
   }
@@ -165,7 +180,9 @@ TEST_F(DecoderTest, LmLossIsThatOfTheLogits) {
     for (std::size_t t = 0; t < targets.size(); ++t) {
       double sum = 0;
       for (std::size_t i = 0; i < 97; ++i) sum += std::exp(static_cast<double>(logits[t * 97 + i]));
-      const double expected = std::log(sum) - static_cast<double>(logits[t * 97 + static_cast<std::size_t>(targets[t])]);
+      const double expected =
+          std::log(sum) -
+          static_cast<double>(logits[t * 97 + static_cast<std::size_t>(targets[t])]);
       EXPECT_NEAR(losses[t], expected, 1e-5 * std::max(1.0, expected)) << plan << " " << t;
     }
   }
@@ -187,9 +204,11 @@ TEST_F(DecoderTest, BadInputIsRefusedBySentence) {
   EXPECT_EQ(message({}, nullptr), "sequence 0 is empty");
   EXPECT_EQ(message({1, 97}, nullptr), "sequence 0: token id 97 at 1, expected 0..96");
   EXPECT_EQ(message({-1}, nullptr), "sequence 0: token id -1 at 0, expected 0..96");
-  EXPECT_EQ(message(std::vector<std::int32_t>(65, 1), nullptr), "sequence 0 has 65 tokens, the model has 64 positions");
+  EXPECT_EQ(message(std::vector<std::int32_t>(65, 1), nullptr),
+            "sequence 0 has 65 tokens, the model has 64 positions");
   KvCache small(base_->config(), 2);
-  EXPECT_EQ(message({1, 2, 3}, &small), "sequence 0: the KV cache holds 0 of 2 positions, 3 more do not fit");
+  EXPECT_EQ(message({1, 2, 3}, &small),
+            "sequence 0: the KV cache holds 0 of 2 positions, 3 more do not fit");
 }
 
 }  // namespace

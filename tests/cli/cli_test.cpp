@@ -1,0 +1,113 @@
+// The program itself: exit codes, streams and JSON as scripts see them.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+
+#include "core/json.h"
+#include "support/tiny_model.h"
+
+namespace qalof::cli {
+namespace {
+
+struct Run {
+  int code = -1;
+  std::string out, err;
+};
+
+std::string slurp(const std::string& path) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+class CliTest : public ::testing::Test {
+ protected:
+  Run run(const std::string& arguments, const std::string& input = "") {
+    std::ofstream(dir_.file("in")) << input;
+    const std::string command = std::string(QALOF_BINARY_DIR) + "/qalof " + arguments + " <" +
+                                dir_.file("in") + " >" + dir_.file("out") + " 2>" +
+                                dir_.file("err");
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(dir_.file("out")),
+            slurp(dir_.file("err"))};
+  }
+  qalof::testing::TempDir dir_;
+};
+
+TEST_F(CliTest, HelpGoesToStandardOutput) {
+  for (const char* arguments : {"--help", "-h", "eval -h", "init --help"}) {
+    const Run help = run(arguments);
+    EXPECT_EQ(help.code, 0) << arguments;
+    EXPECT_NE(help.out.find("Usage"), std::string::npos) << arguments;
+    EXPECT_EQ(help.err, "") << arguments;
+  }
+}
+
+TEST_F(CliTest, UnknownNamesAreUsageErrorsWithTheNearestName) {
+  const Run command = run("evla");
+  EXPECT_EQ(command.code, 2);
+  EXPECT_NE(command.err.find("nearest known command eval"), std::string::npos) << command.err;
+  const Run flag = run("eval --model_name x --validation_file y");
+  EXPECT_EQ(flag.code, 2);
+  EXPECT_NE(flag.err.find("--model_name_or_path"), std::string::npos) << flag.err;
+  EXPECT_EQ(run("").code, 2);
+  EXPECT_EQ(run("eval").code, 2);
+}
+
+TEST_F(CliTest, MissingFilesAndBadPrecisionHaveTheirExitCodes) {
+  const Run missing = run("eval --model_name_or_path " + dir_.file("none") + " --validation_file " +
+                          dir_.file("in"));
+  EXPECT_EQ(missing.code, 3);
+  EXPECT_EQ(std::count(missing.err.begin(), missing.err.end(), '\n'), 1) << missing.err;
+  EXPECT_EQ(missing.out, "");
+  qalof::testing::write_model(dir_.file("model"));
+  EXPECT_EQ(run("inspect " + dir_.file("none")).code, 3);
+}
+
+TEST_F(CliTest, HyphensConfigFilesAndPrecedence) {
+  std::ofstream(dir_.file("config.json"))
+      << R"({"model_type":"gpt2","vocab_size":300,"n_positions":32,"n_embd":16,"n_layer":1,"n_head":2})";
+  std::ofstream(dir_.file("run.toml"))
+      << "config_name = \"" << dir_.file("config.json") << "\"\nseed = 3\noutput-dir = \""
+      << dir_.file("a") << "\"\n";
+  const Run first = run("init --config " + dir_.file("run.toml") + " --json");
+  ASSERT_EQ(first.code, 0) << first.err;
+  const Json json = parse_json(first.out, "standard output");
+  EXPECT_EQ(json["parameters"],
+            300 * 16 + 32 * 16 + 16 * (4 + 2) + 12 * 16 * 16 + (3 + 1 + 4 + 1) * 16);
+  const Run second = run("init --config " + dir_.file("run.toml") + " --output-dir " +
+                         dir_.file("b") + " --seed 4 --json");
+  ASSERT_EQ(second.code, 0) << second.err;
+  EXPECT_NE(slurp(dir_.file("a/model.safetensors")), slurp(dir_.file("b/model.safetensors")));
+  ASSERT_EQ(
+      run("init --config " + dir_.file("run.toml") + " --output_dir " + dir_.file("c") + " --json")
+          .code,
+      0);
+  EXPECT_EQ(slurp(dir_.file("a/model.safetensors")), slurp(dir_.file("c/model.safetensors")));
+  std::ofstream(dir_.file("bad.json")) << R"({"sed": 1})";
+  const Run unknown = run("init --config " + dir_.file("bad.json"));
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_NE(unknown.err.find("--seed"), std::string::npos) << unknown.err;
+}
+
+TEST_F(CliTest, InspectShowsEveryTensorAsOneJsonObject) {
+  qalof::testing::write_model(dir_.file("model"));
+  const Run run_result = run("inspect " + dir_.file("model") + " --json");
+  ASSERT_EQ(run_result.code, 0) << run_result.err;
+  const Json json = parse_json(run_result.out, "standard output");
+  EXPECT_EQ(json["tensors"].size(), 2U + 2 * 2 * 2 + 2 + 2 * 4 * 2 + 2);
+  EXPECT_EQ(json["kind"], "model directory");
+}
+
+TEST_F(CliTest, DoctorNamesTheInstructionSet) {
+  const Run run_result = run("doctor --json");
+  ASSERT_EQ(run_result.code, 0);
+  EXPECT_GE(parse_json(run_result.out, "standard output")["isas"].size(), 1U);
+}
+
+}  // namespace
+}  // namespace qalof::cli
