@@ -5,8 +5,8 @@
 #include <filesystem>
 #include <fstream>
 
-#include "quant/plan_test_util.h"
 #include "quant/plan.h"
+#include "quant/plan_test_util.h"
 #include "support/error_of.h"
 #include "support/temp_dir.h"
 
