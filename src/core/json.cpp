@@ -146,6 +146,7 @@ void check_json_tokens(std::string_view text, std::string_view where, std::size_
   std::size_t start = 0;  // of what i is inside of
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
+    QALOF_CHECK(c != '\0', ErrorKind::kCorruptFile, "{}: JSON has a NUL byte at {}", where, i);
     const std::size_t limit = inside == Inside::kGap ? kMaxGapBytes : max_token_bytes;
     QALOF_CHECK(i - start <= limit, ErrorKind::kCorruptFile,
                 "{}: JSON has over {} bytes {} from byte {} on", where, limit,

@@ -30,9 +30,9 @@ Json parse_json(std::string_view text, std::string_view where, const JsonLimits&
 /// a larger one).
 Json read_json_file(const std::string& path, std::size_t max_bytes = std::size_t{64} << 20);
 
-/// Refuses (Error{kCorruptFile}) text with a string or number of more than max_token_bytes, or with
-/// more than 1 MiB between two of them: the parser would buffer it. To be called before
-/// nlohmann-json's SAX parser; parse_json does.
+/// Refuses (Error{kCorruptFile}) text with a NUL byte, which nlohmann-json takes for the end, a
+/// string or number of more than max_token_bytes, or more than 1 MiB between two of them, which it
+/// would buffer several times over. To be called before its SAX parser; parse_json does.
 void check_json_tokens(std::string_view text, std::string_view where, std::size_t max_token_bytes);
 
 /// The text of a tree. Error{kBadInput} where a string of it is not UTF-8; where names what is

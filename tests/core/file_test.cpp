@@ -1,0 +1,181 @@
+// Files: bounded reading, mapping, atomic writing under failures, directory locks, and sha256.
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "support/error_of.h"
+#include "support/temp_dir.h"
+
+namespace qalof {
+namespace {
+
+using testing::error_of;
+using ::testing::HasSubstr;
+using testing::TempDir;
+
+void put(const std::string& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+std::size_t num_entries(const std::string& directory) {
+  return static_cast<std::size_t>(
+      std::distance(std::filesystem::directory_iterator(directory), {}));
+}
+
+TEST(ReadFile, GivesAllBytesUpToTheLimit) {
+  const TempDir dir;
+  const std::string text("a\0b\n", 4);
+  put(dir.file("x"), text);
+  EXPECT_EQ(read_file(dir.file("x"), 4), text);
+  const auto error = error_of([&] { read_file(dir.file("x"), 3); });
+  EXPECT_EQ(error.kind, ErrorKind::kBadInput);
+  EXPECT_THAT(error.message, HasSubstr("has 4 bytes, at most 3 are read"));
+}
+
+TEST(ReadFile, RefusesWhatIsMissingOrNoRegularFile) {
+  const TempDir dir;
+  EXPECT_EQ(error_of([&] { read_file(dir.file("none"), 10); }).kind, ErrorKind::kNotFound);
+  EXPECT_EQ(error_of([&] { read_file(dir.path(), 10); }).kind, ErrorKind::kBadInput);
+  ASSERT_EQ(::mkfifo(dir.file("pipe").c_str(), 0600), 0);  // must not wait for a writer either
+  EXPECT_THAT(error_of([&] { read_file(dir.file("pipe"), 10); }).message,
+              HasSubstr("is not a regular file"));
+  EXPECT_EQ(error_of([&] { MappedFile::open(dir.file("pipe")); }).kind, ErrorKind::kBadInput);
+  EXPECT_EQ(error_of([&] { MappedFile::open("/dev/zero"); }).kind, ErrorKind::kBadInput);
+}
+
+TEST(MappedFile, ViewsTheFileAndOutlivesAMove) {
+  const TempDir dir;
+  put(dir.file("x"), "hello");
+  MappedFile file = MappedFile::open(dir.file("x"));
+  const auto bytes = file.bytes();
+  const MappedFile moved = std::move(file);
+  EXPECT_EQ(moved.bytes().data(), bytes.data());
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()), "hello");
+  EXPECT_EQ(moved.path(), dir.file("x"));
+  put(dir.file("empty"), "");
+  EXPECT_TRUE(MappedFile::open(dir.file("empty")).bytes().empty());
+}
+
+TEST(AtomicFile, AppearsOnlyOnCommit) {
+  const TempDir dir;
+  put(dir.file("x"), "old");
+  {
+    AtomicFile file(dir.file("x"));
+    file.write(std::string(3'000'000, 'n'));
+    EXPECT_EQ(read_file(dir.file("x"), 100), "old");
+  }
+  EXPECT_EQ(read_file(dir.file("x"), 100), "old");
+  EXPECT_EQ(num_entries(dir.path()), 1U) << "the temporary file must be gone";
+  AtomicFile file(dir.file("x"));
+  for (int i = 0; i < 3'000; ++i) file.write(std::string(1'000, static_cast<char>('a' + i % 26)));
+  file.commit();
+  const std::string text = read_file(dir.file("x"), 3'000'000);
+  ASSERT_EQ(text.size(), 3'000'000U);
+  for (std::size_t i = 0; i < 3'000; ++i)
+    ASSERT_EQ(text[1'000 * i + 999], static_cast<char>('a' + i % 26));
+  EXPECT_EQ(num_entries(dir.path()), 1U);
+}
+
+TEST(AtomicFile, NamesPathAndReasonWhereItCannotWrite) {
+  const TempDir dir;
+  const auto error = error_of([&] { AtomicFile file(dir.file("none/x")); });
+  EXPECT_EQ(error.kind, ErrorKind::kResource);
+  EXPECT_THAT(error.message, HasSubstr(dir.file("none/x")));
+  EXPECT_THAT(error.message, HasSubstr("No such file or directory"));
+  std::filesystem::create_directory(dir.file("taken"));
+  EXPECT_EQ(error_of([&] { write_file_atomic(dir.file("taken"), "x"); }).kind,
+            ErrorKind::kResource);
+  EXPECT_EQ(num_entries(dir.path()), 1U);
+}
+
+// A process of its own, because the limit on file sizes is the process's.
+TEST(AtomicFile, KeepsTheOldFileWhereTheDiskRefuses) {
+  const TempDir dir;
+  put(dir.file("x"), "old");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{1'000'000, 1'000'000};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    try {
+      write_file_atomic(dir.file("x"), std::string(5'000'000, 'n'));
+    } catch (const Error& error) {
+      ::_exit(error.kind() == ErrorKind::kResource ? 0 : 2);
+    }
+    ::_exit(1);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(read_file(dir.file("x"), 100), "old");
+  EXPECT_EQ(num_entries(dir.path()), 1U);
+}
+
+TEST(AtomicFile, IsOldOrNewAfterAKill) {
+  const TempDir dir;
+  const std::string old_text(200'000, 'o'), new_text(200'000, 'n');
+  write_file_atomic(dir.file("x"), old_text);
+  for (int round = 0; round < 20; ++round) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      for (int i = 0;; ++i) write_file_atomic(dir.file("x"), i % 2 == 0 ? new_text : old_text);
+    }
+    ::usleep(static_cast<useconds_t>(500 + 731 * round));
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    const std::string text = read_file(dir.file("x"), 1'000'000);
+    ASSERT_TRUE(text == old_text || text == new_text);
+  }
+}
+
+TEST(MakeDirectories, MakesParentsAndRefusesAFileInTheWay) {
+  const TempDir dir;
+  make_directories(dir.file("a/b/c"));
+  make_directories(dir.file("a/b/c"));
+  EXPECT_TRUE(is_directory(dir.file("a/b/c")));
+  put(dir.file("file"), "");
+  EXPECT_FALSE(is_directory(dir.file("file")));
+  EXPECT_TRUE(path_exists(dir.file("file")));
+  EXPECT_FALSE(path_exists(dir.file(std::string(5000, 'x'))));
+  EXPECT_EQ(error_of([&] { make_directories(dir.file("file/a")); }).kind, ErrorKind::kResource);
+  EXPECT_EQ(error_of([&] { make_directories(dir.file("file")); }).kind, ErrorKind::kResource);
+}
+
+TEST(DirectoryLock, IsHeldByOneAndFreedAtTheEnd) {
+  const TempDir dir;
+  {
+    const DirectoryLock lock(dir.path());
+    const auto error = error_of([&] { DirectoryLock second(dir.path()); });
+    EXPECT_EQ(error.kind, ErrorKind::kUsage);
+    EXPECT_THAT(error.message, HasSubstr("another run writes there"));
+  }
+  const DirectoryLock again(dir.path());
+  EXPECT_EQ(error_of([&] { DirectoryLock lock(dir.file("none")); }).kind, ErrorKind::kResource);
+}
+
+TEST(Sha256, GivesThePublishedKnownAnswers) {
+  const auto hash_of = [](std::string_view text) {
+    return sha256_hex(std::as_bytes(std::span(text.data(), text.size())));
+  };
+  EXPECT_EQ(hash_of(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  EXPECT_EQ(hash_of("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  Sha256 hash;
+  const std::string part(1000, 'a');
+  for (int i = 0; i < 1000; ++i) hash.update(std::as_bytes(std::span(part.data(), part.size())));
+  EXPECT_EQ(hash.finish(), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+}  // namespace
+}  // namespace qalof
