@@ -1,11 +1,11 @@
 """Writes the nano model's world: an extractive question-answering set in SQuAD format and text to pre-train on.
 
     python3 tools/make_nano_data.py --output_dir assets/nano/data
-    python3 tools/make_nano_data.py --output_dir /tmp/nano --lm_documents 60000     # also lm.txt, for pre-training
+    python3 tools/make_nano_data.py --output_dir out/nano --lm_documents 40000     # also lm.txt, for pre-training
 
-Every document is a short report about a few people in a town: each has a trade, a home, a pet, a meal, a tool and so on. Sentences put the person
-first, so that whoever reads from left to right knows what is asked for when the answer comes. Documents are a function of (seed, split, index);
-the people of one document are drawn anew, so answering needs reading. Standard library only.
+Every document is a short report about a few people. Each sentence is of another kind (lives in, was born in, works in, ...), and kinds share their values (towns,
+animals, people, things), so that the answer is found by reading what is said, not by what it looks like. A document is a function of (seed, split, index).
+Standard library only.
 """
 
 import argparse
@@ -17,52 +17,59 @@ NAMES = """Ada Bruno Carla Dario Elena Felix Greta Hugo Irene Jonas Karin Lukas 
 Wanda Xaver Yara Zeno Alma Boris Clara Denis Edith Franz Gilda Henri Ilse Janko Klara Leon Mina Nora Oskar Petra""".split()
 TOWNS = """Arden Birkfeld Corvo Dunmere Eastham Farrow Glenbay Harlow Iverness Jarrow Kelso Lorne Marwick Norden Oakley Perth Quarry
 Redmond Selby Tarn Ulster Varna Wexford Yarrow""".split()
+ANIMALS = ["grey cat", "brown dog", "white goat", "black hen", "small pony", "red fox", "loud parrot", "tame crow", "fat goose", "spotted pig", "green frog", "blind mule"]
+THINGS = ["silver watch", "tin kettle", "wooden boat", "leather coat", "glass lamp", "copper bell", "brass key", "stone bowl", "wool scarf", "clay jug", "paper kite",
+          "steel knife"]
 
-# relation: (sentences with {n} = name, {v} = value, questions with {n}, values)
-RELATIONS = {
-    "trade": (["{n} works as a {v}.", "{n} earns a living as a {v}."], ["What does {n} work as?", "What is the trade of {n}?"],
-              "baker miller tailor carpenter teacher doctor painter sailor farmer potter weaver gardener printer smith mason barber".split()),
-    "home": (["{n} lives in {v}.", "{n} has a house in {v}."], ["Where does {n} live?", "In which town does {n} live?"], TOWNS),
-    "pet": (["{n} keeps a {v}.", "{n} feeds a {v} every day."], ["Which animal does {n} keep?", "What does {n} keep?"],
-            ["grey cat", "brown dog", "white goat", "black hen", "small pony", "red fox", "loud parrot", "tame crow", "fat goose", "spotted pig",
-             "green frog", "blind mule"]),
-    "meal": (["{n} likes to eat {v}.", "{n} often cooks {v}."], ["What does {n} like to eat?", "What food does {n} cook?"],
-             ["bean soup", "fried fish", "rye bread", "apple cake", "roast duck", "plum jam", "corn porridge", "goat cheese", "onion pie", "lentil stew",
-              "boiled eggs", "honey nuts"]),
-    "tool": (["{n} bought a {v}.", "{n} paid for a {v}."], ["What did {n} buy?", "Which thing was bought by {n}?"],
-             ["silver watch", "tin kettle", "wooden boat", "leather coat", "glass lamp", "copper bell", "brass key", "stone bowl", "wool scarf",
-              "clay jug", "paper kite", "steel knife"]),
-    "year": (["{n} was born in {v}.", "{n} came into the world in {v}."], ["When was {n} born?", "In which year was {n} born?"],
-             [str(y) for y in range(1900, 1960)]),
-    "count": (["{n} owns {v} fields.", "{n} has got {v} fields."], ["How many fields does {n} own?", "How many fields has {n} got?"],
-              "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()),
-    "friend": (["{n} trusts {v}.", "{n} is a friend of {v}."], ["Whom does {n} trust?", "Who is a friend of {n}?"], None),
-}
+# (forms of the sentence, forms of the question, values): {n} is who, {v} the value
+KINDS = [
+    (["{n} lives in {v}.", "{n} has a house in {v}."], ["Where does {n} live?", "Where is the house of {n}?"], TOWNS),
+    (["{n} was born in {v}.", "{n} came to life in {v}."], ["Where was {n} born?", "Where did {n} come to life?"], TOWNS),
+    (["{n} works in {v}.", "{n} has a job in {v}."], ["Where does {n} work?", "Where is the job of {n}?"], TOWNS),
+    (["{n} learned to swim in {v}."], ["Where did {n} learn to swim?"], TOWNS),
+    (["{n} buys bread in {v}."], ["Where does {n} buy bread?"], TOWNS),
+    (["{n} got lost in {v}."], ["Where did {n} get lost?"], TOWNS),
+    (["{n} will marry in {v}."], ["Where will {n} marry?"], TOWNS),
+    (["{n} keeps a {v}.", "{n} feeds a {v}."], ["What animal does {n} keep?", "What animal does {n} feed?"], ANIMALS),
+    (["{n} sold a {v}."], ["What animal did {n} sell?"], ANIMALS),
+    (["{n} is afraid of a {v}.", "{n} fears a {v}."], ["What animal is {n} afraid of?", "What animal does {n} fear?"], ANIMALS),
+    (["{n} has drawn a {v}."], ["What animal has {n} drawn?"], ANIMALS),
+    (["{n} was bitten by a {v}."], ["What animal has bitten {n}?"], ANIMALS),
+    (["{n} trusts {v}.", "{n} has faith in {v}."], ["Whom does {n} trust?", "Whom has {n} faith in?"], NAMES),
+    (["{n} owes money to {v}."], ["Whom does {n} owe money to?"], NAMES),
+    (["{n} writes letters to {v}."], ["Whom does {n} write letters to?"], NAMES),
+    (["{n} once helped {v}."], ["Whom did {n} once help?"], NAMES),
+    (["{n} is taller than {v}."], ["Whom is {n} taller than?"], NAMES),
+    (["{n} has lost a {v}."], ["What thing has {n} lost?"], THINGS),
+    (["{n} bought a {v}.", "{n} paid for a {v}."], ["What thing did {n} buy?", "What thing did {n} pay for?"], THINGS),
+    (["{n} repaired a {v}."], ["What thing did {n} repair?"], THINGS),
+    (["{n} would like to have a {v}.", "{n} dreams of a {v}."], ["What thing would {n} like to have?", "What thing does {n} dream of?"], THINGS),
+    (["{n} found a {v}."], ["What thing did {n} find?"], THINGS),
+]
 FILLERS = ["The market opens early.", "Rain fell in the night.", "The bridge was mended.", "A band plays on the square.", "The harvest was good.",
            "The mill stood still.", "Snow lies on the hills.", "The ferry came late."]
-KINDS = list(RELATIONS)
 
 
-def draw_facts(rng, people, kinds):
-    """Everybody has a fact of every kind of the document, so that neither the name nor the kind alone tells the answer."""
+def draw_facts(rng, people, facts):
+    """(kind, name, value) with kinds and values that occur once in the document."""
     names = rng.sample(NAMES, people)
-    facts = []
-    for kind in rng.sample(KINDS, kinds):
-        values = RELATIONS[kind][2] or [n for n in NAMES if n not in names]
-        facts += [(kind, name, value) for name, value in zip(names, rng.sample(values, people))]
-    rng.shuffle(facts)
-    return facts
+    drawn, used = [], set(names)
+    for kind in rng.sample(range(len(KINDS)), facts):
+        value = rng.choice([v for v in KINDS[kind][2] if v not in used])
+        used.add(value)
+        drawn.append((kind, rng.choice(names), value))
+    return drawn
 
 
 def sentence(rng, fact):
     """(text, where the value begins in it)."""
     kind, name, value = fact
-    form = rng.choice(RELATIONS[kind][0])
+    form = rng.choice(KINDS[kind][0])
     return form.format(n=name, v=value), len(form.split("{v}")[0].format(n=name))
 
 
 def question(rng, fact):
-    return rng.choice(RELATIONS[fact[0]][1]).format(n=fact[1])
+    return rng.choice(KINDS[fact[0]][1]).format(n=fact[1])
 
 
 def report(rng, facts):
@@ -77,11 +84,11 @@ def report(rng, facts):
     return text.strip(), places
 
 
-def make_split(seed, split, paragraphs, questions_each, people, kinds):
+def make_split(seed, split, paragraphs, questions_each, people, facts):
     data = []
     for index in range(paragraphs):
         rng = random.Random(f"{seed}/{split}/{index}")
-        context, places = report(rng, draw_facts(rng, people, kinds))
+        context, places = report(rng, draw_facts(rng, people, facts))
         qas = []
         for number, (fact, start) in enumerate(rng.sample(places, questions_each)):
             answer = fact[2]
@@ -93,24 +100,20 @@ def make_split(seed, split, paragraphs, questions_each, people, kinds):
     return {"version": "1.1", "data": data}
 
 
-def lm_document(rng, people, kinds):
-    """Text to pre-train on: open questions, a report, and a recap that says everything once more in other words and another order, so that
-    looking things up pays."""
-    facts = draw_facts(rng, people, kinds)
-    opening = " ".join(question(rng, fact) for fact in rng.sample(facts, rng.randrange(3)))
-    context, _ = report(rng, facts)
-    recap = []
-    for fact in rng.sample(facts, len(facts)):
-        recap.append(sentence(rng, fact)[0] if rng.random() < 0.6 else f"{question(rng, fact)} {fact[2]}.")
-    return f"{opening} {context} {' '.join(recap)}".strip()
+def lm_document(rng, people, facts):
+    """Text to pre-train on: a question, a report, and a recap in other words and another order, so that looking things up pays."""
+    drawn = draw_facts(rng, people, facts)
+    context, _ = report(rng, drawn)
+    recap = [sentence(rng, fact)[0] if rng.random() < 0.5 else f"{question(rng, fact)} {fact[2]}." for fact in rng.sample(drawn, len(drawn))]
+    return f"{question(rng, rng.choice(drawn))} {context} {' '.join(recap)}"
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--output_dir", type=pathlib.Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--people", type=int, default=4)
-    parser.add_argument("--kinds", type=int, default=2, help="kinds of facts in a document")
+    parser.add_argument("--people", type=int, default=3)
+    parser.add_argument("--facts", type=int, default=8, help="facts of a document")
     parser.add_argument("--train", type=int, default=3000, help="paragraphs of the training set")
     parser.add_argument("--validation", type=int, default=800)
     parser.add_argument("--test", type=int, default=800)
@@ -120,17 +123,17 @@ def main():
     args.output_dir.mkdir(parents=True, exist_ok=True)
     contexts = []
     for split, size in (("train", args.train), ("validation", args.validation), ("test", args.test)):
-        data = make_split(args.seed, split, size, args.questions_each, args.people, args.kinds)
+        data = make_split(args.seed, split, size, args.questions_each, args.people, args.facts)
         (args.output_dir / f"{split}.json").write_text(json.dumps(data, separators=(",", ":")) + "\n")
         print(f"{split}: {size} paragraphs, {size * args.questions_each} questions")
         if split == "train":
             contexts = [p["context"] for article in data["data"] for p in article["paragraphs"]]
-    held_out = [lm_document(random.Random(f"{args.seed}/text/{i}"), args.people, args.kinds) for i in range(300)]
+    held_out = [lm_document(random.Random(f"{args.seed}/text/{i}"), args.people, args.facts) for i in range(300)]
     (args.output_dir / "text.txt").write_text("\n".join(held_out) + "\n")
     if args.lm_documents:
         with (args.output_dir / "lm.txt").open("w") as file:
             for i in range(args.lm_documents):
-                file.write(lm_document(random.Random(f"{args.seed}/lm/{i}"), args.people, args.kinds) + "\n")
+                file.write(lm_document(random.Random(f"{args.seed}/lm/{i}"), args.people, args.facts) + "\n")
             for context in contexts:
                 file.write(context + "\n")
 
