@@ -111,10 +111,11 @@ class PeftReader {
     const double alpha = peft_.config().alpha_of("transformer." + spec.name);
     const double divisor = peft_.config().use_rslora ? std::sqrt(static_cast<double>(rank))
                                                      : static_cast<double>(rank);
+    std::vector<float> a_values = read_tensor(peft_, a->second, directory_, {rank, spec.in});
+    std::vector<float> b_values = read_tensor(peft_, b->second, directory_, {spec.out, rank});
     return std::make_unique<LoraLinear>(rank, static_cast<float>(alpha / divisor),
-                                        read_tensor(peft_, a->second, directory_, {rank, spec.in}),
-                                        read_tensor(peft_, b->second, directory_, {spec.out, rank}),
-                                        spec.in, spec.out);
+                                        std::move(a_values), std::move(b_values), spec.in,
+                                        spec.out);
   }
 
   std::optional<Head> read_head(const std::string& name, std::optional<std::size_t> outputs) const {
@@ -125,6 +126,9 @@ class PeftReader {
     const std::vector<std::size_t>& shape = peft_.tensors().at(weight->second).shape;
     Head head;
     head.outputs = outputs ? *outputs : shape.empty() ? 0 : shape[0];
+    QALOF_CHECK(head.outputs > 0, ErrorKind::kBadInput,
+                "{}: tensor {} has shape [{}], expected [labels, {}]", directory_, weight->second,
+                fmt::join(shape, ", "), config_.hidden);
     head.weight = read_tensor(peft_, weight->second, directory_, {head.outputs, config_.hidden});
     if (bias != head_keys_.end())
       head.bias = read_tensor(peft_, bias->second, directory_, {head.outputs});

@@ -80,6 +80,12 @@ const std::set<std::string>& head_tensors() {
 }
 
 void check_tensors(const io::ModelDir& dir, const model::ModelConfig& config) {
+  for (const std::string& name : dir.names()) {
+    const io::DType dtype = dir.find(name)->dtype;
+    QALOF_CHECK(dtype == io::DType::kF32 || dtype == io::DType::kF16 || dtype == io::DType::kBF16,
+                ErrorKind::kBadInput, "{}: tensor {} has dtype {}, expected F32, F16 or BF16",
+                dir.path(), name, io::to_string(dtype));
+  }
   std::vector<std::string> known;
   std::size_t found = 0;
   for (const model::TensorSpec& spec : model::expected_tensors(config)) {

@@ -414,10 +414,12 @@ std::shared_ptr<const AdapterSet> read_adapters(const CheckedFile& file,
       ++found;
       const std::string inner = fmt::format("{}.linears.{}", where, spec.name);
       const auto rank = static_cast<std::size_t>(json_int(*pair, "r", inner, 1, 65536));
-      lora = std::make_unique<LoraLinear>(
-          rank, static_cast<float>(json_number(*pair, "scaling", inner)),
-          file.read_f32(prefix + spec.name + ".lora_A", {rank, spec.in}),
-          file.read_f32(prefix + spec.name + ".lora_B", {spec.out, rank}), spec.in, spec.out);
+      const auto scaling = static_cast<float>(json_number(*pair, "scaling", inner));
+      const std::string name = prefix + spec.name;
+      std::vector<float> a = file.read_f32(name + ".lora_A", {rank, spec.in});
+      std::vector<float> b = file.read_f32(name + ".lora_B", {spec.out, rank});
+      lora = std::make_unique<LoraLinear>(rank, scaling, std::move(a), std::move(b), spec.in,
+                                          spec.out);
     }
     QALOF_CHECK(found == entry["linears"].size(), ErrorKind::kCorruptFile,
                 "{}: linears has {} entries, {} of them belong to the model", where,
