@@ -187,8 +187,11 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
         row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
       }
     }
-    if (row.back() < best_distance) {
-      best_distance = row.back();
+    // The beginning of a name is nearer than any other name of few letters.
+    const bool is_beginning = text.size() >= 4 && candidate.starts_with(text);
+    const std::size_t distance = is_beginning ? std::min<std::size_t>(row.back(), 1) : row.back();
+    if (distance < best_distance) {
+      best_distance = distance;
       best = candidate;
     }
   }

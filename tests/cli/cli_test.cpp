@@ -12,7 +12,7 @@
 namespace qalof::cli {
 namespace {
 
-struct Run {
+struct ProgramRun {
   int code = -1;
   std::string out, err;
 };
@@ -26,7 +26,7 @@ std::string slurp(const std::string& path) {
 
 class CliTest : public ::testing::Test {
  protected:
-  Run run(const std::string& arguments, const std::string& input = "") {
+  ProgramRun run(const std::string& arguments, const std::string& input = "") {
     std::ofstream(dir_.file("in")) << input;
     const std::string command = std::string(QALOF_BINARY_DIR) + "/qalof " + arguments + " <" +
                                 dir_.file("in") + " >" + dir_.file("out") + " 2>" +
@@ -40,7 +40,7 @@ class CliTest : public ::testing::Test {
 
 TEST_F(CliTest, HelpGoesToStandardOutput) {
   for (const char* arguments : {"--help", "-h", "eval -h", "init --help"}) {
-    const Run help = run(arguments);
+    const ProgramRun help = run(arguments);
     EXPECT_EQ(help.code, 0) << arguments;
     EXPECT_NE(help.out.find("Usage"), std::string::npos) << arguments;
     EXPECT_EQ(help.err, "") << arguments;
@@ -48,10 +48,10 @@ TEST_F(CliTest, HelpGoesToStandardOutput) {
 }
 
 TEST_F(CliTest, UnknownNamesAreUsageErrorsWithTheNearestName) {
-  const Run command = run("evla");
+  const ProgramRun command = run("evla");
   EXPECT_EQ(command.code, 2);
   EXPECT_NE(command.err.find("nearest known command eval"), std::string::npos) << command.err;
-  const Run flag = run("eval --model_name x --validation_file y");
+  const ProgramRun flag = run("eval --model_name x --validation_file y");
   EXPECT_EQ(flag.code, 2);
   EXPECT_NE(flag.err.find("--model_name_or_path"), std::string::npos) << flag.err;
   EXPECT_EQ(run("").code, 2);
@@ -59,8 +59,8 @@ TEST_F(CliTest, UnknownNamesAreUsageErrorsWithTheNearestName) {
 }
 
 TEST_F(CliTest, MissingFilesAndBadPrecisionHaveTheirExitCodes) {
-  const Run missing = run("eval --model_name_or_path " + dir_.file("none") + " --validation_file " +
-                          dir_.file("in"));
+  const ProgramRun missing = run("eval --model_name_or_path " + dir_.file("none") +
+                                 " --validation_file " + dir_.file("in"));
   EXPECT_EQ(missing.code, 3);
   EXPECT_EQ(std::count(missing.err.begin(), missing.err.end(), '\n'), 1) << missing.err;
   EXPECT_EQ(missing.out, "");
@@ -74,13 +74,13 @@ TEST_F(CliTest, HyphensConfigFilesAndPrecedence) {
   std::ofstream(dir_.file("run.toml"))
       << "config_name = \"" << dir_.file("config.json") << "\"\nseed = 3\noutput-dir = \""
       << dir_.file("a") << "\"\n";
-  const Run first = run("init --config " + dir_.file("run.toml") + " --json");
+  const ProgramRun first = run("init --config " + dir_.file("run.toml") + " --json");
   ASSERT_EQ(first.code, 0) << first.err;
   const Json json = parse_json(first.out, "standard output");
   EXPECT_EQ(json["parameters"],
             300 * 16 + 32 * 16 + 16 * (4 + 2) + 12 * 16 * 16 + (3 + 1 + 4 + 1) * 16);
-  const Run second = run("init --config " + dir_.file("run.toml") + " --output-dir " +
-                         dir_.file("b") + " --seed 4 --json");
+  const ProgramRun second = run("init --config " + dir_.file("run.toml") + " --output-dir " +
+                                dir_.file("b") + " --seed 4 --json");
   ASSERT_EQ(second.code, 0) << second.err;
   EXPECT_NE(slurp(dir_.file("a/model.safetensors")), slurp(dir_.file("b/model.safetensors")));
   ASSERT_EQ(
@@ -89,14 +89,14 @@ TEST_F(CliTest, HyphensConfigFilesAndPrecedence) {
       0);
   EXPECT_EQ(slurp(dir_.file("a/model.safetensors")), slurp(dir_.file("c/model.safetensors")));
   std::ofstream(dir_.file("bad.json")) << R"({"sed": 1})";
-  const Run unknown = run("init --config " + dir_.file("bad.json"));
+  const ProgramRun unknown = run("init --config " + dir_.file("bad.json"));
   EXPECT_EQ(unknown.code, 2);
   EXPECT_NE(unknown.err.find("--seed"), std::string::npos) << unknown.err;
 }
 
 TEST_F(CliTest, InspectShowsEveryTensorAsOneJsonObject) {
   qalof::testing::write_model(dir_.file("model"));
-  const Run run_result = run("inspect " + dir_.file("model") + " --json");
+  const ProgramRun run_result = run("inspect " + dir_.file("model") + " --json");
   ASSERT_EQ(run_result.code, 0) << run_result.err;
   const Json json = parse_json(run_result.out, "standard output");
   EXPECT_EQ(json["tensors"].size(), 2U + 2 * 2 * 2 + 2 + 2 * 4 * 2 + 2);
@@ -104,7 +104,7 @@ TEST_F(CliTest, InspectShowsEveryTensorAsOneJsonObject) {
 }
 
 TEST_F(CliTest, DoctorNamesTheInstructionSet) {
-  const Run run_result = run("doctor --json");
+  const ProgramRun run_result = run("doctor --json");
   ASSERT_EQ(run_result.code, 0);
   EXPECT_GE(parse_json(run_result.out, "standard output")["isas"].size(), 1U);
 }
