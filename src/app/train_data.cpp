@@ -66,19 +66,32 @@ std::vector<train::Example> load_qa_examples(const std::string& path,
 
 std::vector<train::Example> load_lm_examples(const std::string& path,
                                              const text::BpeTokenizer& tokenizer,
-                                             std::size_t length, std::uint64_t max_samples) {
+                                             std::size_t length, std::uint64_t max_samples,
+                                             bool line_by_line) {
   QALOF_CHECK(length >= 2, ErrorKind::kUsage, "--max_seq_length: found {}, expected at least 2",
               length);
-  const std::vector<std::int32_t> ids = tokenizer.encode(read_file(path, kMaxTextBytes)).ids;
+  const std::string text = read_file(path, kMaxTextBytes);
   std::vector<train::Example> examples;
-  for (std::size_t first = 0; first + 1 < ids.size(); first += length) {
-    if (max_samples > 0 && examples.size() == max_samples) break;
-    const std::size_t end = std::min(first + length, ids.size());
-    examples.emplace_back().ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(first),
-                                       ids.begin() + static_cast<std::ptrdiff_t>(end));
+  const auto is_full = [&] { return max_samples > 0 && examples.size() == max_samples; };
+  const auto cut = [&](std::string_view document) {
+    const std::vector<std::int32_t> ids = tokenizer.encode(document).ids;
+    for (std::size_t first = 0; first + 1 < ids.size() && !is_full(); first += length) {
+      const std::size_t end = std::min(first + length, ids.size());
+      examples.emplace_back().ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(first),
+                                         ids.begin() + static_cast<std::ptrdiff_t>(end));
+    }
+  };
+  if (line_by_line) {
+    for (std::size_t first = 0; first < text.size() && !is_full();) {
+      const std::size_t end = std::min(text.find('\n', first), text.size());
+      cut(std::string_view(text).substr(first, end - first));
+      first = end + 1;
+    }
+  } else {
+    cut(text);
   }
-  QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput, "{}: holds {} tokens, at least 2 are needed",
-              path, ids.size());
+  QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput,
+              "{}: holds no window of at least 2 tokens to train on", path);
   return examples;
 }
 

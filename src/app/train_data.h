@@ -19,9 +19,11 @@ std::vector<train::Example> load_qa_examples(const std::string& path,
                                              const text::BpeTokenizer& tokenizer,
                                              const text::SpanFeatureOptions& features,
                                              std::uint64_t max_samples, Observer& observer);
-/// A UTF-8 text cut into windows of length tokens; a rest of one token is dropped.
+/// A UTF-8 text cut into windows of length tokens; a rest of one token is dropped. With
+/// line_by_line every line is a document of its own and windows never span two.
 std::vector<train::Example> load_lm_examples(const std::string& path,
                                              const text::BpeTokenizer& tokenizer,
-                                             std::size_t length, std::uint64_t max_samples);
+                                             std::size_t length, std::uint64_t max_samples,
+                                             bool line_by_line = false);
 
 }  // namespace qalof::app

@@ -184,7 +184,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
           ? load_qa_examples(options.train_file, tokenizer, options.features,
                              options.max_train_samples, observer)
           : load_lm_examples(options.train_file, tokenizer, options.features.max_seq_length,
-                             options.max_train_samples);
+                             options.max_train_samples, options.line_by_line);
   std::size_t tokens = 0, longest = 0;
   for (const train::Example& example : examples) {
     tokens += example.ids.size();

@@ -19,7 +19,8 @@ struct TrainRunOptions {
   std::string validation_file;  // "" = no evaluation
   std::string output_dir;
   bool overwrite_output_dir = false;
-  bool save_bf16 = false;  // full: store bfloat16
+  bool save_bf16 = false;     // full: store bfloat16
+  bool line_by_line = false;  // lm: every line of train_file is a document
   std::uint64_t max_train_samples = 0;
   std::uint64_t max_eval_samples = 0;
   text::SpanFeatureOptions features;

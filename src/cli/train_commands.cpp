@@ -94,6 +94,8 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--max_seq_length", options.features.max_seq_length, "window in tokens");
   line.option("--doc_stride", options.features.doc_stride,
               "qa: overlap of neighbouring windows in tokens");
+  line.flag("--line_by_line", options.line_by_line,
+            "lm: every line of the text is a document of its own");
   line.option("--separator", separator, "qa: token id between question and context; -1 = none");
   line.option("--max_train_samples", options.max_train_samples,
               "the first N questions or windows; 0 = all");
