@@ -36,13 +36,20 @@ void attend_block(const KernelTable& table, const AttentionShape& shape,
                   const AttentionSequence& sequence, std::size_t head, std::size_t begin,
                   std::size_t end) {
   thread_local std::vector<float> buffer;
-  const HeadPointers at = head_pointers(shape, sequence, head);
+  const std::size_t kv_head = head / (shape.heads / shape.kv_heads);
+  const bool stored = sequence.stored_k != nullptr;
+  const float* q = sequence.q + begin * shape.q_stride + head * shape.head_dim;
   const std::size_t rows = end - begin;
   const std::size_t keys = sequence.past + end;
   const std::size_t stride = score_stride(keys);
   float* scores = at_least(buffer, rows * stride);
-  table.dot_rows(at.q + begin * shape.q_stride, rows, shape.q_stride, at.k, keys, shape.k_stride,
-                 shape.head_dim, shape.scale, scores, stride);
+  if (stored) {
+    table.dot_stored(q, rows, shape.q_stride, sequence.stored_k[kv_head], keys, shape.head_dim,
+                     shape.scale, scores, stride);
+  } else {
+    table.dot_rows(q, rows, shape.q_stride, sequence.k + kv_head * shape.head_dim, keys,
+                   shape.k_stride, shape.head_dim, shape.scale, scores, stride);
+  }
   float sums[kQueryBlock];
   for (std::size_t row = 0; row < rows; ++row) {
     float max = 0.0F;
@@ -51,20 +58,25 @@ void attend_block(const KernelTable& table, const AttentionShape& shape,
       sequence.log_sum_exp[(begin + row) * shape.heads + head] = max + std::log(sums[row]);
     }
   }
-  float* out = at.out + begin * shape.out_stride;
+  float* out = sequence.out + begin * shape.out_stride + head * shape.head_dim;
   for (std::size_t row = 0; row < rows; ++row)
     std::fill_n(out + row * shape.out_stride, shape.head_dim, 0.0F);
-  table.weigh_rows({.weights = scores,
-                    .row_stride = stride,
-                    .column_stride = 1,
-                    .rows = rows,
-                    .first_count = sequence.past + begin + 1,
-                    .count_step = 1,
-                    .v = at.v,
-                    .v_stride = shape.v_stride,
-                    .dim = shape.head_dim,
-                    .out = out,
-                    .out_stride = shape.out_stride});
+  const WeighRows work{.weights = scores,
+                       .row_stride = stride,
+                       .column_stride = 1,
+                       .rows = rows,
+                       .first_count = sequence.past + begin + 1,
+                       .count_step = 1,
+                       .v = stored ? nullptr : sequence.v + kv_head * shape.head_dim,
+                       .v_stride = shape.v_stride,
+                       .dim = shape.head_dim,
+                       .out = out,
+                       .out_stride = shape.out_stride};
+  if (stored) {
+    table.weigh_stored(work, sequence.stored_v[kv_head]);
+  } else {
+    table.weigh_rows(work);
+  }
   for (std::size_t row = 0; row < rows; ++row)
     table.divide(out + row * shape.out_stride, shape.head_dim, sums[row]);
 }

@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/stored_kv.h"
+
 namespace qalof::kernels {
 
 /// A block of rows of x times a run of panels; the panel layouts are those of WeightFormat
@@ -94,12 +96,22 @@ struct KernelTable {
   /// row = exp(row - shift).
   void (*exp_shifted)(float* row, std::size_t count, float shift);
   void (*weigh_rows)(const WeighRows& work);
+  /// dot_rows and weigh_rows on rows of a cache, with the same bits as on the real values; work.v
+  /// and work.v_stride are not used.
+  void (*dot_stored)(const float* a, std::size_t a_rows, std::size_t a_stride, const StoredKv& b,
+                     std::size_t b_rows, std::size_t dim, float scale, float* dst,
+                     std::size_t dst_stride);
+  void (*weigh_stored)(const WeighRows& work, const StoredKv& values);
   void (*divide)(float* row, std::size_t count, float divisor);
   /// ds = scale * p * (ds - shift).
   void (*softmax_dx)(const float* p, std::size_t count, float shift, float scale, float* ds);
 };
 
 extern const KernelTable kPortableTable;
+void portable_dot_stored(const float* a, std::size_t a_rows, std::size_t a_stride,
+                         const StoredKv& b, std::size_t b_rows, std::size_t dim, float scale,
+                         float* dst, std::size_t dst_stride);
+void portable_weigh_stored(const WeighRows& work, const StoredKv& values);
 #if defined(__x86_64__)
 /// Replaces what AVX2 (with FMA, F16C, BMI2) does better, one file each.
 void set_avx2_quantize(KernelTable& table);

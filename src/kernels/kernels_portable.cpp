@@ -277,6 +277,8 @@ const KernelTable kPortableTable = {
     .exp_row = exp_row,
     .exp_shifted = exp_shifted,
     .weigh_rows = weigh_rows,
+    .dot_stored = portable_dot_stored,
+    .weigh_stored = portable_weigh_stored,
     .divide = divide,
     .softmax_dx = softmax_dx,
 };

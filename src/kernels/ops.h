@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "core/threads.h"
+#include "kernels/stored_kv.h"
 
 namespace qalof::kernels {
 
@@ -31,7 +32,8 @@ void add_in_place(const float* src, std::size_t count, float* dst, ParallelFor& 
 /// One sequence's causal attention. Query i (0..q_len-1) has position past + i and sees keys
 /// 0..past + i. q and out rows lie q_stride / out_stride floats apart, head h at offset h *
 /// head_dim; k and v rows k_stride / v_stride apart, kv head at (h / (heads / kv_heads)) *
-/// head_dim. out must not overlap inputs.
+/// head_dim. out must not overlap inputs. Where stored_k and stored_v [kv_heads] are given, keys
+/// and values are read from there instead of k and v, with the bits their real values would give.
 struct AttentionSequence {
   const float* q;
   const float* k;
@@ -40,6 +42,8 @@ struct AttentionSequence {
   float* log_sum_exp;  // [q_len, heads] or null; needed by the backward pass
   std::size_t q_len;
   std::size_t past;
+  const StoredKv* stored_k = nullptr;
+  const StoredKv* stored_v = nullptr;
 };
 struct AttentionShape {
   std::size_t heads, kv_heads, head_dim;

@@ -1,6 +1,8 @@
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
+#include "kernels/bf16.h"
 #include "kernels/kernel_test_util.h"
 #include "kernels/ops.h"
 
@@ -149,6 +151,82 @@ TEST_P(AttentionTest, ChunksAndThreadsGiveTheBitsOfTheWhole) {
     }
     ASSERT_EQ(whole.out, chunks.out);
     ASSERT_EQ(whole.lse, chunks.lse);
+  }
+}
+
+// Rows of one kv head in a cache, and the real values they stand for.
+struct Stored {
+  std::vector<std::vector<std::uint8_t>> bytes;
+  std::vector<std::vector<float>> scales;
+  std::vector<StoredKv> heads;
+  std::vector<float> real;  // [tokens, stride]
+
+  Stored(KvFormat format, std::size_t tokens, std::size_t kv_heads, std::size_t head_dim,
+         std::size_t stride, std::mt19937& random)
+      : real(tokens * stride, -77.0F) {
+    const std::size_t row_bytes = stored_row_bytes(format, head_dim);
+    for (std::size_t h = 0; h < kv_heads; ++h) {
+      std::vector<std::uint8_t> rows(tokens * row_bytes, format == KvFormat::kInt4 ? 0x88 : 0);
+      std::vector<float> scale = random_floats(tokens, random);
+      for (std::size_t t = 0; t < tokens; ++t) {
+        std::uint8_t* row = rows.data() + t * row_bytes;
+        const std::vector<float> values = random_floats(head_dim, random);
+        const std::vector<std::int8_t> codes =
+            random_codes(head_dim, format == KvFormat::kInt4 ? -7 : -127,
+                         format == KvFormat::kInt4 ? 7 : 127, random);
+        for (std::size_t d = 0; d < head_dim; ++d) {
+          float& value = real[t * stride + h * head_dim + d];
+          value = static_cast<float>(codes[d]) * scale[t];
+          if (format == KvFormat::kF32) {
+            value = values[d];
+            std::memcpy(row + 4 * d, &value, 4);
+          } else if (format == KvFormat::kBf16) {
+            const std::uint16_t half = bf16_from_float(values[d]);
+            value = float_from_bf16(half);
+            std::memcpy(row + 2 * d, &half, 2);
+          } else if (format == KvFormat::kInt8) {
+            row[d] = static_cast<std::uint8_t>(codes[d]);
+          } else {
+            const int shift = d % 2 == 0 ? 0 : 4;
+            row[d / 2] = static_cast<std::uint8_t>((row[d / 2] & ~(15 << shift)) |
+                                                   ((codes[d] + 8) << shift));
+          }
+        }
+      }
+      bytes.push_back(std::move(rows));
+      scales.push_back(std::move(scale));
+      heads.push_back({bytes.back().data(), scales.back().data(), row_bytes, format});
+    }
+  }
+};
+
+TEST_P(AttentionTest, StoredKeysAndValuesGiveTheBitsOfTheirRealValues) {
+  for (const KvFormat k_format :
+       {KvFormat::kF32, KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt4}) {
+    for (const KvFormat v_format :
+         {KvFormat::kF32, KvFormat::kBf16, KvFormat::kInt8, KvFormat::kInt4}) {
+      for (const std::size_t head_dim : {1, 3, 8, 13, 32, 64, 72}) {
+        Problem p(75, 4, 2, head_dim, random_);
+        const Stored k(k_format, 75, 2, head_dim, p.shape.k_stride, random_);
+        const Stored v(v_format, 75, 2, head_dim, p.shape.v_stride, random_);
+        p.k = k.real;
+        p.v = v.real;
+        const AttentionSequence whole = p.rows(0, 75);
+        attention(p.shape, &whole, 1, serial_);
+        const std::vector<float> out = p.out, lse = p.lse;
+        std::fill(p.out.begin(), p.out.end(), -77.0F);
+        for (const auto& [begin, end] : {std::pair{0, 30}, {30, 74}, {74, 75}}) {
+          AttentionSequence part =
+              p.rows(static_cast<std::size_t>(begin), static_cast<std::size_t>(end));
+          part.k = part.v = nullptr;
+          part.stored_k = k.heads.data();
+          part.stored_v = v.heads.data();
+          attention(p.shape, &part, 1, two_threads_);
+        }
+        ASSERT_EQ(out, p.out) << head_dim;
+        ASSERT_EQ(lse, p.lse) << head_dim;
+      }
+    }
   }
 }
 
