@@ -68,6 +68,8 @@ class SafetensorsFile {
 /// Converts F32, F16 or BF16 values to f32; dst.size() must equal view.num_elements(). Other dtypes
 /// are Error{kBadInput}.
 void copy_as_f32(const TensorView& view, std::span<float> dst);
+/// The same from the bytes of dst.size() values.
+void copy_as_f32(DType dtype, std::span<const std::byte> bytes, std::span<float> dst);
 /// f32 to bfloat16 bytes, nearest, ties to even.
 std::vector<std::byte> bf16_bytes(std::span<const float> values);
 

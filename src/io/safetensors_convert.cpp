@@ -36,8 +36,15 @@ T load(const std::byte* bytes, std::size_t index) {
 void copy_as_f32(const TensorView& view, std::span<float> dst) {
   QALOF_CHECK(dst.size() == view.num_elements(), ErrorKind::kInternal,
               "copy_as_f32: {} values into {}", view.num_elements(), dst.size());
-  const std::byte* bytes = view.bytes.data();
-  switch (view.dtype) {
+  copy_as_f32(view.dtype, view.bytes, dst);
+}
+
+void copy_as_f32(DType dtype, std::span<const std::byte> source, std::span<float> dst) {
+  QALOF_CHECK(dst.size() * static_cast<std::size_t>(dtype_bits(dtype)) == source.size() * 8,
+              ErrorKind::kInternal, "copy_as_f32: {} bytes into {} values", source.size(),
+              dst.size());
+  const std::byte* bytes = source.data();
+  switch (dtype) {
     case DType::kF32:
       if (!dst.empty()) std::memcpy(dst.data(), bytes, dst.size_bytes());
       return;
@@ -53,7 +60,7 @@ void copy_as_f32(const TensorView& view, std::span<float> dst) {
       return;
     default:
       fail(ErrorKind::kBadInput, "a tensor has dtype {}, expected F32, F16 or BF16",
-           to_string(view.dtype));
+           to_string(dtype));
   }
 }
 

@@ -55,8 +55,7 @@ class DirectorySource final : public WeightSource {
   void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const override {
     const io::TensorView& view = *dir_.find(name);
     const std::size_t row_bytes = view.bytes.size() / view.shape[0];
-    io::copy_as_f32({view.dtype, {dst.size()}, view.bytes.subspan(row * row_bytes, row_bytes)},
-                    dst);
+    io::copy_as_f32(view.dtype, view.bytes.subspan(row * row_bytes, row_bytes), dst);
   }
 
   std::vector<int> widths() const override { return {}; }
@@ -233,9 +232,16 @@ const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precis
   return slot->view;
 }
 
+quant::Precision lm_head_precision(quant::BitWidth width) {
+  QALOF_CHECK(width.bits == 4 || width.bits == 8 || width.bits == 16 || width.bits == 32,
+              ErrorKind::kUsage, "--lm_head_bits: found {}, expected 4, 8, 16 or 32", width.bits);
+  // Activations of 4 bits would cost more than they save.
+  return {width, width.bits == 4 ? quant::BitWidth{8} : width};
+}
+
 const kernels::PackedMatrix& BaseModel::lm_head(quant::BitWidth width,
                                                 ParallelFor& parallel) const {
-  const quant::Precision precision{width, width};
+  const quant::Precision precision = lm_head_precision(width);
   const std::lock_guard lock(mutex_);
   std::unique_ptr<OwnedMatrix>& slot =
       packed_[{linears_.size(), width.bits, weight_format(precision)}];
@@ -243,6 +249,8 @@ const kernels::PackedMatrix& BaseModel::lm_head(quant::BitWidth width,
     std::optional<std::vector<float>> weights;
     if (!config_.tie_word_embeddings) weights = source_->tensor_f32("lm_head.weight");
     if (!weights) weights = source_->tensor_f32("wte.weight");
+    if (width.is_integer())
+      kernels::round_to_bf16(weights->data(), weights->size(), weights->data(), parallel);
     slot = pack_weights(*weights, config_.vocab_size, config_.hidden, precision, parallel);
   }
   return slot->view;
@@ -252,7 +260,8 @@ void BaseModel::embed(std::span<const std::int32_t> ids, std::span<const std::in
                       quant::BitWidth width, float* dst) const {
   const std::size_t hidden = config_.hidden;
   SerialFor serial;
-  std::vector<float> position_row(hidden);
+  thread_local std::vector<float> position_row;
+  position_row.resize(hidden);
   for (std::size_t i = 0; i < ids.size(); ++i) {
     float* row = dst + i * hidden;
     source_->copy_row("wte.weight", static_cast<std::size_t>(ids[i]), {row, hidden});

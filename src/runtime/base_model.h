@@ -85,7 +85,7 @@ class BaseModel {
   /// Weights of a linear packed for a precision; built at first use, then shared.
   const kernels::PackedMatrix& packed(std::size_t linear, quant::Precision precision,
                                       ParallelFor& parallel) const;
-  /// The LM head [vocab, hidden] at 32 or 16 bits.
+  /// The LM head [vocab, hidden] in the form lm_head_precision(width) computes with.
   const kernels::PackedMatrix& lm_head(quant::BitWidth width, ParallelFor& parallel) const;
   /// dst [ids, hidden] = token embedding + position embedding; both rounded to bf16 first where
   /// width is 16. ids and positions must be in range.
@@ -121,6 +121,11 @@ class BaseModel {
   mutable std::mutex mutex_;
   mutable std::map<Key, std::unique_ptr<OwnedMatrix>> packed_;
 };
+
+/// Precision of an LM head of a width: floats 32 and 16; 8 is w8a8 and 4 is w4a8, with weights of
+/// 4 or 8 bits made from the bf16 ones, so that a directory and a packed file have the same head.
+/// Error{kUsage} for another width.
+quant::Precision lm_head_precision(quant::BitWidth width);
 
 /// Packs float weights [out, in] for a precision: quantized by scheme `seed` where the width is an
 /// integer.

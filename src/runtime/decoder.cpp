@@ -16,35 +16,76 @@ namespace {
 constexpr std::size_t kLogitRows = 64;
 constexpr std::size_t kRowsPerTask = 32;
 
-void grow(std::vector<float>& buffer, std::size_t count) {
+template <typename T>
+void grow(std::vector<T>& buffer, std::size_t count) {
   if (buffer.size() < count) buffer.resize(count);
 }
 
-// Token ids and positions of all sequences, checked.
-void gather_inputs(const model::ModelConfig& config, std::span<const Sequence> sequences,
-                   DecoderWorkspace& workspace) {
+const Execution& execution_of(const Execution& call, const Sequence& sequence) {
+  return sequence.execution != nullptr ? *sequence.execution : call;
+}
+
+void check_sequence(const Execution& execution, const BaseModel& base, const Sequence& sequence,
+                    std::size_t s) {
+  const model::ModelConfig& config = base.config();
+  const KvCache* cache = sequence.cache;
+  const std::size_t past = cache != nullptr ? cache->length() : 0;
+  QALOF_CHECK(!sequence.ids.empty(), ErrorKind::kBadInput, "sequence {} is empty", s);
+  QALOF_CHECK(past + sequence.ids.size() <= config.max_positions, ErrorKind::kBadInput,
+              "sequence {} has {} tokens, the model has {} positions", s,
+              past + sequence.ids.size(), config.max_positions);
+  QALOF_CHECK(cache == nullptr || past + sequence.ids.size() <= cache->capacity(),
+              ErrorKind::kResource,
+              "sequence {}: the KV cache holds {} of {} positions, {} more do not fit", s, past,
+              cache->capacity(), sequence.ids.size());
+  QALOF_CHECK(&execution.base() == &base, ErrorKind::kInternal,
+              "sequence {}: its execution is of another base model", s);
+  QALOF_CHECK(cache == nullptr || cache->precision() == execution.kv(), ErrorKind::kInternal,
+              "sequence {}: its KV cache was made for other widths", s);
+  for (std::size_t i = 0; i < sequence.ids.size(); ++i) {
+    const std::int32_t id = sequence.ids[i];
+    QALOF_CHECK(id >= 0 && static_cast<std::size_t>(id) < config.vocab_size, ErrorKind::kBadInput,
+                "sequence {}: token id {} at {}, expected 0..{}", s, id, i, config.vocab_size - 1);
+  }
+}
+
+// Places sequences so that those of one execution lie together, in order of first appearance.
+void place(const Execution& call, std::span<const Sequence> sequences,
+           DecoderWorkspace& workspace) {
+  workspace.groups.clear();
+  workspace.placed.clear();
   workspace.ids.clear();
   workspace.positions.clear();
+  std::size_t out_row = 0;
   for (std::size_t s = 0; s < sequences.size(); ++s) {
-    const Sequence& sequence = sequences[s];
-    const std::size_t past = sequence.cache != nullptr ? sequence.cache->length() : 0;
-    QALOF_CHECK(!sequence.ids.empty(), ErrorKind::kBadInput, "sequence {} is empty", s);
-    QALOF_CHECK(past + sequence.ids.size() <= config.max_positions, ErrorKind::kBadInput,
-                "sequence {} has {} tokens, the model has {} positions", s,
-                past + sequence.ids.size(), config.max_positions);
-    QALOF_CHECK(
-        sequence.cache == nullptr || past + sequence.ids.size() <= sequence.cache->capacity(),
-        ErrorKind::kResource,
-        "sequence {}: the KV cache holds {} of {} positions, {} more do not fit", s, past,
-        sequence.cache->capacity(), sequence.ids.size());
-    for (std::size_t i = 0; i < sequence.ids.size(); ++i) {
-      const std::int32_t id = sequence.ids[i];
-      QALOF_CHECK(id >= 0 && static_cast<std::size_t>(id) < config.vocab_size, ErrorKind::kBadInput,
-                  "sequence {}: token id {} at {}, expected 0..{}", s, id, i,
-                  config.vocab_size - 1);
-      workspace.ids.push_back(id);
-      workspace.positions.push_back(static_cast<std::int32_t>(past + i));
+    const Execution& execution = execution_of(call, sequences[s]);
+    check_sequence(execution, call.base(), sequences[s], s);
+    workspace.placed.push_back({s, 0, sequences[s].ids.size(), out_row});
+    out_row += sequences[s].ids.size();
+    bool known = false;
+    for (const auto& group : workspace.groups) known = known || group.execution == &execution;
+    if (!known) workspace.groups.push_back({&execution, 0, 0, false});
+  }
+  std::size_t next = 0, row = 0;  // placed[0..next) are final
+  for (auto& group : workspace.groups) {
+    group.first_row = row;
+    for (std::size_t i = next; i < workspace.placed.size(); ++i) {
+      const Sequence& sequence = sequences[workspace.placed[i].sequence];
+      if (&execution_of(call, sequence) != group.execution) continue;
+      // Keeps the order of the others.
+      std::rotate(workspace.placed.begin() + static_cast<std::ptrdiff_t>(next),
+                  workspace.placed.begin() + static_cast<std::ptrdiff_t>(i),
+                  workspace.placed.begin() + static_cast<std::ptrdiff_t>(i + 1));
+      workspace.placed[next++].row = row;
+      row += sequence.ids.size();
+      group.has_cache = group.has_cache || sequence.cache != nullptr;
+      const std::size_t past = sequence.cache != nullptr ? sequence.cache->length() : 0;
+      for (std::size_t t = 0; t < sequence.ids.size(); ++t) {
+        workspace.ids.push_back(sequence.ids[t]);
+        workspace.positions.push_back(static_cast<std::int32_t>(past + t));
+      }
     }
+    group.rows = row - group.first_row;
   }
 }
 
@@ -53,69 +94,60 @@ std::uint64_t linear_bytes(const LinearCall& call, std::size_t rows) {
          rows * (call.weight.n + call.weight.k) * sizeof(float);
 }
 
-}  // namespace
-
-KvCache::KvCache(const model::ModelConfig& config, std::size_t capacity)
-    : width_(config.num_kv_heads * config.head_dim()),
-      capacity_(capacity),
-      data_(2 * config.num_layers * capacity * width_) {}
-
-void split_and_quantize_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& config,
-                           const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k,
-                           float* v, ParallelFor& parallel) {
+// k and v [tokens, kv_width] out of qkv [tokens, hidden + 2 * kv_width].
+void split_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& config, float* k,
+              float* v) {
   const std::size_t width = config.num_kv_heads * config.head_dim();
   const std::size_t row = config.hidden + 2 * width;
   for (std::size_t t = 0; t < tokens; ++t) {
     std::memcpy(k + t * width, qkv + t * row + config.hidden, width * sizeof(float));
     std::memcpy(v + t * width, qkv + t * row + config.hidden + width, width * sizeof(float));
   }
-  kernels::fake_quantize_kv(k, tokens, config.num_kv_heads, config.head_dim(), k_bits.data(), k,
-                            nullptr, nullptr, parallel);
-  kernels::fake_quantize_kv(v, tokens, config.num_kv_heads, config.head_dim(), v_bits.data(), v,
-                            nullptr, nullptr, parallel);
 }
 
-void forward(const Execution& execution, std::span<const Sequence> sequences,
-             DecoderWorkspace& workspace, float* hidden_out, ParallelFor& parallel,
-             Profile* profile) {
-  const BaseModel& base = execution.base();
-  const model::ModelConfig& config = base.config();
+// One layer's attention of all sequences: rounds K and V, stores them in the caches and attends.
+void run_attention(std::span<const Sequence> sequences, const model::ModelConfig& config,
+                   std::size_t layer, DecoderWorkspace& workspace, ParallelFor& parallel) {
   const std::size_t hidden = config.hidden;
   const std::size_t kv_width = config.num_kv_heads * config.head_dim();
   const std::size_t qkv_width = hidden + 2 * kv_width;
-  gather_inputs(config, sequences, workspace);
-  const std::size_t tokens = workspace.ids.size();
-  const std::uint64_t row_bytes = tokens * hidden * sizeof(float);
-  grow(workspace.residual, tokens * hidden);
-  grow(workspace.normed, tokens * hidden);
-  grow(workspace.qkv, tokens * qkv_width);
-  grow(workspace.k, tokens * kv_width);
-  grow(workspace.v, tokens * kv_width);
-  grow(workspace.attended, tokens * hidden);
-  grow(workspace.inner, tokens * config.inner);
-  grow(workspace.projected, tokens * hidden);
-  workspace.sequences.resize(sequences.size());
-  float* residual = workspace.residual.data();
-  float* normed = workspace.normed.data();
-
-  auto linear = [&](std::size_t index, const char* name, const float* x, float* y) {
-    const LinearCall& call = execution.linear(index);
-    const Profile::Scope scope(profile, name, linear_bytes(call, tokens));
-    run_linear(call, x, tokens, y, workspace.linear, parallel);
+  const auto rows_at = [&](std::size_t row, bool has_cache) {
+    const std::size_t at = row * kv_width, scale_at = row * config.num_kv_heads;
+    KvRows k{workspace.k.data() + at}, v{workspace.v.data() + at};
+    if (has_cache) {
+      k.codes = workspace.k_codes.data() + at;
+      v.codes = workspace.v_codes.data() + at;
+      k.scales = workspace.k_scales.data() + scale_at;
+      v.scales = workspace.v_scales.data() + scale_at;
+    }
+    return std::pair{k, v};
   };
-  auto norm = [&](const BaseModel::Norm& weights, float* dst) {
-    const Profile::Scope scope(profile, "layer_norm", 2 * row_bytes);
-    kernels::layer_norm(residual, tokens, hidden, weights.gamma.data(), weights.beta.data(),
-                        config.norm_epsilon, dst, nullptr, parallel);
-  };
-  auto add_projected = [&] {
-    const Profile::Scope scope(profile, "residual", 3 * row_bytes);
-    kernels::add_in_place(workspace.projected.data(), tokens * hidden, residual, parallel);
-  };
-
-  {
-    const Profile::Scope scope(profile, "embed", 2 * row_bytes);
-    base.embed(workspace.ids, workspace.positions, execution.embedding_width(), residual);
+  for (const auto& group : workspace.groups) {
+    const auto [k, v] = rows_at(group.first_row, group.has_cache);
+    const KvPrecision& precision = group.execution->kv();
+    split_kv(workspace.qkv.data() + group.first_row * qkv_width, group.rows, config, k.values,
+             v.values);
+    quantize_kv(k, group.rows, config, precision.k_bits[layer], precision.scheme, parallel);
+    quantize_kv(v, group.rows, config, precision.v_bits[layer], precision.scheme, parallel);
+  }
+  for (std::size_t i = 0; i < workspace.placed.size(); ++i) {
+    const auto& at = workspace.placed[i];
+    const auto [k, v] = rows_at(at.row, true);
+    kernels::AttentionSequence& work = workspace.sequences[i];
+    work = {};
+    work.q = workspace.qkv.data() + at.row * qkv_width;
+    work.k = k.values;
+    work.v = v.values;
+    work.out = workspace.attended.data() + at.row * hidden;
+    work.q_len = at.rows;
+    KvCache* cache = sequences[at.sequence].cache;
+    if (cache == nullptr) continue;
+    cache->write(layer, k, v, at.rows, parallel);
+    work.past = cache->length();
+    // A first chunk has its keys at hand as floats, which is faster and gives the same bits.
+    if (work.past == 0) continue;
+    work.stored_k = cache->k(layer);
+    work.stored_v = cache->v(layer);
   }
   kernels::AttentionShape shape{};
   shape.heads = config.num_heads;
@@ -126,43 +158,83 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
   shape.v_stride = kv_width;
   shape.out_stride = hidden;
   shape.scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim()));
+  kernels::attention(shape, workspace.sequences.data(), workspace.placed.size(), parallel);
+}
+
+}  // namespace
+
+void split_and_quantize_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& config,
+                           const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k,
+                           float* v, ParallelFor& parallel) {
+  split_kv(qkv, tokens, config, k, v);
+  quantize_kv({k}, tokens, config, k_bits, KvScheme::kSeed, parallel);
+  quantize_kv({v}, tokens, config, v_bits, KvScheme::kSeed, parallel);
+}
+
+void forward(const Execution& execution, std::span<const Sequence> sequences,
+             DecoderWorkspace& workspace, float* hidden_out, ParallelFor& parallel,
+             Profile* profile) {
+  const BaseModel& base = execution.base();
+  const model::ModelConfig& config = base.config();
+  const std::size_t hidden = config.hidden;
+  const std::size_t kv_width = config.num_kv_heads * config.head_dim();
+  const std::size_t qkv_width = hidden + 2 * kv_width;
+  place(execution, sequences, workspace);
+  const std::size_t tokens = workspace.ids.size();
+  const std::uint64_t row_bytes = tokens * hidden * sizeof(float);
+  grow(workspace.residual, tokens * hidden);
+  grow(workspace.normed, tokens * hidden);
+  grow(workspace.qkv, tokens * qkv_width);
+  for (auto* buffer : {&workspace.k, &workspace.v}) grow(*buffer, tokens * kv_width);
+  for (auto* buffer : {&workspace.k_codes, &workspace.v_codes}) grow(*buffer, tokens * kv_width);
+  for (auto* buffer : {&workspace.k_scales, &workspace.v_scales})
+    grow(*buffer, tokens * config.num_kv_heads);
+  grow(workspace.attended, tokens * hidden);
+  grow(workspace.inner, tokens * config.inner);
+  grow(workspace.projected, tokens * hidden);
+  grow(workspace.sequences, sequences.size());
+  float* residual = workspace.residual.data();
+  float* normed = workspace.normed.data();
+
+  auto linear = [&](std::size_t index, const char* name, const float* x, float* y) {
+    for (const auto& group : workspace.groups) {
+      const LinearCall& call = group.execution->linear(index);
+      const Profile::Scope scope(profile, name, linear_bytes(call, group.rows));
+      run_linear(call, x + group.first_row * call.weight.k, group.rows,
+                 y + group.first_row * call.weight.n, workspace.linear, parallel);
+    }
+  };
+  auto norm = [&](const BaseModel::Norm& weights, std::size_t first, std::size_t rows, float* dst) {
+    const Profile::Scope scope(profile, "layer_norm", 2 * rows * hidden * sizeof(float));
+    kernels::layer_norm(residual + first * hidden, rows, hidden, weights.gamma.data(),
+                        weights.beta.data(), config.norm_epsilon, dst, nullptr, parallel);
+  };
+  auto add_projected = [&] {
+    const Profile::Scope scope(profile, "residual", 3 * row_bytes);
+    kernels::add_in_place(workspace.projected.data(), tokens * hidden, residual, parallel);
+  };
+
+  {
+    const Profile::Scope scope(profile, "embed", 2 * row_bytes);
+    const std::span<const std::int32_t> ids(workspace.ids), positions(workspace.positions);
+    for (const auto& group : workspace.groups) {
+      base.embed(ids.subspan(group.first_row, group.rows),
+                 positions.subspan(group.first_row, group.rows), group.execution->embedding_width(),
+                 residual + group.first_row * hidden);
+    }
+  }
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
     const std::size_t first = 4 * layer;  // c_attn, attn.c_proj, c_fc, mlp.c_proj
-    norm(base.attention_norm(layer), normed);
+    norm(base.attention_norm(layer), 0, tokens, normed);
     linear(first, "attn.c_attn", normed, workspace.qkv.data());
     {
       const Profile::Scope scope(profile, "attention",
                                  tokens * (qkv_width + hidden) * sizeof(float));
-      split_and_quantize_kv(workspace.qkv.data(), tokens, config, execution.k_bits(layer),
-                            execution.v_bits(layer), workspace.k.data(), workspace.v.data(),
-                            parallel);
-      std::size_t row = 0;
-      for (std::size_t s = 0; s < sequences.size(); ++s) {
-        const std::size_t length = sequences[s].ids.size();
-        const float* k = workspace.k.data() + row * kv_width;
-        const float* v = workspace.v.data() + row * kv_width;
-        std::size_t past = 0;
-        if (KvCache* cache = sequences[s].cache; cache != nullptr) {
-          past = cache->length();
-          std::memcpy(cache->k(layer) + past * kv_width, k, length * kv_width * sizeof(float));
-          std::memcpy(cache->v(layer) + past * kv_width, v, length * kv_width * sizeof(float));
-          k = cache->k(layer);
-          v = cache->v(layer);
-        }
-        workspace.sequences[s] = {workspace.qkv.data() + row * qkv_width,
-                                  k,
-                                  v,
-                                  workspace.attended.data() + row * hidden,
-                                  /*log_sum_exp=*/nullptr,
-                                  length,
-                                  past};
-        row += length;
-      }
-      kernels::attention(shape, workspace.sequences.data(), sequences.size(), parallel);
+      run_attention(sequences, config, layer, workspace, parallel);
     }
     linear(first + 1, "attn.c_proj", workspace.attended.data(), workspace.projected.data());
     add_projected();
-    norm(base.mlp_norm(layer), normed);
+    norm(base.mlp_norm(layer), 0, tokens, normed);
     linear(first + 2, "mlp.c_fc", normed, workspace.inner.data());
     {
       const Profile::Scope scope(profile, "gelu", 2 * tokens * config.inner * sizeof(float));
@@ -172,7 +244,12 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
     linear(first + 3, "mlp.c_proj", workspace.inner.data(), workspace.projected.data());
     add_projected();
   }
-  norm(base.final_norm(), hidden_out);
+  if (workspace.groups.size() <= 1) {
+    norm(base.final_norm(), 0, tokens, hidden_out);
+  } else {
+    for (const auto& at : workspace.placed)
+      norm(base.final_norm(), at.row, at.rows, hidden_out + at.out_row * hidden);
+  }
   for (const Sequence& sequence : sequences) {
     if (sequence.cache != nullptr) sequence.cache->advance(sequence.ids.size());
   }
@@ -204,13 +281,13 @@ void apply_head(const Head& head, const float* hidden, std::size_t rows, std::si
 }
 
 void lm_logits(const Execution& execution, const float* hidden, std::size_t rows, float* logits,
-               ParallelFor& parallel) {
-  const quant::BitWidth width = execution.embedding_width();
-  LinearWorkspace workspace;
+               ParallelFor& parallel, LinearWorkspace* workspace) {
+  const quant::BitWidth width = execution.lm_head_width();
+  LinearWorkspace own;
   LinearCall call;
-  call.precision = {width, width};
+  call.precision = lm_head_precision(width);
   call.weight = execution.base().lm_head(width, parallel);
-  run_linear(call, hidden, rows, logits, workspace, parallel);
+  run_linear(call, hidden, rows, logits, workspace != nullptr ? *workspace : own, parallel);
 }
 
 std::vector<float> lm_token_losses(const Execution& execution, const float* hidden,

@@ -14,51 +14,50 @@
 #include "core/threads.h"
 #include "kernels/ops.h"
 #include "runtime/execution.h"
+#include "runtime/kv_cache.h"
 #include "runtime/profile.h"
 
 namespace qalof::runtime {
 
-/// Keys and values of one sequence, as the attention of later tokens reads them: quantized to the
-/// plan's bits, held as floats [capacity, kv_heads * head_dim] per layer.
-class KvCache {
- public:
-  KvCache(const model::ModelConfig& config, std::size_t capacity);
-  std::size_t length() const { return length_; }
-  std::size_t capacity() const { return capacity_; }
-  void clear() { length_ = 0; }
-  float* k(std::size_t layer) { return data_.data() + (2 * layer) * capacity_ * width_; }
-  float* v(std::size_t layer) { return data_.data() + (2 * layer + 1) * capacity_ * width_; }
-  void advance(std::size_t tokens) { length_ += tokens; }
-
- private:
-  std::size_t width_, capacity_, length_ = 0;
-  std::vector<float> data_;
-};
-
 /// New tokens of one sequence; with a cache they follow what it holds and are added to it.
 struct Sequence {
   std::span<const std::int32_t> ids;
-  KvCache* cache = nullptr;
+  KvCache* cache = nullptr;              // made for the execution's kv()
+  const Execution* execution = nullptr;  // null: the call's
 };
 
 /// Buffers of a forward pass, kept between calls so that a steady state allocates nothing.
 struct DecoderWorkspace {
   std::vector<std::int32_t> ids, positions;
-  std::vector<float> residual, normed, qkv, k, v, attended, inner, projected;
+  std::vector<float> residual, normed, qkv, k, v, k_scales, v_scales, attended, inner, projected;
+  std::vector<std::int8_t> k_codes, v_codes;
   std::vector<kernels::AttentionSequence> sequences;
+  // Rows of one execution lie together: groups of sequences, and where each begins.
+  struct Group {
+    const Execution* execution;
+    std::size_t first_row, rows;
+    bool has_cache;
+  };
+  struct Placed {
+    std::size_t sequence;            // index in the call
+    std::size_t row, rows, out_row;  // row: in the workspace, out_row: of the result
+  };
+  std::vector<Group> groups;
+  std::vector<Placed> placed;
   LinearWorkspace linear;
 };
 
 /// Runs the decoder and writes the final-normed hidden states [total tokens, hidden], sequences in
-/// order. Throws Error{kBadInput} for an id outside the vocabulary, an empty sequence or one longer
-/// than the model's positions, and Error{kResource} for a full cache. profile may be null.
+/// order. Sequences may have executions of their own (adapter, precision) on the same base; each
+/// gets the bits it would get alone. Throws Error{kBadInput} for an id outside the vocabulary, an
+/// empty sequence or one longer than the model's positions, and Error{kResource} for a full cache.
+/// profile may be null.
 void forward(const Execution& execution, std::span<const Sequence> sequences,
              DecoderWorkspace& workspace, float* hidden, ParallelFor& parallel,
              Profile* profile = nullptr);
 
 /// Splits qkv rows [tokens, hidden + 2 * kv_width] into k and v rows [tokens, kv_width] and
-/// quantizes these to the bits of a layer. The one place where K and V change precision; training
-/// calls it too.
+/// quantizes these to the bits of a layer in scheme `seed` (quantize_kv); training calls it too.
 void split_and_quantize_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& config,
                            const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k,
                            float* v, ParallelFor& parallel);
@@ -71,8 +70,8 @@ void apply_head(const Head& head, const float* hidden, std::size_t rows, std::si
 /// rows of logits.
 std::vector<float> lm_token_losses(const Execution& execution, const float* hidden,
                                    std::span<const std::int32_t> targets, ParallelFor& parallel);
-/// LM logits [rows, vocab].
+/// LM logits [rows, vocab]. With a workspace, a steady state allocates nothing.
 void lm_logits(const Execution& execution, const float* hidden, std::size_t rows, float* logits,
-               ParallelFor& parallel);
+               ParallelFor& parallel, LinearWorkspace* workspace = nullptr);
 
 }  // namespace qalof::runtime

@@ -40,7 +40,8 @@ const Head* find_head(const BaseModel& base, const AdapterSet* adapters, int wid
 std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseModel> base,
                                                    quant::PrecisionPlan plan,
                                                    std::shared_ptr<const AdapterSet> adapters,
-                                                   ParallelFor& parallel) {
+                                                   ParallelFor& parallel,
+                                                   const ExecutionOptions& options) {
   std::shared_ptr<Execution> run(new Execution());
   std::map<int, int> served_by;  // weight width -> adapter width
   const std::size_t num_linears = base->linears().size();
@@ -61,10 +62,12 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
     }
   }
   for (std::size_t layer = 0; layer < base->config().num_layers; ++layer) {
-    run->k_bits_.push_back(to_bits(plan.k[layer]));
-    run->v_bits_.push_back(to_bits(plan.v[layer]));
+    run->kv_.k_bits.push_back(to_bits(plan.k[layer]));
+    run->kv_.v_bits.push_back(to_bits(plan.v[layer]));
   }
+  run->kv_.scheme = options.kv_scheme;
   run->embedding_width_ = {plan.default_width.bits == 32 ? 32 : 16};
+  run->lm_head_width_ = options.lm_head.value_or(run->embedding_width_);
 
   const int head_width = plan.head_width(base->target()).bits;
   std::string head_source;
@@ -76,6 +79,9 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
   run->qa_head_ = find_head(*base, adapters.get(), head_width, Task::kQa, &head_source);
   run->class_head_ =
       find_head(*base, adapters.get(), head_width, Task::kClassification, &head_source);
+  if (run->kv_.scheme != KvScheme::kSeed)
+    run->description_ += fmt::format(", kv scheme {}", to_string(run->kv_.scheme));
+  if (options.lm_head) run->description_ += fmt::format(", lm head {}", run->lm_head_width_.bits);
   if (!head_source.empty()) run->description_ += fmt::format(", head {}", head_source);
   run->base_ = std::move(base);
   run->adapters_ = std::move(adapters);

@@ -12,9 +12,16 @@
 #include "quant/plan.h"
 #include "runtime/adapter.h"
 #include "runtime/base_model.h"
+#include "runtime/kv_cache.h"
 #include "runtime/linear_op.h"
 
 namespace qalof::runtime {
+
+/// What a plan leaves open.
+struct ExecutionOptions {
+  KvScheme kv_scheme = KvScheme::kSeed;
+  std::optional<quant::BitWidth> lm_head = std::nullopt;  // default: the embedding's width
+};
 
 class Execution {
  public:
@@ -23,16 +30,21 @@ class Execution {
   static std::shared_ptr<const Execution> create(std::shared_ptr<const BaseModel> base,
                                                  quant::PrecisionPlan plan,
                                                  std::shared_ptr<const AdapterSet> adapters,
-                                                 ParallelFor& parallel);
+                                                 ParallelFor& parallel,
+                                                 const ExecutionOptions& options = {});
 
   const BaseModel& base() const { return *base_; }
   const quant::PrecisionPlan& plan() const { return plan_; }
   const LinearCall& linear(std::size_t index) const { return calls_[index]; }
   /// K and V bits per kv head of a layer.
-  const std::vector<int>& k_bits(std::size_t layer) const { return k_bits_[layer]; }
-  const std::vector<int>& v_bits(std::size_t layer) const { return v_bits_[layer]; }
+  const std::vector<int>& k_bits(std::size_t layer) const { return kv_.k_bits[layer]; }
+  const std::vector<int>& v_bits(std::size_t layer) const { return kv_.v_bits[layer]; }
+  /// What a KvCache of this execution is made for.
+  const KvPrecision& kv() const { return kv_; }
   /// 32 where the plan's default is 32, else 16 (docs/file_formats.md, "Precision").
   quant::BitWidth embedding_width() const { return embedding_width_; }
+  /// Width of the LM head's weights; embedding_width() unless the options say otherwise.
+  quant::BitWidth lm_head_width() const { return lm_head_width_; }
 
   /// The head of a task: the adapter set's for the plan's head width (nearest trained width), else
   /// the base's own; null where there is none.
@@ -47,8 +59,8 @@ class Execution {
   std::shared_ptr<const AdapterSet> adapters_;
   quant::PrecisionPlan plan_;
   std::vector<LinearCall> calls_;
-  std::vector<std::vector<int>> k_bits_, v_bits_;
-  quant::BitWidth embedding_width_;
+  KvPrecision kv_;
+  quant::BitWidth embedding_width_, lm_head_width_;
   const Head* qa_head_ = nullptr;
   const Head* class_head_ = nullptr;
   std::string description_;

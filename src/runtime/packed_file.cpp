@@ -356,8 +356,7 @@ class PackedSource final : public WeightSource {
   void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const override {
     const io::TensorView& view = file_->tensors().at(name);
     const std::size_t row_bytes = view.bytes.size() / view.shape[0];
-    io::copy_as_f32({view.dtype, {dst.size()}, view.bytes.subspan(row * row_bytes, row_bytes)},
-                    dst);
+    io::copy_as_f32(view.dtype, view.bytes.subspan(row * row_bytes, row_bytes), dst);
   }
 
   std::vector<int> widths() const override {

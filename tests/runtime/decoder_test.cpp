@@ -6,34 +6,16 @@
 #include <thread>
 
 #include "core/error.h"
-#include "support/tiny_model.h"
+#include "support/tiny_runtime.h"
 
 namespace qalof::runtime {
 namespace {
 
+using qalof::testing::random_adapters;
+using qalof::testing::same_bytes;
 using qalof::testing::TempDir;
 using qalof::testing::tensor_values;
 using qalof::testing::write_model;
-
-std::shared_ptr<AdapterSet> random_adapters(const model::ModelConfig& config,
-                                            std::vector<int> widths) {
-  auto set = std::make_shared<AdapterSet>();
-  for (const int width : widths) {
-    auto adapter = std::make_shared<Adapter>();
-    adapter->rank = 4;
-    adapter->alpha = 8;
-    for (const model::LinearSpec& spec : model::linears(config)) {
-      const std::string name = fmt::format("{}.{}", spec.name, width);
-      adapter->linears.push_back(std::make_unique<LoraLinear>(
-          4, 2.0F, tensor_values(name + "a", 4 * spec.in, 0.1F),
-          tensor_values(name + "b", 4 * spec.out, 0.1F), spec.in, spec.out));
-    }
-    adapter->qa_head = Head{
-        2, tensor_values(fmt::format("head{}", width), 2 * config.hidden, 0.3F), {0.1F, -0.2F}};
-    set->by_width[width] = std::move(adapter);
-  }
-  return set;
-}
 
 class DecoderTest : public ::testing::Test {
  protected:
@@ -69,10 +51,6 @@ class DecoderTest : public ::testing::Test {
   std::vector<std::int32_t> ids_;
 };
 
-bool same_bytes(std::span<const float> a, std::span<const float> b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
-}
-
 TEST_F(DecoderTest, SequenceGivesTheSameBytesAloneInABatchInChunksAndWithThreads) {
   const auto adapters = random_adapters(base_->config(), {8, 4});
   ThreadPool two(2), three(3);
@@ -87,7 +65,7 @@ TEST_F(DecoderTest, SequenceGivesTheSameBytesAloneInABatchInChunksAndWithThreads
       EXPECT_TRUE(same_bytes(alone, std::span(batch).subspan(5 * hidden, 23 * hidden))) << plan;
     }
     for (const std::size_t chunk : {1, 3, 7, 16}) {
-      KvCache cache(base_->config(), 40);
+      KvCache cache(base_->config(), exec->kv(), 40);
       DecoderWorkspace workspace;
       std::vector<float> chunked(23 * hidden);
       for (std::size_t first = 0; first < 23; first += chunk) {
@@ -206,7 +184,7 @@ TEST_F(DecoderTest, BadInputIsRefusedBySentence) {
   EXPECT_EQ(message({-1}, nullptr), "sequence 0: token id -1 at 0, expected 0..96");
   EXPECT_EQ(message(std::vector<std::int32_t>(65, 1), nullptr),
             "sequence 0 has 65 tokens, the model has 64 positions");
-  KvCache small(base_->config(), 2);
+  KvCache small(base_->config(), exec->kv(), 2);
   EXPECT_EQ(message({1, 2, 3}, &small),
             "sequence 0: the KV cache holds 0 of 2 positions, 3 more do not fit");
 }

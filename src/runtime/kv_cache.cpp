@@ -1,0 +1,169 @@
+#include "runtime/kv_cache.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+
+#include "core/error.h"
+#include "kernels/bf16.h"
+#include "kernels/quantize.h"
+
+namespace qalof::runtime {
+
+namespace {
+
+constexpr std::size_t kTokensPerTask = 64;
+
+kernels::KvFormat format_of(int bits) {
+  if (bits == 32) return kernels::KvFormat::kF32;
+  if (bits == 16) return kernels::KvFormat::kBf16;
+  return bits > 4 ? kernels::KvFormat::kInt8 : kernels::KvFormat::kInt4;
+}
+
+}  // namespace
+
+KvScheme parse_kv_scheme(const std::string& text) {
+  if (text == "seed") return KvScheme::kSeed;
+  if (text == "head") return KvScheme::kHead;
+  fail(ErrorKind::kUsage, "--kv_scheme: found {}, expected seed or head", text);
+}
+
+std::string to_string(KvScheme scheme) { return scheme == KvScheme::kSeed ? "seed" : "head"; }
+
+void quantize_kv(const KvRows& rows, std::size_t tokens, const model::ModelConfig& config,
+                 const std::vector<int>& head_bits, KvScheme scheme, ParallelFor& parallel) {
+  const std::size_t heads = config.num_kv_heads, dim = config.head_dim();
+  if (scheme == KvScheme::kSeed) {
+    kernels::fake_quantize_kv(rows.values, tokens, heads, dim, head_bits.data(), rows.values,
+                              rows.codes, rows.scales, parallel);
+    return;
+  }
+  // A range of its own is a row of its own.
+  const bool uniform = std::all_of(head_bits.begin(), head_bits.end(),
+                                   [&](int bits) { return bits == head_bits.front(); });
+  if (uniform) {
+    kernels::fake_quantize_kv(rows.values, tokens * heads, 1, dim, head_bits.data(), rows.values,
+                              rows.codes, rows.scales, parallel);
+    return;
+  }
+  SerialFor serial;
+  for (std::size_t row = 0; row < tokens * heads; ++row) {
+    float* values = rows.values + row * dim;
+    kernels::fake_quantize_kv(values, 1, 1, dim, &head_bits[row % heads], values,
+                              rows.codes == nullptr ? nullptr : rows.codes + row * dim,
+                              rows.scales == nullptr ? nullptr : rows.scales + row, serial);
+  }
+}
+
+KvCache::KvCache(const model::ModelConfig& config, const KvPrecision& precision,
+                 std::size_t capacity)
+    : precision_(precision),
+      num_kv_heads_(config.num_kv_heads),
+      head_dim_(config.head_dim()),
+      capacity_(capacity) {
+  // Places first, pointers once the memory stands.
+  constexpr std::size_t kNoScales = SIZE_MAX;
+  struct Place {
+    std::size_t row, scale;
+    int bits;
+  };
+  std::vector<Place> places;
+  std::size_t bytes = 0, scales = 0;
+  for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const auto* side : {&precision_.k_bits, &precision_.v_bits}) {
+      const std::size_t first = places.size();
+      for (const int bits : side->at(layer)) {
+        Place place{bytes, kNoScales, bits};
+        bytes += capacity * kernels::stored_row_bytes(format_of(bits), head_dim_);
+        if (bits <= 8) {
+          // Heads of one width that share a range share the scale.
+          for (std::size_t other = first; other < places.size(); ++other) {
+            if (precision_.scheme == KvScheme::kSeed && places[other].bits == bits)
+              place.scale = places[other].scale;
+          }
+          if (place.scale == kNoScales) {
+            place.scale = scales;
+            scales += capacity;
+          }
+        }
+        places.push_back(place);
+      }
+      QALOF_CHECK(places.size() - first == num_kv_heads_, ErrorKind::kInternal,
+                  "KV cache: layer {} has {} widths, expected {}", layer, places.size() - first,
+                  num_kv_heads_);
+    }
+  }
+  data_.resize(bytes);
+  scales_.resize(scales);
+  for (const Place& place : places) {
+    const kernels::KvFormat format = format_of(place.bits);
+    const std::size_t row_bytes = kernels::stored_row_bytes(format, head_dim_);
+    // Zeros pad the rows: in nibbles that is 8.
+    if (format == kernels::KvFormat::kInt4)
+      std::memset(data_.data() + place.row, 0x88, capacity * row_bytes);
+    heads_.push_back({data_.data() + place.row,
+                      place.scale == kNoScales ? nullptr : scales_.data() + place.scale, row_bytes,
+                      format});
+  }
+}
+
+void KvCache::truncate(std::size_t tokens) {
+  QALOF_CHECK(tokens <= length_, ErrorKind::kInternal, "KV cache: cut to {} tokens, it holds {}",
+              tokens, length_);
+  length_ = tokens;
+}
+
+void KvCache::write_tokens(std::size_t first_head, const KvRows& rows, std::size_t begin,
+                           std::size_t end) {
+  for (std::size_t h = 0; h < num_kv_heads_; ++h) {
+    const kernels::StoredKv& head = heads_[first_head + h];
+    // The views are const for attention; the memory is this cache's own.
+    auto* bytes = data_.data() + (static_cast<const std::byte*>(head.rows) - data_.data());
+    float* scales =
+        head.scales == nullptr ? nullptr : scales_.data() + (head.scales - scales_.data());
+    for (std::size_t t = begin; t < end; ++t) {
+      const std::size_t at = (t * num_kv_heads_ + h) * head_dim_;
+      std::byte* row = bytes + (length_ + t) * head.row_bytes;
+      switch (head.format) {
+        case kernels::KvFormat::kF32:
+          std::memcpy(row, rows.values + at, head_dim_ * sizeof(float));
+          break;
+        case kernels::KvFormat::kBf16:
+          for (std::size_t d = 0; d < head_dim_; ++d) {
+            const std::uint16_t half = kernels::bf16_from_float(rows.values[at + d]);
+            std::memcpy(row + 2 * d, &half, sizeof half);
+          }
+          break;
+        case kernels::KvFormat::kInt8:
+          std::memcpy(row, rows.codes + at, head_dim_);
+          break;
+        case kernels::KvFormat::kInt4:
+          kernels::pack_code_bits(rows.codes + at, head_dim_, 4,
+                                  reinterpret_cast<std::uint8_t*>(row));
+          break;
+      }
+      if (scales != nullptr) scales[length_ + t] = rows.scales[t * num_kv_heads_ + h];
+    }
+  }
+}
+
+void KvCache::write(std::size_t layer, const KvRows& k, const KvRows& v, std::size_t tokens,
+                    ParallelFor& parallel) {
+  QALOF_CHECK(length_ + tokens <= capacity_, ErrorKind::kInternal,
+              "KV cache: {} tokens behind {} of {}", tokens, length_, capacity_);
+  const std::size_t first_k = 2 * layer * num_kv_heads_;
+  auto task = [&](std::size_t index) {
+    const std::size_t begin = index * kTokensPerTask;
+    const std::size_t end = std::min(tokens, begin + kTokensPerTask);
+    write_tokens(first_k, k, begin, end);
+    write_tokens(first_k + num_kv_heads_, v, begin, end);
+  };
+  const std::size_t tasks = (tokens + kTokensPerTask - 1) / kTokensPerTask;
+  if (tasks == 1) {
+    task(0);
+  } else {
+    parallel.run(tasks, std::ref(task));
+  }
+}
+
+}  // namespace qalof::runtime

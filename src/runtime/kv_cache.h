@@ -1,0 +1,89 @@
+// Keys and values of one sequence as attention reads them: codes and scales, never the floats they
+// came from (docs/numerics.md, "K and V").
+//
+// K and V, layers and kv heads lie apart, a head's tokens behind each other. The rows of a head
+// take a byte an element at 5..8 bits, a nibble at 2..4, a bfloat16 at 16 and an f32 at 32. Not
+// for: sharing between sequences.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/threads.h"
+#include "kernels/stored_kv.h"
+#include "model/config.h"
+
+namespace qalof::runtime {
+
+/// What shares one range, and so one scale, where K and V are integers.
+enum class KvScheme {
+  kSeed,  // a token over all heads, as the original does
+  kHead,  // a token and kv head
+};
+/// "seed" or "head"; Error{kUsage} for others.
+KvScheme parse_kv_scheme(const std::string& text);
+std::string to_string(KvScheme scheme);
+
+/// How K and V are rounded and stored.
+struct KvPrecision {
+  KvScheme scheme = KvScheme::kSeed;
+  std::vector<std::vector<int>> k_bits, v_bits;  // [layer][kv head]
+  friend bool operator==(const KvPrecision&, const KvPrecision&) = default;
+};
+
+/// K or V of some tokens: values [tokens, kv_heads * head_dim] and, where codes is not null, the
+/// integers [tokens, kv_heads * head_dim] and scales [tokens, kv_heads] they are made of.
+struct KvRows {
+  float* values = nullptr;
+  std::int8_t* codes = nullptr;
+  float* scales = nullptr;
+};
+
+/// Rounds values in place to head_bits [kv_heads] and fills codes and scales. The one place where K
+/// and V change precision.
+void quantize_kv(const KvRows& rows, std::size_t tokens, const model::ModelConfig& config,
+                 const std::vector<int>& head_bits, KvScheme scheme, ParallelFor& parallel);
+
+/// Movable. One thread at a time.
+class KvCache {
+ public:
+  /// Room for capacity tokens; all memory is taken here.
+  KvCache(const model::ModelConfig& config, const KvPrecision& precision, std::size_t capacity);
+  KvCache(KvCache&&) = default;
+  KvCache& operator=(KvCache&&) = default;
+
+  std::size_t length() const { return length_; }
+  std::size_t capacity() const { return capacity_; }
+  const KvPrecision& precision() const { return precision_; }
+  /// Bytes of codes and scales for all of capacity.
+  std::size_t bytes() const { return data_.size() + scales_.size() * sizeof(float); }
+  void clear() { length_ = 0; }
+  /// Forgets all but the first tokens, at most length().
+  void truncate(std::size_t tokens);
+
+  /// Stores one layer's rows of tokens behind length(); they count once advance is called. Codes
+  /// and scales are needed where the layer has widths below 16.
+  void write(std::size_t layer, const KvRows& k, const KvRows& v, std::size_t tokens,
+             ParallelFor& parallel);
+  void advance(std::size_t tokens) { length_ += tokens; }
+
+  /// What attention reads, [kv_heads].
+  const kernels::StoredKv* k(std::size_t layer) const { return heads(layer, 0); }
+  const kernels::StoredKv* v(std::size_t layer) const { return heads(layer, 1); }
+
+ private:
+  const kernels::StoredKv* heads(std::size_t layer, std::size_t side) const {
+    return heads_.data() + (2 * layer + side) * num_kv_heads_;
+  }
+  void write_tokens(std::size_t first_head, const KvRows& rows, std::size_t begin, std::size_t end);
+
+  KvPrecision precision_;
+  std::size_t num_kv_heads_, head_dim_, capacity_, length_ = 0;
+  std::vector<std::byte> data_;
+  std::vector<float> scales_;
+  std::vector<kernels::StoredKv> heads_;  // [layer][k, v][kv_heads]
+};
+
+}  // namespace qalof::runtime
