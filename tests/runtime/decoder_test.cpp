@@ -166,6 +166,38 @@ TEST_F(DecoderTest, LmLossIsThatOfTheLogits) {
   }
 }
 
+TEST_F(DecoderTest, LmHeadOfFewBitsStaysNearTheFloats) {
+  const std::vector<float> hidden = run(*execution("32"), {ids_}, serial_);
+  const auto logits = [&](int bits) {
+    const auto exec = Execution::create(
+        base_, quant::resolve(quant::parse_plan("32"), base_->target()), nullptr, serial_,
+        {.kv_scheme = KvScheme::kSeed, .lm_head = quant::BitWidth{bits}});
+    std::vector<float> result(97 * ids_.size());
+    lm_logits(*exec, hidden.data(), ids_.size(), result.data(), serial_);
+    return result;
+  };
+  const std::vector<float> exact = logits(32);
+  double norm = 0;
+  for (const float z : exact) norm += double{z} * double{z};
+  const auto error = [&](int bits) {
+    const std::vector<float> found = logits(bits);
+    double sum = 0;
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+      const double difference = double{found[i]} - double{exact[i]};
+      sum += difference * difference;
+    }
+    return std::sqrt(sum / norm);
+  };
+  const double error16 = error(16), error8 = error(8), error4 = error(4);
+  EXPECT_GT(error16, 0);
+  EXPECT_LE(error16, 0.005);
+  EXPECT_GT(error8, error16);
+  EXPECT_LE(error8, 0.02);
+  EXPECT_GT(error4, error8);
+  EXPECT_LE(error4, 0.2);
+  EXPECT_THROW(logits(7), Error);
+}
+
 TEST_F(DecoderTest, BadInputIsRefusedBySentence) {
   const auto exec = execution("32");
   auto message = [&](std::vector<std::int32_t> ids, KvCache* cache) {

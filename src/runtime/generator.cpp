@@ -1,0 +1,149 @@
+#include "runtime/generator.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/error.h"
+#include "text/text_stream.h"
+
+namespace qalof::runtime {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Text reserved per token; English has about five bytes.
+constexpr std::size_t kBytesPerToken = 16;
+
+double seconds_between(Clock::time_point start, Clock::time_point end) {
+  return std::chrono::duration<double>(end - start).count();
+}
+
+// The buffers of one generation, and the step from new tokens to logits.
+class Steps {
+ public:
+  Steps(const Execution& execution, std::size_t capacity, std::size_t chunk, ParallelFor& parallel,
+        Profile* profile)
+      : execution_(execution),
+        parallel_(parallel),
+        profile_(profile),
+        cache_(execution.base().config(), execution.kv(), capacity),
+        hidden_(chunk * execution.base().config().hidden),
+        logits_(execution.base().config().vocab_size) {}
+
+  void feed(std::span<const std::int32_t> ids) {
+    const Sequence sequence{ids, &cache_};
+    forward(execution_, {&sequence, 1}, workspace_, hidden_.data(), parallel_, profile_);
+    last_ = ids.size() - 1;
+  }
+  // Of the last token fed.
+  std::span<const float> logits() {
+    const model::ModelConfig& config = execution_.base().config();
+    const Profile::Scope scope(profile_, "lm_head",
+                               config.vocab_size * config.hidden *
+                                   static_cast<std::size_t>(execution_.lm_head_width().bits) / 8);
+    lm_logits(execution_, hidden_.data() + last_ * config.hidden, 1, logits_.data(), parallel_,
+              &workspace_.linear);
+    return logits_;
+  }
+  std::size_t kv_bytes() const { return cache_.bytes(); }
+
+ private:
+  const Execution& execution_;
+  ParallelFor& parallel_;
+  Profile* profile_;
+  KvCache cache_;
+  DecoderWorkspace workspace_;
+  std::vector<float> hidden_, logits_;
+  std::size_t last_ = 0;
+};
+
+}  // namespace
+
+std::string to_string(StopReason reason) {
+  switch (reason) {
+    case StopReason::kLength:
+      return "length";
+    case StopReason::kStopToken:
+      return "stop_token";
+    case StopReason::kStopString:
+      return "stop_string";
+    case StopReason::kPositions:
+      return "positions";
+    case StopReason::kCancelled:
+      return "cancelled";
+  }
+  return "unknown";
+}
+
+double Generation::prefill_tokens_per_second() const {
+  return prefill_seconds > 0 ? static_cast<double>(prompt_tokens) / prefill_seconds : 0;
+}
+
+double Generation::tokens_per_second() const {
+  return ids.size() > 1 && decode_seconds > 0 ? static_cast<double>(ids.size() - 1) / decode_seconds
+                                              : 0;
+}
+
+Generation generate(const Execution& execution, const text::BpeTokenizer& tokenizer,
+                    std::span<const std::int32_t> prompt, const GenerateOptions& options,
+                    ParallelFor& parallel, const TextCallback& on_text, Profile* profile) {
+  const model::ModelConfig& config = execution.base().config();
+  QALOF_CHECK(!prompt.empty(), ErrorKind::kBadInput, "the prompt has no tokens");
+  QALOF_CHECK(prompt.size() <= config.max_positions, ErrorKind::kBadInput,
+              "the prompt has {} tokens, the model has {} positions", prompt.size(),
+              config.max_positions);
+  QALOF_CHECK(options.max_new_tokens >= 1, ErrorKind::kUsage,
+              "--max_new_tokens: found 0, expected at least 1");
+  QALOF_CHECK(options.prefill_chunk >= 1, ErrorKind::kUsage,
+              "--prefill_chunk: found 0, expected at least 1");
+  // The last token is chosen but not fed, so it takes no position.
+  const std::size_t room = config.max_positions - prompt.size() + 1;
+  const std::size_t limit = std::min(options.max_new_tokens, room);
+  const std::size_t chunk = std::min(options.prefill_chunk, prompt.size());
+  // A model's vocabulary may be padded beyond the tokenizer's.
+  const std::size_t choices = std::min(config.vocab_size, tokenizer.vocab_size());
+  Sampler sampler(options.sampling);
+  text::TextStream stream(options.stop_strings);
+  Steps steps(execution, prompt.size() + limit - 1, chunk, parallel, profile);
+
+  Generation result;
+  result.prompt_tokens = prompt.size();
+  result.kv_bytes = steps.kv_bytes();
+  result.ids.reserve(limit);
+  result.text.reserve(limit * kBytesPerToken);
+  result.reason = limit < options.max_new_tokens ? StopReason::kPositions : StopReason::kLength;
+  const auto emit = [&](std::string_view piece) {
+    result.text += piece;
+    return piece.empty() || !on_text || on_text(piece);
+  };
+
+  const Clock::time_point start = Clock::now();
+  for (std::size_t first = 0; first < prompt.size(); first += chunk)
+    steps.feed(prompt.subspan(first, std::min(chunk, prompt.size() - first)));
+  Clock::time_point first_token = start;
+  for (std::size_t step = 0; step < limit; ++step) {
+    if (step > 0) steps.feed({&result.ids.back(), 1});
+    const std::int32_t id = sampler.sample(steps.logits().first(choices), step);
+    if (step == 0) first_token = Clock::now();
+    if (std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end()) {
+      result.reason = StopReason::kStopToken;
+      break;
+    }
+    result.ids.push_back(id);
+    if (!emit(stream.push(tokenizer.piece(id)))) {
+      result.reason = StopReason::kCancelled;
+      break;
+    }
+    if (stream.stopped()) {
+      result.reason = StopReason::kStopString;
+      break;
+    }
+  }
+  if (result.reason != StopReason::kCancelled) emit(stream.finish());
+  result.prefill_seconds = seconds_between(start, first_token);
+  result.decode_seconds = seconds_between(first_token, Clock::now());
+  return result;
+}
+
+}  // namespace qalof::runtime

@@ -1,0 +1,55 @@
+// Text from a prompt: prefill in chunks, then a token at a time until something stops it.
+//
+// Nothing is allocated per token once a generation runs. The tokens depend on execution, prompt and
+// options alone. Not for: several requests at once (runtime/decoder.h takes them in one batch).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/decoder.h"
+#include "runtime/sampling.h"
+#include "text/bpe_tokenizer.h"
+
+namespace qalof::runtime {
+
+struct GenerateOptions {
+  std::size_t max_new_tokens = 64;
+  SamplingOptions sampling = {};
+  std::vector<std::int32_t> stop_ids = {};  // end a generation and are not part of it
+  std::vector<std::string> stop_strings = {};
+  std::size_t prefill_chunk = 256;  // prompt tokens per forward pass: bounds memory, not results
+};
+
+enum class StopReason { kLength, kStopToken, kStopString, kPositions, kCancelled };
+std::string to_string(StopReason reason);
+
+struct Generation {
+  std::vector<std::int32_t> ids;  // without the prompt and a stop token
+  std::string text;               // without a stop string and what follows it
+  StopReason reason = StopReason::kLength;
+  std::size_t prompt_tokens = 0;
+  double prefill_seconds = 0;  // until the first token is chosen
+  double decode_seconds = 0;   // from there on
+  std::size_t kv_bytes = 0;
+
+  double prefill_tokens_per_second() const;
+  /// Tokens after the first per second of decoding; 0 where there is none.
+  double tokens_per_second() const;
+};
+
+/// Called with each piece of text as it becomes final, valid UTF-8; false ends the generation.
+using TextCallback = std::function<bool(std::string_view piece)>;
+
+/// Error{kBadInput} for an empty prompt, one that leaves no position for a new token, or ids
+/// outside the vocabulary; {kUsage} for options that are out of range. on_text may be null.
+Generation generate(const Execution& execution, const text::BpeTokenizer& tokenizer,
+                    std::span<const std::int32_t> prompt, const GenerateOptions& options,
+                    ParallelFor& parallel, const TextCallback& on_text = nullptr,
+                    Profile* profile = nullptr);
+
+}  // namespace qalof::runtime

@@ -1,0 +1,97 @@
+#include "runtime/sampling.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+
+namespace qalof::runtime {
+
+namespace {
+
+// Uniform in [0, 1) with 53 bits.
+double uniform(const RandomStream& random, std::uint64_t step) {
+  const auto words = random.words(step, 0);
+  const std::uint64_t bits = (static_cast<std::uint64_t>(words[0]) << 32 | words[1]) >> 11;
+  return static_cast<double>(bits) * 0x1p-53;
+}
+
+constexpr auto kMoreLikely = [](const auto& a, const auto& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+};
+
+}  // namespace
+
+Sampler::Sampler(const SamplingOptions& options)
+    : options_(options), random_(options.seed, "sampling") {
+  QALOF_CHECK(std::isfinite(options.temperature) && options.temperature >= 0, ErrorKind::kUsage,
+              "--temperature: found {}, expected 0 or more", options.temperature);
+  QALOF_CHECK(options.top_p > 0 && options.top_p <= 1, ErrorKind::kUsage,
+              "--top_p: found {}, expected more than 0 and at most 1", options.top_p);
+}
+
+// Leaves the count most likely candidates in front, sorted.
+void Sampler::keep_most_likely(std::size_t count) {
+  const auto middle = candidates_.begin() + static_cast<std::ptrdiff_t>(count);
+  if (middle != candidates_.end())
+    std::nth_element(candidates_.begin(), middle, candidates_.end(), kMoreLikely);
+  std::sort(candidates_.begin(), middle, kMoreLikely);
+}
+
+// Keeps the fewest most likely candidates whose weights reach top_p of the total; returns their
+// weight.
+double Sampler::keep_top_p(double total) {
+  const double wanted = options_.top_p * total;
+  // Few are enough as a rule; sorting all is the exception.
+  for (std::size_t count = std::min<std::size_t>(64, candidates_.size());;
+       count = std::min(8 * count, candidates_.size())) {
+    keep_most_likely(count);
+    double sum = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      sum += candidates_[i].weight;
+      if (sum < wanted && i + 1 < candidates_.size()) continue;
+      candidates_.resize(i + 1);
+      return sum;
+    }
+  }
+}
+
+std::int32_t Sampler::sample(std::span<const float> logits, std::uint64_t step) {
+  const auto top = std::max_element(logits.begin(), logits.end());
+  QALOF_CHECK(top != logits.end() && std::isfinite(*top), ErrorKind::kBadInput,
+              "sampling: the largest of {} logits is not finite", logits.size());
+  // max_element gives the first of equals; a NaN compares false and is looked for below.
+  double total = 0;
+  const double scale = options_.temperature > 0 ? 1.0 / options_.temperature : 0.0;
+  if (scale == 0) {
+    for (const float logit : logits) {
+      QALOF_CHECK(!std::isnan(logit), ErrorKind::kBadInput, "sampling: a logit is NaN");
+    }
+    return static_cast<std::int32_t>(top - logits.begin());
+  }
+  candidates_.resize(logits.size());
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    QALOF_CHECK(!std::isnan(logits[i]), ErrorKind::kBadInput, "sampling: a logit is NaN");
+    const double weight =
+        std::exp((static_cast<double>(logits[i]) - static_cast<double>(*top)) * scale);
+    candidates_[i] = {static_cast<std::int32_t>(i), logits[i], weight};
+    total += weight;
+  }
+  if (options_.top_k > 0 && options_.top_k < candidates_.size()) {
+    keep_most_likely(options_.top_k);
+    candidates_.resize(options_.top_k);
+    total = 0;
+    for (const Candidate& candidate : candidates_) total += candidate.weight;
+  }
+  if (options_.top_p < 1) total = keep_top_p(total);
+  const double wanted = uniform(random_, step) * total;
+  double sum = 0;
+  for (const Candidate& candidate : candidates_) {
+    sum += candidate.weight;
+    if (wanted < sum) return candidate.id;
+  }
+  // The last sums may round differently; the most likely of the rest is as good.
+  return candidates_.back().id;
+}
+
+}  // namespace qalof::runtime
