@@ -1,5 +1,6 @@
 #include "app/model_handle.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 
@@ -30,6 +31,16 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   QALOF_CHECK(std::filesystem::exists(options.model), ErrorKind::kNotFound,
               "{}: no such model directory or packed file", options.model);
   ModelHandle handle;
+  handle.execution.kv_scheme = runtime::parse_kv_scheme(options.kv_scheme);
+  if (options.lm_head_bits != 0) {
+    handle.execution.lm_head = quant::BitWidth{options.lm_head_bits};
+    runtime::lm_head_precision(*handle.execution.lm_head);  // checks it
+  }
+  if (options.kv_bits != 0) {
+    handle.kv_bits = quant::BitWidth{options.kv_bits};
+    QALOF_CHECK(quant::is_legal(*handle.kv_bits), ErrorKind::kUsage,
+                "--kv_bits: found {}, expected 2..8, 16 or 32", options.kv_bits);
+  }
   std::optional<quant::PlanSpec> plan;
   if (runtime::is_packed_file(options.model)) {
     runtime::PackedModel packed = runtime::open_packed_file(options.model);
@@ -74,8 +85,14 @@ std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& hand
                                                          ParallelFor& parallel,
                                                          Observer& observer) {
   quant::PrecisionPlan plan = quant::resolve(handle.plan, handle.base->target());
-  auto execution =
-      runtime::Execution::create(handle.base, std::move(plan), handle.adapters, parallel);
+  if (handle.kv_bits) {
+    for (auto* side : {&plan.k, &plan.v}) {
+      for (std::vector<quant::BitWidth>& heads : *side)
+        std::fill(heads.begin(), heads.end(), *handle.kv_bits);
+    }
+  }
+  auto execution = runtime::Execution::create(handle.base, std::move(plan), handle.adapters,
+                                              parallel, handle.execution);
   observer.info(fmt::format("precision {}", execution->description()));
   return execution;
 }

@@ -22,7 +22,10 @@ struct ModelOptions {
   std::string
       precision;  // text form or plan file; "" = the adapter's or packed file's plan, else 32
   std::string scheme = "seed";
-  int threads = 0;  // 0 = all available
+  int kv_bits = 0;  // K and V of every layer; 0 = as the plan says
+  std::string kv_scheme = "seed";
+  int lm_head_bits = 0;  // 4, 8, 16 or 32; 0 = the embedding's width
+  int threads = 0;       // 0 = all available
 };
 
 struct ModelHandle {
@@ -30,6 +33,8 @@ struct ModelHandle {
   std::shared_ptr<const runtime::AdapterSet> adapters;  // null: none
   quant::PlanSpec plan;
   std::map<std::string, std::string> packed_files;  // tokenizer files of a packed file
+  std::optional<quant::BitWidth> kv_bits;           // instead of the plan's
+  runtime::ExecutionOptions execution;
 };
 
 /// Opens model and adapter, chooses the plan, tells observer what an adapter directory had to say.

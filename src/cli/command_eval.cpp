@@ -14,6 +14,7 @@ void run_eval(std::vector<std::string> arguments) {
       "  qalof eval --task lm --model_name_or_path gpt2 --validation_file text.txt --json\n",
       std::move(arguments));
   add_model_flags(line, options.model);
+  add_run_flags(line, options.model);
   line.option("--task", options.task, "qa or lm");
   line.option("--validation_file", qa.validation_file, "qa: SQuAD JSON or JSONL; lm: UTF-8 text")
       ->required();

@@ -32,6 +32,14 @@ class CommandLine {
     constexpr bool kIsList = requires { typename T::allocator_type; }
     &&!std::is_same_v<T, std::string>;
     if constexpr (!kIsList) added->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    // Conversion would take -1 for the largest number.
+    if constexpr (std::is_unsigned_v<T>) {
+      added->check(
+          [](const std::string& text) {
+            return text.starts_with('-') ? "found " + text + ", expected 0 or more" : std::string();
+          },
+          "");
+    }
     return added->capture_default_str();
   }
   /// --name without a value.

@@ -24,6 +24,8 @@ constexpr Command kCommands[] = {
     {"tokenize", "standard input to token ids", false, run_tokenize},
     {"train", "fine-tune adapters on a quantized base", true, run_train},
     {"eval", "score a model, adapter and precision", false, run_eval},
+    {"generate", "text from a prompt", false, run_generate},
+    {"bench", "speed on this machine", false, run_bench},
     {"metric", "official SQuAD scores of a predictions file", false, run_metric},
     {"quantize", "write a packed file", false, run_quantize},
     {"inspect", "show what a file or directory holds", false, run_inspect},

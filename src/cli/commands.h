@@ -21,10 +21,14 @@ void run_eval(std::vector<std::string> arguments);
 void run_metric(std::vector<std::string> arguments);
 void run_quantize(std::vector<std::string> arguments);
 void run_inspect(std::vector<std::string> arguments);
+void run_generate(std::vector<std::string> arguments);
+void run_bench(std::vector<std::string> arguments);
 void run_doctor(std::vector<std::string> arguments);
 /// In qalof these hand over to qalof-train; in qalof-train they are the commands themselves.
 void run_train(std::vector<std::string> arguments);
 void run_demo(std::vector<std::string> arguments);
+/// `bench train`, without the word train.
+void run_bench_train(std::vector<std::string> arguments);
 
 /// All commands, in the order help lists them.
 std::span<const Command> commands();

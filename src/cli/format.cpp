@@ -14,6 +14,15 @@ void add_model_flags(CommandLine& line, app::ModelOptions& options) {
   line.option("--threads", options.threads, "threads; 0 = QALOF_THREADS, else all");
 }
 
+void add_run_flags(CommandLine& line, app::ModelOptions& options) {
+  line.option("--kv_bits", options.kv_bits,
+              "keys and values of every layer: 2..8, 16 or 32; 0 = as the plan says");
+  line.option("--kv_scheme", options.kv_scheme,
+              "what shares a scale of K and V: seed (a token) or head (a token and head)");
+  line.option("--lm_head_bits", options.lm_head_bits,
+              "weights of the LM head: 4, 8, 16 or 32; 0 = the embedding's width");
+}
+
 std::string bytes_text(std::uint64_t bytes) {
   constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB"};
   auto value = static_cast<double>(bytes);

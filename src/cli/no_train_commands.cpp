@@ -34,5 +34,9 @@ namespace {
 
 void run_train(std::vector<std::string> arguments) { hand_over("train", arguments); }
 void run_demo(std::vector<std::string> arguments) { hand_over("demo", arguments); }
+void run_bench_train(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), "train");
+  hand_over("bench", arguments);
+}
 
 }  // namespace qalof::cli

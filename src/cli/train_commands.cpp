@@ -164,4 +164,8 @@ void run_demo(std::vector<std::string> arguments) {
                          result.seconds, result.report));
 }
 
+void run_bench_train(std::vector<std::string>) {
+  fail(ErrorKind::kUnsupported, "bench train is not implemented yet, expected prefill or decode");
+}
+
 }  // namespace qalof::cli

@@ -1,42 +1,9 @@
 // The program itself: exit codes, streams and JSON as scripts see them.
-#include <gtest/gtest.h>
-#include <sys/wait.h>
-
-#include <cstdio>
-#include <fstream>
-#include <sstream>
-
-#include "core/json.h"
+#include "cli/program.h"
 #include "support/tiny_model.h"
 
 namespace qalof::cli {
 namespace {
-
-struct ProgramRun {
-  int code = -1;
-  std::string out, err;
-};
-
-std::string slurp(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-class CliTest : public ::testing::Test {
- protected:
-  ProgramRun run(const std::string& arguments, const std::string& input = "") {
-    std::ofstream(dir_.file("in")) << input;
-    const std::string command = std::string(QALOF_BINARY_DIR) + "/qalof " + arguments + " <" +
-                                dir_.file("in") + " >" + dir_.file("out") + " 2>" +
-                                dir_.file("err");
-    const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(dir_.file("out")),
-            slurp(dir_.file("err"))};
-  }
-  qalof::testing::TempDir dir_;
-};
 
 TEST_F(CliTest, HelpGoesToStandardOutput) {
   for (const char* arguments : {"--help", "-h", "eval -h", "init --help"}) {

@@ -1,0 +1,42 @@
+// qalof bench prefill and decode: speed of the packed runtime on this machine. `bench train` is the
+// trainer's.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "app/model_handle.h"
+#include "runtime/profile.h"
+
+namespace qalof::app {
+
+enum class BenchKind { kPrefill, kDecode };
+
+struct BenchOptions {
+  ModelOptions model;
+  BenchKind kind = BenchKind::kPrefill;
+  std::size_t prompt_tokens = 512;  // per sequence
+  std::size_t new_tokens = 64;      // decode: per sequence
+  std::size_t batch = 1;            // sequences at once
+  int repeats = 5;                  // after one warm-up
+  bool all_logits = false;          // prefill: the LM head on every token instead of the last
+  bool profile = false;
+};
+struct BenchResult {
+  std::string precision;  // effective, in words
+  int lm_head_bits = 0;
+  int threads = 0;
+  std::string isa;
+  std::uint64_t tokens = 0;         // of one repeat: prompt tokens, or new ones, of all sequences
+  double seconds = 0;               // median
+  std::vector<double> all_seconds;  // in the order measured
+  double tokens_per_second = 0;     // tokens / median
+  std::size_t kv_bytes = 0;         // of one sequence's cache
+  runtime::Profile profile;         // of all repeats
+};
+
+/// Random prompts, the same in every run. Error{kUsage} for numbers out of range, sequences longer
+/// than the model's positions among them.
+BenchResult run_bench(const BenchOptions& options, Observer& observer);
+
+}  // namespace qalof::app

@@ -1,0 +1,27 @@
+#include "app/generate.h"
+
+#include "core/error.h"
+
+namespace qalof::app {
+
+GenerateResult run_generate(const GenerateOptions& options, const runtime::TextCallback& on_text,
+                            Observer& observer) {
+  const ModelHandle handle = open_model(options.model, observer);
+  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
+  const model::ModelConfig& config = handle.base->config();
+  std::vector<std::int32_t> prompt = tokenizer.encode(options.prompt).ids;
+  if (prompt.empty()) prompt.push_back(static_cast<std::int32_t>(config.bos_token_id));
+  runtime::GenerateOptions generation = options.generation;
+  if (!options.ignore_eos)
+    generation.stop_ids.push_back(static_cast<std::int32_t>(config.eos_token_id));
+  ThreadPool pool(choose_threads(options.model.threads));
+  const auto execution = make_execution(handle, pool, observer);
+  GenerateResult result;
+  result.precision = execution->description();
+  result.lm_head_bits = execution->lm_head_width().bits;
+  result.generation = runtime::generate(*execution, tokenizer, prompt, generation, pool, on_text,
+                                        options.profile ? &result.profile : nullptr);
+  return result;
+}
+
+}  // namespace qalof::app

@@ -1,0 +1,89 @@
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+
+#include "app/generate.h"
+#include "cli/commands.h"
+#include "cli/format.h"
+#include "cli/signals.h"
+#include "core/error.h"
+
+namespace qalof::cli {
+
+namespace {
+
+// Standard input without the line end that closes it.
+std::string read_prompt() {
+  std::string text{std::istreambuf_iterator<char>(std::cin), {}};
+  if (text.ends_with('\n')) text.pop_back();
+  if (text.ends_with('\r')) text.pop_back();
+  return text;
+}
+
+}  // namespace
+
+void run_generate(std::vector<std::string> arguments) {
+  app::GenerateOptions options;
+  runtime::GenerateOptions& generation = options.generation;
+  CommandLine line(
+      "generate", "Text from a prompt, written as it comes.",
+      "  qalof generate --model_name_or_path gpt2 --prompt 'Once upon a time' --precision 4\n"
+      "  echo 'Q: Why?' | qalof generate --model_name_or_path gpt2 --prompt - --temperature 0.8 "
+      "--top_p 0.95 --stop 'Q:' --json\n",
+      std::move(arguments));
+  add_model_flags(line, options.model);
+  add_run_flags(line, options.model);
+  line.option("--prompt", options.prompt,
+              "text to continue; - reads standard input, less the line end that closes it")
+      ->required();
+  line.option("--max_new_tokens", generation.max_new_tokens, "most tokens to add");
+  line.option("--temperature", generation.sampling.temperature, "0 = the most likely token");
+  line.option("--top_k", generation.sampling.top_k, "choose among the k most likely; 0 = all");
+  line.option("--top_p", generation.sampling.top_p,
+              "choose among the fewest most likely that have this probability together");
+  line.option("--seed", generation.sampling.seed, "of the choices");
+  line.option("--stop", generation.stop_strings, "texts that end the generation");
+  line.option("--prefill_chunk", generation.prefill_chunk,
+              "prompt tokens per pass: bounds memory, not results");
+  line.flag("--ignore_eos", options.ignore_eos, "go on where the model ends its text");
+  line.flag("--profile", options.profile, "time and bytes per operation");
+  line.parse();
+  if (options.prompt == "-") options.prompt = read_prompt();
+
+  const StopSignals signals;
+  const app::GenerateResult result = app::run_generate(
+      options,
+      [&](std::string_view piece) {
+        if (!line.json()) {
+          std::fwrite(piece.data(), 1, piece.size(), stdout);
+          std::fflush(stdout);
+        }
+        return StopSignals::received() == 0;
+      },
+      line.observer());
+  const runtime::Generation& found = result.generation;
+  Json json = {{"text", found.text},
+               {"ids", found.ids},
+               {"stop_reason", runtime::to_string(found.reason)},
+               {"prompt_tokens", found.prompt_tokens},
+               {"tokens_per_second", found.tokens_per_second()},
+               {"prefill_tokens_per_second", found.prefill_tokens_per_second()},
+               {"prefill_seconds", found.prefill_seconds},
+               {"decode_seconds", found.decode_seconds},
+               {"kv_bytes", found.kv_bytes},
+               {"lm_head_bits", result.lm_head_bits},
+               {"precision", result.precision}};
+  std::string text = "\n";
+  if (options.profile) {
+    json["profile"] = profile_json(result.profile);
+    if (!line.json()) line.observer().info(profile_text(result.profile));
+  }
+  line.print(json, text);
+  line.observer().info(fmt::format(
+      "{} tokens ({}), {:.1f} tokens/s; prompt {} tokens, {:.1f} tokens/s; KV cache {}",
+      found.ids.size(), runtime::to_string(found.reason), found.tokens_per_second(),
+      found.prompt_tokens, found.prefill_tokens_per_second(), bytes_text(found.kv_bytes)));
+  QALOF_CHECK(StopSignals::received() == 0, ErrorKind::kInterrupted, "interrupted");
+}
+
+}  // namespace qalof::cli

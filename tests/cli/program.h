@@ -1,0 +1,44 @@
+// Runs the built program as a script would: arguments and standard input in, exit code and streams
+// out.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#include "core/json.h"
+#include "support/temp_dir.h"
+
+namespace qalof::cli {
+
+struct ProgramRun {
+  int code = -1;
+  std::string out, err;
+};
+
+inline std::string slurp(const std::string& path) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+class CliTest : public ::testing::Test {
+ protected:
+  ProgramRun run(const std::string& arguments, const std::string& input = "") {
+    std::ofstream(dir_.file("in")) << input;
+    const std::string command = std::string(QALOF_BINARY_DIR) + "/qalof " + arguments + " <" +
+                                dir_.file("in") + " >" + dir_.file("out") + " 2>" +
+                                dir_.file("err");
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(dir_.file("out")),
+            slurp(dir_.file("err"))};
+  }
+  qalof::testing::TempDir dir_;
+};
+
+}  // namespace qalof::cli
