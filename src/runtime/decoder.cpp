@@ -193,6 +193,11 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
   grow(workspace.inner, tokens * config.inner);
   grow(workspace.projected, tokens * hidden);
   grow(workspace.sequences, sequences.size());
+  std::uint64_t cached_bytes = 0;  // of all layers
+  for (const Sequence& sequence : sequences) {
+    if (const KvCache* cache = sequence.cache; cache != nullptr)
+      cached_bytes += cache->bytes() / cache->capacity() * cache->length();
+  }
   float* residual = workspace.residual.data();
   float* normed = workspace.normed.data();
 
@@ -228,8 +233,9 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
     norm(base.attention_norm(layer), 0, tokens, normed);
     linear(first, "attn.c_attn", normed, workspace.qkv.data());
     {
-      const Profile::Scope scope(profile, "attention",
-                                 tokens * (qkv_width + hidden) * sizeof(float));
+      const Profile::Scope scope(
+          profile, "attention",
+          tokens * (qkv_width + hidden) * sizeof(float) + cached_bytes / config.num_layers);
       run_attention(sequences, config, layer, workspace, parallel);
     }
     linear(first + 1, "attn.c_proj", workspace.attended.data(), workspace.projected.data());
