@@ -40,7 +40,7 @@ DoctorResult run_doctor() {
   result.threads = available_threads();
   result.isa = kernels::to_string(kernels::active_isa());
   const std::vector<kernels::Isa> available = kernels::available_isas();
-  for (const kernels::Isa isa : {kernels::Isa::kPortable, kernels::Isa::kAvx2}) {
+  for (const kernels::Isa isa : kernels::known_isas()) {
     const std::string name(kernels::to_string(isa));
     if (std::find(available.begin(), available.end(), isa) != available.end()) {
       result.isas.push_back(name);

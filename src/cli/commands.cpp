@@ -70,8 +70,8 @@ std::string help_text() {
   for (const Command& command : kCommands)
     text += fmt::format("  {:<10} {}\n", command.name, command.summary);
   text +=
-      "\nEnvironment: QALOF_ISA (portable, avx2) forces an instruction set; QALOF_THREADS sets the "
-      "default of --threads;\n"
+      "\nEnvironment: QALOF_ISA (\"qalof doctor\" lists the names) forces an instruction set; "
+      "QALOF_THREADS sets the default of --threads;\n"
       "NO_COLOR is honoured. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 diverged, 5 "
       "memory or disk,\n"
       "6 network, 130/143 signals.\n";

@@ -16,7 +16,8 @@ constexpr std::size_t kWideStretch = 256;
 constexpr std::size_t kWideGroupRows = 48;
 constexpr std::size_t kWideTileRows = 6;
 
-void widen_row(const std::int8_t* x, std::size_t k, std::int16_t* dst) {
+void widen_row(const std::int8_t* x, std::size_t k, void* prepared) {
+  auto* dst = static_cast<std::int16_t*>(prepared);
   std::size_t i = 0;
   for (; i + 16 <= k; i += 16) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i));

@@ -193,10 +193,8 @@ constexpr std::size_t kMinWideRows = 16;
 
 void multiply_int8(const IntGemmBlock& block) {
   if (block.rows < kMinWideRows) return multiply<Int8Tile>(block);
-  const std::size_t stride = (block.k + 1) / 2 * 2;
-  for (std::size_t row = 0; row < block.rows; ++row) {
-    widen_row(block.x + row * block.k, block.k, block.wide_x + row * stride);
-  }
+  const auto* wide_x = static_cast<const std::int16_t*>(block.prepared);
+  const std::size_t stride = prepared_stride(block.k, sizeof(*wide_x)) / sizeof(*wide_x);
   for (std::size_t first = 0; first < block.n; first += kWidth) {
     const std::int8_t* panel = static_cast<const std::int8_t*>(block.panels) +
                                first / kWidth * Int8Tile::panel_bytes(block.k);
@@ -213,7 +211,7 @@ void multiply_int8(const IntGemmBlock& block) {
         for (std::size_t tile = 0; tile < num_tiles; ++tile) {
           const std::size_t row = rows * tile / num_tiles;
           const std::size_t next = rows * (tile + 1) / num_tiles;
-          run_wide_tile(next - row, block.wide_x + (group + row) * stride + begin, stride, w,
+          run_wide_tile(next - row, wide_x + (group + row) * stride + begin, stride, w,
                         (count + 1) / 2, acc + row * kWidth);
         }
       }
@@ -229,6 +227,7 @@ void multiply_int8(const IntGemmBlock& block) {
 
 void set_avx2_int_gemm(KernelTable& table) {
   table.gemm_int8 = multiply_int8;
+  table.prepare_int8 = {widen_row, sizeof(std::int16_t)};
   table.gemm_int4 = multiply<Int4Tile>;
 }
 

@@ -19,8 +19,8 @@ struct Blocks {
 
   Blocks(std::size_t m, std::size_t n, std::size_t row_bytes, int threads) {
     constexpr std::size_t kCacheBytes = 256 * 1024;
-    constexpr std::size_t kTileRows =
-        12;  // a multiple of every tile's height, so that only the last block has a rest
+    // A multiple of every tile's height, so that only the last block has a rest.
+    constexpr std::size_t kTileRows = 24;
     const std::size_t panels_all = ceil_div(n, kPanelRows);
     rows = std::max(kTileRows,
                     kCacheBytes / std::max<std::size_t>(row_bytes, 1) / kTileRows * kTileRows);
@@ -33,6 +33,7 @@ struct Blocks {
         std::clamp<std::size_t>(ceil_div(wanted, std::max<std::size_t>(num_rows, 1)), 1,
                                 std::max<std::size_t>(panels_all / 4, 1));
     panels = std::max<std::size_t>(ceil_div(panels_all, groups), 1);
+    if (panels > 3) panels = ceil_div(panels, 3) * 3;  // the widest tiles take three
     num_panels = ceil_div(panels_all, panels);
   }
 };
@@ -65,34 +66,45 @@ const void* panel_at(const PackedMatrix& w, std::size_t panel) {
   return static_cast<const char*>(w.panels) + panel * bytes;
 }
 
+// Memory for rows of x as the kernels want them, one buffer per calling thread; aligned to cache
+// lines.
+char* prepared_rows(std::size_t bytes) {
+  thread_local std::vector<char> buffer;
+  char* begin = at_least(buffer, bytes + 64);
+  return begin + (64 - reinterpret_cast<std::uintptr_t>(begin) % 64) % 64;
+}
+
 void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
                     const PackedMatrix& w, const float* bias, float* y, std::int32_t* acc,
                     ParallelFor& parallel) {
   const KernelTable& table = active_table();
   const bool nibbles = w.format == WeightFormat::kInt4;
+  const PrepareRow<std::int8_t>& prepare = nibbles ? table.prepare_int4 : table.prepare_int8;
   // Nibbles are multiplied as code + 8, which adds 8 times the row's sum.
   thread_local std::vector<std::int32_t> sums_buffer;
-  std::int32_t* sums = nullptr;
-  if (nibbles) {
-    sums = at_least(sums_buffer, m);
+  std::int32_t* sums = nibbles ? at_least(sums_buffer, m) : nullptr;
+  const std::size_t stride = prepared_stride(w.k, prepare.element_bytes);
+  char* prepared = prepare.run == nullptr ? nullptr : prepared_rows(m * stride);
+  if (nibbles || prepare.run != nullptr) {
     for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
-      for (std::size_t row = begin; row < end; ++row)
-        sums[row] = table.sum_codes(x_codes + row * w.k, w.k);
+      for (std::size_t row = begin; row < end; ++row) {
+        if (nibbles) sums[row] = table.sum_codes(x_codes + row * w.k, w.k);
+        if (prepare.run != nullptr) prepare.run(x_codes + row * w.k, w.k, prepared + row * stride);
+      }
     });
   }
-  const std::size_t wide_k = (w.k + 1) / 2 * 2;
-  for_blocks(m, w.n, nibbles ? w.k : wide_k * sizeof(std::int16_t), parallel,
+  for_blocks(m, w.n, w.k * std::max<std::size_t>(prepare.element_bytes, 1), parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-               thread_local std::vector<std::int16_t> wide_buffer;
                const std::size_t first = panel * kPanelRows;
                IntGemmBlock block;
                block.x = x_codes + row * w.k;
+               block.prepared = offset_or_null(prepared, row * stride);
                block.rows = rows;
                block.k = w.k;
                block.panels = panel_at(w, panel);
                block.n = n;
-               block.wide_x = nibbles ? nullptr : at_least(wide_buffer, rows * wide_k);
                block.x_sums = offset_or_null(sums, row);
+               block.code_sums = offset_or_null(w.code_sums, first);
                block.x_scales = offset_or_null(x_scales, row);
                block.w_scales = offset_or_null(w.scales, first);
                block.bias = offset_or_null(bias, first);
@@ -109,11 +121,23 @@ void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedM
               float alpha, const float* bias, Accumulate accumulate, float* y,
               ParallelFor& parallel) {
   const KernelTable& table = active_table();
-  for_blocks(m, w.n, w.k * sizeof(float), parallel,
+  const bool halves = w.format == WeightFormat::kBf16;
+  const PrepareRow<float>& prepare = table.prepare_bf16;
+  const std::size_t stride = prepared_stride(w.k, prepare.element_bytes);
+  char* prepared = nullptr;
+  if (halves && prepare.run != nullptr) {
+    prepared = prepared_rows(m * stride);
+    for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
+      for (std::size_t row = begin; row < end; ++row)
+        prepare.run(x + row * x_stride, w.k, prepared + row * stride);
+    });
+  }
+  for_blocks(m, w.n, w.k * (prepared == nullptr ? sizeof(float) : prepare.element_bytes), parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
                const std::size_t first = panel * kPanelRows;
                FloatGemmBlock block;
                block.x = x + row * x_stride;
+               block.prepared = offset_or_null(prepared, row * stride);
                block.rows = rows;
                block.x_stride = x_stride;
                block.k = w.k;
@@ -125,7 +149,7 @@ void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedM
                block.add = accumulate == Accumulate::kAdd;
                block.y = y + row * w.n + first;
                block.y_stride = w.n;
-               (w.format == WeightFormat::kBf16 ? table.gemm_bf16 : table.gemm_f32)(block);
+               (halves ? table.gemm_bf16 : table.gemm_f32)(block);
              });
 }
 

@@ -2,6 +2,11 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <iterator>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "core/error.h"
 #include "kernels/kernel_table.h"
@@ -10,42 +15,72 @@ namespace qalof::kernels {
 
 namespace {
 
-constexpr Isa kAll[] = {Isa::kPortable, Isa::kAvx2};
+constexpr Isa kAll[] = {Isa::kPortable, Isa::kAvx2,       Isa::kAvxVnni,
+                        Isa::kAvx512,   Isa::kAvx512Vnni, Isa::kAvx512Bf16};
 
-bool cpu_has(Isa isa) {
+#if defined(__x86_64__)
+// Leaf 7, second part; compilers of our range do not all know a name for this bit.
+bool has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return false;
+  return (eax & (1U << 4)) != 0;
+}
+
+bool x86_has(Isa isa) {
+  // The compiler's run-time support also asks whether the system saves the wide registers.
   switch (isa) {
     case Isa::kPortable:
       return true;
     case Isa::kAvx2:
-#if defined(__x86_64__)
-      // The compiler's run-time support also asks whether the system saves the wide registers.
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
              __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
-#else
-      return false;
-#endif
+    case Isa::kAvxVnni:
+      return x86_has(Isa::kAvx2) && has_avx_vnni();
+    case Isa::kAvx512:
+      return x86_has(Isa::kAvx2) && __builtin_cpu_supports("avx512f") &&
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vl");
+    case Isa::kAvx512Vnni:
+      return x86_has(Isa::kAvx512) && __builtin_cpu_supports("avx512vnni");
+    case Isa::kAvx512Bf16:
+      return x86_has(Isa::kAvx512Vnni) && __builtin_cpu_supports("avx512bf16");
   }
   return false;
 }
+#endif
 
-KernelTable make_avx2_table() {
+bool cpu_has(Isa isa) {
+#if defined(__x86_64__)
+  return x86_has(isa);
+#else
+  return isa == Isa::kPortable;
+#endif
+}
+
+// What the set does best, each function from the widest set that has one.
+KernelTable make_table(Isa isa) {
   KernelTable table = kPortableTable;
 #if defined(__x86_64__)
-  // Even these assignments are compiled for AVX2.
-  if (!cpu_has(Isa::kAvx2)) return table;
+  // Even these assignments are compiled for their sets.
+  if (isa == Isa::kPortable || !cpu_has(isa)) return table;
   set_avx2_quantize(table);
   set_avx2_gemm(table);
   set_avx2_int_gemm(table);
   set_avx2_ops(table);
   set_avx2_attention(table);
+  if (isa >= Isa::kAvx512) {
+    set_avx512_gemm(table);
+  }
+  if (isa >= Isa::kAvx512Vnni) set_avx512vnni_int_gemm(table);
+  if (isa >= Isa::kAvx512Bf16) set_avx512bf16_gemm(table);
 #endif
   return table;
 }
 
-const KernelTable& table_of(Isa isa) {
-  static const KernelTable avx2 = make_avx2_table();
-  return isa == Isa::kAvx2 ? avx2 : kPortableTable;
-}
+struct Choice {
+  Isa isa;
+  KernelTable table;
+};
 
 Isa initial_isa() {
   const char* text = std::getenv("QALOF_ISA");
@@ -57,19 +92,25 @@ Isa initial_isa() {
   return isa;
 }
 
-struct Choice {
-  Isa isa;
-  const KernelTable* table;
-};
-
 std::atomic<const Choice*>& current() {
-  static const Choice choices[] = {{Isa::kPortable, &table_of(Isa::kPortable)},
-                                   {Isa::kAvx2, &table_of(Isa::kAvx2)}};
+  static const Choice choices[] = {
+      {Isa::kPortable, make_table(Isa::kPortable)},
+      {Isa::kAvx2, make_table(Isa::kAvx2)},
+      {Isa::kAvxVnni, make_table(Isa::kAvxVnni)},
+      {Isa::kAvx512, make_table(Isa::kAvx512)},
+      {Isa::kAvx512Vnni, make_table(Isa::kAvx512Vnni)},
+      {Isa::kAvx512Bf16, make_table(Isa::kAvx512Bf16)},
+  };
   static std::atomic<const Choice*> choice{&choices[static_cast<int>(initial_isa())]};
   return choice;
 }
 
 }  // namespace
+
+const std::vector<Isa>& known_isas() {
+  static const std::vector<Isa> all(std::begin(kAll), std::end(kAll));
+  return all;
+}
 
 std::vector<Isa> available_isas() {
   std::vector<Isa> result;
@@ -81,7 +122,7 @@ std::vector<Isa> available_isas() {
 
 Isa active_isa() { return current().load(std::memory_order_relaxed)->isa; }
 
-const KernelTable& active_table() { return *current().load(std::memory_order_relaxed)->table; }
+const KernelTable& active_table() { return current().load(std::memory_order_relaxed)->table; }
 
 void force_isa(Isa isa) {
   QALOF_CHECK(cpu_has(isa), ErrorKind::kUnsupported,
@@ -97,6 +138,14 @@ std::string_view to_string(Isa isa) {
       return "portable";
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kAvxVnni:
+      return "avxvnni";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx512Vnni:
+      return "avx512vnni";
+    case Isa::kAvx512Bf16:
+      return "avx512bf16";
   }
   return "unknown";
 }

@@ -1,5 +1,5 @@
 // Which instruction set the kernels run on. Chosen once from the CPU and the variable QALOF_ISA
-// (portable | avx2); tests force each in turn.
+// (a name of to_string); tests force each in turn.
 #pragma once
 
 #include <string>
@@ -8,7 +8,16 @@
 
 namespace qalof::kernels {
 
-enum class Isa { kPortable, kAvx2 };
+/// Every set holds those before it, but for kAvxVnni, whose instructions kAvx512 does without:
+///   kAvx2        with FMA, F16C, BMI2
+///   kAvxVnni     AVX2 and byte products of 256 bits
+///   kAvx512      AVX2 and AVX-512 F, BW, DQ, VL
+///   kAvx512Vnni  and byte products of 512 bits
+///   kAvx512Bf16  and bfloat16 products of 512 bits
+enum class Isa { kPortable, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAvx512Bf16 };
+
+/// All sets this program knows, in the order of Isa.
+const std::vector<Isa>& known_isas();
 
 /// Sets this CPU can run, best last.
 std::vector<Isa> available_isas();

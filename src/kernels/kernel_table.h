@@ -18,6 +18,7 @@ namespace qalof::kernels {
 /// (gemm.h).
 struct FloatGemmBlock {
   const float* x;
+  const void* prepared;  // the rows as prepare_bf16 left them, prepared_stride apart; kBf16 only
   std::size_t rows;
   std::size_t x_stride;
   std::size_t k;
@@ -33,18 +34,34 @@ struct FloatGemmBlock {
 
 struct IntGemmBlock {
   const std::int8_t* x;  // [rows, k], dense
+  const void*
+      prepared;  // the rows as prepare_int8 or prepare_int4 left them, prepared_stride apart
   std::size_t rows;
   std::size_t k;
   const void* panels;
   std::size_t n;
-  std::int16_t* wide_x;        // scratch of rows * round_up(k, 2), for kInt8 only
-  const std::int32_t* x_sums;  // [rows] sums of codes; given for kInt4 only
-  const float* x_scales;       // [rows]
-  const float* w_scales;       // [n]
-  const float* bias;           // [n] or null
-  float* y;                    // null: the sums go to acc
+  const std::int32_t* x_sums;     // [rows] sums of codes; given for kInt4 only
+  const std::int32_t* code_sums;  // [n] sums of the weights' codes; given for kInt8 only
+  const float* x_scales;          // [rows]
+  const float* w_scales;          // [n]
+  const float* bias;              // [n] or null
+  float* y;                       // null: the sums go to acc
   std::int32_t* acc;
   std::size_t y_stride;  // of y and acc
+};
+
+/// Bytes from one prepared row to the next, for elements of the given size: whole cache lines and
+/// one more, so that rows do not fall into one set of the cache.
+constexpr std::size_t prepared_stride(std::size_t k, std::size_t element_bytes) {
+  return (k * element_bytes + 63) / 64 * 64 + 64;
+}
+
+/// Writes one row of x in the form that the products of a format read; run is null where they read
+/// x itself.
+template <typename T>
+struct PrepareRow {
+  void (*run)(const T* x, std::size_t k, void* dst) = nullptr;
+  std::size_t element_bytes = 0;
 };
 
 /// out[r, :] += sum over ascending j < counts of w[r, j] * v[j, :].
@@ -74,6 +91,9 @@ struct KernelTable {
   void (*gemm_bf16)(const FloatGemmBlock& block);
   void (*gemm_int8)(const IntGemmBlock& block);
   void (*gemm_int4)(const IntGemmBlock& block);
+  PrepareRow<std::int8_t> prepare_int8{};
+  PrepareRow<std::int8_t> prepare_int4{};
+  PrepareRow<float> prepare_bf16{};
   // rows; stats is mean and 1 / sqrt(var + eps)
   void (*layer_norm)(const float* x, std::size_t cols, const float* gamma, const float* beta,
                      float eps, float* dst, float* stats);
@@ -119,6 +139,13 @@ void set_avx2_gemm(KernelTable& table);
 void set_avx2_int_gemm(KernelTable& table);
 void set_avx2_ops(KernelTable& table);
 void set_avx2_attention(KernelTable& table);
+/// The same for AVX-VNNI, AVX-512 (F, BW, DQ, VL), and AVX-512 with VNNI or BF16.
+void set_avxvnni_int_gemm(KernelTable& table);
+void set_avx512_quantize(KernelTable& table);
+void set_avx512_gemm(KernelTable& table);
+void set_avx512_ops(KernelTable& table);
+void set_avx512vnni_int_gemm(KernelTable& table);
+void set_avx512bf16_gemm(KernelTable& table);
 #endif
 
 /// The table of active_isa().

@@ -166,12 +166,13 @@ void check_floats(const FloatCase& c, std::mt19937& random, ParallelFor& paralle
   SerialFor serial;
   const std::string what =
       fmt::format("m {} n {} k {} format {}", c.m, c.n, c.k, static_cast<int>(c.format));
-  const std::vector<float> x = random_floats(c.m * c.x_stride, random);
+  std::vector<float> x = random_floats(c.m * c.x_stride, random);
   std::vector<float> w = random_floats(c.n * c.k, random);
   Packed packed = allocate(c.format, c.n, c.k);
   if (c.format == WeightFormat::kBf16) {
     pack_bf16(w.data(), c.n, c.k, reinterpret_cast<std::uint16_t*>(packed.bytes.data()), serial);
     for (float& value : w) value = float_from_bf16(bf16_from_float(value));
+    for (float& value : x) value = float_from_bf16(bf16_from_float(value));
   } else {
     std::vector<float> source = w;
     if (c.transposed) {

@@ -1,0 +1,100 @@
+// AVX-512 VNNI: integer products, four k an operation. One operand is unsigned: on int8 panels it
+// is x + 128, which adds 128 times the sum of the weights' codes; on int4 panels the nibble, which
+// is code + 8 and adds 8 times the sum of x. Sums start at minus that. Nothing saturates.
+#if defined(__x86_64__)
+#include "kernels/avx512_tile.h"
+
+namespace qalof::kernels {
+
+namespace {
+
+struct IntFormat {
+  using Block = IntGemmBlock;
+  using Sum = __m512i;
+  static constexpr std::size_t kStepBytes = 4;
+  static RowBytes rows(const Block& block) {
+    return {static_cast<const char*>(block.prepared), prepared_stride(block.k, 1)};
+  }
+  static __m512i broadcast(const char* x) {
+    int codes;
+    __builtin_memcpy(&codes, x, sizeof(codes));
+    return _mm512_set1_epi32(codes);
+  }
+  static __m512i load(const float* partial) { return _mm512_loadu_si512(partial); }
+  static void store(float* partial, __m512i sum) { _mm512_storeu_si512(partial, sum); }
+  // Each operation rounds once, as the portable kernel does.
+  static void finish(const Block& block, std::size_t row, std::size_t first, __mmask16 mask,
+                     __m512i sum) {
+    const std::size_t at = row * block.y_stride + first;
+    if (block.y == nullptr) {
+      _mm512_mask_storeu_epi32(block.acc + at, mask, sum);
+      return;
+    }
+    __m512 value =
+        _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_maskz_loadu_ps(mask, block.w_scales + first));
+    value = _mm512_mul_ps(value, _mm512_set1_ps(block.x_scales[row]));
+    if (block.bias != nullptr)
+      value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, block.bias + first));
+    _mm512_mask_storeu_ps(block.y + at, mask, value);
+  }
+};
+
+struct Int8Format : IntFormat {
+  static constexpr int kSteps = 1;
+  static std::size_t num_vectors(const Block& block) { return (block.k + 3) / 4; }
+  static __m512i start(const Block& block, std::size_t, std::size_t first, __mmask16 mask) {
+    const __m512i sums = _mm512_maskz_loadu_epi32(mask, block.code_sums + first);
+    return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sums, 7));
+  }
+  static __m512i weights(__m512i vector, int) { return vector; }
+  static __m512i multiply(__m512i sum, __m512i x, __m512i w) {
+    return _mm512_dpbusd_epi32(sum, x, w);
+  }
+};
+
+struct Int4Format : IntFormat {
+  static constexpr int kSteps = 2;  // the low nibbles, the high nibbles
+  static std::size_t num_vectors(const Block& block) { return (block.k + 7) / 8; }
+  static __m512i start(const Block& block, std::size_t row, std::size_t, __mmask16) {
+    return _mm512_set1_epi32(-8 * block.x_sums[row]);
+  }
+  static __m512i weights(__m512i vector, int step) {
+    return _mm512_and_si512(step == 0 ? vector : _mm512_srli_epi16(vector, 4),
+                            _mm512_set1_epi8(15));
+  }
+  static __m512i multiply(__m512i sum, __m512i x, __m512i w) {
+    return _mm512_dpbusd_epi32(sum, w, x);
+  }
+};
+
+// dst = x with the bytes of flip inverted, then zeros to the end of the cache line, which the
+// padding of panels multiplies by code 0.
+void copy_row(const std::int8_t* x, std::size_t k, __m512i flip, void* dst) {
+  auto* out = static_cast<char*>(dst);
+  std::size_t i = 0;
+  for (; i + 64 <= k; i += 64)
+    _mm512_storeu_si512(out + i, _mm512_xor_si512(_mm512_loadu_si512(x + i), flip));
+  if (i < k) {
+    const __mmask64 mask = (std::uint64_t{1} << (k - i)) - 1U;
+    _mm512_storeu_si512(out + i, _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, x + i), flip));
+  }
+}
+
+void offset_row(const std::int8_t* x, std::size_t k, void* dst) {
+  copy_row(x, k, _mm512_set1_epi8(-128), dst);
+}
+void pad_row(const std::int8_t* x, std::size_t k, void* dst) {
+  copy_row(x, k, _mm512_setzero_si512(), dst);
+}
+
+}  // namespace
+
+void set_avx512vnni_int_gemm(KernelTable& table) {
+  table.gemm_int8 = multiply<Int8Format>;
+  table.gemm_int4 = multiply<Int4Format>;
+  table.prepare_int8 = {offset_row, 1};
+  table.prepare_int4 = {pad_row, 1};
+}
+
+}  // namespace qalof::kernels
+#endif
