@@ -110,6 +110,21 @@ BENCHMARK_CAPTURE(float_product, bf16, WeightFormat::kBf16)->Apply(shapes);
 BENCHMARK_CAPTURE(integer_product, int8, WeightFormat::kInt8)->Apply(shapes);
 BENCHMARK_CAPTURE(integer_product, int4, WeightFormat::kInt4)->Apply(shapes);
 
+// Float panels of [3072, 768]; argument: whether the source is transposed. Gop/s counts elements.
+void pack_speed(benchmark::State& state) {
+  constexpr std::size_t kRows = 3072, kCols = 768;
+  SerialFor serial;
+  const bool transposed = state.range(0) != 0;
+  const std::vector<float> src = random_floats(kRows * kCols);
+  std::vector<float> panels(kRows * kCols);
+  for (auto _ : state) {
+    pack_f32(src.data(), kRows, kCols, transposed ? kRows : kCols, transposed, panels.data(),
+             serial);
+  }
+  count_operations(state, static_cast<double>(kRows * kCols));
+}
+BENCHMARK(pack_speed)->Arg(0)->Arg(1)->ArgName("transposed")->Unit(benchmark::kMicrosecond);
+
 // Row operations on [512, 3072]; Gop/s counts elements.
 enum class RowOp { kQuantize, kLayerNorm, kLayerNormBackward, kGelu, kGeluBackward };
 void row_operation(benchmark::State& state, RowOp op) {

@@ -44,6 +44,33 @@ void for_panels(std::size_t n, std::size_t k, ParallelFor& parallel, Body&& body
              });
 }
 
+// A full panel of 16 rows, in squares that stay in the first-level cache.
+void pack_rows(const float* src, std::size_t k, std::size_t stride, float* dst) {
+  for (std::size_t begin = 0; begin < k; begin += kPanelRows) {
+    const std::size_t end = std::min(k, begin + kPanelRows);
+    for (std::size_t row = 0; row < kPanelRows; ++row) {
+      for (std::size_t col = begin; col < end; ++col)
+        dst[col * kPanelRows + row] = src[row * stride + col];
+    }
+  }
+}
+
+// Full panels begin .. end of a source [k, n]: 16 neighbours of a source row are a row of a panel.
+// Several panels a pass, so that whole stretches of a source row are read.
+void pack_columns(const float* src, std::size_t begin, std::size_t end, std::size_t k,
+                  std::size_t stride, float* dst) {
+  constexpr std::size_t kPass = 8;
+  for (std::size_t panel = begin; panel < end; panel += kPass) {
+    const std::size_t count = std::min(kPass, end - panel);
+    for (std::size_t col = 0; col < k; ++col) {
+      const float* from = src + col * stride + panel * kPanelRows;
+      float* to = dst + (panel * k + col) * kPanelRows;
+      for (std::size_t i = 0; i < count; ++i)
+        std::memcpy(to + i * k * kPanelRows, from + i * kPanelRows, kPanelRows * sizeof(float));
+    }
+  }
+}
+
 }  // namespace
 
 std::size_t packed_matrix_bytes(WeightFormat format, std::size_t n, std::size_t k) {
@@ -52,17 +79,28 @@ std::size_t packed_matrix_bytes(WeightFormat format, std::size_t n, std::size_t 
 
 void pack_f32(const float* src, std::size_t n, std::size_t k, std::size_t stride, bool transposed,
               float* dst, ParallelFor& parallel) {
-  const std::size_t row_step = transposed ? 1 : stride;
-  const std::size_t col_step = transposed ? stride : 1;
-  for_panels(n, k, parallel, [&](std::size_t panel, std::size_t first, std::size_t rows) {
+  const std::size_t full = n / kPanelRows;
+  const auto rest = [&](std::size_t panel, std::size_t rows) {
     float* out = dst + panel * k * kPanelRows;
-    for (std::size_t col = 0; col < k; ++col) {
-      for (std::size_t row = 0; row < kPanelRows; ++row) {
-        out[col * kPanelRows + row] =
-            row < rows ? src[(first + row) * row_step + col * col_step] : 0.0F;
-      }
+    std::fill(out, out + k * kPanelRows, 0.0F);
+    for (std::size_t row = 0; row < rows; ++row) {
+      const std::size_t at = panel * kPanelRows + row;
+      for (std::size_t col = 0; col < k; ++col)
+        out[col * kPanelRows + row] = transposed ? src[col * stride + at] : src[at * stride + col];
     }
-  });
+  };
+  for_ranges(parallel, ceil_div(n, kPanelRows), rows_per_piece(k * kPanelRows),
+             [&](std::size_t begin, std::size_t end) {
+               const std::size_t whole = std::min(end, full);
+               if (transposed) {
+                 pack_columns(src, begin, whole, k, stride, dst);
+               } else {
+                 for (std::size_t panel = begin; panel < whole; ++panel)
+                   pack_rows(src + panel * kPanelRows * stride, k, stride,
+                             dst + panel * k * kPanelRows);
+               }
+               if (end > full) rest(full, n % kPanelRows);
+             });
 }
 
 void pack_bf16(const float* src, std::size_t n, std::size_t k, std::uint16_t* dst,
