@@ -69,7 +69,9 @@ KernelTable make_table(Isa isa) {
   set_avx2_ops(table);
   set_avx2_attention(table);
   if (isa >= Isa::kAvx512) {
+    set_avx512_quantize(table);
     set_avx512_gemm(table);
+    set_avx512_ops(table);
   }
   if (isa >= Isa::kAvx512Vnni) set_avx512vnni_int_gemm(table);
   if (isa >= Isa::kAvx512Bf16) set_avx512bf16_gemm(table);

@@ -183,6 +183,45 @@ TEST_P(OpsTest, AddInPlaceAddsEveryElementOnce) {
   }
 }
 
+struct RowResults {
+  std::vector<float> norm, stats, dx, dgamma, dbeta, gelu, gelu_dx, sum;
+  bool operator==(const RowResults&) const = default;
+};
+
+RowResults all_rows(const std::vector<float>& x, const std::vector<float>& dy, std::size_t rows,
+                    std::size_t cols) {
+  SerialFor serial;
+  const std::vector<float> gamma(dy.begin(), dy.begin() + static_cast<std::ptrdiff_t>(cols));
+  const std::vector<float> none(x.size());
+  RowResults r{
+      none, std::vector<float>(rows * 2), none, std::vector<float>(cols), gamma, none, none, dy};
+  layer_norm(x.data(), rows, cols, gamma.data(), gamma.data(), 1e-5F, r.norm.data(), r.stats.data(),
+             serial);
+  layer_norm_backward(dy.data(), x.data(), r.stats.data(), gamma.data(), rows, cols, r.dx.data(),
+                      r.dgamma.data(), r.dbeta.data(), serial);
+  gelu_new(x.data(), x.size(), r.gelu.data(), serial);
+  gelu_new_backward(dy.data(), x.data(), x.size(), r.gelu_dx.data(), serial);
+  add_in_place(x.data(), x.size(), r.sum.data(), serial);
+  return r;
+}
+
+TEST(Ops, EverySetFromAvx2OnHasTheSameBits) {
+  std::mt19937 random(9);
+  const Isa before = active_isa();
+  for (std::size_t cols = 1; cols <= 100; ++cols) {
+    const std::vector<float> x = random_floats(3 * cols, random, 4.0F),
+                             dy = random_floats(3 * cols, random);
+    std::vector<RowResults> results;
+    for (const Isa isa : available_isas()) {
+      if (isa == Isa::kPortable) continue;  // it sums in another order
+      force_isa(isa);
+      results.push_back(all_rows(x, dy, 3, cols));
+      EXPECT_TRUE(results.back() == results.front()) << to_string(isa) << ", " << cols;
+    }
+  }
+  force_isa(before);
+}
+
 TEST_P(OpsTest, NanIsKept) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::vector<float> x(17, 1.0F), y(17);

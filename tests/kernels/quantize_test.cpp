@@ -76,6 +76,21 @@ TEST_P(QuantizeTest, CodesEqualTheOriginalsAndRealsAreWithinOneUlp) {
   }
 }
 
+TEST_P(QuantizeTest, CodesOfMillionsOfNumbersEqualPortableOnes) {
+  // Halves among them: multiples of half a step of the 8-bit code.
+  const std::size_t cols = 1000, rows = 1500;
+  std::vector<float> src = random_floats(rows * cols, random_);
+  for (std::size_t i = 0; i < src.size(); i += 3)
+    src[i] = std::nearbyint(src[i] * 40.0F) * (0.5F / 127.0F);
+  std::vector<std::int8_t> codes(src.size()), expected(src.size());
+  std::vector<float> scales(rows);
+  quantize_rows(src.data(), rows, cols, 8, codes.data(), scales.data(), serial_);
+  force_isa(Isa::kPortable);
+  quantize_rows(src.data(), rows, cols, 8, expected.data(), scales.data(), serial_);
+  force_isa(GetParam());
+  EXPECT_TRUE(codes == expected);
+}
+
 TEST_P(QuantizeTest, ZeroRowGivesZeroCodesAndFiniteScale) {
   for (int bits = 2; bits <= 8; ++bits) {
     const std::vector<float> row(33, 0.0F);
