@@ -62,7 +62,7 @@ struct Int8Tile {
   static void run(const IntGemmBlock& block, std::size_t row, std::size_t panel) {
     const std::uint8_t* w =
         static_cast<const std::uint8_t*>(block.panels) + panel * panel_bytes(block.k);
-    const std::int8_t* x = block.x + row * block.k;
+    const std::int8_t* x = block.x + row * block.x_stride;
     __m256i acc[kRows][2];
     unrolled<kRows>(QALOF_UNROLLED(r) { acc[r][0] = acc[r][1] = _mm256_setzero_si256(); });
     const std::size_t whole = block.k / 4 * 4;
@@ -71,13 +71,13 @@ struct Int8Tile {
       const __m256i low = load(w);
       const __m256i high = load(w + 32);
       unrolled<kRows>(QALOF_UNROLLED(r) {
-        step(broadcast4(x + static_cast<std::size_t>(r) * block.k + i), low, high, acc[r]);
+        step(broadcast4(x + static_cast<std::size_t>(r) * block.x_stride + i), low, high, acc[r]);
       });
     }
     if (i < block.k) {
       unrolled<kRows>(QALOF_UNROLLED(r) {
-        step(broadcast_rest(x + static_cast<std::size_t>(r) * block.k + i, block.k - i), load(w),
-             load(w + 32), acc[r]);
+        step(broadcast_rest(x + static_cast<std::size_t>(r) * block.x_stride + i, block.k - i),
+             load(w), load(w + 32), acc[r]);
       });
     }
     unrolled<kRows>(QALOF_UNROLLED(r) {
@@ -102,7 +102,7 @@ struct Int4Tile {
   static void run(const IntGemmBlock& block, std::size_t row, std::size_t panel) {
     const std::uint8_t* w =
         static_cast<const std::uint8_t*>(block.panels) + panel * panel_bytes(block.k);
-    const std::int8_t* x = block.x + row * block.k;
+    const std::int8_t* x = block.x + row * block.x_stride;
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i acc[kRows][2];
     unrolled<kRows>(QALOF_UNROLLED(r) {
@@ -119,7 +119,7 @@ struct Int4Tile {
       for (; i + 8 <= end; i += 8, w += 64) {
         const Nibbles nibbles(w);
         unrolled<kRows>(QALOF_UNROLLED(r) {
-          const std::int8_t* at = x + static_cast<std::size_t>(r) * block.k + i;
+          const std::int8_t* at = x + static_cast<std::size_t>(r) * block.x_stride + i;
           nibbles.step(broadcast4(at), broadcast4(at + 4), pairs[r]);
         });
       }
@@ -127,7 +127,7 @@ struct Int4Tile {
         const Nibbles nibbles(w);
         const std::size_t rest = end - i;
         unrolled<kRows>(QALOF_UNROLLED(r) {
-          const std::int8_t* at = x + static_cast<std::size_t>(r) * block.k + i;
+          const std::int8_t* at = x + static_cast<std::size_t>(r) * block.x_stride + i;
           nibbles.step(broadcast_rest(at, rest),
                        rest > 4 ? broadcast_rest(at + 4, rest - 4) : _mm256_setzero_si256(),
                        pairs[r]);
@@ -194,7 +194,7 @@ constexpr std::size_t kMinWideRows = 16;
 void multiply_int8(const IntGemmBlock& block) {
   if (block.rows < kMinWideRows) return multiply<Int8Tile>(block);
   const auto* wide_x = static_cast<const std::int16_t*>(block.prepared);
-  const std::size_t stride = prepared_stride(block.k, sizeof(*wide_x)) / sizeof(*wide_x);
+  const std::size_t stride = block.prepared_stride / sizeof(*wide_x);
   for (std::size_t first = 0; first < block.n; first += kWidth) {
     const std::int8_t* panel = static_cast<const std::int8_t*>(block.panels) +
                                first / kWidth * Int8Tile::panel_bytes(block.k);

@@ -10,6 +10,7 @@ namespace {
 struct FloatFormat {
   using Block = FloatGemmBlock;
   using Sum = __m512;
+  static constexpr bool kGrouped = false;
   static __m512 start(const Block&, std::size_t, std::size_t, __mmask16) {
     return _mm512_setzero_ps();
   }

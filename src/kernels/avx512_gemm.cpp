@@ -29,7 +29,7 @@ struct F32Format : FloatFormat {
 struct WideBf16Format : F32Format {
   static constexpr int kSteps = 2;
   static RowBytes rows(const Block& block) {
-    return {static_cast<const char*>(block.prepared), prepared_stride(block.k, sizeof(float))};
+    return {static_cast<const char*>(block.prepared), block.prepared_stride};
   }
   static std::size_t num_vectors(const Block& block) { return (block.k + 1) / 2; }
   static __m512i weights(__m512i vector, int step) {

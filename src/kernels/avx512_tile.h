@@ -41,32 +41,24 @@ struct RowBytes {
 //   Block, Sum                              the block of kernel_table.h; the type of a register
 //   kSteps, kStepBytes                      multiplications a vector, bytes of x each reads
 //   rows(block), num_vectors(block)         x; vectors of one panel
-//   start(block, row, first, mask)          a sum before the first k
-//   weights(vector, step)                   operand of a step
-//   multiply(sum, x, weights)               one step; x points at kStepBytes bytes
+//   weights(vector, step), broadcast(x)     operands of a step; x points at kStepBytes bytes
+//   multiply(sum, x, weights)               one step
 //   load(const float*), store(float*, sum)  partial sums
+// and without groups
+//   start(block, row, first, mask)          a sum before the first k
 //   finish(block, row, first, mask, sum)    to y
+// with groups (kGrouped)
+//   group_vectors(block)                    vectors of a group
+//   start(block, row, first, group)         a sum before the first k of a group
+//   add_group(block, first, group, sum, total)  total with a group's sum
+//   finish(block, row, first, mask, total)  to y
+
+// The sums of a tile over count vectors of its panels.
 template <typename Format, int kRows, int kPanels, bool kPrefetch>
-void run_tile(const typename Format::Block& block, std::size_t row, std::size_t panel,
-              const Stretch& stretch) {
-  using Sum = typename Format::Sum;
+[[gnu::always_inline]] inline void accumulate(const char* const (&x)[kRows], const char* w,
+                                              std::size_t panel_bytes, std::size_t count,
+                                              typename Format::Sum (&sum)[kRows][kPanels]) {
   constexpr std::size_t kXBytes = Format::kSteps * Format::kStepBytes;  // of x a vector
-  const std::size_t panel_bytes = Format::num_vectors(block) * kVectorBytes;
-  const char* w =
-      static_cast<const char*>(block.panels) + panel * panel_bytes + stretch.begin * kVectorBytes;
-  const RowBytes rows = Format::rows(block);
-  const char* x[kRows];
-  Sum sum[kRows][kPanels];
-  unrolled<kRows>(QALOF_UNROLLED(r) {
-    const auto ur = static_cast<std::size_t>(r);
-    x[r] = rows.at + (row + ur) * rows.stride + stretch.begin * kXBytes;
-    unrolled<kPanels>(QALOF_UNROLLED(p) {
-      const std::size_t first = (panel + static_cast<std::size_t>(p)) * kWidth;
-      sum[r][p] = stretch.first ? Format::start(block, row + ur, first, panel_mask(block.n, first))
-                                : Format::load(stretch.partial + (r * kPanels + p) * 16);
-    });
-  });
-  const std::size_t count = stretch.end - stretch.begin;
   for (std::size_t i = 0; i < count; ++i, w += kVectorBytes) {
     unrolled<Format::kSteps>(QALOF_UNROLLED(step) {
       __m512i vectors[kPanels];
@@ -76,24 +68,94 @@ void run_tile(const typename Format::Block& block, std::size_t row, std::size_t 
         vectors[p] = Format::weights(_mm512_loadu_si512(at), step);
       });
       unrolled<kRows>(QALOF_UNROLLED(r) {
-        const char* at = x[r] + i * kXBytes + static_cast<std::size_t>(step) * Format::kStepBytes;
-        const auto value = Format::broadcast(at);
+        const auto value = Format::broadcast(x[r] + i * kXBytes +
+                                             static_cast<std::size_t>(step) * Format::kStepBytes);
         unrolled<kPanels>(
             QALOF_UNROLLED(p) { sum[r][p] = Format::multiply(sum[r][p], value, vectors[p]); });
       });
     });
   }
+}
+
+// Rows of x of a tile at a vector.
+template <typename Format, int kRows>
+[[gnu::always_inline]] inline void point_at(const typename Format::Block& block, std::size_t row,
+                                            std::size_t vector, const char* (&x)[kRows]) {
+  const RowBytes rows = Format::rows(block);
   unrolled<kRows>(QALOF_UNROLLED(r) {
-    unrolled<kPanels>(QALOF_UNROLLED(p) {
-      if (!stretch.last) {
-        Format::store(stretch.partial + (r * kPanels + p) * 16, sum[r][p]);
-        return;
-      }
-      const std::size_t first = (panel + static_cast<std::size_t>(p)) * kWidth;
-      Format::finish(block, row + static_cast<std::size_t>(r), first, panel_mask(block.n, first),
-                     sum[r][p]);
-    });
+    x[r] = rows.at + (row + static_cast<std::size_t>(r)) * rows.stride +
+           vector * Format::kSteps * Format::kStepBytes;
   });
+}
+
+template <typename Format, int kRows, int kPanels, bool kPrefetch>
+void run_tile(const typename Format::Block& block, std::size_t row, std::size_t panel,
+              const Stretch& stretch) {
+  using Sum = typename Format::Sum;
+  const std::size_t panel_bytes = Format::num_vectors(block) * kVectorBytes;
+  const char* w = static_cast<const char*>(block.panels) + panel * panel_bytes;
+  const auto first = [&](int p) { return (panel + static_cast<std::size_t>(p)) * kWidth; };
+  const char* x[kRows];
+  if constexpr (Format::kGrouped) {
+    const std::size_t length = Format::group_vectors(block);
+    __m512 total[kRows][kPanels];
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      unrolled<kPanels>(QALOF_UNROLLED(p) {
+        total[r][p] = stretch.first ? _mm512_setzero_ps()
+                                    : _mm512_loadu_ps(stretch.partial + (r * kPanels + p) * 16);
+      });
+    });
+    std::size_t group = stretch.begin / length;
+    for (std::size_t at = stretch.begin; at < stretch.end; at += length, ++group) {
+      point_at<Format, kRows>(block, row, at, x);
+      Sum sum[kRows][kPanels];
+      unrolled<kRows>(QALOF_UNROLLED(r) {
+        unrolled<kPanels>(QALOF_UNROLLED(p) {
+          sum[r][p] = Format::start(block, row + static_cast<std::size_t>(r), first(p), group);
+        });
+      });
+      const std::size_t count = stretch.end - at < length ? stretch.end - at : length;
+      accumulate<Format, kRows, kPanels, kPrefetch>(x, w + at * kVectorBytes, panel_bytes, count,
+                                                    sum);
+      unrolled<kRows>(QALOF_UNROLLED(r) {
+        unrolled<kPanels>(QALOF_UNROLLED(p) {
+          total[r][p] = Format::add_group(block, first(p), group, sum[r][p], total[r][p]);
+        });
+      });
+    }
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      unrolled<kPanels>(QALOF_UNROLLED(p) {
+        if (!stretch.last) {
+          _mm512_storeu_ps(stretch.partial + (r * kPanels + p) * 16, total[r][p]);
+          return;
+        }
+        Format::finish(block, row + static_cast<std::size_t>(r), first(p),
+                       panel_mask(block.n, first(p)), total[r][p]);
+      });
+    });
+  } else {
+    point_at<Format, kRows>(block, row, stretch.begin, x);
+    Sum sum[kRows][kPanels];
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      unrolled<kPanels>(QALOF_UNROLLED(p) {
+        sum[r][p] = stretch.first ? Format::start(block, row + static_cast<std::size_t>(r),
+                                                  first(p), panel_mask(block.n, first(p)))
+                                  : Format::load(stretch.partial + (r * kPanels + p) * 16);
+      });
+    });
+    accumulate<Format, kRows, kPanels, kPrefetch>(x, w + stretch.begin * kVectorBytes, panel_bytes,
+                                                  stretch.end - stretch.begin, sum);
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      unrolled<kPanels>(QALOF_UNROLLED(p) {
+        if (!stretch.last) {
+          Format::store(stretch.partial + (r * kPanels + p) * 16, sum[r][p]);
+          return;
+        }
+        Format::finish(block, row + static_cast<std::size_t>(r), first(p),
+                       panel_mask(block.n, first(p)), sum[r][p]);
+      });
+    });
+  }
 }
 
 constexpr std::size_t kTallest = 8;
@@ -126,6 +188,15 @@ void run_rows(const typename Format::Block& block, std::size_t row, std::size_t 
 constexpr std::size_t kStretchVectors = 128;
 constexpr std::size_t kGroupRows = 48;
 
+template <typename Format>
+std::size_t stretch_vectors(const typename Format::Block& block) {
+  if constexpr (Format::kGrouped) {
+    const std::size_t length = Format::group_vectors(block);
+    return length < kStretchVectors ? kStretchVectors / length * length : length;
+  }
+  return kStretchVectors;
+}
+
 template <typename Format, int kPanels>
 void multiply_panels(const typename Format::Block& block, std::size_t panel) {
   const std::size_t num_vectors = Format::num_vectors(block);
@@ -135,7 +206,7 @@ void multiply_panels(const typename Format::Block& block, std::size_t panel) {
     // Tiles of equal height: nine rows are faster as 5 + 4 than as 8 + 1.
     const std::size_t num_tiles = (rows + kTallest - 1) / kTallest;
     // One tile reads the panel once anyhow.
-    const std::size_t length = num_tiles == 1 ? num_vectors : kStretchVectors;
+    const std::size_t length = num_tiles == 1 ? num_vectors : stretch_vectors<Format>(block);
     for (std::size_t begin = 0; begin == 0 || begin < num_vectors; begin += length) {
       const bool last = num_vectors - begin <= length;
       const std::size_t end = last ? num_vectors : begin + length;

@@ -11,8 +11,7 @@ struct Bf16Format : FloatFormat {
   static constexpr int kSteps = 1;
   static constexpr std::size_t kStepBytes = 4;
   static RowBytes rows(const Block& block) {
-    return {static_cast<const char*>(block.prepared),
-            prepared_stride(block.k, sizeof(std::uint16_t))};
+    return {static_cast<const char*>(block.prepared), block.prepared_stride};
   }
   static std::size_t num_vectors(const Block& block) { return (block.k + 1) / 2; }
   static __m512i weights(__m512i vector, int) { return vector; }

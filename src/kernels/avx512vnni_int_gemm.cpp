@@ -11,9 +11,10 @@ namespace {
 struct IntFormat {
   using Block = IntGemmBlock;
   using Sum = __m512i;
+  static constexpr bool kGrouped = false;
   static constexpr std::size_t kStepBytes = 4;
   static RowBytes rows(const Block& block) {
-    return {static_cast<const char*>(block.prepared), prepared_stride(block.k, 1)};
+    return {static_cast<const char*>(block.prepared), block.prepared_stride};
   }
   static __m512i broadcast(const char* x) {
     int codes;
@@ -25,26 +26,33 @@ struct IntFormat {
   // Each operation rounds once, as the portable kernel does.
   static void finish(const Block& block, std::size_t row, std::size_t first, __mmask16 mask,
                      __m512i sum) {
-    const std::size_t at = row * block.y_stride + first;
     if (block.y == nullptr) {
-      _mm512_mask_storeu_epi32(block.acc + at, mask, sum);
+      _mm512_mask_storeu_epi32(block.acc + row * block.y_stride + first, mask, sum);
       return;
     }
-    __m512 value =
-        _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_maskz_loadu_ps(mask, block.w_scales + first));
+    finish(block, row, first, mask,
+           _mm512_mul_ps(_mm512_cvtepi32_ps(sum),
+                         _mm512_maskz_loadu_ps(mask, block.w_scales + first)));
+  }
+  // The same with weight scales applied.
+  static void finish(const Block& block, std::size_t row, std::size_t first, __mmask16 mask,
+                     __m512 value) {
     value = _mm512_mul_ps(value, _mm512_set1_ps(block.x_scales[row]));
     if (block.bias != nullptr)
       value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, block.bias + first));
-    _mm512_mask_storeu_ps(block.y + at, mask, value);
+    _mm512_mask_storeu_ps(block.y + row * block.y_stride + first, mask, value);
   }
 };
+
+__m512i minus_128_times(__m512i sums) {
+  return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sums, 7));
+}
 
 struct Int8Format : IntFormat {
   static constexpr int kSteps = 1;
   static std::size_t num_vectors(const Block& block) { return (block.k + 3) / 4; }
   static __m512i start(const Block& block, std::size_t, std::size_t first, __mmask16 mask) {
-    const __m512i sums = _mm512_maskz_loadu_epi32(mask, block.code_sums + first);
-    return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sums, 7));
+    return minus_128_times(_mm512_maskz_loadu_epi32(mask, block.code_sums + first));
   }
   static __m512i weights(__m512i vector, int) { return vector; }
   static __m512i multiply(__m512i sum, __m512i x, __m512i w) {
@@ -64,6 +72,49 @@ struct Int4Format : IntFormat {
   }
   static __m512i multiply(__m512i sum, __m512i x, __m512i w) {
     return _mm512_dpbusd_epi32(sum, w, x);
+  }
+};
+
+// Where a panel's values of one group lie.
+std::size_t group_at(const IntGemmBlock& block, std::size_t first, std::size_t group) {
+  return first * block.groups + group * kWidth;
+}
+
+// A group's zero points times the row's sum there.
+__m512i zero_part(const IntGemmBlock& block, std::size_t row, std::size_t first,
+                  std::size_t group) {
+  const auto* zeros = reinterpret_cast<const __m128i*>(block.zeros + group_at(block, first, group));
+  return _mm512_mullo_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128(zeros)),
+                            _mm512_set1_epi32(block.x_sums[row * block.groups + group]));
+}
+
+template <typename Base>
+struct GroupedFormat : Base {
+  using Block = IntGemmBlock;
+  static constexpr bool kGrouped = true;
+  static __m512 add_group(const Block& block, std::size_t first, std::size_t group, __m512i sum,
+                          __m512 total) {
+    const __m512 scales = _mm512_loadu_ps(block.w_scales + group_at(block, first, group));
+    return _mm512_add_ps(total, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scales));
+  }
+};
+
+struct GroupedInt8Format : GroupedFormat<Int8Format> {
+  static std::size_t group_vectors(const Block& block) { return block.group / 4; }
+  static __m512i start(const Block& block, std::size_t row, std::size_t first, std::size_t group) {
+    const std::int32_t* sums = block.code_sums + group_at(block, first, group);
+    const __m512i sum = minus_128_times(_mm512_loadu_si512(sums));
+    if (block.zeros == nullptr) return sum;
+    return _mm512_sub_epi32(sum, zero_part(block, row, first, group));
+  }
+};
+
+struct GroupedInt4Format : GroupedFormat<Int4Format> {
+  static std::size_t group_vectors(const Block& block) { return block.group / 8; }
+  static __m512i start(const Block& block, std::size_t row, std::size_t first, std::size_t group) {
+    const __m512i sum = _mm512_set1_epi32(-8 * block.x_sums[row * block.groups + group]);
+    if (block.zeros == nullptr) return sum;
+    return _mm512_sub_epi32(sum, zero_part(block, row, first, group));
   }
 };
 
@@ -92,6 +143,8 @@ void pad_row(const std::int8_t* x, std::size_t k, void* dst) {
 void set_avx512vnni_int_gemm(KernelTable& table) {
   table.gemm_int8 = multiply<Int8Format>;
   table.gemm_int4 = multiply<Int4Format>;
+  table.gemm_int8_grouped = multiply<GroupedInt8Format>;
+  table.gemm_int4_grouped = multiply<GroupedInt4Format>;
   table.prepare_int8 = {offset_row, 1};
   table.prepare_int4 = {pad_row, 1};
 }

@@ -74,44 +74,69 @@ char* prepared_rows(std::size_t bytes) {
   return begin + (64 - reinterpret_cast<std::uintptr_t>(begin) % 64) % 64;
 }
 
+// Sums of x per row and group.
+void sum_rows(const KernelTable& table, const std::int8_t* x, std::size_t k, std::size_t group,
+              std::int32_t* sums) {
+  const std::size_t length = group == 0 ? k : group;
+  for (std::size_t begin = 0; begin == 0 || begin < k; begin += length)
+    *sums++ = table.sum_codes(x + begin, std::min(length, k - begin));
+}
+
 void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
                     const PackedMatrix& w, const float* bias, float* y, std::int32_t* acc,
                     ParallelFor& parallel) {
   const KernelTable& table = active_table();
   const bool nibbles = w.format == WeightFormat::kInt4;
+  const std::size_t groups = num_groups(w.k, w.group);
   const PrepareRow<std::int8_t>& prepare = nibbles ? table.prepare_int4 : table.prepare_int8;
   // Nibbles are multiplied as code + 8, which adds 8 times the row's sum.
   thread_local std::vector<std::int32_t> sums_buffer;
-  std::int32_t* sums = nibbles ? at_least(sums_buffer, m) : nullptr;
+  std::int32_t* sums = nibbles || w.zeros != nullptr ? at_least(sums_buffer, m * groups) : nullptr;
   const std::size_t stride = prepared_stride(w.k, prepare.element_bytes);
   char* prepared = prepare.run == nullptr ? nullptr : prepared_rows(m * stride);
-  if (nibbles || prepare.run != nullptr) {
+  if (sums != nullptr || prepare.run != nullptr) {
     for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
       for (std::size_t row = begin; row < end; ++row) {
-        if (nibbles) sums[row] = table.sum_codes(x_codes + row * w.k, w.k);
-        if (prepare.run != nullptr) prepare.run(x_codes + row * w.k, w.k, prepared + row * stride);
+        const std::int8_t* x = x_codes + row * w.k;
+        if (sums != nullptr) sum_rows(table, x, w.k, w.group, sums + row * groups);
+        if (prepare.run != nullptr) prepare.run(x, w.k, prepared + row * stride);
       }
     });
   }
+  const GroupSteps steps = {
+      nibbles ? table.gemm_int4 : table.gemm_int8, packed_matrix_bytes(w.format, kPanelRows, w.k),
+      packed_matrix_bytes(w.format, kPanelRows, w.group), prepare.element_bytes};
+  const auto grouped = nibbles ? table.gemm_int4_grouped : table.gemm_int8_grouped;
   for_blocks(m, w.n, w.k * std::max<std::size_t>(prepare.element_bytes, 1), parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
                const std::size_t first = panel * kPanelRows;
                IntGemmBlock block;
                block.x = x_codes + row * w.k;
+               block.x_stride = w.k;
                block.prepared = offset_or_null(prepared, row * stride);
+               block.prepared_stride = stride;
                block.rows = rows;
                block.k = w.k;
                block.panels = panel_at(w, panel);
                block.n = n;
-               block.x_sums = offset_or_null(sums, row);
-               block.code_sums = offset_or_null(w.code_sums, first);
+               block.group = w.group;
+               block.groups = groups;
+               block.zeros = offset_or_null(w.zeros, first * groups);
+               block.x_sums = offset_or_null(sums, row * groups);
+               block.code_sums = offset_or_null(w.code_sums, first * groups);
                block.x_scales = offset_or_null(x_scales, row);
-               block.w_scales = offset_or_null(w.scales, first);
+               block.w_scales = offset_or_null(w.scales, first * groups);
                block.bias = offset_or_null(bias, first);
                block.y = offset_or_null(y, row * w.n + first);
                block.acc = offset_or_null(acc, row * w.n + first);
                block.y_stride = w.n;
-               (nibbles ? table.gemm_int4 : table.gemm_int8)(block);
+               if (w.group == 0) {
+                 steps.gemm(block);
+               } else if (grouped != nullptr) {
+                 grouped(block);
+               } else {
+                 multiply_groups(block, steps);
+               }
              });
 }
 
@@ -138,6 +163,7 @@ void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedM
                FloatGemmBlock block;
                block.x = x + row * x_stride;
                block.prepared = offset_or_null(prepared, row * stride);
+               block.prepared_stride = stride;
                block.rows = rows;
                block.x_stride = x_stride;
                block.k = w.k;

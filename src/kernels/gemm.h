@@ -31,9 +31,30 @@ struct PackedMatrix {
   std::size_t n = 0;
   std::size_t k = 0;
   const void* panels = nullptr;
-  const float* scales = nullptr;  // [n]; required for integers, optional for kF32 (y = acc * scale)
+  // [n]; required for integers, optional for kF32 (y = acc * scale).
+  const float* scales = nullptr;
   const std::int32_t* code_sums = nullptr;  // [n] sum over k of the codes (integers only)
+  // Integers only: every so many k of a row have a scale of their own, the last group may be
+  // shorter; a multiple of 8, or 0 for one scale a row. With groups, scales, code_sums and zeros
+  // lie as pack_groups puts them: [n/16][num_groups][16].
+  std::size_t group = 0;
+  // The code that stands for 0 in each group, or null for 0; real = (code - zero) * scale. Needs a
+  // group.
+  const std::int8_t* zeros = nullptr;
 };
+
+/// Groups of a row of k; 1 where group is 0.
+constexpr std::size_t num_groups(std::size_t k, std::size_t group) {
+  return group == 0 ? 1 : (k + group - 1) / group;
+}
+/// Elements of a value per row and group in the order [n/16][groups][16].
+constexpr std::size_t grouped_count(std::size_t n, std::size_t groups) {
+  return (n + kPanelRows - 1) / kPanelRows * groups * kPanelRows;
+}
+/// src is [n, groups]; dst holds grouped_count(n, groups), padded with zeros.
+void pack_groups(const float* src, std::size_t n, std::size_t groups, float* dst);
+void pack_groups(const std::int32_t* src, std::size_t n, std::size_t groups, std::int32_t* dst);
+void pack_groups(const std::int8_t* src, std::size_t n, std::size_t groups, std::int8_t* dst);
 
 std::size_t packed_matrix_bytes(WeightFormat format, std::size_t n, std::size_t k);
 /// src is row-major [n, k]; dst holds packed_matrix_bytes. stride is the distance between rows in
@@ -46,23 +67,30 @@ void pack_bf16(const float* src, std::size_t n, std::size_t k, std::uint16_t* ds
 /// format kInt8, or kInt4 with codes in -8..7. code_sums [n].
 void pack_codes(const std::int8_t* codes, std::size_t n, std::size_t k, WeightFormat format,
                 void* dst, std::int32_t* code_sums, ParallelFor& parallel);
+/// The same with the sums of every group, grouped_count(n, num_groups(k, group)) of them in the
+/// order of pack_groups. The panels do not depend on the group.
+void pack_codes(const std::int8_t* codes, std::size_t n, std::size_t k, WeightFormat format,
+                std::size_t group, void* dst, std::int32_t* code_sums, ParallelFor& parallel);
 void unpack_codes(const PackedMatrix& w, std::int8_t* codes);
 
 enum class Accumulate { kStore, kAdd };  // y = value, or y += value
 
-/// y = alpha * (x w^T) [* scales] + bias for kF32 and kBf16 weights (bf16 widened to f32; round x
-/// first). x is [m, k] with row distance x_stride, y is [m, n] with row distance n. bias [n] or
-/// null. kAdd requires a null bias.
+/// y = alpha * (x w^T) [* scales] + bias for kF32 and kBf16 weights (with kBf16, x must hold bf16
+/// numbers: round it first). x is [m, k] with row distance x_stride, y is [m, n] with row distance
+/// n. bias [n] or null. kAdd requires a null bias.
 void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedMatrix& w,
               float alpha, const float* bias, Accumulate accumulate, float* y,
               ParallelFor& parallel);
 
 /// Integer product: y = float(sum x_codes * w_codes) * w.scales[n] * x_scales[m] + bias, evaluated
 /// in that order with one rounding each (no fused multiply-add), so y is bit-equal on every ISA.
-/// x_codes [m, k] in -127..127.
+/// x_codes [m, k] in -127..127. With groups
+///   y = (sum over ascending g of w.scales[n, g] * float(sum of x_codes * (w_codes - zero) in g))
+///       * x_scales[m] + bias,
+/// the sum starting at 0, again with one rounding each.
 void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
               const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel);
-/// The integer sums alone: acc [m, n].
+/// The integer sums alone: acc [m, n]. w without groups.
 void gemm_int_acc(const std::int8_t* x_codes, std::size_t m, const PackedMatrix& w,
                   std::int32_t* acc, ParallelFor& parallel);
 

@@ -1,6 +1,7 @@
 // Packs weights into panels of 16 output rows (layouts: gemm.h) and back.
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "kernels/bf16.h"
 #include "kernels/gemm.h"
@@ -71,6 +72,38 @@ void pack_columns(const float* src, std::size_t begin, std::size_t end, std::siz
   }
 }
 
+void pack_panels(const std::int8_t* codes, std::size_t n, std::size_t k, WeightFormat format,
+                 void* dst, ParallelFor& parallel) {
+  const std::size_t size = panel_bytes(format, k);
+  for_panels(n, k, parallel, [&](std::size_t panel, std::size_t first, std::size_t rows) {
+    auto* out = static_cast<std::uint8_t*>(dst) + panel * size;
+    const bool nibbles = format == WeightFormat::kInt4;
+    std::memset(out, nibbles ? 0x88 : 0, size);
+    for (std::size_t row = 0; row < rows; ++row) {
+      const std::int8_t* x = codes + (first + row) * k;
+      for (std::size_t col = 0; col < k; ++col) {
+        if (nibbles) {
+          std::uint8_t& byte = out[nibble_byte(row, col)];
+          const int shift = nibble_shift(col);
+          byte = static_cast<std::uint8_t>((byte & ~(15 << shift)) | ((x[col] + 8) << shift));
+        } else {
+          out[(col / 4 * kPanelRows + row) * 4 + col % 4] = static_cast<std::uint8_t>(x[col]);
+        }
+      }
+    }
+  });
+}
+
+template <typename T>
+void pack_group_values(const T* src, std::size_t n, std::size_t groups, T* dst) {
+  std::fill_n(dst, grouped_count(n, groups), T{0});
+  for (std::size_t row = 0; row < n; ++row) {
+    T* panel = dst + row / kPanelRows * groups * kPanelRows + row % kPanelRows;
+    for (std::size_t group = 0; group < groups; ++group)
+      panel[group * kPanelRows] = src[row * groups + group];
+  }
+}
+
 }  // namespace
 
 std::size_t packed_matrix_bytes(WeightFormat format, std::size_t n, std::size_t k) {
@@ -120,27 +153,31 @@ void pack_bf16(const float* src, std::size_t n, std::size_t k, std::uint16_t* ds
 
 void pack_codes(const std::int8_t* codes, std::size_t n, std::size_t k, WeightFormat format,
                 void* dst, std::int32_t* code_sums, ParallelFor& parallel) {
-  const std::size_t size = panel_bytes(format, k);
-  for_panels(n, k, parallel, [&](std::size_t panel, std::size_t first, std::size_t rows) {
-    auto* out = static_cast<std::uint8_t*>(dst) + panel * size;
-    const bool nibbles = format == WeightFormat::kInt4;
-    std::memset(out, nibbles ? 0x88 : 0, size);
-    for (std::size_t row = 0; row < rows; ++row) {
-      const std::int8_t* x = codes + (first + row) * k;
-      std::int32_t sum = 0;
-      for (std::size_t col = 0; col < k; ++col) {
-        sum += x[col];
-        if (nibbles) {
-          std::uint8_t& byte = out[nibble_byte(row, col)];
-          const int shift = nibble_shift(col);
-          byte = static_cast<std::uint8_t>((byte & ~(15 << shift)) | ((x[col] + 8) << shift));
-        } else {
-          out[(col / 4 * kPanelRows + row) * 4 + col % 4] = static_cast<std::uint8_t>(x[col]);
-        }
-      }
-      code_sums[first + row] = sum;
-    }
-  });
+  pack_panels(codes, n, k, format, dst, parallel);
+  for (std::size_t row = 0; row < n; ++row)
+    code_sums[row] = std::accumulate(codes + row * k, codes + (row + 1) * k, std::int32_t{0});
+}
+
+void pack_codes(const std::int8_t* codes, std::size_t n, std::size_t k, WeightFormat format,
+                std::size_t group, void* dst, std::int32_t* code_sums, ParallelFor& parallel) {
+  pack_panels(codes, n, k, format, dst, parallel);
+  const std::size_t groups = num_groups(k, group);
+  std::vector<std::int32_t> sums(n * groups);
+  for (std::size_t row = 0; row < n; ++row) {
+    for (std::size_t col = 0; col < k; ++col)
+      sums[row * groups + col / group] += codes[row * k + col];
+  }
+  pack_groups(sums.data(), n, groups, code_sums);
+}
+
+void pack_groups(const float* src, std::size_t n, std::size_t groups, float* dst) {
+  pack_group_values(src, n, groups, dst);
+}
+void pack_groups(const std::int32_t* src, std::size_t n, std::size_t groups, std::int32_t* dst) {
+  pack_group_values(src, n, groups, dst);
+}
+void pack_groups(const std::int8_t* src, std::size_t n, std::size_t groups, std::int8_t* dst) {
+  pack_group_values(src, n, groups, dst);
 }
 
 void unpack_codes(const PackedMatrix& w, std::int8_t* codes) {

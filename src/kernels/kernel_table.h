@@ -19,6 +19,7 @@ namespace qalof::kernels {
 struct FloatGemmBlock {
   const float* x;
   const void* prepared;  // the rows as prepare_bf16 left them, prepared_stride apart; kBf16 only
+  std::size_t prepared_stride;  // bytes
   std::size_t rows;
   std::size_t x_stride;
   std::size_t k;
@@ -33,15 +34,20 @@ struct FloatGemmBlock {
 };
 
 struct IntGemmBlock {
-  const std::int8_t* x;  // [rows, k], dense
-  const void*
-      prepared;  // the rows as prepare_int8 or prepare_int4 left them, prepared_stride apart
+  const std::int8_t* x;  // [rows, k]
+  std::size_t x_stride;
+  const void* prepared;         // the rows as prepare_int8 or prepare_int4 left them
+  std::size_t prepared_stride;  // bytes
   std::size_t rows;
   std::size_t k;
   const void* panels;
   std::size_t n;
-  const std::int32_t* x_sums;     // [rows] sums of codes; given for kInt4 only
-  const std::int32_t* code_sums;  // [n] sums of the weights' codes; given for kInt8 only
+  // Of the products with groups alone; there, values per output are [n/16][groups][16].
+  std::size_t group;
+  std::size_t groups;
+  const std::int8_t* zeros;       // or null
+  const std::int32_t* x_sums;     // [rows, groups] sums of codes; for kInt4 or with zeros
+  const std::int32_t* code_sums;  // [n] sums of the weights' codes; read for kInt8 only
   const float* x_scales;          // [rows]
   const float* w_scales;          // [n]
   const float* bias;              // [n] or null
@@ -91,6 +97,9 @@ struct KernelTable {
   void (*gemm_bf16)(const FloatGemmBlock& block);
   void (*gemm_int8)(const IntGemmBlock& block);
   void (*gemm_int4)(const IntGemmBlock& block);
+  /// Products of weights with groups; null: made of gemm_int8 or gemm_int4 group by group.
+  void (*gemm_int8_grouped)(const IntGemmBlock& block) = nullptr;
+  void (*gemm_int4_grouped)(const IntGemmBlock& block) = nullptr;
   PrepareRow<std::int8_t> prepare_int8{};
   PrepareRow<std::int8_t> prepare_int4{};
   PrepareRow<float> prepare_bf16{};
@@ -128,6 +137,13 @@ struct KernelTable {
 };
 
 extern const KernelTable kPortableTable;
+/// A block with groups by a product without: its sums group by group. Sizes of a panel,
+/// of its part of one group, and of a prepared element.
+struct GroupSteps {
+  void (*gemm)(const IntGemmBlock& block);
+  std::size_t panel_bytes, group_bytes, element_bytes;
+};
+void multiply_groups(const IntGemmBlock& block, const GroupSteps& steps);
 void portable_dot_stored(const float* a, std::size_t a_rows, std::size_t a_stride,
                          const StoredKv& b, std::size_t b_rows, std::size_t dim, float scale,
                          float* dst, std::size_t dst_stride);

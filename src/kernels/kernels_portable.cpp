@@ -111,7 +111,7 @@ void gemm_int8(const IntGemmBlock& block) {
   for (std::size_t first = 0; first < block.n;
        first += kPanelRows, panel += (block.k + 3) / 4 * 4 * kPanelRows) {
     for (std::size_t row = 0; row < block.rows; ++row) {
-      const std::int8_t* x = block.x + row * block.k;
+      const std::int8_t* x = block.x + row * block.x_stride;
       std::int32_t acc[kPanelRows] = {};
       for (std::size_t i = 0; i < block.k; ++i) {
         const std::int8_t* w = panel + i / 4 * 4 * kPanelRows + i % 4;
@@ -127,7 +127,7 @@ void gemm_int4(const IntGemmBlock& block) {
   for (std::size_t first = 0; first < block.n;
        first += kPanelRows, panel += (block.k + 7) / 8 * 4 * kPanelRows) {
     for (std::size_t row = 0; row < block.rows; ++row) {
-      const std::int8_t* x = block.x + row * block.k;
+      const std::int8_t* x = block.x + row * block.x_stride;
       std::int32_t acc[kPanelRows];
       std::fill_n(acc, kPanelRows, -8 * block.x_sums[row]);
       for (std::size_t i = 0; i < block.k; ++i) {

@@ -112,6 +112,25 @@ TEST_P(GemmTest, IntegerSumsAreExactAtRandomShapesWithThreads) {
   }
 }
 
+TEST_P(GemmTest, IntegerSumsAreExactWithManyRowsAndEachRowAloneIsTheSame) {
+  constexpr std::size_t m = 512, n = 55, k = 1100;
+  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+    const int level = format == WeightFormat::kInt4 ? 8 : 127;
+    const auto x = random_codes(m * k, -127, 127, random_);
+    const auto w = random_codes(n * k, -level, level - 1, random_);
+    check_integers(m, n, k, format, x, w, random_, two_threads_);
+    const Packed packed = pack_integers(w, n, k, format, random_);
+    const std::vector<float> x_scales = random_floats(m, random_);
+    std::vector<float> all(m * n), alone(n);
+    gemm_int(x.data(), x_scales.data(), m, packed.matrix, nullptr, all.data(), two_threads_);
+    for (std::size_t row = 0; row < m; ++row) {
+      gemm_int(x.data() + row * k, &x_scales[row], 1, packed.matrix, nullptr, alone.data(),
+               serial_);
+      ASSERT_EQ(std::memcmp(alone.data(), all.data() + row * n, n * sizeof(float)), 0) << row;
+    }
+  }
+}
+
 TEST_P(GemmTest, IntegerSumsDoNotSaturateAtTheEndsOfTheRange) {
   for (const std::size_t k : {64, 1000, 4096}) {
     for (const int x_code : {-127, 127}) {

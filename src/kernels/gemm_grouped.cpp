@@ -1,0 +1,80 @@
+// Products of weights with group scales for instruction sets without a kernel of their own: the
+// integer sums of one panel and group at a time, then the float sum of docs/numerics.md, "Linear".
+#include <algorithm>
+
+#include "kernels/gemm.h"
+#include "kernels/kernel_table.h"
+
+namespace qalof::kernels {
+
+namespace {
+
+constexpr std::size_t kRows = 48;
+
+// Rows begin .. begin + rows of one panel; block is that panel's.
+void multiply_panel(const IntGemmBlock& block, const GroupSteps& steps, std::size_t begin,
+                    std::size_t rows) {
+  float totals[kRows * kPanelRows] = {};
+  std::int32_t acc[kRows * kPanelRows];
+  std::int32_t sums[kRows];
+  IntGemmBlock part = block;
+  part.rows = rows;
+  part.n = kPanelRows;
+  part.x_sums = sums;
+  part.y = nullptr;
+  part.acc = acc;
+  part.y_stride = kPanelRows;
+  for (std::size_t group = 0; group < block.groups; ++group) {
+    const std::size_t at = group * block.group;
+    part.x = block.x + begin * block.x_stride + at;
+    part.prepared = block.prepared == nullptr
+                        ? nullptr
+                        : static_cast<const char*>(block.prepared) + begin * block.prepared_stride +
+                              at * steps.element_bytes;
+    part.k = std::min(block.group, block.k - at);
+    part.panels = static_cast<const char*>(block.panels) + group * steps.group_bytes;
+    part.code_sums = block.code_sums + group * kPanelRows;
+    for (std::size_t row = 0; row < rows && block.x_sums != nullptr; ++row)
+      sums[row] = block.x_sums[(begin + row) * block.groups + group];
+    steps.gemm(part);
+    const float* scales = block.w_scales + group * kPanelRows;
+    for (std::size_t row = 0; row < rows; ++row) {
+      std::int32_t* acc_row = acc + row * kPanelRows;
+      if (block.zeros != nullptr) {
+        const std::int8_t* zeros = block.zeros + group * kPanelRows;
+        for (std::size_t j = 0; j < kPanelRows; ++j) acc_row[j] -= zeros[j] * sums[row];
+      }
+      float* total = totals + row * kPanelRows;
+      for (std::size_t j = 0; j < kPanelRows; ++j)
+        total[j] += static_cast<float>(acc_row[j]) * scales[j];
+    }
+  }
+  const std::size_t count = std::min(kPanelRows, block.n);
+  for (std::size_t row = 0; row < rows; ++row) {
+    float* y = block.y + (begin + row) * block.y_stride;
+    for (std::size_t j = 0; j < count; ++j) {
+      const float value = totals[row * kPanelRows + j] * block.x_scales[begin + row];
+      y[j] = block.bias == nullptr ? value : value + block.bias[j];
+    }
+  }
+}
+
+}  // namespace
+
+void multiply_groups(const IntGemmBlock& block, const GroupSteps& steps) {
+  for (std::size_t first = 0; first < block.n; first += kPanelRows) {
+    IntGemmBlock panel = block;
+    const std::size_t skip = first * block.groups;
+    panel.panels = static_cast<const char*>(block.panels) + first / kPanelRows * steps.panel_bytes;
+    panel.n = block.n - first;
+    panel.zeros = block.zeros == nullptr ? nullptr : block.zeros + skip;
+    panel.code_sums = block.code_sums + skip;
+    panel.w_scales = block.w_scales + skip;
+    panel.bias = block.bias == nullptr ? nullptr : block.bias + first;
+    panel.y = block.y + first;
+    for (std::size_t begin = 0; begin < block.rows; begin += kRows)
+      multiply_panel(panel, steps, begin, std::min(kRows, block.rows - begin));
+  }
+}
+
+}  // namespace qalof::kernels
