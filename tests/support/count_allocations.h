@@ -38,6 +38,14 @@ void* operator new(std::size_t size) {
   }
   return pointer;
 }
+// The library's temporary buffers come from this one and are freed below.
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  try {
+    return operator new(size);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
 void operator delete(void* pointer) noexcept {
   if (pointer == nullptr) return;
   qalof::testing::allocated_bytes -= malloc_usable_size(pointer);
