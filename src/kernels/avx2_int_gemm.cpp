@@ -36,6 +36,10 @@ __m256i broadcast_rest(const std::int8_t* x, std::size_t count) {
 void store_lanes(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256i acc) {
   const std::size_t at = row * block.y_stride + first;
   const std::size_t count = block.n - first;
+  if (block.y == nullptr && count >= kLanes) {  // masked stores are slow
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(block.acc + at), acc);
+    return;
+  }
   const __m256i mask = lane_mask(count);
   if (block.y == nullptr) {
     _mm256_maskstore_epi32(block.acc + at, mask, acc);
@@ -46,7 +50,11 @@ void store_lanes(const IntGemmBlock& block, std::size_t row, std::size_t first, 
   value = _mm256_mul_ps(value, _mm256_set1_ps(block.x_scales[row]));
   if (block.bias != nullptr)
     value = _mm256_add_ps(value, _mm256_maskload_ps(block.bias + first, mask));
-  _mm256_maskstore_ps(block.y + at, mask, value);
+  if (count >= kLanes) {
+    _mm256_storeu_ps(block.y + at, value);
+  } else {
+    _mm256_maskstore_ps(block.y + at, mask, value);
+  }
 }
 
 void store_panel(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256i low,

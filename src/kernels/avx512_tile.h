@@ -1,6 +1,6 @@
 // The tile machinery of every AVX-512 product: rows of x times panels of 16 outputs, one register a
 // row and panel. A format says how a vector of its panels is multiplied (avx512_gemm.cpp and the
-// VNNI and BF16 files); blocking, prefetching and stores are here. Internal linkage.
+// VNNI and BF16 files); blocking is here. Internal linkage.
 //
 // A tile takes a stretch of k; its sums wait in memory between stretches, which changes no bit. So
 // every output is one chain over ascending k whatever the tile, and tiles are chosen by speed
@@ -54,7 +54,7 @@ struct RowBytes {
 //   finish(block, row, first, mask, total)  to y
 
 // The sums of a tile over count vectors of its panels.
-template <typename Format, int kRows, int kPanels, bool kPrefetch>
+template <typename Format, int kRows, int kPanels>
 [[gnu::always_inline]] inline void accumulate(const char* const (&x)[kRows], const char* w,
                                               std::size_t panel_bytes, std::size_t count,
                                               typename Format::Sum (&sum)[kRows][kPanels]) {
@@ -64,7 +64,6 @@ template <typename Format, int kRows, int kPanels, bool kPrefetch>
       __m512i vectors[kPanels];
       unrolled<kPanels>(QALOF_UNROLLED(p) {
         const char* at = w + static_cast<std::size_t>(p) * panel_bytes;
-        if (kPrefetch && step == 0) _mm_prefetch(at + 1024, _MM_HINT_T0);
         vectors[p] = Format::weights(_mm512_loadu_si512(at), step);
       });
       unrolled<kRows>(QALOF_UNROLLED(r) {
@@ -88,7 +87,7 @@ template <typename Format, int kRows>
   });
 }
 
-template <typename Format, int kRows, int kPanels, bool kPrefetch>
+template <typename Format, int kRows, int kPanels>
 void run_tile(const typename Format::Block& block, std::size_t row, std::size_t panel,
               const Stretch& stretch) {
   using Sum = typename Format::Sum;
@@ -115,8 +114,7 @@ void run_tile(const typename Format::Block& block, std::size_t row, std::size_t 
         });
       });
       const std::size_t count = stretch.end - at < length ? stretch.end - at : length;
-      accumulate<Format, kRows, kPanels, kPrefetch>(x, w + at * kVectorBytes, panel_bytes, count,
-                                                    sum);
+      accumulate<Format, kRows, kPanels>(x, w + at * kVectorBytes, panel_bytes, count, sum);
       unrolled<kRows>(QALOF_UNROLLED(r) {
         unrolled<kPanels>(QALOF_UNROLLED(p) {
           total[r][p] = Format::add_group(block, first(p), group, sum[r][p], total[r][p]);
@@ -143,8 +141,8 @@ void run_tile(const typename Format::Block& block, std::size_t row, std::size_t 
                                   : Format::load(stretch.partial + (r * kPanels + p) * 16);
       });
     });
-    accumulate<Format, kRows, kPanels, kPrefetch>(x, w + stretch.begin * kVectorBytes, panel_bytes,
-                                                  stretch.end - stretch.begin, sum);
+    accumulate<Format, kRows, kPanels>(x, w + stretch.begin * kVectorBytes, panel_bytes,
+                                       stretch.end - stretch.begin, sum);
     unrolled<kRows>(QALOF_UNROLLED(r) {
       unrolled<kPanels>(QALOF_UNROLLED(p) {
         if (!stretch.last) {
@@ -159,28 +157,29 @@ void run_tile(const typename Format::Block& block, std::size_t row, std::size_t 
 }
 
 constexpr std::size_t kTallest = 8;
-constexpr std::size_t kWidest = 3;
+constexpr int kWidest = 3;
+constexpr std::size_t kFewRows = 4;
 
 template <typename Format, int kPanels>
 void run_rows(const typename Format::Block& block, std::size_t row, std::size_t rows,
               std::size_t panel, const Stretch& stretch) {
   switch (rows) {
     case 1:
-      return run_tile<Format, 1, kPanels, false>(block, row, panel, stretch);
+      return run_tile<Format, 1, kPanels>(block, row, panel, stretch);
     case 2:
-      return run_tile<Format, 2, kPanels, false>(block, row, panel, stretch);
+      return run_tile<Format, 2, kPanels>(block, row, panel, stretch);
     case 3:
-      return run_tile<Format, 3, kPanels, false>(block, row, panel, stretch);
+      return run_tile<Format, 3, kPanels>(block, row, panel, stretch);
     case 4:
-      return run_tile<Format, 4, kPanels, false>(block, row, panel, stretch);
+      return run_tile<Format, 4, kPanels>(block, row, panel, stretch);
     case 5:
-      return run_tile<Format, 5, kPanels, false>(block, row, panel, stretch);
+      return run_tile<Format, 5, kPanels>(block, row, panel, stretch);
     case 6:
-      return run_tile<Format, 6, kPanels, false>(block, row, panel, stretch);
+      return run_tile<Format, 6, kPanels>(block, row, panel, stretch);
     case 7:
-      return run_tile<Format, 7, kPanels, false>(block, row, panel, stretch);
+      return run_tile<Format, 7, kPanels>(block, row, panel, stretch);
     default:
-      return run_tile<Format, 8, kPanels, false>(block, row, panel, stretch);
+      return run_tile<Format, 8, kPanels>(block, row, panel, stretch);
   }
 }
 
@@ -221,41 +220,18 @@ void multiply_panels(const typename Format::Block& block, std::size_t panel) {
   }
 }
 
-// Few rows wait for memory: more panels at once, fetched ahead.
-template <typename Format, int kRows, int kPanels>
-std::size_t multiply_few(const typename Format::Block& block, std::size_t num_panels) {
-  const Stretch all = {0, Format::num_vectors(block), true, true, nullptr};
-  std::size_t panel = 0;
-  for (; panel + kPanels <= num_panels; panel += kPanels)
-    run_tile<Format, kRows, kPanels, true>(block, 0, panel, all);
-  return panel;
-}
-
 template <typename Format>
 void multiply(const typename Format::Block& block) {
   const std::size_t num_panels = (block.n + kWidth - 1) / kWidth;
   std::size_t panel = 0;
-  switch (block.rows) {
-    case 0:
-      return;
-    case 1:
-      panel = multiply_few<Format, 1, 6>(block, num_panels);
-      break;
-    case 2:
-      panel = multiply_few<Format, 2, 4>(block, num_panels);
-      break;
-    case 3:
-      panel = multiply_few<Format, 3, 4>(block, num_panels);
-      break;
-    case 4:
-      panel = multiply_few<Format, 4, 4>(block, num_panels);
-      break;
-    default:
-      break;
+  if (block.rows > kFewRows) {
+    for (; panel + kWidest <= num_panels; panel += kWidest)
+      multiply_panels<Format, kWidest>(block, panel);
+    if (num_panels - panel == 2) return multiply_panels<Format, 2>(block, panel);
   }
-  for (; panel + 3 <= num_panels; panel += 3) multiply_panels<Format, 3>(block, panel);
-  if (num_panels - panel == 2) multiply_panels<Format, 2>(block, panel);
-  if (num_panels - panel == 1) multiply_panels<Format, 1>(block, panel);
+  // Few rows wait for memory, which is fastest where a single panel is read from end to end: with
+  // several at once, or fetching ahead, it takes a quarter to a half longer.
+  for (; panel < num_panels; ++panel) multiply_panels<Format, 1>(block, panel);
 }
 
 }  // namespace
