@@ -2,22 +2,24 @@
 // FloatGemmBlock (docs/numerics.md, "Linear"). Internal linkage.
 #pragma once
 
-#include "kernels/avx512_tile.h"
+#include "kernels/avx512_vectors.h"
 
 namespace qalof::kernels {
 namespace {
 
-struct FloatFormat {
+struct FloatFormat : Avx512Format {
   using Block = FloatGemmBlock;
   using Sum = __m512;
   static constexpr bool kGrouped = false;
-  static __m512 start(const Block&, std::size_t, std::size_t, __mmask16) {
+  static void settle(__m512& sum) { asm volatile("" : "+v"(sum)); }
+  static __m512 start(const Block&, std::size_t, std::size_t, std::size_t) {
     return _mm512_setzero_ps();
   }
   static __m512 load(const float* partial) { return _mm512_loadu_ps(partial); }
   static void store(float* partial, __m512 sum) { _mm512_storeu_ps(partial, sum); }
-  static void finish(const Block& block, std::size_t row, std::size_t first, __mmask16 mask,
+  static void finish(const Block& block, std::size_t row, std::size_t first, std::size_t left,
                      __m512 sum) {
+    const __mmask16 mask = panel_mask(left);
     float* y = block.y + row * block.y_stride + first;
     __m512 value = _mm512_mul_ps(sum, _mm512_set1_ps(block.alpha));
     if (block.scales != nullptr)

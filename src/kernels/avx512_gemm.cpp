@@ -14,7 +14,6 @@ struct F32Format : FloatFormat {
     return {reinterpret_cast<const char*>(block.x), block.x_stride * sizeof(float)};
   }
   static std::size_t num_vectors(const Block& block) { return block.k; }
-  static __m512i weights(__m512i vector, int) { return vector; }
   static __m512 broadcast(const char* x) {
     float value;
     __builtin_memcpy(&value, x, sizeof(value));
@@ -32,7 +31,8 @@ struct WideBf16Format : F32Format {
     return {static_cast<const char*>(block.prepared), block.prepared_stride};
   }
   static std::size_t num_vectors(const Block& block) { return (block.k + 1) / 2; }
-  static __m512i weights(__m512i vector, int step) {
+  static __m512i weights(const char* at, int step) {
+    const __m512i vector = _mm512_loadu_si512(at);
     return step == 0 ? _mm512_slli_epi32(vector, 16)
                      : _mm512_and_si512(vector, _mm512_set1_epi32(static_cast<int>(0xFFFF0000U)));
   }

@@ -14,7 +14,6 @@ struct Bf16Format : FloatFormat {
     return {static_cast<const char*>(block.prepared), block.prepared_stride};
   }
   static std::size_t num_vectors(const Block& block) { return (block.k + 1) / 2; }
-  static __m512i weights(__m512i vector, int) { return vector; }
   static __m512i broadcast(const char* x) {
     int pair;
     __builtin_memcpy(&pair, x, sizeof(pair));

@@ -1,6 +1,7 @@
-// The tile machinery of every AVX-512 product: rows of x times panels of 16 outputs, one register a
-// row and panel. A format says how a vector of its panels is multiplied (avx512_gemm.cpp and the
-// VNNI and BF16 files); blocking is here. Internal linkage.
+// The tile machinery of the products for AVX-512 and AVX-VNNI: rows of x times panels of 16
+// outputs, one sum (a register of 512 bits, two of 256) a row and panel. A format says how a vector
+// of its panels is multiplied (avx512_gemm.cpp, avx512vnni_int_gemm.cpp, avx512bf16_gemm.cpp,
+// avxvnni_int_gemm.h); blocking is here. Internal linkage.
 //
 // A tile takes a stretch of k; its sums wait in memory between stretches, which changes no bit. So
 // every output is one chain over ascending k whatever the tile, and tiles are chosen by speed
@@ -18,12 +19,6 @@ namespace {
 constexpr std::size_t kWidth = 16;        // outputs of a panel
 constexpr std::size_t kVectorBytes = 64;  // of a panel: one or more k of all its outputs
 
-/// The outputs that exist of a panel that starts at first.
-[[gnu::always_inline]] inline __mmask16 panel_mask(std::size_t n, std::size_t first) {
-  const std::size_t count = n - first;
-  return static_cast<__mmask16>(count < kWidth ? (1U << count) - 1U : 0xFFFFU);
-}
-
 /// Where a tile works: vectors begin .. end of each panel.
 struct Stretch {
   std::size_t begin, end;
@@ -38,20 +33,22 @@ struct RowBytes {
 };
 
 // Format supplies:
-//   Block, Sum                              the block of kernel_table.h; the type of a register
+//   Block, Sum, Vector                      the block of kernel_table.h; sums and a vector's
+//   weights kTallest, kWidest                       rows and panels (1 or 3) of the largest tile
 //   kSteps, kStepBytes                      multiplications a vector, bytes of x each reads
 //   rows(block), num_vectors(block)         x; vectors of one panel
-//   weights(vector, step), broadcast(x)     operands of a step; x points at kStepBytes bytes
-//   multiply(sum, x, weights)               one step
+//   weights(at, step), broadcast(x)         operands of a step; x points at kStepBytes bytes
+//   multiply(sum, x, weights), settle(sum)  one step; an empty asm that holds the sum's registers
 //   load(const float*), store(float*, sum)  partial sums
 // and without groups
-//   start(block, row, first, mask)          a sum before the first k
-//   finish(block, row, first, mask, sum)    to y
+//   start(block, row, first, left)          a sum before the first k; left: outputs from first on
+//   finish(block, row, first, left, sum)    to y
 // with groups (kGrouped)
 //   group_vectors(block)                    vectors of a group
 //   start(block, row, first, group)         a sum before the first k of a group
 //   add_group(block, first, group, sum, total)  total with a group's sum
-//   finish(block, row, first, mask, total)  to y
+//   Total, no_total, load_total, store_total  the type of a total, zero, memory
+//   finish(block, row, first, left, total)  to y
 
 // The sums of a tile over count vectors of its panels.
 template <typename Format, int kRows, int kPanels>
@@ -61,16 +58,19 @@ template <typename Format, int kRows, int kPanels>
   constexpr std::size_t kXBytes = Format::kSteps * Format::kStepBytes;  // of x a vector
   for (std::size_t i = 0; i < count; ++i, w += kVectorBytes) {
     unrolled<Format::kSteps>(QALOF_UNROLLED(step) {
-      __m512i vectors[kPanels];
+      typename Format::Vector vectors[kPanels];
       unrolled<kPanels>(QALOF_UNROLLED(p) {
         const char* at = w + static_cast<std::size_t>(p) * panel_bytes;
-        vectors[p] = Format::weights(_mm512_loadu_si512(at), step);
+        vectors[p] = Format::weights(at, step);
       });
       unrolled<kRows>(QALOF_UNROLLED(r) {
         const auto value = Format::broadcast(x[r] + i * kXBytes +
                                              static_cast<std::size_t>(step) * Format::kStepBytes);
-        unrolled<kPanels>(
-            QALOF_UNROLLED(p) { sum[r][p] = Format::multiply(sum[r][p], value, vectors[p]); });
+        unrolled<kPanels>(QALOF_UNROLLED(p) {
+          sum[r][p] = Format::multiply(sum[r][p], value, vectors[p]);
+          // In place: the compiler would else copy sums around.
+          Format::settle(sum[r][p]);
+        });
       });
     });
   }
@@ -97,11 +97,11 @@ void run_tile(const typename Format::Block& block, std::size_t row, std::size_t 
   const char* x[kRows];
   if constexpr (Format::kGrouped) {
     const std::size_t length = Format::group_vectors(block);
-    __m512 total[kRows][kPanels];
+    typename Format::Total total[kRows][kPanels];
     unrolled<kRows>(QALOF_UNROLLED(r) {
       unrolled<kPanels>(QALOF_UNROLLED(p) {
-        total[r][p] = stretch.first ? _mm512_setzero_ps()
-                                    : _mm512_loadu_ps(stretch.partial + (r * kPanels + p) * 16);
+        total[r][p] = stretch.first ? Format::no_total()
+                                    : Format::load_total(stretch.partial + (r * kPanels + p) * 16);
       });
     });
     std::size_t group = stretch.begin / length;
@@ -124,11 +124,11 @@ void run_tile(const typename Format::Block& block, std::size_t row, std::size_t 
     unrolled<kRows>(QALOF_UNROLLED(r) {
       unrolled<kPanels>(QALOF_UNROLLED(p) {
         if (!stretch.last) {
-          _mm512_storeu_ps(stretch.partial + (r * kPanels + p) * 16, total[r][p]);
+          Format::store_total(stretch.partial + (r * kPanels + p) * 16, total[r][p]);
           return;
         }
-        Format::finish(block, row + static_cast<std::size_t>(r), first(p),
-                       panel_mask(block.n, first(p)), total[r][p]);
+        Format::finish(block, row + static_cast<std::size_t>(r), first(p), block.n - first(p),
+                       total[r][p]);
       });
     });
   } else {
@@ -137,7 +137,7 @@ void run_tile(const typename Format::Block& block, std::size_t row, std::size_t 
     unrolled<kRows>(QALOF_UNROLLED(r) {
       unrolled<kPanels>(QALOF_UNROLLED(p) {
         sum[r][p] = stretch.first ? Format::start(block, row + static_cast<std::size_t>(r),
-                                                  first(p), panel_mask(block.n, first(p)))
+                                                  first(p), block.n - first(p))
                                   : Format::load(stretch.partial + (r * kPanels + p) * 16);
       });
     });
@@ -149,15 +149,13 @@ void run_tile(const typename Format::Block& block, std::size_t row, std::size_t 
           Format::store(stretch.partial + (r * kPanels + p) * 16, sum[r][p]);
           return;
         }
-        Format::finish(block, row + static_cast<std::size_t>(r), first(p),
-                       panel_mask(block.n, first(p)), sum[r][p]);
+        Format::finish(block, row + static_cast<std::size_t>(r), first(p), block.n - first(p),
+                       sum[r][p]);
       });
     });
   }
 }
 
-constexpr std::size_t kTallest = 8;
-constexpr int kWidest = 3;
 constexpr std::size_t kFewRows = 4;
 
 template <typename Format, int kPanels>
@@ -176,10 +174,11 @@ void run_rows(const typename Format::Block& block, std::size_t row, std::size_t 
       return run_tile<Format, 5, kPanels>(block, row, panel, stretch);
     case 6:
       return run_tile<Format, 6, kPanels>(block, row, panel, stretch);
-    case 7:
-      return run_tile<Format, 7, kPanels>(block, row, panel, stretch);
     default:
-      return run_tile<Format, 8, kPanels>(block, row, panel, stretch);
+      if constexpr (Format::kTallest > 6) {
+        return rows == 7 ? run_tile<Format, 7, kPanels>(block, row, panel, stretch)
+                         : run_tile<Format, 8, kPanels>(block, row, panel, stretch);
+      }
   }
 }
 
@@ -203,7 +202,7 @@ void multiply_panels(const typename Format::Block& block, std::size_t panel) {
   for (std::size_t group = 0; group < block.rows; group += kGroupRows) {
     const std::size_t rows = block.rows - group < kGroupRows ? block.rows - group : kGroupRows;
     // Tiles of equal height: nine rows are faster as 5 + 4 than as 8 + 1.
-    const std::size_t num_tiles = (rows + kTallest - 1) / kTallest;
+    const std::size_t num_tiles = (rows + Format::kTallest - 1) / Format::kTallest;
     // One tile reads the panel once anyhow.
     const std::size_t length = num_tiles == 1 ? num_vectors : stretch_vectors<Format>(block);
     for (std::size_t begin = 0; begin == 0 || begin < num_vectors; begin += length) {
@@ -224,10 +223,11 @@ template <typename Format>
 void multiply(const typename Format::Block& block) {
   const std::size_t num_panels = (block.n + kWidth - 1) / kWidth;
   std::size_t panel = 0;
-  if (block.rows > kFewRows) {
-    for (; panel + kWidest <= num_panels; panel += kWidest)
-      multiply_panels<Format, kWidest>(block, panel);
-    if (num_panels - panel == 2) return multiply_panels<Format, 2>(block, panel);
+  if constexpr (Format::kWidest == 3) {
+    if (block.rows > kFewRows) {
+      for (; panel + 3 <= num_panels; panel += 3) multiply_panels<Format, 3>(block, panel);
+      if (num_panels - panel == 2) return multiply_panels<Format, 2>(block, panel);
+    }
   }
   // Few rows wait for memory, which is fastest where a single panel is read from end to end: with
   // several at once, or fetching ahead, it takes a quarter to a half longer.

@@ -1,0 +1,25 @@
+// What all formats of AVX-512 have in common: a vector of a panel is one register. Internal
+// linkage.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/vector_tile.h"
+
+namespace qalof::kernels {
+namespace {
+
+/// The outputs of a panel that exist.
+[[maybe_unused]] inline __mmask16 panel_mask(std::size_t left) {
+  return static_cast<__mmask16>(left < kWidth ? (1U << left) - 1U : 0xFFFFU);
+}
+
+struct Avx512Format {
+  using Vector = __m512i;
+  static constexpr std::size_t kTallest = 8;
+  static constexpr int kWidest = 3;
+  static __m512i weights(const char* at, int) { return _mm512_loadu_si512(at); }
+};
+
+}  // namespace
+}  // namespace qalof::kernels
