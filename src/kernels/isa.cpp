@@ -68,6 +68,7 @@ KernelTable make_table(Isa isa) {
   set_avx2_int_gemm(table);
   set_avx2_ops(table);
   set_avx2_attention(table);
+  if (isa == Isa::kAvxVnni) set_avxvnni_int_gemm(table);
   if (isa >= Isa::kAvx512) {
     set_avx512_quantize(table);
     set_avx512_gemm(table);

@@ -2,7 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 #include "core/error.h"
 
@@ -10,7 +12,23 @@ namespace qalof::kernels {
 namespace {
 
 TEST(Isa, TextFormsRoundTrip) {
-  for (const Isa isa : available_isas()) EXPECT_EQ(parse_isa(to_string(isa)), isa);
+  for (const Isa isa : known_isas()) EXPECT_EQ(parse_isa(to_string(isa)), isa);
+  EXPECT_EQ(known_isas().size(), 6U);
+  EXPECT_EQ(parse_isa("avx512vnni"), Isa::kAvx512Vnni);
+}
+
+TEST(Isa, AvailableSetsAreKnownInTheSameOrderAndImplyThoseTheyHold) {
+  const std::vector<Isa> available = available_isas();
+  EXPECT_TRUE(std::is_sorted(available.begin(), available.end()));
+  const auto has = [&](Isa isa) {
+    return std::find(available.begin(), available.end(), isa) != available.end();
+  };
+  for (const auto& [wide, held] : {std::pair{Isa::kAvxVnni, Isa::kAvx2},
+                                   {Isa::kAvx512, Isa::kAvx2},
+                                   {Isa::kAvx512Vnni, Isa::kAvx512},
+                                   {Isa::kAvx512Bf16, Isa::kAvx512Vnni}}) {
+    EXPECT_TRUE(!has(wide) || has(held)) << to_string(wide);
+  }
 }
 
 TEST(Isa, PortableIsAlwaysAvailableAndFirst) {
@@ -46,6 +64,25 @@ void expect_exit_with_variable(const char* value, int exit_code) {
 }
 
 TEST(IsaDeathTest, VariableChoosesTheSet) { expect_exit_with_variable("portable", 10); }
+
+TEST(IsaDeathTest, VariableChoosesEveryAvailableSetAndRefusesOthers) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const std::vector<Isa> available = available_isas();
+  for (const Isa isa : known_isas()) {
+    const bool can = std::find(available.begin(), available.end(), isa) != available.end();
+    setenv("QALOF_ISA", std::string(to_string(isa)).c_str(), /*overwrite=*/1);
+    EXPECT_EXIT(
+        {
+          try {
+            std::exit(active_isa() == isa ? 20 : 21);
+          } catch (const Error& error) {
+            std::exit(error.kind() == ErrorKind::kUnsupported ? 22 : 23);
+          }
+        },
+        testing::ExitedWithCode(can ? 20 : 22), "");
+    unsetenv("QALOF_ISA");
+  }
+}
 
 TEST(IsaDeathTest, EmptyVariableMeansTheBest) {
   expect_exit_with_variable("", available_isas().back() == Isa::kPortable ? 10 : 11);
