@@ -40,17 +40,18 @@ constexpr int kSums = 10;  // in flight, more than any latency needs
     step;                         \
     asm volatile("" : "+v"(sum)); \
   }
-#define QALOF_PEAK(name, features, vector, zero, step)                                    \
-  __attribute__((target(features))) void name() {                                         \
-    const vector other = zero;                                                            \
-    vector sum0 = zero, sum1 = zero, sum2 = zero, sum3 = zero, sum4 = zero, sum5 = zero,  \
-           sum6 = zero, sum7 = zero, sum8 = zero, sum9 = zero;                            \
-    for (int i = 0; i < kRounds; ++i) {                                                   \
-      QALOF_STEP(0, step)                                                                 \
-      QALOF_STEP(1, step)                                                                 \
-      QALOF_STEP(2, step) QALOF_STEP(3, step) QALOF_STEP(4, step) QALOF_STEP(5, step)     \
-          QALOF_STEP(6, step) QALOF_STEP(7, step) QALOF_STEP(8, step) QALOF_STEP(9, step) \
-    }                                                                                     \
+#define QALOF_PEAK(name, features, vector, zero, step)                                   \
+  __attribute__((target(features))) void name() {                                        \
+    const vector other = zero;                                                           \
+    vector sum0 = zero, sum1 = zero, sum2 = zero, sum3 = zero, sum4 = zero, sum5 = zero, \
+           sum6 = zero, sum7 = zero, sum8 = zero, sum9 = zero;                           \
+    for (int i = 0; i < kRounds; ++i) {                                                  \
+      QALOF_STEP(0, step)                                                                \
+      QALOF_STEP(1, step)                                                                \
+      QALOF_STEP(2, step)                                                                \
+      QALOF_STEP(3, step) QALOF_STEP(4, step) QALOF_STEP(5, step) QALOF_STEP(6, step)    \
+          QALOF_STEP(7, step) QALOF_STEP(8, step) QALOF_STEP(9, step)                    \
+    }                                                                                    \
   }
 QALOF_PEAK(f32_avx2, "avx2,fma", __m256, _mm256_setzero_ps(),
            sum = _mm256_fmadd_ps(other, other, sum))
