@@ -49,8 +49,10 @@ constexpr int kSums = 10;  // in flight, more than any latency needs
       QALOF_STEP(0, step)                                                                \
       QALOF_STEP(1, step)                                                                \
       QALOF_STEP(2, step)                                                                \
-      QALOF_STEP(3, step) QALOF_STEP(4, step) QALOF_STEP(5, step) QALOF_STEP(6, step)    \
-          QALOF_STEP(7, step) QALOF_STEP(8, step) QALOF_STEP(9, step)                    \
+      QALOF_STEP(3, step)                                                                \
+      QALOF_STEP(4, step)                                                                \
+      QALOF_STEP(5, step)                                                                \
+      QALOF_STEP(6, step) QALOF_STEP(7, step) QALOF_STEP(8, step) QALOF_STEP(9, step)    \
     }                                                                                    \
   }
 QALOF_PEAK(f32_avx2, "avx2,fma", __m256, _mm256_setzero_ps(),
