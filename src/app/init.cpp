@@ -34,7 +34,7 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
     raw = model::named_model_config(options.model_type, options.size);
     where = options.size;
   } else {
-    if (fs::is_directory(where)) where = fs::path(where) / "config.json";
+    if (is_directory(where)) where = fs::path(where) / "config.json";
     raw = read_json_file(where, std::size_t{1} << 20);
   }
   const model::ModelConfig config = model::parse_model_config(raw, where);
@@ -43,7 +43,7 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
          "{}: tie_word_embeddings is false, init makes models with a tied head", where);
   }
   const fs::path directory = options.output_dir;
-  QALOF_CHECK(options.overwrite || !fs::exists(directory / "config.json"), ErrorKind::kUsage,
+  QALOF_CHECK(options.overwrite || !path_exists((directory / "config.json").string()), ErrorKind::kUsage,
               "{}: holds a model already, --overwrite_output_dir replaces it", options.output_dir);
   make_directories(options.output_dir);
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "io/adapter_dir.h"
 #include "io/model_dir.h"
 #include "io/peft.h"
@@ -49,17 +50,17 @@ void inspect_peft(const std::string& path, const std::string& prefix, InspectRes
 }  // namespace
 
 InspectResult run_inspect(const std::string& path) {
-  QALOF_CHECK(fs::exists(path), ErrorKind::kNotFound, "{}: no such file or directory", path);
+  QALOF_CHECK(path_exists(path), ErrorKind::kNotFound, "{}: no such file or directory", path);
   InspectResult result;
   result.details = Json::object();
-  if (fs::is_directory(path)) {
+  if (is_directory(path)) {
     if (io::is_adapter_dir(path)) {
       result.kind = "adapter directory";
       const io::AdapterDir dir = io::read_adapter_dir(path);
       result.details["qalof"] = dir.raw;
       for (const auto& [width, sub] : dir.adapters)
         inspect_peft((fs::path(path) / sub).string(), sub + "/", result);
-    } else if (fs::exists(fs::path(path) / "adapter_config.json")) {
+    } else if (path_exists(path + "/adapter_config.json")) {
       result.kind = "peft adapter";
       inspect_peft(path, "", result);
     } else {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <filesystem>
 
 #include "core/error.h"
+#include "core/file.h"
 
 namespace qalof::app {
 
@@ -28,7 +28,7 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   QALOF_CHECK(options.scheme == "seed", ErrorKind::kUnsupported,
               "--scheme: found {}, implemented is seed", options.scheme);
   QALOF_CHECK(!options.model.empty(), ErrorKind::kUsage, "--model_name_or_path is missing");
-  QALOF_CHECK(std::filesystem::exists(options.model), ErrorKind::kNotFound,
+  QALOF_CHECK(path_exists(options.model), ErrorKind::kNotFound,
               "{}: no such model directory or packed file", options.model);
   ModelHandle handle;
   handle.execution.kv_scheme = runtime::parse_kv_scheme(options.kv_scheme);

@@ -1,8 +1,7 @@
 #include "app/quantize.h"
 
-#include <filesystem>
-
 #include "core/error.h"
+#include "core/file.h"
 
 namespace qalof::app {
 
@@ -10,8 +9,9 @@ QuantizeResult run_quantize(const QuantizeOptions& options, Observer& observer) 
   QALOF_CHECK(!options.output.empty(), ErrorKind::kUsage, "--output is missing");
   QALOF_CHECK(!options.bit_widths.empty() || !options.model.precision.empty(), ErrorKind::kUsage,
               "give --bit_widths (e.g. 8 4) or --precision (a plan)");
-  QALOF_CHECK(std::filesystem::is_directory(options.model.model), ErrorKind::kUsage,
-              "{}: quantize reads a model directory with float weights", options.model.model);
+  QALOF_CHECK(!path_exists(options.model.model) || is_directory(options.model.model),
+              ErrorKind::kUsage, "{}: quantize reads a model directory with float weights",
+              options.model.model);
   const ModelHandle handle = open_model(options.model, observer);
   runtime::PackRequest request;
   request.base = handle.base;

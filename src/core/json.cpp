@@ -187,7 +187,12 @@ Json parse_json(std::string_view text, std::string_view where, const JsonLimits&
 }
 
 Json read_json_file(const std::string& path, std::size_t max_bytes) {
-  return parse_json(read_file(path, max_bytes), path);
+  // Mapped, so that the text costs no memory beside the tree.
+  const MappedFile file = MappedFile::open(path);
+  const std::span<const std::byte> bytes = file.bytes();
+  QALOF_CHECK(bytes.size() <= max_bytes, ErrorKind::kBadInput,
+              "{}: has {} bytes, at most {} are read", path, bytes.size(), max_bytes);
+  return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
 }
 
 std::int64_t json_int(const Json& object, std::string_view key, std::string_view where,

@@ -77,7 +77,9 @@ std::string strip_prefixes(std::string name) {
 }
 
 ModelDir ModelDir::open(const std::string& path) {
-  QALOF_CHECK(is_directory(path), ErrorKind::kNotFound, "{}: no such model directory", path);
+  QALOF_CHECK(path_exists(path), ErrorKind::kNotFound, "{}: no such model directory", path);
+  QALOF_CHECK(is_directory(path), ErrorKind::kBadInput,
+              "{}: is neither a model directory nor a packed file of qalof quantize", path);
   ModelDir dir;
   dir.path_ = path;
   dir.config_ = read_json_file(dir.config_path(), kMaxConfigBytes);

@@ -14,6 +14,7 @@ namespace {
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the reference implementation's limit
 constexpr std::size_t kMaxTensors = 100'000;
 constexpr std::size_t kMaxNameBytes = 1024;
+constexpr std::size_t kMaxAllNamesBytes = std::size_t{16} << 20;  // users keep copies
 constexpr std::size_t kMaxRank = 8;
 constexpr std::size_t kMaxMetadataEntries = 1000;
 // The longest string: a packed file's description, with a checksum per tensor, is one in the
@@ -148,6 +149,9 @@ class HeaderParser {
       seen_metadata_ |= is_metadata;
       if (entries.size() == kMaxTensors)
         refuse(path_, fmt::format("header has more than {} tensors", kMaxTensors));
+      all_names_bytes_ += value.size();
+      if (all_names_bytes_ > kMaxAllNamesBytes)
+        refuse(path_, fmt::format("header has more than {} bytes of names", kMaxAllNamesBytes));
       name_ = value;
       return true;
     }
@@ -233,7 +237,7 @@ class HeaderParser {
   std::string name_, field_;
   TensorView entry_;
   std::uint64_t begin_ = 0, end_ = 0;  // data_offsets of the entry
-  std::size_t num_offsets_ = 0;
+  std::size_t num_offsets_ = 0, all_names_bytes_ = 0;
   bool seen_dtype_ = false, seen_shape_ = false, seen_offsets_ = false, seen_metadata_ = false;
 };
 

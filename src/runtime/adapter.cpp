@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "io/adapter_dir.h"
 #include "io/peft.h"
 
@@ -169,7 +170,7 @@ std::optional<int> AdapterSet::serving_width(int weight_bits) const {
 
 AdapterSet load_adapters(const std::string& path, const model::ModelConfig& config) {
   namespace fs = std::filesystem;
-  QALOF_CHECK(fs::is_directory(path), ErrorKind::kNotFound, "{}: no such adapter directory", path);
+  QALOF_CHECK(is_directory(path), ErrorKind::kNotFound, "{}: no such adapter directory", path);
   AdapterSet set;
   set.path = path;
   auto read = [&](const std::string& directory, int width) {

@@ -16,6 +16,12 @@ std::string shape_text(const std::vector<std::size_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
+std::vector<float> as_f32(const io::TensorView& view) {
+  std::vector<float> values(view.num_elements());
+  io::copy_as_f32(view, values);
+  return values;
+}
+
 // A Hugging Face directory: float tensors, mapped.
 class DirectorySource final : public WeightSource {
  public:
@@ -47,9 +53,7 @@ class DirectorySource final : public WeightSource {
   std::optional<std::vector<float>> tensor_f32(const std::string& name) const override {
     const io::TensorView* view = dir_.find(name);
     if (view == nullptr) return std::nullopt;
-    std::vector<float> values(view->num_elements());
-    io::copy_as_f32(*view, values);
-    return values;
+    return as_f32(*view);
   }
 
   void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const override {
@@ -114,8 +118,7 @@ void check_tensors(const io::ModelDir& dir, const model::ModelConfig& config) {
   }
 }
 
-std::optional<Head> read_head(const WeightSource& source, const io::ModelDir& dir,
-                              const std::string& name, std::size_t hidden,
+std::optional<Head> read_head(const io::ModelDir& dir, const std::string& name, std::size_t hidden,
                               std::optional<std::size_t> outputs) {
   const io::TensorView* weight = dir.find(name + ".weight");
   const io::TensorView* bias = dir.find(name + ".bias");
@@ -132,8 +135,8 @@ std::optional<Head> read_head(const WeightSource& source, const io::ModelDir& di
               name, shape_text(bias->shape), weight->shape[0]);
   Head head;
   head.outputs = weight->shape[0];
-  head.weight = *source.tensor_f32(name + ".weight");
-  if (bias != nullptr) head.bias = *source.tensor_f32(name + ".bias");
+  head.weight = as_f32(*weight);
+  if (bias != nullptr) head.bias = as_f32(*bias);
   return head;
 }
 
@@ -151,11 +154,9 @@ std::shared_ptr<const BaseModel> BaseModel::load_directory(const std::string& pa
     QALOF_CHECK(config.tie_word_embeddings, ErrorKind::kBadInput,
                 "{}: lm_head.weight is missing although tie_word_embeddings is false", path);
   }
+  std::optional<Head> qa = read_head(dir, "qa_outputs", config.hidden, 2);
+  std::optional<Head> score = read_head(dir, "score", config.hidden, std::nullopt);
   auto source = std::make_unique<DirectorySource>(std::move(dir), model::linears(config));
-  // The second view is cheap: headers only, the data stays mapped once more by the page cache.
-  const io::ModelDir heads = io::ModelDir::open(path);
-  std::optional<Head> qa = read_head(*source, heads, "qa_outputs", config.hidden, 2);
-  std::optional<Head> score = read_head(*source, heads, "score", config.hidden, std::nullopt);
   auto base = std::make_shared<BaseModel>(std::move(config), path, std::move(source));
   base->set_heads(std::move(qa), std::move(score));
   return base;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <set>
 
 #include "core/crc32c.h"
@@ -159,7 +160,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
   for (const char* file : kTokenizerFiles) {
     const std::filesystem::path tokenizer_path =
         std::filesystem::path(request.tokenizer_directory) / file;
-    if (request.tokenizer_directory.empty() || !std::filesystem::exists(tokenizer_path)) continue;
+    if (request.tokenizer_directory.empty() || !path_exists(tokenizer_path.string())) continue;
     const std::string text = read_file(tokenizer_path, std::size_t{64} << 20);
     writer.add<char>(fmt::format("file.{}", file), io::DType::kU8, {text.size()},
                      {text.data(), text.size()});
@@ -437,7 +438,18 @@ std::shared_ptr<const AdapterSet> read_adapters(const CheckedFile& file,
 
 }  // namespace
 
-bool is_packed_file(const std::string& path) { return std::filesystem::is_regular_file(path); }
+bool is_packed_file(const std::string& path) {
+  // write_safetensors puts the metadata first, and of its two keys ours second.
+  constexpr std::size_t kMagicBytes = 256;
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) return false;
+  std::string start(kMagicBytes, '\0');
+  std::ifstream file(path, std::ios::binary);
+  file.read(start.data(), static_cast<std::streamsize>(start.size()));
+  start.resize(static_cast<std::size_t>(file.gcount()));
+  return start.size() > 8 && start[8] == '{' &&
+         start.find(fmt::format("\"{}\"", kMetadataKey)) != std::string::npos;
+}
 
 PackedModel open_packed_file(const std::string& path) {
   const auto file = std::make_shared<const CheckedFile>(path);

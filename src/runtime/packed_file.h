@@ -52,8 +52,8 @@ struct PackedModel {
   std::map<std::string, std::string> files;    // tokenizer files by name
 };
 
-/// True where path is a regular file that starts like a packed file (a safetensors file with our
-/// metadata).
+/// True where path is a regular file that begins as a packed file does: a safetensors header with
+/// our key in its first bytes. Never throws.
 bool is_packed_file(const std::string& path);
 /// Throws Error{kCorruptFile} for damage, {kUnsupported} for an unknown format_version.
 PackedModel open_packed_file(const std::string& path);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <functional>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -21,7 +22,8 @@ constexpr std::array kFileNames = {"tokenizer.json", "vocab.json", "merges.txt",
                                    "tokenizer_config.json", "special_tokens_map.json"};
 
 using Vocabulary = std::map<std::string, std::int32_t>;
-using Merges = std::vector<std::pair<std::string, std::string>>;
+// Takes one merge. They are not collected: a hostile file has many times its size in them.
+using AddMerge = std::function<void(const std::string& left, const std::string& right)>;
 
 // GPT-2 writes bytes as printable characters: those that print stand for themselves, the others for
 // U+0100 and up.
@@ -87,46 +89,42 @@ Vocabulary parse_vocabulary(const Json& json, const std::string& where) {
   return vocabulary;
 }
 
-std::pair<std::string, std::string> split_merge(const std::string& line, const std::string& where) {
+void split_merge(const std::string& line, const std::string& where, const AddMerge& add) {
   const std::size_t space = line.find(' ');
   QALOF_CHECK(space != std::string::npos && space > 0 && space + 1 < line.size() &&
                   line.find(' ', space + 1) == std::string::npos,
               ErrorKind::kBadInput, "{}: \"{}\" is not two tokens with a space between", where,
               shown(line));
-  return {line.substr(0, space), line.substr(space + 1)};
+  add(line.substr(0, space), line.substr(space + 1));
 }
 
-Merges parse_merges_text(const std::string& text, const std::string& where) {
-  Merges merges;
+void parse_merges_text(std::string_view text, const std::string& where, const AddMerge& add) {
   std::size_t number = 0;
   for (std::size_t start = 0; start < text.size();) {
     const std::size_t end = std::min(text.find('\n', start), text.size());
-    std::string line = text.substr(start, end - start);
+    std::string_view line = text.substr(start, end - start);
     start = end + 1;
     ++number;
-    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
     if (line.empty() || (number == 1 && line.starts_with("#version"))) continue;
-    merges.push_back(split_merge(line, fmt::format("{}: line {}", where, number)));
+    split_merge(std::string(line), fmt::format("{}: line {}", where, number), add);
   }
-  return merges;
 }
 
-Merges parse_merges_json(const Json& json, const std::string& where) {
+void parse_merges_json(const Json& json, const std::string& where, const AddMerge& add) {
   QALOF_CHECK(json.is_array(), ErrorKind::kBadInput, "{}: merges is not a list", where);
-  Merges merges;
   for (std::size_t i = 0; i < json.size(); ++i) {
     const std::string inner = fmt::format("{}: merges[{}]", where, i);
     if (json[i].is_string()) {
-      merges.push_back(split_merge(json[i].get<std::string>(), inner));
+      split_merge(json[i].get<std::string>(), inner, add);
       continue;
     }
     QALOF_CHECK(json[i].is_array() && json[i].size() == 2 && json[i][0].is_string() &&
                     json[i][1].is_string(),
                 ErrorKind::kBadInput, "{} is {:.60}, expected \"a b\" or [\"a\", \"b\"]", inner,
                 json[i].dump());
-    merges.emplace_back(json[i][0].get<std::string>(), json[i][1].get<std::string>());
+    add(json[i][0].get<std::string>(), json[i][1].get<std::string>());
   }
-  return merges;
 }
 
 bool is_set(const Json& object, const char* key) {
@@ -215,36 +213,30 @@ void BpeTokenizer::set_vocabulary(const Vocabulary& vocabulary, const std::strin
   }
 }
 
-void BpeTokenizer::set_merges(const Merges& merges, const std::string& where) {
-  QALOF_CHECK(!merges.empty() || pieces_.size() - added_.size() <= 256, ErrorKind::kBadInput,
-              "{}: no merges for a vocabulary of {} tokens", where, pieces_.size());
-  merges_.reserve(merges.size());
+void BpeTokenizer::add_merge(const std::string& a, const std::string& b, const std::string& where) {
+  const std::size_t rank = merges_.size();
+  const auto id_of = [&](const std::string& bytes) {
+    const auto it = ids_.find(bytes);
+    QALOF_CHECK(it != ids_.end(), ErrorKind::kBadInput,
+                "{}: merge {} (\"{} {}\") uses or makes a token that the vocabulary lacks", where,
+                rank, shown(a), shown(b));
+    return it->second;
+  };
   std::string left, right;
-  for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-    const auto& [a, b] = merges[rank];
-    auto id_of = [&](const std::string& bytes) {
-      const auto it = ids_.find(bytes);
-      QALOF_CHECK(it != ids_.end(), ErrorKind::kBadInput,
-                  "{}: merge {} (\"{} {}\") uses or makes a token that the vocabulary lacks", where,
-                  rank, shown(a), shown(b));
-      return it->second;
-    };
-    QALOF_CHECK(to_bytes(a, &left) && to_bytes(b, &right), ErrorKind::kBadInput,
-                "{}: merge {} (\"{} {}\") is not written in the byte-level alphabet", where, rank,
-                shown(a), shown(b));
-    const Merge merge{static_cast<std::uint32_t>(rank), id_of(left + right)};
-    QALOF_CHECK(
-        merges_
-            .emplace(static_cast<std::uint64_t>(static_cast<std::uint32_t>(id_of(left))) << 32 |
-                         static_cast<std::uint32_t>(id_of(right)),
-                     merge)
-            .second,
-        ErrorKind::kBadInput, "{}: merge {} (\"{} {}\") stands twice", where, rank, shown(a),
-        shown(b));
-  }
+  QALOF_CHECK(to_bytes(a, &left) && to_bytes(b, &right), ErrorKind::kBadInput,
+              "{}: merge {} (\"{} {}\") is not written in the byte-level alphabet", where, rank,
+              shown(a), shown(b));
+  const Merge merge{static_cast<std::uint32_t>(rank), id_of(left + right)};
+  const std::uint64_t pair = static_cast<std::uint64_t>(static_cast<std::uint32_t>(id_of(left)))
+                                 << 32 |
+                             static_cast<std::uint32_t>(id_of(right));
+  QALOF_CHECK(merges_.emplace(pair, merge).second, ErrorKind::kBadInput,
+              "{}: merge {} (\"{} {}\") stands twice", where, rank, shown(a), shown(b));
 }
 
 void BpeTokenizer::check_reachable(const std::string& where) const {
+  QALOF_CHECK(!merges_.empty() || pieces_.size() - added_.size() <= 256, ErrorKind::kBadInput,
+              "{}: no merges for a vocabulary of {} tokens", where, pieces_.size());
   std::vector<bool> made(pieces_.size(), false);
   for (const auto& [pair, merge] : merges_) made[static_cast<std::size_t>(merge.id)] = true;
   std::size_t unmade = 0;
@@ -265,7 +257,7 @@ void BpeTokenizer::add_token(AddedToken token) {
   added_list_.push_back(std::move(token));
 }
 
-void BpeTokenizer::read_tokenizer_json(const std::string& text, const std::string& path) {
+void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string& path) {
   const Json json = parse_json(text, path);
   QALOF_CHECK(json.is_object() && json.contains("model") && json["model"].is_object(),
               ErrorKind::kBadInput, "{}: model is missing", path);
@@ -304,12 +296,14 @@ void BpeTokenizer::read_tokenizer_json(const std::string& text, const std::strin
     }
   }
   set_vocabulary(vocabulary, path);
-  set_merges(parse_merges_json(model["merges"], path), path);
+  parse_merges_json(model["merges"], path, [&](const std::string& left, const std::string& right) {
+    add_merge(left, right, path);
+  });
   check_reachable(path);
 }
 
-void BpeTokenizer::read_vocabulary_and_merges(const std::string& vocabulary_json,
-                                              const std::string& merges_text,
+void BpeTokenizer::read_vocabulary_and_merges(std::string_view vocabulary_json,
+                                              std::string_view merges_text,
                                               const std::string& directory) {
   const std::string vocab_path = directory + "/vocab.json", merges_path = directory + "/merges.txt";
   const Vocabulary vocabulary =
@@ -324,11 +318,14 @@ void BpeTokenizer::read_vocabulary_and_merges(const std::string& vocabulary_json
   QALOF_CHECK(invalid == std::string::npos, ErrorKind::kCorruptFile, "{}: not UTF-8 at byte {}",
               merges_path, invalid);
   set_vocabulary(vocabulary, vocab_path);
-  set_merges(parse_merges_text(merges_text, merges_path), merges_path);
+  parse_merges_text(merges_text, merges_path,
+                    [&](const std::string& left, const std::string& right) {
+                      add_merge(left, right, merges_path);
+                    });
   check_reachable(merges_path);
 }
 
-BpeTokenizer BpeTokenizer::from_files(const std::map<std::string, std::string>& files,
+BpeTokenizer BpeTokenizer::from_texts(const std::map<std::string, std::string_view>& files,
                                       const std::string& where) {
   BpeTokenizer tokenizer;
   const auto json = files.find("tokenizer.json");
@@ -343,20 +340,33 @@ BpeTokenizer BpeTokenizer::from_files(const std::map<std::string, std::string>& 
   return tokenizer;
 }
 
+BpeTokenizer BpeTokenizer::from_files(const std::map<std::string, std::string>& files,
+                                      const std::string& where) {
+  return from_texts({files.begin(), files.end()}, where);
+}
+
 BpeTokenizer BpeTokenizer::load(const std::string& directory) {
-  std::map<std::string, std::string> files;
-  for (const char* name : kFileNames) {
-    const fs::path path = fs::path(directory) / name;
-    if (fs::exists(path)) files[name] = read_file(path.string(), kMaxFileBytes);
+  QALOF_CHECK(!path_exists(directory) || is_directory(directory), ErrorKind::kBadInput,
+              "{}: is neither a directory with a tokenizer nor a packed file", directory);
+  // Mapped, so that the texts cost no memory beside what is made of them.
+  std::vector<MappedFile> mappings;
+  std::map<std::string, std::string_view> files;
+  for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt"}) {
+    const std::string path = (fs::path(directory) / name).string();
+    if (!path_exists(path)) continue;
+    const std::span<const std::byte> bytes = mappings.emplace_back(MappedFile::open(path)).bytes();
+    QALOF_CHECK(bytes.size() <= kMaxFileBytes, ErrorKind::kBadInput,
+                "{}: has {} bytes, at most {} are read", path, bytes.size(), kMaxFileBytes);
+    files[name] = {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
   }
-  return from_files(files, directory);
+  return from_texts(files, directory);
 }
 
 void copy_tokenizer_files(const std::string& from, const std::string& to) {
   std::size_t copied = 0;
   for (const char* name : kFileNames) {
     const fs::path path = fs::path(from) / name;
-    if (!fs::exists(path)) continue;
+    if (!path_exists(path.string())) continue;
     write_file_atomic((fs::path(to) / name).string(), read_file(path.string(), kMaxFileBytes));
     ++copied;
   }

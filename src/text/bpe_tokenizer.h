@@ -69,13 +69,14 @@ class BpeTokenizer {
   };
   BpeTokenizer() = default;
   void add_token(AddedToken token);
-  void read_tokenizer_json(const std::string& text, const std::string& path);
-  void read_vocabulary_and_merges(const std::string& vocabulary_json,
-                                  const std::string& merges_text, const std::string& directory);
+  static BpeTokenizer from_texts(const std::map<std::string, std::string_view>& files,
+                                 const std::string& where);
+  void read_tokenizer_json(std::string_view text, const std::string& path);
+  void read_vocabulary_and_merges(std::string_view vocabulary_json, std::string_view merges_text,
+                                  const std::string& directory);
   void set_vocabulary(const std::map<std::string, std::int32_t>& vocabulary,
                       const std::string& where);
-  void set_merges(const std::vector<std::pair<std::string, std::string>>& merges,
-                  const std::string& where);
+  void add_merge(const std::string& a, const std::string& b, const std::string& where);
   void check_reachable(const std::string& where) const;
   const Merge* find_merge(std::int32_t left, std::int32_t right) const;
   void encode_word(std::string_view word, std::vector<std::int32_t>* ids) const;

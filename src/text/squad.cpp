@@ -33,6 +33,9 @@ class SquadInput {
     ++value_bytes_;
     QALOF_CHECK(value_bytes_ <= kMaxValueBytes, ErrorKind::kBadInput,
                 "{}: a value of more than {} bytes", path_, kMaxValueBytes);
+    blank_bytes_ = std::strchr(" \t\r\n", peek()) != nullptr ? blank_bytes_ + 1 : 0;
+    QALOF_CHECK(blank_bytes_ <= kMaxBlankBytes, ErrorKind::kCorruptFile,
+                "{}: more than {} bytes of white space", path_, kMaxBlankBytes);
     if (++next_ == size_) fill();
   }
   void stop_at_newline() { stops_at_newline_ = true; }
@@ -40,8 +43,10 @@ class SquadInput {
   void end_value() { value_bytes_ = 0; }
 
  private:
-  // An escaped string is up to six times as long as what it stands for.
-  static constexpr std::size_t kMaxValueBytes = 6 * kMaxSquadString;
+  // Escapes make a string longer than what it stands for. The parser's buffers and its message hold
+  // a value several times over, which must stay within 64 MiB.
+  static constexpr std::size_t kMaxValueBytes = 2 * kMaxSquadString;
+  static constexpr std::size_t kMaxBlankBytes = std::size_t{1} << 20;
 
   static std::FILE* open(const std::string& path) {
     std::error_code ignored;
@@ -57,6 +62,9 @@ class SquadInput {
   void fill() {
     size_ = std::fread(buffer_.data(), 1, buffer_.size(), file_.get());
     next_ = 0;
+    // The parser would take it for the end of the file.
+    QALOF_CHECK(std::memchr(buffer_.data(), 0, size_) == nullptr, ErrorKind::kCorruptFile,
+                "{}: not valid JSON: it has a NUL byte", path_);
     QALOF_CHECK(size_ > 0 || std::ferror(file_.get()) == 0, ErrorKind::kResource,
                 "{}: could not be read: {}", path_, std::generic_category().message(errno));
   }
@@ -64,7 +72,7 @@ class SquadInput {
   const std::string& path_;
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
   std::array<char, std::size_t{1} << 16> buffer_;
-  std::size_t next_ = 0, size_ = 0, value_bytes_ = 0;
+  std::size_t next_ = 0, size_ = 0, value_bytes_ = 0, blank_bytes_ = 0;
   bool stops_at_newline_ = false;
 };
 

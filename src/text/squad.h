@@ -47,7 +47,7 @@ struct SquadSummary {
 /// each); it returns false to stop early. Throws Error{kNotFound}, {kCorruptFile} where the bytes
 /// are not JSON, or {kBadInput} with the place, e.g. "data[3].paragraphs[0].qas[2]: id is missing".
 /// Question ids may repeat. Where an answer stands is not compared with the context: find_answer
-/// does. A string may have 16 MiB, the strings of a paragraph 64 MiB, nesting 32 levels.
+/// does. A string may have 4 MiB, the strings of a paragraph 64 MiB, nesting 32 levels.
 SquadSummary read_squad(const std::string& path,
                         const std::function<bool(SquadParagraph&&)>& on_paragraph);
 /// Reads the whole file once and checks it.

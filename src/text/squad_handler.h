@@ -14,7 +14,7 @@
 
 namespace qalof::text {
 
-inline constexpr std::size_t kMaxSquadString = std::size_t{16} << 20;
+inline constexpr std::size_t kMaxSquadString = std::size_t{4} << 20;
 
 /// The handler that nlohmann::json::sax_parse drives.
 class SquadHandler {

@@ -100,7 +100,7 @@ TEST_F(ModelDirTest, SaysThatPickledFilesAreNotRead) {
 
 TEST_F(ModelDirTest, RefusesAMissingDirectoryOrConfig) {
   EXPECT_EQ(error_of([&] { ModelDir::open(dir_.file("none")); }).kind, ErrorKind::kNotFound);
-  EXPECT_EQ(error_of([&] { ModelDir::open(dir_.file("config.json")); }).kind, ErrorKind::kNotFound);
+  EXPECT_EQ(error_of([&] { ModelDir::open(dir_.file("config.json")); }).kind, ErrorKind::kBadInput);
   EXPECT_EQ(error_of([&] { ModelDir::open(dir_.file(std::string(5000, 'x'))); }).kind,
             ErrorKind::kNotFound);
   put_tensors(dir_.file("model.safetensors"), {{"a", {1}}});

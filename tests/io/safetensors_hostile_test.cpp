@@ -285,7 +285,10 @@ INSTANTIATE_TEST_SUITE_P(
     Headers, BigHeaders,
     ::testing::Values(
         BigHeader{"ManyTensors", [] { return full_of("t", SIZE_MAX); }, "more than 100000 tensors"},
-        BigHeader{"ManyLongNames", [] { return full_of(std::string(920, 'n'), 98'000); }, ""},
+        BigHeader{"ManyLongNames", [] { return full_of(std::string(920, 'n'), 98'000); },
+                  "bytes of names"},
+        BigHeader{"HundredThousandNames", [] { return full_of(std::string(150, 'n'), 100'000); },
+                  ""},
         BigHeader{"TenMillionNames", ten_million, "entry \"0\" holds the number 0"},
         BigHeader{"Padding", [] { return "{}" + std::string(kBigHeaderBytes, ' '); }, ""},
         BigHeader{"PaddingInside", [] { return "{" + std::string(kBigHeaderBytes, '\n') + "}"; },

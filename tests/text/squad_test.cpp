@@ -205,14 +205,17 @@ TEST_F(Squad, DepthAndLengthHaveLimits) {
   expect_refused(R"({"data": [{"x": )" + deep, ErrorKind::kBadInput, "more than 32 levels");
   expect_refused(deep, ErrorKind::kBadInput, "[0]: found a list, expected an object");
   expect_refused(R"({"x": )" + deep, ErrorKind::kBadInput, "more than 32 levels");
-  expect_refused("{\"data\": [{\"title\": \"" + std::string(20 << 20, 'x') + "\"}]}",
-                 ErrorKind::kBadInput, "at most 16777216");
-  expect_refused("{\"data\": [{\"title\": \"" + std::string(110 << 20, 'x'), ErrorKind::kBadInput,
+  expect_refused("{\"data\": [{\"title\": \"" + std::string(5 << 20, 'x') + "\"}]}",
+                 ErrorKind::kBadInput, "at most 4194304");
+  expect_refused("{\"data\": [" + std::string(2 << 20, '\n'), ErrorKind::kCorruptFile,
+                 "bytes of white space");
+  expect_refused("{\"data\": [{\"title\": \"" + std::string(10 << 20, 'x'), ErrorKind::kBadInput,
                  "a value of more than");
-  const std::string part = "{\"id\": \"1\", \"question\": \"" + std::string(15 << 20, 'x') + "\"}";
-  expect_refused(R"({"data": [{"paragraphs": [{"qas": [)" + part + "," + part + "," + part + "," +
-                     part + "," + part + "]}]}]}",
-                 ErrorKind::kBadInput, "a paragraph of more than");
+  const std::string part = "{\"id\": \"1\", \"question\": \"" + std::string(4 << 20, 'x') + "\"}";
+  std::string parts = part;
+  for (int i = 1; i < 17; ++i) parts += "," + part;
+  expect_refused(R"({"data": [{"paragraphs": [{"qas": [)" + parts + "]}]}]}", ErrorKind::kBadInput,
+                 "a paragraph of more than");
 }
 
 TEST_F(Squad, ATruncatedFileIsRefusedAtEveryByte) {

@@ -1,0 +1,241 @@
+// The sound samples are read; the definitions behind hostile_kinds.h.
+#include "hostile/hostile_kinds.h"
+
+#include <sys/stat.h>
+
+#include <ctime>
+#include <fstream>
+
+#include "core/file.h"
+#include "io/adapter_dir.h"
+#include "quant/plan.h"
+#include "runtime/adapter.h"
+#include "runtime/packed_file.h"
+#include "support/count_allocations.h"
+#include "support/tiny_model.h"
+#include "text/bpe_tokenizer.h"
+#include "text/squad.h"
+
+namespace qalof::testing {
+namespace {
+
+void put_file(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+Json nano_config() {
+  Json config = tiny_config();
+  config.update({{"vocab_size", 5},
+                 {"n_positions", 4},
+                 {"n_embd", 4},
+                 {"n_layer", 1},
+                 {"n_head", 1},
+                 {"bos_token_id", 4},
+                 {"eos_token_id", 4}});
+  return config;
+}
+model::ModelConfig parsed_config() { return model::parse_model_config(nano_config(), "test"); }
+
+void write_nano_model(const std::string& directory) { write_model(directory, nano_config()); }
+
+void write_sharded_model(const std::string& directory) {
+  write_nano_model(directory);
+  Json map = Json::object();
+  const std::string shard = "model-00001-of-00001.safetensors";
+  std::filesystem::rename(directory + "/model.safetensors", directory + "/" + shard);
+  const auto file = io::SafetensorsFile::open(directory + "/" + shard);
+  for (const auto& [name, view] : file.tensors()) map[name] = shard;
+  put_file(directory + "/model.safetensors.index.json", Json{{"weight_map", map}}.dump());
+}
+
+// The 256 characters that stand for bytes, and one merge.
+Json vocabulary() {
+  Json vocab = Json::object();
+  int next = 256;
+  for (int byte = 0; byte < 256; ++byte) {
+    const bool is_itself = (byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173);
+    const int point = is_itself ? byte : next++;
+    std::string text;
+    if (point < 128) {
+      text = static_cast<char>(point);
+    } else {
+      text = {static_cast<char>(0xc0 | point >> 6), static_cast<char>(0x80 | (point & 0x3f))};
+    }
+    vocab[text] = byte;
+  }
+  vocab["th"] = 256;
+  return vocab;
+}
+
+void write_tokenizer_json(const std::string& directory) {
+  const Json json = {{"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}}},
+                     {"model", {{"type", "BPE"}, {"vocab", vocabulary()}, {"merges", {"t h"}}}}};
+  put_file(directory + "/tokenizer.json", json.dump());
+}
+
+void write_vocab_and_merges(const std::string& directory) {
+  put_file(directory + "/vocab.json", vocabulary().dump());
+  put_file(directory + "/merges.txt", "#version: 0.2\nt h\n");
+}
+
+std::shared_ptr<runtime::AdapterSet> nano_adapters() {
+  const model::ModelConfig config = parsed_config();
+  auto adapter = std::make_shared<runtime::Adapter>();
+  adapter->rank = 1;
+  adapter->alpha = 2;
+  for (const model::LinearSpec& spec : model::linears(config)) {
+    adapter->linears.push_back(std::make_unique<runtime::LoraLinear>(
+        1, 2.0F, tensor_values(spec.name + "a", spec.in, 0.1F),
+        tensor_values(spec.name + "b", spec.out, 0.1F), spec.in, spec.out));
+  }
+  adapter->qa_head = runtime::Head{2, tensor_values("head", 2 * config.hidden, 0.3F), {0.1F, 0.2F}};
+  auto set = std::make_shared<runtime::AdapterSet>();
+  set->by_width[4] = std::move(adapter);
+  return set;
+}
+
+void write_peft(const std::string& directory) {
+  runtime::save_adapter(directory, *nano_adapters()->by_width.at(4), parsed_config(),
+                        runtime::Task::kQa, "base");
+}
+
+void write_output_directory(const std::string& directory) {
+  write_peft(directory + "/w4");
+  io::AdapterDir dir;
+  dir.base_id = "base";
+  dir.scheme = "seed";
+  dir.adapters = {{4, "w4"}};
+  dir.heads = {{4, "w4"}};
+  io::write_adapter_dir(directory, dir);
+}
+
+void write_packed(const std::string& directory) {
+  const TempDir model;
+  write_nano_model(model.path());
+  SerialFor serial;
+  runtime::write_packed_file(
+      directory + "/model.qalof",
+      {runtime::BaseModel::load_directory(model.path()), nano_adapters(), {4}, std::nullopt, ""},
+      serial);
+}
+
+void load_model(const std::string& directory) { runtime::BaseModel::load_directory(directory); }
+void load_tokenizer(const std::string& directory) { text::BpeTokenizer::load(directory); }
+void load_adapter(const std::string& directory) {
+  runtime::load_adapters(directory, parsed_config());
+}
+void load_squad(const std::string& directory) { text::scan_squad(directory + "/squad.json"); }
+void load_plan(const std::string& directory) {
+  quant::resolve(quant::parse_plan(directory + "/plan.json"), model::plan_target(parsed_config()));
+}
+// As commands do for --model_name_or_path.
+void load_packed(const std::string& directory) {
+  const std::string path = directory + "/model.qalof";
+  if (!runtime::is_packed_file(path)) return load_model(path);
+  const runtime::PackedModel packed = runtime::open_packed_file(path);
+  SerialFor serial;
+  for (std::size_t i = 0; i < packed.base->linears().size(); ++i)
+    packed.base->packed(i, {{4}, {8}}, serial);
+}
+
+std::function<void(const std::string&)> writes(const char* file, const char* text) {
+  return [=](const std::string& directory) { put_file(directory + "/" + file, text); };
+}
+
+constexpr const char* kNested =
+    R"({"data":[{"title":"t","paragraphs":[{"context":"a b","qas":[{"id":"1","question":"q",)"
+    R"("answers":[{"text":"a","answer_start":0}],"is_impossible":false}]}]}],"version":"1.1"})";
+constexpr const char* kExample =
+    R"({"id":"1","context":"a b","question":"q","answers":{"text":["a"],"answer_start":[0]}})";
+constexpr const char* kPlan =
+    R"({"format_version":1,"scheme":"seed","default":"w8a8kv8","head":8,"rules":[{"match":"h\\..*",)"
+    R"("set":"w4a4"}],"modules":{"h.0.attn.c_attn":"w4a8"},"kv":{"0":{"k":4,"v":4}}})";
+
+}  // namespace
+
+const std::vector<HostileKind>& hostile_kinds() {
+  static const std::string flat = std::string("[") + kExample + "]";
+  static const std::vector<HostileKind> kinds = {
+      {"ModelConfig", Format::kJson, "config.json", write_nano_model, load_model},
+      {"ModelWeights", Format::kSafetensors, "model.safetensors", write_nano_model, load_model},
+      {"ShardIndex", Format::kJson, "model.safetensors.index.json", write_sharded_model,
+       load_model},
+      {"TokenizerJson", Format::kJson, "tokenizer.json", write_tokenizer_json, load_tokenizer},
+      {"VocabJson", Format::kJson, "vocab.json", write_vocab_and_merges, load_tokenizer},
+      {"MergesTxt", Format::kText, "merges.txt", write_vocab_and_merges, load_tokenizer},
+      {"SquadNested", Format::kJson, "squad.json", writes("squad.json", kNested), load_squad},
+      {"SquadFlat", Format::kJson, "squad.json", writes("squad.json", flat.c_str()), load_squad},
+      {"SquadLines", Format::kJson, "squad.json", writes("squad.json", kExample), load_squad},
+      {"PeftConfig", Format::kJson, "adapter_config.json", write_peft, load_adapter},
+      {"PeftWeights", Format::kSafetensors, "adapter_model.safetensors", write_peft, load_adapter},
+      {"OutputDirectory", Format::kJson, "qalof.json", write_output_directory, load_adapter},
+      {"AdapterOfOutputDirectory", Format::kJson, "w4/adapter_config.json", write_output_directory,
+       load_adapter},
+      {"PlanFile", Format::kJson, "plan.json", writes("plan.json", kPlan), load_plan},
+      {"PackedFile", Format::kSafetensors, "model.qalof", write_packed, load_packed},
+  };
+  return kinds;
+}
+
+HostileSample::HostileSample(const HostileKind& kind) : kind_(kind) {
+  kind_.write(dir_.path());
+  sound_ = read_file(path(), std::size_t{1} << 20);
+}
+
+void HostileSample::remove() const { std::filesystem::remove_all(path()); }
+
+void HostileSample::put(const std::string& bytes) const {
+  // A new file each time: what a symbolic link leads to stays as it is.
+  remove();
+  put_file(path(), bytes);
+}
+
+Outcome HostileSample::load(double max_seconds) const {
+  std::size_t file_bytes = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(dir_.path())) {
+    struct stat status {};
+    if (::stat(entry.path().c_str(), &status) == 0 && S_ISREG(status.st_mode))
+      file_bytes += static_cast<std::size_t>(status.st_size);
+  }
+  Outcome outcome;
+  const auto cpu_seconds = [] {
+    timespec now{};
+    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+  };
+  const double start = cpu_seconds();
+  const std::size_t peak = peak_of([&] {
+    try {
+      kind_.load(dir_.path());
+    } catch (const Error& error) {
+      outcome = {true, error.kind(), error.what()};
+    } catch (const std::exception& error) {
+      ADD_FAILURE() << "threw something other than qalof::Error: " << error.what();
+    }
+  });
+  EXPECT_LE(cpu_seconds() - start, max_seconds);
+  EXPECT_LE(peak, file_bytes + (std::size_t{64} << 20));
+  if (!outcome.refused) return outcome;
+  const ErrorKind kind = outcome.kind;
+  EXPECT_TRUE(kind == ErrorKind::kNotFound || kind == ErrorKind::kBadInput ||
+              kind == ErrorKind::kCorruptFile || kind == ErrorKind::kUnsupported)
+      << static_cast<int>(kind) << ": " << outcome.message;
+  EXPECT_NE(outcome.message.find(dir_.path()), std::string::npos) << outcome.message;
+  EXPECT_EQ(outcome.message.find('\n'), std::string::npos) << outcome.message;
+  EXPECT_LT(outcome.message.size(), 1000U) << outcome.message;
+  return outcome;
+}
+
+class SoundSample : public ::testing::TestWithParam<HostileKind> {};
+
+TEST_P(SoundSample, IsRead) {
+  const HostileSample sample(GetParam());
+  const Outcome outcome = sample.load();
+  EXPECT_FALSE(outcome.refused) << outcome.message;
+  EXPECT_LT(sample.sound().size(), 16384U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, SoundSample, ::testing::ValuesIn(hostile_kinds()),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+}  // namespace qalof::testing
