@@ -32,11 +32,12 @@ class CommandLine {
     constexpr bool kIsList = requires { typename T::allocator_type; }
     &&!std::is_same_v<T, std::string>;
     if constexpr (!kIsList) added->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-    // Conversion would take -1 for the largest number.
+    // Conversion would take -1, and a number of too many digits, for the largest number.
     if constexpr (std::is_unsigned_v<T>) {
       added->check(
           [](const std::string& text) {
-            return text.starts_with('-') ? "found " + text + ", expected 0 or more" : std::string();
+            const bool fits = !text.starts_with('-') && text.size() <= 19;
+            return fits ? std::string() : "found " + text + ", expected 0 or more, to 19 digits";
           },
           "");
     }
