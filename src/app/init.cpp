@@ -43,8 +43,9 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
          "{}: tie_word_embeddings is false, init makes models with a tied head", where);
   }
   const fs::path directory = options.output_dir;
-  QALOF_CHECK(options.overwrite || !path_exists((directory / "config.json").string()), ErrorKind::kUsage,
-              "{}: holds a model already, --overwrite_output_dir replaces it", options.output_dir);
+  QALOF_CHECK(options.overwrite || !path_exists((directory / "config.json").string()),
+              ErrorKind::kUsage, "{}: holds a model already, --overwrite_output_dir replaces it",
+              options.output_dir);
   make_directories(options.output_dir);
 
   std::vector<model::TensorSpec> specs = model::expected_tensors(config);
