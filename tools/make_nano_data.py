@@ -50,15 +50,14 @@ FILLERS = ["The market opens early.", "Rain fell in the night.", "The bridge was
            "The mill stood still.", "Snow lies on the hills.", "The ferry came late."]
 
 
-def draw_facts(rng, people, facts, kinds):
-    """(kind, name, value): pairs of kind and name occur once in the document, and so do values."""
+def draw_facts(rng, people, facts):
+    """(kind, name, value) with kinds and values that occur once in the document."""
     names = rng.sample(NAMES, people)
     drawn, used = [], set(names)
-    pairs = [(kind, name) for kind in rng.sample(range(len(KINDS)), kinds) for name in names]
-    for kind, name in rng.sample(pairs, facts):
+    for kind in rng.sample(range(len(KINDS)), facts):
         value = rng.choice([v for v in KINDS[kind][2] if v not in used])
         used.add(value)
-        drawn.append((kind, name, value))
+        drawn.append((kind, rng.choice(names), value))
     return drawn
 
 
@@ -85,11 +84,11 @@ def report(rng, facts):
     return text.strip(), places
 
 
-def make_split(seed, split, paragraphs, questions_each, people, facts, kinds):
+def make_split(seed, split, paragraphs, questions_each, people, facts):
     data = []
     for index in range(paragraphs):
         rng = random.Random(f"{seed}/{split}/{index}")
-        context, places = report(rng, draw_facts(rng, people, facts, kinds))
+        context, places = report(rng, draw_facts(rng, people, facts))
         qas = []
         for number, (fact, start) in enumerate(rng.sample(places, questions_each)):
             answer = fact[2]
@@ -101,12 +100,11 @@ def make_split(seed, split, paragraphs, questions_each, people, facts, kinds):
     return {"version": "1.1", "data": data}
 
 
-def lm_document(rng, people, facts, kinds):
+def lm_document(rng, people, facts):
     """Text to pre-train on: questions, a report of 2 to `facts` sentences, in which those that answer a question end in "!", and questions with their
     answers, so that looking things up pays at every sentence."""
     size = rng.randint(2, facts)
-    kinds = rng.randint(-(-size // people), min(size, kinds))
-    drawn = draw_facts(rng, people, size, kinds)
+    drawn = draw_facts(rng, min(people, size), size)
     asked = rng.sample(drawn, rng.randint(1, max(1, size // 2)))
     context = ""
     for fact in drawn:
@@ -122,7 +120,6 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--people", type=int, default=3)
     parser.add_argument("--facts", type=int, default=8, help="facts of a document")
-    parser.add_argument("--kinds", type=int, default=4, help="kinds of fact in a document")
     parser.add_argument("--train", type=int, default=3000, help="paragraphs of the training set")
     parser.add_argument("--validation", type=int, default=800)
     parser.add_argument("--test", type=int, default=800)
@@ -132,17 +129,17 @@ def main():
     args.output_dir.mkdir(parents=True, exist_ok=True)
     contexts = []
     for split, size in (("train", args.train), ("validation", args.validation), ("test", args.test)):
-        data = make_split(args.seed, split, size, args.questions_each, args.people, args.facts, args.kinds)
+        data = make_split(args.seed, split, size, args.questions_each, args.people, args.facts)
         (args.output_dir / f"{split}.json").write_text(json.dumps(data, separators=(",", ":")) + "\n")
         print(f"{split}: {size} paragraphs, {size * args.questions_each} questions")
         if split == "train":
             contexts = [p["context"] for article in data["data"] for p in article["paragraphs"]]
-    held_out = [lm_document(random.Random(f"{args.seed}/text/{i}"), args.people, args.facts, args.kinds) for i in range(300)]
+    held_out = [lm_document(random.Random(f"{args.seed}/text/{i}"), args.people, args.facts) for i in range(300)]
     (args.output_dir / "text.txt").write_text("\n".join(held_out) + "\n")
     if args.lm_documents:
         with (args.output_dir / "lm.txt").open("w") as file:
             for i in range(args.lm_documents):
-                file.write(lm_document(random.Random(f"{args.seed}/lm/{i}"), args.people, args.facts, args.kinds) + "\n")
+                file.write(lm_document(random.Random(f"{args.seed}/lm/{i}"), args.people, args.facts) + "\n")
             for context in contexts:
                 file.write(context + "\n")
 

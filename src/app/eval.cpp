@@ -11,8 +11,8 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
               "--task: classification is not implemented yet, expected qa or lm");
   QALOF_CHECK(!options.qa.validation_file.empty(), ErrorKind::kUsage,
               "--validation_file is missing");
-  QALOF_CHECK(path_exists(options.qa.validation_file), ErrorKind::kNotFound,
-              "{}: no such file", options.qa.validation_file);
+  QALOF_CHECK(path_exists(options.qa.validation_file), ErrorKind::kNotFound, "{}: no such file",
+              options.qa.validation_file);
   const ModelHandle handle = open_model(options.model, observer);
   const text::BpeTokenizer tokenizer = open_tokenizer(handle);
   ThreadPool pool(choose_threads(options.model.threads));

@@ -33,7 +33,8 @@ class SquadInput {
     ++value_bytes_;
     QALOF_CHECK(value_bytes_ <= kMaxValueBytes, ErrorKind::kBadInput,
                 "{}: a value of more than {} bytes", path_, kMaxValueBytes);
-    blank_bytes_ = std::strchr(" \t\r\n", peek()) != nullptr ? blank_bytes_ + 1 : 0;
+    const char c = peek();
+    blank_bytes_ = c == ' ' || c == '\t' || c == '\r' || c == '\n' ? blank_bytes_ + 1 : 0;
     QALOF_CHECK(blank_bytes_ <= kMaxBlankBytes, ErrorKind::kCorruptFile,
                 "{}: more than {} bytes of white space", path_, kMaxBlankBytes);
     if (++next_ == size_) fill();

@@ -33,7 +33,7 @@ Damage in_string(const char* name, std::string text) {
           }};
 }
 
-constexpr std::size_t kLargeBytes = std::size_t{20} << 20;
+constexpr std::size_t kLargeBytes = std::size_t{12} << 20;
 
 std::string repeat(std::string start, std::string_view part, std::string_view end) {
   start.reserve(kLargeBytes + 64);
