@@ -10,9 +10,10 @@ namespace qalof {
 
 namespace {
 
-// What a node of the tree costs at worst, allocator included: an array slot while the array
-// doubles, a map node, a string's object or a container's.
-constexpr std::size_t kArraySlotBytes = 3 * sizeof(Json);
+// What a node of the tree costs at worst, allocator included: an array slot (an array that has just
+// doubled, and the list that nlohmann-json moves elements to when it destroys one, which doubles as
+// well), a map node, a string's object or a container's.
+constexpr std::size_t kArraySlotBytes = 5 * sizeof(Json);
 constexpr std::size_t kMemberBytes = 128;
 constexpr std::size_t kStringBytes = 64;
 // Brackets, commas, spaces and literals that may stand between two strings or numbers.

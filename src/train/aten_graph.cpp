@@ -1,6 +1,9 @@
-// The decoder in plain ATen operations with fake quantization: the graph of CUDA, and the oracle of
-// the kernel graph. Float sums run in ATen's order, so at integer plans it agrees with the kernels
-// in score and divergence, not in bits.
+// The decoder in plain ATen operations: the graph of CUDA, and the oracle of the kernel graph.
+// Linears of integer plans multiply codes (integers in floats, exact), so that they add no error of
+// their own; other float sums run in ATen's order, so that the two graphs agree in score and
+// divergence, not in bits.
+#include <torch/csrc/autograd/custom_function.h>
+
 #include <cmath>
 
 #include "train/graph_torch.h"
@@ -19,19 +22,59 @@ at::Tensor straight_through(const at::Tensor& x, const at::Tensor& real, double 
 
 at::Tensor round_to_bf16(const at::Tensor& x) { return x.to(at::kBFloat16).to(x.scalar_type()); }
 
-// Scheme seed along the last dimension with a given max|x| (docs/numerics.md).
-at::Tensor quantize_seed(const at::Tensor& x, const at::Tensor& max_abs, int bits) {
+// Scheme seed along the last dimension (docs/numerics.md): real = codes * scale.
+struct Codes {
+  at::Tensor codes, scale;
+
+  at::Tensor real() const { return codes * scale; }
+};
+
+Codes quantize_seed(const at::Tensor& x, const at::Tensor& max_abs, int bits) {
   const double levels = static_cast<double>((1 << (bits - 1)) - 1);
   const at::Tensor multiplier = (max_abs + 1e-6).reciprocal() * levels;
-  return (x * multiplier).round() * (multiplier + 1e-6).reciprocal();
+  return {(x * multiplier).round(), (multiplier + 1e-6).reciprocal()};
 }
+
+Codes quantize_rows(const at::Tensor& x, int bits) {
+  return quantize_seed(x, x.abs().amax({-1}, /*keepdim=*/true), bits);
+}
+
+// 1 where gradients pass the quantizer of x, or undefined where they pass everywhere.
+at::Tensor pass_mask(const at::Tensor& x, double clip) {
+  return clip > 0 ? (x.abs() < clip).to(x.scalar_type()) : at::Tensor();
+}
+
+// y = x_q W_q^T of integer codes; the gradient is that of real values, straight-through.
+class IntegerLinear : public torch::autograd::Function<IntegerLinear> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
+                            const at::Tensor& weight, int x_bits, int w_bits, double clip) {
+    const Codes xq = quantize_rows(x, x_bits), wq = quantize_rows(weight, w_bits);
+    const bool wants_weight = weight.requires_grad();
+    context->save_for_backward({wants_weight ? xq.real() : at::Tensor(), wq.real(),
+                                pass_mask(x, clip),
+                                wants_weight ? pass_mask(weight, clip) : at::Tensor()});
+    return xq.codes.mm(wq.codes.t()) * wq.scale.t() * xq.scale;
+  }
+
+  static torch::autograd::tensor_list backward(torch::autograd::AutogradContext* context,
+                                               torch::autograd::tensor_list gradients) {
+    const auto saved = context->get_saved_variables();
+    const at::Tensor& dy = gradients[0];
+    at::Tensor dx = dy.mm(saved[1]);
+    if (saved[2].defined()) dx = dx * saved[2];
+    at::Tensor dweight;
+    if (saved[0].defined()) dweight = dy.t().mm(saved[0]);
+    if (dweight.defined() && saved[3].defined()) dweight = dweight * saved[3];
+    return {dx, dweight, {}, {}, {}};
+  }
+};
 
 at::Tensor fake_quantize(const at::Tensor& x, int bits, double clip) {
   if (bits == 32) return x;
   const at::Tensor value = x.detach();
   if (bits == 16) return straight_through(x, round_to_bf16(value), /*clip=*/0);
-  return straight_through(x, quantize_seed(value, value.abs().amax({-1}, /*keepdim=*/true), bits),
-                          clip);
+  return straight_through(x, quantize_rows(value, bits).real(), clip);
 }
 
 class AtenGraph final : public Graph {
@@ -124,10 +167,15 @@ class AtenGraph final : public Graph {
   at::Tensor linear(std::size_t index, const at::Tensor& x, const GraphPlan& plan,
                     const NetworkView& view) const {
     const quant::Precision precision = plan.linears[index];
-    const at::Tensor weight =
-        fake_quantize(params_.weights[index], precision.weight.bits, plan.ste_clip);
-    at::Tensor y = at::linear(fake_quantize(x, precision.activation.bits, plan.ste_clip), weight,
-                              params_.biases[index]);
+    const int x_bits = precision.activation.bits, w_bits = precision.weight.bits;
+    const at::Tensor& weight = params_.weights[index];
+    at::Tensor y;
+    if (x_bits < 16 && w_bits < 16) {
+      y = IntegerLinear::apply(x, weight, x_bits, w_bits, plan.ste_clip) + params_.biases[index];
+    } else {
+      y = at::linear(fake_quantize(x, x_bits, plan.ste_clip),
+                     fake_quantize(weight, w_bits, plan.ste_clip), params_.biases[index]);
+    }
     if (!view.lora.empty() && view.lora[index].a.defined()) {
       const LoraParams& lora = view.lora[index];
       y = y + at::linear(at::linear(x, lora.a), lora.b) * view.lora_scaling;
@@ -145,7 +193,8 @@ class AtenGraph final : public Graph {
       if (bits[h] >= 16) {
         heads.push_back(fake_quantize(x, bits[h], clip));
       } else {
-        heads.push_back(straight_through(x, quantize_seed(x.detach(), max_abs, bits[h]), clip));
+        heads.push_back(
+            straight_through(x, quantize_seed(x.detach(), max_abs, bits[h]).real(), clip));
       }
     }
     return at::cat(heads, 1);
