@@ -14,18 +14,20 @@ namespace {
 
 // Windows run together up to about this many tokens: enough rows to fill the GEMM, little memory.
 constexpr std::size_t kBatchTokens = 2048;
+constexpr std::uint64_t kUntrainedSeed = 42;  // the default --seed of training
 
 // Streams questions through windows, batches and scores. Questions are finished in file order.
 class QaEvaluator {
  public:
-  QaEvaluator(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
-              const QaEvaluationOptions& options, ParallelFor& parallel, runtime::Profile* profile)
+  QaEvaluator(const runtime::Execution& execution, const runtime::Head& head,
+              const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
+              ParallelFor& parallel, runtime::Profile* profile)
       : execution_(execution),
         tokenizer_(tokenizer),
         options_(options),
         parallel_(parallel),
         profile_(profile),
-        head_(*execution.head(runtime::Task::kQa)),
+        head_(head),
         decoder_(options.decode) {
     if (!options.output_dir.empty())
       writer_.emplace(options.output_dir, "eval_", options.decode.version_2_with_negative);
@@ -128,10 +130,15 @@ class QaEvaluator {
 QaScores evaluate_qa(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
                      const QaEvaluationOptions& given, ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile) {
-  QALOF_CHECK(execution.head(runtime::Task::kQa) != nullptr, ErrorKind::kBadInput,
-              "{}: neither the model nor an adapter holds a question-answering head (qa_outputs); "
-              "train one or give --adapter",
-              execution.base().path());
+  const runtime::Head* head = execution.head(runtime::Task::kQa);
+  std::optional<runtime::Head> untrained;
+  if (head == nullptr) {
+    observer.warn(fmt::format(
+        "{}: neither the model nor an adapter holds a question-answering head (qa_outputs): an "
+        "untrained one answers, and its scores are chance; train one or give --adapter",
+        execution.base().path()));
+    head = &untrained.emplace(runtime::untrained_qa_head(execution.base(), kUntrainedSeed));
+  }
   QaEvaluationOptions options = given;
   const std::size_t positions = execution.base().config().max_positions;
   if (options.features.max_seq_length > positions) {
@@ -150,7 +157,7 @@ QaScores evaluate_qa(const runtime::Execution& execution, const text::BpeTokeniz
   observer.info(fmt::format("{}: {}, {} questions", options.validation_file,
                             text::to_string(summary.form), total));
   const auto start = std::chrono::steady_clock::now();
-  QaEvaluator evaluator(execution, tokenizer, options, parallel, profile);
+  QaEvaluator evaluator(execution, *head, tokenizer, options, parallel, profile);
   std::uint64_t added = 0;
   text::read_squad(options.validation_file, [&](text::SquadParagraph&& paragraph) {
     const auto context = std::make_shared<const std::string>(std::move(paragraph.context));

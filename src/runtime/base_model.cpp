@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/random.h"
 #include "io/model_dir.h"
 #include "kernels/quantize.h"
 #include "runtime/linear_op.h"
@@ -273,6 +274,14 @@ void BaseModel::embed(std::span<const std::int32_t> ids, std::span<const std::in
     }
     for (std::size_t j = 0; j < hidden; ++j) row[j] += position_row[j];
   }
+}
+
+Head untrained_qa_head(const BaseModel& base, std::uint64_t seed) {
+  const RandomStream stream(seed, "qa_outputs.weight");
+  Head head{2, std::vector<float>(2 * base.config().hidden), {0.0F, 0.0F}};
+  for (std::size_t i = 0; i < head.weight.size(); ++i)
+    head.weight[i] = base.config().initializer_range * stream.normal(0, i);
+  return head;
 }
 
 }  // namespace qalof::runtime

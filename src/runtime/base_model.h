@@ -122,6 +122,10 @@ class BaseModel {
   mutable std::map<Key, std::unique_ptr<OwnedMatrix>> packed_;
 };
 
+/// The head that training starts from where a model holds none: weights N(0, initializer_range),
+/// biases 0.
+Head untrained_qa_head(const BaseModel& base, std::uint64_t seed);
+
 /// Precision of an LM head of a width: floats 32 and 16; 8 is w8a8 and 4 is w4a8, with weights of
 /// 4 or 8 bits made from the bf16 ones, so that a directory and a packed file have the same head.
 /// Error{kUsage} for another width.

@@ -151,12 +151,7 @@ runtime::Head initial_qa_head(const runtime::BaseModel& base, std::uint64_t seed
     if (head.bias.empty()) head.bias.assign(head.outputs, 0.0F);
     return head;
   }
-  const RandomStream stream(seed, "qa_outputs.weight");
-  runtime::Head head{2, std::vector<float>(2 * base.config().hidden), {0.0F, 0.0F}};
-  for (std::size_t i = 0; i < head.weight.size(); ++i) {
-    head.weight[i] = base.config().initializer_range * stream.normal(0, i);
-  }
-  return head;
+  return runtime::untrained_qa_head(base, seed);
 }
 
 std::vector<float> to_vector(const at::Tensor& tensor) {

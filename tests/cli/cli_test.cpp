@@ -61,6 +61,16 @@ TEST_F(CliTest, HyphensConfigFilesAndPrecedence) {
   EXPECT_NE(unknown.err.find("--seed"), std::string::npos) << unknown.err;
 }
 
+TEST_F(CliTest, AModelWithoutHeadIsScoredWithAnUntrainedOneAndAWarning) {
+  const std::string nano = std::string(QALOF_SOURCE_DIR) + "/assets/nano/";
+  const std::string flags =
+      " --validation_file " + nano + "data/validation.json --max_eval_samples 20 --json";
+  const ProgramRun bare = run("eval --model_name_or_path " + nano + "model" + flags);
+  ASSERT_EQ(bare.code, 0) << bare.err;
+  EXPECT_NE(bare.err.find("an untrained one answers"), std::string::npos) << bare.err;
+  EXPECT_EQ(parse_json(bare.out, "standard output")["eval_samples"], 20);
+}
+
 TEST_F(CliTest, InspectShowsEveryTensorAsOneJsonObject) {
   qalof::testing::write_model(dir_.file("model"));
   const ProgramRun run_result = run("inspect " + dir_.file("model") + " --json");
