@@ -127,6 +127,12 @@ void check(const BenchOptions& options, const model::ModelConfig& config) {
 
 }  // namespace
 
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
 BenchResult run_bench(const BenchOptions& options, Observer& observer) {
   const ModelHandle handle = open_model(options.model, observer);
   check(options, handle.base->config());
@@ -156,11 +162,7 @@ BenchResult run_bench(const BenchOptions& options, Observer& observer) {
     observer.progress("repeats", static_cast<std::uint64_t>(repeat + 1),
                       static_cast<std::uint64_t>(options.repeats), "");
   }
-  std::vector<double> sorted = result.all_seconds;
-  std::sort(sorted.begin(), sorted.end());
-  const std::size_t middle = sorted.size() / 2;
-  result.seconds =
-      sorted.size() % 2 == 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+  result.seconds = median(result.all_seconds);
   result.tokens_per_second = static_cast<double>(result.tokens) / result.seconds;
   return result;
 }

@@ -35,6 +35,9 @@ struct BenchResult {
   runtime::Profile profile;         // of all repeats
 };
 
+/// The middle value, or the mean of the two; values must not be empty.
+double median(std::vector<double> values);
+
 /// Random prompts, the same in every run. Error{kUsage} for numbers out of range, sequences longer
 /// than the model's positions among them.
 BenchResult run_bench(const BenchOptions& options, Observer& observer);

@@ -2,6 +2,7 @@
 #include <csignal>
 
 #include "app/demo.h"
+#include "app/train_bench.h"
 #include "app/train_run.h"
 #include "cli/commands.h"
 #include "cli/format.h"
@@ -164,8 +165,54 @@ void run_demo(std::vector<std::string> arguments) {
                          result.seconds, result.report));
 }
 
-void run_bench_train(std::vector<std::string>) {
-  fail(ErrorKind::kUnsupported, "bench train is not implemented yet, expected prefill or decode");
+void run_bench_train(std::vector<std::string> arguments) {
+  app::TrainBenchOptions options;
+  CommandLine line(
+      "bench train",
+      "Speed of a training step (LoRA and span head) on this machine: one warm-up, "
+      "then the median of the repeats.",
+      "  qalof bench train --model_name_or_path gpt2 --precision 8 --batch 16 --seq 256\n"
+      "  qalof bench train --model_name_or_path gpt2 --precision 8 --train_file train.json\n",
+      std::move(arguments));
+  line.option("--model_name_or_path", options.model.model, "model directory")->required();
+  line.option("--precision,--sp_config", options.model.precision,
+              "8, w4a8kv8, ... or a plan file; default 32");
+  line.option("--batch", options.batch, "windows of a step");
+  line.option("--seq", options.tokens, "tokens of a window; at most, with --train_file");
+  line.option("--train_file", options.train_file, "SQuAD JSON whose windows are used; else random");
+  line.option("--repeats,--steps", options.repeats, "steps measured, after one warm-up");
+  line.option("--lora_r", options.train.lora_r, "rank of the adapters");
+  line.option("--threads", options.model.threads, "threads; 0 = QALOF_THREADS, else all");
+  line.parse();
+  const app::TrainBenchResult result = app::run_train_bench(options, line.observer());
+  Json steps = Json::array();
+  train::StepTimes sum;
+  for (const train::StepRecord& step : result.steps) {
+    steps.push_back({{"tokens", step.tokens},
+                     {"forward", step.times.forward},
+                     {"backward", step.times.backward},
+                     {"optimizer", step.times.optimizer}});
+    sum.forward += step.times.forward;
+    sum.backward += step.times.backward;
+    sum.optimizer += step.times.optimizer;
+  }
+  const double percent = 100 / sum.total();
+  line.print(
+      {{"bench", "train"},
+       {"tokens_per_second", result.tokens_per_second},
+       {"seconds", result.seconds},
+       {"steps", steps},
+       {"tokens", result.tokens},
+       {"batch", options.batch},
+       {"seq", options.tokens},
+       {"threads", result.threads},
+       {"isa", result.isa},
+       {"precision", result.precision}},
+      fmt::format("train {:.1f} tokens/s   median {:.4f} s of {} (forward {:.0f} %, backward "
+                  "{:.0f} %, optimizer {:.1f} %)   {} threads   {}   {}\n",
+                  result.tokens_per_second, result.seconds, options.repeats, percent * sum.forward,
+                  percent * sum.backward, percent * sum.optimizer, result.threads, result.isa,
+                  result.precision));
 }
 
 }  // namespace qalof::cli

@@ -66,6 +66,15 @@ struct Example {
   std::int32_t end = 0;
 };
 
+/// Seconds of one optimizer step.
+struct StepTimes {
+  double forward = 0;  // loss and teacher included
+  double backward = 0;
+  double optimizer = 0;  // clipping included
+
+  double total() const { return forward + backward + optimizer; }
+};
+
 /// One optimizer step.
 struct StepRecord {
   std::string phase;      // "w8"
@@ -77,7 +86,8 @@ struct StepRecord {
   double grad_norm = 0;     // before clipping
   double learning_rate = 0;
   std::uint64_t tokens = 0;  // of this step
-  bool skipped = false;      // loss or gradient was not finite: nothing was changed
+  StepTimes times;
+  bool skipped = false;  // loss or gradient was not finite: nothing was changed
 };
 
 struct PhaseHistory {

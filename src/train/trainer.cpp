@@ -22,6 +22,20 @@ namespace {
 // A bad batch may pass; this many in a row do not.
 constexpr int kMaxSkippedInARow = 5;
 
+class Stopwatch {
+ public:
+  // Seconds since the last call or the start.
+  double lap() {
+    const auto now = std::chrono::steady_clock::now();
+    const double seconds = std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+    return seconds;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
 AdapterParams detached(const AdapterParams& params) {
   auto copy = [](const at::Tensor& tensor) {
     return tensor.defined() ? tensor.detach().clone() : at::Tensor();
@@ -189,6 +203,7 @@ class Trainer {
   // Loss and gradients of some windows of a step; adds to record.
   void accumulate(const Run& run, std::span<const std::uint32_t> windows, double normalizer,
                   StepRecord& record) {
+    Stopwatch watch;
     PackedBatch batch;
     for (const std::uint32_t index : windows) batch.add(examples_[index]);
     at::Tensor teacher_hidden, teacher_logits;
@@ -217,7 +232,9 @@ class Trainer {
       inputs.normalizer = normalizer;
       loss = lm_loss_of(hidden, inputs, &parts);
     }
+    record.times.forward += watch.lap();
     if (std::isfinite(parts.total)) loss.backward();
+    record.times.backward += watch.lap();
     record.loss += parts.total;
     record.hard_loss += parts.hard / normalizer;
     record.distillation += parts.distillation / normalizer;
@@ -243,12 +260,14 @@ class Trainer {
       const std::size_t count = std::min(options_.batch_size, windows.size() - first);
       accumulate(run, windows.subspan(first, count), normalizer, record);
     }
+    Stopwatch watch;
     record.grad_norm = clip_gradients(params.flat.gradients(), options_.max_grad_norm);
     record.skipped = !std::isfinite(record.loss) || !std::isfinite(record.grad_norm);
     if (!record.skipped) {
       optimizer.step(record.learning_rate);
       run.graph.weights_changed();
     }
+    record.times.optimizer = watch.lap();
     return record;
   }
 
@@ -285,10 +304,8 @@ class Trainer {
         result_.interrupted = true;
         break;
       }
-      const auto start = std::chrono::steady_clock::now();
       const StepRecord record = step(run, params, optimizer, order.step(index), index, total);
-      history.seconds +=
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      history.seconds += record.times.total();
       history.tokens += record.tokens;
       history.steps.push_back(record);
       ++result_.steps;
