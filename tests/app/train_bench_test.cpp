@@ -10,7 +10,7 @@ namespace {
 
 TrainBenchOptions small_run() {
   TrainBenchOptions options;
-  options.model.model = std::string(QALOF_SOURCE_DIR) + "/assets/nano/model";
+  options.model.model = QALOF_SOURCE_DIR "/assets/nano/model";
   options.model.precision = "4";
   options.model.threads = 2;
   options.batch = 3;
@@ -36,7 +36,7 @@ TEST(TrainBench, MeasuresItsRepeatsAndNotTheWarmUp) {
 
 TEST(TrainBench, TakesWindowsOfAFile) {
   TrainBenchOptions options = small_run();
-  options.train_file = std::string(QALOF_SOURCE_DIR) + "/assets/nano/data/validation.json";
+  options.train_file = QALOF_SOURCE_DIR "/assets/nano/data/validation.json";
   options.tokens = 256;
   Observer silent;
   const TrainBenchResult result = run_train_bench(options, silent);
