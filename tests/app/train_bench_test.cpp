@@ -11,7 +11,7 @@ namespace {
 TrainBenchOptions small_run() {
   TrainBenchOptions options;
   options.model.model = QALOF_SOURCE_DIR "/assets/nano/model";
-  options.model.precision = "4";
+  options.model.precision = std::string(1, '4');
   options.model.threads = 2;
   options.batch = 3;
   options.tokens = 20;
