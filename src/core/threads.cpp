@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <exception>
 #include <fstream>
+#include <limits>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -68,49 +69,64 @@ double cgroup_cpus() {
 
 }  // namespace
 
+// A run is over when its tasks are done, whether or not every worker has taken notice of it: on a
+// busy machine a worker may not get a CPU for milliseconds. A late one finds no tasks left.
 struct ThreadPool::State {
   explicit State(int count) {
     for (int i = 1; i < count; ++i) workers.emplace_back([this] { work(); });
   }
   ~State() {
-    {
-      const std::lock_guard lock(mutex);
-      stopping.store(true, std::memory_order_release);
-    }
-    wake.notify_all();
+    stopping.store(true);
+    wake_all();
     for (std::thread& worker : workers) worker.join();
+  }
+
+  static std::uint32_t left_of(std::uint64_t open) { return static_cast<std::uint32_t>(open); }
+  static std::uint64_t generation_of(std::uint64_t open) { return open >> 32; }
+
+  void start(std::size_t count, const std::function<void(std::size_t)>& body) {
+    num_tasks = count;
+    task = &body;
+    done.store(0, std::memory_order_relaxed);
+    const std::uint64_t generation = generation_of(open.load(std::memory_order_relaxed)) + 1;
+    open.store(generation << 32 | count);
+    if (sleepers.load() > 0) wake_all();
+  }
+  void wake_all() {
+    { const std::lock_guard lock(mutex); }  // a worker that is about to sleep does so first
+    wake.notify_all();
   }
 
   void work() {
     std::uint64_t seen = 0;
+    const auto is_news = [&] { return stopping.load() || generation_of(open.load()) != seen; };
     while (true) {
-      for (int spin = 0; spin < kSpins && generation.load(std::memory_order_acquire) == seen;
-           ++spin) {
-        if (stopping.load(std::memory_order_acquire)) return;
-        pause_cpu();
-      }
-      {
+      for (int spin = 0; spin < kSpins && !is_news(); ++spin) pause_cpu();
+      if (!is_news()) {
         std::unique_lock lock(mutex);
-        wake.wait(lock, [&] {
-          return stopping.load(std::memory_order_acquire) ||
-                 generation.load(std::memory_order_acquire) != seen;
-        });
-        if (stopping.load(std::memory_order_acquire)) return;
-        seen = generation.load(std::memory_order_acquire);
+        sleepers.fetch_add(1);
+        wake.wait(lock, is_news);
+        sleepers.fetch_sub(1);
       }
+      if (stopping.load()) return;
+      seen = generation_of(open.load());
       take_tasks();
-      running.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
 
   void take_tasks() {
-    for (std::size_t i = next.fetch_add(1); i < num_tasks; i = next.fetch_add(1)) {
+    std::uint64_t now = open.load();
+    while (left_of(now) > 0) {
+      if (!open.compare_exchange_weak(now, now - 1)) continue;
+      // The run cannot end before this task has, so what start() wrote is of the same run.
       try {
-        (*task)(i);
+        (*task)(num_tasks - left_of(now));
       } catch (...) {
         const std::lock_guard lock(error_mutex);
         if (!error) error = std::current_exception();
       }
+      done.fetch_add(1);
+      now = open.load();
     }
   }
 
@@ -118,10 +134,10 @@ struct ThreadPool::State {
   std::mutex run_mutex;  // one run at a time
   std::mutex mutex;
   std::condition_variable wake;
-  std::atomic<std::uint64_t> generation{0};
+  std::atomic<int> sleepers{0};
   std::atomic<bool> stopping{false};
-  std::atomic<std::size_t> next{0};
-  std::atomic<int> running{0};  // workers that have not finished the current generation
+  std::atomic<std::uint64_t> open{0};  // number of the run << 32 | tasks that nobody has taken
+  std::atomic<std::size_t> done{0};
   std::size_t num_tasks = 0;
   const std::function<void(std::size_t)>* task = nullptr;
   std::mutex error_mutex;
@@ -145,17 +161,11 @@ void ThreadPool::run(std::size_t num_tasks, const std::function<void(std::size_t
     for (std::size_t i = 0; i < num_tasks; ++i) task(i);
     return;
   }
-  {
-    const std::lock_guard lock(state.mutex);
-    state.num_tasks = num_tasks;
-    state.task = &task;
-    state.next.store(0);
-    state.running.store(static_cast<int>(state.workers.size()));
-    state.generation.fetch_add(1, std::memory_order_acq_rel);
-  }
-  state.wake.notify_all();
+  QALOF_CHECK(num_tasks <= std::numeric_limits<std::uint32_t>::max(), ErrorKind::kInternal,
+              "threads: {} tasks in one run", num_tasks);
+  state.start(num_tasks, task);
   state.take_tasks();
-  for (int spin = 0; state.running.load(std::memory_order_acquire) > 0; ++spin) {
+  for (int spin = 0; state.done.load() < num_tasks; ++spin) {
     if (spin < kSpins) {
       pause_cpu();
     } else {
