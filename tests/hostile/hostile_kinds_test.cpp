@@ -3,7 +3,6 @@
 
 #include <sys/stat.h>
 
-#include <ctime>
 #include <fstream>
 
 #include "core/file.h"
@@ -12,6 +11,7 @@
 #include "runtime/adapter.h"
 #include "runtime/packed_file.h"
 #include "support/count_allocations.h"
+#include "support/thread_seconds.h"
 #include "support/tiny_model.h"
 #include "text/bpe_tokenizer.h"
 #include "text/squad.h"
@@ -198,12 +198,7 @@ Outcome HostileSample::load(double max_seconds) const {
       file_bytes += static_cast<std::size_t>(status.st_size);
   }
   Outcome outcome;
-  const auto cpu_seconds = [] {
-    timespec now{};
-    ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-  };
-  const double start = cpu_seconds();
+  const double start = testing::thread_seconds();
   const std::size_t peak = peak_of([&] {
     try {
       kind_.load(dir_.path());
@@ -213,7 +208,7 @@ Outcome HostileSample::load(double max_seconds) const {
       ADD_FAILURE() << "threw something other than qalof::Error: " << error.what();
     }
   });
-  EXPECT_LE(cpu_seconds() - start, max_seconds);
+  EXPECT_LE(testing::thread_seconds() - start, max_seconds);
   EXPECT_LE(peak, file_bytes + (std::size_t{64} << 20));
   if (!outcome.refused) return outcome;
   const ErrorKind kind = outcome.kind;
