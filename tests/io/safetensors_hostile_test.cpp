@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-
 #include "core/error.h"
 #include "io/io_test_util.h"
 #include "io/safetensors.h"
