@@ -21,18 +21,29 @@ struct Window {
   std::size_t scored_from;  // first token (index in the document) that this window scores
 };
 
-std::vector<Window> make_windows(std::size_t tokens, std::size_t length, std::size_t stride) {
-  std::vector<Window> windows;
-  std::size_t scored = 1;
-  for (std::size_t first = 0; scored < tokens; first += stride) {
-    const std::size_t end = std::min(first + length, tokens);
-    windows.push_back({first, end, std::max(scored, first + 1)});
-    scored = end;
+// Adds the windows of the document that lies at tokens begin..end.
+void add_windows(std::size_t begin, std::size_t end, std::size_t length, std::size_t stride,
+                 std::vector<Window>& windows) {
+  std::size_t scored = begin + 1;
+  for (std::size_t first = begin; scored < end; first += stride) {
+    const std::size_t last = std::min(first + length, end);
+    windows.push_back({first, last, std::max(scored, first + 1)});
+    scored = last;
   }
-  return windows;
 }
 
 }  // namespace
+
+std::vector<std::string_view> documents_of(std::string_view text, bool line_by_line) {
+  if (!line_by_line) return {text};
+  std::vector<std::string_view> documents;
+  for (std::size_t first = 0; first < text.size();) {
+    const std::size_t end = std::min(text.find('\n', first), text.size());
+    documents.push_back(text.substr(first, end - first));
+    first = end + 1;
+  }
+  return documents;
+}
 
 LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
                      const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
@@ -46,12 +57,19 @@ LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokeniz
   const std::size_t stride = options.stride == 0 ? length / 2 : options.stride;
   QALOF_CHECK(stride >= 1 && stride < length, ErrorKind::kUsage,
               "--stride: found {}, expected 1..{} (less than the window)", stride, length - 1);
-  const std::vector<std::int32_t> ids =
-      tokenizer.encode(read_file(options.validation_file, kMaxTextBytes)).ids;
-  QALOF_CHECK(ids.size() >= 2, ErrorKind::kBadInput, "{}: holds {} tokens, at least 2 are needed",
+  const std::string text = read_file(options.validation_file, kMaxTextBytes);
+  std::vector<std::int32_t> ids;
+  std::vector<Window> windows;
+  LmScores scores;
+  for (const std::string_view document : documents_of(text, options.line_by_line)) {
+    const std::vector<std::int32_t> more = tokenizer.encode(document).ids;
+    add_windows(ids.size(), ids.size() + more.size(), length, stride, windows);
+    scores.tokens += more.empty() ? 0 : more.size() - 1;
+    ids.insert(ids.end(), more.begin(), more.end());
+  }
+  QALOF_CHECK(scores.tokens > 0, ErrorKind::kBadInput,
+              "{}: holds {} tokens, no document with the 2 that are needed",
               options.validation_file, ids.size());
-
-  const std::vector<Window> windows = make_windows(ids.size(), length, stride);
   const auto start = std::chrono::steady_clock::now();
   runtime::DecoderWorkspace workspace;
   std::vector<float> hidden, scored_rows;
@@ -88,8 +106,6 @@ LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokeniz
     }
     observer.progress("windows", next, windows.size(), "");
   }
-  LmScores scores;
-  scores.tokens = ids.size() - 1;
   scores.loss = sum / static_cast<double>(scores.tokens);
   scores.perplexity = std::exp(scores.loss);
   scores.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

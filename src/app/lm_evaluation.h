@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "core/progress.h"
 #include "core/threads.h"
@@ -13,7 +15,8 @@
 namespace qalof::app {
 
 struct LmEvaluationOptions {
-  std::string validation_file;     // UTF-8 text, one document
+  std::string validation_file;     // UTF-8 text
+  bool line_by_line = false;       // every line is a document of its own, else all is one
   std::size_t max_seq_length = 0;  // 0 = the model's positions
   std::size_t stride = 0;          // 0 = half of it
 };
@@ -24,7 +27,11 @@ struct LmScores {
   double seconds = 0;
 };
 
-/// Each token but the first is scored once, in the first window that holds it with a predecessor.
+/// The documents of a text: all of it, or with line_by_line its lines.
+std::vector<std::string_view> documents_of(std::string_view text, bool line_by_line);
+
+/// Each token of a document but its first is scored once, in the first window that holds it with a
+/// predecessor.
 LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
                      const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile = nullptr);

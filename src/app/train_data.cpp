@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "app/lm_evaluation.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "text/squad.h"
@@ -73,22 +74,14 @@ std::vector<train::Example> load_lm_examples(const std::string& path,
   const std::string text = read_file(path, kMaxTextBytes);
   std::vector<train::Example> examples;
   const auto is_full = [&] { return max_samples > 0 && examples.size() == max_samples; };
-  const auto cut = [&](std::string_view document) {
+  for (const std::string_view document : documents_of(text, line_by_line)) {
     const std::vector<std::int32_t> ids = tokenizer.encode(document).ids;
     for (std::size_t first = 0; first + 1 < ids.size() && !is_full(); first += length) {
       const std::size_t end = std::min(first + length, ids.size());
       examples.emplace_back().ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(first),
                                          ids.begin() + static_cast<std::ptrdiff_t>(end));
     }
-  };
-  if (line_by_line) {
-    for (std::size_t first = 0; first < text.size() && !is_full();) {
-      const std::size_t end = std::min(text.find('\n', first), text.size());
-      cut(std::string_view(text).substr(first, end - first));
-      first = end + 1;
-    }
-  } else {
-    cut(text);
+    if (is_full()) break;
   }
   QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput,
               "{}: holds no window of at least 2 tokens to train on", path);

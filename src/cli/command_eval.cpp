@@ -24,6 +24,7 @@ void run_eval(std::vector<std::string> arguments) {
   line.option("--doc_stride", qa.features.doc_stride,
               "qa: overlap of neighbouring windows in tokens");
   line.option("--stride", options.lm.stride, "lm: how far windows move; 0 = half a window");
+  line.flag("--line_by_line", options.lm.line_by_line, "lm: every line is a document of its own");
   line.option("--n_best_size", qa.decode.n_best_size, "qa: candidates kept per question");
   line.option("--max_answer_length", qa.decode.max_answer_length, "qa: longest answer in tokens");
   line.flag("--version_2_with_negative", qa.decode.version_2_with_negative,
