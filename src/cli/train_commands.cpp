@@ -106,6 +106,8 @@ void run_train(std::vector<std::string> arguments) {
               "steps between evaluations; 0 = after each phase only");
   line.option("--save_dtype", save_dtype, "full: f32 or bf16 weights on disk")
       ->check(CLI::IsMember({"f32", "bf16"}));
+  line.option("--gradient_bits", train.gradient_bits,
+              "products of gradients with integer weights: 32, 16, or 8 with stochastic rounding");
   line.option("--seed", train.seed, "seed of data order and fresh weights");
   line.option("--device", device, "cpu or cuda");
   line.option("--threads", options.model.threads, "threads; 0 = QALOF_THREADS, else all");
@@ -182,6 +184,8 @@ void run_bench_train(std::vector<std::string> arguments) {
   line.option("--train_file", options.train_file, "SQuAD JSON whose windows are used; else random");
   line.option("--repeats,--steps", options.repeats, "steps measured, after one warm-up");
   line.option("--lora_r", options.train.lora_r, "rank of the adapters");
+  line.option("--gradient_bits", options.train.gradient_bits,
+              "products of gradients with integer weights: 32, 16 or 8");
   line.option("--threads", options.model.threads, "threads; 0 = QALOF_THREADS, else all");
   line.parse();
   const app::TrainBenchResult result = app::run_train_bench(options, line.observer());

@@ -2,6 +2,7 @@
 #if defined(__x86_64__)
 #include "kernels/avx2_math.h"
 #include "kernels/kernel_table.h"
+#include "kernels/stochastic_row.h"
 
 namespace qalof::kernels {
 
@@ -112,6 +113,7 @@ void set_avx2_quantize(KernelTable& table) {
   table.quantize = quantize;
   table.dequantize = dequantize;
   table.fake_quantize = fake_quantize;
+  table.round_stochastically = round_stochastically;
   table.round_to_bf16 = round_to_bf16;
   table.sum_codes = sum_codes;
 }

@@ -2,6 +2,7 @@
 #if defined(__x86_64__)
 #include "kernels/avx512_math.h"
 #include "kernels/kernel_table.h"
+#include "kernels/stochastic_row.h"
 
 namespace qalof::kernels {
 
@@ -82,6 +83,7 @@ void set_avx512_quantize(KernelTable& table) {
   table.quantize = quantize;
   table.dequantize = dequantize;
   table.fake_quantize = fake_quantize;
+  table.round_stochastically = round_stochastically;
   table.round_to_bf16 = round_to_bf16;
 }
 

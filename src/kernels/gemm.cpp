@@ -140,43 +140,89 @@ void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size
              });
 }
 
+struct FloatProduct {
+  const float* x;
+  std::size_t m, x_stride;
+  const float* bias;
+  float alpha;
+  bool add;
+  float* y;
+};
+
+void multiply_floats(const FloatProduct& product, const char* prepared, std::size_t stride,
+                     const PackedMatrix& w, ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  const bool halves = w.format == WeightFormat::kBf16;
+  const std::size_t element =
+      prepared == nullptr ? sizeof(float) : table.prepare_bf16.element_bytes;
+  for_blocks(product.m, w.n, w.k * element, parallel,
+             [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
+               const std::size_t first = panel * kPanelRows;
+               FloatGemmBlock block;
+               block.x = product.x + row * product.x_stride;
+               block.prepared = offset_or_null(prepared, row * stride);
+               block.prepared_stride = stride;
+               block.rows = rows;
+               block.x_stride = product.x_stride;
+               block.k = w.k;
+               block.panels = panel_at(w, panel);
+               block.n = n;
+               block.scales = offset_or_null(w.scales, first);
+               block.bias = offset_or_null(product.bias, first);
+               block.alpha = product.alpha;
+               block.add = product.add;
+               block.y = product.y + row * w.n + first;
+               block.y_stride = w.n;
+               (halves ? table.gemm_bf16 : table.gemm_f32)(block);
+             });
+}
+
 }  // namespace
 
 void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedMatrix& w,
               float alpha, const float* bias, Accumulate accumulate, float* y,
               ParallelFor& parallel) {
-  const KernelTable& table = active_table();
-  const bool halves = w.format == WeightFormat::kBf16;
-  const PrepareRow<float>& prepare = table.prepare_bf16;
+  const PrepareRow<float>& prepare = active_table().prepare_bf16;
   const std::size_t stride = prepared_stride(w.k, prepare.element_bytes);
   char* prepared = nullptr;
-  if (halves && prepare.run != nullptr) {
+  if (w.format == WeightFormat::kBf16 && prepare.run != nullptr) {
     prepared = prepared_rows(m * stride);
     for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
       for (std::size_t row = begin; row < end; ++row)
         prepare.run(x + row * x_stride, w.k, prepared + row * stride);
     });
   }
-  for_blocks(m, w.n, w.k * (prepared == nullptr ? sizeof(float) : prepare.element_bytes), parallel,
-             [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-               const std::size_t first = panel * kPanelRows;
-               FloatGemmBlock block;
-               block.x = x + row * x_stride;
-               block.prepared = offset_or_null(prepared, row * stride);
-               block.prepared_stride = stride;
-               block.rows = rows;
-               block.x_stride = x_stride;
-               block.k = w.k;
-               block.panels = panel_at(w, panel);
-               block.n = n;
-               block.scales = offset_or_null(w.scales, first);
-               block.bias = offset_or_null(bias, first);
-               block.alpha = alpha;
-               block.add = accumulate == Accumulate::kAdd;
-               block.y = y + row * w.n + first;
-               block.y_stride = w.n;
-               (halves ? table.gemm_bf16 : table.gemm_f32)(block);
-             });
+  multiply_floats({x, m, x_stride, bias, alpha, accumulate == Accumulate::kAdd, y}, prepared,
+                  stride, w, parallel);
+}
+
+void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const PackedMatrix& w,
+               float* y, ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  const PrepareRow<float>& prepare = table.prepare_bf16;
+  const bool narrow = prepare.run != nullptr;
+  const std::size_t stride = prepared_stride(w.k, narrow ? prepare.element_bytes : sizeof(float));
+  char* prepared = prepared_rows(m * stride);
+  for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
+    thread_local std::vector<float> buffer;
+    float* scaled = narrow ? at_least(buffer, w.k) : nullptr;
+    for (std::size_t row = begin; row < end; ++row) {
+      const float* source = x + row * w.k;
+      if (!narrow) scaled = reinterpret_cast<float*>(prepared + row * stride);
+      if (x_scales != nullptr) {
+        for (std::size_t i = 0; i < w.k; ++i) scaled[i] = source[i] * x_scales[i];
+        source = scaled;
+      }
+      table.round_to_bf16(source, w.k, scaled);
+      if (narrow) prepare.run(scaled, w.k, prepared + row * stride);
+    }
+  });
+  FloatProduct product{x, m, w.k, nullptr, 1.0F, false, y};
+  if (!narrow) {
+    product.x = reinterpret_cast<const float*>(prepared);
+    product.x_stride = stride / sizeof(float);
+  }
+  multiply_floats(product, narrow ? prepared : nullptr, stride, w, parallel);
 }
 
 void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,

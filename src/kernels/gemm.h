@@ -82,6 +82,11 @@ void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedM
               float alpha, const float* bias, Accumulate accumulate, float* y,
               ParallelFor& parallel);
 
+/// y = bf16(x * x_scales) w^T for kBf16 weights: x [m, k] is scaled per column where x_scales [k] is
+/// not null, and rounded, on its way into the product. Sums as in gemm_f32.
+void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const PackedMatrix& w,
+               float* y, ParallelFor& parallel);
+
 /// Integer product: y = float(sum x_codes * w_codes) * w.scales[n] * x_scales[m] + bias, evaluated
 /// in that order with one rounding each (no fused multiply-add), so y is bit-equal on every ISA.
 /// x_codes [m, k] in -127..127. With groups

@@ -91,6 +91,8 @@ struct KernelTable {
   void (*fake_quantize)(const float* x, std::size_t count, float multiplier, float scale,
                         float* dst);
   void (*round_to_bf16)(const float* x, std::size_t count, float* dst);
+  void (*round_stochastically)(const float* x, std::size_t count, float multiplier,
+                               std::uint32_t key, std::int8_t* codes);
   std::int32_t (*sum_codes)(const std::int8_t* codes, std::size_t count);
   // gemm
   void (*gemm_f32)(const FloatGemmBlock& block);

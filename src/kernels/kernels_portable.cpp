@@ -6,6 +6,7 @@
 #include "kernels/bf16.h"
 #include "kernels/gemm.h"
 #include "kernels/kernel_table.h"
+#include "kernels/stochastic_row.h"
 
 namespace qalof::kernels {
 
@@ -262,6 +263,7 @@ const KernelTable kPortableTable = {
     .dequantize = dequantize,
     .fake_quantize = fake_quantize,
     .round_to_bf16 = round_bf16,
+    .round_stochastically = round_stochastically,
     .sum_codes = sum_codes,
     .gemm_f32 = gemm_f32,
     .gemm_bf16 = gemm_bf16,

@@ -51,10 +51,16 @@ class Graph {
   virtual void weights_changed() {}
 };
 
+/// How the CPU graph multiplies gradients by integer weights (TrainOptions::gradient_bits).
+struct GradientPrecision {
+  int bits = 32;
+  std::uint64_t seed = 0;  // of stochastic rounding at 8 bits
+};
 /// The CPU graph. trainable: the base's tensors as parameters for `full`, or null: the base is
 /// frozen. parallel must outlive the graph.
 std::unique_ptr<Graph> make_kernel_graph(std::shared_ptr<const runtime::BaseModel> base,
-                                         const BaseParams* trainable, ParallelFor& parallel);
+                                         const BaseParams* trainable, ParallelFor& parallel,
+                                         GradientPrecision gradient = {});
 /// The ATen graph over params (frozen or trainable), on their device and in their dtype.
 std::unique_ptr<Graph> make_aten_graph(const model::ModelConfig& config, BaseParams params);
 

@@ -4,6 +4,7 @@
 
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
+#include "kernels/stochastic.h"
 #include "runtime/decoder.h"
 
 namespace qalof::train {
@@ -65,6 +66,27 @@ void mask_clipped(at::Tensor& gradient, const at::Tensor& x, double clip) {
 
 }  // namespace
 
+void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
+                       KernelResources& resources, float* dx) {
+  const kernels::PackedMatrix& w = weights.matrix;
+  const float* dy_scales = weights.dy_scales.empty() ? nullptr : weights.dy_scales.data();
+  if (w.format == kernels::WeightFormat::kF32) {
+    resources.gemm.multiply(dy, w, 1.0F, kernels::Accumulate::kStore, dx);
+  } else if (w.format == kernels::WeightFormat::kBf16) {
+    kernels::gemm_bf16(dy.data, dy.rows, dy_scales, w, dx, *resources.parallel);
+  } else {
+    std::vector<std::int8_t>& codes = resources.gradient_codes;
+    std::vector<float>& scales = resources.gradient_scales;
+    if (codes.size() < dy.rows * dy.cols) codes.resize(dy.rows * dy.cols);
+    if (scales.size() < dy.rows) scales.resize(dy.rows);
+    const auto key = static_cast<std::uint32_t>(resources.gradient.seed) * 0x9E3779B9U +
+                     resources.rounding_calls++ * 0x85EBCA6BU;
+    kernels::quantize_rows_stochastic(dy.data, dy.rows, dy.cols, dy_scales, key, codes.data(),
+                                      scales.data(), *resources.parallel);
+    kernels::gemm_int(codes.data(), scales.data(), dy.rows, w, nullptr, dx, *resources.parallel);
+  }
+}
+
 at::Tensor no_tensor() { return at::empty({0}); }
 
 MatrixView matrix(const at::Tensor& tensor) { return {data(tensor), rows(tensor), cols(tensor)}; }
@@ -115,7 +137,7 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
   at::Tensor dx, da, db, dweight, dbias;
   if (ctx->needs_input_grad(0)) {
     dx = at::empty_like(x);
-    gemm.multiply(matrix(dy), linear.backward, 1.0F, kStore, mutable_data(dx));
+    multiply_gradient(matrix(dy), linear.backward, resources, mutable_data(dx));
     if (clip > 0 && a_bits <= 8) mask_clipped(dx, x, clip);
   }
   if (is_given(a)) {

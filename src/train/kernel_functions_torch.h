@@ -24,6 +24,10 @@ struct KernelResources {
   KernelResources(const model::ModelConfig& model_config, ParallelFor& parallel_for)
       : config(&model_config), parallel(&parallel_for), gemm(parallel_for) {}
   std::vector<float> a_panels, b_panels;
+  GradientPrecision gradient;
+  std::uint32_t rounding_calls = 0;  // backward products so far: a stream of its own for each
+  std::vector<std::int8_t> gradient_codes;
+  std::vector<float> gradient_scales;
 };
 
 /// Stands for "no such tensor" where a function takes a fixed number of them.
@@ -31,11 +35,24 @@ at::Tensor no_tensor();
 MatrixView matrix(const at::Tensor& tensor);
 inline bool is_given(const at::Tensor& tensor) { return tensor.numel() > 0; }
 
+/// Weights [k, n] packed for dx [m, n] = dy [m, k] W: reals in f32 or bf16, or codes, whose scales
+/// then belong to dy's columns.
+struct BackwardWeights {
+  kernels::PackedMatrix matrix;  // [n, k]; without panels: not made yet
+  std::vector<std::byte> panels;
+  std::vector<float> dy_scales;         // [k] or empty
+  std::vector<float> ones;              // [n], the scales of an integer product
+  std::vector<std::int32_t> code_sums;  // [n]
+};
+
+/// dx = dy W. Not thread-safe.
+void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
+                       struct KernelResources& resources, float* dx);
+
 /// One linear at one precision; lives as long as its graph.
 struct KernelLinear {
-  runtime::LinearCall call;        // without LoRA
-  kernels::PackedMatrix backward;  // dx = dy * backward: the reals that call multiplies with
-  std::vector<float> backward_panels;
+  runtime::LinearCall call;  // without LoRA
+  BackwardWeights backward;  // dx = dy * backward
 };
 
 struct LinearArguments {

@@ -46,8 +46,9 @@ at::Tensor index_tensor(std::span<const std::int32_t> values) {
 class KernelGraph final : public Graph {
  public:
   KernelGraph(std::shared_ptr<const runtime::BaseModel> base, const BaseParams* trainable,
-              ParallelFor& parallel)
+              ParallelFor& parallel, GradientPrecision gradient)
       : base_(std::move(base)), trainable_(trainable), resources_(base_->config(), parallel) {
+    resources_.gradient = gradient;
     if (trainable_ != nullptr) return;
     auto view = [](const std::vector<float>& values) {
       // The base outlives the view and nothing writes to it.
@@ -105,8 +106,8 @@ class KernelGraph final : public Graph {
   at::Tensor lm_hidden_gradient(const at::Tensor& dlogits, const GraphPlan& plan) override {
     at::Tensor dhidden =
         at::empty({dlogits.size(0), static_cast<std::int64_t>(base_->config().hidden)});
-    resources_.gemm.multiply(matrix(dlogits), lm_head(plan.embedding).backward, 1.0F,
-                             kernels::Accumulate::kStore, dhidden.mutable_data_ptr<float>());
+    multiply_gradient(matrix(dlogits), lm_head(plan.embedding).backward, resources_,
+                      dhidden.mutable_data_ptr<float>());
     return dhidden;
   }
   void add_lm_head_gradient(const at::Tensor& dlogits, const at::Tensor& hidden,
@@ -120,7 +121,7 @@ class KernelGraph final : public Graph {
   void weights_changed() override {
     if (trainable_ == nullptr) return;
     // Buffers stay for the next packing.
-    for (auto& [key, entry] : linears_) entry.linear.backward.panels = nullptr;
+    for (auto& [key, entry] : linears_) entry.linear.backward.matrix.panels = nullptr;
   }
 
  private:
@@ -158,7 +159,7 @@ class KernelGraph final : public Graph {
 
   const KernelLinear& prepared(std::size_t index, quant::Precision precision) {
     Entry& entry = linears_[{index, precision.weight.bits, precision.activation.bits}];
-    if (entry.linear.backward.panels != nullptr) return entry.linear;
+    if (entry.linear.backward.matrix.panels != nullptr) return entry.linear;
     if (trainable_ != nullptr) {
       pack_trained(trainable_->weights[index], precision, entry);
       entry.linear.call.bias = trainable_->biases[index].const_data_ptr<float>();
@@ -171,7 +172,7 @@ class KernelGraph final : public Graph {
 
   const KernelLinear& lm_head(quant::BitWidth width) {
     Entry& entry = linears_[{base_->linears().size(), width.bits, width.bits}];
-    if (entry.linear.backward.panels != nullptr) return entry.linear;
+    if (entry.linear.backward.matrix.panels != nullptr) return entry.linear;
     const quant::Precision precision{width, width};
     if (trainable_ != nullptr) {
       pack_trained(trainable_->wte, precision, entry);
@@ -195,9 +196,49 @@ class KernelGraph final : public Graph {
     KernelLinear& linear = entry.linear;
     linear.call.precision = precision;
     linear.call.weight = packed;
-    const std::vector<float> reals = unpack(packed, *resources_.parallel);
-    linear.backward = pack_right({reals.data(), packed.n, packed.k}, linear.backward_panels,
-                                 *resources_.parallel);
+    pack_backward(packed, linear.backward);
+  }
+
+  void pack_backward(const kernels::PackedMatrix& w, BackwardWeights& backward) {
+    using kernels::WeightFormat;
+    const bool is_integer = w.format == WeightFormat::kInt8 || w.format == WeightFormat::kInt4;
+    const int bits = is_integer ? resources_.gradient.bits : 32;
+    ParallelFor& parallel = *resources_.parallel;
+    kernels::PackedMatrix& matrix = backward.matrix;
+    matrix = {};
+    matrix.format = bits == 32   ? WeightFormat::kF32
+                    : bits == 16 ? WeightFormat::kBf16
+                                 : WeightFormat::kInt8;
+    matrix.n = w.k;
+    matrix.k = w.n;
+    backward.panels.resize(kernels::packed_matrix_bytes(matrix.format, matrix.n, matrix.k));
+    matrix.panels = backward.panels.data();
+    if (bits == 32) {
+      const std::vector<float> reals = unpack(w, parallel);
+      kernels::pack_f32(reals.data(), matrix.n, matrix.k, matrix.n, /*transposed=*/true,
+                        reinterpret_cast<float*>(backward.panels.data()), parallel);
+      return;
+    }
+    // Codes are exact in bf16; their scales lie on the axis that is summed over, so they go to dy.
+    backward.dy_scales.assign(w.scales, w.scales + w.n);
+    std::vector<std::int8_t> codes(w.n * w.k), transposed(codes.size());
+    kernels::unpack_codes(w, codes.data());
+    parallel.run(w.k, [&](std::size_t col) {
+      for (std::size_t row = 0; row < w.n; ++row)
+        transposed[col * w.n + row] = codes[row * w.k + col];
+    });
+    if (bits == 16) {
+      const std::vector<float> values(transposed.begin(), transposed.end());
+      kernels::pack_bf16(values.data(), matrix.n, matrix.k,
+                         reinterpret_cast<std::uint16_t*>(backward.panels.data()), parallel);
+      return;
+    }
+    backward.code_sums.resize(matrix.n);
+    kernels::pack_codes(transposed.data(), matrix.n, matrix.k, matrix.format,
+                        backward.panels.data(), backward.code_sums.data(), parallel);
+    backward.ones.assign(matrix.n, 1.0F);
+    matrix.scales = backward.ones.data();
+    matrix.code_sums = backward.code_sums.data();
   }
 
   std::shared_ptr<const runtime::BaseModel> base_;
@@ -221,8 +262,9 @@ GraphPlan::GraphPlan(const quant::PrecisionPlan& plan, double clip)
 }
 
 std::unique_ptr<Graph> make_kernel_graph(std::shared_ptr<const runtime::BaseModel> base,
-                                         const BaseParams* trainable, ParallelFor& parallel) {
-  return std::make_unique<KernelGraph>(std::move(base), trainable, parallel);
+                                         const BaseParams* trainable, ParallelFor& parallel,
+                                         GradientPrecision gradient) {
+  return std::make_unique<KernelGraph>(std::move(base), trainable, parallel, gradient);
 }
 
 }  // namespace qalof::train

@@ -55,6 +55,9 @@ struct TrainOptions {
   bool bf16 = false;  // lora and full without a plan: linears at w16a16
   std::int64_t logging_steps = 10;
   std::int64_t eval_steps = 0;  // 0: never
+  // The product dx = dy W of linears with integer weights, on CPU: 32 (f32), 16 (bf16, from the
+  // integer codes) or 8 (integers, dy by stochastic rounding).
+  int gradient_bits = 16;
   Device device = Device::kCpu;
   int threads = 0;  // 0: every CPU this process may use
 };

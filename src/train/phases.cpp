@@ -47,6 +47,9 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
       "--per_device_train_batch_size and --gradient_accumulation_steps: expected at least 1");
   QALOF_CHECK(options.warmup_steps >= 0 && options.max_steps >= 0, ErrorKind::kUsage,
               "--warmup_steps and --max_steps: expected at least 0");
+  QALOF_CHECK(
+      options.gradient_bits == 8 || options.gradient_bits == 16 || options.gradient_bits == 32,
+      ErrorKind::kUsage, "--gradient_bits: found {}, expected 8, 16 or 32", options.gradient_bits);
   QALOF_CHECK(options.threads >= 0, ErrorKind::kUsage, "--threads: found {}, expected at least 1",
               options.threads);
   if (options.kv_bits) {

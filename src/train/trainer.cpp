@@ -157,7 +157,8 @@ class Trainer {
       return make_aten_graph(base_->config(),
                              is_full() ? params.base : load_base_params(*base_, device_));
     }
-    return make_kernel_graph(base_, is_full() ? &params.base : nullptr, parallel_);
+    return make_kernel_graph(base_, is_full() ? &params.base : nullptr, parallel_,
+                             {options_.gradient_bits, options_.seed});
   }
 
   // Which pair serves each linear: that of its weight width.

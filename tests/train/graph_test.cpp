@@ -204,6 +204,32 @@ TEST_F(GraphTest, AtenGraphAgreesAt32BitsInValueAndGradient) {
   }
 }
 
+TEST_F(GraphTest, GradientsOfFewerBitsAreThoseOfF32UpToTheirRounding) {
+  for (const char* text : {"8", "4"}) {
+    const quant::PrecisionPlan plan = plan_of(text, *base_);
+    const Network net = network({plan.default_width.bits});
+    const GraphPlan graph_plan(plan, 0);
+    const std::vector<at::Tensor> leaves = net.leaves();
+    const auto gradients = [&](GradientPrecision precision) {
+      const auto graph = make_kernel_graph(base_, nullptr, pool_, precision);
+      span_loss_on(*graph, graph_plan, net.view(plan)).backward();
+      return take_gradients(leaves);
+    };
+    const auto exact = gradients({32, 0}), half = gradients({16, 0}), eight = gradients({8, 1}),
+               again = gradients({8, 1}), other = gradients({8, 2});
+    bool some_differ = false;
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+      if (leaves[i].is_same(net.head.bias)) continue;
+      // bf16 keeps 8 bits of every dy, 8 bits keep one 127th of a row's largest.
+      EXPECT_LE(relative_error(half[i], exact[i]), 0.02) << text << " " << i;
+      EXPECT_LE(relative_error(eight[i], exact[i]), 0.25) << text << " " << i;
+      EXPECT_TRUE(at::equal(eight[i], again[i])) << text << " " << i;
+      some_differ = some_differ || !at::equal(eight[i], other[i]);
+    }
+    EXPECT_TRUE(some_differ) << text;
+  }
+}
+
 TEST_F(GraphTest, GradientsOfEveryBaseTensorAgreeWithAten) {
   FlatParameters flat;
   const TrainableBase trainable(*base_, flat);
