@@ -82,8 +82,8 @@ void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedM
               float alpha, const float* bias, Accumulate accumulate, float* y,
               ParallelFor& parallel);
 
-/// y = bf16(x * x_scales) w^T for kBf16 weights: x [m, k] is scaled per column where x_scales [k] is
-/// not null, and rounded, on its way into the product. Sums as in gemm_f32.
+/// y = bf16(x * x_scales) w^T for kBf16 weights: x [m, k] is scaled per column where x_scales [k]
+/// is not null, and rounded, on its way into the product. Sums as in gemm_f32.
 void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const PackedMatrix& w,
                float* y, ParallelFor& parallel);
 
