@@ -11,13 +11,9 @@ namespace {
 
 // A packed matrix as reals [n, k]: exactly the numbers its products are made of.
 std::vector<float> unpack(const kernels::PackedMatrix& w, ParallelFor& parallel) {
+  if (w.format == kernels::WeightFormat::kInt8 || w.format == kernels::WeightFormat::kInt4)
+    return runtime::unpack_reals(w, parallel);
   std::vector<float> dense(w.n * w.k);
-  if (w.format == kernels::WeightFormat::kInt8 || w.format == kernels::WeightFormat::kInt4) {
-    std::vector<std::int8_t> codes(w.n * w.k);
-    kernels::unpack_codes(w, codes.data());
-    kernels::dequantize_rows(codes.data(), w.scales, w.n, w.k, dense.data(), parallel);
-    return dense;
-  }
   constexpr std::size_t kPanel = kernels::kPanelRows;
   const std::size_t pairs = (w.k + 1) / 2;
   for (std::size_t row = 0; row < w.n; ++row) {
@@ -128,7 +124,8 @@ class KernelGraph final : public Graph {
     KernelLinear linear;
     std::unique_ptr<runtime::OwnedMatrix> owned;  // where the base trains
   };
-  using Key = std::tuple<std::size_t, int, int>;  // linear, weight bits, activation bits
+  // Linear, weight bits, activation bits, scheme.
+  using Key = std::tuple<std::size_t, int, int, quant::QuantScheme>;
 
   at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) {
     if (trainable_ != nullptr) {
@@ -144,7 +141,7 @@ class KernelGraph final : public Graph {
   at::Tensor linear(std::size_t index, const at::Tensor& x, const GraphPlan& plan,
                     const NetworkView& view) {
     LinearArguments arguments;
-    arguments.linear = &prepared(index, plan.linears[index]);
+    arguments.linear = &prepared(index, plan.linears[index], plan.scheme);
     arguments.lora_scaling = view.lora_scaling;
     arguments.ste_clip = plan.ste_clip;
     arguments.resources = &resources_;
@@ -156,36 +153,38 @@ class KernelGraph final : public Graph {
                                  trains ? trainable_->biases[index] : no_tensor(), arguments);
   }
 
-  const KernelLinear& prepared(std::size_t index, quant::Precision precision) {
-    Entry& entry = linears_[{index, precision.weight.bits, precision.activation.bits}];
+  const KernelLinear& prepared(std::size_t index, quant::Precision precision,
+                               quant::QuantScheme scheme) {
+    Entry& entry = linears_[{index, precision.weight.bits, precision.activation.bits, scheme}];
     if (entry.linear.backward.panels != nullptr) return entry.linear;
     if (trainable_ != nullptr) {
-      pack_trained(trainable_->weights[index], precision, entry);
+      pack_trained(trainable_->weights[index], precision, scheme, entry);
       entry.linear.call.bias = trainable_->biases[index].const_data_ptr<float>();
     } else {
-      use(base_->packed(index, precision, *resources_.parallel), precision, entry);
+      use(base_->packed(index, precision, scheme, *resources_.parallel), precision, entry);
       entry.linear.call.bias = base_->bias(index).data();
     }
     return entry.linear;
   }
 
   const KernelLinear& lm_head(quant::BitWidth width) {
-    Entry& entry = linears_[{base_->linears().size(), width.bits, width.bits}];
+    Entry& entry = linears_[{base_->linears().size(), width.bits, width.bits, {}}];
     if (entry.linear.backward.panels != nullptr) return entry.linear;
     const quant::Precision precision{width, width};
     if (trainable_ != nullptr) {
-      pack_trained(trainable_->wte, precision, entry);
+      pack_trained(trainable_->wte, precision, {}, entry);
     } else {
       use(base_->lm_head(width, *resources_.parallel), precision, entry);
     }
     return entry.linear;
   }
 
-  void pack_trained(const at::Tensor& weight, quant::Precision precision, Entry& entry) {
+  void pack_trained(const at::Tensor& weight, quant::Precision precision, quant::QuantScheme scheme,
+                    Entry& entry) {
     const float* values = weight.const_data_ptr<float>();
     const std::vector<float> copy(values, values + weight.numel());
     entry.owned = runtime::pack_weights(copy, static_cast<std::size_t>(weight.size(0)),
-                                        static_cast<std::size_t>(weight.size(1)), precision,
+                                        static_cast<std::size_t>(weight.size(1)), precision, scheme,
                                         *resources_.parallel);
     use(entry.owned->view, precision, entry);
   }
@@ -210,7 +209,10 @@ class KernelGraph final : public Graph {
 }  // namespace
 
 GraphPlan::GraphPlan(const quant::PrecisionPlan& plan, double clip)
-    : linears(plan.linears), embedding{plan.default_width.bits == 32 ? 32 : 16}, ste_clip(clip) {
+    : linears(plan.linears),
+      scheme(plan.scheme),
+      embedding{plan.default_width.bits == 32 ? 32 : 16},
+      ste_clip(clip) {
   auto bits = [](const std::vector<quant::BitWidth>& widths) {
     std::vector<int> values;
     for (const quant::BitWidth width : widths) values.push_back(width.bits);
