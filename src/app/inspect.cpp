@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <set>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -9,6 +11,8 @@
 #include "io/model_dir.h"
 #include "io/peft.h"
 #include "io/safetensors.h"
+#include "model/config.h"
+#include "runtime/packed_layout.h"
 
 namespace qalof::app {
 
@@ -29,14 +33,35 @@ void add_tensors(const std::map<std::string, io::TensorView>& tensors, const std
   }
 }
 
-// In a packed file a tensor named LINEAR.wB.panels holds codes of B bits in a container of 4 or 8.
-void mark_code_tensors(InspectResult& result) {
+// In a packed file, tensors of weights have nominal bits, and those of a width belong together.
+void add_widths(InspectResult& result, const std::string& path) {
+  struct Sum {
+    std::uint64_t bytes = 0;
+    std::set<std::string_view> matrices;
+  };
+  const model::ModelConfig config =
+      model::parse_model_config(result.details.at("config"), path + ": config");
+  std::map<std::string, std::size_t, std::less<>> weights = {
+      {runtime::kLmHead, config.vocab_size * config.hidden}};
+  for (const model::LinearSpec& spec : model::linears(config))
+    weights[spec.name] = spec.in * spec.out;
+  std::map<std::pair<bool, int>, Sum> sums;  // LM head or linears, bits
   for (InspectedTensor& tensor : result.tensors) {
-    constexpr std::string_view kSuffix = ".panels";
-    if (!tensor.name.ends_with(kSuffix)) continue;
-    const std::size_t digit = tensor.name.size() - kSuffix.size() - 1;
-    tensor.bits = tensor.name[digit] - '0';
-    tensor.stored_bits = tensor.bits <= 4 ? 4 : 8;
+    const auto parts = runtime::parse_width_tensor(tensor.name);
+    if (!parts || !weights.contains(parts->matrix)) continue;
+    Sum& sum = sums[{parts->matrix == runtime::kLmHead, parts->bits}];
+    sum.bytes += tensor.bytes;
+    sum.matrices.insert(parts->matrix);
+    if (parts->part != "panels") continue;
+    tensor.bits = parts->bits;
+    tensor.stored_bits = runtime::container_bits(parts->bits);
+  }
+  for (const auto& [key, sum] : sums) {
+    std::size_t count = 0;
+    for (const std::string_view matrix : sum.matrices) count += weights.find(matrix)->second;
+    (key.first ? result.lm_head : result.widths)
+        .push_back({key.second, runtime::container_bits(key.second), sum.bytes,
+                    8.0 * static_cast<double>(sum.bytes) / static_cast<double>(count)});
   }
 }
 
@@ -76,15 +101,18 @@ InspectResult run_inspect(const std::string& path) {
   }
   const io::SafetensorsFile file = io::SafetensorsFile::open(path);
   add_tensors(file.tensors(), "", result);
-  const auto packed = file.metadata().find("qalof.packed");
+  const auto packed = file.metadata().find(runtime::kPackedMetadataKey);
   if (packed == file.metadata().end()) {
     result.kind = "safetensors file";
     result.details["metadata"] = file.metadata();
     return result;
   }
   result.kind = "packed file";
-  mark_code_tensors(result);
-  result.details = parse_json(packed->second, path + ": qalof.packed");
+  result.details = parse_json(packed->second, path + ": " + runtime::kPackedMetadataKey);
+  QALOF_CHECK(result.details.is_object() && result.details.contains("config"),
+              ErrorKind::kCorruptFile, "{}: config is missing", path);
+  result.scheme = json_string(result.details, "scheme", path);
+  add_widths(result, path);
   result.details.erase("crc32c");
   return result;
 }

@@ -18,6 +18,15 @@ struct InspectResult {
   std::string kind;  // "model directory", "packed file", "adapter directory", "peft adapter",
                      // "safetensors file"
   std::vector<InspectedTensor> tensors;
+  /// A packed file's widths of all linears or of its LM head, codes with all that belongs to them.
+  struct Width {
+    int bits = 0;         // nominal
+    int stored_bits = 0;  // of a code
+    std::uint64_t bytes = 0;
+    double bits_per_weight = 0;  // scales, sums and zero points included
+  };
+  std::string scheme;  // of a packed file
+  std::vector<Width> widths, lm_head;
   Json details;  // config, plan, adapters as stored
   std::uint64_t bytes = 0;
 };

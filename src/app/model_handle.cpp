@@ -24,9 +24,36 @@ int choose_threads(int requested) {
   return requested;
 }
 
+namespace {
+
+// The flag's, the plan file's, the packed file's (stored) or the adapter's, else seed.
+quant::QuantScheme choose_scheme(const ModelOptions& options, const ModelHandle& handle,
+                                 std::optional<quant::QuantScheme> stored, Observer& observer) {
+  std::optional<quant::QuantScheme> scheme = handle.plan.scheme;
+  if (!options.scheme.empty()) {
+    const quant::QuantScheme asked = quant::parse_scheme(options.scheme, "--scheme");
+    QALOF_CHECK(!scheme || *scheme == asked, ErrorKind::kUsage,
+                "{}: scheme {} contradicts --scheme {}", handle.plan.source,
+                quant::to_string(*scheme), options.scheme);
+    scheme = asked;
+  }
+  if (!scheme) scheme = stored;
+  QALOF_CHECK(!stored || *scheme == *stored, ErrorKind::kUsage,
+              "{}: is packed in scheme {}, found {}", options.model, quant::to_string(*stored),
+              quant::to_string(*scheme));
+  const std::optional<quant::QuantScheme> trained =
+      handle.adapters == nullptr ? std::nullopt : handle.adapters->scheme;
+  if (!scheme) scheme = trained.value_or(quant::QuantScheme{});
+  if (trained && *trained != *scheme) {
+    observer.warn(fmt::format("{}: was trained in scheme {}, runs in {}", handle.adapters->path,
+                              quant::to_string(*trained), quant::to_string(*scheme)));
+  }
+  return *scheme;
+}
+
+}  // namespace
+
 ModelHandle open_model(const ModelOptions& options, Observer& observer) {
-  QALOF_CHECK(options.scheme == "seed", ErrorKind::kUnsupported,
-              "--scheme: found {}, implemented is seed", options.scheme);
   QALOF_CHECK(!options.model.empty(), ErrorKind::kUsage, "--model_name_or_path is missing");
   QALOF_CHECK(path_exists(options.model), ErrorKind::kNotFound,
               "{}: no such model directory or packed file", options.model);
@@ -42,12 +69,18 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
                 "--kv_bits: found {}, expected 2..8, 16 or 32", options.kv_bits);
   }
   std::optional<quant::PlanSpec> plan;
+  std::optional<quant::QuantScheme> stored_scheme;
   if (runtime::is_packed_file(options.model)) {
-    runtime::PackedModel packed = runtime::open_packed_file(options.model);
+    ThreadPool pool(choose_threads(options.threads));
+    runtime::PackedModel packed = runtime::open_packed_file(options.model, pool);
     handle.base = std::move(packed.base);
     handle.adapters = std::move(packed.adapters);
     handle.packed_files = std::move(packed.files);
     plan = std::move(packed.plan);
+    stored_scheme = plan->scheme;
+    plan->scheme.reset();
+    if (!handle.execution.lm_head && !packed.lm_head_bits.empty())
+      handle.execution.lm_head = quant::BitWidth{packed.lm_head_bits.front()};
   } else {
     handle.base = runtime::BaseModel::load_directory(options.model);
   }
@@ -64,15 +97,15 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
           fmt::format("{}: was trained on another base (sha256 {:.12}..., this one is {:.12}...)",
                       options.adapter, adapters->base_sha256, handle.base->source().sha256()));
     }
-    if (adapters->plan)
+    if (adapters->plan) {
       plan = quant::plan_from_json(*adapters->plan, options.adapter + "/qalof.json: plan");
+      plan->scheme.reset();  // adapters->scheme is weaker: another may be chosen, with a warning
+    }
     handle.adapters = std::move(adapters);
   }
   if (!options.precision.empty()) plan = quant::parse_plan(options.precision);
   handle.plan = plan ? *plan : quant::parse_plan("32");
-  QALOF_CHECK(!handle.plan.scheme || *handle.plan.scheme == options.scheme, ErrorKind::kUsage,
-              "{}: scheme {} contradicts --scheme {}", handle.plan.source, *handle.plan.scheme,
-              options.scheme);
+  handle.plan.scheme = choose_scheme(options, handle, stored_scheme, observer);
   return handle;
 }
 

@@ -20,9 +20,9 @@ struct ModelOptions {
   std::string
       adapter;  // training output directory or PEFT directory; "" = none (or the packed file's)
   std::string
-      precision;  // text form or plan file; "" = the adapter's or packed file's plan, else 32
-  std::string scheme = "seed";
-  int kv_bits = 0;  // K and V of every layer; 0 = as the plan says
+      precision;       // text form or plan file; "" = the adapter's or packed file's plan, else 32
+  std::string scheme;  // of the weights; "" = the plan's, packed file's or adapter's, else seed
+  int kv_bits = 0;     // K and V of every layer; 0 = as the plan says
   std::string kv_scheme = "seed";
   int lm_head_bits = 0;  // 4, 8, 16 or 32; 0 = the embedding's width
   int threads = 0;       // 0 = all available
@@ -31,9 +31,9 @@ struct ModelOptions {
 struct ModelHandle {
   std::shared_ptr<const runtime::BaseModel> base;
   std::shared_ptr<const runtime::AdapterSet> adapters;  // null: none
-  quant::PlanSpec plan;
-  std::map<std::string, std::string> packed_files;  // tokenizer files of a packed file
-  std::optional<quant::BitWidth> kv_bits;           // instead of the plan's
+  quant::PlanSpec plan;                                 // its scheme is the one that runs
+  std::map<std::string, std::string> packed_files;      // tokenizer files of a packed file
+  std::optional<quant::BitWidth> kv_bits;               // instead of the plan's
   runtime::ExecutionOptions execution;
 };
 

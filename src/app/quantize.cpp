@@ -18,9 +18,12 @@ QuantizeResult run_quantize(const QuantizeOptions& options, Observer& observer) 
   request.adapters = handle.adapters;
   request.widths = options.bit_widths;
   if (!options.model.precision.empty()) request.plan = handle.plan;
+  request.scheme = *handle.plan.scheme;
+  request.lm_head_bits = options.lm_head_bits;
   request.tokenizer_directory = options.model.model;
   ThreadPool pool(choose_threads(options.model.threads));
-  return {runtime::write_packed_file(options.output, request, pool), options.output};
+  return {runtime::write_packed_file(options.output, request, pool), options.output,
+          quant::to_string(request.scheme)};
 }
 
 }  // namespace qalof::app

@@ -22,6 +22,7 @@ Json default_plan(const TrainRunOptions& options, const ModelHandle& handle,
   if (options.train.plan) return quant::to_json(handle.plan);
   const int width = weights.adapters.rbegin()->first;
   quant::PlanSpec spec = quant::parse_plan(std::to_string(width));
+  spec.scheme = handle.plan.scheme;
   if (options.train.kv_bits)
     spec.default_precision.k = spec.default_precision.v = {*options.train.kv_bits};
   return quant::to_json(spec);
@@ -40,6 +41,7 @@ void write_adapters(const TrainRunOptions& options, const ModelHandle& handle,
     dir.adapters[width] = name;
     if (adapter->qa_head || adapter->class_head) dir.heads[width] = name;
   }
+  dir.scheme = quant::to_string(*handle.plan.scheme);
   dir.plan = default_plan(options, handle, weights);
   io::write_adapter_dir(options.output_dir, dir);
 }

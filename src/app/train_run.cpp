@@ -172,6 +172,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   const DirectoryLock lock(options.output_dir);
   if (!options.model.precision.empty())
     options.train.plan = quant::resolve(handle.plan, handle.base->target());
+  options.train.scheme = *handle.plan.scheme;
   options.train.threads = choose_threads(options.model.threads);
   if (options.features.max_seq_length > config.max_positions) {
     observer.info(fmt::format("windows of {} tokens: the model has {} positions",

@@ -4,6 +4,34 @@
 
 namespace qalof::cli {
 
+namespace {
+
+Json widths_json(const std::vector<app::InspectResult::Width>& widths) {
+  Json list = Json::array();
+  for (const auto& width : widths) {
+    list.push_back({{"bits", width.bits},
+                    {"stored_bits", width.stored_bits},
+                    {"bytes", width.bytes},
+                    {"bits_per_weight", width.bits_per_weight}});
+  }
+  return list;
+}
+
+std::string widths_text(const app::InspectResult& result) {
+  std::vector<std::vector<std::string>> rows = {
+      {"weights", "bits", "stored", "bits a weight, scales included", "bytes"}};
+  for (const auto* widths : {&result.widths, &result.lm_head}) {
+    for (const auto& width : *widths) {
+      rows.push_back({widths == &result.widths ? "linears" : "LM head", std::to_string(width.bits),
+                      std::to_string(width.stored_bits),
+                      fmt::format("{:.3f}", width.bits_per_weight), bytes_text(width.bytes)});
+    }
+  }
+  return table_text(rows, {1, 2, 3, 4});
+}
+
+}  // namespace
+
 void run_inspect(std::vector<std::string> arguments) {
   std::string path;
   CommandLine line("inspect", "Shows the tensors, adapters and plan of a directory or file.",
@@ -27,14 +55,21 @@ void run_inspect(std::vector<std::string> arguments) {
                     std::to_string(tensor.stored_bits),
                     fmt::format("[{}]", fmt::join(tensor.shape, ", ")), bytes_text(tensor.bytes)});
   }
-  line.print(
-      {{"path", path},
-       {"kind", result.kind},
-       {"tensors", tensors},
-       {"bytes", result.bytes},
-       {"details", result.details}},
-      fmt::format("{}: {}, {} tensors, {}\n{}{}\n", path, result.kind, result.tensors.size(),
-                  bytes_text(result.bytes), table_text(rows, {2, 3, 5}), result.details.dump(2)));
+  Json json = {{"path", path},
+               {"kind", result.kind},
+               {"tensors", tensors},
+               {"bytes", result.bytes},
+               {"details", result.details}};
+  std::string widths;
+  if (!result.scheme.empty()) {
+    json["scheme"] = result.scheme;
+    json["widths"] = widths_json(result.widths);
+    json["lm_head"] = widths_json(result.lm_head);
+    widths = fmt::format("scheme {}\n{}", result.scheme, widths_text(result));
+  }
+  line.print(json, fmt::format("{}: {}, {} tensors, {}\n{}{}{}\n", path, result.kind,
+                               result.tensors.size(), bytes_text(result.bytes),
+                               table_text(rows, {2, 3, 5}), widths, result.details.dump(2)));
 }
 
 }  // namespace qalof::cli

@@ -18,27 +18,42 @@ void run_quantize(std::vector<std::string> arguments) {
   add_model_flags(line, options.model);
   line.option("--bit_widths", options.bit_widths, "weight widths to store, each for every linear")
       ->delimiter(',');
+  line.option("--lm_head_bits", options.lm_head_bits,
+              "LM heads to store: 4, 8, 16, 32, the first runs by default; none: a head of the "
+              "embedding's bfloat16 is made when the file is opened")
+      ->delimiter(',');
   line.option("--ptq", ptq, "post-training method")->check(CLI::IsMember({"minmax"}));
   line.option("--output", options.output, "file to write")->required();
   line.parse();
   const app::QuantizeResult result = app::run_quantize(options, line.observer());
   const runtime::PackSummary& summary = result.summary;
-  Json widths = Json::array();
+  const auto width_json = [](const runtime::PackSummary::Width& width) {
+    return Json{
+        {"bits", width.bits}, {"stored_bits", width.container_bits}, {"bytes", width.bytes}};
+  };
+  Json widths = Json::array(), lm_head = Json::array();
   std::vector<std::vector<std::string>> rows = {{"width", "container", "bytes"}};
   for (const auto& width : summary.widths) {
-    widths.push_back(
-        {{"bits", width.bits}, {"stored_bits", width.container_bits}, {"bytes", width.bytes}});
+    widths.push_back(width_json(width));
     rows.push_back({fmt::format("{} bits", width.bits),
                     fmt::format("{} bits", width.container_bits), bytes_text(width.bytes)});
   }
-  line.print({{"bytes", summary.bytes},
-              {"bits_per_weight", summary.bits_per_weight},
-              {"weights", summary.weights},
-              {"widths", widths},
-              {"output", result.output}},
-             fmt::format("{}: {}, {:.2f} stored bits per linear weight (scales included)\n{}",
-                         result.output, bytes_text(summary.bytes), summary.bits_per_weight,
-                         table_text(rows, {2})));
+  for (const auto& width : summary.lm_head) {
+    lm_head.push_back(width_json(width));
+    rows.push_back({fmt::format("LM head {} bits", width.bits),
+                    fmt::format("{} bits", width.container_bits), bytes_text(width.bytes)});
+  }
+  line.print(
+      {{"bytes", summary.bytes},
+       {"bits_per_weight", summary.bits_per_weight},
+       {"weights", summary.weights},
+       {"widths", widths},
+       {"lm_head", lm_head},
+       {"scheme", result.scheme},
+       {"output", result.output}},
+      fmt::format("{}: {}, scheme {}, {:.2f} stored bits per linear weight (scales included)\n{}",
+                  result.output, bytes_text(summary.bytes), result.scheme, summary.bits_per_weight,
+                  table_text(rows, {2})));
 }
 
 }  // namespace qalof::cli

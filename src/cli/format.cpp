@@ -10,7 +10,9 @@ void add_model_flags(CommandLine& line, app::ModelOptions& options) {
   line.option(
       "--precision,--sp_config", options.precision,
       "8, w4a8kv8, ... or a plan file; default: the adapter's or packed file's plan, else 32");
-  line.option("--scheme", options.scheme, "quantization scheme");
+  line.option("--scheme", options.scheme,
+              "of the weights: seed, g32, g64, g128, g32-asym, ...; default: the plan's, packed "
+              "file's or adapter's, else seed");
   line.option("--threads", options.threads, "threads; 0 = QALOF_THREADS, else all");
 }
 

@@ -79,10 +79,14 @@ struct TensorToWrite {
   std::vector<std::size_t> shape;
   std::span<const std::byte> bytes;  // must live until the write returns
 };
-/// Writes tensors, largest alignment first, then by name, with {"format": "pt"} and metadata. The
+/// Names of the zeros between aligned tensors begin so.
+inline constexpr std::string_view kPaddingPrefix = "padding.";
+/// Writes tensors, largest alignment first, then by name, with {"format": "pt"} and metadata. With
+/// an alignment above 8 every tensor begins at a multiple of it, with tensors of zeros between. The
 /// same input gives the same bytes. Error{kResource} where the disk fails; Error{kInternal} for a
 /// duplicate name or a size that does not fit its shape; {kBadInput} for a name that is not UTF-8.
 void write_safetensors(const std::string& path, std::vector<TensorToWrite> tensors,
-                       const std::map<std::string, std::string>& metadata);
+                       const std::map<std::string, std::string>& metadata,
+                       std::size_t alignment = 8);
 
 }  // namespace qalof::io

@@ -1,5 +1,6 @@
 // Float conversions and the writer of safetensors files.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -29,6 +30,26 @@ T load(const std::byte* bytes, std::size_t index) {
   T value;
   std::memcpy(&value, bytes + index * sizeof(T), sizeof(T));
   return value;
+}
+
+// Puts zeros behind every tensor, but for the last, that does not end at a multiple of alignment.
+void add_padding(std::vector<TensorToWrite>& tensors, std::size_t alignment) {
+  constexpr std::size_t kMaxAlignment = 4096;
+  static constexpr std::array<std::byte, kMaxAlignment> kZeros{};
+  QALOF_CHECK(alignment <= kMaxAlignment && alignment % 8 == 0, ErrorKind::kInternal,
+              "tensors aligned to {}", alignment);
+  std::vector<TensorToWrite> padded;
+  for (const TensorToWrite& tensor : tensors) {
+    padded.push_back(tensor);
+    const std::size_t over = tensor.bytes.size() % alignment;
+    if (over == 0 || &tensor == &tensors.back()) continue;
+    const std::size_t missing = alignment - over;
+    padded.push_back({fmt::format("{}{}", kPaddingPrefix, padded.size()),
+                      DType::kU8,
+                      {missing},
+                      std::span(kZeros).first(missing)});
+  }
+  tensors = std::move(padded);
 }
 
 }  // namespace
@@ -79,11 +100,12 @@ std::vector<std::byte> bf16_bytes(std::span<const float> values) {
 }
 
 void write_safetensors(const std::string& path, std::vector<TensorToWrite> tensors,
-                       const std::map<std::string, std::string>& metadata) {
+                       const std::map<std::string, std::string>& metadata, std::size_t alignment) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorToWrite& a, const TensorToWrite& b) {
     const int bits_a = dtype_bits(a.dtype), bits_b = dtype_bits(b.dtype);
     return bits_a != bits_b ? bits_a > bits_b : a.name < b.name;
   });
+  if (alignment > 8) add_padding(tensors, alignment);
   Json header = Json::object();
   header["__metadata__"] = metadata;
   header["__metadata__"]["format"] = "pt";
@@ -101,7 +123,7 @@ void write_safetensors(const std::string& path, std::vector<TensorToWrite> tenso
     offset += tensor.bytes.size();
   }
   std::string text = dump_json(header, path);
-  text.resize((text.size() + 7) / 8 * 8, ' ');
+  text.resize((text.size() + 8 + alignment - 1) / alignment * alignment - 8, ' ');
   std::string length(8, '\0');
   for (std::size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i) & 0xffU);
   AtomicFile file(path);

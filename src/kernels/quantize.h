@@ -1,11 +1,11 @@
-// The one quantizer: symmetric min-max, codes and scales of scheme `seed` (docs/numerics.md,
-// "Scheme seed").
+// The one quantizer: codes, scales and zero points of every scheme (docs/numerics.md, "Scheme seed"
+// and "Group schemes"). Scheme `seed` is symmetric min-max:
 //
 //   L = 2^(bits-1) - 1,  s = L * (1 / (max|x| + 1e-6)),  q = rint(x * s),  scale = 1 / (s + 1e-6),
 //   real = q * scale
 //
 // all in f32, rint rounding ties to even. Every user of codes calls these functions: training's
-// fake quantization, the packed file and the integer GEMM. Not for: group scales, zero points.
+// fake quantization, the packed file and the integer GEMM.
 #pragma once
 
 #include <cstddef>
@@ -31,6 +31,18 @@ void quantize_rows(const float* src, std::size_t rows, std::size_t cols, int bit
 /// dst[row, col] = codes[row, col] * scales[row].
 void dequantize_rows(const std::int8_t* codes, const float* scales, std::size_t rows,
                      std::size_t cols, float* dst, ParallelFor& parallel);
+
+/// Group schemes, for weights: every `group` elements of a row (the last group may be shorter) have
+/// a scale that bfloat16 has and, with asymmetric, a zero point. src [rows, cols] is finite, codes
+/// [rows, cols], scales and zeros [rows, num_groups(cols, group)], zeros null unless asymmetric.
+/// bits in 2..8, group > 0. One code path for every ISA, so bit-equal.
+void quantize_groups(const float* src, std::size_t rows, std::size_t cols, int bits,
+                     std::size_t group, std::int8_t* codes, float* scales, std::int8_t* zeros,
+                     ParallelFor& parallel);
+/// dst[row, col] = f32((code - zero) * scale) with the group's scale and zero (null: 0).
+void dequantize_groups(const std::int8_t* codes, const float* scales, const std::int8_t* zeros,
+                       std::size_t rows, std::size_t cols, std::size_t group, float* dst,
+                       ParallelFor& parallel);
 
 /// Quantizes and dequantizes K or V rows [rows, heads * head_dim] in place of storage: the range is
 /// one per row over all heads, head h has head_bits[h] in 2..8 (codes and multiplier of that

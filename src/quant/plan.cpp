@@ -102,6 +102,7 @@ PrecisionPlan resolve(const PlanSpec& spec, const PlanTarget& target) {
   PrecisionPlan plan;
   plan.default_width = spec.default_precision.linear.weight;
   plan.head = spec.head;
+  plan.scheme = spec.scheme.value_or(QuantScheme{});
   plan.linears.assign(target.linear_names.size(), spec.default_precision.linear);
   for (const PlanSpec::Rule& rule : spec.rules) {
     apply_rule(rule, spec.source, target, &plan.linears);
@@ -143,14 +144,19 @@ std::string describe(const PrecisionPlan& plan, const PlanTarget& target) {
   std::map<std::string, std::size_t> counts;
   for (const Precision precision : plan.linears) ++counts[to_string(precision)];
   const std::string kv = describe_kv(plan);
+  const bool has_codes =
+      std::any_of(plan.linears.begin(), plan.linears.end(),
+                  [](Precision precision) { return precision.weight.is_integer(); });
+  const std::string scheme =
+      plan.scheme.is_seed() || !has_codes ? "" : fmt::format(", scheme {}", to_string(plan.scheme));
   if (counts.size() == 1) {
     const bool is_phrase = kv.find(' ') != std::string::npos;
-    return counts.begin()->first + (is_phrase ? " " : "") + kv;
+    return counts.begin()->first + (is_phrase ? " " : "") + kv + scheme;
   }
   std::vector<std::string> parts;
   for (const auto& [text, count] : counts) parts.push_back(fmt::format("{} x{}", text, count));
-  return fmt::format("mixed ({}; {}), {:.2f} weight bits", fmt::join(parts, ", "), kv,
-                     plan.mean_weight_bits(target));
+  return fmt::format("mixed ({}; {}), {:.2f} weight bits{}", fmt::join(parts, ", "), kv,
+                     plan.mean_weight_bits(target), scheme);
 }
 
 std::string_view without_model_prefix(std::string_view name) {

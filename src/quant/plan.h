@@ -10,6 +10,7 @@
 
 #include "core/json.h"
 #include "quant/precision.h"
+#include "quant/scheme.h"
 
 namespace qalof::quant {
 
@@ -31,7 +32,7 @@ struct PlanSpec {
     std::vector<BitWidth> k, v;  // one entry = all heads
   };
   std::string source;                 // text form or path, for messages
-  std::optional<std::string> scheme;  // as the file says
+  std::optional<QuantScheme> scheme;  // as the file says; none: seed
   UniformPrecision default_precision;
   std::optional<int> head;                   // width whose head is used
   std::vector<Rule> rules;                   // in order, the last match wins
@@ -58,6 +59,7 @@ struct PrecisionPlan {
   std::vector<std::vector<BitWidth>> k, v;  // [layer][kv head]
   BitWidth default_width;                   // the default's weight width
   std::optional<int> head;                  // explicit head width
+  QuantScheme scheme;                       // of all integer weights
   friend bool operator==(const PrecisionPlan&, const PrecisionPlan&) = default;
 
   /// Width whose head serves this plan: explicit head, else the default's width if a linear has it,
@@ -74,7 +76,7 @@ struct PrecisionPlan {
 PrecisionPlan resolve(const PlanSpec& spec, const PlanTarget& target);
 
 /// Effective precision in words: "w8a8kv8" when uniform, else e.g. "mixed (w4a4 x14, w8a8 x34;
-/// kv8), 7.00 weight bits".
+/// kv8), 7.00 weight bits"; a scheme other than seed follows: "w4a8kv8, scheme g64".
 std::string describe(const PrecisionPlan& plan, const PlanTarget& target);
 
 /// name without a leading "transformer." or "model.".

@@ -38,6 +38,18 @@ void check_keys(const Json& object, const std::vector<std::string>& known,
   }
 }
 
+// What a text form says in a file is not the command line's fault. prefix: where the form stands,
+// unless its own message says so.
+template <typename Parse>
+auto as_bad_input(Parse&& parse, const std::string& prefix = "") {
+  try {
+    return parse();
+  } catch (const Error& error) {
+    const bool is_bad_form = error.kind() == ErrorKind::kUsage;
+    fail(is_bad_form ? ErrorKind::kBadInput : error.kind(), "{}{}", prefix, error.what());
+  }
+}
+
 // "w4a8", "4" or 4.
 Precision linear_from_json(const Json& value, const std::string& where) {
   QALOF_CHECK(value.is_string() || value.is_number_integer(), ErrorKind::kBadInput,
@@ -50,12 +62,12 @@ Precision linear_from_json(const Json& value, const std::string& where) {
 UniformPrecision uniform_from_json(const Json& value, const std::string& where) {
   QALOF_CHECK(value.is_string() || value.is_number_integer(), ErrorKind::kBadInput,
               "{}: found {:.60}, expected a precision such as \"w8a8kv8\"", where, text_of(value));
-  try {
-    return parse_uniform_precision(value.is_string() ? value.get<std::string>() : text_of(value));
-  } catch (const Error& error) {
-    const bool is_bad_form = error.kind() == ErrorKind::kUsage;
-    fail(is_bad_form ? ErrorKind::kBadInput : error.kind(), "{}: {}", where, error.what());
-  }
+  return as_bad_input(
+      [&] {
+        return parse_uniform_precision(value.is_string() ? value.get<std::string>()
+                                                         : text_of(value));
+      },
+      where + ": ");
 }
 
 BitWidth width_from_json(const Json& value, const std::string& where) {
@@ -138,9 +150,9 @@ PlanSpec read_plan(const Json& json, const std::string& where) {
               where, version, kFormatVersion);
   check_keys(json, plan_keys(), where);
   if (json.contains("scheme")) {
-    spec.scheme = json_string(json, "scheme", where);
-    QALOF_CHECK(*spec.scheme == "seed", ErrorKind::kUnsupported,
-                "{}: scheme is {:.40}, implemented is seed", where, *spec.scheme);
+    const std::string name = json_string(json, "scheme", where);
+    const std::string inner = where + ": scheme";
+    spec.scheme = as_bad_input([&] { return parse_scheme(name, inner); });
   }
   QALOF_CHECK(json.contains("default"), ErrorKind::kBadInput,
               "{}: default is missing, e.g. \"default\": \"w8a8kv8\"", where);
@@ -220,7 +232,7 @@ PlanSpec plan_from_json(const Json& json, const std::string& where) {
 
 Json to_json(const PlanSpec& spec) {
   Json json = {{"format_version", kFormatVersion}, {"default", to_string(spec.default_precision)}};
-  if (spec.scheme) json["scheme"] = *spec.scheme;
+  if (spec.scheme) json["scheme"] = to_string(*spec.scheme);
   if (spec.head) json["head"] = *spec.head;
   for (const PlanSpec::Rule& rule : spec.rules) {
     json["rules"].push_back({{"match", rule.match}, {"set", to_string(rule.set)}});

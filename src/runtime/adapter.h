@@ -53,11 +53,12 @@ struct Adapter {
 class AdapterSet {
  public:
   std::map<int, std::shared_ptr<const Adapter>> by_width;
-  std::string path;                       // where it came from
-  std::string base_sha256;                // "" where the directory does not say
-  std::optional<std::int32_t> separator;  // token id between question and context
-  std::optional<Json> plan;               // the plan stored with the adapters
-  std::vector<std::string> warnings;      // what reading had to say
+  std::string path;                          // where it came from
+  std::string base_sha256;                   // "" where the directory does not say
+  std::optional<std::int32_t> separator;     // token id between question and context
+  std::optional<Json> plan;                  // the plan stored with the adapters
+  std::optional<quant::QuantScheme> scheme;  // trained in; none where the directory does not say
+  std::vector<std::string> warnings;         // what reading had to say
 
   /// The width whose adapter serves a weight width, or nothing where the set is empty.
   std::optional<int> serving_width(int weight_bits) const;

@@ -47,9 +47,14 @@ class DirectorySource final : public WeightSource {
     return weights;
   }
 
-  std::unique_ptr<OwnedMatrix> linear_packed(std::size_t, quant::Precision) const override {
+  std::unique_ptr<OwnedMatrix> linear_packed(std::size_t, quant::Precision, quant::QuantScheme,
+                                             ParallelFor&) const override {
     return nullptr;
   }
+  std::unique_ptr<OwnedMatrix> lm_head_packed(quant::BitWidth, ParallelFor&) const override {
+    return nullptr;
+  }
+  int embedding_bits() const override { return 32; }
 
   std::optional<std::vector<float>> tensor_f32(const std::string& name) const override {
     const io::TensorView* view = dir_.find(name);
@@ -182,52 +187,19 @@ BaseModel::BaseModel(model::ModelConfig config, std::string path,
     biases_.push_back(*source_->tensor_f32(spec.name + ".bias"));
 }
 
-std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out,
-                                          std::size_t in, quant::Precision precision,
-                                          ParallelFor& parallel) {
-  auto owned = std::make_unique<OwnedMatrix>();
-  kernels::PackedMatrix& view = owned->view;
-  view.format = weight_format(precision);
-  view.n = out;
-  view.k = in;
-  owned->panels.resize(kernels::packed_matrix_bytes(view.format, out, in));
-  void* panels = owned->panels.data();
-  if (precision.weight.is_integer()) {
-    std::vector<std::int8_t> codes(out * in);
-    owned->scales.resize(out);
-    kernels::quantize_rows(weights.data(), out, in, precision.weight.bits, codes.data(),
-                           owned->scales.data(), parallel);
-    if (view.format == kernels::WeightFormat::kF32) {
-      const std::vector<float> as_float(codes.begin(), codes.end());
-      kernels::pack_f32(as_float.data(), out, in, in, /*transposed=*/false,
-                        static_cast<float*>(panels), parallel);
-    } else {
-      owned->code_sums.resize(out);
-      kernels::pack_codes(codes.data(), out, in, view.format, panels, owned->code_sums.data(),
-                          parallel);
-    }
-  } else if (view.format == kernels::WeightFormat::kBf16) {
-    kernels::pack_bf16(weights.data(), out, in, static_cast<std::uint16_t*>(panels), parallel);
-  } else {
-    kernels::pack_f32(weights.data(), out, in, in, /*transposed=*/false,
-                      static_cast<float*>(panels), parallel);
-  }
-  view.panels = panels;
-  view.scales = owned->scales.empty() ? nullptr : owned->scales.data();
-  view.code_sums = owned->code_sums.empty() ? nullptr : owned->code_sums.data();
-  return owned;
-}
-
 const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precision precision,
+                                               quant::QuantScheme scheme,
                                                ParallelFor& parallel) const {
+  if (!precision.weight.is_integer()) scheme = {};
   const std::lock_guard lock(mutex_);
   std::unique_ptr<OwnedMatrix>& slot =
-      packed_[{linear, precision.weight.bits, weight_format(precision)}];
+      packed_[{linear, precision.weight.bits, scheme, weight_format(precision)}];
   if (!slot) {
-    std::unique_ptr<OwnedMatrix> made = source_->linear_packed(linear, precision);
+    std::unique_ptr<OwnedMatrix> made = source_->linear_packed(linear, precision, scheme, parallel);
     if (!made) {
       const model::LinearSpec& spec = linears_[linear];
-      made = pack_weights(source_->linear_f32(linear), spec.out, spec.in, precision, parallel);
+      made =
+          pack_weights(source_->linear_f32(linear), spec.out, spec.in, precision, scheme, parallel);
     }
     slot = std::move(made);
   }
@@ -246,14 +218,15 @@ const kernels::PackedMatrix& BaseModel::lm_head(quant::BitWidth width,
   const quant::Precision precision = lm_head_precision(width);
   const std::lock_guard lock(mutex_);
   std::unique_ptr<OwnedMatrix>& slot =
-      packed_[{linears_.size(), width.bits, weight_format(precision)}];
+      packed_[{linears_.size(), width.bits, {}, weight_format(precision)}];
+  if (!slot) slot = source_->lm_head_packed(width, parallel);
   if (!slot) {
     std::optional<std::vector<float>> weights;
     if (!config_.tie_word_embeddings) weights = source_->tensor_f32("lm_head.weight");
     if (!weights) weights = source_->tensor_f32("wte.weight");
     if (width.is_integer())
       kernels::round_to_bf16(weights->data(), weights->size(), weights->data(), parallel);
-    slot = pack_weights(*weights, config_.vocab_size, config_.hidden, precision, parallel);
+    slot = pack_weights(*weights, config_.vocab_size, config_.hidden, precision, {}, parallel);
   }
   return slot->view;
 }

@@ -18,6 +18,8 @@
 #include "kernels/gemm.h"
 #include "model/config.h"
 #include "quant/precision.h"
+#include "quant/scheme.h"
+#include "runtime/weight_packing.h"
 
 namespace qalof::runtime {
 
@@ -28,14 +30,6 @@ struct Head {
   std::vector<float> bias;    // [outputs] or empty
 };
 
-/// Packed weights with the memory they view.
-struct OwnedMatrix {
-  kernels::PackedMatrix view;
-  std::vector<std::byte> panels;  // empty where the view points into a mapped file
-  std::vector<float> scales;
-  std::vector<std::int32_t> code_sums;
-};
-
 /// Where a base's numbers come from. Implementations: Hugging Face directory (base_model.cpp),
 /// packed file (packed_file.cpp). Const calls are thread-safe.
 class WeightSource {
@@ -43,9 +37,17 @@ class WeightSource {
   virtual ~WeightSource() = default;
   /// Float weights [out, in] of a linear; Error{kUnsupported} where the source holds codes only.
   virtual std::vector<float> linear_f32(std::size_t linear) const = 0;
-  /// Packed weights of a width, or an empty pointer where they must be made from linear_f32.
-  virtual std::unique_ptr<OwnedMatrix> linear_packed(std::size_t linear,
-                                                     quant::Precision precision) const = 0;
+  /// Packed weights of a width and scheme, or an empty pointer where they must be made from
+  /// linear_f32. Error{kUnsupported} where the source holds neither.
+  virtual std::unique_ptr<OwnedMatrix> linear_packed(std::size_t linear, quant::Precision precision,
+                                                     quant::QuantScheme scheme,
+                                                     ParallelFor& parallel) const = 0;
+  /// The LM head as lm_head_precision(width) computes with it, or an empty pointer where it must be
+  /// made from the head's float tensor. Error{kUnsupported} where that cannot be.
+  virtual std::unique_ptr<OwnedMatrix> lm_head_packed(quant::BitWidth width,
+                                                      ParallelFor& parallel) const = 0;
+  /// Bits of the numbers that copy_row gives for the embeddings: 16 where they were rounded.
+  virtual int embedding_bits() const = 0;
   /// A named float tensor without prefix; empty optional where absent.
   virtual std::optional<std::vector<float>> tensor_f32(const std::string& name) const = 0;
   /// One row of a [rows, cols] tensor, so that a large embedding is never copied whole.
@@ -82,9 +84,10 @@ class BaseModel {
   /// Bias [out] of a linear.
   const std::vector<float>& bias(std::size_t linear) const { return biases_[linear]; }
 
-  /// Weights of a linear packed for a precision; built at first use, then shared.
+  /// Weights of a linear packed for a precision and, where the width is an integer, in a scheme;
+  /// built at first use, then shared.
   const kernels::PackedMatrix& packed(std::size_t linear, quant::Precision precision,
-                                      ParallelFor& parallel) const;
+                                      quant::QuantScheme scheme, ParallelFor& parallel) const;
   /// The LM head [vocab, hidden] in the form lm_head_precision(width) computes with.
   const kernels::PackedMatrix& lm_head(quant::BitWidth width, ParallelFor& parallel) const;
   /// dst [ids, hidden] = token embedding + position embedding; both rounded to bf16 first where
@@ -115,6 +118,7 @@ class BaseModel {
   struct Key {
     std::size_t linear;  // linears_.size() is the LM head
     int weight_bits;
+    quant::QuantScheme scheme;
     kernels::WeightFormat format;
     friend auto operator<=>(const Key&, const Key&) = default;
   };
@@ -130,11 +134,5 @@ Head untrained_qa_head(const BaseModel& base, std::uint64_t seed);
 /// 4 or 8 bits made from the bf16 ones, so that a directory and a packed file have the same head.
 /// Error{kUsage} for another width.
 quant::Precision lm_head_precision(quant::BitWidth width);
-
-/// Packs float weights [out, in] for a precision: quantized by scheme `seed` where the width is an
-/// integer.
-std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out,
-                                          std::size_t in, quant::Precision precision,
-                                          ParallelFor& parallel);
 
 }  // namespace qalof::runtime

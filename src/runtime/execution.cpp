@@ -51,7 +51,7 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
   for (std::size_t i = 0; i < num_linears; ++i) {
     LinearCall& call = run->calls_[i];
     call.precision = plan.linears[i];
-    call.weight = base->packed(i, call.precision, parallel);
+    call.weight = base->packed(i, call.precision, plan.scheme, parallel);
     call.bias = base->bias(i).data();
     if (adapters == nullptr) continue;
     const int width = call.precision.weight.bits;
@@ -67,6 +67,11 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
   }
   run->kv_.scheme = options.kv_scheme;
   run->embedding_width_ = {plan.default_width.bits == 32 ? 32 : 16};
+  QALOF_CHECK(run->embedding_width_.bits <= base->source().embedding_bits(),
+              ErrorKind::kUnsupported,
+              "{}: embeddings are stored in {} bits, a plan whose default is 32 needs the model "
+              "directory",
+              base->path(), base->source().embedding_bits());
   run->lm_head_width_ = options.lm_head.value_or(run->embedding_width_);
 
   const int head_width = plan.head_width(base->target()).bits;

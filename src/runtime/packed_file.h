@@ -24,7 +24,9 @@ struct PackRequest {
   std::vector<int> widths;                     // 2..8, every linear is stored at each
   std::optional<quant::PlanSpec>
       plan;  // instead of widths: each linear at the plan's width; active by default
-  std::string tokenizer_directory;  // its tokenizer files are stored too
+  std::string tokenizer_directory;     // its tokenizer files are stored too
+  quant::QuantScheme scheme = {};      // of every linear; a plan's own must be the same
+  std::vector<int> lm_head_bits = {};  // widths of the LM head to store: 4, 8, 16, 32
 };
 
 struct PackSummary {
@@ -34,10 +36,11 @@ struct PackSummary {
       0;  // stored bits of the linears' codes, scales and sums per weight, all widths together
   struct Width {
     int bits;            // nominal
-    int container_bits;  // 4 or 8
+    int container_bits;  // 4 or 8; of an LM head 16 or 32, too
     std::uint64_t bytes;
   };
-  std::vector<Width> widths;
+  std::vector<Width> widths;   // of the linears
+  std::vector<Width> lm_head;  // the first is the one that runs by default
 };
 
 /// Writes a packed file; old or new, never half.
@@ -50,12 +53,17 @@ struct PackedModel {
   std::shared_ptr<const AdapterSet> adapters;  // null where it holds none
   quant::PlanSpec plan;                        // active by default
   std::map<std::string, std::string> files;    // tokenizer files by name
+  std::vector<int> lm_head_bits;               // stored LM heads, the default first; may be empty
 };
 
 /// True where path is a regular file that begins as a packed file does: a safetensors header with
 /// our key in its first bytes. Never throws.
 bool is_packed_file(const std::string& path);
-/// Throws Error{kCorruptFile} for damage, {kUnsupported} for an unknown format_version.
+/// Verifies what every plan needs (embeddings, norms, adapters, tokenizer) on the threads of
+/// parallel; weights and LM heads are verified when a width is first used. Throws
+/// Error{kCorruptFile} for damage, {kUnsupported} for an unknown format_version or scheme.
+PackedModel open_packed_file(const std::string& path, ParallelFor& parallel);
+/// The same on the calling thread.
 PackedModel open_packed_file(const std::string& path);
 
 }  // namespace qalof::runtime

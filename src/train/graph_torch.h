@@ -19,6 +19,7 @@ namespace qalof::train {
 /// A precision plan in the form a graph reads.
 struct GraphPlan {
   std::vector<quant::Precision> linears;
+  quant::QuantScheme scheme;
   std::vector<std::vector<int>> k_bits, v_bits;  // [layer][kv head]
   quant::BitWidth embedding{32};                 // token and position embeddings, LM head
   double ste_clip = 0;                           // 0: none

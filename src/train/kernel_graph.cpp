@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <map>
 #include <tuple>
 
@@ -11,13 +12,9 @@ namespace {
 
 // A packed matrix as reals [n, k]: exactly the numbers its products are made of.
 std::vector<float> unpack(const kernels::PackedMatrix& w, ParallelFor& parallel) {
+  if (w.format == kernels::WeightFormat::kInt8 || w.format == kernels::WeightFormat::kInt4)
+    return runtime::unpack_reals(w, parallel);
   std::vector<float> dense(w.n * w.k);
-  if (w.format == kernels::WeightFormat::kInt8 || w.format == kernels::WeightFormat::kInt4) {
-    std::vector<std::int8_t> codes(w.n * w.k);
-    kernels::unpack_codes(w, codes.data());
-    kernels::dequantize_rows(codes.data(), w.scales, w.n, w.k, dense.data(), parallel);
-    return dense;
-  }
   constexpr std::size_t kPanel = kernels::kPanelRows;
   const std::size_t pairs = (w.k + 1) / 2;
   for (std::size_t row = 0; row < w.n; ++row) {
@@ -129,7 +126,8 @@ class KernelGraph final : public Graph {
     KernelLinear linear;
     std::unique_ptr<runtime::OwnedMatrix> owned;  // where the base trains
   };
-  using Key = std::tuple<std::size_t, int, int>;  // linear, weight bits, activation bits
+  // Linear, weight bits, activation bits, scheme.
+  using Key = std::tuple<std::size_t, int, int, quant::QuantScheme>;
 
   at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) {
     if (trainable_ != nullptr) {
@@ -145,7 +143,7 @@ class KernelGraph final : public Graph {
   at::Tensor linear(std::size_t index, const at::Tensor& x, const GraphPlan& plan,
                     const NetworkView& view) {
     LinearArguments arguments;
-    arguments.linear = &prepared(index, plan.linears[index]);
+    arguments.linear = &prepared(index, plan.linears[index], plan.scheme);
     arguments.lora_scaling = view.lora_scaling;
     arguments.ste_clip = plan.ste_clip;
     arguments.resources = &resources_;
@@ -157,36 +155,38 @@ class KernelGraph final : public Graph {
                                  trains ? trainable_->biases[index] : no_tensor(), arguments);
   }
 
-  const KernelLinear& prepared(std::size_t index, quant::Precision precision) {
-    Entry& entry = linears_[{index, precision.weight.bits, precision.activation.bits}];
+  const KernelLinear& prepared(std::size_t index, quant::Precision precision,
+                               quant::QuantScheme scheme) {
+    Entry& entry = linears_[{index, precision.weight.bits, precision.activation.bits, scheme}];
     if (entry.linear.backward.matrix.panels != nullptr) return entry.linear;
     if (trainable_ != nullptr) {
-      pack_trained(trainable_->weights[index], precision, entry);
+      pack_trained(trainable_->weights[index], precision, scheme, entry);
       entry.linear.call.bias = trainable_->biases[index].const_data_ptr<float>();
     } else {
-      use(base_->packed(index, precision, *resources_.parallel), precision, entry);
+      use(base_->packed(index, precision, scheme, *resources_.parallel), precision, entry);
       entry.linear.call.bias = base_->bias(index).data();
     }
     return entry.linear;
   }
 
   const KernelLinear& lm_head(quant::BitWidth width) {
-    Entry& entry = linears_[{base_->linears().size(), width.bits, width.bits}];
+    Entry& entry = linears_[{base_->linears().size(), width.bits, width.bits, {}}];
     if (entry.linear.backward.matrix.panels != nullptr) return entry.linear;
     const quant::Precision precision{width, width};
     if (trainable_ != nullptr) {
-      pack_trained(trainable_->wte, precision, entry);
+      pack_trained(trainable_->wte, precision, {}, entry);
     } else {
       use(base_->lm_head(width, *resources_.parallel), precision, entry);
     }
     return entry.linear;
   }
 
-  void pack_trained(const at::Tensor& weight, quant::Precision precision, Entry& entry) {
+  void pack_trained(const at::Tensor& weight, quant::Precision precision, quant::QuantScheme scheme,
+                    Entry& entry) {
     const float* values = weight.const_data_ptr<float>();
     const std::vector<float> copy(values, values + weight.numel());
     entry.owned = runtime::pack_weights(copy, static_cast<std::size_t>(weight.size(0)),
-                                        static_cast<std::size_t>(weight.size(1)), precision,
+                                        static_cast<std::size_t>(weight.size(1)), precision, scheme,
                                         *resources_.parallel);
     use(entry.owned->view, precision, entry);
   }
@@ -202,7 +202,8 @@ class KernelGraph final : public Graph {
   void pack_backward(const kernels::PackedMatrix& w, BackwardWeights& backward) {
     using kernels::WeightFormat;
     const bool is_integer = w.format == WeightFormat::kInt8 || w.format == WeightFormat::kInt4;
-    const int bits = is_integer ? resources_.gradient.bits : 32;
+    int bits = is_integer ? resources_.gradient.bits : 32;
+    if (w.group != 0) bits = std::max(bits, 16);
     ParallelFor& parallel = *resources_.parallel;
     kernels::PackedMatrix& matrix = backward.matrix;
     matrix = {};
@@ -217,6 +218,18 @@ class KernelGraph final : public Graph {
       const std::vector<float> reals = unpack(w, parallel);
       kernels::pack_f32(reals.data(), matrix.n, matrix.k, matrix.n, /*transposed=*/true,
                         reinterpret_cast<float*>(backward.panels.data()), parallel);
+      return;
+    }
+    if (w.group != 0) {
+      // A scale per group of inputs cannot go to dy: the reals, rounded.
+      std::vector<float> transposed(w.n * w.k);
+      const std::vector<float> reals = unpack(w, parallel);
+      parallel.run(w.k, [&](std::size_t col) {
+        for (std::size_t row = 0; row < w.n; ++row)
+          transposed[col * w.n + row] = reals[row * w.k + col];
+      });
+      kernels::pack_bf16(transposed.data(), matrix.n, matrix.k,
+                         reinterpret_cast<std::uint16_t*>(backward.panels.data()), parallel);
       return;
     }
     // Codes are exact in bf16; their scales lie on the axis that is summed over, so they go to dy.
@@ -251,7 +264,10 @@ class KernelGraph final : public Graph {
 }  // namespace
 
 GraphPlan::GraphPlan(const quant::PrecisionPlan& plan, double clip)
-    : linears(plan.linears), embedding{plan.default_width.bits == 32 ? 32 : 16}, ste_clip(clip) {
+    : linears(plan.linears),
+      scheme(plan.scheme),
+      embedding{plan.default_width.bits == 32 ? 32 : 16},
+      ste_clip(clip) {
   auto bits = [](const std::vector<quant::BitWidth>& widths) {
     std::vector<int> values;
     for (const quant::BitWidth width : widths) values.push_back(width.bits);

@@ -52,6 +52,10 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
       ErrorKind::kUsage, "--gradient_bits: found {}, expected 8, 16 or 32", options.gradient_bits);
   QALOF_CHECK(options.threads >= 0, ErrorKind::kUsage, "--threads: found {}, expected at least 1",
               options.threads);
+  const quant::QuantScheme scheme = options.plan ? options.plan->scheme : options.scheme;
+  QALOF_CHECK(scheme.is_seed() || options.device == Device::kCpu, ErrorKind::kUnsupported,
+              "--scheme {}: implemented on --device cpu alone, cuda has seed",
+              quant::to_string(scheme));
   if (options.kv_bits) {
     QALOF_CHECK(quant::is_legal(quant::BitWidth{*options.kv_bits}), ErrorKind::kUsage,
                 "--kv_bits: found {}, expected 2..8, 16 or 32", *options.kv_bits);
@@ -99,6 +103,7 @@ std::vector<Phase> make_phases(const TrainOptions& options, const quant::PlanTar
       Phase phase;
       phase.name = fmt::format("w{}", bits);
       phase.plan = uniform_plan(bits, options.kv_bits, target);
+      phase.plan.scheme = options.scheme;
       phase.widths = {bits};
       phase.head_width = bits;
       if (!phases.empty()) {

@@ -24,10 +24,16 @@ class MemorySource final : public runtime::WeightSource {
     }
     return weights;
   }
-  std::unique_ptr<runtime::OwnedMatrix> linear_packed(std::size_t,
-                                                      quant::Precision) const override {
+  std::unique_ptr<runtime::OwnedMatrix> linear_packed(std::size_t, quant::Precision,
+                                                      quant::QuantScheme,
+                                                      ParallelFor&) const override {
     return nullptr;
   }
+  std::unique_ptr<runtime::OwnedMatrix> lm_head_packed(quant::BitWidth,
+                                                       ParallelFor&) const override {
+    return nullptr;
+  }
+  int embedding_bits() const override { return 32; }
   std::optional<std::vector<float>> tensor_f32(const std::string& name) const override {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) return std::nullopt;

@@ -35,7 +35,7 @@ TEST(PlanFile, ReadsEveryMember) {
   EXPECT_TRUE(spec.is_file);
   EXPECT_FALSE(spec.covers_every_module);
   EXPECT_EQ(spec.source, path);
-  EXPECT_EQ(spec.scheme, "seed");
+  EXPECT_EQ(spec.scheme, QuantScheme{});
   EXPECT_EQ(to_string(spec.default_precision), "w8a8kv8");
   EXPECT_EQ(spec.head, 8);
   ASSERT_EQ(spec.rules.size(), 1U);
@@ -203,8 +203,8 @@ const BadPlan kBadPlans[] = {
      "not implemented"},
     {"UnknownKey", R"({"format_version": 1, "default": 8, "rule": []})", kBad,
      "unknown key rule, nearest known key rules"},
-    {"OtherScheme", R"({"format_version": 1, "default": 8, "scheme": "g64"})", kNotHere,
-     "scheme is g64, implemented is seed"},
+    {"OtherScheme", R"({"format_version": 1, "default": 8, "scheme": "tuned"})", kNotHere,
+     "scheme: found tuned, implemented are seed, g32"},
     {"SchemeType", R"({"format_version": 1, "default": 8, "scheme": 1})", kBad,
      "expected a string"},
     {"HeadIllegal", R"({"format_version": 1, "default": 8, "head": 9})", kBad, "head: found 9"},

@@ -68,9 +68,11 @@ class PackedFileTest : public ::testing::Test {
     adapters_ = uneven_adapters(base_->config());
     std::ofstream(dir_.file("vocab.json")) << "{\"a\": 0}";
   }
-  PackSummary pack(std::vector<int> widths, const std::string& plan = "") {
+  PackSummary pack(std::vector<int> widths, const std::string& plan = "",
+                   quant::QuantScheme scheme = {}, std::vector<int> lm_head_bits = {}) {
     SerialFor serial;
-    PackRequest request{base_, adapters_, std::move(widths), std::nullopt, dir_.path()};
+    PackRequest request{base_,       adapters_, std::move(widths),      std::nullopt,
+                        dir_.path(), scheme,    std::move(lm_head_bits)};
     if (!plan.empty()) request.plan = quant::parse_plan(plan);
     return write_packed_file(path_, request, serial);
   }
@@ -239,10 +241,23 @@ TEST_F(PackedFileTest, DamagedFilesAreRefusedByName) {
   };
   const std::vector<Case> cases = {
       {"no version", drop("format_version"), bad, "format_version is missing"},
-      {"later version", [](Damaged& d) { d.header["format_version"] = 2; }, unsupported,
-       "format_version 2"},
+      {"later version", [](Damaged& d) { d.header["format_version"] = 3; }, unsupported,
+       "format_version 3"},
       {"version text", [](Damaged& d) { d.header["format_version"] = "1"; }, bad, "format_version"},
       {"no config", drop("config"), corrupt, "config is missing"},
+      {"no scheme", drop("scheme"), corrupt, "scheme is missing"},
+      {"another scheme", [](Damaged& d) { d.header["scheme"] = "g16"; }, unsupported, "found g16"},
+      {"no list of LM heads", drop("lm_head"), corrupt, "lm_head is missing"},
+      {"LM head of 5 bits", [](Damaged& d) { d.header["lm_head"] = {5}; }, corrupt,
+       "lm_head holds 5"},
+      {"groups of version 1",
+       [](Damaged& d) {
+         d.header["format_version"] = 1;
+         d.header["scheme"] = "g64";
+       },
+       corrupt, "format_version 1"},
+      {"groups where rows are stored", [](Damaged& d) { d.header["scheme"] = "g64"; }, unsupported,
+       "is packed in scheme g64, not in seed"},
       {"no widths", drop("widths"), corrupt, "widths is missing"},
       {"no plan", drop("plan"), corrupt, "plan is missing"},
       {"no base", drop("base"), corrupt, "base is missing"},

@@ -134,6 +134,12 @@ TEST_F(GraphTest, KernelGraphHasTheRuntimesBitsAtEveryPlan) {
   for (const char* text : {"32", "16", "8", "4", "w4a8kv4", "w8a16kv16", "w4a32kv32"}) {
     plans.push_back(plan_of(text, *base_));
   }
+  for (const char* text : {"8", "w4a8kv4", "w4a32kv32"}) {
+    for (const bool asymmetric : {false, true}) {
+      plans.push_back(plan_of(text, *base_));
+      plans.back().scheme = {32, asymmetric};
+    }
+  }
   for (const quant::PrecisionPlan& plan : plans) {
     SCOPED_TRACE(quant::describe(plan, base_->target()));
     const auto execution = runtime::Execution::create(base_, plan, set, pool_);

@@ -1,0 +1,244 @@
+// Writing packed files; reading them is packed_file.cpp.
+#include <algorithm>
+#include <filesystem>
+#include <limits>
+#include <set>
+
+#include "core/crc32c.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "io/safetensors.h"
+#include "runtime/packed_file.h"
+#include "runtime/packed_layout.h"
+
+namespace qalof::runtime {
+
+namespace {
+
+// The precision whose packed form a stored width is read with.
+quant::Precision stored_precision(int bits) { return {{bits}, {8}}; }
+
+// Collects tensors with the memory behind them, then writes them in one go.
+class Writer {
+ public:
+  void add_bytes(const std::string& name, io::DType dtype, std::vector<std::size_t> shape,
+                 std::vector<std::byte> bytes) {
+    crc_[name] = crc32c(bytes);
+    storage_.push_back(std::move(bytes));
+    tensors_.push_back({name, dtype, std::move(shape), storage_.back()});
+  }
+  template <typename T>
+  void add(const std::string& name, io::DType dtype, std::vector<std::size_t> shape,
+           std::span<const T> values) {
+    const auto bytes = std::as_bytes(values);
+    add_bytes(name, dtype, std::move(shape), {bytes.begin(), bytes.end()});
+  }
+  void add_f32(const std::string& name, std::vector<std::size_t> shape,
+               std::span<const float> values) {
+    add(name, io::DType::kF32, std::move(shape), values);
+  }
+  void add_head(const std::string& name, const std::optional<Head>& head, std::size_t hidden) {
+    if (!head) return;
+    add_f32(name + ".weight", {head->outputs, hidden}, head->weight);
+    if (!head->bias.empty()) add_f32(name + ".bias", {head->outputs}, head->bias);
+  }
+  void write(const std::string& path, Json header) {
+    header["crc32c"] = crc_;
+    io::write_safetensors(path, tensors_, {{kPackedMetadataKey, header.dump()}}, kPackedAlignment);
+  }
+
+ private:
+  std::vector<std::vector<std::byte>> storage_;
+  std::vector<io::TensorToWrite> tensors_;
+  std::map<std::string, std::uint32_t> crc_;
+};
+
+// Widths to store of each linear.
+std::vector<std::set<int>> widths_per_linear(const PackRequest& request) {
+  const BaseModel& base = *request.base;
+  std::vector<std::set<int>> widths(base.linears().size());
+  if (request.plan) {
+    const quant::PrecisionPlan plan = quant::resolve(*request.plan, base.target());
+    for (std::size_t i = 0; i < widths.size(); ++i) {
+      const int bits = plan.linears[i].weight.bits;
+      QALOF_CHECK(bits <= 8, ErrorKind::kUsage,
+                  "{}: {} has {} weight bits, a packed file stores 2..8", request.plan->source,
+                  base.linears()[i].name, bits);
+      widths[i].insert(bits);
+    }
+  }
+  for (const int bits : request.widths) {
+    QALOF_CHECK(bits >= 2 && bits <= 8, ErrorKind::kUsage,
+                "width {}: a packed file stores 2..8 bits", bits);
+    for (std::set<int>& of_linear : widths) of_linear.insert(bits);
+  }
+  return widths;
+}
+
+// Widths of the LM head, each once, in the order given: the first is the one that runs by default.
+std::vector<int> lm_head_widths(const PackRequest& request) {
+  std::vector<int> widths;
+  for (const int bits : request.lm_head_bits) {
+    lm_head_precision(quant::BitWidth{bits});  // checks it
+    if (std::find(widths.begin(), widths.end(), bits) == widths.end()) widths.push_back(bits);
+  }
+  return widths;
+}
+
+Json add_adapters(Writer& writer, const BaseModel& base, const AdapterSet* set) {
+  Json described = Json::object();
+  if (set == nullptr) return described;
+  for (const auto& [width, adapter] : set->by_width) {
+    const std::string prefix = fmt::format("adapter.{}.", width);
+    Json linears = Json::object();
+    for (std::size_t i = 0; i < adapter->linears.size(); ++i) {
+      const LoraLinear* lora = adapter->linears[i].get();
+      if (lora == nullptr) continue;
+      const model::LinearSpec& spec = base.linears()[i];
+      // Rank and scaling may differ per linear, and a scaling need not be alpha / r.
+      writer.add_f32(prefix + spec.name + ".lora_A", {lora->rank(), spec.in}, lora->a());
+      writer.add_f32(prefix + spec.name + ".lora_B", {spec.out, lora->rank()}, lora->b());
+      linears[spec.name] = {{"r", lora->rank()}, {"scaling", lora->view().scaling}};
+    }
+    described[std::to_string(width)] = {
+        {"r", adapter->rank}, {"lora_alpha", adapter->alpha}, {"linears", linears}};
+    writer.add_head(prefix + "qa_outputs", adapter->qa_head, base.config().hidden);
+    writer.add_head(prefix + "score", adapter->class_head, base.config().hidden);
+  }
+  return described;
+}
+
+void add_bf16(Writer& writer, const std::string& name, std::vector<std::size_t> shape,
+              const std::vector<float>& values) {
+  writer.add_bytes(name, io::DType::kBF16, std::move(shape), io::bf16_bytes(values));
+}
+
+// Sums of codes of a group of at most 128 fit 16 bits.
+std::vector<std::int16_t> narrow(std::span<const std::int32_t> values) {
+  std::vector<std::int16_t> narrowed(values.size());
+  std::transform(values.begin(), values.end(), narrowed.begin(), [](std::int32_t value) {
+    QALOF_CHECK(std::abs(value) <= std::numeric_limits<std::int16_t>::max(), ErrorKind::kInternal,
+                "a sum of codes is {}", value);
+    return static_cast<std::int16_t>(value);
+  });
+  return narrowed;
+}
+
+// A packed matrix of a width; the bytes it took.
+std::uint64_t add_matrix(Writer& writer, const std::string& prefix,
+                         const kernels::PackedMatrix& w) {
+  const std::size_t panel_bytes = kernels::packed_matrix_bytes(w.format, w.n, w.k);
+  writer.add<std::byte>(prefix + "panels", io::DType::kU8, {panel_bytes},
+                        {static_cast<const std::byte*>(w.panels), panel_bytes});
+  const bool is_float =
+      w.format == kernels::WeightFormat::kF32 || w.format == kernels::WeightFormat::kBf16;
+  if (is_float) return panel_bytes;
+  if (w.group == 0) {
+    writer.add_f32(prefix + "scales", {w.n}, {w.scales, w.n});
+    writer.add<std::int32_t>(prefix + "code_sums", io::DType::kI32, {w.n}, {w.code_sums, w.n});
+    return panel_bytes + 8 * w.n;
+  }
+  const std::size_t groups = kernels::num_groups(w.k, w.group);
+  const std::size_t count = kernels::grouped_count(w.n, groups);
+  const std::vector<std::size_t> shape = grouped_shape(w.n, groups);
+  writer.add_bytes(prefix + "scales", io::DType::kBF16, shape, io::bf16_bytes({w.scales, count}));
+  std::uint64_t bytes = panel_bytes + 2 * count;
+  if (w.zeros != nullptr) {
+    writer.add<std::int8_t>(prefix + "zeros", io::DType::kI8, shape, {w.zeros, count});
+    bytes += count;
+  }
+  if (w.format == kernels::WeightFormat::kInt8) {
+    writer.add<std::int16_t>(prefix + "code_sums", io::DType::kI16, shape,
+                             narrow({w.code_sums, count}));
+    bytes += 2 * count;
+  }
+  return bytes;
+}
+
+}  // namespace
+
+PackSummary write_packed_file(const std::string& path, const PackRequest& request,
+                              ParallelFor& parallel) {
+  QALOF_CHECK(request.plan || !request.widths.empty(), ErrorKind::kUsage,
+              "{}: neither widths nor a plan to pack", path);
+  QALOF_CHECK(!request.plan || !request.plan->scheme || *request.plan->scheme == request.scheme,
+              ErrorKind::kUsage, "{}: scheme {} contradicts scheme {}", request.plan->source,
+              quant::to_string(*request.plan->scheme), quant::to_string(request.scheme));
+  const BaseModel& base = *request.base;
+  const WeightSource& source = base.source();
+  const model::ModelConfig& config = base.config();
+  Writer writer;
+  add_bf16(writer, "wte.weight", {config.vocab_size, config.hidden},
+           *source.tensor_f32("wte.weight"));
+  add_bf16(writer, "wpe.weight", {config.max_positions, config.hidden},
+           *source.tensor_f32("wpe.weight"));
+  if (!config.tie_word_embeddings) {
+    add_bf16(writer, "lm_head.weight", {config.vocab_size, config.hidden},
+             *source.tensor_f32("lm_head.weight"));
+  }
+  for (const model::TensorSpec& spec : model::expected_tensors(config)) {
+    if (spec.shape.size() == 1)
+      writer.add_f32(spec.name, spec.shape, *source.tensor_f32(spec.name));
+  }
+  writer.add_head("qa_outputs", base.qa_head(), config.hidden);
+  writer.add_head("score", base.class_head(), config.hidden);
+
+  PackSummary summary;
+  std::map<int, std::uint64_t> width_bytes;
+  const std::vector<std::set<int>> widths = widths_per_linear(request);
+  for (std::size_t i = 0; i < base.linears().size(); ++i) {
+    const model::LinearSpec& spec = base.linears()[i];
+    summary.weights += spec.in * spec.out;
+    for (const int bits : widths[i]) {
+      width_bytes[bits] +=
+          add_matrix(writer, width_prefix(spec.name, bits),
+                     base.packed(i, stored_precision(bits), request.scheme, parallel));
+    }
+  }
+  for (const int bits : lm_head_widths(request)) {
+    summary.lm_head.push_back({bits, container_bits(bits),
+                               add_matrix(writer, width_prefix(kLmHead, bits),
+                                          base.lm_head(quant::BitWidth{bits}, parallel))});
+  }
+  for (const char* file : kTokenizerFiles) {
+    const std::filesystem::path tokenizer_path =
+        std::filesystem::path(request.tokenizer_directory) / file;
+    if (request.tokenizer_directory.empty() || !path_exists(tokenizer_path.string())) continue;
+    const std::string text = read_file(tokenizer_path, std::size_t{64} << 20);
+    writer.add<char>(fmt::format("file.{}", file), io::DType::kU8, {text.size()},
+                     {text.data(), text.size()});
+  }
+  std::uint64_t weight_bytes = 0;
+  for (const auto& [bits, bytes] : width_bytes) {
+    summary.widths.push_back({bits, container_bits(bits), bytes});
+    weight_bytes += bytes;
+  }
+  summary.bits_per_weight =
+      8.0 * static_cast<double>(weight_bytes) / static_cast<double>(summary.weights);
+
+  Json header = {{"format_version", kPackedVersion},
+                 {"scheme", quant::to_string(request.scheme)},
+                 {"lm_head", lm_head_widths(request)},
+                 {"config", config.raw},
+                 {"base", {{"id", base.path()}, {"sha256", source.sha256()}}}};
+  Json linear_widths = Json::array();
+  for (const std::set<int>& of_linear : widths) linear_widths.push_back(of_linear);
+  header["widths"] = linear_widths;
+  quant::PlanSpec plan;
+  if (request.plan) {
+    plan = *request.plan;
+  } else {
+    const int top = *std::max_element(request.widths.begin(), request.widths.end());
+    plan = quant::parse_plan(std::to_string(top));
+  }
+  plan.scheme = request.scheme;
+  header["plan"] = quant::to_json(plan);
+  header["adapters"] = add_adapters(writer, base, request.adapters.get());
+  if (request.adapters && request.adapters->separator)
+    header["separator"] = *request.adapters->separator;
+  writer.write(path, header);
+  summary.bytes = std::filesystem::file_size(path);
+  return summary;
+}
+
+}  // namespace qalof::runtime

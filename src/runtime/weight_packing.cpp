@@ -1,0 +1,163 @@
+#include "runtime/weight_packing.h"
+
+#include "core/error.h"
+#include "kernels/quantize.h"
+#include "runtime/linear_op.h"
+
+namespace qalof::runtime {
+
+namespace {
+
+// Codes of weights [n, k] as rows; scales and zeros are [n, groups], as kernels/quantize.h writes
+// them.
+struct RowCodes {
+  std::size_t n = 0, k = 0, group = 0;
+  std::vector<std::int8_t> codes;
+  std::vector<float> scales;
+  std::vector<std::int8_t> zeros;
+
+  std::size_t groups() const { return kernels::num_groups(k, group); }
+};
+
+RowCodes quantize(const std::vector<float>& weights, std::size_t out, std::size_t in, int bits,
+                  quant::QuantScheme scheme, ParallelFor& parallel) {
+  RowCodes rows{out, in, scheme.group, std::vector<std::int8_t>(out * in), {}, {}};
+  rows.scales.resize(out * rows.groups());
+  if (scheme.is_seed()) {
+    kernels::quantize_rows(weights.data(), out, in, bits, rows.codes.data(), rows.scales.data(),
+                           parallel);
+    return rows;
+  }
+  if (scheme.asymmetric) rows.zeros.resize(rows.scales.size());
+  kernels::quantize_groups(weights.data(), out, in, bits, scheme.group, rows.codes.data(),
+                           rows.scales.data(), scheme.asymmetric ? rows.zeros.data() : nullptr,
+                           parallel);
+  return rows;
+}
+
+template <typename T>
+std::vector<T> unpack_groups(const T* src, std::size_t n, std::size_t groups) {
+  std::vector<T> dst(n * groups);
+  constexpr std::size_t kRows = kernels::kPanelRows;
+  for (std::size_t row = 0; row < n; ++row) {
+    for (std::size_t group = 0; group < groups; ++group)
+      dst[row * groups + group] = src[(row / kRows * groups + group) * kRows + row % kRows];
+  }
+  return dst;
+}
+
+RowCodes unpack(const kernels::PackedMatrix& w) {
+  RowCodes rows{w.n, w.k, w.group, std::vector<std::int8_t>(w.n * w.k), {}, {}};
+  kernels::unpack_codes(w, rows.codes.data());
+  if (w.group == 0) {
+    rows.scales.assign(w.scales, w.scales + w.n);
+  } else {
+    rows.scales = unpack_groups(w.scales, w.n, rows.groups());
+    if (w.zeros != nullptr) rows.zeros = unpack_groups(w.zeros, w.n, rows.groups());
+  }
+  return rows;
+}
+
+std::vector<float> reals_of(const RowCodes& rows, ParallelFor& parallel) {
+  std::vector<float> reals(rows.codes.size());
+  if (rows.group == 0) {
+    kernels::dequantize_rows(rows.codes.data(), rows.scales.data(), rows.n, rows.k, reals.data(),
+                             parallel);
+  } else {
+    kernels::dequantize_groups(rows.codes.data(), rows.scales.data(),
+                               rows.zeros.empty() ? nullptr : rows.zeros.data(), rows.n, rows.k,
+                               rows.group, reals.data(), parallel);
+  }
+  return reals;
+}
+
+std::unique_ptr<OwnedMatrix> make_owned(kernels::WeightFormat format, std::size_t n,
+                                        std::size_t k) {
+  auto owned = std::make_unique<OwnedMatrix>();
+  owned->view.format = format;
+  owned->view.n = n;
+  owned->view.k = k;
+  owned->panels.resize(kernels::packed_matrix_bytes(format, n, k));
+  owned->view.panels = owned->panels.data();
+  return owned;
+}
+
+// Codes are small integers, exact as floats: with one scale a row the products are those of codes
+// and the scale follows; with groups they are those of reals.
+std::unique_ptr<OwnedMatrix> pack_as_floats(const RowCodes& rows, ParallelFor& parallel) {
+  auto owned = make_owned(kernels::WeightFormat::kF32, rows.n, rows.k);
+  const std::vector<float> values = rows.group == 0
+                                        ? std::vector<float>(rows.codes.begin(), rows.codes.end())
+                                        : reals_of(rows, parallel);
+  kernels::pack_f32(values.data(), rows.n, rows.k, rows.k, /*transposed=*/false,
+                    reinterpret_cast<float*>(owned->panels.data()), parallel);
+  if (rows.group == 0) owned->scales = rows.scales;
+  owned->update_view();
+  return owned;
+}
+
+std::unique_ptr<OwnedMatrix> pack_as_integers(const RowCodes& rows, kernels::WeightFormat format,
+                                              ParallelFor& parallel) {
+  auto owned = make_owned(format, rows.n, rows.k);
+  if (rows.group == 0) {
+    owned->scales = rows.scales;
+    owned->code_sums.resize(rows.n);
+    kernels::pack_codes(rows.codes.data(), rows.n, rows.k, format, owned->panels.data(),
+                        owned->code_sums.data(), parallel);
+  } else {
+    const std::size_t count = kernels::grouped_count(rows.n, rows.groups());
+    owned->view.group = rows.group;
+    owned->scales.resize(count);
+    owned->code_sums.resize(count);
+    kernels::pack_codes(rows.codes.data(), rows.n, rows.k, format, rows.group, owned->panels.data(),
+                        owned->code_sums.data(), parallel);
+    kernels::pack_groups(rows.scales.data(), rows.n, rows.groups(), owned->scales.data());
+    if (!rows.zeros.empty()) {
+      owned->zeros.resize(count);
+      kernels::pack_groups(rows.zeros.data(), rows.n, rows.groups(), owned->zeros.data());
+    }
+  }
+  owned->update_view();
+  return owned;
+}
+
+}  // namespace
+
+void OwnedMatrix::update_view() {
+  view.scales = scales.empty() ? nullptr : scales.data();
+  view.code_sums = code_sums.empty() ? nullptr : code_sums.data();
+  view.zeros = zeros.empty() ? nullptr : zeros.data();
+}
+
+std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out,
+                                          std::size_t in, quant::Precision precision,
+                                          quant::QuantScheme scheme, ParallelFor& parallel) {
+  QALOF_CHECK(weights.size() == out * in, ErrorKind::kInternal,
+              "pack_weights: {} weights for [{}, {}]", weights.size(), out, in);
+  const kernels::WeightFormat format = weight_format(precision);
+  if (precision.weight.is_integer()) {
+    const RowCodes rows = quantize(weights, out, in, precision.weight.bits, scheme, parallel);
+    return format == kernels::WeightFormat::kF32 ? pack_as_floats(rows, parallel)
+                                                 : pack_as_integers(rows, format, parallel);
+  }
+  auto owned = make_owned(format, out, in);
+  if (format == kernels::WeightFormat::kBf16) {
+    kernels::pack_bf16(weights.data(), out, in,
+                       reinterpret_cast<std::uint16_t*>(owned->panels.data()), parallel);
+  } else {
+    kernels::pack_f32(weights.data(), out, in, in, /*transposed=*/false,
+                      reinterpret_cast<float*>(owned->panels.data()), parallel);
+  }
+  return owned;
+}
+
+std::vector<float> unpack_reals(const kernels::PackedMatrix& integers, ParallelFor& parallel) {
+  return reals_of(unpack(integers), parallel);
+}
+
+std::unique_ptr<OwnedMatrix> pack_for_floats(const kernels::PackedMatrix& integers,
+                                             ParallelFor& parallel) {
+  return pack_as_floats(unpack(integers), parallel);
+}
+
+}  // namespace qalof::runtime

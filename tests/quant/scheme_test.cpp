@@ -1,0 +1,49 @@
+#include "quant/scheme.h"
+
+#include <gmock/gmock.h>
+
+#include "quant/plan.h"
+#include "quant/plan_test_util.h"
+#include "support/error_of.h"
+
+namespace qalof::quant {
+namespace {
+
+using qalof::testing::error_of;
+using ::testing::HasSubstr;
+
+TEST(Scheme, NamesComeBackAsTheyWere) {
+  for (const char* name : {"seed", "g32", "g64", "g128", "g32-asym", "g64-asym", "g128-asym"}) {
+    EXPECT_EQ(to_string(parse_scheme(name, "--scheme")), name);
+  }
+  EXPECT_EQ(parse_scheme("seed", "x"), QuantScheme{});
+  EXPECT_EQ(parse_scheme("g128-asym", "x"), (QuantScheme{128, true}));
+  EXPECT_FALSE(parse_scheme("g32", "x").is_seed());
+}
+
+TEST(Scheme, OtherNamesAreRefusedWithTheKnownOnes) {
+  for (const char* name : {"", "g", "g16", "g256", "G64", "g64-sym", "g64-asym ", "seed-asym"}) {
+    const auto error = error_of([&] { parse_scheme(name, "--scheme"); });
+    EXPECT_EQ(error.kind, ErrorKind::kUsage) << name;
+    EXPECT_THAT(error.message, HasSubstr("--scheme: found "));
+    EXPECT_THAT(error.message, HasSubstr("g128-asym"));
+  }
+  EXPECT_EQ(error_of([] { parse_scheme("tuned", "--scheme"); }).kind, ErrorKind::kUnsupported);
+}
+
+TEST(Scheme, OfAPlanIsResolvedDescribedAndWritten) {
+  const PlanTarget target = qalof::testing::two_layers();
+  PlanSpec spec = parse_plan("w4a8kv8");
+  EXPECT_EQ(resolve(spec, target).scheme, QuantScheme{});
+  EXPECT_EQ(describe(resolve(spec, target), target), "w4a8kv8");
+  spec.scheme = QuantScheme{64, true};
+  EXPECT_EQ(resolve(spec, target).scheme, (QuantScheme{64, true}));
+  EXPECT_EQ(describe(resolve(spec, target), target), "w4a8kv8, scheme g64-asym");
+  EXPECT_EQ(to_json(spec)["scheme"], "g64-asym");
+  EXPECT_EQ(plan_from_json(to_json(spec), "plan").scheme, spec.scheme);
+  spec.modules["h.0.mlp.c_fc"] = {{8}, {8}};
+  EXPECT_THAT(describe(resolve(spec, target), target), HasSubstr("weight bits, scheme g64-asym"));
+}
+
+}  // namespace
+}  // namespace qalof::quant
