@@ -14,7 +14,7 @@ namespace qalof::app {
 namespace {
 
 // Rows of logits at a time, so that --logits all needs no gigabytes.
-constexpr std::size_t kLogitRows = 64;
+constexpr std::size_t kLogitRows = 128;
 
 // Sequences with their caches, and what they run on.
 class Bench {

@@ -163,8 +163,11 @@ void attention(const AttentionShape& shape, const AttentionSequence* sequences,
       if (index < here) break;
       index -= here;
     }
-    const std::size_t begin = index / shape.heads * kQueryBlock;
-    attend_block(table, shape, *sequence, index % shape.heads, begin,
+    // Heads one after the other, so that their keys and values stay in the second-level cache, and
+    // long blocks first, so that threads end together.
+    const std::size_t blocks = ceil_div(sequence->q_len, kQueryBlock);
+    const std::size_t begin = (blocks - 1 - index % blocks) * kQueryBlock;
+    attend_block(table, shape, *sequence, index / blocks, begin,
                  std::min(begin + kQueryBlock, sequence->q_len));
   };
   run_tasks(parallel, num_tasks, task);

@@ -25,8 +25,8 @@ struct IntFormat : Avx512Format {
   static __m512i load(const float* partial) { return _mm512_loadu_si512(partial); }
   static void store(float* partial, __m512i sum) { _mm512_storeu_si512(partial, sum); }
   // Each operation rounds once, as the portable kernel does.
-  static void finish(const Block& block, std::size_t row, std::size_t first, std::size_t left,
-                     __m512i sum) {
+  [[gnu::always_inline]] static void finish(const Block& block, std::size_t row, std::size_t first,
+                                            std::size_t left, __m512i sum) {
     const __mmask16 mask = panel_mask(left);
     if (block.y == nullptr) {
       _mm512_mask_storeu_epi32(block.acc + row * block.y_stride + first, mask, sum);
@@ -37,8 +37,8 @@ struct IntFormat : Avx512Format {
                          _mm512_maskz_loadu_ps(mask, block.w_scales + first)));
   }
   // The same with weight scales applied.
-  static void finish(const Block& block, std::size_t row, std::size_t first, std::size_t left,
-                     __m512 value) {
+  [[gnu::always_inline]] static void finish(const Block& block, std::size_t row, std::size_t first,
+                                            std::size_t left, __m512 value) {
     const __mmask16 mask = panel_mask(left);
     value = _mm512_mul_ps(value, _mm512_set1_ps(block.x_scales[row]));
     if (block.bias != nullptr)

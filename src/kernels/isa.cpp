@@ -73,6 +73,7 @@ KernelTable make_table(Isa isa) {
     set_avx512_quantize(table);
     set_avx512_gemm(table);
     set_avx512_ops(table);
+    set_avx512_attention(table);
   }
   if (isa >= Isa::kAvx512Vnni) set_avx512vnni_int_gemm(table);
   if (isa >= Isa::kAvx512Bf16) set_avx512bf16_gemm(table);

@@ -162,6 +162,7 @@ void set_avxvnni_int_gemm(KernelTable& table);
 void set_avx512_quantize(KernelTable& table);
 void set_avx512_gemm(KernelTable& table);
 void set_avx512_ops(KernelTable& table);
+void set_avx512_attention(KernelTable& table);
 void set_avx512vnni_int_gemm(KernelTable& table);
 void set_avx512bf16_gemm(KernelTable& table);
 #endif

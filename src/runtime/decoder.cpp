@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "core/error.h"
 #include "kernels/ops.h"
@@ -105,6 +106,21 @@ void split_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& co
   }
 }
 
+// Calls body(first, count) over the rows in pieces that are worth a thread.
+template <typename Body>
+void for_rows(std::size_t rows, ParallelFor& parallel, const Body& body) {
+  const std::size_t pieces = (rows + kRowsPerTask - 1) / kRowsPerTask;
+  const auto task = [&](std::size_t i) {
+    const std::size_t first = i * kRowsPerTask;
+    body(first, std::min(kRowsPerTask, rows - first));
+  };
+  if (pieces == 1) {
+    task(0);
+  } else {
+    parallel.run(pieces, std::ref(task));
+  }
+}
+
 // One layer's attention of all sequences: rounds K and V, stores them in the caches and attends.
 void run_attention(std::span<const Sequence> sequences, const model::ModelConfig& config,
                    std::size_t layer, DecoderWorkspace& workspace, ParallelFor& parallel) {
@@ -123,12 +139,15 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
     return std::pair{k, v};
   };
   for (const auto& group : workspace.groups) {
-    const auto [k, v] = rows_at(group.first_row, group.has_cache);
     const KvPrecision& precision = group.execution->kv();
-    split_kv(workspace.qkv.data() + group.first_row * qkv_width, group.rows, config, k.values,
-             v.values);
-    quantize_kv(k, group.rows, config, precision.k_bits[layer], precision.scheme, parallel);
-    quantize_kv(v, group.rows, config, precision.v_bits[layer], precision.scheme, parallel);
+    for_rows(group.rows, parallel, [&](std::size_t first, std::size_t rows) {
+      SerialFor serial;
+      const std::size_t row = group.first_row + first;
+      const auto [k, v] = rows_at(row, group.has_cache);
+      split_kv(workspace.qkv.data() + row * qkv_width, rows, config, k.values, v.values);
+      quantize_kv(k, rows, config, precision.k_bits[layer], precision.scheme, serial);
+      quantize_kv(v, rows, config, precision.v_bits[layer], precision.scheme, serial);
+    });
   }
   for (std::size_t i = 0; i < workspace.placed.size(); ++i) {
     const auto& at = workspace.placed[i];
@@ -166,9 +185,15 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
 void split_and_quantize_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& config,
                            const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k,
                            float* v, ParallelFor& parallel) {
-  split_kv(qkv, tokens, config, k, v);
-  quantize_kv({k}, tokens, config, k_bits, KvScheme::kSeed, parallel);
-  quantize_kv({v}, tokens, config, v_bits, KvScheme::kSeed, parallel);
+  const std::size_t width = config.num_kv_heads * config.head_dim();
+  for_rows(tokens, parallel, [&](std::size_t first, std::size_t rows) {
+    SerialFor serial;
+    float* k_rows = k + first * width;
+    float* v_rows = v + first * width;
+    split_kv(qkv + first * (config.hidden + 2 * width), rows, config, k_rows, v_rows);
+    quantize_kv({k_rows}, rows, config, k_bits, KvScheme::kSeed, serial);
+    quantize_kv({v_rows}, rows, config, v_bits, KvScheme::kSeed, serial);
+  });
 }
 
 void forward(const Execution& execution, std::span<const Sequence> sequences,

@@ -230,6 +230,26 @@ TEST_P(AttentionTest, StoredKeysAndValuesGiveTheBitsOfTheirRealValues) {
   }
 }
 
+TEST_P(AttentionTest, VectorSetsGiveTheSameBits) {
+  if (GetParam() <= Isa::kAvx2) GTEST_SKIP() << "compares wider sets with AVX2";
+  for (const std::size_t length : {1, 5, 8, 33, 150}) {
+    for (const std::size_t head_dim : {1, 7, 8, 13, 16, 33, 64, 72, 264}) {
+      Problem p(length, 4, 2, head_dim, random_);
+      const AttentionSequence sequence = p.rows(0, length);
+      std::vector<std::vector<float>> results[2];
+      for (int set = 0; set < 2; ++set) {
+        force_isa(set == 0 ? Isa::kAvx2 : GetParam());
+        std::vector<float> dq(p.q.size()), dk(p.k.size()), dv(p.v.size());
+        const AttentionGradient gradient{p.dout.data(), dq.data(), dk.data(), dv.data()};
+        attention(p.shape, &sequence, 1, two_threads_);
+        attention_backward(p.shape, &sequence, &gradient, 1, two_threads_);
+        results[set] = {p.out, p.lse, dq, dk, dv};
+      }
+      ASSERT_EQ(results[0], results[1]) << "length " << length << " head_dim " << head_dim;
+    }
+  }
+}
+
 TEST_P(AttentionTest, SequencesOfABatchAreIndependent) {
   std::vector<Problem> problems;
   std::vector<AttentionSequence> sequences;
