@@ -5,6 +5,7 @@
 // verified, until the first token could be computed; the page cache is warm from the second
 // iteration. Switch: another plan of widths that are loaded.
 #include <benchmark/benchmark.h>
+#include <fmt/format.h>
 
 #include <cstdlib>
 #include <string>

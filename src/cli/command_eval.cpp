@@ -55,7 +55,7 @@ void run_eval(std::vector<std::string> arguments) {
     json["eval_loss"] = result.lm->loss;
     json["perplexity"] = result.lm->perplexity;
     json["tokens"] = result.lm->tokens;
-    text = fmt::format("loss {:.4f}   perplexity {:.3f}   {} tokens   {:.0f} tokens/s   {}\n",
+    text = fmt::format("loss {:.6f}   perplexity {:.4f}   {} tokens   {:.0f} tokens/s   {}\n",
                        result.lm->loss, result.lm->perplexity, result.lm->tokens,
                        result.tokens_per_second, result.precision);
   }

@@ -38,18 +38,6 @@ void check_keys(const Json& object, const std::vector<std::string>& known,
   }
 }
 
-// What a text form says in a file is not the command line's fault. prefix: where the form stands,
-// unless its own message says so.
-template <typename Parse>
-auto as_bad_input(Parse&& parse, const std::string& prefix = "") {
-  try {
-    return parse();
-  } catch (const Error& error) {
-    const bool is_bad_form = error.kind() == ErrorKind::kUsage;
-    fail(is_bad_form ? ErrorKind::kBadInput : error.kind(), "{}{}", prefix, error.what());
-  }
-}
-
 // "w4a8", "4" or 4.
 Precision linear_from_json(const Json& value, const std::string& where) {
   QALOF_CHECK(value.is_string() || value.is_number_integer(), ErrorKind::kBadInput,
@@ -62,12 +50,12 @@ Precision linear_from_json(const Json& value, const std::string& where) {
 UniformPrecision uniform_from_json(const Json& value, const std::string& where) {
   QALOF_CHECK(value.is_string() || value.is_number_integer(), ErrorKind::kBadInput,
               "{}: found {:.60}, expected a precision such as \"w8a8kv8\"", where, text_of(value));
-  return as_bad_input(
-      [&] {
-        return parse_uniform_precision(value.is_string() ? value.get<std::string>()
-                                                         : text_of(value));
-      },
-      where + ": ");
+  try {
+    return parse_uniform_precision(value.is_string() ? value.get<std::string>() : text_of(value));
+  } catch (const Error& error) {
+    const bool is_bad_form = error.kind() == ErrorKind::kUsage;
+    fail(is_bad_form ? ErrorKind::kBadInput : error.kind(), "{}: {}", where, error.what());
+  }
 }
 
 BitWidth width_from_json(const Json& value, const std::string& where) {
@@ -151,8 +139,7 @@ PlanSpec read_plan(const Json& json, const std::string& where) {
   check_keys(json, plan_keys(), where);
   if (json.contains("scheme")) {
     const std::string name = json_string(json, "scheme", where);
-    const std::string inner = where + ": scheme";
-    spec.scheme = as_bad_input([&] { return parse_scheme(name, inner); });
+    spec.scheme = parse_scheme(name, where + ": scheme", ErrorKind::kBadInput);
   }
   QALOF_CHECK(json.contains("default"), ErrorKind::kBadInput,
               "{}: default is missing, e.g. \"default\": \"w8a8kv8\"", where);

@@ -2,11 +2,9 @@
 
 #include <fmt/format.h>
 
-#include "core/error.h"
-
 namespace qalof::quant {
 
-QuantScheme parse_scheme(std::string_view text, std::string_view where) {
+QuantScheme parse_scheme(std::string_view text, std::string_view where, ErrorKind otherwise) {
   for (const std::size_t group : {0U, 32U, 64U, 128U}) {
     for (const bool asymmetric : {false, true}) {
       const QuantScheme scheme{group, asymmetric};
@@ -14,7 +12,7 @@ QuantScheme parse_scheme(std::string_view text, std::string_view where) {
     }
   }
   constexpr const char* kNames = "seed, g32, g64, g128, g32-asym, g64-asym, g128-asym";
-  fail(text == "tuned" ? ErrorKind::kUnsupported : ErrorKind::kUsage,
+  fail(text == "tuned" ? ErrorKind::kUnsupported : otherwise,
        "{}: found {:.40}, implemented are {}", where, text, kNames);
 }
 

@@ -11,6 +11,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/error.h"
+
 namespace qalof::quant {
 
 /// Value type; the default is `seed`.
@@ -22,9 +24,11 @@ struct QuantScheme {
   friend constexpr auto operator<=>(const QuantScheme&, const QuantScheme&) = default;
 };
 
-/// Error{kUsage} that lists the names; {kUnsupported} for a known one that is not implemented.
-/// where stands at the head of messages, e.g. "--scheme".
-QuantScheme parse_scheme(std::string_view text, std::string_view where);
+/// An error of kind otherwise that lists the names, {kUnsupported} for a known one that is not
+/// implemented. where stands at the head of messages, e.g. "--scheme"; what a file says is
+/// kBadInput.
+QuantScheme parse_scheme(std::string_view text, std::string_view where,
+                         ErrorKind otherwise = ErrorKind::kUsage);
 /// "seed", "g64", "g64-asym".
 std::string to_string(const QuantScheme& scheme);
 

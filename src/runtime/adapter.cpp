@@ -194,7 +194,7 @@ AdapterSet load_adapters(const std::string& path, const model::ModelConfig& conf
                 config.vocab_size - 1);
   }
   if (!dir.plan.is_null()) set.plan = dir.plan;
-  set.scheme = quant::parse_scheme(dir.scheme, path + "/qalof.json: scheme");
+  set.scheme = quant::parse_scheme(dir.scheme, path + "/qalof.json: scheme", ErrorKind::kBadInput);
   return set;
 }
 

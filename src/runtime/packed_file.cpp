@@ -57,11 +57,7 @@ quant::QuantScheme read_scheme(const CheckedFile& file) {
   const std::string name = json_string(file.header(), "scheme", file.path());
   QALOF_CHECK(file.version() > 1 || name == "seed", ErrorKind::kCorruptFile,
               "{}: found {:.40} in a file of format_version 1, which has seed alone", where, name);
-  try {
-    return quant::parse_scheme(name, where);
-  } catch (const Error& error) {
-    fail(ErrorKind::kUnsupported, "{}", error.what());
-  }
+  return quant::parse_scheme(name, where, ErrorKind::kUnsupported);
 }
 
 class PackedSource final : public WeightSource {
@@ -146,6 +142,7 @@ class PackedSource final : public WeightSource {
     return bytes;
   }
 
+  quant::QuantScheme scheme() const { return scheme_; }
   const std::vector<int>& lm_head_widths() const { return lm_head_widths_; }
 
  private:
@@ -298,6 +295,10 @@ PackedModel open_packed_file(const std::string& path, ParallelFor& parallel) {
   std::optional<Head> score = file->read_head("score", 0, config.hidden);
   auto source = std::make_unique<PackedSource>(file, config);
   packed.lm_head_bits = source->lm_head_widths();
+  QALOF_CHECK(!packed.plan.scheme || *packed.plan.scheme == source->scheme(),
+              ErrorKind::kCorruptFile, "{}: the plan's scheme is {}, the file's {}", path,
+              quant::to_string(*packed.plan.scheme), quant::to_string(source->scheme()));
+  packed.plan.scheme = source->scheme();
   auto base = std::make_shared<BaseModel>(std::move(config), path, std::move(source));
   base->set_heads(std::move(qa), std::move(score));
   packed.base = std::move(base);

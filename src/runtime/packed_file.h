@@ -51,7 +51,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
 struct PackedModel {
   std::shared_ptr<const BaseModel> base;
   std::shared_ptr<const AdapterSet> adapters;  // null where it holds none
-  quant::PlanSpec plan;                        // active by default
+  quant::PlanSpec plan;                        // active by default; holds the file's scheme
   std::map<std::string, std::string> files;    // tokenizer files by name
   std::vector<int> lm_head_bits;               // stored LM heads, the default first; may be empty
 };

@@ -113,10 +113,15 @@ void write_packed(const std::string& directory) {
   const TempDir model;
   write_nano_model(model.path());
   SerialFor serial;
-  runtime::write_packed_file(
-      directory + "/model.qalof",
-      {runtime::BaseModel::load_directory(model.path()), nano_adapters(), {4}, std::nullopt, ""},
-      serial);
+  runtime::write_packed_file(directory + "/model.qalof",
+                             {runtime::BaseModel::load_directory(model.path()),
+                              nano_adapters(),
+                              {4},
+                              std::nullopt,
+                              "",
+                              quant::QuantScheme{32, true},
+                              {8}},
+                             serial);
 }
 
 void load_model(const std::string& directory) { runtime::BaseModel::load_directory(directory); }
@@ -135,7 +140,9 @@ void load_packed(const std::string& directory) {
   const runtime::PackedModel packed = runtime::open_packed_file(path);
   SerialFor serial;
   for (std::size_t i = 0; i < packed.base->linears().size(); ++i)
-    packed.base->packed(i, {{4}, {8}}, serial);
+    packed.base->packed(i, {{4}, {8}}, *packed.plan.scheme, serial);
+  if (!packed.lm_head_bits.empty())
+    packed.base->lm_head(quant::BitWidth{packed.lm_head_bits.front()}, serial);
 }
 
 std::function<void(const std::string&)> writes(const char* file, const char* text) {

@@ -256,8 +256,8 @@ TEST_F(PackedFileTest, DamagedFilesAreRefusedByName) {
          d.header["scheme"] = "g64";
        },
        corrupt, "format_version 1"},
-      {"groups where rows are stored", [](Damaged& d) { d.header["scheme"] = "g64"; }, unsupported,
-       "is packed in scheme g64, not in seed"},
+      {"groups where rows are stored", [](Damaged& d) { d.header["scheme"] = "g64"; }, corrupt,
+       "scheme is seed, the file's g64"},
       {"no widths", drop("widths"), corrupt, "widths is missing"},
       {"no plan", drop("plan"), corrupt, "plan is missing"},
       {"no base", drop("base"), corrupt, "base is missing"},
