@@ -15,7 +15,7 @@ namespace qalof::kernels {
 
 namespace {
 
-constexpr std::size_t kQueryBlock = 24;
+constexpr std::size_t kQueryBlock = 48;
 
 // Distance of score rows: never a multiple of 4 KiB, which would put a column into one cache set.
 std::size_t score_stride(std::size_t keys) { return ceil_div(keys, 16) * 16 + 16; }

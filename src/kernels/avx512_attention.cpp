@@ -51,8 +51,9 @@ struct StoredRows {
 
 // Eight bytes each of two places.
 __m128i two_words(const std::uint8_t* low, const std::uint8_t* high) {
-  const __m128d first = _mm_load_sd(reinterpret_cast<const double*>(low));
-  return _mm_castpd_si128(_mm_loadh_pd(first, reinterpret_cast<const double*>(high)));
+  // Loads that may be unaligned, as those of doubles may not.
+  return _mm_unpacklo_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(low)),
+                            _mm_loadl_epi64(reinterpret_cast<const __m128i*>(high)));
 }
 
 struct Bf16Rows : StoredRows {

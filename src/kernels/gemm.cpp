@@ -6,6 +6,7 @@
 
 #include "kernels/kernel_table.h"
 #include "kernels/parallel.h"
+#include "kernels/quantize.h"
 
 namespace qalof::kernels {
 
@@ -82,62 +83,148 @@ void sum_rows(const KernelTable& table, const std::int8_t* x, std::size_t k, std
     *sums++ = table.sum_codes(x + begin, std::min(length, k - begin));
 }
 
+// The left side of an integer product.
+struct CodeRows {
+  const std::int8_t* codes;  // [m, k], or null where the kernels read prepared rows
+  char* prepared;            // or null
+  std::size_t stride;        // of prepared
+  std::int32_t* sums;        // [m, groups] or null
+  const float* scales;       // [m] or null
+};
+
+// How the rows of a product with w are prepared, and memory for it, which the next product of this
+// thread takes again.
+struct RowPreparation {
+  const KernelTable& table;
+  const PackedMatrix& w;
+  const PrepareRow<std::int8_t>& prepare;
+  std::size_t groups;
+  CodeRows rows;
+
+  RowPreparation(const KernelTable& table_, const PackedMatrix& w_, std::size_t m)
+      : table(table_),
+        w(w_),
+        prepare(w.format == WeightFormat::kInt4 ? table.prepare_int4 : table.prepare_int8),
+        groups(num_groups(w.k, w.group)),
+        rows{} {
+    // Nibbles are multiplied as code + 8, which adds 8 times the row's sum.
+    thread_local std::vector<std::int32_t> sums_buffer;
+    if (w.format == WeightFormat::kInt4 || w.zeros != nullptr)
+      rows.sums = at_least(sums_buffer, m * groups);
+    rows.stride = prepared_stride(w.k, prepare.element_bytes);
+    if (prepare.run != nullptr) rows.prepared = prepared_rows(m * rows.stride);
+  }
+  bool needed() const { return rows.sums != nullptr || prepare.run != nullptr; }
+  void run(const std::int8_t* codes, std::size_t row) const {
+    if (rows.sums != nullptr) sum_rows(table, codes, w.k, w.group, rows.sums + row * groups);
+    if (prepare.run != nullptr) prepare.run(codes, w.k, rows.prepared + row * rows.stride);
+  }
+};
+
+// Rows of y += alpha * (x w^T) at panels first .. of w; y points at output 0.
+FloatGemmBlock float_block(const float* x, std::size_t rows, std::size_t x_stride,
+                           const PackedMatrix& w, std::size_t first, std::size_t outputs,
+                           float alpha, float* y) {
+  FloatGemmBlock block{};
+  block.x = x;
+  block.rows = rows;
+  block.x_stride = x_stride;
+  block.k = w.k;
+  block.panels = panel_at(w, first);
+  block.n = outputs;
+  block.alpha = alpha;
+  block.add = true;
+  block.y = y + first * kPanelRows;
+  block.y_stride = w.n;
+  return block;
+}
+
+// inner [m, r] is the left side of the adapter's second product.
+void multiply_rows(const RowPreparation& preparation, std::size_t m, const float* bias,
+                   const LowRankProduct* adapter, const float* inner, float* y, std::int32_t* acc,
+                   ParallelFor& parallel) {
+  const KernelTable& table = preparation.table;
+  const PackedMatrix& w = preparation.w;
+  const CodeRows& x = preparation.rows;
+  const bool nibbles = w.format == WeightFormat::kInt4;
+  const std::size_t groups = preparation.groups, element_bytes = preparation.prepare.element_bytes;
+  const GroupSteps steps = {nibbles ? table.gemm_int4 : table.gemm_int8,
+                            packed_matrix_bytes(w.format, kPanelRows, w.k),
+                            packed_matrix_bytes(w.format, kPanelRows, w.group), element_bytes};
+  const auto grouped = nibbles ? table.gemm_int4_grouped : table.gemm_int8_grouped;
+  const auto multiply = [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
+    const std::size_t first = panel * kPanelRows;
+    IntGemmBlock block;
+    block.x = offset_or_null(x.codes, row * w.k);
+    block.x_stride = w.k;
+    block.prepared = offset_or_null(x.prepared, row * x.stride);
+    block.prepared_stride = x.stride;
+    block.rows = rows;
+    block.k = w.k;
+    block.panels = panel_at(w, panel);
+    block.n = n;
+    block.group = w.group;
+    block.groups = groups;
+    block.zeros = offset_or_null(w.zeros, first * groups);
+    block.x_sums = offset_or_null(x.sums, row * groups);
+    block.code_sums = offset_or_null(w.code_sums, first * groups);
+    block.x_scales = offset_or_null(x.scales, row);
+    block.w_scales = offset_or_null(w.scales, first * groups);
+    block.bias = offset_or_null(bias, first);
+    block.y = offset_or_null(y, row * w.n + first);
+    block.acc = offset_or_null(acc, row * w.n + first);
+    block.y_stride = w.n;
+    if (w.group == 0) {
+      steps.gemm(block);
+    } else if (grouped != nullptr) {
+      grouped(block);
+    } else {
+      multiply_groups(block, steps);
+    }
+  };
+  for_blocks(m, w.n, w.k * std::max<std::size_t>(element_bytes, 1), parallel,
+             [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
+               if (adapter == nullptr) return multiply(row, rows, panel, n);
+               // Few panels at a time, so that y is in the cache when the adapter adds to it.
+               constexpr std::size_t kOutputs = 12 * kPanelRows;
+               for (std::size_t at = 0; at < n; at += kOutputs) {
+                 const std::size_t outputs = std::min(kOutputs, n - at);
+                 const std::size_t first = panel + at / kPanelRows;
+                 multiply(row, rows, first, outputs);
+                 const std::size_t rank = adapter->b.k;
+                 table.gemm_f32(float_block(inner + row * rank, rows, rank, adapter->b, first,
+                                            outputs, adapter->scaling, y + row * w.n));
+               }
+             });
+}
+
 void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
                     const PackedMatrix& w, const float* bias, float* y, std::int32_t* acc,
                     ParallelFor& parallel) {
-  const KernelTable& table = active_table();
-  const bool nibbles = w.format == WeightFormat::kInt4;
-  const std::size_t groups = num_groups(w.k, w.group);
-  const PrepareRow<std::int8_t>& prepare = nibbles ? table.prepare_int4 : table.prepare_int8;
-  // Nibbles are multiplied as code + 8, which adds 8 times the row's sum.
-  thread_local std::vector<std::int32_t> sums_buffer;
-  std::int32_t* sums = nibbles || w.zeros != nullptr ? at_least(sums_buffer, m * groups) : nullptr;
-  const std::size_t stride = prepared_stride(w.k, prepare.element_bytes);
-  char* prepared = prepare.run == nullptr ? nullptr : prepared_rows(m * stride);
-  if (sums != nullptr || prepare.run != nullptr) {
+  RowPreparation preparation(active_table(), w, m);
+  preparation.rows.codes = x_codes;
+  preparation.rows.scales = x_scales;
+  if (preparation.needed()) {
     for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
-      for (std::size_t row = begin; row < end; ++row) {
-        const std::int8_t* x = x_codes + row * w.k;
-        if (sums != nullptr) sum_rows(table, x, w.k, w.group, sums + row * groups);
-        if (prepare.run != nullptr) prepare.run(x, w.k, prepared + row * stride);
-      }
+      for (std::size_t row = begin; row < end; ++row) preparation.run(x_codes + row * w.k, row);
     });
   }
-  const GroupSteps steps = {
-      nibbles ? table.gemm_int4 : table.gemm_int8, packed_matrix_bytes(w.format, kPanelRows, w.k),
-      packed_matrix_bytes(w.format, kPanelRows, w.group), prepare.element_bytes};
-  const auto grouped = nibbles ? table.gemm_int4_grouped : table.gemm_int8_grouped;
-  for_blocks(m, w.n, w.k * std::max<std::size_t>(prepare.element_bytes, 1), parallel,
-             [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-               const std::size_t first = panel * kPanelRows;
-               IntGemmBlock block;
-               block.x = x_codes + row * w.k;
-               block.x_stride = w.k;
-               block.prepared = offset_or_null(prepared, row * stride);
-               block.prepared_stride = stride;
-               block.rows = rows;
-               block.k = w.k;
-               block.panels = panel_at(w, panel);
-               block.n = n;
-               block.group = w.group;
-               block.groups = groups;
-               block.zeros = offset_or_null(w.zeros, first * groups);
-               block.x_sums = offset_or_null(sums, row * groups);
-               block.code_sums = offset_or_null(w.code_sums, first * groups);
-               block.x_scales = offset_or_null(x_scales, row);
-               block.w_scales = offset_or_null(w.scales, first * groups);
-               block.bias = offset_or_null(bias, first);
-               block.y = offset_or_null(y, row * w.n + first);
-               block.acc = offset_or_null(acc, row * w.n + first);
-               block.y_stride = w.n;
-               if (w.group == 0) {
-                 steps.gemm(block);
-               } else if (grouped != nullptr) {
-                 grouped(block);
-               } else {
-                 multiply_groups(block, steps);
-               }
-             });
+  multiply_rows(preparation, m, bias, nullptr, nullptr, y, acc, parallel);
+}
+
+// Row of input after its operation; scratch holds a row.
+const float* apply(const KernelTable& table, const RowInput& input, std::size_t row, std::size_t k,
+                   std::vector<float>& scratch) {
+  const float* x = input.x + row * k;
+  if (input.op == RowInput::Op::kNone) return x;
+  float* dst = input.result != nullptr ? input.result + row * k : at_least(scratch, k);
+  if (input.op == RowInput::Op::kGelu) {
+    table.gelu(x, k, dst);
+  } else {
+    float stats[2];
+    table.layer_norm(x, k, input.gamma, input.beta, input.eps, dst, stats);
+  }
+  return dst;
 }
 
 struct FloatProduct {
@@ -228,6 +315,40 @@ void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const Packe
 void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
               const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel) {
   multiply_codes(x_codes, x_scales, m, w, bias, y, nullptr, parallel);
+}
+
+void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const PackedMatrix& w,
+                       const float* bias, const LowRankProduct* adapter, float* inner, float* y,
+                       ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  thread_local std::vector<float> scales_buffer;
+  thread_local std::vector<std::int8_t> codes_buffer;
+  RowPreparation preparation(table, w, m);
+  float* scales = at_least(scales_buffer, m);
+  preparation.rows.scales = scales;
+  // Where kernels read prepared rows, the codes of one row at a time are enough.
+  const bool keep = preparation.prepare.run == nullptr;
+  std::int8_t* codes = keep ? at_least(codes_buffer, m * w.k) : nullptr;
+  preparation.rows.codes = codes;
+  for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
+    // Of the thread that runs the task.
+    thread_local std::vector<float> row_buffer;
+    thread_local std::vector<std::int8_t> row_codes_buffer;
+    std::int8_t* row_codes = keep ? nullptr : at_least(row_codes_buffer, w.k);
+    for (std::size_t row = begin; row < end; ++row) {
+      const float* x = apply(table, input, row, w.k, row_buffer);
+      if (keep) row_codes = codes + row * w.k;
+      const RowScale scale = seed_row_scale(table.max_abs(x, w.k), bits);
+      table.quantize(x, w.k, scale.multiplier, row_codes);
+      scales[row] = scale.scale;
+      preparation.run(row_codes, row);
+    }
+  });
+  if (adapter != nullptr) {
+    const float* x = input.op == RowInput::Op::kNone ? input.x : input.result;
+    gemm_f32(x, m, w.k, adapter->a, 1.0F, nullptr, Accumulate::kStore, inner, parallel);
+  }
+  multiply_rows(preparation, m, bias, adapter, inner, y, nullptr, parallel);
 }
 
 void gemm_int_acc(const std::int8_t* x_codes, std::size_t m, const PackedMatrix& w,

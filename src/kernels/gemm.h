@@ -95,6 +95,31 @@ void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const Packe
 /// the sum starting at 0, again with one rounding each.
 void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
               const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel);
+/// Rows of x [m, k] and the operation that a decoder does on them first.
+struct RowInput {
+  enum class Op { kNone, kLayerNorm, kGelu };
+  const float* x = nullptr;
+  Op op = Op::kNone;
+  const float* gamma = nullptr;  // [k], with beta and eps of kLayerNorm
+  const float* beta = nullptr;
+  float eps = 0.0F;
+  // [m, k], receives the rows after the operation; may be x in kGelu, and null where nobody reads
+  // them.
+  float* result = nullptr;
+};
+/// y += scaling * (x a^T) b^T, an adapter of low rank beside a product.
+struct LowRankProduct {
+  PackedMatrix a;  // [r, k], kF32
+  PackedMatrix b;  // [n, r], kF32
+  float scaling = 1.0F;
+};
+/// gemm_int on the codes that quantize_rows makes of the rows after their operation, and with an
+/// adapter the two gemm_f32 that add it; in one pass over the rows and one over y, with the same
+/// bits. bits in 2..8. adapter may be null; with one, input.result must not be where there is an
+/// operation, and inner is memory for [m, r].
+void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const PackedMatrix& w,
+                       const float* bias, const LowRankProduct* adapter, float* inner, float* y,
+                       ParallelFor& parallel);
 /// The integer sums alone: acc [m, n]. w without groups.
 void gemm_int_acc(const std::int8_t* x_codes, std::size_t m, const PackedMatrix& w,
                   std::int32_t* acc, ParallelFor& parallel);

@@ -183,7 +183,7 @@ void run_rows(const typename Format::Block& block, std::size_t row, std::size_t 
 }
 
 // 128 vectors of three panels (24 KiB) stay in the first-level cache while a group of tiles passes.
-constexpr std::size_t kStretchVectors = 128;
+constexpr std::size_t kStretchVectors = 192;
 constexpr std::size_t kGroupRows = 48;
 
 template <typename Format>

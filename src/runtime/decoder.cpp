@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <functional>
 
 #include "core/error.h"
 #include "kernels/ops.h"
@@ -95,32 +94,6 @@ std::uint64_t linear_bytes(const LinearCall& call, std::size_t rows) {
          rows * (call.weight.n + call.weight.k) * sizeof(float);
 }
 
-// k and v [tokens, kv_width] out of qkv [tokens, hidden + 2 * kv_width].
-void split_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& config, float* k,
-              float* v) {
-  const std::size_t width = config.num_kv_heads * config.head_dim();
-  const std::size_t row = config.hidden + 2 * width;
-  for (std::size_t t = 0; t < tokens; ++t) {
-    std::memcpy(k + t * width, qkv + t * row + config.hidden, width * sizeof(float));
-    std::memcpy(v + t * width, qkv + t * row + config.hidden + width, width * sizeof(float));
-  }
-}
-
-// Calls body(first, count) over the rows in pieces that are worth a thread.
-template <typename Body>
-void for_rows(std::size_t rows, ParallelFor& parallel, const Body& body) {
-  const std::size_t pieces = (rows + kRowsPerTask - 1) / kRowsPerTask;
-  const auto task = [&](std::size_t i) {
-    const std::size_t first = i * kRowsPerTask;
-    body(first, std::min(kRowsPerTask, rows - first));
-  };
-  if (pieces == 1) {
-    task(0);
-  } else {
-    parallel.run(pieces, std::ref(task));
-  }
-}
-
 // One layer's attention of all sequences: rounds K and V, stores them in the caches and attends.
 void run_attention(std::span<const Sequence> sequences, const model::ModelConfig& config,
                    std::size_t layer, DecoderWorkspace& workspace, ParallelFor& parallel) {
@@ -129,7 +102,8 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
   const std::size_t qkv_width = hidden + 2 * kv_width;
   const auto rows_at = [&](std::size_t row, bool has_cache) {
     const std::size_t at = row * kv_width, scale_at = row * config.num_kv_heads;
-    KvRows k{workspace.k.data() + at}, v{workspace.v.data() + at};
+    float* values = workspace.qkv.data() + row * qkv_width + hidden;
+    KvRows k{values, qkv_width}, v{values + kv_width, qkv_width};
     if (has_cache) {
       k.codes = workspace.k_codes.data() + at;
       v.codes = workspace.v_codes.data() + at;
@@ -139,15 +113,10 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
     return std::pair{k, v};
   };
   for (const auto& group : workspace.groups) {
+    const auto [k, v] = rows_at(group.first_row, group.has_cache);
     const KvPrecision& precision = group.execution->kv();
-    for_rows(group.rows, parallel, [&](std::size_t first, std::size_t rows) {
-      SerialFor serial;
-      const std::size_t row = group.first_row + first;
-      const auto [k, v] = rows_at(row, group.has_cache);
-      split_kv(workspace.qkv.data() + row * qkv_width, rows, config, k.values, v.values);
-      quantize_kv(k, rows, config, precision.k_bits[layer], precision.scheme, serial);
-      quantize_kv(v, rows, config, precision.v_bits[layer], precision.scheme, serial);
-    });
+    quantize_kv(k, group.rows, config, precision.k_bits[layer], precision.scheme, parallel);
+    quantize_kv(v, group.rows, config, precision.v_bits[layer], precision.scheme, parallel);
   }
   for (std::size_t i = 0; i < workspace.placed.size(); ++i) {
     const auto& at = workspace.placed[i];
@@ -173,8 +142,8 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
   shape.kv_heads = config.num_kv_heads;
   shape.head_dim = config.head_dim();
   shape.q_stride = qkv_width;
-  shape.k_stride = kv_width;
-  shape.v_stride = kv_width;
+  shape.k_stride = qkv_width;
+  shape.v_stride = qkv_width;
   shape.out_stride = hidden;
   shape.scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim()));
   kernels::attention(shape, workspace.sequences.data(), workspace.placed.size(), parallel);
@@ -186,14 +155,13 @@ void split_and_quantize_kv(const float* qkv, std::size_t tokens, const model::Mo
                            const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k,
                            float* v, ParallelFor& parallel) {
   const std::size_t width = config.num_kv_heads * config.head_dim();
-  for_rows(tokens, parallel, [&](std::size_t first, std::size_t rows) {
-    SerialFor serial;
-    float* k_rows = k + first * width;
-    float* v_rows = v + first * width;
-    split_kv(qkv + first * (config.hidden + 2 * width), rows, config, k_rows, v_rows);
-    quantize_kv({k_rows}, rows, config, k_bits, KvScheme::kSeed, serial);
-    quantize_kv({v_rows}, rows, config, v_bits, KvScheme::kSeed, serial);
-  });
+  const std::size_t row = config.hidden + 2 * width;
+  for (std::size_t t = 0; t < tokens; ++t) {
+    std::memcpy(k + t * width, qkv + t * row + config.hidden, width * sizeof(float));
+    std::memcpy(v + t * width, qkv + t * row + config.hidden + width, width * sizeof(float));
+  }
+  quantize_kv({k, width}, tokens, config, k_bits, KvScheme::kSeed, parallel);
+  quantize_kv({v, width}, tokens, config, v_bits, KvScheme::kSeed, parallel);
 }
 
 void forward(const Execution& execution, std::span<const Sequence> sequences,
@@ -210,7 +178,6 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
   grow(workspace.residual, tokens * hidden);
   grow(workspace.normed, tokens * hidden);
   grow(workspace.qkv, tokens * qkv_width);
-  for (auto* buffer : {&workspace.k, &workspace.v}) grow(*buffer, tokens * kv_width);
   for (auto* buffer : {&workspace.k_codes, &workspace.v_codes}) grow(*buffer, tokens * kv_width);
   for (auto* buffer : {&workspace.k_scales, &workspace.v_scales})
     grow(*buffer, tokens * config.num_kv_heads);
@@ -224,20 +191,33 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
       cached_bytes += cache->bytes() / cache->capacity() * cache->length();
   }
   float* residual = workspace.residual.data();
-  float* normed = workspace.normed.data();
 
-  auto linear = [&](std::size_t index, const char* name, const float* x, float* y) {
+  // input's rows are all of the workspace's.
+  auto linear = [&](std::size_t index, const char* name, const kernels::RowInput& input, float* y) {
     for (const auto& group : workspace.groups) {
       const LinearCall& call = group.execution->linear(index);
       const Profile::Scope scope(profile, name, linear_bytes(call, group.rows));
-      run_linear(call, x + group.first_row * call.weight.k, group.rows,
-                 y + group.first_row * call.weight.n, workspace.linear, parallel);
+      const std::size_t at = group.first_row * call.weight.k;
+      kernels::RowInput rows = input;
+      rows.x += at;
+      if (rows.result != nullptr) rows.result += at;
+      run_linear(call, rows, group.rows, y + group.first_row * call.weight.n, workspace.linear,
+                 parallel);
     }
   };
-  auto norm = [&](const BaseModel::Norm& weights, std::size_t first, std::size_t rows, float* dst) {
-    const Profile::Scope scope(profile, "layer_norm", 2 * rows * hidden * sizeof(float));
-    kernels::layer_norm(residual + first * hidden, rows, hidden, weights.gamma.data(),
-                        weights.beta.data(), config.norm_epsilon, dst, nullptr, parallel);
+  auto normed_residual = [&](const BaseModel::Norm& norm) {
+    return kernels::RowInput{residual,
+                             kernels::RowInput::Op::kLayerNorm,
+                             norm.gamma.data(),
+                             norm.beta.data(),
+                             config.norm_epsilon,
+                             workspace.normed.data()};
+  };
+  auto final_norm = [&](std::size_t first, std::size_t rows, float* dst) {
+    const BaseModel::Norm& norm = base.final_norm();
+    const Profile::Scope scope(profile, "final_norm", 2 * rows * hidden * sizeof(float));
+    kernels::layer_norm(residual + first * hidden, rows, hidden, norm.gamma.data(),
+                        norm.beta.data(), config.norm_epsilon, dst, nullptr, parallel);
   };
   auto add_projected = [&] {
     const Profile::Scope scope(profile, "residual", 3 * row_bytes);
@@ -255,31 +235,26 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
   }
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
     const std::size_t first = 4 * layer;  // c_attn, attn.c_proj, c_fc, mlp.c_proj
-    norm(base.attention_norm(layer), 0, tokens, normed);
-    linear(first, "attn.c_attn", normed, workspace.qkv.data());
+    linear(first, "attn.c_attn", normed_residual(base.attention_norm(layer)), workspace.qkv.data());
     {
       const Profile::Scope scope(
           profile, "attention",
           tokens * (qkv_width + hidden) * sizeof(float) + cached_bytes / config.num_layers);
       run_attention(sequences, config, layer, workspace, parallel);
     }
-    linear(first + 1, "attn.c_proj", workspace.attended.data(), workspace.projected.data());
+    linear(first + 1, "attn.c_proj", {workspace.attended.data()}, workspace.projected.data());
     add_projected();
-    norm(base.mlp_norm(layer), 0, tokens, normed);
-    linear(first + 2, "mlp.c_fc", normed, workspace.inner.data());
-    {
-      const Profile::Scope scope(profile, "gelu", 2 * tokens * config.inner * sizeof(float));
-      kernels::gelu_new(workspace.inner.data(), tokens * config.inner, workspace.inner.data(),
-                        parallel);
-    }
-    linear(first + 3, "mlp.c_proj", workspace.inner.data(), workspace.projected.data());
+    linear(first + 2, "mlp.c_fc", normed_residual(base.mlp_norm(layer)), workspace.inner.data());
+    kernels::RowInput activated{workspace.inner.data(), kernels::RowInput::Op::kGelu};
+    activated.result = workspace.inner.data();
+    linear(first + 3, "mlp.c_proj", activated, workspace.projected.data());
     add_projected();
   }
   if (workspace.groups.size() <= 1) {
-    norm(base.final_norm(), 0, tokens, hidden_out);
+    final_norm(0, tokens, hidden_out);
   } else {
     for (const auto& at : workspace.placed)
-      norm(base.final_norm(), at.row, at.rows, hidden_out + at.out_row * hidden);
+      final_norm(at.row, at.rows, hidden_out + at.out_row * hidden);
   }
   for (const Sequence& sequence : sequences) {
     if (sequence.cache != nullptr) sequence.cache->advance(sequence.ids.size());

@@ -29,7 +29,7 @@ struct Sequence {
 /// Buffers of a forward pass, kept between calls so that a steady state allocates nothing.
 struct DecoderWorkspace {
   std::vector<std::int32_t> ids, positions;
-  std::vector<float> residual, normed, qkv, k, v, k_scales, v_scales, attended, inner, projected;
+  std::vector<float> residual, normed, qkv, k_scales, v_scales, attended, inner, projected;
   std::vector<std::int8_t> k_codes, v_codes;
   std::vector<kernels::AttentionSequence> sequences;
   // Rows of one execution lie together: groups of sequences, and where each begins.

@@ -12,12 +12,27 @@ namespace qalof::runtime {
 
 namespace {
 
-constexpr std::size_t kTokensPerTask = 64;
+constexpr std::size_t kTokensPerTask = 32;
 
 kernels::KvFormat format_of(int bits) {
   if (bits == 32) return kernels::KvFormat::kF32;
   if (bits == 16) return kernels::KvFormat::kBf16;
   return bits > 4 ? kernels::KvFormat::kInt8 : kernels::KvFormat::kInt4;
+}
+
+// Calls body(begin, end) over tokens in pieces that are worth a thread.
+template <typename Body>
+void for_token_ranges(std::size_t tokens, ParallelFor& parallel, const Body& body) {
+  const auto task = [&](std::size_t index) {
+    const std::size_t begin = index * kTokensPerTask;
+    body(begin, std::min(tokens, begin + kTokensPerTask));
+  };
+  const std::size_t tasks = (tokens + kTokensPerTask - 1) / kTokensPerTask;
+  if (tasks == 1) {
+    task(0);
+  } else {
+    parallel.run(tasks, std::ref(task));
+  }
 }
 
 }  // namespace
@@ -33,26 +48,21 @@ std::string to_string(KvScheme scheme) { return scheme == KvScheme::kSeed ? "see
 void quantize_kv(const KvRows& rows, std::size_t tokens, const model::ModelConfig& config,
                  const std::vector<int>& head_bits, KvScheme scheme, ParallelFor& parallel) {
   const std::size_t heads = config.num_kv_heads, dim = config.head_dim();
-  if (scheme == KvScheme::kSeed) {
-    kernels::fake_quantize_kv(rows.values, tokens, heads, dim, head_bits.data(), rows.values,
-                              rows.codes, rows.scales, parallel);
-    return;
-  }
-  // A range of its own is a row of its own.
-  const bool uniform = std::all_of(head_bits.begin(), head_bits.end(),
-                                   [&](int bits) { return bits == head_bits.front(); });
-  if (uniform) {
-    kernels::fake_quantize_kv(rows.values, tokens * heads, 1, dim, head_bits.data(), rows.values,
-                              rows.codes, rows.scales, parallel);
-    return;
-  }
-  SerialFor serial;
-  for (std::size_t row = 0; row < tokens * heads; ++row) {
-    float* values = rows.values + row * dim;
-    kernels::fake_quantize_kv(values, 1, 1, dim, &head_bits[row % heads], values,
-                              rows.codes == nullptr ? nullptr : rows.codes + row * dim,
-                              rows.scales == nullptr ? nullptr : rows.scales + row, serial);
-  }
+  // Ranges of a token: one, or one a head.
+  const std::size_t ranges = scheme == KvScheme::kSeed ? 1 : heads;
+  const auto quantize_tokens = [&](std::size_t begin, std::size_t end) {
+    SerialFor serial;
+    for (std::size_t t = begin; t < end; ++t) {
+      for (std::size_t range = 0; range < ranges; ++range) {
+        float* values = rows.values + t * rows.stride + range * dim;
+        const std::size_t head = t * heads + range;
+        kernels::fake_quantize_kv(values, 1, heads / ranges, dim, &head_bits[range], values,
+                                  rows.codes == nullptr ? nullptr : rows.codes + head * dim,
+                                  rows.scales == nullptr ? nullptr : rows.scales + head, serial);
+      }
+    }
+  };
+  for_token_ranges(tokens, parallel, quantize_tokens);
 }
 
 KvCache::KvCache(const model::ModelConfig& config, const KvPrecision& precision,
@@ -122,24 +132,24 @@ void KvCache::write_tokens(std::size_t first_head, const KvRows& rows, std::size
     float* scales =
         head.scales == nullptr ? nullptr : scales_.data() + (head.scales - scales_.data());
     for (std::size_t t = begin; t < end; ++t) {
-      const std::size_t at = (t * num_kv_heads_ + h) * head_dim_;
+      const float* values = rows.values + t * rows.stride + h * head_dim_;
+      const std::int8_t* codes = rows.codes + (t * num_kv_heads_ + h) * head_dim_;
       std::byte* row = bytes + (length_ + t) * head.row_bytes;
       switch (head.format) {
         case kernels::KvFormat::kF32:
-          std::memcpy(row, rows.values + at, head_dim_ * sizeof(float));
+          std::memcpy(row, values, head_dim_ * sizeof(float));
           break;
         case kernels::KvFormat::kBf16:
           for (std::size_t d = 0; d < head_dim_; ++d) {
-            const std::uint16_t half = kernels::bf16_from_float(rows.values[at + d]);
+            const std::uint16_t half = kernels::bf16_from_float(values[d]);
             std::memcpy(row + 2 * d, &half, sizeof half);
           }
           break;
         case kernels::KvFormat::kInt8:
-          std::memcpy(row, rows.codes + at, head_dim_);
+          std::memcpy(row, codes, head_dim_);
           break;
         case kernels::KvFormat::kInt4:
-          kernels::pack_code_bits(rows.codes + at, head_dim_, 4,
-                                  reinterpret_cast<std::uint8_t*>(row));
+          kernels::pack_code_bits(codes, head_dim_, 4, reinterpret_cast<std::uint8_t*>(row));
           break;
       }
       if (scales != nullptr) scales[length_ + t] = rows.scales[t * num_kv_heads_ + h];
@@ -152,18 +162,10 @@ void KvCache::write(std::size_t layer, const KvRows& k, const KvRows& v, std::si
   QALOF_CHECK(length_ + tokens <= capacity_, ErrorKind::kInternal,
               "KV cache: {} tokens behind {} of {}", tokens, length_, capacity_);
   const std::size_t first_k = 2 * layer * num_kv_heads_;
-  auto task = [&](std::size_t index) {
-    const std::size_t begin = index * kTokensPerTask;
-    const std::size_t end = std::min(tokens, begin + kTokensPerTask);
+  for_token_ranges(tokens, parallel, [&](std::size_t begin, std::size_t end) {
     write_tokens(first_k, k, begin, end);
     write_tokens(first_k + num_kv_heads_, v, begin, end);
-  };
-  const std::size_t tasks = (tokens + kTokensPerTask - 1) / kTokensPerTask;
-  if (tasks == 1) {
-    task(0);
-  } else {
-    parallel.run(tasks, std::ref(task));
-  }
+  });
 }
 
 }  // namespace qalof::runtime

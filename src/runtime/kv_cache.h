@@ -33,10 +33,12 @@ struct KvPrecision {
   friend bool operator==(const KvPrecision&, const KvPrecision&) = default;
 };
 
-/// K or V of some tokens: values [tokens, kv_heads * head_dim] and, where codes is not null, the
-/// integers [tokens, kv_heads * head_dim] and scales [tokens, kv_heads] they are made of.
+/// K or V of some tokens: values [tokens, kv_heads * head_dim], rows stride apart, and, where codes
+/// is not null, the integers [tokens, kv_heads * head_dim] and scales [tokens, kv_heads] they are
+/// made of.
 struct KvRows {
   float* values = nullptr;
+  std::size_t stride = 0;
   std::int8_t* codes = nullptr;
   float* scales = nullptr;
 };

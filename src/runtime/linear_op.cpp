@@ -1,5 +1,6 @@
 #include "runtime/linear_op.h"
 
+#include "kernels/ops.h"
 #include "kernels/quantize.h"
 
 namespace qalof::runtime {
@@ -11,6 +12,18 @@ template <typename T>
 T* at_least(std::vector<T>& buffer, std::size_t count) {
   if (buffer.size() < count) buffer.resize(count);
   return buffer.data();
+}
+
+// y += scaling * (x A^T) B^T.
+void add_lora(const LinearCall& call, const float* x, std::size_t m, float* y,
+              LinearWorkspace& workspace, ParallelFor& parallel) {
+  if (call.lora == nullptr) return;
+  const LoraView& lora = *call.lora;
+  float* low_rank = at_least(workspace.low_rank, m * lora.a.n);
+  kernels::gemm_f32(x, m, call.weight.k, lora.a, 1.0F, nullptr, kernels::Accumulate::kStore,
+                    low_rank, parallel);
+  kernels::gemm_f32(low_rank, m, lora.a.n, lora.b, lora.scaling, nullptr, kernels::Accumulate::kAdd,
+                    y, parallel);
 }
 
 }  // namespace
@@ -42,14 +55,35 @@ void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y,
     }
     kernels::gemm_f32(input, m, w.k, w, 1.0F, call.bias, kernels::Accumulate::kStore, y, parallel);
   }
-  if (call.lora != nullptr) {
-    const LoraView& lora = *call.lora;
-    float* low_rank = at_least(workspace.low_rank, m * lora.a.n);
-    kernels::gemm_f32(x, m, w.k, lora.a, 1.0F, nullptr, kernels::Accumulate::kStore, low_rank,
-                      parallel);
-    kernels::gemm_f32(low_rank, m, lora.a.n, lora.b, lora.scaling, nullptr,
-                      kernels::Accumulate::kAdd, y, parallel);
+  add_lora(call, x, m, y, workspace, parallel);
+}
+
+void run_linear(const LinearCall& call, const kernels::RowInput& input, std::size_t m, float* y,
+                LinearWorkspace& workspace, ParallelFor& parallel) {
+  using Op = kernels::RowInput::Op;
+  const std::size_t k = call.weight.k;
+  if (call.precision.activation.is_integer()) {
+    kernels::RowInput rows = input;
+    // Only LoRA reads the float rows.
+    if (call.lora == nullptr) rows.result = nullptr;
+    float* low_rank =
+        call.lora == nullptr ? nullptr : at_least(workspace.low_rank, m * call.lora->a.n);
+    kernels::quantize_gemm_int(rows, call.precision.activation.bits, m, call.weight, call.bias,
+                               call.lora, low_rank, y, parallel);
+    return;
   }
+  switch (input.op) {
+    case Op::kNone:
+      return run_linear(call, input.x, m, y, workspace, parallel);
+    case Op::kLayerNorm:
+      kernels::layer_norm(input.x, m, k, input.gamma, input.beta, input.eps, input.result, nullptr,
+                          parallel);
+      break;
+    case Op::kGelu:
+      kernels::gelu_new(input.x, m * k, input.result, parallel);
+      break;
+  }
+  run_linear(call, input.result, m, y, workspace, parallel);
 }
 
 }  // namespace qalof::runtime

@@ -16,12 +16,8 @@
 
 namespace qalof::runtime {
 
-/// A low-rank pair packed for the float GEMM. Does not own its memory.
-struct LoraView {
-  kernels::PackedMatrix a;  // [r, in], kF32
-  kernels::PackedMatrix b;  // [out, r], kF32
-  float scaling = 1.0F;     // alpha / r
-};
+/// An adapter's pair packed for the float GEMM; scaling is alpha / r. Does not own its memory.
+using LoraView = kernels::LowRankProduct;
 
 /// Everything run_linear needs, resolved once per plan.
 struct LinearCall {
@@ -42,6 +38,11 @@ struct LinearWorkspace {
   std::vector<float> low_rank;     // [m, r]
 };
 
+/// The same on x [m, in] after the norm or activation before the linear, with the bits of doing
+/// that first. input.result must not be null where there is an operation; its contents are
+/// undefined afterwards.
+void run_linear(const LinearCall& call, const kernels::RowInput& input, std::size_t m, float* y,
+                LinearWorkspace& workspace, ParallelFor& parallel);
 /// x [m, in] and y [m, out], both dense; y is overwritten. Rows are independent of each other.
 /// Threads may run it at once on different workspaces and outputs.
 void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y,

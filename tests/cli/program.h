@@ -30,9 +30,14 @@ inline std::string slurp(const std::string& path) {
 class CliTest : public ::testing::Test {
  protected:
   ProgramRun run(const std::string& arguments, const std::string& input = "") {
+    return run_behind("", arguments, input);
+  }
+  /// prefix stands before the program: variables, or a program that runs it.
+  ProgramRun run_behind(const std::string& prefix, const std::string& arguments,
+                        const std::string& input = "") {
     std::ofstream(dir_.file("in")) << input;
-    const std::string command = std::string(QALOF_BINARY_DIR) + "/qalof " + arguments + " <" +
-                                dir_.file("in") + " >" + dir_.file("out") + " 2>" +
+    const std::string command = prefix + std::string(QALOF_BINARY_DIR) + "/qalof " + arguments +
+                                " <" + dir_.file("in") + " >" + dir_.file("out") + " 2>" +
                                 dir_.file("err");
     const int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(dir_.file("out")),
