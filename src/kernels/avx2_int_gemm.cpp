@@ -235,7 +235,7 @@ void multiply_int8(const IntGemmBlock& block) {
 
 void set_avx2_int_gemm(KernelTable& table) {
   table.gemm_int8 = multiply_int8;
-  table.prepare_int8 = {widen_row, sizeof(std::int16_t)};
+  table.prepare_int8 = {widen_row, sizeof(std::int16_t), true};
   table.gemm_int4 = multiply<Int4Tile>;
 }
 

@@ -85,7 +85,7 @@ void sum_rows(const KernelTable& table, const std::int8_t* x, std::size_t k, std
 
 // The left side of an integer product.
 struct CodeRows {
-  const std::int8_t* codes;  // [m, k], or null where the kernels read prepared rows
+  const std::int8_t* codes;  // [m, k], or null where the kernels read prepared rows only
   char* prepared;            // or null
   std::size_t stride;        // of prepared
   std::int32_t* sums;        // [m, groups] or null
@@ -327,7 +327,7 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
   float* scales = at_least(scales_buffer, m);
   preparation.rows.scales = scales;
   // Where kernels read prepared rows, the codes of one row at a time are enough.
-  const bool keep = preparation.prepare.run == nullptr;
+  const bool keep = preparation.prepare.run == nullptr || preparation.prepare.reads_x_too;
   std::int8_t* codes = keep ? at_least(codes_buffer, m * w.k) : nullptr;
   preparation.rows.codes = codes;
   for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {

@@ -115,8 +115,8 @@ struct LowRankProduct {
 };
 /// gemm_int on the codes that quantize_rows makes of the rows after their operation, and with an
 /// adapter the two gemm_f32 that add it; in one pass over the rows and one over y, with the same
-/// bits. bits in 2..8. adapter may be null; with one, input.result must not be where there is an
-/// operation, and inner is memory for [m, r].
+/// bits. bits in 2..8. adapter may be null; with one, input.result must not be null where there is
+/// an operation, and inner is memory for [m, r].
 void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const PackedMatrix& w,
                        const float* bias, const LowRankProduct* adapter, float* inner, float* y,
                        ParallelFor& parallel);

@@ -68,6 +68,7 @@ template <typename T>
 struct PrepareRow {
   void (*run)(const T* x, std::size_t k, void* dst) = nullptr;
   std::size_t element_bytes = 0;
+  bool reads_x_too = false;  // blocks of few rows read x itself
 };
 
 /// out[r, :] += sum over ascending j < counts of w[r, j] * v[j, :].

@@ -38,14 +38,14 @@ struct LinearWorkspace {
   std::vector<float> low_rank;     // [m, r]
 };
 
+/// x [m, in] and y [m, out], both dense; y is overwritten. Rows are independent of each other.
+/// Threads may run it at once on different workspaces and outputs.
+void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y,
+                LinearWorkspace& workspace, ParallelFor& parallel);
 /// The same on x [m, in] after the norm or activation before the linear, with the bits of doing
 /// that first. input.result must not be null where there is an operation; its contents are
 /// undefined afterwards.
 void run_linear(const LinearCall& call, const kernels::RowInput& input, std::size_t m, float* y,
-                LinearWorkspace& workspace, ParallelFor& parallel);
-/// x [m, in] and y [m, out], both dense; y is overwritten. Rows are independent of each other.
-/// Threads may run it at once on different workspaces and outputs.
-void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y,
                 LinearWorkspace& workspace, ParallelFor& parallel);
 
 }  // namespace qalof::runtime
