@@ -88,6 +88,7 @@ class Demo {
     options.train.max_steps = steps;
     options.train.learning_rate = rate;
     options.train.seed = options_.seed;
+    options.train.gradient_bits = 32;  // a model this small gains no speed from fewer
     options.should_stop = options_.should_stop;
     const TrainRunResult result = run_train(options, observer_);
     if (result.train.interrupted)
