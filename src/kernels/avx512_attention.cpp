@@ -475,10 +475,31 @@ void weigh_columns(const WeighRows& work, const Rows& values, std::size_t row, s
 
 template <typename Rows>
 void weigh_terms(const WeighRows& work, const Rows& values, std::size_t begin, std::size_t end) {
-  std::size_t row = 0;
-  for (; row + 6 <= work.rows; row += 6) weigh_columns<6>(work, values, row, begin, end);
-  for (; row + 3 <= work.rows; row += 3) weigh_columns<3>(work, values, row, begin, end);
-  for (; row < work.rows; ++row) weigh_columns<1>(work, values, row, begin, end);
+  // Tiles of nearly equal height: eight rows are faster as 4 + 4 than as 6 + 1 + 1.
+  const std::size_t tiles = (work.rows + 5) / 6;
+  for (std::size_t tile = 0; tile < tiles; ++tile) {
+    const std::size_t row = work.rows * tile / tiles;
+    switch (work.rows * (tile + 1) / tiles - row) {
+      case 1:
+        weigh_columns<1>(work, values, row, begin, end);
+        break;
+      case 2:
+        weigh_columns<2>(work, values, row, begin, end);
+        break;
+      case 3:
+        weigh_columns<3>(work, values, row, begin, end);
+        break;
+      case 4:
+        weigh_columns<4>(work, values, row, begin, end);
+        break;
+      case 5:
+        weigh_columns<5>(work, values, row, begin, end);
+        break;
+      default:
+        weigh_columns<6>(work, values, row, begin, end);
+        break;
+    }
+  }
 }
 
 template <typename Rows>

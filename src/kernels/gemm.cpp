@@ -312,6 +312,38 @@ void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const Packe
   multiply_floats(product, narrow ? prepared : nullptr, stride, w, parallel);
 }
 
+void gemm_transposed(const float* a, std::size_t m, std::size_t r, const float* x, std::size_t n,
+                     float alpha, float* y, ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  // Rows that stay in the caches while the columns of a task pass.
+  constexpr std::size_t kColumns = 128, kRows = 32;
+  for_ranges(parallel, ceil_div(n, kColumns), rows_per_piece(m * kColumns),
+             [&](std::size_t begin, std::size_t end) {
+               const std::size_t first = begin * kColumns, last = std::min(end * kColumns, n);
+               for (std::size_t i = 0; i < r; ++i)
+                 std::fill(y + i * n + first, y + i * n + last, 0.0F);
+               for (std::size_t row = 0; row < m; row += kRows) {
+                 for (std::size_t column = first; column < last; column += kColumns) {
+                   WeighRows work{};
+                   work.weights = a + row * r;
+                   work.row_stride = 1;
+                   work.column_stride = r;
+                   work.rows = r;
+                   work.first_count = std::min(kRows, m - row);
+                   work.v = x + row * n + column;
+                   work.v_stride = n;
+                   work.dim = std::min(kColumns, last - column);
+                   work.out = y + column;
+                   work.out_stride = n;
+                   table.weigh_rows(work);
+                 }
+               }
+               for (std::size_t i = 0; i < r; ++i) {
+                 for (std::size_t c = first; c < last; ++c) y[i * n + c] *= alpha;
+               }
+             });
+}
+
 void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
               const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel) {
   multiply_codes(x_codes, x_scales, m, w, bias, y, nullptr, parallel);

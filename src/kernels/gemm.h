@@ -87,6 +87,11 @@ void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedM
 void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const PackedMatrix& w,
                float* y, ParallelFor& parallel);
 
+/// y [r, n] = alpha * a^T x for a [m, r] of few columns and x [m, n], both dense: x is read once,
+/// and every sum is one chain over ascending m.
+void gemm_transposed(const float* a, std::size_t m, std::size_t r, const float* x, std::size_t n,
+                     float alpha, float* y, ParallelFor& parallel);
+
 /// Integer product: y = float(sum x_codes * w_codes) * w.scales[n] * x_scales[m] + bias, evaluated
 /// in that order with one rounding each (no fused multiply-add), so y is bit-equal on every ISA.
 /// x_codes [m, k] in -127..127. With groups

@@ -51,21 +51,26 @@ void GradientGemm::multiply_transposed(const MatrixView& a, const MatrixView& b,
   const bool swap = a.cols > b.cols;
   const MatrixView& rows = swap ? b : a;
   const MatrixView& right = swap ? a : b;
-  grow(transposed_, rows.rows * rows.cols);
-  transpose(rows, transposed_.data(), parallel_);
-  const MatrixView left{transposed_.data(), rows.cols, rows.rows};
-  const kernels::PackedMatrix packed = pack_right(right, panels_, parallel_);
-  if (!swap) {
-    multiply(left, packed, alpha, accumulate, y);
-    return;
+  const bool store = accumulate == kernels::Accumulate::kStore;
+  if (swap) grow(result_, a.cols * b.cols);
+  float* result = swap ? result_.data() : y;
+  constexpr std::size_t kNarrow = 32;
+  if (rows.cols <= kNarrow && (swap || store)) {
+    kernels::gemm_transposed(rows.data, rows.rows, rows.cols, right.data, right.cols, alpha, result,
+                             parallel_);
+  } else {
+    grow(transposed_, rows.rows * rows.cols);
+    transpose(rows, transposed_.data(), parallel_);
+    const MatrixView left{transposed_.data(), rows.cols, rows.rows};
+    multiply(left, pack_right(right, panels_, parallel_), alpha,
+             swap ? kernels::Accumulate::kStore : accumulate, result);
   }
-  grow(result_, a.cols * b.cols);
-  multiply(left, packed, alpha, kernels::Accumulate::kStore, result_.data());
+  if (!swap) return;
   for (std::size_t row = 0; row < a.cols; ++row) {
     for (std::size_t col = 0; col < b.cols; ++col) {
       const float value = result_[col * a.cols + row];
       float& target = y[row * b.cols + col];
-      target = accumulate == kernels::Accumulate::kAdd ? target + value : value;
+      target = store ? value : target + value;
     }
   }
 }

@@ -105,7 +105,7 @@ Variable LinearFunction::forward(AutogradContext* ctx, const Variable& x, const 
     call.lora = &lora;
   }
   at::Tensor y = at::empty({x.size(0), static_cast<std::int64_t>(call.weight.n)}, x.options());
-  runtime::run_linear(call, data(x), rows(x), mutable_data(y), resources.linear,
+  runtime::run_linear(call, kernels::RowInput{data(x)}, rows(x), mutable_data(y), resources.linear,
                       *resources.parallel);
   at::Tensor low_rank;  // x A^T
   if (has_lora) {

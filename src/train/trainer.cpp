@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "train/batch.h"
 #include "train/graph_torch.h"
 #include "train/loss_torch.h"
@@ -77,6 +78,7 @@ class Trainer {
         parallel_(options.threads > 0 ? options.threads : available_threads()) {
     // Kernels have the threads; ATen's own would compete with them (gradient_gemm.h).
     at::set_num_threads(1);
+    keep_freed_memory();
     check_examples(examples_, base_->config(), options_.task);
     if (hooks_.observer != nullptr) {
       std::size_t tokens = 0;
