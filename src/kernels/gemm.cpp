@@ -121,28 +121,35 @@ struct RowPreparation {
   }
 };
 
-// Rows of y += alpha * (x w^T) at panels first .. of w; y points at output 0.
-FloatGemmBlock float_block(const float* x, std::size_t rows, std::size_t x_stride,
-                           const PackedMatrix& w, std::size_t first, std::size_t outputs,
-                           float alpha, float* y) {
-  FloatGemmBlock block{};
-  block.x = x;
-  block.rows = rows;
-  block.x_stride = x_stride;
-  block.k = w.k;
-  block.panels = panel_at(w, first);
-  block.n = outputs;
-  block.alpha = alpha;
-  block.add = true;
-  block.y = y + first * kPanelRows;
-  block.y_stride = w.n;
-  return block;
+// Calls multiply(row, rows, panel, outputs) for a block of y and adds the second product, if any;
+// few panels at a time, so that y is in the cache when it does.
+template <typename Multiply>
+void multiply_and_add(const LowRankSum* sum, std::size_t row, std::size_t rows, std::size_t panel,
+                      std::size_t n, float* y, std::size_t y_stride, const Multiply& multiply) {
+  if (sum == nullptr) return multiply(row, rows, panel, n);
+  constexpr std::size_t kOutputs = 12 * kPanelRows;
+  const std::size_t rank = sum->b.k;
+  for (std::size_t at = 0; at < n; at += kOutputs) {
+    const std::size_t outputs = std::min(kOutputs, n - at);
+    const std::size_t first = panel + at / kPanelRows;
+    multiply(row, rows, first, outputs);
+    FloatGemmBlock block{};
+    block.x = sum->inner + row * rank;
+    block.rows = rows;
+    block.x_stride = rank;
+    block.k = rank;
+    block.panels = panel_at(sum->b, first);
+    block.n = outputs;
+    block.alpha = sum->scaling;
+    block.add = true;
+    block.y = y + row * y_stride + first * kPanelRows;
+    block.y_stride = y_stride;
+    active_table().gemm_f32(block);
+  }
 }
 
-// inner [m, r] is the left side of the adapter's second product.
 void multiply_rows(const RowPreparation& preparation, std::size_t m, const float* bias,
-                   const LowRankProduct* adapter, const float* inner, float* y, std::int32_t* acc,
-                   ParallelFor& parallel) {
+                   const LowRankSum* sum, float* y, std::int32_t* acc, ParallelFor& parallel) {
   const KernelTable& table = preparation.table;
   const PackedMatrix& w = preparation.w;
   const CodeRows& x = preparation.rows;
@@ -184,23 +191,13 @@ void multiply_rows(const RowPreparation& preparation, std::size_t m, const float
   };
   for_blocks(m, w.n, w.k * std::max<std::size_t>(element_bytes, 1), parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-               if (adapter == nullptr) return multiply(row, rows, panel, n);
-               // Few panels at a time, so that y is in the cache when the adapter adds to it.
-               constexpr std::size_t kOutputs = 12 * kPanelRows;
-               for (std::size_t at = 0; at < n; at += kOutputs) {
-                 const std::size_t outputs = std::min(kOutputs, n - at);
-                 const std::size_t first = panel + at / kPanelRows;
-                 multiply(row, rows, first, outputs);
-                 const std::size_t rank = adapter->b.k;
-                 table.gemm_f32(float_block(inner + row * rank, rows, rank, adapter->b, first,
-                                            outputs, adapter->scaling, y + row * w.n));
-               }
+               multiply_and_add(sum, row, rows, panel, n, y, w.n, multiply);
              });
 }
 
 void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
-                    const PackedMatrix& w, const float* bias, float* y, std::int32_t* acc,
-                    ParallelFor& parallel) {
+                    const PackedMatrix& w, const float* bias, const LowRankSum* sum, float* y,
+                    std::int32_t* acc, ParallelFor& parallel) {
   RowPreparation preparation(active_table(), w, m);
   preparation.rows.codes = x_codes;
   preparation.rows.scales = x_scales;
@@ -209,7 +206,7 @@ void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size
       for (std::size_t row = begin; row < end; ++row) preparation.run(x_codes + row * w.k, row);
     });
   }
-  multiply_rows(preparation, m, bias, nullptr, nullptr, y, acc, parallel);
+  multiply_rows(preparation, m, bias, sum, y, acc, parallel);
 }
 
 // Row of input after its operation; scratch holds a row.
@@ -233,6 +230,7 @@ struct FloatProduct {
   const float* bias;
   float alpha;
   bool add;
+  const LowRankSum* sum;
   float* y;
 };
 
@@ -242,25 +240,28 @@ void multiply_floats(const FloatProduct& product, const char* prepared, std::siz
   const bool halves = w.format == WeightFormat::kBf16;
   const std::size_t element =
       prepared == nullptr ? sizeof(float) : table.prepare_bf16.element_bytes;
+  const auto multiply = [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
+    const std::size_t first = panel * kPanelRows;
+    FloatGemmBlock block;
+    block.x = product.x + row * product.x_stride;
+    block.prepared = offset_or_null(prepared, row * stride);
+    block.prepared_stride = stride;
+    block.rows = rows;
+    block.x_stride = product.x_stride;
+    block.k = w.k;
+    block.panels = panel_at(w, panel);
+    block.n = n;
+    block.scales = offset_or_null(w.scales, first);
+    block.bias = offset_or_null(product.bias, first);
+    block.alpha = product.alpha;
+    block.add = product.add;
+    block.y = product.y + row * w.n + first;
+    block.y_stride = w.n;
+    (halves ? table.gemm_bf16 : table.gemm_f32)(block);
+  };
   for_blocks(product.m, w.n, w.k * element, parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-               const std::size_t first = panel * kPanelRows;
-               FloatGemmBlock block;
-               block.x = product.x + row * product.x_stride;
-               block.prepared = offset_or_null(prepared, row * stride);
-               block.prepared_stride = stride;
-               block.rows = rows;
-               block.x_stride = product.x_stride;
-               block.k = w.k;
-               block.panels = panel_at(w, panel);
-               block.n = n;
-               block.scales = offset_or_null(w.scales, first);
-               block.bias = offset_or_null(product.bias, first);
-               block.alpha = product.alpha;
-               block.add = product.add;
-               block.y = product.y + row * w.n + first;
-               block.y_stride = w.n;
-               (halves ? table.gemm_bf16 : table.gemm_f32)(block);
+               multiply_and_add(product.sum, row, rows, panel, n, product.y, w.n, multiply);
              });
 }
 
@@ -279,12 +280,12 @@ void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedM
         prepare.run(x + row * x_stride, w.k, prepared + row * stride);
     });
   }
-  multiply_floats({x, m, x_stride, bias, alpha, accumulate == Accumulate::kAdd, y}, prepared,
-                  stride, w, parallel);
+  multiply_floats({x, m, x_stride, bias, alpha, accumulate == Accumulate::kAdd, nullptr, y},
+                  prepared, stride, w, parallel);
 }
 
 void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const PackedMatrix& w,
-               float* y, ParallelFor& parallel) {
+               float* y, ParallelFor& parallel, const LowRankSum* sum) {
   const KernelTable& table = active_table();
   const PrepareRow<float>& prepare = table.prepare_bf16;
   const bool narrow = prepare.run != nullptr;
@@ -304,7 +305,7 @@ void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const Packe
       if (narrow) prepare.run(scaled, w.k, prepared + row * stride);
     }
   });
-  FloatProduct product{x, m, w.k, nullptr, 1.0F, false, y};
+  FloatProduct product{x, m, w.k, nullptr, 1.0F, false, sum, y};
   if (!narrow) {
     product.x = reinterpret_cast<const float*>(prepared);
     product.x_stride = stride / sizeof(float);
@@ -324,6 +325,14 @@ void gemm_transposed(const float* a, std::size_t m, std::size_t r, const float* 
                  std::fill(y + i * n + first, y + i * n + last, 0.0F);
                for (std::size_t row = 0; row < m; row += kRows) {
                  for (std::size_t column = first; column < last; column += kColumns) {
+                   // What comes next lies in other pages, which no hardware fetches ahead.
+                   const bool more = column + kColumns < last;
+                   const std::size_t next_row = more ? row : row + kRows;
+                   const std::size_t next = more ? column + kColumns : first;
+                   for (std::size_t i = next_row; i < std::min(m, next_row + kRows); ++i) {
+                     for (std::size_t c = next; c < std::min(last, next + kColumns); c += 16)
+                       __builtin_prefetch(x + i * n + c);
+                   }
                    WeighRows work{};
                    work.weights = a + row * r;
                    work.row_stride = 1;
@@ -345,8 +354,9 @@ void gemm_transposed(const float* a, std::size_t m, std::size_t r, const float* 
 }
 
 void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
-              const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel) {
-  multiply_codes(x_codes, x_scales, m, w, bias, y, nullptr, parallel);
+              const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel,
+              const LowRankSum* sum) {
+  multiply_codes(x_codes, x_scales, m, w, bias, sum, y, nullptr, parallel);
 }
 
 void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const PackedMatrix& w,
@@ -376,16 +386,18 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
       preparation.run(row_codes, row);
     }
   });
+  LowRankSum sum;
   if (adapter != nullptr) {
     const float* x = input.op == RowInput::Op::kNone ? input.x : input.result;
     gemm_f32(x, m, w.k, adapter->a, 1.0F, nullptr, Accumulate::kStore, inner, parallel);
+    sum = {inner, adapter->b, adapter->scaling};
   }
-  multiply_rows(preparation, m, bias, adapter, inner, y, nullptr, parallel);
+  multiply_rows(preparation, m, bias, adapter == nullptr ? nullptr : &sum, y, nullptr, parallel);
 }
 
 void gemm_int_acc(const std::int8_t* x_codes, std::size_t m, const PackedMatrix& w,
                   std::int32_t* acc, ParallelFor& parallel) {
-  multiply_codes(x_codes, nullptr, m, w, nullptr, nullptr, acc, parallel);
+  multiply_codes(x_codes, nullptr, m, w, nullptr, nullptr, nullptr, acc, parallel);
 }
 
 }  // namespace qalof::kernels

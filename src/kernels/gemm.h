@@ -82,10 +82,18 @@ void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedM
               float alpha, const float* bias, Accumulate accumulate, float* y,
               ParallelFor& parallel);
 
+/// A second product of low rank that is added while y is in the cache, with the bits of a gemm_f32
+/// that adds it afterwards: y += scaling * inner b^T.
+struct LowRankSum {
+  const float* inner = nullptr;  // [m, r]
+  PackedMatrix b;                // [n, r], kF32
+  float scaling = 1.0F;
+};
+
 /// y = bf16(x * x_scales) w^T for kBf16 weights: x [m, k] is scaled per column where x_scales [k]
-/// is not null, and rounded, on its way into the product. Sums as in gemm_f32.
+/// is not null, and rounded, on its way into the product. Sums as in gemm_f32. sum may be null.
 void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const PackedMatrix& w,
-               float* y, ParallelFor& parallel);
+               float* y, ParallelFor& parallel, const LowRankSum* sum = nullptr);
 
 /// y [r, n] = alpha * a^T x for a [m, r] of few columns and x [m, n], both dense: x is read once,
 /// and every sum is one chain over ascending m.
@@ -97,9 +105,10 @@ void gemm_transposed(const float* a, std::size_t m, std::size_t r, const float* 
 /// x_codes [m, k] in -127..127. With groups
 ///   y = (sum over ascending g of w.scales[n, g] * float(sum of x_codes * (w_codes - zero) in g))
 ///       * x_scales[m] + bias,
-/// the sum starting at 0, again with one rounding each.
+/// the sum starting at 0, again with one rounding each. sum may be null.
 void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
-              const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel);
+              const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel,
+              const LowRankSum* sum = nullptr);
 /// Rows of x [m, k] and the operation that a decoder does on them first.
 struct RowInput {
   enum class Op { kNone, kLayerNorm, kGelu };

@@ -1,6 +1,8 @@
 // Drivers of the row operations.
 #include "kernels/ops.h"
 
+#include <algorithm>
+
 #include "kernels/kernel_table.h"
 #include "kernels/parallel.h"
 
@@ -18,14 +20,31 @@ void layer_norm(const float* src, std::size_t rows, std::size_t cols, const floa
   });
 }
 
+void add_layer_norm(const float* x, const float* added, std::size_t rows, std::size_t cols,
+                    const float* gamma, const float* beta, float eps, float* sum, float* dst,
+                    float* stats, ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      const std::size_t at = row * cols;
+      float own[2];
+      if (sum != x) std::copy_n(x + at, cols, sum + at);
+      table.add(added + at, cols, sum + at);
+      table.layer_norm(sum + at, cols, gamma, beta, eps, dst + at,
+                       stats == nullptr ? own : stats + row * 2);
+    }
+  });
+}
+
 void layer_norm_backward(const float* dy, const float* src, const float* stats, const float* gamma,
                          std::size_t rows, std::size_t cols, float* dx, float* dgamma, float* dbeta,
-                         ParallelFor& parallel) {
+                         ParallelFor& parallel, const float* skip) {
   const KernelTable& table = active_table();
   for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
       table.layer_norm_dx(dy + row * cols, src + row * cols, stats + row * 2, gamma, cols,
                           dx + row * cols);
+      if (skip != nullptr) table.add(skip + row * cols, cols, dx + row * cols);
     }
   });
   if (dgamma == nullptr && dbeta == nullptr) return;

@@ -16,10 +16,15 @@ namespace qalof::kernels {
 /// receives [rows, 2] = mean, 1 / sqrt(var + eps).
 void layer_norm(const float* src, std::size_t rows, std::size_t cols, const float* gamma,
                 const float* beta, float eps, float* dst, float* stats, ParallelFor& parallel);
-/// dx of layer_norm from stats; dgamma and dbeta [cols] are added to where not null.
+/// sum = x + added and dst = layer_norm(sum), in one pass. sum may be x.
+void add_layer_norm(const float* x, const float* added, std::size_t rows, std::size_t cols,
+                    const float* gamma, const float* beta, float eps, float* sum, float* dst,
+                    float* stats, ParallelFor& parallel);
+/// dx of layer_norm from stats; dgamma and dbeta [cols] are added to where not null. skip [rows,
+/// cols], if not null, is what reaches x past the norm, and is added to dx.
 void layer_norm_backward(const float* dy, const float* src, const float* stats, const float* gamma,
                          std::size_t rows, std::size_t cols, float* dx, float* dgamma, float* dbeta,
-                         ParallelFor& parallel);
+                         ParallelFor& parallel, const float* skip = nullptr);
 
 /// GPT-2's gelu_new: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). src and dst may be the same.
 void gelu_new(const float* src, std::size_t count, float* dst, ParallelFor& parallel);

@@ -182,8 +182,8 @@ void run_rows(const typename Format::Block& block, std::size_t row, std::size_t 
   }
 }
 
-// 128 vectors of three panels (24 KiB) stay in the first-level cache while a group of tiles passes.
-constexpr std::size_t kStretchVectors = 192;
+// 160 vectors of three panels (30 KiB) stay in the first-level cache while a group of tiles passes.
+constexpr std::size_t kStretchVectors = 160;
 constexpr std::size_t kGroupRows = 48;
 
 template <typename Format>

@@ -67,13 +67,17 @@ void mask_clipped(at::Tensor& gradient, const at::Tensor& x, double clip) {
 }  // namespace
 
 void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
-                       KernelResources& resources, float* dx) {
+                       KernelResources& resources, float* dx, const kernels::LowRankSum* sum) {
   const kernels::PackedMatrix& w = weights.matrix;
   const float* dy_scales = weights.dy_scales.empty() ? nullptr : weights.dy_scales.data();
   if (w.format == kernels::WeightFormat::kF32) {
     resources.gemm.multiply(dy, w, 1.0F, kernels::Accumulate::kStore, dx);
+    if (sum != nullptr) {
+      resources.gemm.multiply({sum->inner, dy.rows, sum->b.k}, sum->b, sum->scaling,
+                              kernels::Accumulate::kAdd, dx);
+    }
   } else if (w.format == kernels::WeightFormat::kBf16) {
-    kernels::gemm_bf16(dy.data, dy.rows, dy_scales, w, dx, *resources.parallel);
+    kernels::gemm_bf16(dy.data, dy.rows, dy_scales, w, dx, *resources.parallel, sum);
   } else {
     std::vector<std::int8_t>& codes = resources.gradient_codes;
     std::vector<float>& scales = resources.gradient_scales;
@@ -83,7 +87,8 @@ void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
                      resources.rounding_calls++ * 0x85EBCA6BU;
     kernels::quantize_rows_stochastic(dy.data, dy.rows, dy.cols, dy_scales, key, codes.data(),
                                       scales.data(), *resources.parallel);
-    kernels::gemm_int(codes.data(), scales.data(), dy.rows, w, nullptr, dx, *resources.parallel);
+    kernels::gemm_int(codes.data(), scales.data(), dy.rows, w, nullptr, dx, *resources.parallel,
+                      sum);
   }
 }
 
@@ -135,17 +140,27 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
   const int w_bits = linear.call.precision.weight.bits;
   constexpr auto kStore = kernels::Accumulate::kStore;
   at::Tensor dx, da, db, dweight, dbias;
+  at::Tensor dy_b;
+  if (is_given(a)) {
+    dy_b = at::empty_like(low_rank);
+    gemm.multiply(matrix(dy), matrix(b), 1.0F, kStore, mutable_data(dy_b));
+  }
   if (ctx->needs_input_grad(0)) {
     dx = at::empty_like(x);
-    multiply_gradient(matrix(dy), linear.backward, resources, mutable_data(dx));
-    if (clip > 0 && a_bits <= 8) mask_clipped(dx, x, clip);
-  }
-  if (is_given(a)) {
-    at::Tensor dy_b = at::empty_like(low_rank);
-    gemm.multiply(matrix(dy), matrix(b), 1.0F, kStore, mutable_data(dy_b));
-    if (dx.defined()) {
+    // The adapter reads x as it is, so the mask of its quantization is not for it.
+    const bool masked = clip > 0 && a_bits <= 8;
+    kernels::LowRankSum lora;
+    if (is_given(a) && !masked) {
+      lora = {data(dy_b), pack_right(matrix(a), resources.a_panels, *resources.parallel), scaling};
+    }
+    multiply_gradient(matrix(dy), linear.backward, resources, mutable_data(dx),
+                      lora.inner == nullptr ? nullptr : &lora);
+    if (masked) mask_clipped(dx, x, clip);
+    if (masked && is_given(a)) {
       gemm.multiply(matrix(dy_b), matrix(a), scaling, kernels::Accumulate::kAdd, mutable_data(dx));
     }
+  }
+  if (is_given(a)) {
     if (ctx->needs_input_grad(1)) {
       da = at::empty_like(a);
       gemm.multiply_transposed(matrix(dy_b), matrix(x), scaling, kStore, mutable_data(da));
@@ -165,6 +180,35 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
   return {dx, da, db, dweight, dbias, at::Tensor()};
 }
 
+namespace {
+
+struct NormGradient {
+  at::Tensor dx, dgamma, dbeta;
+};
+
+// Of a function that saved its norm's input, gamma and stats, and whose gamma is its input
+// gamma_index. skip may be undefined.
+NormGradient norm_gradient(AutogradContext* ctx, std::size_t gamma_index, const at::Tensor& grad,
+                           const at::Tensor& skip) {
+  const variable_list saved = ctx->get_saved_variables();
+  const at::Tensor &x = saved[0], &gamma = saved[1], &stats = saved[2];
+  const at::Tensor dy = grad.defined() ? grad.contiguous() : at::zeros_like(x);
+  const at::Tensor beside = skip.defined() ? skip.contiguous() : at::Tensor();
+  NormGradient result{at::empty_like(x), {}, {}};
+  if (ctx->needs_input_grad(gamma_index) || ctx->needs_input_grad(gamma_index + 1)) {
+    result.dgamma = at::zeros_like(gamma);
+    result.dbeta = at::zeros_like(gamma);
+  }
+  const bool trains = result.dgamma.defined();
+  kernels::layer_norm_backward(
+      data(dy), data(x), data(stats), data(gamma), rows(x), cols(x), mutable_data(result.dx),
+      trains ? mutable_data(result.dgamma) : nullptr, trains ? mutable_data(result.dbeta) : nullptr,
+      *resources_of(ctx).parallel, beside.defined() ? data(beside) : nullptr);
+  return result;
+}
+
+}  // namespace
+
 Variable LayerNormFunction::forward(AutogradContext* ctx, const Variable& x, const Variable& gamma,
                                     const Variable& beta, KernelResources* resources) {
   at::Tensor y = at::empty_like(x), stats = at::empty({x.size(0), 2}, x.options());
@@ -177,19 +221,27 @@ Variable LayerNormFunction::forward(AutogradContext* ctx, const Variable& x, con
 }
 
 variable_list LayerNormFunction::backward(AutogradContext* ctx, const variable_list& grads) {
-  const variable_list saved = ctx->get_saved_variables();
-  const at::Tensor &x = saved[0], &gamma = saved[1], &stats = saved[2];
-  const at::Tensor dy = grads[0].contiguous();
-  at::Tensor dx = at::empty_like(x), dgamma, dbeta;
-  if (ctx->needs_input_grad(1) || ctx->needs_input_grad(2)) {
-    dgamma = at::zeros_like(gamma);
-    dbeta = at::zeros_like(gamma);
-  }
-  kernels::layer_norm_backward(data(dy), data(x), data(stats), data(gamma), rows(x), cols(x),
-                               mutable_data(dx), dgamma.defined() ? mutable_data(dgamma) : nullptr,
-                               dbeta.defined() ? mutable_data(dbeta) : nullptr,
-                               *resources_of(ctx).parallel);
-  return {dx, dgamma, dbeta, at::Tensor()};
+  const NormGradient gradient = norm_gradient(ctx, 1, grads[0], at::Tensor());
+  return {gradient.dx, gradient.dgamma, gradient.dbeta, at::Tensor()};
+}
+
+variable_list AddNormFunction::forward(AutogradContext* ctx, const Variable& x,
+                                       const Variable& added, const Variable& gamma,
+                                       const Variable& beta, KernelResources* resources) {
+  at::Tensor sum = at::empty_like(x), y = at::empty_like(x);
+  at::Tensor stats = at::empty({x.size(0), 2}, x.options());
+  kernels::add_layer_norm(data(x), data(added), rows(x), cols(x), data(gamma), data(beta),
+                          resources->config->norm_epsilon, mutable_data(sum), mutable_data(y),
+                          mutable_data(stats), *resources->parallel);
+  ctx->save_for_backward({sum, gamma, stats});
+  ctx->set_materialize_grads(false);
+  save_pointer(ctx, "resources", resources);
+  return {sum, y};
+}
+
+variable_list AddNormFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const NormGradient gradient = norm_gradient(ctx, 2, grads[1], grads[0]);
+  return {gradient.dx, gradient.dx, gradient.dgamma, gradient.dbeta, at::Tensor()};
 }
 
 namespace {

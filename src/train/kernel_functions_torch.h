@@ -45,9 +45,10 @@ struct BackwardWeights {
   std::vector<std::int32_t> code_sums;  // [n]
 };
 
-/// dx = dy W. Not thread-safe.
+/// dx = dy W, plus sum where it is not null. Not thread-safe.
 void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
-                       struct KernelResources& resources, float* dx);
+                       struct KernelResources& resources, float* dx,
+                       const kernels::LowRankSum* sum = nullptr);
 
 /// One linear at one precision; lives as long as its graph.
 struct KernelLinear {
@@ -75,6 +76,14 @@ struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& gamma,
                           const Variable& beta, KernelResources* resources);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// {x + added, layer_norm(x + added)}.
+struct AddNormFunction : torch::autograd::Function<AddNormFunction> {
+  static variable_list forward(AutogradContext* ctx, const Variable& x, const Variable& added,
+                               const Variable& gamma, const Variable& beta,
+                               KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads);
 };
 
 struct AttentionArguments {

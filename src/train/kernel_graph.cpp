@@ -71,21 +71,28 @@ class KernelGraph final : public Graph {
     at::Tensor offsets = at::empty({static_cast<std::int64_t>(batch.offsets.size())}, at::kLong);
     std::copy(batch.offsets.begin(), batch.offsets.end(), offsets.mutable_data_ptr<std::int64_t>());
     at::Tensor residual = embed(batch, plan);
-    auto norm = [&](const NormParams& weights) {
-      return LayerNormFunction::apply(residual, weights.gamma, weights.beta, &resources_);
+    const NormParams& entry = params.attention_norms.front();
+    at::Tensor normed = LayerNormFunction::apply(residual, entry.gamma, entry.beta, &resources_);
+    auto add_and_norm = [&](const at::Tensor& added, const NormParams& weights) {
+      const auto both =
+          AddNormFunction::apply(residual, added, weights.gamma, weights.beta, &resources_);
+      residual = both[0];
+      normed = both[1];
     };
     for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
       const std::size_t first = 4 * layer;  // c_attn, attn.c_proj, c_fc, mlp.c_proj
-      const at::Tensor qkv = linear(first, norm(params.attention_norms[layer]), plan, view);
+      const at::Tensor qkv = linear(first, normed, plan, view);
       const AttentionArguments arguments{&plan.k_bits[layer], &plan.v_bits[layer], plan.ste_clip,
                                          &resources_};
       const at::Tensor attended = AttentionFunction::apply(qkv, offsets, arguments);
-      residual = residual + linear(first + 1, attended, plan, view);
-      const at::Tensor inner = linear(first + 2, norm(params.mlp_norms[layer]), plan, view);
+      add_and_norm(linear(first + 1, attended, plan, view), params.mlp_norms[layer]);
+      const at::Tensor inner = linear(first + 2, normed, plan, view);
       const at::Tensor activated = GeluFunction::apply(inner, &resources_);
-      residual = residual + linear(first + 3, activated, plan, view);
+      const bool last = layer + 1 == config.num_layers;
+      add_and_norm(linear(first + 3, activated, plan, view),
+                   last ? params.final_norm : params.attention_norms[layer + 1]);
     }
-    return norm(params.final_norm);
+    return normed;
   }
 
   at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) override {
