@@ -228,10 +228,38 @@ void multiply(const FloatGemmBlock& block) {
   }
 }
 
+// Panels of eight outputs, one sum a row.
+template <int kRows>
+void narrow_tile(const FloatGemmBlock& block, std::size_t row) {
+  const auto* w = static_cast<const float*>(block.panels);
+  const float* x = block.x + row * block.x_stride;
+  __m256 sum[kRows];
+  unrolled<kRows>(QALOF_UNROLLED(r) { sum[r] = _mm256_setzero_ps(); });
+  for (std::size_t i = 0; i < block.k; ++i, w += kLanes) {
+    const __m256 weights = _mm256_loadu_ps(w);
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      const float* at = x + static_cast<std::size_t>(r) * block.x_stride + i;
+      sum[r] = _mm256_fmadd_ps(_mm256_broadcast_ss(at), weights, sum[r]);
+    });
+  }
+  unrolled<kRows>(QALOF_UNROLLED(r) {
+    store_lanes(block, sum[r], 0, block.n,
+                block.y + (row + static_cast<std::size_t>(r)) * block.y_stride);
+  });
+}
+
+void multiply_narrow(const FloatGemmBlock& block) {
+  std::size_t row = 0;
+  for (; row + 8 <= block.rows; row += 8) narrow_tile<8>(block, row);
+  for (; row + 4 <= block.rows; row += 4) narrow_tile<4>(block, row);
+  for (; row < block.rows; ++row) narrow_tile<1>(block, row);
+}
+
 }  // namespace
 
 void set_avx2_gemm(KernelTable& table) {
   table.gemm_f32 = multiply<F32Tiles>;
+  table.gemm_narrow_f32 = multiply_narrow;
   table.gemm_bf16 = multiply<Bf16Tiles>;
 }
 

@@ -121,6 +121,11 @@ struct RowPreparation {
   }
 };
 
+auto float_gemm(const KernelTable& table, WeightFormat format) {
+  if (format == WeightFormat::kBf16) return table.gemm_bf16;
+  return format == WeightFormat::kNarrowF32 ? table.gemm_narrow_f32 : table.gemm_f32;
+}
+
 // Calls multiply(row, rows, panel, outputs) for a block of y and adds the second product, if any;
 // few panels at a time, so that y is in the cache when it does.
 template <typename Multiply>
@@ -144,7 +149,7 @@ void multiply_and_add(const LowRankSum* sum, std::size_t row, std::size_t rows, 
     block.add = true;
     block.y = y + row * y_stride + first * kPanelRows;
     block.y_stride = y_stride;
-    active_table().gemm_f32(block);
+    float_gemm(active_table(), sum->b.format)(block);
   }
 }
 
@@ -237,7 +242,6 @@ struct FloatProduct {
 void multiply_floats(const FloatProduct& product, const char* prepared, std::size_t stride,
                      const PackedMatrix& w, ParallelFor& parallel) {
   const KernelTable& table = active_table();
-  const bool halves = w.format == WeightFormat::kBf16;
   const std::size_t element =
       prepared == nullptr ? sizeof(float) : table.prepare_bf16.element_bytes;
   const auto multiply = [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
@@ -257,7 +261,7 @@ void multiply_floats(const FloatProduct& product, const char* prepared, std::siz
     block.add = product.add;
     block.y = product.y + row * w.n + first;
     block.y_stride = w.n;
-    (halves ? table.gemm_bf16 : table.gemm_f32)(block);
+    float_gemm(table, w.format)(block);
   };
   for_blocks(product.m, w.n, w.k * element, parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {

@@ -18,12 +18,19 @@ inline constexpr std::size_t kPanelRows = 16;
 
 /// Layouts of panels, rows and k padded with zeros (n up to 16, k as stated):
 ///   kF32  [n/16][k][16]        f32
+///   kNarrowF32 [k][8]          f32, n at most 8: adapters of low rank
 ///   kBf16 [n/16][k/2][16][2]   u16, k padded to 2
 ///   kInt8 [n/16][k/4][16][4]   s8, k padded to 4
 ///   kInt4 [n/16][k/8][16][4]   two nibbles (code + 8) a byte: of byte b in 0..3, low = k0 + b,
 ///   high = k0 + 4 + b;
 ///                              padding is nibble 8 (code 0)
-enum class WeightFormat { kF32, kBf16, kInt8, kInt4 };
+enum class WeightFormat { kF32, kNarrowF32, kBf16, kInt8, kInt4 };
+
+inline constexpr std::size_t kNarrowRows = 8;
+/// The form that holds n rows of f32 in the fewest bytes.
+constexpr WeightFormat f32_format(std::size_t n) {
+  return n <= kNarrowRows ? WeightFormat::kNarrowF32 : WeightFormat::kF32;
+}
 
 /// A packed weight matrix; does not own its memory.
 struct PackedMatrix {
@@ -59,9 +66,10 @@ void pack_groups(const std::int8_t* src, std::size_t n, std::size_t groups, std:
 std::size_t packed_matrix_bytes(WeightFormat format, std::size_t n, std::size_t k);
 /// src is row-major [n, k]; dst holds packed_matrix_bytes. stride is the distance between rows in
 /// elements; with transposed the source is [k, n] instead (element (row, col) at src[col * stride +
-/// row]).
+/// row]). format is kF32, or kNarrowF32 for n up to kNarrowRows; products with both have the same
+/// bits.
 void pack_f32(const float* src, std::size_t n, std::size_t k, std::size_t stride, bool transposed,
-              float* dst, ParallelFor& parallel);
+              float* dst, ParallelFor& parallel, WeightFormat format = WeightFormat::kF32);
 void pack_bf16(const float* src, std::size_t n, std::size_t k, std::uint16_t* dst,
                ParallelFor& parallel);
 /// format kInt8, or kInt4 with codes in -8..7. code_sums [n].
@@ -75,7 +83,7 @@ void unpack_codes(const PackedMatrix& w, std::int8_t* codes);
 
 enum class Accumulate { kStore, kAdd };  // y = value, or y += value
 
-/// y = alpha * (x w^T) [* scales] + bias for kF32 and kBf16 weights (with kBf16, x must hold bf16
+/// y = alpha * (x w^T) [* scales] + bias for float weights (with kBf16, x must hold bf16
 /// numbers: round it first). x is [m, k] with row distance x_stride, y is [m, n] with row distance
 /// n. bias [n] or null. kAdd requires a null bias.
 void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedMatrix& w,
@@ -123,7 +131,7 @@ struct RowInput {
 };
 /// y += scaling * (x a^T) b^T, an adapter of low rank beside a product.
 struct LowRankProduct {
-  PackedMatrix a;  // [r, k], kF32
+  PackedMatrix a;  // [r, k], f32_format(r)
   PackedMatrix b;  // [n, r], kF32
   float scaling = 1.0F;
 };

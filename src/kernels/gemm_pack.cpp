@@ -17,6 +17,8 @@ std::size_t panel_bytes(WeightFormat format, std::size_t k) {
   switch (format) {
     case WeightFormat::kF32:
       return k * kPanelRows * sizeof(float);
+    case WeightFormat::kNarrowF32:
+      return k * kNarrowRows * sizeof(float);
     case WeightFormat::kBf16:
       return round_up(k, 2) * kPanelRows * sizeof(std::uint16_t);
     case WeightFormat::kInt8:
@@ -111,15 +113,16 @@ std::size_t packed_matrix_bytes(WeightFormat format, std::size_t n, std::size_t 
 }
 
 void pack_f32(const float* src, std::size_t n, std::size_t k, std::size_t stride, bool transposed,
-              float* dst, ParallelFor& parallel) {
-  const std::size_t full = n / kPanelRows;
+              float* dst, ParallelFor& parallel, WeightFormat format) {
+  const std::size_t width = format == WeightFormat::kNarrowF32 ? kNarrowRows : kPanelRows;
+  const std::size_t full = width == kPanelRows ? n / kPanelRows : 0;
   const auto rest = [&](std::size_t panel, std::size_t rows) {
     float* out = dst + panel * k * kPanelRows;
-    std::fill(out, out + k * kPanelRows, 0.0F);
+    std::fill(out, out + k * width, 0.0F);
     for (std::size_t row = 0; row < rows; ++row) {
       const std::size_t at = panel * kPanelRows + row;
       for (std::size_t col = 0; col < k; ++col)
-        out[col * kPanelRows + row] = transposed ? src[col * stride + at] : src[at * stride + col];
+        out[col * width + row] = transposed ? src[col * stride + at] : src[at * stride + col];
     }
   };
   for_ranges(parallel, ceil_div(n, kPanelRows), rows_per_piece(k * kPanelRows),

@@ -97,6 +97,7 @@ struct KernelTable {
   std::int32_t (*sum_codes)(const std::int8_t* codes, std::size_t count);
   // gemm
   void (*gemm_f32)(const FloatGemmBlock& block);
+  void (*gemm_narrow_f32)(const FloatGemmBlock& block);
   void (*gemm_bf16)(const FloatGemmBlock& block);
   void (*gemm_int8)(const IntGemmBlock& block);
   void (*gemm_int4)(const IntGemmBlock& block);

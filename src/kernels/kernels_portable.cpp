@@ -77,6 +77,18 @@ void gemm_f32(const FloatGemmBlock& block) {
   }
 }
 
+void gemm_narrow_f32(const FloatGemmBlock& block) {
+  const auto* panel = static_cast<const float*>(block.panels);
+  for (std::size_t row = 0; row < block.rows; ++row) {
+    const float* x = block.x + row * block.x_stride;
+    float acc[kNarrowRows] = {};
+    for (std::size_t i = 0; i < block.k; ++i) {
+      for (std::size_t j = 0; j < kNarrowRows; ++j) acc[j] += x[i] * panel[i * kNarrowRows + j];
+    }
+    store_row(block, row, 0, block.n, acc);
+  }
+}
+
 void gemm_bf16(const FloatGemmBlock& block) {
   const auto* panel = static_cast<const std::uint16_t*>(block.panels);
   for (std::size_t first = 0; first < block.n;
@@ -266,6 +278,7 @@ const KernelTable kPortableTable = {
     .round_stochastically = round_stochastically,
     .sum_codes = sum_codes,
     .gemm_f32 = gemm_f32,
+    .gemm_narrow_f32 = gemm_narrow_f32,
     .gemm_bf16 = gemm_bf16,
     .gemm_int8 = gemm_int8,
     .gemm_int4 = gemm_int4,

@@ -186,13 +186,17 @@ void run_rows(const typename Format::Block& block, std::size_t row, std::size_t 
 constexpr std::size_t kStretchVectors = 160;
 constexpr std::size_t kGroupRows = 48;
 
+// Stretches of nearly equal length, so that the last one is not a sliver.
 template <typename Format>
 std::size_t stretch_vectors(const typename Format::Block& block) {
+  const std::size_t all = Format::num_vectors(block);
+  const std::size_t count = all / kStretchVectors + (all % kStretchVectors != 0 ? 1 : 0);
+  const std::size_t even = count == 0 ? 1 : (all + count - 1) / count;
   if constexpr (Format::kGrouped) {
     const std::size_t length = Format::group_vectors(block);
-    return length < kStretchVectors ? kStretchVectors / length * length : length;
+    return (even + length - 1) / length * length;
   }
-  return kStretchVectors;
+  return even;
 }
 
 template <typename Format, int kPanels>

@@ -150,13 +150,14 @@ LoraLinear::LoraLinear(std::size_t rank, float scaling, std::vector<float> a, st
                        std::size_t in, std::size_t out)
     : rank_(rank), a_(std::move(a)), b_(std::move(b)) {
   SerialFor serial;
-  a_panels_.resize(kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, rank, in) /
-                   sizeof(float));
+  const kernels::WeightFormat a_format = kernels::f32_format(rank);
+  a_panels_.resize(kernels::packed_matrix_bytes(a_format, rank, in) / sizeof(float));
   b_panels_.resize(kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, out, rank) /
                    sizeof(float));
-  kernels::pack_f32(a_.data(), rank, in, in, /*transposed=*/false, a_panels_.data(), serial);
+  kernels::pack_f32(a_.data(), rank, in, in, /*transposed=*/false, a_panels_.data(), serial,
+                    a_format);
   kernels::pack_f32(b_.data(), out, rank, rank, /*transposed=*/false, b_panels_.data(), serial);
-  view_.a = {kernels::WeightFormat::kF32, rank, in, a_panels_.data(), nullptr, nullptr};
+  view_.a = {a_format, rank, in, a_panels_.data(), nullptr, nullptr};
   view_.b = {kernels::WeightFormat::kF32, out, rank, b_panels_.data(), nullptr, nullptr};
   view_.scaling = scaling;
 }

@@ -29,9 +29,10 @@ void grow(std::vector<float>& buffer, std::size_t count) {
 kernels::PackedMatrix pack_right(const MatrixView& w, std::vector<float>& panels,
                                  ParallelFor& parallel) {
   const std::size_t n = w.cols, k = w.rows;
-  grow(panels, kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, n, k) / sizeof(float));
-  kernels::pack_f32(w.data, n, k, n, /*transposed=*/true, panels.data(), parallel);
-  return {kernels::WeightFormat::kF32, n, k, panels.data(), nullptr, nullptr};
+  const kernels::WeightFormat format = kernels::f32_format(n);
+  grow(panels, kernels::packed_matrix_bytes(format, n, k) / sizeof(float));
+  kernels::pack_f32(w.data, n, k, n, /*transposed=*/true, panels.data(), parallel, format);
+  return {format, n, k, panels.data(), nullptr, nullptr};
 }
 
 void GradientGemm::multiply(const MatrixView& x, const kernels::PackedMatrix& w, float alpha,

@@ -33,11 +33,11 @@ KernelResources& resources_of(AutogradContext* ctx) {
 kernels::PackedMatrix pack(const at::Tensor& matrix, std::vector<float>& panels,
                            ParallelFor& parallel) {
   const std::size_t n = rows(matrix), k = cols(matrix);
-  const std::size_t size =
-      kernels::packed_matrix_bytes(kernels::WeightFormat::kF32, n, k) / sizeof(float);
+  const kernels::WeightFormat format = kernels::f32_format(n);
+  const std::size_t size = kernels::packed_matrix_bytes(format, n, k) / sizeof(float);
   if (panels.size() < size) panels.resize(size);
-  kernels::pack_f32(data(matrix), n, k, k, /*transposed=*/false, panels.data(), parallel);
-  return {kernels::WeightFormat::kF32, n, k, panels.data(), nullptr, nullptr};
+  kernels::pack_f32(data(matrix), n, k, k, /*transposed=*/false, panels.data(), parallel, format);
+  return {format, n, k, panels.data(), nullptr, nullptr};
 }
 
 // The reals that the weights were multiplied with: x itself, rounded to bf16, or quantized.

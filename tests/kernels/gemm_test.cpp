@@ -173,6 +173,27 @@ TEST_P(GemmTest, PaddingIsZeroAndSumsAreTheCodes) {
   EXPECT_EQ(allocate(WeightFormat::kF32, 17, 9).bytes.size(), 2U * 9U * 64U);
 }
 
+TEST_P(GemmTest, NarrowPanelsGiveTheBitsOfWideOnes) {
+  for (const std::size_t m : {1, 3, 4, 8, 13}) {
+    for (const std::size_t n : {1, 5, 8}) {
+      for (const std::size_t k : {1, 17, 300}) {
+        const auto x = random_floats(m * k, random_), w = random_floats(n * k, random_);
+        std::vector<std::vector<float>> y;
+        for (const WeightFormat format : {WeightFormat::kF32, WeightFormat::kNarrowF32}) {
+          Packed packed = allocate(format, n, k);
+          pack_f32(w.data(), n, k, k, false, reinterpret_cast<float*>(packed.bytes.data()), serial_,
+                   format);
+          const PackedMatrix matrix{format, n, k, packed.bytes.data(), nullptr, nullptr};
+          y.emplace_back(m * n, 1.0F);
+          gemm_f32(x.data(), m, k, matrix, 0.5F, nullptr, Accumulate::kAdd, y.back().data(),
+                   two_threads_);
+        }
+        EXPECT_EQ(y[0], y[1]) << fmt::format("m {} n {} k {}", m, n, k);
+      }
+    }
+  }
+}
+
 // One float product with everything that can vary.
 struct FloatCase {
   std::size_t m, n, k, x_stride;
