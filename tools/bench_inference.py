@@ -9,7 +9,6 @@ every row once; a figure is the median over rounds, a ratio that of two medians.
 """
 import argparse
 import array
-import datetime
 import itertools
 import json
 import pathlib
@@ -17,10 +16,11 @@ import random
 import shlex
 import statistics
 import struct
-import subprocess
 import sys
 import tempfile
 import time
+
+from bench_common import call, conditions, without_paths, write_section
 
 PROMPT, NEW, PREFILL = 128, 64, 512
 BEGIN, END = "<!-- inference: written by tools/bench_inference.py -->", "<!-- inference: end -->"
@@ -81,13 +81,6 @@ def peer(directory, name, threads):
     return (peer_llama if program == "llama.cpp" else peer_ctranslate2)(directory, kind, threads)
 
 
-def call(prefix, command):
-    done = subprocess.run(prefix + command, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{shlex.join(command)}: exit status {done.returncode}: {done.stderr.strip()[-400:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def write_random_adapter(directory):
     """A PEFT directory with r = 8 on all linears of GPT-2 124M."""
     source, header, data = random.Random(0), {}, []
@@ -129,14 +122,13 @@ class Ours:
                      "qalof W4 per row": (packed, four),
                      "qalof W8 + LoRA": (packed, eight + lora),
                      "qalof W4 per row + LoRA": (packed, four + lora)}
-        flags = subprocess.run([self.qalof, "quantize", "-h"], capture_output=True, text=True).stdout
-        for group in GROUPS if "--scheme" in flags else ():
+        for group in GROUPS:
             grouped = work / f"g{group}.qalof"
             self.quantize(arguments.model, grouped, ["4"], ["--scheme", f"g{group}"])
             self.rows[f"qalof W4 groups of {group}"] = (grouped, four + ["--scheme", f"g{group}"])
 
     def quantize(self, model, output, widths, extra=()):
-        call([], [self.qalof, "quantize", "--model_name_or_path", str(model), "--bit_widths", *widths, *extra, "--output",
+        call([self.qalof, "quantize", "--model_name_or_path", str(model), "--bit_widths", *widths, *extra, "--output",
                   str(output), "--json"])
 
     def commands(self, name):
@@ -147,7 +139,7 @@ class Ours:
                 "decode": ["bench", "decode", "--prompt_tokens", str(PROMPT), "--new_tokens", str(NEW), *flags]}
 
     def run(self, name):
-        return {what: call(self.prefix, [self.qalof, *command, "--json"])["tokens_per_second"]
+        return {what: call([*self.prefix, self.qalof, *command, "--json"])["tokens_per_second"]
                 for what, command in self.commands(name).items()}
 
 
@@ -188,15 +180,10 @@ def claims(results, peers):
     return [row for row in rows if row[1] in results.samples and row[3] in results.samples]
 
 
-def machine(qalof, threads):
-    info = call([], [qalof, "doctor", "--json"])
-    return f"{info['processor']}, instruction set {info['isa']}, {threads} threads of {info['threads']}"
-
-
 def report(results, ours, peers, arguments):
     number = lambda value: "" if value is None else f"{value:,.0f}"
-    lines = [BEGIN, "", f"{machine(arguments.qalof, arguments.threads)}; {datetime.date.today()}; median of {arguments.rounds} rounds.",
-             "", "| tokens/s | prefill 512, last logits | prefill 512, all logits | decode at 128 |", "| --- | --- | --- | --- |"]
+    lines = [BEGIN, "", conditions(arguments.qalof, arguments.threads, arguments.rounds), "",
+             "| tokens/s | prefill 512, last logits | prefill 512, all logits | decode at 128 |", "| --- | --- | --- | --- |"]
     for name in results.samples:
         lines.append(f"| {name} | " + " | ".join(number(results.median(name, what)) for what in ("last", "all", "decode")) + " |")
     lines += ["", "| ratio | against | wanted | found |", "| --- | --- | --- | --- |"]
@@ -208,10 +195,7 @@ def report(results, ours, peers, arguments):
     lines += ["", "Commands of the rows of qalof (MODEL: the directory, or its packed file for W8 and W4):", "", "```"]
     for name in ours.rows:
         for command in ours.commands(name).values():
-            # Paths are the run's own.
-            words = ["ADAPTER" if previous == "--adapter" else "MODEL" if previous == "--model_name_or_path" else word
-                     for previous, word in zip([""] + command, command)]
-            lines.append("qalof " + " ".join(words))
+            lines.append("qalof " + " ".join(without_paths(command, {"--adapter": "ADAPTER", "--model_name_or_path": "MODEL"})))
     return "\n".join(lines + ["```", "", END])
 
 
@@ -243,7 +227,7 @@ def main():
             for name in filter(None, itertools.chain.from_iterable(pairs)):
                 if name in peers:
                     python = str(arguments.peers / "venv/bin/python")
-                    figures = call(arguments.prefix, [python, __file__, "--peers", str(arguments.peers), "--peer", name, "--threads",
+                    figures = call([*arguments.prefix, python, __file__, "--peers", str(arguments.peers), "--peer", name, "--threads",
                                                       str(arguments.threads)])
                 else:
                     figures = ours.run(name)
@@ -251,14 +235,7 @@ def main():
                 print(f"round {index + 1} {name}: " + ", ".join(f"{what} {value:,.1f}" for what, value in figures.items()),
                       file=sys.stderr, flush=True)
         text = report(results, ours, peers, arguments)
-    if arguments.write is None:
-        print(text)
-        return
-    before, _, rest = arguments.write.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        sys.exit(f"{arguments.write}: the markers of the section are missing")
-    arguments.write.write_text(before + text + after)
+    write_section(arguments.write, BEGIN, END, text)
 
 
 if __name__ == "__main__":

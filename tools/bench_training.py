@@ -11,15 +11,14 @@ that the windows of --train_file really have. A round runs every row once; a fig
 medians.
 """
 import argparse
-import datetime
 import json
 import math
 import pathlib
-import shlex
 import statistics
-import subprocess
 import sys
 import time
+
+from bench_common import call, conditions, without_paths, write_section
 
 BEGIN, END = "<!-- training: written by tools/bench_training.py -->", "<!-- training: end -->"
 PADDED = 786
@@ -89,13 +88,6 @@ def peer(threads, windows, tokens):
     return statistics.median(seconds)
 
 
-def call(command):
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{shlex.join(command)}: exit status {done.returncode}: {done.stderr.strip()[-400:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def ours(arguments, *flags):
     return [arguments.qalof, "bench", "train", "--model_name_or_path", str(arguments.model), "--threads", str(arguments.threads),
             "--repeats", str(arguments.steps), *flags, "--json"]
@@ -145,9 +137,7 @@ def main():
             print(f"round {index + 1} {name}: {speed[name][-1]:,.0f}", file=sys.stderr, flush=True)
 
     median = {name: statistics.median(values) for name, values in speed.items()}
-    machine = call([arguments.qalof, "doctor", "--json"])
-    lines = [BEGIN, "", f"{machine['processor']}, instruction set {machine['isa']}, {arguments.threads} threads; "
-             f"{datetime.date.today()}; median of {arguments.rounds} rounds.", "",
+    lines = [BEGIN, "", conditions(arguments.qalof, arguments.threads, arguments.rounds), "",
              "| training step | real tokens/s | against the original's method |", "| --- | --- | --- |"]
     names = list(peers)
     for name, value in median.items():
@@ -160,18 +150,10 @@ def main():
         lines.append(f"A real window has {statistics.mean(windows):.0f} tokens.")
     lines += ["", "```"]
     for command in rows.values():
-        words = ["MODEL" if before == "--model_name_or_path" else "TRAIN_FILE" if before == "--train_file" else word
-                 for before, word in zip([""] + command, command)]
+        words = without_paths(command, {"--model_name_or_path": "MODEL", "--train_file": "TRAIN_FILE"})
         lines.append("qalof " + " ".join(words[1:]))
     text = "\n".join(lines + ["```", "", END])
-    if arguments.write is None:
-        print(text)
-        return
-    before, _, rest = arguments.write.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        sys.exit(f"{arguments.write}: the markers of the section are missing")
-    arguments.write.write_text(before + text + after)
+    write_section(arguments.write, BEGIN, END, text)
 
 
 if __name__ == "__main__":

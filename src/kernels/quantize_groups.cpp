@@ -65,6 +65,19 @@ void quantize_asymmetric(const float* x, std::size_t count, int bits, std::int8_
   make_codes(x, count, *scale, point, bottom, top, codes);
 }
 
+// Calls body(group's number over all rows, its first element, its elements).
+template <typename Body>
+void for_groups(std::size_t rows, std::size_t cols, std::size_t group, ParallelFor& parallel,
+                const Body& body) {
+  const std::size_t groups = num_groups(cols, group);
+  for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      for (std::size_t g = 0; g < groups; ++g)
+        body(row * groups + g, row * cols + g * group, std::min(group, cols - g * group));
+    }
+  });
+}
+
 }  // namespace
 
 void quantize_groups(const float* src, std::size_t rows, std::size_t cols, int bits,
@@ -72,37 +85,25 @@ void quantize_groups(const float* src, std::size_t rows, std::size_t cols, int b
                      ParallelFor& parallel) {
   QALOF_CHECK(group > 0 && bits >= 2 && bits <= 8, ErrorKind::kInternal,
               "quantize_groups: groups of {} at {} bits", group, bits);
-  const std::size_t groups = num_groups(cols, group);
-  for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
-    for (std::size_t row = begin; row < end; ++row) {
-      for (std::size_t g = 0; g < groups; ++g) {
-        const std::size_t at = row * groups + g, first = row * cols + g * group;
-        const std::size_t count = std::min(group, cols - g * group);
+  for_groups(
+      rows, cols, group, parallel, [&](std::size_t at, std::size_t first, std::size_t count) {
         if (zeros == nullptr) {
           quantize_symmetric(src + first, count, bits, codes + first, scales + at);
         } else {
           quantize_asymmetric(src + first, count, bits, codes + first, scales + at, zeros + at);
         }
-      }
-    }
-  });
+      });
 }
 
 void dequantize_groups(const std::int8_t* codes, const float* scales, const std::int8_t* zeros,
                        std::size_t rows, std::size_t cols, std::size_t group, float* dst,
                        ParallelFor& parallel) {
-  const std::size_t groups = num_groups(cols, group);
-  for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
-    for (std::size_t row = begin; row < end; ++row) {
-      for (std::size_t g = 0; g < groups; ++g) {
-        const std::size_t at = row * groups + g, first = row * cols + g * group;
-        const std::size_t count = std::min(group, cols - g * group);
-        const int zero = zeros == nullptr ? 0 : zeros[at];
-        for (std::size_t i = first; i < first + count; ++i)
-          dst[i] = static_cast<float>(codes[i] - zero) * scales[at];
-      }
-    }
-  });
+  for_groups(rows, cols, group, parallel,
+             [&](std::size_t at, std::size_t first, std::size_t count) {
+               const int zero = zeros == nullptr ? 0 : zeros[at];
+               for (std::size_t i = first; i < first + count; ++i)
+                 dst[i] = static_cast<float>(codes[i] - zero) * scales[at];
+             });
 }
 
 }  // namespace qalof::kernels

@@ -34,6 +34,17 @@ std::vector<float> unpack(const kernels::PackedMatrix& w, ParallelFor& parallel)
   return dense;
 }
 
+template <typename T>
+std::vector<T> transposed(const std::vector<T>& values, std::size_t rows, std::size_t cols,
+                          ParallelFor& parallel) {
+  std::vector<T> result(values.size());
+  parallel.run(cols, [&](std::size_t col) {
+    for (std::size_t row = 0; row < rows; ++row)
+      result[col * rows + row] = values[row * cols + col];
+  });
+  return result;
+}
+
 at::Tensor index_tensor(std::span<const std::int32_t> values) {
   at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kLong);
   std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<std::int64_t>());
@@ -229,33 +240,25 @@ class KernelGraph final : public Graph {
     }
     if (w.group != 0) {
       // A scale per group of inputs cannot go to dy: the reals, rounded.
-      std::vector<float> transposed(w.n * w.k);
-      const std::vector<float> reals = unpack(w, parallel);
-      parallel.run(w.k, [&](std::size_t col) {
-        for (std::size_t row = 0; row < w.n; ++row)
-          transposed[col * w.n + row] = reals[row * w.k + col];
-      });
-      kernels::pack_bf16(transposed.data(), matrix.n, matrix.k,
+      const std::vector<float> reals = transposed(unpack(w, parallel), w.n, w.k, parallel);
+      kernels::pack_bf16(reals.data(), matrix.n, matrix.k,
                          reinterpret_cast<std::uint16_t*>(backward.panels.data()), parallel);
       return;
     }
     // Codes are exact in bf16; their scales lie on the axis that is summed over, so they go to dy.
     backward.dy_scales.assign(w.scales, w.scales + w.n);
-    std::vector<std::int8_t> codes(w.n * w.k), transposed(codes.size());
+    std::vector<std::int8_t> codes(w.n * w.k);
     kernels::unpack_codes(w, codes.data());
-    parallel.run(w.k, [&](std::size_t col) {
-      for (std::size_t row = 0; row < w.n; ++row)
-        transposed[col * w.n + row] = codes[row * w.k + col];
-    });
+    codes = transposed(codes, w.n, w.k, parallel);
     if (bits == 16) {
-      const std::vector<float> values(transposed.begin(), transposed.end());
+      const std::vector<float> values(codes.begin(), codes.end());
       kernels::pack_bf16(values.data(), matrix.n, matrix.k,
                          reinterpret_cast<std::uint16_t*>(backward.panels.data()), parallel);
       return;
     }
     backward.code_sums.resize(matrix.n);
-    kernels::pack_codes(transposed.data(), matrix.n, matrix.k, matrix.format,
-                        backward.panels.data(), backward.code_sums.data(), parallel);
+    kernels::pack_codes(codes.data(), matrix.n, matrix.k, matrix.format, backward.panels.data(),
+                        backward.code_sums.data(), parallel);
     backward.ones.assign(matrix.n, 1.0F);
     matrix.scales = backward.ones.data();
     matrix.code_sums = backward.code_sums.data();

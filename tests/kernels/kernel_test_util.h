@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <exception>
+#include <istream>
 #include <random>
 #include <string>
 #include <thread>
@@ -65,6 +67,17 @@ inline std::vector<float> random_floats(std::size_t count, std::mt19937& random,
   std::normal_distribution<float> normal(0.0F, std_dev);
   std::vector<float> result(count);
   for (float& value : result) value = normal(random);
+  return result;
+}
+
+/// Floats of a file of vectors: the bits of each in hexadecimal.
+inline std::vector<float> read_floats(std::istream& file, std::size_t count) {
+  std::vector<float> result(count);
+  for (float& value : result) {
+    std::uint32_t bits = 0;
+    file >> std::hex >> bits >> std::dec;
+    value = std::bit_cast<float>(bits);
+  }
   return result;
 }
 

@@ -22,16 +22,6 @@ struct Vector {
   std::vector<int> zeros, codes;
 };
 
-std::vector<float> read_floats(std::istream& file, std::size_t count) {
-  std::vector<float> result(count);
-  for (float& value : result) {
-    std::uint32_t bits = 0;
-    file >> std::hex >> bits >> std::dec;
-    value = std::bit_cast<float>(bits);
-  }
-  return result;
-}
-
 std::vector<int> read_ints(std::istream& file, std::size_t count) {
   std::vector<int> result(count);
   for (int& value : result) file >> value;

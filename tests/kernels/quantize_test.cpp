@@ -19,16 +19,6 @@ struct Vector {
   std::vector<int> codes;
 };
 
-std::vector<float> read_floats(std::istream& file, std::size_t count) {
-  std::vector<float> result(count);
-  for (float& value : result) {
-    std::uint32_t bits = 0;
-    file >> std::hex >> bits >> std::dec;
-    value = std::bit_cast<float>(bits);
-  }
-  return result;
-}
-
 std::vector<Vector> read_vectors() {
   std::ifstream file(std::string(QALOF_SOURCE_DIR) + "/tests/kernels/data/quantizer_vectors.txt");
   std::vector<Vector> result;
