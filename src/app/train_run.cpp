@@ -141,13 +141,21 @@ Json score_json(const WidthScore& score) {
 Json to_json(const TrainRunResult& result) {
   Json phases = Json::array();
   for (const train::PhaseHistory& phase : result.train.phases) {
+    Json networks = Json::array();
+    for (const train::NetworkHistory& network : phase.networks) {
+      networks.push_back({{"name", network.network},
+                          {"steps", network.steps},
+                          {"tokens", network.tokens},
+                          {"train_loss", network.train_loss}});
+    }
     phases.push_back({{"name", phase.name},
                       {"precision", phase.precision},
                       {"train_loss", phase.train_loss},
                       {"steps", phase.steps.size()},
                       {"skipped_steps", phase.skipped_steps},
                       {"tokens", phase.tokens},
-                      {"seconds", phase.seconds}});
+                      {"seconds", phase.seconds},
+                      {"networks", networks}});
   }
   Json json = {{"train_loss", result.train.train_loss},
                {"steps", result.train.steps},
@@ -208,16 +216,20 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   hooks.on_step = [&](const train::StepRecord& record) { metrics.add(record); };
   if (!options.validation_file.empty()) {
     hooks.on_eval = [&](const train::Checkpoint& checkpoint) {
-      const WidthScore score =
-          scorer.score(checkpoint.weights(), *checkpoint.plan, checkpoint.plan->default_width.bits);
-      observer.info(
-          fmt::format("{} step {}: {}", checkpoint.phase, checkpoint.step, score_text(score)));
+      const train::TrainedWeights weights = checkpoint.weights();
+      for (const quant::PrecisionPlan* plan : checkpoint.plans) {
+        const WidthScore score = scorer.score(weights, *plan, plan->default_width.bits);
+        observer.info(
+            fmt::format("{} step {}: {}", checkpoint.phase, checkpoint.step, score_text(score)));
+      }
     };
     hooks.on_phase_end = [&](const train::Checkpoint& checkpoint) {
       if (options.should_stop && options.should_stop()) return;
-      result.scores.push_back(scorer.score(checkpoint.weights(), *checkpoint.plan,
-                                           checkpoint.plan->default_width.bits));
-      observer.info(fmt::format("{}: {}", checkpoint.phase, score_text(result.scores.back())));
+      const train::TrainedWeights weights = checkpoint.weights();
+      for (const quant::PrecisionPlan* plan : checkpoint.plans) {
+        result.scores.push_back(scorer.score(weights, *plan, plan->default_width.bits));
+        observer.info(fmt::format("{}: {}", checkpoint.phase, score_text(result.scores.back())));
+      }
     };
   }
   result.train = train::train(handle.base, options.train, examples, hooks);

@@ -45,7 +45,7 @@ void run_train(std::vector<std::string> arguments) {
   app::TrainRunOptions options;
   train::TrainOptions& train = options.train;
   std::string task = "qa", method = "lora", scheduler = "cosine", device = "cpu",
-              save_dtype = "f32";
+              save_dtype = "f32", random_widths = "step", curriculum = "schedule", kd_loss;
   int kv_bits = 0;
   std::int32_t separator = -1;
   CommandLine line(
@@ -66,9 +66,21 @@ void run_train(std::vector<std::string> arguments) {
             "replace what an earlier run wrote there");
   line.option("--task", task, "qa or lm");
   line.option("--method", method,
-              "full, lora (no quantization unless --precision) or switch (one adapter per width)");
-  line.option("--bit_widths", train.bit_widths, "switch: widths, trained from high to low")
+              "full, lora (no quantization unless --precision), or an adapter per width: switch, "
+              "joint, cpt, random, curriculum (docs/training.md)");
+  line.option("--bit_widths", train.bit_widths,
+              "widths that get an adapter; default 8 4, random and curriculum 8 7 6 5 4, cpt every "
+              "width of its range")
       ->delimiter(',');
+  line.option("--num_cyclic_period", train.num_cyclic_period, "cpt: cycles of the run");
+  line.option("--min_bits", train.min_bits, "cpt: where each cycle begins");
+  line.option("--max_bits", train.max_bits, "cpt: where each cycle ends");
+  line.option("--random_widths", random_widths,
+              "random: step (one width for all linears), layer (one for each) or both (either, by "
+              "step)");
+  line.option("--curriculum", curriculum,
+              "curriculum: a lower width after equal parts of the run (schedule) or where the loss "
+              "stops falling (loss)");
   line.option("--kv_bits", kv_bits,
               "bits of K and V where not the width's own; 16 is the original's form");
   line.option("--precision,--sp_config", options.model.precision,
@@ -91,8 +103,11 @@ void run_train(std::vector<std::string> arguments) {
               "forward passes an optimizer step");
   line.option("--max_grad_norm", train.max_grad_norm, "gradient clipping; 0 = none");
   line.option("--weight_decay", train.weight_decay, "decoupled weight decay of matrices");
-  line.option("--kd_alpha", train.kd_alpha, "switch: weight of distillation in the lower widths");
-  line.option("--kd_temperature", train.kd_temperature, "switch: temperature of distillation");
+  line.option("--kd_loss", kd_loss,
+              "distillation of logits: kl or mse; default: mse for joint, else kl");
+  line.option("--kd_alpha", train.kd_alpha, "kl: share of distillation beside hard labels");
+  line.option("--kd_temperature", train.kd_temperature, "kl: temperature");
+  line.option("--kd_beta", train.kd_beta, "mse: weight of distillation");
   line.flag("--bf16", train.bf16, "lora, full: linears in bfloat16");
   line.option("--max_seq_length", options.features.max_seq_length, "window in tokens");
   line.option("--doc_stride", options.features.doc_stride,
@@ -118,6 +133,9 @@ void run_train(std::vector<std::string> arguments) {
   train.method = train::parse_method(method);
   train.lr_scheduler_type = train::parse_lr_schedule(scheduler);
   train.device = train::parse_device(device);
+  train.random_widths = train::parse_random_widths(random_widths);
+  train.curriculum = train::parse_curriculum(curriculum);
+  if (!kd_loss.empty()) train.kd_loss = train::parse_kd_loss(kd_loss);
   options.save_bf16 = save_dtype == "bf16";
   if (kv_bits != 0) train.kv_bits = kv_bits;
   if (separator >= 0) options.features.separator = separator;

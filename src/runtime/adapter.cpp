@@ -165,8 +165,7 @@ LoraLinear::LoraLinear(std::size_t rank, float scaling, std::vector<float> a, st
 std::optional<int> AdapterSet::serving_width(int weight_bits) const {
   if (by_width.empty()) return std::nullopt;
   if (by_width.contains(0)) return 0;
-  const auto above = by_width.lower_bound(weight_bits);
-  return above != by_width.end() ? above->first : std::prev(above)->first;
+  return nearest_width(by_width, weight_bits);
 }
 
 AdapterSet load_adapters(const std::string& path, const model::ModelConfig& config) {

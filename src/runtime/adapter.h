@@ -49,6 +49,14 @@ struct Adapter {
   float alpha = 0;
 };
 
+/// The width that serves bits where it has nothing of its own: the nearest above, else below.
+/// by_width must not be empty.
+template <typename T>
+int nearest_width(const std::map<int, T>& by_width, int bits) {
+  const auto above = by_width.lower_bound(bits);
+  return above != by_width.end() ? above->first : std::prev(above)->first;
+}
+
 /// Adapters keyed by weight width. Width 0 holds a plain PEFT directory, which serves every width.
 class AdapterSet {
  public:

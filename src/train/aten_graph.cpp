@@ -84,8 +84,8 @@ class AtenGraph final : public Graph {
 
   at::Device device() const override { return params_.wte.device(); }
 
-  at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan,
-                    const NetworkView& view) override {
+  at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan, const NetworkView& view,
+                    std::vector<at::Tensor>* blocks) override {
     const Layout layout = layout_of(batch);
     at::Tensor residual = rounded_embedding(params_.wte, plan).index_select(0, layout.ids) +
                           rounded_embedding(params_.wpe, plan).index_select(0, layout.positions);
@@ -98,6 +98,7 @@ class AtenGraph final : public Graph {
       const at::Tensor inner =
           linear(first + 2, norm(residual, params_.mlp_norms[layer]), plan, view);
       residual = residual + linear(first + 3, at::gelu(inner, "tanh"), plan, view);
+      if (blocks != nullptr) blocks->push_back(residual);
     }
     return norm(residual, params_.final_norm);
   }

@@ -33,9 +33,10 @@ class Graph {
   virtual ~Graph() = default;
   virtual at::Device device() const = 0;
   /// Final-normed hidden states [tokens, hidden]. Differentiable in the adapters of view and, where
-  /// the base trains, in its tensors.
+  /// the base trains, in its tensors. blocks, where not null, receives the residual after each
+  /// block, [tokens, hidden] each, differentiable likewise.
   virtual at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan,
-                            const NetworkView& view) = 0;
+                            const NetworkView& view, std::vector<at::Tensor>* blocks = nullptr) = 0;
   /// Logits [tokens, outputs] of a head in f32. Differentiable.
   virtual at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) = 0;
   /// LM logits [rows, vocab] without autograd; the caller differentiates (losses.cpp) with the next

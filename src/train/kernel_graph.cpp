@@ -75,8 +75,8 @@ class KernelGraph final : public Graph {
 
   at::Device device() const override { return at::kCPU; }
 
-  at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan,
-                    const NetworkView& view) override {
+  at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan, const NetworkView& view,
+                    std::vector<at::Tensor>* blocks) override {
     const model::ModelConfig& config = base_->config();
     const BaseParams& params = trainable_ != nullptr ? *trainable_ : frozen_;
     at::Tensor offsets = at::empty({static_cast<std::int64_t>(batch.offsets.size())}, at::kLong);
@@ -102,6 +102,7 @@ class KernelGraph final : public Graph {
       const bool last = layer + 1 == config.num_layers;
       add_and_norm(linear(first + 3, activated, plan, view),
                    last ? params.final_norm : params.attention_norms[layer + 1]);
+      if (blocks != nullptr) blocks->push_back(residual);
     }
     return normed;
   }

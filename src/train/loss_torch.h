@@ -4,35 +4,39 @@
 
 #include <ATen/ATen.h>
 
+#include <vector>
+
+#include "train/distillation.h"
 #include "train/graph_torch.h"
 
 namespace qalof::train {
 
 struct LossParts {
   double hard = 0;          // cross entropy, summed over windows (qa) or predicted tokens (lm)
-  double distillation = 0;  // with T^2, summed likewise
+  double distillation = 0;  // summed likewise; span_loss.h says over teachers
   double total = 0;         // the loss: weighted, divided by the normalizer
+  std::uint64_t hits = 0;   // qa: largest logits that stand at the label, of 2 a window
 };
 
-struct Distillation {
-  double alpha = 0;
-  double temperature = 1;
-};
-
-/// logits [tokens, 2] of the student; teacher_logits the same or undefined. normalizer: windows of
+/// logits [tokens, 2] of the student and of each teacher, which may be none. normalizer: windows of
 /// the whole optimizer step.
-at::Tensor span_loss_of(const at::Tensor& logits, const at::Tensor& teacher_logits,
+at::Tensor span_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
                         const PackedBatch& batch, const Distillation& distillation,
                         double normalizer, LossParts* parts);
 
+/// A teacher's final hidden states and what makes logits of them.
+struct LmTeacher {
+  at::Tensor hidden;
+  Graph* graph = nullptr;
+  const GraphPlan* plan = nullptr;
+};
 /// Next-token loss of every token but the first of each window. Logits exist in chunks of rows
 /// only.
 struct LmLossInputs {
   Graph* graph = nullptr;
   const GraphPlan* plan = nullptr;
   const PackedBatch* batch = nullptr;
-  at::Tensor teacher_hidden;  // undefined: hard labels alone
-  const GraphPlan* teacher_plan = nullptr;
+  std::vector<LmTeacher> teachers;  // none: hard labels alone
   Distillation distillation;
   double normalizer = 1;  // predicted tokens of the whole optimizer step
 };

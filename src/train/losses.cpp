@@ -23,25 +23,27 @@ at::Tensor scalar(double value, const at::Tensor& like) {
 }
 
 struct SpanLossFunction : torch::autograd::Function<SpanLossFunction> {
-  static Variable forward(AutogradContext* ctx, const Variable& logits, const at::Tensor& teacher,
-                          const PackedBatch* batch, const Distillation* distillation,
-                          double normalizer, LossParts* parts) {
-    const at::Tensor on_cpu = logits.to(at::kCPU, at::kFloat).contiguous();
-    const bool distill = teacher.numel() > 0;
-    const at::Tensor teacher_on_cpu = teacher.to(at::kCPU, at::kFloat).contiguous();
-    at::Tensor dlogits = at::empty_like(on_cpu);
+  static Variable forward(AutogradContext* ctx, const Variable& logits,
+                          const std::vector<at::Tensor>* teachers, const PackedBatch* batch,
+                          const Distillation* distillation, double normalizer, LossParts* parts) {
+    auto on_cpu = [](const at::Tensor& tensor) {
+      return tensor.to(at::kCPU, at::kFloat).contiguous();
+    };
+    const at::Tensor student = on_cpu(logits);
+    std::vector<at::Tensor> teachers_on_cpu;
+    for (const at::Tensor& teacher : *teachers) teachers_on_cpu.push_back(on_cpu(teacher));
+    at::Tensor dlogits = at::empty_like(student);
     SpanLossInputs inputs;
-    inputs.logits = view_of(on_cpu);
-    if (distill) inputs.teacher_logits = view_of(teacher_on_cpu);
+    inputs.logits = view_of(student);
+    for (const at::Tensor& teacher : teachers_on_cpu) inputs.teachers.push_back(view_of(teacher));
     inputs.offsets = batch->offsets;
     inputs.starts = batch->starts;
     inputs.ends = batch->ends;
-    inputs.kd_alpha = distillation->alpha;
-    inputs.kd_temperature = distillation->temperature;
+    inputs.distillation = *distillation;
     inputs.normalizer = normalizer;
     const SpanLoss loss = span_loss(
         inputs, {dlogits.mutable_data_ptr<float>(), static_cast<std::size_t>(dlogits.numel())});
-    *parts = {loss.hard, loss.distillation, loss.total};
+    *parts = {loss.hard, loss.distillation, loss.total, loss.hits};
     ctx->save_for_backward({dlogits.to(logits.device(), logits.scalar_type())});
     return scalar(loss.total, logits);
   }
@@ -50,13 +52,33 @@ struct SpanLossFunction : torch::autograd::Function<SpanLossFunction> {
   }
 };
 
+// One teacher's distillation over rows of logits [rows, vocab], unweighted but for its share; the
+// weighted gradient is added to dlogits.
+double add_distillation(const at::Tensor& logits, const at::Tensor& teacher_logits,
+                        const Distillation& distillation, double share, double normalizer,
+                        at::Tensor& dlogits) {
+  const double weight = distillation.weight() * share;
+  if (distillation.loss == KdLoss::kMse) {
+    const at::Tensor difference = logits - teacher_logits;
+    const auto vocab = static_cast<double>(logits.size(1));
+    dlogits.add_(difference, weight * 2.0 / (vocab * normalizer));
+    return difference.square().sum(at::kDouble).item<double>() / vocab;
+  }
+  const double temperature = distillation.temperature;
+  const at::Tensor log_teacher = at::log_softmax(teacher_logits / temperature, 1);
+  const at::Tensor log_student = at::log_softmax(logits / temperature, 1);
+  const at::Tensor teacher = log_teacher.exp();
+  dlogits.add_(log_student.exp() - teacher, weight * temperature / normalizer);
+  return share * temperature * temperature *
+         (teacher * (log_teacher - log_student)).sum(at::kDouble).item<double>();
+}
+
 struct LmLossFunction : torch::autograd::Function<LmLossFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& hidden, const Variable& head,
                           const LmLossInputs* inputs, LossParts* parts) {
-    const bool distill = inputs->teacher_hidden.defined();
     const bool head_trains = head.numel() > 0;
-    const double temperature = inputs->distillation.temperature;
-    const double alpha = distill ? inputs->distillation.alpha : 0.0;
+    const Distillation& distillation = inputs->distillation;
+    const double hard_weight = distillation.hard_weight(inputs->teachers.size());
     const auto index = at::TensorOptions().dtype(at::kLong);
     std::vector<std::int64_t> rows, targets;
     const PackedBatch& batch = *inputs->batch;
@@ -82,22 +104,18 @@ struct LmLossFunction : torch::autograd::Function<LmLossFunction> {
       sums.hard -= log_p.gather(1, chunk_targets).sum(at::kDouble).item<double>();
       at::Tensor dlogits = log_p.exp();
       dlogits.scatter_add_(1, chunk_targets, at::full({count, 1}, -1.0, dlogits.options()));
-      dlogits.mul_((1.0 - alpha) / inputs->normalizer);
-      if (distill) {
-        const at::Tensor teacher_logits = inputs->graph->lm_logits(
-            inputs->teacher_hidden.index_select(0, chunk_rows), *inputs->teacher_plan);
-        const at::Tensor log_teacher = at::log_softmax(teacher_logits / temperature, 1);
-        const at::Tensor log_student = at::log_softmax(logits / temperature, 1);
-        const at::Tensor teacher = log_teacher.exp();
-        sums.distillation +=
-            temperature * temperature *
-            (teacher * (log_teacher - log_student)).sum(at::kDouble).item<double>();
-        dlogits.add_(log_student.exp() - teacher, alpha * temperature / inputs->normalizer);
+      dlogits.mul_(hard_weight / inputs->normalizer);
+      for (const LmTeacher& teacher : inputs->teachers) {
+        sums.distillation += add_distillation(
+            logits,
+            teacher.graph->lm_logits(teacher.hidden.index_select(0, chunk_rows), *teacher.plan),
+            distillation, distillation.share(inputs->teachers.size()), inputs->normalizer, dlogits);
       }
       dhidden.index_copy_(0, chunk_rows, inputs->graph->lm_hidden_gradient(dlogits, *inputs->plan));
       if (head_trains) inputs->graph->add_lm_head_gradient(dlogits, chunk, dhead);
     }
-    sums.total = ((1.0 - alpha) * sums.hard + alpha * sums.distillation) / inputs->normalizer;
+    sums.total =
+        (hard_weight * sums.hard + distillation.weight() * sums.distillation) / inputs->normalizer;
     *parts = sums;
     ctx->save_for_backward({dhidden, dhead});
     return scalar(sums.total, hidden);
@@ -110,11 +128,10 @@ struct LmLossFunction : torch::autograd::Function<LmLossFunction> {
 
 }  // namespace
 
-at::Tensor span_loss_of(const at::Tensor& logits, const at::Tensor& teacher_logits,
+at::Tensor span_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
                         const PackedBatch& batch, const Distillation& distillation,
                         double normalizer, LossParts* parts) {
-  const at::Tensor teacher = teacher_logits.defined() ? teacher_logits : at::empty({0});
-  return SpanLossFunction::apply(logits, teacher, &batch, &distillation, normalizer, parts);
+  return SpanLossFunction::apply(logits, &teachers, &batch, &distillation, normalizer, parts);
 }
 
 at::Tensor lm_loss_of(const at::Tensor& hidden, const LmLossInputs& inputs, LossParts* parts) {

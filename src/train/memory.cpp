@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "train/phases.h"
+
 namespace qalof::train {
 
 std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const TrainOptions& options,
@@ -14,9 +16,15 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
   }
   const std::uint64_t all_weights = model::parameter_count(config);
   const bool full = options.method == Method::kFull;
-  const std::uint64_t widths = options.method == Method::kSwitch ? options.bit_widths.size() : 1;
+  const bool single = full || options.method == Method::kLora;
+  const std::uint64_t adapters = single ? 1 : trained_widths(options).size();
+  const std::uint64_t at_once = options.method == Method::kSwitch ? 1 : adapters;
+  const std::uint64_t widths =
+      options.method == Method::kCpt
+          ? static_cast<std::uint64_t>(options.max_bits - options.min_bits + 1)
+          : adapters;
   // Values, gradients and two moments.
-  const std::uint64_t trained = (full ? all_weights : lora_weights) * 4 * kFloat;
+  const std::uint64_t trained = (full ? all_weights : at_once * lora_weights) * 4 * kFloat;
   // Packed for the forward pass and dense for the backward pass, once per width.
   const std::uint64_t forms = widths * linear_weights * 2 * kFloat;
   const std::uint64_t base = full ? 0 : all_weights * kFloat;  // the mapped file

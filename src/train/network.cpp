@@ -72,10 +72,13 @@ BaseParams assemble(std::size_t layers, std::size_t linears, Next&& next) {
 }  // namespace
 
 std::size_t FlatParameters::add(const std::vector<std::int64_t>& shape,
-                                const std::vector<float>& values) {
+                                const std::vector<float>& values, std::size_t group) {
   QALOF_CHECK(num_elements(shape) == static_cast<std::int64_t>(values.size()), ErrorKind::kInternal,
               "parameter {}: {} values do not fit its shape", pending_.size(), values.size());
-  pending_.push_back({shape, values});
+  const std::size_t last = pending_.empty() ? 0 : pending_.back().group;
+  QALOF_CHECK(group == last || group == (pending_.empty() ? 0 : last + 1), ErrorKind::kInternal,
+              "parameter {}: group {} after group {}", pending_.size(), group, last);
+  pending_.push_back({shape, values, group});
   return pending_.size() - 1;
 }
 
@@ -87,10 +90,14 @@ void FlatParameters::build(at::Device device) {
   at::Tensor staged = at::empty({total}, options);
   std::vector<std::int64_t> firsts(pending_.size());
   std::int64_t next = 0;
+  if (!pending_.empty()) groups_.resize(pending_.back().group + 1);
   for (const bool matrices : {true, false}) {
     for (std::size_t i = 0; i < pending_.size(); ++i) {
       if ((pending_[i].shape.size() >= 2) != matrices) continue;
       firsts[i] = next;
+      ParameterRange& range = groups_[pending_[i].group][matrices ? 0 : 1];
+      if (range.count == 0) range.first = next;
+      range.count += static_cast<std::int64_t>(pending_[i].values.size());
       std::copy(pending_[i].values.begin(), pending_[i].values.end(),
                 staged.mutable_data_ptr<float>() + next);
       next += static_cast<std::int64_t>(pending_[i].values.size());

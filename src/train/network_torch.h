@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -47,13 +48,21 @@ struct NetworkView {
   HeadParams head;
 };
 
+/// A stretch of a flat buffer.
+struct ParameterRange {
+  std::int64_t first = 0, count = 0;
+};
+
 /// Trainable parameters in one flat buffer each for values and gradients, so that clipping and the
 /// optimizer are a few operations whatever the number of parameters. Matrices come first: only they
-/// decay.
+/// decay. Parameters that always train together form a group: a step moves the groups that it
+/// trained and leaves the others, moments included, as they are.
 class FlatParameters {
  public:
-  /// Returns the parameter's index; values are in C order.
-  std::size_t add(const std::vector<std::int64_t>& shape, const std::vector<float>& values);
+  /// Returns the parameter's index; values are in C order. Groups count from 0 and are added one
+  /// after the other.
+  std::size_t add(const std::vector<std::int64_t>& shape, const std::vector<float>& values,
+                  std::size_t group = 0);
   /// Lays the parameters out on a device; add is over then.
   void build(at::Device device);
   /// A leaf tensor that views the buffers.
@@ -62,14 +71,19 @@ class FlatParameters {
   at::Tensor& values() { return values_; }
   at::Tensor& gradients() { return gradients_; }
   std::int64_t num_decayed() const { return num_decayed_; }
+  std::size_t num_groups() const { return groups_.size(); }
+  /// A group's matrices, then its vectors; either may be empty.
+  const std::array<ParameterRange, 2>& group(std::size_t index) const { return groups_[index]; }
 
  private:
   struct Pending {
     std::vector<std::int64_t> shape;
     std::vector<float> values;
+    std::size_t group = 0;
   };
   std::vector<Pending> pending_;
   std::vector<at::Tensor> leaves_;
+  std::vector<std::array<ParameterRange, 2>> groups_;
   at::Tensor values_, gradients_;
   std::int64_t num_decayed_ = 0;
 };

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "train/optimizer_torch.h"
@@ -9,24 +10,51 @@ AdamW::AdamW(FlatParameters& parameters, const AdamWOptions& options)
       options_(options),
       mean_(at::zeros_like(parameters.values())),
       square_(at::zeros_like(parameters.values())),
-      scratch_(at::empty_like(parameters.values())) {}
+      scratch_(at::empty_like(parameters.values())),
+      steps_(parameters.num_groups()) {}
 
-void AdamW::step(double learning_rate) {
-  ++steps_;
-  const at::NoGradGuard no_grad;
-  const at::Tensor& gradients = parameters_.gradients();
-  at::Tensor& values = parameters_.values();
-  const double correction1 = 1.0 - std::pow(options_.beta1, static_cast<double>(steps_));
-  const double correction2 = 1.0 - std::pow(options_.beta2, static_cast<double>(steps_));
-  if (options_.weight_decay > 0) {
-    values.narrow(0, 0, parameters_.num_decayed())
-        .mul_(1.0 - learning_rate * options_.weight_decay);
+std::vector<AdamW::Run> AdamW::runs_of(std::span<const std::size_t> groups) const {
+  std::vector<Run> runs;
+  for (const std::size_t kind : {0, 1}) {  // matrices lie before vectors
+    for (const std::size_t group : groups) {
+      const ParameterRange& range = parameters_.group(group)[kind];
+      if (range.count == 0) continue;
+      const bool extends = !runs.empty() && runs.back().steps == steps_[group] &&
+                           runs.back().range.first + runs.back().range.count == range.first;
+      if (extends) {
+        runs.back().range.count += range.count;
+      } else {
+        runs.push_back({range, steps_[group]});
+      }
+    }
   }
-  mean_.mul_(options_.beta1).add_(gradients, 1.0 - options_.beta1);
-  square_.mul_(options_.beta2).addcmul_(gradients, gradients, 1.0 - options_.beta2);
-  at::sqrt_out(scratch_, square_);
-  scratch_.div_(std::sqrt(correction2)).add_(options_.epsilon);
-  values.addcdiv_(mean_, scratch_, -learning_rate / correction1);
+  return runs;
+}
+
+void AdamW::update(double learning_rate, const Run& run) {
+  const auto [first, count] = run.range;
+  auto part = [&](at::Tensor& all) { return all.narrow(0, first, count); };
+  const at::Tensor gradients = part(parameters_.gradients()), values = part(parameters_.values());
+  const at::Tensor mean = part(mean_), square = part(square_);
+  at::Tensor scratch = part(scratch_);
+  const double correction1 = 1.0 - std::pow(options_.beta1, static_cast<double>(run.steps));
+  const double correction2 = 1.0 - std::pow(options_.beta2, static_cast<double>(run.steps));
+  const std::int64_t decayed =
+      std::clamp(parameters_.num_decayed() - first, std::int64_t{0}, count);
+  if (options_.weight_decay > 0 && decayed > 0) {
+    values.narrow(0, 0, decayed).mul_(1.0 - learning_rate * options_.weight_decay);
+  }
+  mean.mul_(options_.beta1).add_(gradients, 1.0 - options_.beta1);
+  square.mul_(options_.beta2).addcmul_(gradients, gradients, 1.0 - options_.beta2);
+  at::sqrt_out(scratch, square);
+  scratch.div_(std::sqrt(correction2)).add_(options_.epsilon);
+  values.addcdiv_(mean, scratch, -learning_rate / correction1);
+}
+
+void AdamW::step(double learning_rate, std::span<const std::size_t> groups) {
+  const at::NoGradGuard no_grad;
+  for (const std::size_t group : groups) ++steps_[group];
+  for (const Run& run : runs_of(groups)) update(learning_rate, run);
 }
 
 double clip_gradients(at::Tensor& gradients, double max_norm) {

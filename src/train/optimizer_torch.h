@@ -3,6 +3,9 @@
 
 #include <ATen/ATen.h>
 
+#include <span>
+#include <vector>
+
 #include "train/network_torch.h"
 
 namespace qalof::train {
@@ -15,14 +18,23 @@ struct AdamWOptions {
 class AdamW {
  public:
   AdamW(FlatParameters& parameters, const AdamWOptions& options);
-  /// One update from the gradients as they are.
-  void step(double learning_rate);
+  /// One update of the groups (ascending) that have trained, from the gradients as they are. The
+  /// others keep their values, moments and count of steps.
+  void step(double learning_rate, std::span<const std::size_t> groups);
 
  private:
+  // Neighbouring ranges of groups that have taken the same number of steps.
+  struct Run {
+    ParameterRange range;
+    std::int64_t steps = 0;
+  };
+  std::vector<Run> runs_of(std::span<const std::size_t> groups) const;
+  void update(double learning_rate, const Run& run);
+
   FlatParameters& parameters_;
   AdamWOptions options_;
   at::Tensor mean_, square_, scratch_;
-  std::int64_t steps_ = 0;
+  std::vector<std::int64_t> steps_;  // [group]
 };
 
 /// Scales gradients so that their norm is at most max_norm (0: leaves them) and returns the norm

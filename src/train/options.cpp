@@ -4,37 +4,60 @@
 
 namespace qalof::train {
 
-Method parse_method(const std::string& text) {
-  for (const Method method : {Method::kFull, Method::kLora, Method::kSwitch}) {
-    if (text == to_string(method)) return method;
+namespace {
+
+template <typename Value>
+struct Named {
+  const char* name;
+  Value value;
+};
+constexpr Named<Method> kMethods[] = {{"full", Method::kFull},
+                                      {"lora", Method::kLora},
+                                      {"switch", Method::kSwitch},
+                                      {"joint", Method::kJoint},
+                                      {"cpt", Method::kCpt},
+                                      {"random", Method::kRandom},
+                                      {"curriculum", Method::kCurriculum}};
+constexpr Named<LrSchedule> kLrSchedules[] = {{"cosine", LrSchedule::kCosine},
+                                              {"linear", LrSchedule::kLinear},
+                                              {"constant", LrSchedule::kConstant}};
+constexpr Named<Device> kDevices[] = {{"cpu", Device::kCpu}, {"cuda", Device::kCuda}};
+constexpr Named<RandomWidths> kRandomWidths[] = {
+    {"step", RandomWidths::kStep}, {"layer", RandomWidths::kLayer}, {"both", RandomWidths::kBoth}};
+constexpr Named<Curriculum> kCurricula[] = {{"schedule", Curriculum::kSchedule},
+                                            {"loss", Curriculum::kLoss}};
+constexpr Named<KdLoss> kKdLosses[] = {{"kl", KdLoss::kKl}, {"mse", KdLoss::kMse}};
+
+template <typename Value, std::size_t count>
+Value parse(const char* flag, const Named<Value> (&known)[count], const std::string& text) {
+  std::string names;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (text == known[i].name) return known[i].value;
+    names += fmt::format("{}{}", i == 0 ? "" : i + 1 == count ? " or " : ", ", known[i].name);
   }
-  fail(ErrorKind::kUsage, "--method: found {}, expected full, lora or switch", text);
+  fail(ErrorKind::kUsage, "{}: found {}, expected {}", flag, text, names);
 }
 
+}  // namespace
+
+Method parse_method(const std::string& text) { return parse("--method", kMethods, text); }
 LrSchedule parse_lr_schedule(const std::string& text) {
-  if (text == "cosine") return LrSchedule::kCosine;
-  if (text == "linear") return LrSchedule::kLinear;
-  if (text == "constant") return LrSchedule::kConstant;
-  fail(ErrorKind::kUsage, "--lr_scheduler_type: found {}, expected cosine, linear or constant",
-       text);
+  return parse("--lr_scheduler_type", kLrSchedules, text);
 }
-
-Device parse_device(const std::string& text) {
-  if (text == "cpu") return Device::kCpu;
-  if (text == "cuda") return Device::kCuda;
-  fail(ErrorKind::kUsage, "--device: found {}, expected cpu or cuda", text);
+Device parse_device(const std::string& text) { return parse("--device", kDevices, text); }
+RandomWidths parse_random_widths(const std::string& text) {
+  return parse("--random_widths", kRandomWidths, text);
 }
+Curriculum parse_curriculum(const std::string& text) {
+  return parse("--curriculum", kCurricula, text);
+}
+KdLoss parse_kd_loss(const std::string& text) { return parse("--kd_loss", kKdLosses, text); }
 
 std::string to_string(Method method) {
-  switch (method) {
-    case Method::kFull:
-      return "full";
-    case Method::kLora:
-      return "lora";
-    case Method::kSwitch:
-      break;
+  for (const auto& [name, value] : kMethods) {
+    if (value == method) return name;
   }
-  return "switch";
+  return "";
 }
 
 }  // namespace qalof::train

@@ -1,6 +1,7 @@
 // What a training run is told and what it hands back. Data only: no PyTorch, no files, no flags.
 //
-// A method is data: it becomes a list of phases (phases.h) that one loop (trainer.h) runs.
+// A method is data: it becomes a list of phases (phases.h), a phase says for every step which
+// networks train and who teaches them (step_plan.h), and one loop (trainer.h) runs them.
 #pragma once
 
 #include <cstddef>
@@ -19,9 +20,18 @@
 
 namespace qalof::train {
 
-/// full: every weight of the model. lora: adapters on the frozen base. switch: an adapter and a
-/// head per width, from high to low, each width taught by the one before.
-enum class Method { kFull, kLora, kSwitch };
+/// full: every weight of the model. lora: adapters on the frozen base. The others train an adapter
+/// and a head per width. switch: from high to low, each width taught by the one before. joint: all
+/// widths in every step, each taught by those above. cpt: the width of a step rises and falls.
+/// random: the widths of a step are drawn. curriculum: widths come down one after the other.
+enum class Method { kFull, kLora, kSwitch, kJoint, kCpt, kRandom, kCurriculum };
+/// What a step of `random` draws: one width for all linears, one for each, or first which of the
+/// two.
+enum class RandomWidths { kStep, kLayer, kBoth };
+/// When `curriculum` comes down: after equal parts of the run, or where the loss stops falling.
+enum class Curriculum { kSchedule, kLoss };
+/// How logits are distilled: divergence of the distributions, or the squared error of the logits.
+enum class KdLoss { kKl, kMse };
 enum class LrSchedule { kCosine, kLinear, kConstant };
 enum class Device { kCpu, kCuda };
 
@@ -29,12 +39,26 @@ enum class Device { kCpu, kCuda };
 Method parse_method(const std::string& text);
 LrSchedule parse_lr_schedule(const std::string& text);
 Device parse_device(const std::string& text);
+RandomWidths parse_random_widths(const std::string& text);
+Curriculum parse_curriculum(const std::string& text);
+KdLoss parse_kd_loss(const std::string& text);
 std::string to_string(Method method);
+
+/// A fine-tuned network that teaches from outside: a base in full or half precision and perhaps
+/// adapters on it.
+struct TeacherModel {
+  std::string name;  // for messages
+  std::shared_ptr<const runtime::BaseModel> base;
+  std::shared_ptr<const runtime::AdapterSet> adapters;  // or null
+  quant::PrecisionPlan plan;
+};
 
 struct TrainOptions {
   runtime::Task task = runtime::Task::kQa;
   Method method = Method::kLora;
-  std::vector<int> bit_widths = {8, 4};      // switch; order does not matter
+  // Order does not matter. None: 8 4 for switch and joint, 8 7 6 5 4 for random and curriculum, and
+  // for cpt an adapter for every width of its range.
+  std::vector<int> bit_widths;
   std::optional<int> kv_bits;                // instead of a width's own, e.g. 16
   std::optional<quant::PrecisionPlan> plan;  // lora and full: the plan to train in
   quant::QuantScheme scheme;                 // of the weights where there is no plan
@@ -48,10 +72,21 @@ struct TrainOptions {
   double num_train_epochs = 1;
   std::size_t batch_size = 16;  // windows of one forward pass
   std::size_t gradient_accumulation_steps = 1;
-  double max_grad_norm = 1.0;  // 0: no clipping
-  double weight_decay = 0;     // on matrices only, not on biases and norms
-  double kd_alpha = 0.5;
+  double max_grad_norm = 1.0;     // 0: no clipping
+  double weight_decay = 0;        // on matrices only, not on biases and norms
+  std::optional<KdLoss> kd_loss;  // none: mse for joint, kl elsewhere
+  double kd_alpha = 0.5;          // kl: the share of distillation
   double kd_temperature = 2;
+  double kd_beta = 1;         // mse: the weight of distillation
+  bool teacher_self = false;  // cpt, random, curriculum: a higher width teaches; else as the method
+  std::shared_ptr<const TeacherModel> teacher;  // teaches every network instead of a higher width
+  double hidden_kd = 0;                         // weight of the states after every block
+  double contrastive = 0;                       // weight of the alignment of final states
+  double contrastive_temperature = 0.1;
+  std::int64_t num_cyclic_period = 32;  // cpt: cycles of a run
+  int min_bits = 4, max_bits = 8;       // cpt
+  RandomWidths random_widths = RandomWidths::kStep;
+  Curriculum curriculum = Curriculum::kSchedule;
   std::uint64_t seed = 42;
   bool bf16 = false;  // lora and full without a plan: linears at w16a16
   std::int64_t logging_steps = 10;
@@ -79,24 +114,45 @@ struct StepTimes {
   double total() const { return forward + backward + optimizer; }
 };
 
+/// One network's part in an optimizer step.
+struct PassRecord {
+  std::string network;  // "w8"
+  double loss = 0;      // before its weight in the step's sum
+  double hard_loss = 0;
+  double distillation = 0;
+  double accuracy = 0;  // of starts and ends (qa); not counted for lm
+  std::uint64_t tokens = 0;
+};
+
 /// One optimizer step.
 struct StepRecord {
   std::string phase;      // "w8"
   std::int64_t step = 0;  // 1-based within the phase
   std::int64_t total_steps = 0;
-  double loss = 0;          // what was minimized
+  double loss = 0;          // what was minimized: the sum over networks
   double hard_loss = 0;     // its cross entropy part, unweighted
-  double distillation = 0;  // its distillation part (with T^2), unweighted; 0 without a teacher
+  double distillation = 0;  // its distillation part, unweighted; 0 without a teacher
   double grad_norm = 0;     // before clipping
   double learning_rate = 0;
-  std::uint64_t tokens = 0;  // of this step
+  std::uint64_t tokens = 0;  // trained in this step, summed over networks
+  std::vector<PassRecord> passes;
   StepTimes times;
   bool skipped = false;  // loss or gradient was not finite: nothing was changed
 };
 
+/// One network over a phase: how often it trained and how well.
+struct NetworkHistory {
+  std::string network;
+  std::int64_t steps = 0;
+  std::uint64_t tokens = 0;
+  double train_loss = 0;           // mean over the steps that were not skipped
+  std::int64_t counted_steps = 0;  // those
+};
+
 struct PhaseHistory {
   std::string name;
-  std::string precision;  // effective precision in words
+  std::string precision;                 // effective precision in words
+  std::vector<NetworkHistory> networks;  // those that trained, in the order of their first step
   std::vector<StepRecord> steps;
   double train_loss = 0;  // mean over the steps that were not skipped
   double seconds = 0;     // of steps alone, without evaluation
@@ -120,7 +176,7 @@ struct Checkpoint {
   std::int64_t step = 0;  // within the phase
   std::int64_t total_steps = 0;
   std::int64_t global_step = 0;
-  const quant::PrecisionPlan* plan = nullptr;  // the phase's
+  std::vector<const quant::PrecisionPlan*> plans;  // of the phase, trained so far
   std::function<TrainedWeights()> weights;
 };
 

@@ -10,17 +10,144 @@ namespace qalof::train {
 
 namespace {
 
-std::vector<int> sorted_widths(const TrainOptions& options) {
-  const std::set<int, std::greater<>> widths(options.bit_widths.begin(), options.bit_widths.end());
-  return {widths.begin(), widths.end()};
-}
+// Methods that train an adapter for each of several widths.
+bool has_widths(Method method) { return method != Method::kFull && method != Method::kLora; }
 
 void check_number(const char* flag, double value, double low) {
   QALOF_CHECK(std::isfinite(value) && value >= low, ErrorKind::kUsage,
               "{}: found {}, expected a finite number of at least {}", flag, value, low);
 }
 
+void check_widths(const TrainOptions& options) {
+  const std::string method = to_string(options.method);
+  QALOF_CHECK(!options.bf16, ErrorKind::kUsage,
+              "--bf16: --method {} trains the widths of --bit_widths, add 16 to them instead",
+              method);
+  QALOF_CHECK(!options.plan, ErrorKind::kUsage,
+              "--precision: --method {} trains the widths of --bit_widths, use --method lora",
+              method);
+  for (const int bits : options.bit_widths) {
+    QALOF_CHECK(quant::is_legal(quant::BitWidth{bits}), ErrorKind::kUsage,
+                "--bit_widths: found {}, expected 2..8, 16 or 32", bits);
+  }
+  if (options.method != Method::kCpt) return;
+  QALOF_CHECK(2 <= options.min_bits && options.min_bits < options.max_bits && options.max_bits <= 8,
+              ErrorKind::kUsage, "--min_bits {} --max_bits {}: expected 2 <= min < max <= 8",
+              options.min_bits, options.max_bits);
+  QALOF_CHECK(options.num_cyclic_period >= 1, ErrorKind::kUsage,
+              "--num_cyclic_period: found {}, expected at least 1", options.num_cyclic_period);
+}
+
+void check_losses(const TrainOptions& options) {
+  check_number("--kd_alpha", options.kd_alpha, 0);
+  QALOF_CHECK(options.kd_alpha <= 1, ErrorKind::kUsage, "--kd_alpha: found {}, expected 0..1",
+              options.kd_alpha);
+  check_number("--kd_beta", options.kd_beta, 0);
+  for (const auto& [flag, value] :
+       {std::pair{"--kd_temperature", options.kd_temperature},
+        {"--contrastive_temperature", options.contrastive_temperature}}) {
+    QALOF_CHECK(std::isfinite(value) && value > 0, ErrorKind::kUsage,
+                "{}: found {}, expected a positive number", flag, value);
+  }
+  check_number("--hidden_kd", options.hidden_kd, 0);
+  check_number("--contrastive", options.contrastive, 0);
+  QALOF_CHECK(!options.teacher_self || !options.teacher, ErrorKind::kUsage,
+              "--teacher: expected self or one directory");
+  const bool may_teach_itself = has_widths(options.method);
+  QALOF_CHECK(!options.teacher_self || may_teach_itself, ErrorKind::kUsage,
+              "--teacher self: --method {} has no higher width to learn from, expected a directory",
+              to_string(options.method));
+  const bool has_teacher = options.teacher || options.teacher_self ||
+                           options.method == Method::kSwitch || options.method == Method::kJoint;
+  QALOF_CHECK(has_teacher || (options.hidden_kd == 0 && options.contrastive == 0),
+              ErrorKind::kUsage,
+              "--hidden_kd and --contrastive compare with a teacher: add --teacher");
+}
+
+Network uniform_network(int bits, const TrainOptions& options, const quant::PlanTarget& target) {
+  Network network;
+  network.name = fmt::format("w{}", bits);
+  network.plan = uniform_plan(bits, options.kv_bits, target);
+  network.plan.scheme = options.scheme;
+  network.head_width = bits;
+  return network;
+}
+
+// Every width is a phase of its own.
+std::vector<Phase> switch_phases(const TrainOptions& options, const quant::PlanTarget& target) {
+  std::vector<Phase> phases;
+  for (const int bits : trained_widths(options)) {
+    Phase phase;
+    phase.networks = {uniform_network(bits, options, target)};
+    phase.name = phase.networks.front().name;
+    phase.widths = {bits};
+    if (!phases.empty()) {
+      phase.teacher = phases.size() - 1;
+      phase.head_from = phases.back().networks.front().head_width;
+    }
+    phases.push_back(std::move(phase));
+  }
+  return phases;
+}
+
+// All widths train in one phase; the walk chooses among them.
+Phase walking_phase(const TrainOptions& options, const quant::PlanTarget& target) {
+  Phase phase;
+  phase.name = to_string(options.method);
+  phase.widths = trained_widths(options);
+  std::vector<int> served = phase.widths;
+  if (options.method == Method::kCpt) {
+    phase.walk = Walk::kCyclic;
+    served.clear();
+    for (int bits = options.max_bits; bits >= options.min_bits; --bits) served.push_back(bits);
+  }
+  if (options.method == Method::kRandom) phase.walk = Walk::kRandom;
+  if (options.method == Method::kCurriculum) phase.walk = Walk::kDescend;
+  for (const int bits : served) phase.networks.push_back(uniform_network(bits, options, target));
+  return phase;
+}
+
+// full and lora: one network, which may be a plan of several widths.
+Phase single_phase(const TrainOptions& options, const quant::PlanTarget& target) {
+  Phase phase;
+  Network& network = phase.networks.emplace_back();
+  network.plan =
+      options.plan ? *options.plan : uniform_plan(options.bf16 ? 16 : 32, options.kv_bits, target);
+  network.head_width = network.plan.head_width(target).bits;
+  if (options.method == Method::kLora) {
+    std::set<int, std::greater<>> widths;
+    for (const quant::Precision& precision : network.plan.linears)
+      widths.insert(precision.weight.bits);
+    widths.insert(network.head_width);  // an explicit head may belong to a width no linear has
+    phase.widths.assign(widths.begin(), widths.end());
+  }
+  phase.has_head_per_width = false;
+  phase.name = options.method == Method::kFull ? "full"
+               : phase.widths.size() == 1      ? fmt::format("w{}", phase.widths.front())
+                                               : "plan";
+  network.name = phase.name;
+  return phase;
+}
+
 }  // namespace
+
+std::vector<int> trained_widths(const TrainOptions& options) {
+  std::set<int, std::greater<>> widths(options.bit_widths.begin(), options.bit_widths.end());
+  if (widths.empty()) {
+    switch (options.method) {
+      case Method::kCpt:
+        for (int bits = options.min_bits; bits <= options.max_bits; ++bits) widths.insert(bits);
+        break;
+      case Method::kRandom:
+      case Method::kCurriculum:
+        widths = {8, 7, 6, 5, 4};
+        break;
+      default:
+        widths = {8, 4};
+    }
+  }
+  return {widths.begin(), widths.end()};
+}
 
 void check_options(const TrainOptions& options, const quant::PlanTarget& target) {
   QALOF_CHECK(
@@ -31,14 +158,9 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
               "--learning_rate: found {}, expected at most 1e30", options.learning_rate);
   check_number("--max_grad_norm", options.max_grad_norm, 0);
   check_number("--weight_decay", options.weight_decay, 0);
-  check_number("--kd_alpha", options.kd_alpha, 0);
   check_number("--num_train_epochs", options.num_train_epochs, 0);
   check_number("--lora_alpha", options.lora_alpha, 0);
-  QALOF_CHECK(options.kd_alpha <= 1, ErrorKind::kUsage, "--kd_alpha: found {}, expected 0..1",
-              options.kd_alpha);
-  QALOF_CHECK(std::isfinite(options.kd_temperature) && options.kd_temperature > 0,
-              ErrorKind::kUsage, "--kd_temperature: found {}, expected a positive number",
-              options.kd_temperature);
+  check_losses(options);
   QALOF_CHECK(options.ste_clip == 0 || options.ste_clip == 2, ErrorKind::kUsage,
               "--ste_clip: found {}, expected 0 or 2", options.ste_clip);
   QALOF_CHECK(options.lora_r >= 1, ErrorKind::kUsage, "--lora_r: found 0, expected at least 1");
@@ -60,26 +182,13 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
     QALOF_CHECK(quant::is_legal(quant::BitWidth{*options.kv_bits}), ErrorKind::kUsage,
                 "--kv_bits: found {}, expected 2..8, 16 or 32", *options.kv_bits);
   }
+  if (has_widths(options.method)) check_widths(options);
   if (options.plan) {
-    QALOF_CHECK(
-        options.method != Method::kSwitch, ErrorKind::kUsage,
-        "--precision: --method switch trains the widths of --bit_widths, use --method lora");
     QALOF_CHECK(!options.bf16, ErrorKind::kUsage,
                 "--bf16: --precision already names the precision");
     QALOF_CHECK(options.plan->linears.size() == target.linear_names.size(), ErrorKind::kInternal,
                 "plan has {} linears, expected {}", options.plan->linears.size(),
                 target.linear_names.size());
-  }
-  if (options.method == Method::kSwitch) {
-    QALOF_CHECK(
-        !options.bf16, ErrorKind::kUsage,
-        "--bf16: --method switch trains the widths of --bit_widths, add 16 to them instead");
-    QALOF_CHECK(!options.bit_widths.empty(), ErrorKind::kUsage,
-                "--bit_widths: found none, expected widths such as 8 4");
-    for (const int bits : options.bit_widths) {
-      QALOF_CHECK(quant::is_legal(quant::BitWidth{bits}), ErrorKind::kUsage,
-                  "--bit_widths: found {}, expected 2..8, 16 or 32", bits);
-    }
   }
 }
 
@@ -97,39 +206,9 @@ quant::PrecisionPlan uniform_plan(int bits, std::optional<int> kv_bits,
 
 std::vector<Phase> make_phases(const TrainOptions& options, const quant::PlanTarget& target) {
   check_options(options, target);
-  std::vector<Phase> phases;
-  if (options.method == Method::kSwitch) {
-    for (const int bits : sorted_widths(options)) {
-      Phase phase;
-      phase.name = fmt::format("w{}", bits);
-      phase.plan = uniform_plan(bits, options.kv_bits, target);
-      phase.plan.scheme = options.scheme;
-      phase.widths = {bits};
-      phase.head_width = bits;
-      if (!phases.empty()) {
-        phase.teacher = phases.size() - 1;
-        phase.head_from = phases.back().head_width;
-      }
-      phases.push_back(std::move(phase));
-    }
-    return phases;
-  }
-  Phase phase;
-  phase.plan =
-      options.plan ? *options.plan : uniform_plan(options.bf16 ? 16 : 32, options.kv_bits, target);
-  phase.head_width = phase.plan.head_width(target).bits;
-  if (options.method == Method::kLora) {
-    std::set<int, std::greater<>> widths;
-    for (const quant::Precision& precision : phase.plan.linears)
-      widths.insert(precision.weight.bits);
-    widths.insert(phase.head_width);  // an explicit head may belong to a width no linear has
-    phase.widths.assign(widths.begin(), widths.end());
-  }
-  phase.name = options.method == Method::kFull ? "full"
-               : phase.widths.size() == 1      ? fmt::format("w{}", phase.widths.front())
-                                               : "plan";
-  phases.push_back(std::move(phase));
-  return phases;
+  if (options.method == Method::kSwitch) return switch_phases(options, target);
+  if (has_widths(options.method)) return {walking_phase(options, target)};
+  return {single_phase(options, target)};
 }
 
 }  // namespace qalof::train

@@ -27,38 +27,59 @@ void log_softmax(std::span<const float> logits, std::size_t column, double tempe
 }  // namespace
 
 SpanLoss span_loss(const SpanLossInputs& inputs, std::span<float> dlogits) {
-  const bool distill = !inputs.teacher_logits.empty();
-  const double alpha = distill ? inputs.kd_alpha : 0.0;
-  const double temperature = inputs.kd_temperature;
+  const Distillation& distillation = inputs.distillation;
+  const std::size_t num_teachers = inputs.teachers.size();
+  const double hard_weight = distillation.hard_weight(num_teachers);
+  const double share = num_teachers > 0 ? distillation.share(num_teachers) : 0.0;
+  const double weight = distillation.weight() * share;
+  const double temperature = distillation.temperature;
+  const bool is_kl = distillation.loss == KdLoss::kKl;
   const double half = 0.5 / inputs.normalizer;  // mean of start and end
-  std::vector<double> log_p, log_student, log_teacher;
+  std::vector<double> log_p, log_student, log_teacher, dz;
   SpanLoss loss;
   for (std::size_t w = 0; w + 1 < inputs.offsets.size(); ++w) {
     const std::size_t first = 2 * inputs.offsets[w], count = 2 * inputs.offsets[w + 1] - first;
     const std::span<const float> logits = inputs.logits.subspan(first, count);
-    const std::span<float> gradient = dlogits.subspan(first, count);
     for (std::size_t column = 0; column < 2; ++column) {
       const auto label = static_cast<std::size_t>(column == 0 ? inputs.starts[w] : inputs.ends[w]);
       log_softmax(logits, column, 1.0, log_p);
+      const std::size_t length = log_p.size();
       loss.hard -= 0.5 * log_p[label];
-      if (distill) {
-        log_softmax(logits, column, temperature, log_student);
-        log_softmax(inputs.teacher_logits.subspan(first, count), column, temperature, log_teacher);
-      }
-      double divergence = 0;
-      for (std::size_t t = 0; t < log_p.size(); ++t) {
-        double dz = (1.0 - alpha) * (std::exp(log_p[t]) - (t == label ? 1.0 : 0.0));
-        if (distill) {
-          const double teacher = std::exp(log_teacher[t]);
-          divergence += teacher * (log_teacher[t] - log_student[t]);
-          dz += alpha * temperature * (std::exp(log_student[t]) - teacher);
+      loss.hits += std::max_element(log_p.begin(), log_p.end()) ==
+                           log_p.begin() + static_cast<std::ptrdiff_t>(label)
+                       ? 1
+                       : 0;
+      dz.resize(length);
+      for (std::size_t t = 0; t < length; ++t)
+        dz[t] = hard_weight * (std::exp(log_p[t]) - (t == label ? 1.0 : 0.0));
+      if (is_kl && num_teachers > 0) log_softmax(logits, column, temperature, log_student);
+      for (const std::span<const float> all : inputs.teachers) {
+        const std::span<const float> teacher = all.subspan(first, count);
+        double sum = 0;
+        if (is_kl) {
+          log_softmax(teacher, column, temperature, log_teacher);
+          for (std::size_t t = 0; t < length; ++t) {
+            const double p = std::exp(log_teacher[t]);
+            sum += p * (log_teacher[t] - log_student[t]);
+            dz[t] += weight * temperature * (std::exp(log_student[t]) - p);
+          }
+          loss.distillation += share * 0.5 * temperature * temperature * sum;
+          continue;
         }
-        gradient[2 * t + column] = static_cast<float>(half * dz);
+        for (std::size_t t = 0; t < length; ++t) {
+          const double difference = static_cast<double>(logits[2 * t + column]) -
+                                    static_cast<double>(teacher[2 * t + column]);
+          sum += difference * difference;
+          dz[t] += weight * 2.0 * difference / static_cast<double>(length);
+        }
+        loss.distillation += 0.5 * sum / static_cast<double>(length);
       }
-      loss.distillation += 0.5 * temperature * temperature * divergence;
+      for (std::size_t t = 0; t < length; ++t)
+        dlogits[first + 2 * t + column] = static_cast<float>(half * dz[t]);
     }
   }
-  loss.total = ((1.0 - alpha) * loss.hard + alpha * loss.distillation) / inputs.normalizer;
+  loss.total =
+      (hard_weight * loss.hard + distillation.weight() * loss.distillation) / inputs.normalizer;
   return loss;
 }
 

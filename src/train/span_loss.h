@@ -5,25 +5,27 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
+
+#include "train/distillation.h"
 
 namespace qalof::train {
 
 struct SpanLossInputs {
-  std::span<const float> logits;               // [tokens, 2] = start, end
-  std::span<const float> teacher_logits;       // the same, or empty: hard labels alone
-  std::span<const std::size_t> offsets;        // [windows + 1]
-  std::span<const std::int32_t> starts, ends;  // [windows], relative to the window
-  double kd_alpha = 0;
-  double kd_temperature = 1;
+  std::span<const float> logits;                 // [tokens, 2] = start, end
+  std::vector<std::span<const float>> teachers;  // logits likewise; none: hard labels alone
+  std::span<const std::size_t> offsets;          // [windows + 1]
+  std::span<const std::int32_t> starts, ends;    // [windows], relative to the window
+  Distillation distillation;
   double normalizer = 1;  // windows of the whole optimizer step
 };
 
-/// Sums over windows; the loss is ((1 - alpha) hard + alpha distillation) / normalizer with a
-/// teacher, hard / normalizer without.
+/// Sums over windows; the loss is the weighted sum of the two divided by the normalizer.
 struct SpanLoss {
   double hard = 0;
-  double distillation = 0;  // with T^2
+  double distillation = 0;  // kl: with T^2, mean over teachers; mse: sum over teachers
   double total = 0;         // the loss
+  std::uint64_t hits = 0;   // largest logits that stand at the label, of 2 a window
 };
 
 /// dlogits [tokens, 2] receives the gradient of total. Softmax runs over all tokens of a window.

@@ -3,18 +3,17 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
-#include <chrono>
-#include <cmath>
+#include <fmt/ranges.h>
+
+#include <algorithm>
 
 #include "core/error.h"
 #include "core/memory.h"
 #include "train/batch.h"
 #include "train/graph_torch.h"
-#include "train/loss_torch.h"
 #include "train/memory.h"
-#include "train/optimizer_torch.h"
-#include "train/phases.h"
 #include "train/schedule.h"
+#include "train/step_torch.h"
 
 namespace qalof::train {
 
@@ -22,31 +21,6 @@ namespace {
 
 // A bad batch may pass; this many in a row do not.
 constexpr int kMaxSkippedInARow = 5;
-
-class Stopwatch {
- public:
-  // Seconds since the last call or the start.
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    const double seconds = std::chrono::duration<double>(now - last_).count();
-    last_ = now;
-    return seconds;
-  }
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
-
-AdapterParams detached(const AdapterParams& params) {
-  auto copy = [](const at::Tensor& tensor) {
-    return tensor.defined() ? tensor.detach().clone() : at::Tensor();
-  };
-  AdapterParams result;
-  for (const LoraParams& lora : params.linears)
-    result.linears.push_back({copy(lora.a), copy(lora.b)});
-  result.head = {copy(params.head.weight), copy(params.head.bias)};
-  return result;
-}
 
 at::Device open_device(Device device) {
   if (device == Device::kCpu) return at::kCPU;
@@ -57,12 +31,12 @@ at::Device open_device(Device device) {
   return at::Device(at::kCUDA, 0);
 }
 
-// Parameters of one phase and how they came to be.
-struct PhaseParameters {
-  FlatParameters flat;
-  BaseParams base;                        // full
-  std::map<int, AdapterParams> adapters;  // lora, switch
-  HeadParams head;                        // of the task
+// Where a phase is; with parameters and optimizer, all that its next step depends on.
+struct PhaseState {
+  std::int64_t step = 0;  // done
+  WalkState walk;
+  double loss_sum = 0;  // of the steps that were not skipped
+  int skipped_in_a_row = 0;
 };
 
 class Trainer {
@@ -106,241 +80,121 @@ class Trainer {
   }
 
  private:
-  bool is_full() const { return options_.method == Method::kFull; }
-  bool is_qa() const { return options_.task == runtime::Task::kQa; }
-
-  runtime::Head head_of(const Phase& phase) const {
-    if (phase.head_from) return export_head(finished_.at(*phase.head_from).head);
-    return initial_qa_head(*base_, options_.seed);
-  }
-
-  void make_parameters(const Phase& phase, PhaseParameters& params) const {
-    std::optional<TrainableBase> trainable;
-    struct Pair {
-      std::size_t a, b;
-    };
-    std::map<int, std::vector<Pair>> pairs;
-    if (is_full()) trainable.emplace(*base_, params.flat);
-    const auto rank = static_cast<std::int64_t>(options_.lora_r);
-    for (const int width : phase.widths) {
-      const AdapterInit init = fresh_adapter(*base_, options_.lora_r, options_.seed, width);
-      for (std::size_t i = 0; i < base_->linears().size(); ++i) {
-        const model::LinearSpec& spec = base_->linears()[i];
-        const std::size_t a =
-            params.flat.add({rank, static_cast<std::int64_t>(spec.in)}, init.a[i]);
-        const std::size_t b =
-            params.flat.add({static_cast<std::int64_t>(spec.out), rank}, init.b[i]);
-        pairs[width].push_back({a, b});
-      }
-    }
-    Pair head{};
-    if (is_qa()) {
-      const runtime::Head initial = head_of(phase);
-      const auto outputs = static_cast<std::int64_t>(initial.outputs);
-      head.a = params.flat.add({outputs, static_cast<std::int64_t>(base_->config().hidden)},
-                               initial.weight);
-      head.b = params.flat.add({outputs}, initial.bias);
-    }
-    params.flat.build(device_);
-    if (trainable) params.base = trainable->bind(params.flat);
-    if (is_qa()) params.head = {params.flat.parameter(head.a), params.flat.parameter(head.b)};
-    for (const auto& [width, indices] : pairs) {
-      AdapterParams& adapter = params.adapters[width];
-      for (const Pair& pair : indices) {
-        adapter.linears.push_back({params.flat.parameter(pair.a), params.flat.parameter(pair.b)});
-      }
-      // Every width of a mixed plan is stored with the head they were trained with.
-      adapter.head = params.head;
-    }
-  }
-
   std::unique_ptr<Graph> make_graph(const PhaseParameters& params) {
+    const bool trains_base = options_.method == Method::kFull;
     if (device_.is_cuda()) {
       return make_aten_graph(base_->config(),
-                             is_full() ? params.base : load_base_params(*base_, device_));
+                             trains_base ? params.base() : load_base_params(*base_, device_));
     }
-    return make_kernel_graph(base_, is_full() ? &params.base : nullptr, parallel_,
+    return make_kernel_graph(base_, trains_base ? &params.base() : nullptr, parallel_,
                              {options_.gradient_bits, options_.seed});
-  }
-
-  // Which pair serves each linear: that of its weight width.
-  NetworkView view_of(const quant::PrecisionPlan& plan,
-                      const std::map<int, AdapterParams>& adapters, const HeadParams& head) const {
-    NetworkView view;
-    view.lora_scaling = options_.lora_alpha / static_cast<double>(options_.lora_r);
-    view.head = head;
-    if (adapters.empty()) return view;
-    for (std::size_t i = 0; i < plan.linears.size(); ++i) {
-      view.lora.push_back(adapters.at(plan.linears[i].weight.bits).linears[i]);
-    }
-    return view;
   }
 
   TrainedWeights weights_of(const PhaseParameters& params) const {
     TrainedWeights weights;
-    if (is_full()) {
-      weights.tensors = export_base(params.base, params.head, base_->config());
-      return weights;
-    }
     for (const auto& [width, adapter] : finished_) {
       weights.adapters[width] = export_adapter(adapter, *base_, options_);
     }
-    for (const auto& [width, adapter] : params.adapters) {
-      weights.adapters[width] = export_adapter(adapter, *base_, options_);
-    }
+    params.export_to(*base_, weights);
     return weights;
   }
 
-  struct Teacher {
-    GraphPlan plan;
-    NetworkView view;
-  };
-  struct Run {
-    const Phase& phase;
-    Graph& graph;
-    GraphPlan plan;
-    NetworkView view;
-    std::optional<Teacher> teacher;
-  };
-
-  // Loss and gradients of some windows of a step; adds to record.
-  void accumulate(const Run& run, std::span<const std::uint32_t> windows, double normalizer,
-                  StepRecord& record) {
-    Stopwatch watch;
-    PackedBatch batch;
-    for (const std::uint32_t index : windows) batch.add(examples_[index]);
-    at::Tensor teacher_hidden, teacher_logits;
-    if (run.teacher) {
-      const at::NoGradGuard no_grad;
-      teacher_hidden = run.graph.hidden(batch, run.teacher->plan, run.teacher->view);
-      if (is_qa()) {
-        teacher_logits = run.graph.head_logits(teacher_hidden, run.teacher->view.head);
-      }
-    }
-    const at::Tensor hidden = run.graph.hidden(batch, run.plan, run.view);
-    const Distillation distillation{options_.kd_alpha, options_.kd_temperature};
-    LossParts parts;
-    at::Tensor loss;
-    if (is_qa()) {
-      loss = span_loss_of(run.graph.head_logits(hidden, run.view.head), teacher_logits, batch,
-                          distillation, normalizer, &parts);
-    } else {
-      LmLossInputs inputs;
-      inputs.graph = &run.graph;
-      inputs.plan = &run.plan;
-      inputs.batch = &batch;
-      inputs.teacher_hidden = teacher_hidden;
-      inputs.teacher_plan = run.teacher ? &run.teacher->plan : nullptr;
-      inputs.distillation = distillation;
-      inputs.normalizer = normalizer;
-      loss = lm_loss_of(hidden, inputs, &parts);
-    }
-    record.times.forward += watch.lap();
-    if (std::isfinite(parts.total)) loss.backward();
-    record.times.backward += watch.lap();
-    record.loss += parts.total;
-    record.hard_loss += parts.hard / normalizer;
-    record.distillation += parts.distillation / normalizer;
-    record.tokens += batch.tokens();
-  }
-
-  StepRecord step(const Run& run, PhaseParameters& params, AdamW& optimizer,
-                  std::span<const std::uint32_t> windows, std::int64_t index, std::int64_t total) {
-    StepRecord record;
-    record.phase = run.phase.name;
-    record.step = index + 1;
-    record.total_steps = total;
-    record.learning_rate = learning_rate_at(options_, index, total);
-    double normalizer = static_cast<double>(windows.size());
-    if (!is_qa()) {
-      normalizer = 0;
-      for (const std::uint32_t window : windows) {
-        normalizer += static_cast<double>(examples_[window].ids.size() - 1);
-      }
-    }
-    params.flat.gradients().zero_();
-    for (std::size_t first = 0; first < windows.size(); first += options_.batch_size) {
-      const std::size_t count = std::min(options_.batch_size, windows.size() - first);
-      accumulate(run, windows.subspan(first, count), normalizer, record);
-    }
-    Stopwatch watch;
-    record.grad_norm = clip_gradients(params.flat.gradients(), options_.max_grad_norm);
-    record.skipped = !std::isfinite(record.loss) || !std::isfinite(record.grad_norm);
-    if (!record.skipped) {
-      optimizer.step(record.learning_rate);
-      run.graph.weights_changed();
-    }
-    record.times.optimizer = watch.lap();
-    return record;
-  }
-
   void run_phase(const Phase& phase) {
-    PhaseParameters params;
-    make_parameters(phase, params);
+    const quant::PlanTarget target = base_->target();
+    const std::int64_t total = steps_of_phase(options_, examples_.size());
+    if (phase.walk == Walk::kCyclic) check_cycles(options_, total);
+    PhaseParameters params(*base_, options_, phase, finished_, device_);
     const std::unique_ptr<Graph> graph = make_graph(params);
-    Run run{phase, *graph, GraphPlan(phase.plan, options_.ste_clip),
-            view_of(phase.plan, params.adapters, params.head), std::nullopt};
-    if (phase.teacher) {
-      const Phase& teacher = phases_[*phase.teacher];
-      run.teacher =
-          Teacher{GraphPlan(teacher.plan, 0),
-                  view_of(teacher.plan, finished_, finished_.at(teacher.head_width).head)};
-    }
     AdamWOptions adamw;
     adamw.weight_decay = options_.weight_decay;
-    AdamW optimizer(params.flat, adamw);
+    AdamW optimizer(params.flat(), adamw);
     DataOrder order(options_.seed, phase.name, examples_.size(),
                     options_.batch_size * options_.gradient_accumulation_steps);
+    StepRunner runner({options_, examples_, phases_, phase, finished_, params, *graph});
 
     PhaseHistory& history = result_.phases.emplace_back();
     history.name = phase.name;
-    history.precision = quant::describe(phase.plan, base_->target());
+    history.precision = precision_of(phase, target);
     if (hooks_.observer != nullptr) {
       hooks_.observer->info(fmt::format("phase {}: {}, {} trained parameters", phase.name,
-                                        history.precision, params.flat.values().numel()));
+                                        history.precision, params.flat().values().numel()));
     }
-    const std::int64_t total = steps_of_phase(options_, examples_.size());
-    double loss_sum = 0;
-    int skipped_in_a_row = 0;
-    for (std::int64_t index = 0; index < total; ++index) {
+    PhaseState state;
+    for (; state.step < total; ++state.step) {
       if (hooks_.should_stop && hooks_.should_stop()) {
         result_.interrupted = true;
         break;
       }
-      const StepRecord record = step(run, params, optimizer, order.step(index), index, total);
-      history.seconds += record.times.total();
-      history.tokens += record.tokens;
-      history.steps.push_back(record);
+      StepRecord record;
+      record.phase = phase.name;
+      record.step = state.step + 1;
+      record.total_steps = total;
+      record.learning_rate = learning_rate_at(options_, state.step, total);
+      const StepPlan plan = plan_step(phase, options_, target, state.step, total, state.walk);
+      runner.run(plan, order.step(state.step), optimizer, record);
+      add_to(history, record);
       ++result_.steps;
-      if (!record.skipped) loss_sum += record.loss;
-      skipped_in_a_row = record.skipped ? skipped_in_a_row + 1 : 0;
-      history.skipped_steps += record.skipped ? 1 : 0;
+      if (!record.skipped) state.loss_sum += record.loss;
+      state.skipped_in_a_row = record.skipped ? state.skipped_in_a_row + 1 : 0;
       report(record, history);
       QALOF_CHECK(
-          skipped_in_a_row < kMaxSkippedInARow, ErrorKind::kDiverged,
+          state.skipped_in_a_row < kMaxSkippedInARow, ErrorKind::kDiverged,
           "phase {}, step {}: loss {} and gradient norm {} are not finite for {} steps in a "
           "row; a lower --learning_rate may help",
-          phase.name, record.step, record.loss, record.grad_norm, skipped_in_a_row);
+          phase.name, record.step, record.loss, record.grad_norm, state.skipped_in_a_row);
       const bool evaluate = options_.eval_steps > 0 && record.step % options_.eval_steps == 0;
-      if (evaluate && hooks_.on_eval) hooks_.on_eval(checkpoint(phase, params, record));
+      if (evaluate && hooks_.on_eval) hooks_.on_eval(checkpoint(phase, params, state.walk, record));
+      if (advance(phase, options_, state.step + 1, total, record.loss, state.walk))
+        params.copy_width(phase.widths[state.walk.level - 1], phase.widths[state.walk.level]);
     }
     const auto done = static_cast<std::int64_t>(history.steps.size()) - history.skipped_steps;
-    history.train_loss = done > 0 ? loss_sum / static_cast<double>(done) : 0;
+    history.train_loss = done > 0 ? state.loss_sum / static_cast<double>(done) : 0;
     result_.weights = weights_of(params);
-    for (const auto& [width, adapter] : params.adapters) finished_[width] = detached(adapter);
+    for (const auto& [width, adapter] : params.adapters()) finished_[width] = detached(adapter);
     if (hooks_.on_phase_end && !history.steps.empty()) {
-      hooks_.on_phase_end(checkpoint(phase, params, history.steps.back()));
+      hooks_.on_phase_end(checkpoint(phase, params, state.walk, history.steps.back()));
     }
   }
 
-  Checkpoint checkpoint(const Phase& phase, const PhaseParameters& params,
+  static std::string precision_of(const Phase& phase, const quant::PlanTarget& target) {
+    std::vector<std::string> texts;
+    for (const Network& network : phase.networks)
+      texts.push_back(quant::describe(network.plan, target));
+    return fmt::format("{}", fmt::join(texts, " "));
+  }
+
+  static void add_to(PhaseHistory& history, const StepRecord& record) {
+    history.seconds += record.times.total();
+    history.tokens += record.tokens;
+    history.skipped_steps += record.skipped ? 1 : 0;
+    history.steps.push_back(record);
+    for (const PassRecord& pass : record.passes) {
+      auto found = std::find_if(
+          history.networks.begin(), history.networks.end(),
+          [&](const NetworkHistory& network) { return network.network == pass.network; });
+      if (found == history.networks.end()) {
+        found = history.networks.insert(found, NetworkHistory{});
+        found->network = pass.network;
+      }
+      ++found->steps;
+      found->tokens += pass.tokens;
+      if (record.skipped) continue;
+      ++found->counted_steps;
+      found->train_loss +=
+          (pass.loss - found->train_loss) / static_cast<double>(found->counted_steps);
+    }
+  }
+
+  Checkpoint checkpoint(const Phase& phase, const PhaseParameters& params, const WalkState& walk,
                         const StepRecord& record) const {
     Checkpoint point;
     point.phase = phase.name;
     point.step = record.step;
     point.total_steps = record.total_steps;
     point.global_step = result_.steps;
-    point.plan = &phase.plan;
+    const std::size_t reached =
+        phase.walk == Walk::kDescend ? walk.level + 1 : phase.networks.size();
+    for (std::size_t i = 0; i < reached; ++i) point.plans.push_back(&phase.networks[i].plan);
     point.weights = [this, &params] { return weights_of(params); };
     return point;
   }

@@ -109,7 +109,7 @@ class GraphTest : public ::testing::Test {
   at::Tensor span_loss_on(Graph& graph, const GraphPlan& plan, const NetworkView& view) const {
     LossParts parts;
     return span_loss_of(graph.head_logits(graph.hidden(batch_, plan, view), view.head), {}, batch_,
-                        {}, 5, &parts);
+                        Distillation{}, 5, &parts);
   }
 
   std::shared_ptr<const runtime::BaseModel> base_;
@@ -407,12 +407,11 @@ TEST_F(GraphTest, SpanLossIsThatOfAtenWithAndWithoutATeacher) {
         to_tensor(qalof::testing::tensor_values("z", batch_.tokens() * 2, 2.0F), {rows, 2})
             .set_requires_grad(true);
     const at::Tensor teacher =
-        with_teacher
-            ? to_tensor(qalof::testing::tensor_values("t", batch_.tokens() * 2, 2.0F), {rows, 2})
-            : at::Tensor();
+        to_tensor(qalof::testing::tensor_values("t", batch_.tokens() * 2, 2.0F), {rows, 2});
     const double alpha = with_teacher ? 0.3 : 0.0, temperature = 2.5;
     LossParts parts;
-    span_loss_of(logits, teacher, batch_, {0.3, temperature}, 7, &parts).backward();
+    const std::vector<at::Tensor> teachers(with_teacher ? 1 : 0, teacher);
+    span_loss_of(logits, teachers, batch_, {0.3, temperature}, 7, &parts).backward();
     const at::Tensor found = logits.grad().clone();
     logits.mutable_grad() = at::Tensor();
     at::Tensor total = at::zeros({}, at::kDouble);
@@ -451,8 +450,7 @@ TEST_F(GraphTest, LmDistillationIsThatOfAten) {
   inputs.graph = graph.get();
   inputs.plan = &plan;
   inputs.batch = &batch;
-  inputs.teacher_hidden = teacher;
-  inputs.teacher_plan = &plan;
+  inputs.teachers = {{teacher, graph.get(), &plan}};
   inputs.distillation = {0.4, 2.0};
   inputs.normalizer = 11;
   LossParts parts;
@@ -485,14 +483,15 @@ TEST(AdamW, FollowsHandComputedValues) {
   AdamWOptions options;
   options.weight_decay = 0.1;
   AdamW optimizer(flat, options);
+  const std::vector<std::size_t> groups = {0};
   // Step 1 with gradient g moves by lr * g / (|g| + eps): lr, whatever the size of g.
   flat.gradients().copy_(at::tensor({4.0F, 0.5F}));  // matrix first
-  optimizer.step(0.1);
+  optimizer.step(0.1, groups);
   EXPECT_NEAR(flat.parameter(1).item<float>(), 2.0 * (1 - 0.1 * 0.1) - 0.1, 1e-6);
   EXPECT_NEAR(flat.parameter(0).item<float>(), 1.0 - 0.1, 1e-6);
   // Step 2, by hand for the bias: m = 0.9*0.05 + 0.1*(-1), v = 0.999*0.00025 + 0.001*1.
   flat.gradients().copy_(at::tensor({0.0F, -1.0F}));
-  optimizer.step(0.1);
+  optimizer.step(0.1, groups);
   const double m = (0.9 * 0.05 - 0.1) / (1 - 0.81), v = (0.999 * 0.00025 + 0.001) / (1 - 0.998001);
   EXPECT_NEAR(flat.parameter(0).item<float>(), 0.9 - 0.1 * m / (std::sqrt(v) + 1e-8), 1e-6);
 }

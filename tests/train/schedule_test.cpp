@@ -81,9 +81,9 @@ TEST(Phases, SwitchGoesFromHighToLowAndEachTeachesTheNext) {
   const std::vector<int> expected = {8, 6, 4};
   for (std::size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(phases[i].widths, std::vector<int>{expected[i]});
-    EXPECT_EQ(phases[i].plan.linears[0].weight.bits, expected[i]);
-    EXPECT_EQ(phases[i].plan.linears[0].activation.bits, expected[i]);
-    EXPECT_EQ(phases[i].plan.k[0][0].bits, 16);
+    EXPECT_EQ(phases[i].networks[0].plan.linears[0].weight.bits, expected[i]);
+    EXPECT_EQ(phases[i].networks[0].plan.linears[0].activation.bits, expected[i]);
+    EXPECT_EQ(phases[i].networks[0].plan.k[0][0].bits, 16);
     EXPECT_EQ(phases[i].teacher.has_value(), i > 0);
     if (i > 0) {
       EXPECT_EQ(*phases[i].teacher, i - 1);

@@ -1,0 +1,66 @@
+// The parameters of a phase: made from fresh or earlier values, chosen per network, handed back.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <map>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "train/network_torch.h"
+#include "train/phases.h"
+
+namespace qalof::train {
+
+/// Which pair and head serve a network: those of its widths, else the nearest trained width above,
+/// else below, as at run time.
+NetworkView view_of(const std::map<int, AdapterParams>& adapters, const Network& network,
+                    double lora_scaling);
+
+/// Everything a phase trains. `full` trains the base and one head; other methods a pair per width
+/// and linear, and a head per width or one for all.
+class PhaseParameters {
+ public:
+  /// earlier: adapters of finished phases, for the head a phase starts from.
+  PhaseParameters(const runtime::BaseModel& base, const TrainOptions& options, const Phase& phase,
+                  const std::map<int, AdapterParams>& earlier, at::Device device);
+
+  FlatParameters& flat() { return flat_; }
+  const BaseParams& base() const { return base_; }  // full
+  /// By width; a head that widths share stands in each.
+  const std::map<int, AdapterParams>& adapters() const { return adapters_; }
+
+  NetworkView view(const Network& network) const;
+  /// The groups of flat() that a pass over the network trains, ascending.
+  std::vector<std::size_t> groups(const Network& network) const;
+  /// Gives a width the values of another's pairs and head.
+  void copy_width(int from, int to);
+  /// Adds what was learned to weights.
+  void export_to(const runtime::BaseModel& base, TrainedWeights& weights) const;
+
+ private:
+  struct Pair {
+    std::size_t a = 0, b = 0;  // indices into flat_
+  };
+  struct Width {
+    std::vector<Pair> pairs;               // [linear]
+    std::vector<std::size_t> pair_groups;  // [linear]
+    Pair head;
+    std::size_t head_group = 0;
+  };
+  Pair add_head(const runtime::Head& head, std::size_t group);
+  HeadParams head_of(const Pair& pair) const;
+
+  TrainOptions options_;
+  FlatParameters flat_;
+  BaseParams base_;
+  std::optional<Pair> shared_head_;  // one for all widths, or beside the base
+  std::map<int, Width> widths_;
+  std::map<int, AdapterParams> adapters_;
+};
+
+/// Copies without gradient, which later changes of params do not reach.
+AdapterParams detached(const AdapterParams& params);
+
+}  // namespace qalof::train

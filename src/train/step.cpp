@@ -1,0 +1,168 @@
+#include <chrono>
+#include <cmath>
+#include <set>
+
+#include "train/step_torch.h"
+
+namespace qalof::train {
+
+namespace {
+
+class Stopwatch {
+ public:
+  // Seconds since the last call or the start.
+  double lap() {
+    const auto now = std::chrono::steady_clock::now();
+    const double seconds = std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+    return seconds;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+double lora_scaling(const TrainOptions& options) {
+  return options.lora_alpha / static_cast<double>(options.lora_r);
+}
+
+PassOutput detached(const PassOutput& output) {
+  PassOutput copy = output;
+  if (copy.logits.defined()) copy.logits = copy.logits.detach();
+  if (copy.hidden.defined()) copy.hidden = copy.hidden.detach();
+  for (at::Tensor& block : copy.blocks) block = block.detach();
+  return copy;
+}
+
+}  // namespace
+
+StepRunner::StepRunner(const StepContext& context)
+    : context_(context), is_qa_(context.options.task == runtime::Task::kQa) {
+  const TrainOptions& options = context_.options;
+  const KdLoss usual = options.method == Method::kJoint ? KdLoss::kMse : KdLoss::kKl;
+  distillation_ = {options.kd_alpha, options.kd_temperature, options.kd_loss.value_or(usual),
+                   options.kd_beta};
+}
+
+StepRunner::Normalizers StepRunner::normalizers_of(std::span<const std::uint32_t> windows) const {
+  Normalizers result{0, 0};
+  for (const std::uint32_t window : windows)
+    result.tokens += static_cast<double>(context_.examples[window].ids.size());
+  const auto count = static_cast<double>(windows.size());
+  result.loss = is_qa_ ? count : result.tokens - count;
+  return result;
+}
+
+StepRunner::Student StepRunner::student_of(const StepPass& pass) const {
+  return {pass.network, std::make_shared<GraphPlan>(pass.network.plan, context_.options.ste_clip),
+          context_.parameters.view(pass.network)};
+}
+
+PassOutput StepRunner::forward(const PackedBatch& batch, const Student& student) {
+  PassOutput output;
+  output.hidden = context_.graph.hidden(batch, *student.plan, student.view);
+  if (is_qa_) output.logits = context_.graph.head_logits(output.hidden, student.view.head);
+  output.graph = &context_.graph;
+  output.plan = student.plan;
+  return output;
+}
+
+PassOutput StepRunner::teach(const TeacherReference& teacher, const PackedBatch& batch,
+                             const std::vector<PassOutput>& passes) {
+  if (teacher.kind == TeacherKind::kEarlierPass) return passes[teacher.index];
+  const at::NoGradGuard no_grad;
+  Student network;
+  if (teacher.kind == TeacherKind::kPhase) {
+    network.network = context_.phases[teacher.index].networks.front();
+    network.view = view_of(context_.finished, network.network, lora_scaling(context_.options));
+  } else {
+    network.network = context_.phase.networks[teacher.index];
+    network.view = context_.parameters.view(network.network);
+  }
+  network.plan = std::make_shared<GraphPlan>(network.network.plan, /*clip=*/0);
+  return forward(batch, network);
+}
+
+at::Tensor StepRunner::loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
+                               const PackedBatch& batch, const Normalizers& normalizers,
+                               LossParts& parts) {
+  if (is_qa_) {
+    std::vector<at::Tensor> logits;
+    for (const PassOutput& teacher : teachers) logits.push_back(teacher.logits);
+    return span_loss_of(student.logits, logits, batch, distillation_, normalizers.loss, &parts);
+  }
+  LmLossInputs inputs;
+  inputs.graph = student.graph;
+  inputs.plan = student.plan.get();
+  inputs.batch = &batch;
+  for (const PassOutput& teacher : teachers)
+    inputs.teachers.push_back({teacher.hidden, teacher.graph, teacher.plan.get()});
+  inputs.distillation = distillation_;
+  inputs.normalizer = normalizers.loss;
+  return lm_loss_of(student.hidden, inputs, &parts);
+}
+
+void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& students,
+                           const PackedBatch& batch, const Normalizers& normalizers,
+                           StepRecord& record) {
+  Stopwatch watch;
+  std::vector<PassOutput> outputs;  // without gradient
+  for (std::size_t i = 0; i < plan.passes.size(); ++i) {
+    const StepPass& pass = plan.passes[i];
+    std::vector<PassOutput> teachers;
+    for (const TeacherReference& teacher : pass.teachers)
+      teachers.push_back(teach(teacher, batch, outputs));
+    const PassOutput output = forward(batch, students[i]);
+    LossParts parts;
+    at::Tensor loss = loss_of(output, teachers, batch, normalizers, parts);
+    const double total = parts.total;
+    record.times.forward += watch.lap();
+    if (std::isfinite(total)) (pass.weight == 1 ? loss : loss * pass.weight).backward();
+    record.times.backward += watch.lap();
+    PassRecord& sums = record.passes[i];
+    sums.loss += total;
+    sums.hard_loss += parts.hard / normalizers.loss;
+    sums.distillation += parts.distillation / normalizers.loss;
+    sums.accuracy += static_cast<double>(parts.hits) / (2 * normalizers.loss);
+    sums.tokens += batch.tokens();
+    outputs.push_back(detached(output));
+  }
+}
+
+void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> windows, AdamW& optimizer,
+                     StepRecord& record) {
+  const TrainOptions& options = context_.options;
+  FlatParameters& flat = context_.parameters.flat();
+  std::vector<Student> students;
+  std::set<std::size_t> groups;
+  for (const StepPass& pass : plan.passes) {
+    students.push_back(student_of(pass));
+    record.passes.emplace_back().network = pass.network.name;
+    for (const std::size_t group : context_.parameters.groups(pass.network)) groups.insert(group);
+  }
+  flat.gradients().zero_();
+  const Normalizers normalizers = normalizers_of(windows);
+  for (std::size_t first = 0; first < windows.size(); first += options.batch_size) {
+    const std::size_t count = std::min(options.batch_size, windows.size() - first);
+    PackedBatch batch;
+    for (const std::uint32_t index : windows.subspan(first, count))
+      batch.add(context_.examples[index]);
+    run_batch(plan, students, batch, normalizers, record);
+  }
+  for (std::size_t i = 0; i < plan.passes.size(); ++i) {
+    record.loss += plan.passes[i].weight * record.passes[i].loss;
+    record.hard_loss += plan.passes[i].weight * record.passes[i].hard_loss;
+    record.distillation += plan.passes[i].weight * record.passes[i].distillation;
+    record.tokens += record.passes[i].tokens;
+  }
+  Stopwatch watch;
+  record.grad_norm = clip_gradients(flat.gradients(), options.max_grad_norm);
+  record.skipped = !std::isfinite(record.loss) || !std::isfinite(record.grad_norm);
+  if (!record.skipped) {
+    optimizer.step(record.learning_rate, std::vector<std::size_t>(groups.begin(), groups.end()));
+    context_.graph.weights_changed();
+  }
+  record.times.optimizer = watch.lap();
+}
+
+}  // namespace qalof::train

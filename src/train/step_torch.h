@@ -1,0 +1,74 @@
+// One optimizer step: the passes of a step plan over its windows, their losses and gradients, and
+// one update.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "train/graph_torch.h"
+#include "train/loss_torch.h"
+#include "train/optimizer_torch.h"
+#include "train/parameters_torch.h"
+#include "train/step_plan.h"
+
+namespace qalof::train {
+
+/// What a pass over a batch gave, without gradient: the material of those it teaches.
+struct PassOutput {
+  at::Tensor logits;               // qa: [tokens, 2]
+  at::Tensor hidden;               // final states [tokens, hidden], where asked for
+  std::vector<at::Tensor> blocks;  // states after each block, where asked for
+  Graph* graph = nullptr;          // makes logits of hidden (lm)
+  std::shared_ptr<const GraphPlan> plan;
+};
+
+/// Everything of a phase that its steps need. References must outlive it.
+struct StepContext {
+  const TrainOptions& options;
+  std::span<const Example> examples;
+  const std::vector<Phase>& phases;
+  const Phase& phase;
+  const std::map<int, AdapterParams>& finished;  // of earlier phases
+  PhaseParameters& parameters;
+  Graph& graph;
+};
+
+class StepRunner {
+ public:
+  explicit StepRunner(const StepContext& context);
+  /// Gradients of every pass are summed; then clipping and one update of what trained, unless loss
+  /// or gradient is not finite. Fills the numbers of record.
+  void run(const StepPlan& plan, std::span<const std::uint32_t> windows, AdamW& optimizer,
+           StepRecord& record);
+
+ private:
+  struct Student {
+    Network network;
+    std::shared_ptr<const GraphPlan> plan;
+    NetworkView view;
+  };
+  // Denominators over all windows of the step.
+  struct Normalizers {
+    double loss = 1;    // windows (qa) or predicted tokens (lm)
+    double tokens = 1;  // of all windows
+  };
+  Normalizers normalizers_of(std::span<const std::uint32_t> windows) const;
+  Student student_of(const StepPass& pass) const;
+  void run_batch(const StepPlan& plan, const std::vector<Student>& students,
+                 const PackedBatch& batch, const Normalizers& normalizers, StepRecord& record);
+  PassOutput teach(const TeacherReference& teacher, const PackedBatch& batch,
+                   const std::vector<PassOutput>& passes);
+  PassOutput forward(const PackedBatch& batch, const Student& student);
+  at::Tensor loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
+                     const PackedBatch& batch, const Normalizers& normalizers, LossParts& parts);
+
+  StepContext context_;
+  Distillation distillation_;
+  bool is_qa_;
+};
+
+}  // namespace qalof::train
