@@ -21,6 +21,7 @@ namespace {
 constexpr Command kCommands[] = {
     {"demo", "the whole story on the shipped nano model", true, run_demo},
     {"init", "make a model directory with random weights", false, run_init},
+    {"import", "checkpoints of other programs to our directories", false, run_import},
     {"tokenize", "standard input to token ids", false, run_tokenize},
     {"train", "fine-tune adapters on a quantized base", true, run_train},
     {"eval", "score a model, adapter and precision", false, run_eval},
