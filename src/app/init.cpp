@@ -17,9 +17,9 @@ namespace {
 
 // A fresh model can be evaluated on every task; a config that asks for a plain language model gets
 // one.
-bool wants_qa_head(const Json& config) {
-  return !config.contains("architectures") ||
-         config["architectures"] != Json::array({"GPT2LMHeadModel"});
+bool wants_qa_head(const model::ModelConfig& config) {
+  return !config.raw.contains("architectures") ||
+         config.raw["architectures"] != Json::array({model::architecture(config, false)});
 }
 
 }  // namespace
@@ -38,10 +38,6 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
     raw = read_json_file(where, std::size_t{1} << 20);
   }
   const model::ModelConfig config = model::parse_model_config(raw, where);
-  if (!config.tie_word_embeddings) {
-    fail(ErrorKind::kUnsupported,
-         "{}: tie_word_embeddings is false, init makes models with a tied head", where);
-  }
   const fs::path directory = options.output_dir;
   QALOF_CHECK(options.overwrite || !path_exists((directory / "config.json").string()),
               ErrorKind::kUsage, "{}: holds a model already, --overwrite_output_dir replaces it",
@@ -49,7 +45,11 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
   make_directories(options.output_dir);
 
   std::vector<model::TensorSpec> specs = model::expected_tensors(config);
-  if (wants_qa_head(raw)) {
+  if (!config.tie_word_embeddings)
+    specs.push_back({"lm_head.weight", {config.vocab_size, config.hidden}});
+  const bool has_qa_head = wants_qa_head(config);
+  const std::string decoder = model::decoder_prefix(config, has_qa_head);
+  if (has_qa_head) {
     specs.push_back({"qa_outputs.weight", {2, config.hidden}});
     specs.push_back({"qa_outputs.bias", {2}});
   }
@@ -73,7 +73,8 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
       const auto bytes = std::as_bytes(std::span<const float>(values));
       storage.emplace_back(bytes.begin(), bytes.end());
     }
-    const std::string prefix = spec.name.starts_with("qa_outputs") ? "" : "transformer.";
+    const bool is_head = spec.name.starts_with("qa_outputs") || spec.name.starts_with("lm_head");
+    const std::string prefix = is_head ? "" : decoder;
     tensors.push_back({prefix + spec.name, options.bf16 ? io::DType::kBF16 : io::DType::kF32,
                        spec.shape, storage.back()});
     observer.progress("tensors", ++done, specs.size(), "");

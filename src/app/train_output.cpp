@@ -67,6 +67,8 @@ Json trainer_state(const TrainRunResult& result) {
 void write_model_directory(const std::string& path, const runtime::BaseModel& base,
                            runtime::Task task,
                            const std::map<std::string, train::NamedTensor>& tensors, bool bf16) {
+  const bool has_span_head = task == runtime::Task::kQa;
+  const std::string prefix = model::decoder_prefix(base.config(), has_span_head);
   std::vector<std::vector<std::byte>> storage;
   storage.reserve(tensors.size());
   std::vector<io::TensorToWrite> to_write;
@@ -79,14 +81,13 @@ void write_model_directory(const std::string& path, const runtime::BaseModel& ba
     }
     const bool is_head =
         name.starts_with("qa_outputs") || name.starts_with("score") || name.starts_with("lm_head");
-    to_write.push_back({is_head ? name : "transformer." + name,
-                        bf16 ? io::DType::kBF16 : io::DType::kF32, tensor.shape, storage.back()});
+    to_write.push_back({is_head ? name : prefix + name, bf16 ? io::DType::kBF16 : io::DType::kF32,
+                        tensor.shape, storage.back()});
   }
   io::write_safetensors(path + "/model.safetensors", to_write, {});
   text::copy_tokenizer_files(base.path(), path);
   Json config = base.config().raw;
-  config["architectures"] = {task == runtime::Task::kQa ? "GPT2ForQuestionAnswering"
-                                                        : "GPT2LMHeadModel"};
+  config["architectures"] = {model::architecture(base.config(), has_span_head)};
   config["dtype"] = bf16 ? "bfloat16" : "float32";
   write_json(path + "/config.json", config);
 }

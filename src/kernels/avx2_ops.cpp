@@ -112,6 +112,45 @@ void layer_norm_dparams(const float* dy, const float* x, const float* stats, std
   }
 }
 
+void rms_norm(const float* x, std::size_t cols, const float* gamma, float eps, float* dst,
+              float* stats) {
+  const float squares = sum_row(
+      cols, QALOF_LANES {
+        const __m256 v = _mm256_maskload_ps(x + i, mask);
+        return _mm256_mul_ps(v, v);
+      });
+  const float inverse =
+      1.0F / _mm256_cvtss_f32(square_root(squares / static_cast<float>(cols) + eps));
+  const __m256 factor = _mm256_set1_ps(inverse);
+  map_row(
+      cols, dst, QALOF_LANES {
+        return _mm256_mul_ps(_mm256_mul_ps(_mm256_maskload_ps(x + i, mask), factor),
+                             _mm256_maskload_ps(gamma + i, mask));
+      });
+  stats[0] = 0.0F;
+  stats[1] = inverse;
+}
+
+void rms_norm_dx(const float* dy, const float* x, const float* stats, const float* gamma,
+                 std::size_t cols, float* dx) {
+  const __m256 inverse = _mm256_set1_ps(stats[1]);
+  const auto gradient = QALOF_LANES {
+    return _mm256_mul_ps(_mm256_maskload_ps(dy + i, mask), _mm256_maskload_ps(gamma + i, mask));
+  };
+  const auto normalized = QALOF_LANES {
+    return _mm256_mul_ps(_mm256_maskload_ps(x + i, mask), inverse);
+  };
+  const __m256 product = _mm256_set1_ps(
+      sum_row(
+          cols, QALOF_LANES { return _mm256_mul_ps(gradient(i, mask), normalized(i, mask)); }) /
+      static_cast<float>(cols));
+  map_row(
+      cols, dx, QALOF_LANES {
+        return _mm256_mul_ps(inverse,
+                             _mm256_fnmadd_ps(normalized(i, mask), product, gradient(i, mask)));
+      });
+}
+
 // 1 / (1 + exp(-2u)) and what gelu_new needs around it; u = sqrt(2 / pi) (x + 0.044715 x^3).
 __m256 gelu_exp(__m256 x) {
   const __m256 cubic = _mm256_mul_ps(_mm256_mul_ps(x, x), _mm256_set1_ps(0.044715F));
@@ -146,6 +185,48 @@ void gelu_dx(const float* dy, const float* x, std::size_t count, float* dx) {
       });
 }
 
+// 1 / (1 + exp(-x)).
+__m256 sigmoid(__m256 x) {
+  const __m256 one = _mm256_set1_ps(1.0F);
+  return _mm256_div_ps(one, _mm256_add_ps(one, exp_lanes(_mm256_sub_ps(_mm256_setzero_ps(), x))));
+}
+
+void swiglu(const float* gate, const float* up, std::size_t count, float* dst) {
+  const __m256 one = _mm256_set1_ps(1.0F);
+  map_row(
+      count, dst, QALOF_LANES {
+        const __m256 g = _mm256_maskload_ps(gate + i, mask);
+        const __m256 grown = exp_lanes(_mm256_sub_ps(_mm256_setzero_ps(), g));
+        return _mm256_mul_ps(_mm256_div_ps(g, _mm256_add_ps(one, grown)),
+                             _mm256_maskload_ps(up + i, mask));
+      });
+}
+
+void swiglu_dx(const float* dy, const float* gate, const float* up, std::size_t count, float* dgate,
+               float* dup) {
+  const __m256 one = _mm256_set1_ps(1.0F);
+  const auto both = QALOF_LANES {
+    const __m256 d = _mm256_maskload_ps(dy + i, mask);
+    const __m256 g = _mm256_maskload_ps(gate + i, mask);
+    const __m256 u = _mm256_maskload_ps(up + i, mask);
+    const __m256 t = sigmoid(g);
+    const __m256 slope = _mm256_fmadd_ps(g, _mm256_sub_ps(one, t), one);
+    _mm256_maskstore_ps(dup + i, mask, _mm256_mul_ps(d, _mm256_mul_ps(g, t)));
+    return _mm256_mul_ps(_mm256_mul_ps(d, u), _mm256_mul_ps(t, slope));
+  };
+  map_row(count, dgate, both);
+}
+
+void rotate_pairs(float* x, std::size_t half, const float* cos, const float* sin) {
+  const auto turn = QALOF_LANES {
+    const __m256 a = _mm256_maskload_ps(x + i, mask), b = _mm256_maskload_ps(x + half + i, mask);
+    const __m256 c = _mm256_maskload_ps(cos + i, mask), s = _mm256_maskload_ps(sin + i, mask);
+    _mm256_maskstore_ps(x + half + i, mask, _mm256_fmadd_ps(b, c, _mm256_mul_ps(a, s)));
+    return _mm256_fmsub_ps(a, c, _mm256_mul_ps(b, s));
+  };
+  map_row(half, x, turn);
+}
+
 void add(const float* src, std::size_t count, float* dst) {
   map_row(
       count, dst, QALOF_LANES {
@@ -159,8 +240,13 @@ void set_avx2_ops(KernelTable& table) {
   table.layer_norm = layer_norm;
   table.layer_norm_dx = layer_norm_dx;
   table.layer_norm_dparams = layer_norm_dparams;
+  table.rms_norm = rms_norm;
+  table.rms_norm_dx = rms_norm_dx;
   table.gelu = gelu;
   table.gelu_dx = gelu_dx;
+  table.swiglu = swiglu;
+  table.swiglu_dx = swiglu_dx;
+  table.rotate_pairs = rotate_pairs;
   table.add = add;
 }
 

@@ -118,6 +118,45 @@ void layer_norm_dparams(const float* dy, const float* x, const float* stats, std
   }
 }
 
+void rms_norm(const float* x, std::size_t cols, const float* gamma, float eps, float* dst,
+              float* stats) {
+  const float squares = sum_row(
+      cols, QALOF_LANES {
+        const __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
+        return _mm512_mul_ps(v, v);
+      });
+  const float inverse = 1.0F / square_root(squares / static_cast<float>(cols) + eps);
+  const __m512 factor = _mm512_set1_ps(inverse);
+  map_row(
+      cols, dst, QALOF_LANES {
+        return _mm512_mul_ps(_mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), factor),
+                             _mm512_maskz_loadu_ps(mask, gamma + i));
+      });
+  stats[0] = 0.0F;
+  stats[1] = inverse;
+}
+
+void rms_norm_dx(const float* dy, const float* x, const float* stats, const float* gamma,
+                 std::size_t cols, float* dx) {
+  const __m512 inverse = _mm512_set1_ps(stats[1]);
+  const auto gradient = QALOF_LANES {
+    return _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, dy + i),
+                         _mm512_maskz_loadu_ps(mask, gamma + i));
+  };
+  const auto normalized = QALOF_LANES {
+    return _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), inverse);
+  };
+  const __m512 product = _mm512_set1_ps(
+      sum_row(
+          cols, QALOF_LANES { return _mm512_mul_ps(gradient(i, mask), normalized(i, mask)); }) /
+      static_cast<float>(cols));
+  map_row(
+      cols, dx, QALOF_LANES {
+        return _mm512_mul_ps(inverse,
+                             _mm512_fnmadd_ps(normalized(i, mask), product, gradient(i, mask)));
+      });
+}
+
 // 1 / (1 + exp(-2u)) and what gelu_new needs around it; u = sqrt(2 / pi) (x + 0.044715 x^3).
 __m512 gelu_exp(__m512 x) {
   const __m512 cubic = _mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715F));
@@ -152,6 +191,49 @@ void gelu_dx(const float* dy, const float* x, std::size_t count, float* dx) {
       });
 }
 
+// 1 / (1 + exp(-x)).
+__m512 sigmoid(__m512 x) {
+  const __m512 one = _mm512_set1_ps(1.0F);
+  return _mm512_div_ps(one, _mm512_add_ps(one, exp_lanes(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+}
+
+void swiglu(const float* gate, const float* up, std::size_t count, float* dst) {
+  const __m512 one = _mm512_set1_ps(1.0F);
+  map_row(
+      count, dst, QALOF_LANES {
+        const __m512 g = _mm512_maskz_loadu_ps(mask, gate + i);
+        const __m512 grown = exp_lanes(_mm512_sub_ps(_mm512_setzero_ps(), g));
+        return _mm512_mul_ps(_mm512_div_ps(g, _mm512_add_ps(one, grown)),
+                             _mm512_maskz_loadu_ps(mask, up + i));
+      });
+}
+
+void swiglu_dx(const float* dy, const float* gate, const float* up, std::size_t count, float* dgate,
+               float* dup) {
+  const __m512 one = _mm512_set1_ps(1.0F);
+  const auto both = QALOF_LANES {
+    const __m512 d = _mm512_maskz_loadu_ps(mask, dy + i);
+    const __m512 g = _mm512_maskz_loadu_ps(mask, gate + i);
+    const __m512 u = _mm512_maskz_loadu_ps(mask, up + i);
+    const __m512 t = sigmoid(g);
+    const __m512 slope = _mm512_fmadd_ps(g, _mm512_sub_ps(one, t), one);
+    _mm512_mask_storeu_ps(dup + i, mask, _mm512_mul_ps(d, _mm512_mul_ps(g, t)));
+    return _mm512_mul_ps(_mm512_mul_ps(d, u), _mm512_mul_ps(t, slope));
+  };
+  map_row(count, dgate, both);
+}
+
+void rotate_pairs(float* x, std::size_t half, const float* cos, const float* sin) {
+  const auto turn = QALOF_LANES {
+    const __m512 a = _mm512_maskz_loadu_ps(mask, x + i),
+                 b = _mm512_maskz_loadu_ps(mask, x + half + i);
+    const __m512 c = _mm512_maskz_loadu_ps(mask, cos + i), s = _mm512_maskz_loadu_ps(mask, sin + i);
+    _mm512_mask_storeu_ps(x + half + i, mask, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)));
+    return _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s));
+  };
+  map_row(half, x, turn);
+}
+
 void add(const float* src, std::size_t count, float* dst) {
   map_row(
       count, dst, QALOF_LANES {
@@ -166,8 +248,13 @@ void set_avx512_ops(KernelTable& table) {
   table.layer_norm = layer_norm;
   table.layer_norm_dx = layer_norm_dx;
   table.layer_norm_dparams = layer_norm_dparams;
+  table.rms_norm = rms_norm;
+  table.rms_norm_dx = rms_norm_dx;
   table.gelu = gelu;
   table.gelu_dx = gelu_dx;
+  table.swiglu = swiglu;
+  table.swiglu_dx = swiglu_dx;
+  table.rotate_pairs = rotate_pairs;
   table.add = add;
 }
 

@@ -220,11 +220,22 @@ const float* apply(const KernelTable& table, const RowInput& input, std::size_t 
   const float* x = input.x + row * k;
   if (input.op == RowInput::Op::kNone) return x;
   float* dst = input.result != nullptr ? input.result + row * k : at_least(scratch, k);
-  if (input.op == RowInput::Op::kGelu) {
-    table.gelu(x, k, dst);
-  } else {
-    float stats[2];
-    table.layer_norm(x, k, input.gamma, input.beta, input.eps, dst, stats);
+  float stats[2];
+  switch (input.op) {
+    case RowInput::Op::kNone:
+      break;
+    case RowInput::Op::kLayerNorm:
+      table.layer_norm(x, k, input.gamma, input.beta, input.eps, dst, stats);
+      break;
+    case RowInput::Op::kGelu:
+      table.gelu(x, k, dst);
+      break;
+    case RowInput::Op::kRmsNorm:
+      table.rms_norm(x, k, input.gamma, input.eps, dst, stats);
+      break;
+    case RowInput::Op::kSwiGlu:
+      table.swiglu(x, input.up + row * k, k, dst);
+      break;
   }
   return dst;
 }

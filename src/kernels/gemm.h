@@ -119,15 +119,16 @@ void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
               const LowRankSum* sum = nullptr);
 /// Rows of x [m, k] and the operation that a decoder does on them first.
 struct RowInput {
-  enum class Op { kNone, kLayerNorm, kGelu };
+  enum class Op { kNone, kLayerNorm, kGelu, kRmsNorm, kSwiGlu };
   const float* x = nullptr;
   Op op = Op::kNone;
-  const float* gamma = nullptr;  // [k], with beta and eps of kLayerNorm
+  const float* gamma = nullptr;  // [k], with beta and eps of kLayerNorm, eps of kRmsNorm
   const float* beta = nullptr;
   float eps = 0.0F;
-  // [m, k], receives the rows after the operation; may be x in kGelu, and null where nobody reads
-  // them.
+  // [m, k], receives the rows after the operation; may be x in kGelu and kSwiGlu, and null where
+  // nobody reads them.
   float* result = nullptr;
+  const float* up = nullptr;  // [m, k], the second factor of kSwiGlu; x is the gate
 };
 /// y += scaling * (x a^T) b^T, an adapter of low rank beside a product.
 struct LowRankProduct {

@@ -116,8 +116,18 @@ struct KernelTable {
   /// null.
   void (*layer_norm_dparams)(const float* dy, const float* x, const float* stats, std::size_t cols,
                              float* dgamma, float* dbeta);
+  /// y = x / sqrt(mean(x^2) + eps) * gamma; stats is 0 and 1 / sqrt(mean(x^2) + eps).
+  void (*rms_norm)(const float* x, std::size_t cols, const float* gamma, float eps, float* dst,
+                   float* stats);
+  void (*rms_norm_dx)(const float* dy, const float* x, const float* stats, const float* gamma,
+                      std::size_t cols, float* dx);
   void (*gelu)(const float* x, std::size_t count, float* dst);
   void (*gelu_dx)(const float* dy, const float* x, std::size_t count, float* dx);
+  void (*swiglu)(const float* gate, const float* up, std::size_t count, float* dst);
+  void (*swiglu_dx)(const float* dy, const float* gate, const float* up, std::size_t count,
+                    float* dgate, float* dup);
+  /// The pairs (x[i], x[half + i]) turned by the angles of cos and sin [half], in place.
+  void (*rotate_pairs)(float* x, std::size_t half, const float* cos, const float* sin);
   void (*add)(const float* src, std::size_t count, float* dst);
   // attention
   /// dst[i, j] = scale * dot(a[i], b[j]).

@@ -193,6 +193,26 @@ void layer_norm_dparams(const float* dy, const float* x, const float* stats, std
   for (std::size_t i = 0; i < cols && dbeta != nullptr; ++i) dbeta[i] += dy[i];
 }
 
+void rms_norm(const float* x, std::size_t cols, const float* gamma, float eps, float* dst,
+              float* stats) {
+  float squares = 0.0F;
+  for (std::size_t i = 0; i < cols; ++i) squares += x[i] * x[i];
+  const float inverse = 1.0F / std::sqrt(squares / static_cast<float>(cols) + eps);
+  for (std::size_t i = 0; i < cols; ++i) dst[i] = x[i] * inverse * gamma[i];
+  stats[0] = 0.0F;
+  stats[1] = inverse;
+}
+
+void rms_norm_dx(const float* dy, const float* x, const float* stats, const float* gamma,
+                 std::size_t cols, float* dx) {
+  const float inverse = stats[1];
+  float product = 0.0F;
+  for (std::size_t i = 0; i < cols; ++i) product += dy[i] * gamma[i] * (x[i] * inverse);
+  product /= static_cast<float>(cols);
+  for (std::size_t i = 0; i < cols; ++i)
+    dx[i] = inverse * (dy[i] * gamma[i] - x[i] * inverse * product);
+}
+
 constexpr float kGeluFactor = 0.7978845608F;  // sqrt(2 / pi)
 constexpr float kGeluCubic = 0.044715F;
 constexpr float kGeluFlat = 100.0F;  // beyond it the derivative is 0 or 1, and x^2 stays finite
@@ -211,6 +231,29 @@ void gelu_dx(const float* dy, const float* x, std::size_t count, float* dx) {
     const float slope = kGeluFactor * (1.0F + 3.0F * kGeluCubic * v * v);
     const float t = 1.0F / (1.0F + std::exp(-2.0F * u));
     dx[i] = dy[i] * (t + v * t * (1.0F - t) * 2.0F * slope);
+  }
+}
+
+void swiglu(const float* gate, const float* up, std::size_t count, float* dst) {
+  for (std::size_t i = 0; i < count; ++i) dst[i] = gate[i] / (1.0F + std::exp(-gate[i])) * up[i];
+}
+
+void swiglu_dx(const float* dy, const float* gate, const float* up, std::size_t count, float* dgate,
+               float* dup) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const float g = gate[i], u = up[i];
+    const float t = 1.0F / (1.0F + std::exp(-g));
+    const float slope = g * (1.0F - t) + 1.0F;
+    dgate[i] = dy[i] * u * (t * slope);
+    dup[i] = dy[i] * (g * t);
+  }
+}
+
+void rotate_pairs(float* x, std::size_t half, const float* cos, const float* sin) {
+  for (std::size_t i = 0; i < half; ++i) {
+    const float a = x[i], b = x[half + i];
+    x[i] = a * cos[i] - b * sin[i];
+    x[half + i] = b * cos[i] + a * sin[i];
   }
 }
 
@@ -285,8 +328,13 @@ const KernelTable kPortableTable = {
     .layer_norm = layer_norm,
     .layer_norm_dx = layer_norm_dx,
     .layer_norm_dparams = layer_norm_dparams,
+    .rms_norm = rms_norm,
+    .rms_norm_dx = rms_norm_dx,
     .gelu = gelu,
     .gelu_dx = gelu_dx,
+    .swiglu = swiglu,
+    .swiglu_dx = swiglu_dx,
+    .rotate_pairs = rotate_pairs,
     .add = add,
     .dot_rows = dot_rows,
     .exp_row = exp_row,

@@ -2,48 +2,45 @@
 #include "kernels/ops.h"
 
 #include <algorithm>
+#include <cmath>
+#include <vector>
 
 #include "kernels/kernel_table.h"
 #include "kernels/parallel.h"
 
 namespace qalof::kernels {
 
-void layer_norm(const float* src, std::size_t rows, std::size_t cols, const float* gamma,
-                const float* beta, float eps, float* dst, float* stats, ParallelFor& parallel) {
-  const KernelTable& table = active_table();
-  for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
-    for (std::size_t row = begin; row < end; ++row) {
-      float own[2];
-      table.layer_norm(src + row * cols, cols, gamma, beta, eps, dst + row * cols,
-                       stats == nullptr ? own : stats + row * 2);
-    }
-  });
-}
+namespace {
 
-void add_layer_norm(const float* x, const float* added, std::size_t rows, std::size_t cols,
-                    const float* gamma, const float* beta, float eps, float* sum, float* dst,
-                    float* stats, ParallelFor& parallel) {
+// norm(row of x, row of dst, stats) for every row; with added, x becomes sum = x + added first.
+template <typename Norm>
+void norm_rows(const float* x, const float* added, std::size_t rows, std::size_t cols, float* sum,
+               float* dst, float* stats, ParallelFor& parallel, const Norm& norm) {
   const KernelTable& table = active_table();
   for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
       const std::size_t at = row * cols;
+      const float* src = x + at;
+      if (added != nullptr) {
+        if (sum != x) std::copy_n(src, cols, sum + at);
+        table.add(added + at, cols, sum + at);
+        src = sum + at;
+      }
       float own[2];
-      if (sum != x) std::copy_n(x + at, cols, sum + at);
-      table.add(added + at, cols, sum + at);
-      table.layer_norm(sum + at, cols, gamma, beta, eps, dst + at,
-                       stats == nullptr ? own : stats + row * 2);
+      norm(table, src, dst + at, stats == nullptr ? own : stats + row * 2);
     }
   });
 }
 
-void layer_norm_backward(const float* dy, const float* src, const float* stats, const float* gamma,
-                         std::size_t rows, std::size_t cols, float* dx, float* dgamma, float* dbeta,
-                         ParallelFor& parallel, const float* skip) {
+// gradient(row of dy, of x, stats, row of dx) for every row, then parameters' gradients.
+template <typename Gradient>
+void norm_rows_backward(const float* dy, const float* src, const float* stats, std::size_t rows,
+                        std::size_t cols, float* dx, float* dgamma, float* dbeta,
+                        ParallelFor& parallel, const float* skip, const Gradient& gradient) {
   const KernelTable& table = active_table();
   for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
-      table.layer_norm_dx(dy + row * cols, src + row * cols, stats + row * 2, gamma, cols,
-                          dx + row * cols);
+      gradient(table, dy + row * cols, src + row * cols, stats + row * 2, dx + row * cols);
       if (skip != nullptr) table.add(skip + row * cols, cols, dx + row * cols);
     }
   });
@@ -59,6 +56,60 @@ void layer_norm_backward(const float* dy, const float* src, const float* stats, 
   });
 }
 
+}  // namespace
+
+void layer_norm(const float* src, std::size_t rows, std::size_t cols, const float* gamma,
+                const float* beta, float eps, float* dst, float* stats, ParallelFor& parallel) {
+  norm_rows(src, nullptr, rows, cols, nullptr, dst, stats, parallel,
+            [&](const KernelTable& table, const float* x, float* y, float* row_stats) {
+              table.layer_norm(x, cols, gamma, beta, eps, y, row_stats);
+            });
+}
+
+void add_layer_norm(const float* x, const float* added, std::size_t rows, std::size_t cols,
+                    const float* gamma, const float* beta, float eps, float* sum, float* dst,
+                    float* stats, ParallelFor& parallel) {
+  norm_rows(x, added, rows, cols, sum, dst, stats, parallel,
+            [&](const KernelTable& table, const float* row, float* y, float* row_stats) {
+              table.layer_norm(row, cols, gamma, beta, eps, y, row_stats);
+            });
+}
+
+void layer_norm_backward(const float* dy, const float* src, const float* stats, const float* gamma,
+                         std::size_t rows, std::size_t cols, float* dx, float* dgamma, float* dbeta,
+                         ParallelFor& parallel, const float* skip) {
+  norm_rows_backward(
+      dy, src, stats, rows, cols, dx, dgamma, dbeta, parallel, skip,
+      [&](const KernelTable& table, const float* row_dy, const float* x, const float* row_stats,
+          float* row_dx) { table.layer_norm_dx(row_dy, x, row_stats, gamma, cols, row_dx); });
+}
+
+void rms_norm(const float* src, std::size_t rows, std::size_t cols, const float* gamma, float eps,
+              float* dst, float* stats, ParallelFor& parallel) {
+  norm_rows(src, nullptr, rows, cols, nullptr, dst, stats, parallel,
+            [&](const KernelTable& table, const float* x, float* y, float* row_stats) {
+              table.rms_norm(x, cols, gamma, eps, y, row_stats);
+            });
+}
+
+void add_rms_norm(const float* x, const float* added, std::size_t rows, std::size_t cols,
+                  const float* gamma, float eps, float* sum, float* dst, float* stats,
+                  ParallelFor& parallel) {
+  norm_rows(x, added, rows, cols, sum, dst, stats, parallel,
+            [&](const KernelTable& table, const float* row, float* y, float* row_stats) {
+              table.rms_norm(row, cols, gamma, eps, y, row_stats);
+            });
+}
+
+void rms_norm_backward(const float* dy, const float* src, const float* stats, const float* gamma,
+                       std::size_t rows, std::size_t cols, float* dx, float* dgamma,
+                       ParallelFor& parallel, const float* skip) {
+  norm_rows_backward(
+      dy, src, stats, rows, cols, dx, dgamma, nullptr, parallel, skip,
+      [&](const KernelTable& table, const float* row_dy, const float* x, const float* row_stats,
+          float* row_dx) { table.rms_norm_dx(row_dy, x, row_stats, gamma, cols, row_dx); });
+}
+
 void gelu_new(const float* src, std::size_t count, float* dst, ParallelFor& parallel) {
   const KernelTable& table = active_table();
   for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
@@ -72,6 +123,58 @@ void gelu_new_backward(const float* dy, const float* src, std::size_t count, flo
   for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
     table.gelu_dx(dy + begin, src + begin, end - begin, dx + begin);
   });
+}
+
+void swiglu(const float* gate, const float* up, std::size_t count, float* dst,
+            ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
+    table.swiglu(gate + begin, up + begin, end - begin, dst + begin);
+  });
+}
+
+void swiglu_backward(const float* dy, const float* gate, const float* up, std::size_t count,
+                     float* dgate, float* dup, ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
+    table.swiglu_dx(dy + begin, gate + begin, up + begin, end - begin, dgate + begin, dup + begin);
+  });
+}
+
+void rotary_table(const std::int32_t* positions, std::size_t rows, const float* frequencies,
+                  std::size_t half, float* table) {
+  for (std::size_t row = 0; row < rows; ++row) {
+    float* cosines = table + row * 2 * half;
+    for (std::size_t i = 0; i < half; ++i) {
+      // The angle as one f32 product, its functions in double: the same on every machine.
+      const auto angle = static_cast<double>(static_cast<float>(positions[row]) * frequencies[i]);
+      cosines[i] = static_cast<float>(std::cos(angle));
+      cosines[half + i] = static_cast<float>(std::sin(angle));
+    }
+  }
+}
+
+void rotate(float* x, std::size_t rows, std::size_t stride, std::size_t heads, std::size_t half,
+            const float* table, ParallelFor& parallel) {
+  const KernelTable& kernels = active_table();
+  for_ranges(
+      parallel, rows, rows_per_piece(heads * 2 * half), [&](std::size_t begin, std::size_t end) {
+        for (std::size_t row = begin; row < end; ++row) {
+          const float* cosines = table + row * 2 * half;
+          for (std::size_t head = 0; head < heads; ++head) {
+            kernels.rotate_pairs(x + row * stride + head * 2 * half, half, cosines, cosines + half);
+          }
+        }
+      });
+}
+
+void rotate_backward(float* dx, std::size_t rows, std::size_t stride, std::size_t heads,
+                     std::size_t half, const float* table, ParallelFor& parallel) {
+  std::vector<float> back(table, table + rows * 2 * half);
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t i = 0; i < half; ++i) back[row * 2 * half + half + i] *= -1.0F;
+  }
+  rotate(dx, rows, stride, heads, half, back.data(), parallel);
 }
 
 void add_in_place(const float* src, std::size_t count, float* dst, ParallelFor& parallel) {

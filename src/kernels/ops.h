@@ -26,10 +26,43 @@ void layer_norm_backward(const float* dy, const float* src, const float* stats, 
                          std::size_t rows, std::size_t cols, float* dx, float* dgamma, float* dbeta,
                          ParallelFor& parallel, const float* skip = nullptr);
 
+/// dst = x / sqrt(mean(x^2) + eps) * gamma per row [rows, cols]. stats, if not null, receives
+/// [rows, 2] = 0, 1 / sqrt(mean(x^2) + eps).
+void rms_norm(const float* src, std::size_t rows, std::size_t cols, const float* gamma, float eps,
+              float* dst, float* stats, ParallelFor& parallel);
+/// sum = x + added and dst = rms_norm(sum), in one pass. sum may be x.
+void add_rms_norm(const float* x, const float* added, std::size_t rows, std::size_t cols,
+                  const float* gamma, float eps, float* sum, float* dst, float* stats,
+                  ParallelFor& parallel);
+/// dx of rms_norm from stats; dgamma and skip as in layer_norm_backward.
+void rms_norm_backward(const float* dy, const float* src, const float* stats, const float* gamma,
+                       std::size_t rows, std::size_t cols, float* dx, float* dgamma,
+                       ParallelFor& parallel, const float* skip = nullptr);
+
 /// GPT-2's gelu_new: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). src and dst may be the same.
 void gelu_new(const float* src, std::size_t count, float* dst, ParallelFor& parallel);
 void gelu_new_backward(const float* dy, const float* src, std::size_t count, float* dx,
                        ParallelFor& parallel);
+
+/// SwiGLU: gate / (1 + exp(-gate)) * up. dst may be gate or up.
+void swiglu(const float* gate, const float* up, std::size_t count, float* dst,
+            ParallelFor& parallel);
+/// dgate may be gate, dup may be up.
+void swiglu_backward(const float* dy, const float* gate, const float* up, std::size_t count,
+                     float* dgate, float* dup, ParallelFor& parallel);
+
+/// cos and sin of rotary positions: table [rows, 2 * half], a row's cosines and then its sines of
+/// f32(position * frequencies[i]).
+void rotary_table(const std::int32_t* positions, std::size_t rows, const float* frequencies,
+                  std::size_t half, float* table);
+/// Rotary positions, in place: in each of heads stretches of 2 * half numbers of a row the pairs
+/// (i, half + i) are turned by the row's angles. x rows lie stride floats apart, table is
+/// rotary_table's.
+void rotate(float* x, std::size_t rows, std::size_t stride, std::size_t heads, std::size_t half,
+            const float* table, ParallelFor& parallel);
+/// The gradient of rotate: turns back, in place.
+void rotate_backward(float* dx, std::size_t rows, std::size_t stride, std::size_t heads,
+                     std::size_t half, const float* table, ParallelFor& parallel);
 
 /// dst += src.
 void add_in_place(const float* src, std::size_t count, float* dst, ParallelFor& parallel);

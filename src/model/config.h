@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,10 +12,28 @@
 
 namespace qalof::model {
 
-enum class Family { kGpt2 };
+enum class Family { kGpt2, kLlama };
+enum class NormKind { kLayer, kRms };
+enum class Activation { kGelu, kSwiGlu };
+
+/// Rotary positions (docs/numerics.md, "Rotary positions").
+struct RotaryPositions {
+  /// Llama 3: only waves longer than original_positions / high are slowed down, those longer than
+  /// original_positions / low by the whole factor.
+  struct ByWavelength {
+    float low = 1, high = 4;
+    std::size_t original_positions = 8192;
+  };
+  float theta = 10000;
+  float factor = 1;  // frequencies are divided by it
+  std::optional<ByWavelength> by_wavelength;
+};
 
 struct ModelConfig {
   Family family = Family::kGpt2;
+  NormKind norm = NormKind::kLayer;
+  Activation activation = Activation::kGelu;
+  std::optional<RotaryPositions> rotary;  // none: learned position embeddings
   std::size_t vocab_size = 50257;
   std::size_t max_positions = 1024;
   std::size_t hidden = 768;
@@ -31,25 +50,60 @@ struct ModelConfig {
   Json raw;                  // the file's own keys, kept on saving
 
   std::size_t head_dim() const { return hidden / num_heads; }
+  std::size_t kv_width() const { return num_kv_heads * head_dim(); }
 };
 
-/// Parses a Hugging Face config.json (GPT-2 and its aliases). Values that are not implemented are
-/// refused by name (Error{kUnsupported}); out-of-range ones are Error{kBadInput}. where is the
-/// file's path.
+/// Parses a Hugging Face config.json (GPT-2 and its aliases, Llama). Values that are not
+/// implemented are refused by name (Error{kUnsupported}); out-of-range ones are Error{kBadInput}.
+/// where is the file's path.
 ModelConfig parse_model_config(const Json& json, const std::string& where);
-/// A config.json of a named size, "124M" (GPT-2) or "nano"; Error{kUsage} lists the sizes.
+/// A config.json of a family ("gpt2", "llama") and a named size of it; Error{kUsage} lists them.
 Json named_model_config(const std::string& model_type, const std::string& size);
 
-/// Kinds of linears, in the order they run inside a layer.
+/// Frequencies [head_dim / 2] of rotary positions: pair i turns by position * frequency i.
+std::vector<float> rotary_frequencies(const ModelConfig& config);
+
+/// What a linear does in a layer.
+enum class LinearRole { kQkv, kQ, kK, kV, kAttentionOut, kGate, kUp, kDown };
+/// A linear; they stand in the order they run inside a layer.
 struct LinearSpec {
   std::string name;  // "h.0.attn.c_attn"
   std::size_t in = 0, out = 0;
   std::size_t layer = 0;
   bool conv1d = false;  // stored [in, out] in Hugging Face files
+  bool bias = false;
+  LinearRole role = LinearRole::kQkv;
+
+  /// "attn.c_attn" of "h.0.attn.c_attn".
+  const char* name_in_layer() const {
+    return name.c_str() + name.find('.', name.find('.') + 1) + 1;
+  }
 };
 /// All linears in forward order.
 std::vector<LinearSpec> linears(const ModelConfig& config);
+/// The linears of a layer by step, as indices of linears().
+struct LayerSteps {
+  std::vector<std::size_t> attention_in;  // one that gives q, k and v, or three
+  std::size_t attention_out = 0;
+  std::vector<std::size_t> mlp_in;  // one, or gate and up
+  std::size_t mlp_out = 0;
+};
+/// [layer]
+std::vector<LayerSteps> layer_steps(const ModelConfig& config);
 quant::PlanTarget plan_target(const ModelConfig& config);
+
+/// Names of a decoder's tensors without prefix; norms without ".weight" and ".bias".
+struct TensorNames {
+  std::string token_embedding;     // "wte.weight"
+  std::string position_embedding;  // "wpe.weight"; empty where positions are rotary
+  std::string final_norm;
+  std::vector<std::string> attention_norms, mlp_norms;  // [layer]
+};
+TensorNames tensor_names(const ModelConfig& config);
+/// What stands before those names in files of the field's libraries: "transformer." or "model.".
+std::string decoder_prefix(const ModelConfig& config, bool question_answering);
+/// The class of transformers that holds the decoder with a span head, or with an LM head.
+std::string architecture(const ModelConfig& config, bool question_answering);
 
 /// One tensor a model directory must hold.
 struct TensorSpec {
@@ -57,6 +111,8 @@ struct TensorSpec {
   std::vector<std::size_t> shape;  // as in the file
 };
 std::vector<TensorSpec> expected_tensors(const ModelConfig& config);
+/// Those of them that are embeddings.
+std::vector<TensorSpec> embedding_tensors(const ModelConfig& config);
 /// Number of parameters of the decoder (tied head counted once).
 std::size_t parameter_count(const ModelConfig& config);
 

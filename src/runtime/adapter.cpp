@@ -17,9 +17,14 @@ namespace {
 constexpr std::string_view kASuffix = ".lora_A.weight";
 constexpr std::string_view kBSuffix = ".lora_B.weight";
 
-std::string without_model_prefix(std::string name) {
-  constexpr std::string_view kPrefix = "transformer.";
-  return name.starts_with(kPrefix) ? name.substr(kPrefix.size()) : name;
+// name without what stands before a decoder's names, which goes to *prefix.
+std::string without_model_prefix(const std::string& name, std::string* prefix = nullptr) {
+  for (const std::string_view known : {"transformer.", "model."}) {
+    if (!name.starts_with(known)) continue;
+    if (prefix != nullptr) *prefix = known;
+    return name.substr(known.size());
+  }
+  return name;
 }
 
 std::vector<float> read_tensor(const io::PeftAdapter& adapter, const std::string& key,
@@ -45,7 +50,8 @@ class PeftReader {
       : directory_(directory),
         config_(config),
         linears_(model::linears(config)),
-        peft_(io::read_peft(directory)) {
+        peft_(io::read_peft(directory)),
+        prefix_(model::decoder_prefix(config, /*question_answering=*/false)) {
     for (const model::LinearSpec& spec : linears_) names_.push_back(spec.name);
   }
 
@@ -75,6 +81,7 @@ class PeftReader {
                                  : is_b ? name.substr(0, name.size() - kBSuffix.size())
                                         : "";
       if (std::find(names_.begin(), names_.end(), module) != names_.end()) {
+        without_model_prefix(key, &prefix_);
         (is_a ? a_keys_ : b_keys_)[module] = key;
       } else if (heads.contains(name)) {
         head_keys_[name] = key;
@@ -84,8 +91,8 @@ class PeftReader {
     }
     QALOF_CHECK(!a_keys_.empty() || unknown.empty(), ErrorKind::kBadInput,
                 "{}: no adapter tensor matches this model; it holds e.g. {}, expected e.g. "
-                "transformer.{}{}",
-                directory_, unknown.front(), names_.front(), kASuffix);
+                "{}{}{}",
+                directory_, unknown.front(), prefix_, names_.front(), kASuffix);
     QALOF_CHECK(unknown.empty(), ErrorKind::kBadInput,
                 "{}: tensor {} ({} in all) does not belong to this model, nearest {}", directory_,
                 unknown.front(), unknown.size(),
@@ -96,7 +103,7 @@ class PeftReader {
   std::unique_ptr<LoraLinear> read_linear(std::size_t i) const {
     const model::LinearSpec& spec = linears_[i];
     const auto a = a_keys_.find(spec.name), b = b_keys_.find(spec.name);
-    const bool targeted = peft_.config().targets("transformer." + spec.name);
+    const bool targeted = peft_.config().targets(prefix_ + spec.name);
     for (const auto& [found, suffix] :
          {std::pair{a != a_keys_.end(), kASuffix}, {b != b_keys_.end(), kBSuffix}}) {
       const bool other = a != a_keys_.end() || b != b_keys_.end();
@@ -108,8 +115,8 @@ class PeftReader {
     QALOF_CHECK(targeted, ErrorKind::kBadInput,
                 "{}: tensor {} is there although target_modules does not name it", directory_,
                 a->second);
-    const std::size_t rank = peft_.config().rank_of("transformer." + spec.name);
-    const double alpha = peft_.config().alpha_of("transformer." + spec.name);
+    const std::size_t rank = peft_.config().rank_of(prefix_ + spec.name);
+    const double alpha = peft_.config().alpha_of(prefix_ + spec.name);
     const double divisor = peft_.config().use_rslora ? std::sqrt(static_cast<double>(rank))
                                                      : static_cast<double>(rank);
     std::vector<float> a_values = read_tensor(peft_, a->second, directory_, {rank, spec.in});
@@ -141,6 +148,7 @@ class PeftReader {
   std::vector<model::LinearSpec> linears_;
   std::vector<std::string> names_;
   io::PeftAdapter peft_;
+  std::string prefix_;  // as the file has it; which one it is depends on the class it was made for
   std::map<std::string, std::string> a_keys_, b_keys_, head_keys_;  // module -> key in the file
 };
 
@@ -222,7 +230,9 @@ void save_adapter(const std::string& directory, const Adapter& adapter,
   io::PeftConfig peft;
   peft.r = adapter.rank;
   peft.lora_alpha = static_cast<double>(adapter.alpha);
-  peft.fan_in_fan_out = true;  // GPT-2's linears are Conv1D
+  const std::vector<model::LinearSpec> linears = model::linears(config);
+  const std::string prefix = model::decoder_prefix(config, task == Task::kQa);
+  peft.fan_in_fan_out = linears.front().conv1d;
   peft.task_type = task == Task::kQa ? "QUESTION_ANS" : task == Task::kLm ? "CAUSAL_LM" : "SEQ_CLS";
   peft.base_model_name_or_path = base_id;
   std::vector<io::TensorToWrite> tensors;
@@ -231,15 +241,14 @@ void save_adapter(const std::string& directory, const Adapter& adapter,
     const auto bytes = std::as_bytes(std::span<const float>(values));
     tensors.push_back({name, io::DType::kF32, std::move(shape), bytes});
   };
-  const std::vector<model::LinearSpec> linears = model::linears(config);
   std::set<std::string> targets;
   for (std::size_t i = 0; i < adapter.linears.size(); ++i) {
     const LoraLinear* lora = adapter.linears[i].get();
     if (lora == nullptr) continue;
     const model::LinearSpec& spec = linears[i];
     targets.insert(spec.name.substr(spec.name.rfind('.') + 1));
-    add("transformer." + spec.name + std::string(kASuffix), {lora->rank(), spec.in}, lora->a());
-    add("transformer." + spec.name + std::string(kBSuffix), {spec.out, lora->rank()}, lora->b());
+    add(prefix + spec.name + std::string(kASuffix), {lora->rank(), spec.in}, lora->a());
+    add(prefix + spec.name + std::string(kBSuffix), {spec.out, lora->rank()}, lora->b());
   }
   peft.target_modules.assign(targets.begin(), targets.end());
   auto add_head = [&](const std::string& name, const std::optional<Head>& head) {

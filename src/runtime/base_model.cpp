@@ -107,11 +107,15 @@ void check_tensors(const io::ModelDir& dir, const model::ModelConfig& config) {
                             view->shape[0] == spec.shape[1] && view->shape[1] == spec.shape[0];
     fail(ErrorKind::kBadInput, "{}: tensor {} has shape {}, expected {}{}", dir.path(), spec.name,
          shape_text(view->shape), shape_text(spec.shape),
-         transposed ? " (it is transposed: GPT-2 files hold linear weights as [in, out])" : "");
+         transposed && config.family == model::Family::kGpt2
+             ? " (it is transposed: GPT-2 files hold linear weights as [in, out])"
+         : transposed ? " (it is transposed)"
+                      : "");
   }
   QALOF_CHECK(found > 0, ErrorKind::kBadInput,
-              "{}: none of the {} tensors of a GPT-2 was found; the file holds e.g. {}", dir.path(),
-              known.size(), dir.names().empty() ? "nothing" : dir.names().front());
+              "{}: none of the {} tensors of a {} was found; the file holds e.g. {}", dir.path(),
+              known.size(), config.family == model::Family::kGpt2 ? "GPT-2" : "Llama",
+              dir.names().empty() ? "nothing" : dir.names().front());
   for (const std::string& name : known) {
     QALOF_CHECK(dir.find(name) != nullptr, ErrorKind::kBadInput, "{}: tensor {} is missing",
                 dir.path(), name);
@@ -174,17 +178,22 @@ BaseModel::BaseModel(model::ModelConfig config, std::string path,
       path_(std::move(path)),
       source_(std::move(source)),
       target_(model::plan_target(config_)),
-      linears_(model::linears(config_)) {
+      linears_(model::linears(config_)),
+      layers_(model::layer_steps(config_)),
+      names_(model::tensor_names(config_)) {
   auto norm = [this](const std::string& name) {
-    return Norm{*source_->tensor_f32(name + ".weight"), *source_->tensor_f32(name + ".bias")};
+    Norm weights{*source_->tensor_f32(name + ".weight"), {}};
+    if (config_.norm == model::NormKind::kLayer)
+      weights.beta = *source_->tensor_f32(name + ".bias");
+    return weights;
   };
-  for (std::size_t layer = 0; layer < config_.num_layers; ++layer) {
-    attention_norms_.push_back(norm(fmt::format("h.{}.ln_1", layer)));
-    mlp_norms_.push_back(norm(fmt::format("h.{}.ln_2", layer)));
+  for (const std::string& name : names_.attention_norms) attention_norms_.push_back(norm(name));
+  for (const std::string& name : names_.mlp_norms) mlp_norms_.push_back(norm(name));
+  final_norm_ = norm(names_.final_norm);
+  for (const model::LinearSpec& spec : linears_) {
+    biases_.push_back(spec.bias ? *source_->tensor_f32(spec.name + ".bias") : std::vector<float>());
   }
-  final_norm_ = norm("ln_f");
-  for (const model::LinearSpec& spec : linears_)
-    biases_.push_back(*source_->tensor_f32(spec.name + ".bias"));
+  if (config_.rotary) rotary_ = model::rotary_frequencies(config_);
 }
 
 const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precision precision,
@@ -223,7 +232,7 @@ const kernels::PackedMatrix& BaseModel::lm_head(quant::BitWidth width,
   if (!slot) {
     std::optional<std::vector<float>> weights;
     if (!config_.tie_word_embeddings) weights = source_->tensor_f32("lm_head.weight");
-    if (!weights) weights = source_->tensor_f32("wte.weight");
+    if (!weights) weights = source_->tensor_f32(names_.token_embedding);
     if (width.is_integer())
       kernels::round_to_bf16(weights->data(), weights->size(), weights->data(), parallel);
     slot = pack_weights(*weights, config_.vocab_size, config_.hidden, precision, {}, parallel);
@@ -235,16 +244,18 @@ void BaseModel::embed(std::span<const std::int32_t> ids, std::span<const std::in
                       quant::BitWidth width, float* dst) const {
   const std::size_t hidden = config_.hidden;
   SerialFor serial;
+  const bool has_positions = !names_.position_embedding.empty();
   thread_local std::vector<float> position_row;
   position_row.resize(hidden);
   for (std::size_t i = 0; i < ids.size(); ++i) {
     float* row = dst + i * hidden;
-    source_->copy_row("wte.weight", static_cast<std::size_t>(ids[i]), {row, hidden});
-    source_->copy_row("wpe.weight", static_cast<std::size_t>(positions[i]), position_row);
-    if (width.bits < 32) {
-      kernels::round_to_bf16(row, hidden, row, serial);
+    source_->copy_row(names_.token_embedding, static_cast<std::size_t>(ids[i]), {row, hidden});
+    if (width.bits < 32) kernels::round_to_bf16(row, hidden, row, serial);
+    if (!has_positions) continue;
+    source_->copy_row(names_.position_embedding, static_cast<std::size_t>(positions[i]),
+                      position_row);
+    if (width.bits < 32)
       kernels::round_to_bf16(position_row.data(), hidden, position_row.data(), serial);
-    }
     for (std::size_t j = 0; j < hidden; ++j) row[j] += position_row[j];
   }
 }

@@ -75,13 +75,18 @@ class BaseModel {
   const std::string& path() const { return path_; }
   const WeightSource& source() const { return *source_; }
 
+  /// The linears of each layer by step.
+  const std::vector<model::LayerSteps>& layers() const { return layers_; }
+  /// Frequencies of rotary positions [head_dim / 2]; empty where positions are learned.
+  const std::vector<float>& rotary() const { return rotary_; }
+
   struct Norm {
-    std::vector<float> gamma, beta;
+    std::vector<float> gamma, beta;  // beta is empty for RMS norm
   };
   const Norm& attention_norm(std::size_t layer) const { return attention_norms_[layer]; }
   const Norm& mlp_norm(std::size_t layer) const { return mlp_norms_[layer]; }
   const Norm& final_norm() const { return final_norm_; }
-  /// Bias [out] of a linear.
+  /// Bias [out] of a linear, or empty.
   const std::vector<float>& bias(std::size_t linear) const { return biases_[linear]; }
 
   /// Weights of a linear packed for a precision and, where the width is an integer, in a scheme;
@@ -90,8 +95,8 @@ class BaseModel {
                                       quant::QuantScheme scheme, ParallelFor& parallel) const;
   /// The LM head [vocab, hidden] in the form lm_head_precision(width) computes with.
   const kernels::PackedMatrix& lm_head(quant::BitWidth width, ParallelFor& parallel) const;
-  /// dst [ids, hidden] = token embedding + position embedding; both rounded to bf16 first where
-  /// width is 16. ids and positions must be in range.
+  /// dst [ids, hidden] = token embedding + position embedding where it is learned; both rounded to
+  /// bf16 first where width is 16. ids and positions must be in range.
   void embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,
              quant::BitWidth width, float* dst) const;
 
@@ -110,6 +115,9 @@ class BaseModel {
   std::unique_ptr<const WeightSource> source_;
   quant::PlanTarget target_;
   std::vector<model::LinearSpec> linears_;
+  std::vector<model::LayerSteps> layers_;
+  model::TensorNames names_;
+  std::vector<float> rotary_;
   std::vector<Norm> attention_norms_, mlp_norms_;
   Norm final_norm_;
   std::vector<std::vector<float>> biases_;

@@ -96,14 +96,14 @@ std::uint64_t linear_bytes(const LinearCall& call, std::size_t rows) {
 
 // One layer's attention of all sequences: rounds K and V, stores them in the caches and attends.
 void run_attention(std::span<const Sequence> sequences, const model::ModelConfig& config,
-                   std::size_t layer, DecoderWorkspace& workspace, ParallelFor& parallel) {
+                   std::size_t layer, const QkvLayout& qkv, DecoderWorkspace& workspace,
+                   ParallelFor& parallel) {
   const std::size_t hidden = config.hidden;
-  const std::size_t kv_width = config.num_kv_heads * config.head_dim();
-  const std::size_t qkv_width = hidden + 2 * kv_width;
+  const std::size_t kv_width = config.kv_width();
   const auto rows_at = [&](std::size_t row, bool has_cache) {
     const std::size_t at = row * kv_width, scale_at = row * config.num_kv_heads;
-    float* values = workspace.qkv.data() + row * qkv_width + hidden;
-    KvRows k{values, qkv_width}, v{values + kv_width, qkv_width};
+    KvRows k{qkv.k + row * qkv.kv_stride, qkv.kv_stride};
+    KvRows v{qkv.v + row * qkv.kv_stride, qkv.kv_stride};
     if (has_cache) {
       k.codes = workspace.k_codes.data() + at;
       v.codes = workspace.v_codes.data() + at;
@@ -123,7 +123,7 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
     const auto [k, v] = rows_at(at.row, true);
     kernels::AttentionSequence& work = workspace.sequences[i];
     work = {};
-    work.q = workspace.qkv.data() + at.row * qkv_width;
+    work.q = qkv.q + at.row * qkv.q_stride;
     work.k = k.values;
     work.v = v.values;
     work.out = workspace.attended.data() + at.row * hidden;
@@ -141,20 +141,42 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
   shape.heads = config.num_heads;
   shape.kv_heads = config.num_kv_heads;
   shape.head_dim = config.head_dim();
-  shape.q_stride = qkv_width;
-  shape.k_stride = qkv_width;
-  shape.v_stride = qkv_width;
+  shape.q_stride = qkv.q_stride;
+  shape.k_stride = qkv.kv_stride;
+  shape.v_stride = qkv.kv_stride;
   shape.out_stride = hidden;
   shape.scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim()));
   kernels::attention(shape, workspace.sequences.data(), workspace.placed.size(), parallel);
 }
 
+// Adds the angles of rotary positions to q and k.
+void rotate_qk(const BaseModel& base, const QkvLayout& qkv, const DecoderWorkspace& workspace,
+               ParallelFor& parallel) {
+  const model::ModelConfig& config = base.config();
+  const std::size_t half = base.rotary().size(), tokens = workspace.ids.size();
+  kernels::rotate(qkv.q, tokens, qkv.q_stride, config.num_heads, half, workspace.rotary.data(),
+                  parallel);
+  kernels::rotate(qkv.k, tokens, qkv.kv_stride, config.num_kv_heads, half, workspace.rotary.data(),
+                  parallel);
+}
+
 }  // namespace
+
+QkvLayout qkv_layout(const model::ModelConfig& config, const model::LayerSteps& steps,
+                     std::size_t tokens, float* base) {
+  const std::size_t hidden = config.hidden, kv_width = config.kv_width();
+  if (steps.attention_in.size() == 1) {
+    const std::size_t row = hidden + 2 * kv_width;
+    return {base, base + hidden, base + hidden + kv_width, row, row};
+  }
+  float* k = base + tokens * hidden;
+  return {base, k, k + tokens * kv_width, hidden, kv_width};
+}
 
 void split_and_quantize_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& config,
                            const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k,
                            float* v, ParallelFor& parallel) {
-  const std::size_t width = config.num_kv_heads * config.head_dim();
+  const std::size_t width = config.kv_width();
   const std::size_t row = config.hidden + 2 * width;
   for (std::size_t t = 0; t < tokens; ++t) {
     std::memcpy(k + t * width, qkv + t * row + config.hidden, width * sizeof(float));
@@ -170,7 +192,7 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
   const BaseModel& base = execution.base();
   const model::ModelConfig& config = base.config();
   const std::size_t hidden = config.hidden;
-  const std::size_t kv_width = config.num_kv_heads * config.head_dim();
+  const std::size_t kv_width = config.kv_width();
   const std::size_t qkv_width = hidden + 2 * kv_width;
   place(execution, sequences, workspace);
   const std::size_t tokens = workspace.ids.size();
@@ -182,7 +204,7 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
   for (auto* buffer : {&workspace.k_scales, &workspace.v_scales})
     grow(*buffer, tokens * config.num_kv_heads);
   grow(workspace.attended, tokens * hidden);
-  grow(workspace.inner, tokens * config.inner);
+  grow(workspace.inner, base.layers().front().mlp_in.size() * tokens * config.inner);
   grow(workspace.projected, tokens * hidden);
   grow(workspace.sequences, sequences.size());
   std::uint64_t cached_bytes = 0;  // of all layers
@@ -193,31 +215,55 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
   float* residual = workspace.residual.data();
 
   // input's rows are all of the workspace's.
-  auto linear = [&](std::size_t index, const char* name, const kernels::RowInput& input, float* y) {
+  auto linear = [&](std::size_t index, const kernels::RowInput& input, float* y) {
+    const char* name = base.linears()[index].name_in_layer();
     for (const auto& group : workspace.groups) {
       const LinearCall& call = group.execution->linear(index);
       const Profile::Scope scope(profile, name, linear_bytes(call, group.rows));
       const std::size_t at = group.first_row * call.weight.k;
       kernels::RowInput rows = input;
       rows.x += at;
+      if (rows.up != nullptr) rows.up += at;
       if (rows.result != nullptr) rows.result += at;
       run_linear(call, rows, group.rows, y + group.first_row * call.weight.n, workspace.linear,
                  parallel);
     }
   };
+  const bool is_rms = config.norm == model::NormKind::kRms;
   auto normed_residual = [&](const BaseModel::Norm& norm) {
-    return kernels::RowInput{residual,
-                             kernels::RowInput::Op::kLayerNorm,
-                             norm.gamma.data(),
-                             norm.beta.data(),
-                             config.norm_epsilon,
-                             workspace.normed.data()};
+    return kernels::RowInput{
+        residual,
+        is_rms ? kernels::RowInput::Op::kRmsNorm : kernels::RowInput::Op::kLayerNorm,
+        norm.gamma.data(),
+        norm.beta.data(),
+        config.norm_epsilon,
+        workspace.normed.data()};
+  };
+  auto norm_rows = [&](const BaseModel::Norm& norm, std::size_t first, std::size_t rows,
+                       float* dst) {
+    const float* src = residual + first * hidden;
+    if (is_rms) {
+      kernels::rms_norm(src, rows, hidden, norm.gamma.data(), config.norm_epsilon, dst, nullptr,
+                        parallel);
+    } else {
+      kernels::layer_norm(src, rows, hidden, norm.gamma.data(), norm.beta.data(),
+                          config.norm_epsilon, dst, nullptr, parallel);
+    }
+  };
+  // One linear norms its rows itself; several share rows that are normed before.
+  auto linears_of_norm = [&](const std::vector<std::size_t>& indices, const BaseModel::Norm& norm,
+                             std::span<float* const> outputs) {
+    kernels::RowInput input = normed_residual(norm);
+    if (indices.size() > 1) {
+      const Profile::Scope scope(profile, "norm", 2 * row_bytes);
+      norm_rows(norm, 0, tokens, workspace.normed.data());
+      input = {workspace.normed.data()};
+    }
+    for (std::size_t i = 0; i < indices.size(); ++i) linear(indices[i], input, outputs[i]);
   };
   auto final_norm = [&](std::size_t first, std::size_t rows, float* dst) {
-    const BaseModel::Norm& norm = base.final_norm();
     const Profile::Scope scope(profile, "final_norm", 2 * rows * hidden * sizeof(float));
-    kernels::layer_norm(residual + first * hidden, rows, hidden, norm.gamma.data(),
-                        norm.beta.data(), config.norm_epsilon, dst, nullptr, parallel);
+    norm_rows(base.final_norm(), first, rows, dst);
   };
   auto add_projected = [&] {
     const Profile::Scope scope(profile, "residual", 3 * row_bytes);
@@ -233,21 +279,35 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
                  residual + group.first_row * hidden);
     }
   }
+  if (config.rotary) {
+    grow(workspace.rotary, tokens * config.head_dim());
+    kernels::rotary_table(workspace.positions.data(), tokens, base.rotary().data(),
+                          base.rotary().size(), workspace.rotary.data());
+  }
+  const QkvLayout qkv = qkv_layout(config, base.layers().front(), tokens, workspace.qkv.data());
+  float* const qkv_outputs[] = {qkv.q, qkv.k, qkv.v};
+  float* const inner_outputs[] = {workspace.inner.data(),
+                                  workspace.inner.data() + tokens * config.inner};
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
-    const std::size_t first = 4 * layer;  // c_attn, attn.c_proj, c_fc, mlp.c_proj
-    linear(first, "attn.c_attn", normed_residual(base.attention_norm(layer)), workspace.qkv.data());
+    const model::LayerSteps& steps = base.layers()[layer];
+    linears_of_norm(steps.attention_in, base.attention_norm(layer), qkv_outputs);
     {
       const Profile::Scope scope(
           profile, "attention",
           tokens * (qkv_width + hidden) * sizeof(float) + cached_bytes / config.num_layers);
-      run_attention(sequences, config, layer, workspace, parallel);
+      if (config.rotary) rotate_qk(base, qkv, workspace, parallel);
+      run_attention(sequences, config, layer, qkv, workspace, parallel);
     }
-    linear(first + 1, "attn.c_proj", {workspace.attended.data()}, workspace.projected.data());
+    linear(steps.attention_out, {workspace.attended.data()}, workspace.projected.data());
     add_projected();
-    linear(first + 2, "mlp.c_fc", normed_residual(base.mlp_norm(layer)), workspace.inner.data());
+    linears_of_norm(steps.mlp_in, base.mlp_norm(layer), inner_outputs);
     kernels::RowInput activated{workspace.inner.data(), kernels::RowInput::Op::kGelu};
     activated.result = workspace.inner.data();
-    linear(first + 3, "mlp.c_proj", activated, workspace.projected.data());
+    if (config.activation == model::Activation::kSwiGlu) {
+      activated.op = kernels::RowInput::Op::kSwiGlu;
+      activated.up = inner_outputs[1];
+    }
+    linear(steps.mlp_out, activated, workspace.projected.data());
     add_projected();
   }
   if (workspace.groups.size() <= 1) {

@@ -29,7 +29,7 @@ struct Sequence {
 /// Buffers of a forward pass, kept between calls so that a steady state allocates nothing.
 struct DecoderWorkspace {
   std::vector<std::int32_t> ids, positions;
-  std::vector<float> residual, normed, qkv, k_scales, v_scales, attended, inner, projected;
+  std::vector<float> residual, normed, qkv, k_scales, v_scales, attended, inner, projected, rotary;
   std::vector<std::int8_t> k_codes, v_codes;
   std::vector<kernels::AttentionSequence> sequences;
   // Rows of one execution lie together: groups of sequences, and where each begins.
@@ -46,6 +46,16 @@ struct DecoderWorkspace {
   std::vector<Placed> placed;
   LinearWorkspace linear;
 };
+
+/// Where q, k and v of a forward pass lie: rows stride floats apart. They are one linear's columns
+/// or three matrices.
+struct QkvLayout {
+  float *q, *k, *v;
+  std::size_t q_stride, kv_stride;
+};
+/// base is [tokens, hidden + 2 * kv_width] floats.
+QkvLayout qkv_layout(const model::ModelConfig& config, const model::LayerSteps& steps,
+                     std::size_t tokens, float* base);
 
 /// Runs the decoder and writes the final-normed hidden states [total tokens, hidden], sequences in
 /// order. Sequences may have executions of their own (adapter, precision) on the same base; each

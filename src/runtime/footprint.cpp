@@ -20,7 +20,7 @@ Footprint measure_footprint(const Execution& execution) {
                                                  : 8;
     footprint.linear_bytes +=
         spec.in * spec.out * stored_bits / 8 + (quantized ? sizeof(float) * spec.out : 0);
-    footprint.other_bytes += sizeof(float) * spec.out;
+    if (spec.bias) footprint.other_bytes += sizeof(float) * spec.out;
     if (call.lora != nullptr)
       footprint.adapter_bytes += sizeof(float) * call.lora->a.n * (spec.in + spec.out);
   }
@@ -28,9 +28,11 @@ Footprint measure_footprint(const Execution& execution) {
     footprint.adapter_bytes += sizeof(float) * (head->weight.size() + head->bias.size());
   const std::size_t embedding_bytes =
       static_cast<std::size_t>(execution.embedding_width().bits) / 8;
+  for (const model::TensorSpec& spec : model::embedding_tensors(config))
+    footprint.other_bytes += spec.shape[0] * spec.shape[1] * embedding_bytes;
+  const std::size_t norm_vectors = config.norm == model::NormKind::kLayer ? 2 : 1;
   footprint.other_bytes +=
-      (config.vocab_size + config.max_positions) * config.hidden * embedding_bytes;
-  footprint.other_bytes += sizeof(float) * 2 * config.hidden * (2 * config.num_layers + 1);
+      sizeof(float) * norm_vectors * config.hidden * (2 * config.num_layers + 1);
   footprint.total_bytes = footprint.linear_bytes + footprint.adapter_bytes + footprint.other_bytes;
   footprint.bits_per_weight = bits / weights;
   return footprint;

@@ -82,6 +82,12 @@ void run_linear(const LinearCall& call, const kernels::RowInput& input, std::siz
     case Op::kGelu:
       kernels::gelu_new(input.x, m * k, input.result, parallel);
       break;
+    case Op::kRmsNorm:
+      kernels::rms_norm(input.x, m, k, input.gamma, input.eps, input.result, nullptr, parallel);
+      break;
+    case Op::kSwiGlu:
+      kernels::swiglu(input.x, input.up, m * k, input.result, parallel);
+      break;
   }
   run_linear(call, input.result, m, y, workspace, parallel);
 }

@@ -273,9 +273,7 @@ PackedModel open_packed_file(const std::string& path, ParallelFor& parallel) {
   PackedModel packed;
   model::ModelConfig config =
       model::parse_model_config(file->header()["config"], path + ": config");
-  std::vector<model::TensorSpec> embeddings = {
-      {"wte.weight", {config.vocab_size, config.hidden}},
-      {"wpe.weight", {config.max_positions, config.hidden}}};
+  std::vector<model::TensorSpec> embeddings = model::embedding_tensors(config);
   if (!config.tie_word_embeddings)
     embeddings.push_back({"lm_head.weight", {config.vocab_size, config.hidden}});
   for (const model::TensorSpec& spec : embeddings)

@@ -168,10 +168,8 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
   const WeightSource& source = base.source();
   const model::ModelConfig& config = base.config();
   Writer writer;
-  add_bf16(writer, "wte.weight", {config.vocab_size, config.hidden},
-           *source.tensor_f32("wte.weight"));
-  add_bf16(writer, "wpe.weight", {config.max_positions, config.hidden},
-           *source.tensor_f32("wpe.weight"));
+  for (const model::TensorSpec& spec : model::embedding_tensors(config))
+    add_bf16(writer, spec.name, spec.shape, *source.tensor_f32(spec.name));
   if (!config.tie_word_embeddings) {
     add_bf16(writer, "lm_head.weight", {config.vocab_size, config.hidden},
              *source.tensor_f32("lm_head.weight"));

@@ -2,6 +2,7 @@
 #include <map>
 #include <tuple>
 
+#include "core/error.h"
 #include "kernels/bf16.h"
 #include "kernels/quantize.h"
 #include "train/kernel_functions_torch.h"
@@ -291,6 +292,8 @@ GraphPlan::GraphPlan(const quant::PrecisionPlan& plan, double clip)
 std::unique_ptr<Graph> make_kernel_graph(std::shared_ptr<const runtime::BaseModel> base,
                                          const BaseParams* trainable, ParallelFor& parallel,
                                          GradientPrecision gradient) {
+  QALOF_CHECK(base->config().family == model::Family::kGpt2, ErrorKind::kUnsupported,
+              "{}: is a Llama, whose training is not implemented", base->path());
   return std::make_unique<KernelGraph>(std::move(base), trainable, parallel, gradient);
 }
 

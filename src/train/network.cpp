@@ -21,6 +21,8 @@ struct BaseTensor {
 
 std::vector<BaseTensor> tensors_of(const runtime::BaseModel& base) {
   const model::ModelConfig& config = base.config();
+  QALOF_CHECK(config.family == model::Family::kGpt2, ErrorKind::kUnsupported,
+              "{}: is a Llama, whose training is not implemented", base.path());
   const auto hidden = static_cast<std::int64_t>(config.hidden);
   std::vector<BaseTensor> tensors;
   tensors.push_back({{static_cast<std::int64_t>(config.vocab_size), hidden},

@@ -54,6 +54,10 @@ struct QuantizedProductTest : IsaTest {
     if (op == Op::kLayerNorm)
       layer_norm(x.data(), m, k, gamma.data(), beta.data(), 1e-5F, rows.data(), nullptr, serial_);
     if (op == Op::kGelu) gelu_new(x.data(), m * k, rows.data(), serial_);
+    if (op == Op::kRmsNorm)
+      rms_norm(x.data(), m, k, gamma.data(), 1e-5F, rows.data(), nullptr, serial_);
+    const auto up = random_floats(m * k, random_);
+    if (op == Op::kSwiGlu) swiglu(x.data(), up.data(), m * k, rows.data(), serial_);
     std::vector<std::int8_t> x_codes(m * k);
     std::vector<float> x_scales(m);
     quantize_rows(rows.data(), m, k, bits, x_codes.data(), x_scales.data(), serial_);
@@ -66,7 +70,7 @@ struct QuantizedProductTest : IsaTest {
     }
 
     std::vector<float> result(m * k), found(m * n);
-    RowInput input{x.data(), op, gamma.data(), beta.data(), 1e-5F, nullptr};
+    RowInput input{x.data(), op, gamma.data(), beta.data(), 1e-5F, nullptr, up.data()};
     if (with_adapter && op != Op::kNone) input.result = result.data();
     quantize_gemm_int(input, bits, m, w, bias.data(), with_adapter ? &adapter : nullptr,
                       with_adapter ? inner.data() : nullptr, found.data(), two_threads_);
@@ -81,7 +85,7 @@ TEST_P(QuantizedProductTest, HasTheBitsOfItsParts) {
     for (const std::size_t k : {1, 30, 33, 256}) {
       for (const std::size_t n : {1, 17, 200}) {
         for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
-          for (const Op op : {Op::kNone, Op::kLayerNorm, Op::kGelu}) {
+          for (const Op op : {Op::kNone, Op::kLayerNorm, Op::kGelu, Op::kRmsNorm, Op::kSwiGlu}) {
             for (const bool adapter : {false, true}) check(m, n, k, format, op, adapter);
           }
         }

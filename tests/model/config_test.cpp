@@ -174,9 +174,9 @@ INSTANTIATE_TEST_SUITE_P(, ModelConfigRefuses, ::testing::ValuesIn(kBadConfigs),
                          [](const auto& test) { return std::string(test.param.name); });
 
 TEST(ModelConfig, OtherFamiliesAreNamedWithWhatIsImplemented) {
-  const auto error = error_of([] { parsed(R"({"model_type": "llama"})"); });
+  const auto error = error_of([] { parsed(R"({"model_type": "mamba"})"); });
   EXPECT_EQ(error.kind, kNotHere);
-  EXPECT_EQ(error.message, "config.json: model_type is llama, implemented is gpt2");
+  EXPECT_EQ(error.message, "config.json: model_type is mamba, implemented are gpt2 and llama");
 }
 
 TEST(ModelConfig, DocumentWithoutATypeIsRefused) {
@@ -224,7 +224,9 @@ TEST(NamedModelConfig, UnknownSizeOrTypeListsWhatThereIs) {
   const auto size = error_of([] { named_model_config("gpt2", "125M"); });
   EXPECT_EQ(size.kind, ErrorKind::kUsage);
   EXPECT_THAT(size.message, HasSubstr("124M, 355M, 774M, 1.5B, nano"));
-  const auto type = error_of([] { named_model_config("llama", "124M"); });
+  const auto llama = error_of([] { named_model_config("llama", "124M"); });
+  EXPECT_THAT(llama.message, HasSubstr("135M, 1B, nano"));
+  const auto type = error_of([] { named_model_config("mamba", "124M"); });
   EXPECT_EQ(type.kind, ErrorKind::kUsage);
   EXPECT_THAT(type.message, HasSubstr("expected gpt2"));
 }

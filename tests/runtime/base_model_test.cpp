@@ -137,7 +137,7 @@ TEST(HostileModel, MisfitsAreRefusedByName) {
       {"huge positions", config("n_positions", 4000000000), bad, "n_positions"},
       {"layers a float", config("n_layer", 2.0), bad, "n_layer"},
       {"layers a text", config("n_layer", "2"), bad, "n_layer"},
-      {"another family", config("model_type", "llama"), unsupported, "llama"},
+      {"another family", config("model_type", "mamba"), unsupported, "mamba"},
       {"relu", config("activation_function", "relu"), unsupported, "relu"},
       {"inverse scaling", config("scale_attn_by_inverse_layer_idx", true), unsupported,
        "scale_attn_by_inverse_layer_idx"},

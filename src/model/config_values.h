@@ -1,0 +1,40 @@
+// Reading of a config.json's values, shared by the families. Internal to src/model.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "model/config.h"
+
+namespace qalof::model {
+
+// Bounds that keep every product of sizes far from overflow and allocations honest.
+inline constexpr std::int64_t kMaxVocab = 10'000'000;
+inline constexpr std::int64_t kMaxLayers = 1024;
+inline constexpr std::int64_t kMaxHidden = 65'536;
+inline constexpr std::int64_t kMaxPositions = 1'000'000;
+inline constexpr std::int64_t kMaxInner = 4 * kMaxHidden;
+
+/// The key under which a value stands, its alias, or neither. Null counts as absent.
+std::string present_key(const Json& json, const char* key, const char* alias);
+/// A size in 1..max, or fallback where it is absent; alias may be null.
+std::size_t read_size(const Json& json, const char* key, const char* alias, std::size_t fallback,
+                      std::int64_t max, const std::string& where);
+bool read_bool(const Json& json, const char* key, bool fallback, const std::string& where);
+/// A number above 0 and at most max.
+float read_float(const Json& json, const char* key, float fallback, float max,
+                 const std::string& where);
+std::int64_t read_token(const Json& json, const char* key, std::int64_t fallback,
+                        const std::string& where);
+/// Notes rates above 0 of the named keys in config.has_dropout.
+void read_dropout(const Json& json, std::initializer_list<const char*> keys, ModelConfig& config,
+                  const std::string& where);
+/// Refuses a switch that is not as implemented (Error{kUnsupported}).
+void require_bool(const Json& json, const char* key, bool implemented, const std::string& where);
+
+/// The Llama family's config.json (llama.cpp).
+ModelConfig parse_llama_config(const Json& json, const std::string& where);
+/// A config.json of a named Llama size; nothing where there is none.
+std::optional<Json> named_llama_config(const std::string& size);
+
+}  // namespace qalof::model
