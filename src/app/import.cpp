@@ -68,12 +68,13 @@ ImportResult run_import(const ImportOptions& options, Observer& observer) {
     case Format::kPickle:
       refuse_pickle(options.source);
     case Format::kGguf:
-      fail(ErrorKind::kUnsupported, "{}: is a GGUF file, which is not read yet", options.source);
+      return import_gguf(options, observer);
     case Format::kUnknown:
       break;
   }
   fail(ErrorKind::kUnsupported,
-       "{}: is of no format that is known here; read are safetensors checkpoints of the original",
+       "{}: is of no format that is known here; read are GGUF files and safetensors checkpoints of "
+       "the original",
        options.source);
 }
 

@@ -14,6 +14,7 @@ struct ImportOptions {
   std::string source;  // a file, or a directory that holds one
   std::string output_dir;
   bool overwrite = false;
+  bool bf16 = false;  // of a GGUF file: store bfloat16 instead of f32
 };
 struct ImportResult {
   std::string format;                    // what the source was, in words

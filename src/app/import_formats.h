@@ -10,4 +10,7 @@ namespace qalof::app {
 /// config.json, whose linears hold adapters (docs/file_formats.md, "Imported checkpoints").
 ImportResult import_original(const ImportOptions& options, Observer& observer);
 
+/// A GGUF file of the Llama family to a Hugging Face directory (docs/file_formats.md, "GGUF").
+ImportResult import_gguf(const ImportOptions& options, Observer& observer);
+
 }  // namespace qalof::app

@@ -143,22 +143,60 @@ void check_settings(const Json& json, const std::string& where) {
     QALOF_CHECK(type == "BPE", ErrorKind::kUnsupported,
                 "{}: model.type is {:.40}, implemented is BPE", where, type);
   }
-  for (const char* key : {"dropout", "continuing_subword_prefix", "end_of_word_suffix",
-                          "byte_fallback", "ignore_merges"}) {
+  for (const char* key :
+       {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"}) {
     QALOF_CHECK(!is_set(model, key), ErrorKind::kUnsupported,
                 "{}: model.{} is {:.40}, which is not implemented", where, key, model[key].dump());
   }
+}
+
+void check_byte_level(const Json& step, bool uses_regex, const std::string& where) {
+  QALOF_CHECK(!is_set(step, "add_prefix_space"), ErrorKind::kUnsupported,
+              "{}: pre_tokenizer.add_prefix_space is true, implemented is false", where);
+  const bool found = !step.contains("use_regex") || step["use_regex"] == true;
+  QALOF_CHECK(found == uses_regex, ErrorKind::kUnsupported,
+              "{}: pre_tokenizer.use_regex is {}, implemented is {}", where, found, uses_regex);
+}
+
+// ByteLevel alone, behind Digits, or behind a Split at Llama 3's pattern.
+PreTokenizer read_pre_tokenizer(const Json& json, const std::string& where) {
   QALOF_CHECK(json.contains("pre_tokenizer") && json["pre_tokenizer"].is_object(),
               ErrorKind::kUnsupported, "{}: pre_tokenizer is missing, implemented is ByteLevel",
               where);
   const Json& pre = json["pre_tokenizer"];
-  const std::string type = json_string(pre, "type", where + ": pre_tokenizer");
-  QALOF_CHECK(type == "ByteLevel", ErrorKind::kUnsupported,
-              "{}: pre_tokenizer is {:.40}, implemented is ByteLevel", where, type);
-  QALOF_CHECK(!is_set(pre, "add_prefix_space"), ErrorKind::kUnsupported,
-              "{}: pre_tokenizer.add_prefix_space is true, implemented is false", where);
-  QALOF_CHECK(!pre.contains("use_regex") || pre["use_regex"] == true, ErrorKind::kUnsupported,
-              "{}: pre_tokenizer.use_regex is false, implemented is true", where);
+  const std::string inner = where + ": pre_tokenizer";
+  std::string type = json_string(pre, "type", inner);
+  if (type == "ByteLevel") {
+    check_byte_level(pre, /*uses_regex=*/true, where);
+    return PreTokenizer::kGpt2;
+  }
+  QALOF_CHECK(type == "Sequence", ErrorKind::kUnsupported,
+              "{}: pre_tokenizer is {:.40}, implemented are ByteLevel and a Sequence that ends "
+              "with it",
+              where, type);
+  QALOF_CHECK(pre.contains("pretokenizers") && pre["pretokenizers"].is_array() &&
+                  pre["pretokenizers"].size() == 2 && pre["pretokenizers"][1].is_object() &&
+                  json_string(pre["pretokenizers"][1], "type", inner) == "ByteLevel",
+              ErrorKind::kUnsupported,
+              "{}: the steps of pre_tokenizer are not two, the second ByteLevel", where);
+  const Json& first = pre["pretokenizers"][0];
+  type = json_string(first, "type", inner);
+  if (type == "Digits") {
+    QALOF_CHECK(is_set(first, "individual_digits"), ErrorKind::kUnsupported,
+                "{}: individual_digits is false, implemented is true", inner);
+    check_byte_level(pre["pretokenizers"][1], /*uses_regex=*/true, where);
+    return PreTokenizer::kDigits;
+  }
+  QALOF_CHECK(type == "Split", ErrorKind::kUnsupported,
+              "{}: begins with {:.40}, implemented are Digits and Split", inner, type);
+  const bool is_known = first.contains("pattern") &&
+                        first["pattern"] == Json{{"Regex", std::string(kLlama3Pattern)}} &&
+                        first.contains("behavior") && first["behavior"] == "Isolated" &&
+                        !is_set(first, "invert");
+  QALOF_CHECK(is_known, ErrorKind::kUnsupported,
+              "{}: a Split other than at the pattern of Llama 3 is not implemented", inner);
+  check_byte_level(pre["pretokenizers"][1], /*uses_regex=*/false, where);
+  return PreTokenizer::kLlama3;
 }
 
 // The byte-level post-processor, alone or in a sequence; null where there is none. Templates only
@@ -207,9 +245,11 @@ void BpeTokenizer::set_vocabulary(const Vocabulary& vocabulary, const std::strin
   }
   for (std::size_t byte = 0; byte < 256; ++byte) {
     const auto it = ids_.find(std::string(1, static_cast<char>(byte)));
-    QALOF_CHECK(it != ids_.end(), ErrorKind::kBadInput, "{}: byte 0x{:02x} has no token", where,
-                byte);
-    byte_ids_[byte] = it->second;
+    // Vocabularies made from text lack bytes that it did not hold; but none lacks what prints.
+    QALOF_CHECK(it != ids_.end() || byte < 0x20 || byte >= 0x7f, ErrorKind::kBadInput,
+                "{}: byte 0x{:02x} has no token", where, byte);
+    byte_ids_[byte] = it == ids_.end() ? kNoToken : it->second;
+    lacks_bytes_ = lacks_bytes_ || it == ids_.end();
   }
 }
 
@@ -235,6 +275,7 @@ void BpeTokenizer::add_merge(const std::string& a, const std::string& b, const s
 }
 
 void BpeTokenizer::check_reachable(const std::string& where) const {
+  if (ignores_merges_) return;  // every token can be a word
   QALOF_CHECK(!merges_.empty() || pieces_.size() - added_.size() <= 256, ErrorKind::kBadInput,
               "{}: no merges for a vocabulary of {} tokens", where, pieces_.size());
   std::vector<bool> made(pieces_.size(), false);
@@ -262,6 +303,8 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
   QALOF_CHECK(json.is_object() && json.contains("model") && json["model"].is_object(),
               ErrorKind::kBadInput, "{}: model is missing", path);
   check_settings(json, path);
+  pre_tokenizer_ = read_pre_tokenizer(json, path);
+  ignores_merges_ = is_set(json["model"], "ignore_merges");
   if (const Json* byte_level = find_byte_level(json)) {
     trim_.spaces = is_set(*byte_level, "trim_offsets");
     trim_.keep_first_leading = is_set(*byte_level, "add_prefix_space");

@@ -19,52 +19,7 @@ std::uint64_t pair_key(std::int32_t left, std::int32_t right) {
          static_cast<std::uint32_t>(right);
 }
 
-enum class Class { kLetter, kNumber, kSpace, kOther, kEnd };
-
-Class class_at(std::string_view text, std::size_t position, std::size_t* next) {
-  if (position >= text.size()) return Class::kEnd;
-  *next = position;
-  const std::uint32_t point = next_code_point(text, next);
-  if (is_letter(point)) return Class::kLetter;
-  if (is_number(point)) return Class::kNumber;
-  return is_white_space(point) ? Class::kSpace : Class::kOther;
-}
-
-// Length of 's 't 're 've 'm 'll 'd at start, or 0.
-std::size_t contraction(std::string_view text, std::size_t start) {
-  const std::string_view rest = text.substr(start, 3);
-  for (const std::string_view form : {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"}) {
-    if (rest.starts_with(form)) return form.size();
-  }
-  return 0;
-}
-
-std::size_t run_end(std::string_view text, std::size_t start, Class wanted) {
-  std::size_t next = start;
-  while (class_at(text, start, &next) == wanted) start = next;
-  return start;
-}
-
 }  // namespace
-
-std::size_t next_pre_token(std::string_view text, std::size_t start) {
-  if (text[start] == '\'') {
-    if (const std::size_t length = contraction(text, start); length > 0) return start + length;
-  }
-  const std::size_t word = text[start] == ' ' ? start + 1 : start;
-  std::size_t next = word;
-  const Class kind = class_at(text, word, &next);
-  if (kind == Class::kLetter || kind == Class::kNumber || kind == Class::kOther)
-    return run_end(text, next, kind);
-  // White space: all of it at the end of the text, else all but the last, which may belong to the
-  // next word.
-  std::size_t end = start, last = start;
-  while (class_at(text, end, &next) == Class::kSpace) {
-    last = end;
-    end = next;
-  }
-  return end == text.size() || last == start ? end : last;
-}
 
 const BpeTokenizer::Merge* BpeTokenizer::find_merge(std::int32_t left, std::int32_t right) const {
   const auto it = merges_.find(pair_key(left, right));
@@ -72,9 +27,16 @@ const BpeTokenizer::Merge* BpeTokenizer::find_merge(std::int32_t left, std::int3
 }
 
 void BpeTokenizer::encode_word(std::string_view word, std::vector<std::int32_t>* ids) const {
+  if (ignores_merges_) {
+    if (const auto whole = ids_.find(std::string(word)); whole != ids_.end()) {
+      ids->push_back(whole->second);
+      return;
+    }
+  }
   std::vector<std::int32_t> symbols;
   symbols.reserve(word.size());
   for (const char c : word) symbols.push_back(byte_ids_[static_cast<unsigned char>(c)]);
+  if (lacks_bytes_) std::erase(symbols, kNoToken);
   if (symbols.size() > kScanSymbols) {
     encode_long_word(&symbols);
   } else {
@@ -148,13 +110,16 @@ void BpeTokenizer::encode_plain(std::string_view text, std::size_t byte_start,
                                 std::vector<std::int32_t>* ids,
                                 std::vector<std::size_t>* ends) const {
   for (std::size_t start = 0; start < text.size();) {
-    const std::size_t end = next_pre_token(text, start);
+    const std::size_t end = next_pre_token(text, start, pre_tokenizer_);
     const std::size_t first = ids->size();
     encode_word(text.substr(start, end - start), ids);
-    std::size_t at = byte_start + start;
+    std::size_t at = start;
     for (std::size_t i = first; i < ids->size(); ++i) {
-      at += pieces_[static_cast<std::size_t>((*ids)[i])].size();
-      ends->push_back(at);
+      for (std::size_t left = pieces_[static_cast<std::size_t>((*ids)[i])].size(); left > 0; ++at) {
+        // What has no token belongs to the next one.
+        if (byte_ids_[static_cast<unsigned char>(text[at])] != kNoToken) --left;
+      }
+      ends->push_back(byte_start + at);
     }
     start = end;
   }

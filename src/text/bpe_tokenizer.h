@@ -1,8 +1,8 @@
 // Byte-level BPE as GPT-2 and `tokenizers` do it: exact ids and code-point offsets.
 //
 // Special tokens in user text are text unless asked for (a prompt must not be able to end itself);
-// added tokens that are not special are always matched. Not for: other pre-tokenizers, normalizers,
-// dropout; files that want them are refused by name.
+// added tokens that are not special are always matched. Not for: pre-tokenizers other than those of
+// text/pre_tokenizer.h, normalizers, dropout; files that want them are refused by name.
 #pragma once
 
 #include <array>
@@ -13,6 +13,8 @@
 #include <unordered_map>
 #include <utility>
 #include <vector>
+
+#include "text/pre_tokenizer.h"
 
 namespace qalof::text {
 
@@ -35,7 +37,8 @@ class BpeTokenizer {
                                  const std::string& where);
 
   /// text must be UTF-8 (Error{kBadInput}). With parse_special, special tokens in the text become
-  /// their ids. Time is O(n log n) in the length of the longest word.
+  /// their ids. Bytes that have no token are left out, as `tokenizers` does. Time is O(n log n) in
+  /// the length of the longest word.
   Encoding encode(std::string_view text, bool parse_special = false) const;
   /// Bytes of ids (not always UTF-8 on its own). Ids outside the vocabulary are Error{kBadInput}.
   std::string decode(const std::vector<std::int32_t>& ids) const;
@@ -93,16 +96,16 @@ class BpeTokenizer {
   std::vector<std::string> pieces_;                            // bytes by id
   std::unordered_map<std::string, std::int32_t> ids_;          // bytes to id
   std::unordered_map<std::uint64_t, Merge, PairHash> merges_;  // (left id, right id)
-  std::array<std::int32_t, 256> byte_ids_{};
+  static constexpr std::int32_t kNoToken = -1;
+  std::array<std::int32_t, 256> byte_ids_{};  // kNoToken: the byte is left out of encodings
+  bool lacks_bytes_ = false;
   std::map<std::string, std::int32_t> added_;
   std::vector<AddedToken> added_list_;
+  PreTokenizer pre_tokenizer_ = PreTokenizer::kGpt2;
+  bool ignores_merges_ = false;  // a word that is a token is not made by merges
   bool always_matches_ = false;  // some added token is not special
   OffsetTrim trim_;
 };
-
-/// End of the pre-token that begins at start: GPT-2's pattern
-/// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-std::size_t next_pre_token(std::string_view text, std::size_t start);
 
 /// Copies the tokenizer's files of a directory; Error{kNotFound} where it has none.
 void copy_tokenizer_files(const std::string& from, const std::string& to);

@@ -7,10 +7,12 @@
 
 #include "core/file.h"
 #include "io/adapter_dir.h"
+#include "io/gguf.h"
 #include "quant/plan.h"
 #include "runtime/adapter.h"
 #include "runtime/packed_file.h"
 #include "support/count_allocations.h"
+#include "support/gguf_bytes.h"
 #include "support/thread_seconds.h"
 #include "support/tiny_model.h"
 #include "text/bpe_tokenizer.h"
@@ -145,6 +147,32 @@ void load_packed(const std::string& directory) {
     packed.base->lm_head(quant::BitWidth{packed.lm_head_bits.front()}, serial);
 }
 
+// Values of every form and two tensors.
+void write_gguf(const std::string& directory) {
+  GgufBytes file;
+  file.entry("general.architecture", 8, GgufBytes::text("llama"));
+  file.entry("llama.block_count", 4, GgufBytes::raw<std::uint32_t>(2));
+  file.entry("llama.rope.freq_base", 6, GgufBytes::raw(1e4F));
+  file.list("tokens", 8, 2, GgufBytes::text("a") + GgufBytes::text("bc"));
+  file.list("types", 5, 2, GgufBytes::raw<std::int32_t>(1) + GgufBytes::raw<std::int32_t>(3));
+  file.tensor("w", {32, 2}, 8, 0);
+  file.tensor("norm", {8}, 0, 96);
+  file.data.resize(128, '\1');
+  put_file(directory + "/model.gguf", file.bytes());
+}
+void load_gguf(const std::string& directory) {
+  const auto file = io::GgufFile::open(directory + "/model.gguf");
+  file.string("general.architecture");
+  file.integer("llama.block_count", 1000);
+  file.number("llama.rope.freq_base");
+  file.strings("tokens", 1'000'000);
+  file.integers("types", 1'000'000);
+  for (const auto& [name, tensor] : file.tensors()) {
+    std::vector<float> values(tensor.num_elements());
+    io::copy_as_f32(tensor, 0, values);
+  }
+}
+
 std::function<void(const std::string&)> writes(const char* file, const char* text) {
   return [=](const std::string& directory) { put_file(directory + "/" + file, text); };
 }
@@ -179,6 +207,7 @@ const std::vector<HostileKind>& hostile_kinds() {
       {"AdapterOfOutputDirectory", Format::kJson, "w4/adapter_config.json", write_output_directory,
        load_adapter},
       {"PlanFile", Format::kJson, "plan.json", writes("plan.json", kPlan), load_plan},
+      {"Gguf", Format::kSafetensors, "model.gguf", write_gguf, load_gguf},
       {"PackedFile", Format::kSafetensors, "model.qalof", write_packed, load_packed},
   };
   return kinds;

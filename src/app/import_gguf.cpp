@@ -1,0 +1,288 @@
+// A GGUF file of the Llama family to a Hugging Face directory.
+#include <algorithm>
+#include <array>
+#include <filesystem>
+
+#include "app/import_formats.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "io/gguf.h"
+#include "io/safetensors.h"
+#include "model/config.h"
+#include "text/bpe_tokenizer.h"
+#include "text/tokenizer_json.h"
+
+namespace qalof::app {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::uint64_t kMaxSize = 10'000'000;  // config values; parse_model_config is stricter
+constexpr std::size_t kMaxTokens = 1'000'000;
+constexpr std::size_t kMaxMerges = 2'000'000;
+constexpr std::uint64_t kShardBytes = std::uint64_t{1} << 30;
+
+constexpr std::array kLinearNames = {
+    std::pair{"self_attn.q_proj", "attn_q"}, std::pair{"self_attn.k_proj", "attn_k"},
+    std::pair{"self_attn.v_proj", "attn_v"}, std::pair{"self_attn.o_proj", "attn_output"},
+    std::pair{"mlp.gate_proj", "ffn_gate"},  std::pair{"mlp.up_proj", "ffn_up"},
+    std::pair{"mlp.down_proj", "ffn_down"}};
+
+std::uint64_t size_of(const io::GgufFile& file, const std::string& key) {
+  const std::optional<std::uint64_t> value = file.integer(key, kMaxSize);
+  QALOF_CHECK(value.has_value(), ErrorKind::kBadInput, "{}: {} is missing", file.path(), key);
+  return *value;
+}
+
+// Values that would change what the model computes and are not implemented.
+void refuse_unimplemented(const io::GgufFile& file) {
+  const std::optional<std::string_view> family = file.string("general.architecture");
+  QALOF_CHECK(family == "llama", ErrorKind::kUnsupported,
+              "{}: general.architecture is {:.40}, implemented is llama", file.path(),
+              family.value_or("missing"));
+  QALOF_CHECK(file.integer("llama.expert_count", kMaxSize).value_or(0) == 0,
+              ErrorKind::kUnsupported, "{}: llama.expert_count is above 0, implemented is 0",
+              file.path());
+  QALOF_CHECK(!file.tensors().contains("rope_freqs.weight"), ErrorKind::kUnsupported,
+              "{}: rope_freqs.weight scales rotary positions, which is not read; import the "
+              "Hugging Face directory instead",
+              file.path());
+}
+
+Json config_of(const io::GgufFile& file) {
+  refuse_unimplemented(file);
+  const std::uint64_t heads = size_of(file, "llama.attention.head_count");
+  const std::uint64_t hidden = size_of(file, "llama.embedding_length");
+  const auto embedding = file.tensors().find("token_embd.weight");
+  QALOF_CHECK(embedding != file.tensors().end() && embedding->second.shape.size() == 2,
+              ErrorKind::kBadInput, "{}: tensor token_embd.weight is missing or no matrix",
+              file.path());
+  QALOF_CHECK(heads > 0 && hidden % heads == 0, ErrorKind::kBadInput,
+              "{}: llama.embedding_length {} is not divisible by llama.attention.head_count {}",
+              file.path(), hidden, heads);
+  for (const char* key : {"llama.rope.dimension_count", "llama.attention.key_length",
+                          "llama.attention.value_length"}) {
+    const std::uint64_t value = file.integer(key, kMaxSize).value_or(hidden / heads);
+    QALOF_CHECK(value == hidden / heads, ErrorKind::kUnsupported,
+                "{}: {} is {}, implemented is {} (all of a head)", file.path(), key, value,
+                hidden / heads);
+  }
+  const std::optional<double> epsilon = file.number("llama.attention.layer_norm_rms_epsilon");
+  QALOF_CHECK(epsilon.has_value(), ErrorKind::kBadInput,
+              "{}: llama.attention.layer_norm_rms_epsilon is missing", file.path());
+  Json config = {{"model_type", "llama"},
+                 {"architectures", {"LlamaForCausalLM"}},
+                 {"vocab_size", embedding->second.shape[0]},
+                 {"max_position_embeddings", size_of(file, "llama.context_length")},
+                 {"hidden_size", hidden},
+                 {"intermediate_size", size_of(file, "llama.feed_forward_length")},
+                 {"num_hidden_layers", size_of(file, "llama.block_count")},
+                 {"num_attention_heads", heads},
+                 {"num_key_value_heads",
+                  file.integer("llama.attention.head_count_kv", kMaxSize).value_or(heads)},
+                 {"hidden_act", "silu"},
+                 {"attention_bias", false},
+                 {"mlp_bias", false},
+                 {"rms_norm_eps", *epsilon},
+                 {"rope_theta", file.number("llama.rope.freq_base").value_or(10000.0)},
+                 {"tie_word_embeddings", !file.tensors().contains("output.weight")}};
+  const std::string_view scaling = file.string("llama.rope.scaling.type").value_or("none");
+  QALOF_CHECK(scaling == "none" || scaling == "linear", ErrorKind::kUnsupported,
+              "{}: llama.rope.scaling.type is {:.40}, implemented are none and linear", file.path(),
+              scaling);
+  if (scaling == "linear") {
+    config["rope_scaling"] = {{"rope_type", "linear"},
+                              {"factor", file.number("llama.rope.scaling.factor").value_or(1.0)}};
+  }
+  for (const auto& [key, from] : {std::pair{"bos_token_id", "tokenizer.ggml.bos_token_id"},
+                                  std::pair{"eos_token_id", "tokenizer.ggml.eos_token_id"}}) {
+    if (const std::optional<std::uint64_t> id = file.integer(from, kMaxSize)) config[key] = *id;
+  }
+  return config;
+}
+
+text::PreTokenizer pre_tokenizer_of(const io::GgufFile& file) {
+  const std::string_view name = file.string("tokenizer.ggml.pre").value_or("gpt-2");
+  if (name == "gpt-2") return text::PreTokenizer::kGpt2;
+  if (name == "smollm") return text::PreTokenizer::kDigits;
+  if (name == "llama-bpe" || name == "llama3" || name == "llama-v3")
+    return text::PreTokenizer::kLlama3;
+  fail(ErrorKind::kUnsupported,
+       "{}: tokenizer.ggml.pre is {:.40}, implemented are gpt-2, smollm and llama-bpe", file.path(),
+       name);
+}
+
+// The text of tokenizer.json, which has been read once.
+std::string tokenizer_of(const io::GgufFile& file, std::size_t vocab_size) {
+  const std::string_view model = file.string("tokenizer.ggml.model").value_or("missing");
+  QALOF_CHECK(model == "gpt2", ErrorKind::kUnsupported,
+              "{}: tokenizer.ggml.model is {:.40}, implemented is gpt2 (byte-level BPE)",
+              file.path(), model);
+  text::BpeParts parts;
+  const auto tokens = file.strings("tokenizer.ggml.tokens", kMaxTokens);
+  const auto merges = file.strings("tokenizer.ggml.merges", kMaxMerges);
+  const auto types = file.integers("tokenizer.ggml.token_type", kMaxTokens);
+  QALOF_CHECK(tokens && merges && types, ErrorKind::kBadInput,
+              "{}: tokenizer.ggml.tokens, token_type or merges is missing", file.path());
+  QALOF_CHECK(tokens->size() == vocab_size && types->size() == vocab_size, ErrorKind::kBadInput,
+              "{}: {} tokens and {} token types for an embedding of {}", file.path(),
+              tokens->size(), types->size(), vocab_size);
+  // Control, unknown and unused tokens are special; those that a user added are text taken whole.
+  constexpr std::int32_t kNormal = 1, kUserDefined = 4;
+  for (std::size_t id = 0; id < types->size(); ++id) {
+    const std::int32_t type = (*types)[id];
+    if (type != kNormal) parts.added.push_back({id, type != kUserDefined});
+  }
+  parts.tokens = *tokens;
+  parts.merges = *merges;
+  parts.pre_tokenizer = pre_tokenizer_of(file);
+  parts.ignores_merges = parts.pre_tokenizer == text::PreTokenizer::kLlama3;
+  std::string json = text::tokenizer_json(parts, file.path());
+  // Refuses what does not fit together before anything is written.
+  text::BpeTokenizer::from_files({{"tokenizer.json", json}}, file.path());
+  return json;
+}
+
+// Our names to the file's, for all tensors a model of that config has.
+std::map<std::string, std::string> gguf_names(const model::ModelConfig& config) {
+  const model::TensorNames ours = model::tensor_names(config);
+  std::map<std::string, std::string> names = {{ours.token_embedding, "token_embd.weight"},
+                                              {ours.final_norm + ".weight", "output_norm.weight"}};
+  if (!config.tie_word_embeddings) names["lm_head.weight"] = "output.weight";
+  for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
+    names[ours.attention_norms[layer] + ".weight"] = fmt::format("blk.{}.attn_norm.weight", layer);
+    names[ours.mlp_norms[layer] + ".weight"] = fmt::format("blk.{}.ffn_norm.weight", layer);
+  }
+  for (const model::LinearSpec& spec : model::linears(config)) {
+    for (const auto& [ours_in_layer, theirs] : kLinearNames) {
+      if (std::string_view(spec.name_in_layer()) == ours_in_layer)
+        names[spec.name + ".weight"] = fmt::format("blk.{}.{}.weight", spec.layer, theirs);
+    }
+  }
+  return names;
+}
+
+// One tensor to write: ours, theirs, and the heads whose rows are reordered (0: none).
+struct Work {
+  std::string name;
+  const io::GgufTensor* source;
+  std::size_t heads;
+};
+
+std::vector<Work> tensors_of(const io::GgufFile& file, const model::ModelConfig& config) {
+  std::map<std::string, std::size_t> heads;
+  for (const model::LinearSpec& spec : model::linears(config)) {
+    if (spec.role == model::LinearRole::kQ) heads[spec.name + ".weight"] = config.num_heads;
+    if (spec.role == model::LinearRole::kK) heads[spec.name + ".weight"] = config.num_kv_heads;
+  }
+  std::vector<model::TensorSpec> specs = model::expected_tensors(config);
+  if (!config.tie_word_embeddings)
+    specs.push_back({"lm_head.weight", {config.vocab_size, config.hidden}});
+  const std::map<std::string, std::string> names = gguf_names(config);
+  std::vector<Work> work;
+  for (const model::TensorSpec& spec : specs) {
+    const std::string& theirs = names.at(spec.name);
+    const auto found = file.tensors().find(theirs);
+    QALOF_CHECK(found != file.tensors().end(), ErrorKind::kBadInput, "{}: tensor {} is missing",
+                file.path(), theirs);
+    QALOF_CHECK(found->second.shape == spec.shape, ErrorKind::kBadInput,
+                "{}: tensor {} has shape [{}], expected [{}]", file.path(), theirs,
+                fmt::join(found->second.shape, ", "), fmt::join(spec.shape, ", "));
+    work.push_back({spec.name, &found->second, heads.contains(spec.name) ? heads[spec.name] : 0});
+  }
+  if (work.size() != file.tensors().size()) {
+    for (const auto& [name, tensor] : file.tensors()) {
+      const bool known =
+          std::any_of(work.begin(), work.end(), [&](const Work& w) { return w.source == &tensor; });
+      QALOF_CHECK(known, ErrorKind::kUnsupported, "{}: tensor {} is not part of a Llama",
+                  file.path(), name);
+    }
+  }
+  return work;
+}
+
+// Values in the order of Hugging Face. GGUF pairs neighbouring rows of a head for rotary positions,
+// transformers those that lie half a head apart.
+std::vector<float> values_of(const Work& work) {
+  const io::GgufTensor& source = *work.source;
+  std::vector<float> values(source.num_elements());
+  if (work.heads == 0) {
+    io::copy_as_f32(source, 0, values);
+    return values;
+  }
+  const std::size_t cols = source.shape[1], head_rows = source.shape[0] / work.heads;
+  for (std::size_t row = 0; row < source.shape[0]; ++row) {
+    const std::size_t head = row / head_rows, side = row % head_rows / (head_rows / 2),
+                      pair = row % (head_rows / 2);
+    io::copy_as_f32(source, head * head_rows + 2 * pair + side,
+                    std::span(values).subspan(row * cols, cols));
+  }
+  return values;
+}
+
+// One file, or shards of about a gibibyte with an index; what is in memory at once is one of them.
+void write_weights(const std::vector<Work>& work, const ImportOptions& options,
+                   const model::ModelConfig& config, Observer& observer) {
+  const fs::path directory = options.output_dir;
+  const std::size_t element = options.bf16 ? 2 : 4;
+  std::vector<std::vector<const Work*>> shards(1);
+  std::uint64_t in_shard = 0, total = 0;
+  for (const Work& one : work) {
+    const std::uint64_t bytes = one.source->num_elements() * element;
+    if (in_shard > 0 && in_shard + bytes > kShardBytes) {
+      shards.emplace_back();
+      in_shard = 0;
+    }
+    shards.back().push_back(&one);
+    in_shard += bytes;
+    total += bytes;
+  }
+  const std::string prefix = model::decoder_prefix(config, /*question_answering=*/false);
+  Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", Json::object()}};
+  std::uint64_t done = 0;
+  for (std::size_t shard = 0; shard < shards.size(); ++shard) {
+    const std::string name = shards.size() == 1 ? "model.safetensors"
+                                                : fmt::format("model-{:05}-of-{:05}.safetensors",
+                                                              shard + 1, shards.size());
+    std::vector<std::vector<std::byte>> storage;
+    std::vector<io::TensorToWrite> tensors;
+    for (const Work* one : shards[shard]) {
+      const std::vector<float> values = values_of(*one);
+      if (options.bf16) {
+        storage.push_back(io::bf16_bytes(values));
+      } else {
+        const auto bytes = std::as_bytes(std::span<const float>(values));
+        storage.emplace_back(bytes.begin(), bytes.end());
+      }
+      const std::string full = one->name.starts_with("lm_head") ? one->name : prefix + one->name;
+      tensors.push_back({full, options.bf16 ? io::DType::kBF16 : io::DType::kF32,
+                         one->source->shape, storage.back()});
+      index["weight_map"][full] = name;
+      observer.progress("tensors", ++done, work.size(), "");
+    }
+    io::write_safetensors((directory / name).string(), tensors, {});
+  }
+  if (shards.size() > 1)
+    write_file_atomic((directory / "model.safetensors.index.json").string(), index.dump(2) + "\n");
+}
+
+}  // namespace
+
+ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
+  const io::GgufFile file = io::GgufFile::open(options.source);
+  Json raw = config_of(file);
+  raw["dtype"] = options.bf16 ? "bfloat16" : "float32";
+  const model::ModelConfig config = model::parse_model_config(raw, file.path());
+  const std::vector<Work> work = tensors_of(file, config);
+  const std::string tokenizer = tokenizer_of(file, config.vocab_size);
+  make_directories(options.output_dir);
+  const fs::path directory = options.output_dir;
+  write_weights(work, options, config, observer);
+  write_file_atomic((directory / "tokenizer.json").string(), tokenizer);
+  // Last, so that a directory with a config is whole.
+  write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");
+  return {"GGUF file", options.output_dir, {options.output_dir}, work.size()};
+}
+
+}  // namespace qalof::app

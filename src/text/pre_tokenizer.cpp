@@ -1,0 +1,124 @@
+#include "text/pre_tokenizer.h"
+
+#include <string>
+
+#include "text/unicode.h"
+
+namespace qalof::text {
+
+namespace {
+
+enum class Class { kLetter, kNumber, kSpace, kOther, kEnd };
+
+Class class_at(std::string_view text, std::size_t position, std::size_t* next) {
+  if (position >= text.size()) return Class::kEnd;
+  *next = position;
+  const std::uint32_t point = next_code_point(text, next);
+  if (is_letter(point)) return Class::kLetter;
+  if (is_number(point)) return Class::kNumber;
+  return is_white_space(point) ? Class::kSpace : Class::kOther;
+}
+
+std::size_t run_end(std::string_view text, std::size_t start, Class wanted) {
+  std::size_t next = start;
+  while (class_at(text, start, &next) == wanted) start = next;
+  return start;
+}
+
+// Length of 's 't 're 've 'm 'll 'd at start, or 0.
+std::size_t contraction(std::string_view text, std::size_t start) {
+  const std::string_view rest = text.substr(start, 3);
+  for (const std::string_view form : {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"}) {
+    if (rest.starts_with(form)) return form.size();
+  }
+  return 0;
+}
+
+// The same whatever the letters' case; U+017F is a small s, too.
+std::size_t contraction_of_any_case(std::string_view text, std::size_t start) {
+  constexpr std::string_view kLongS = "\xc5\xbf";
+  if (text.substr(start + 1).starts_with(kLongS)) return 1 + kLongS.size();
+  std::string lower(text.substr(start, 3));
+  for (char& c : lower) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return contraction(lower, 0);
+}
+
+bool is_line_end(char c) { return c == '\r' || c == '\n'; }
+
+// White space up to end, where another class or the text's end follows: all of it at the end, else
+// all but the last code point, which may belong to the next word.
+std::size_t without_last(std::string_view text, std::size_t start, std::size_t end, bool is_last) {
+  if (is_last) return end;
+  std::size_t last = end - 1;
+  while (last > start && (static_cast<unsigned char>(text[last]) & 0xC0U) == 0x80U) --last;
+  return last == start ? end : last;
+}
+
+// With numbers_end, a number is where text ends.
+std::size_t gpt2_end(std::string_view text, std::size_t start, bool numbers_end) {
+  if (text[start] == '\'') {
+    if (const std::size_t length = contraction(text, start); length > 0) return start + length;
+  }
+  const std::size_t word = text[start] == ' ' ? start + 1 : start;
+  std::size_t next = word;
+  const Class kind = class_at(text, word, &next);
+  const bool is_word =
+      kind == Class::kLetter || kind == Class::kOther || (kind == Class::kNumber && !numbers_end);
+  if (is_word) return run_end(text, next, kind);
+  const std::size_t end = run_end(text, start, Class::kSpace);
+  const Class after = class_at(text, end, &next);
+  return without_last(text, start, end,
+                      after == Class::kEnd || (numbers_end && after == Class::kNumber));
+}
+
+std::size_t digits_end(std::string_view text, std::size_t start) {
+  std::size_t next = start;
+  if (class_at(text, start, &next) == Class::kNumber) return next;
+  return gpt2_end(text, start, /*numbers_end=*/true);
+}
+
+std::size_t llama3_end(std::string_view text, std::size_t start) {
+  if (text[start] == '\'') {
+    if (const std::size_t length = contraction_of_any_case(text, start); length > 0)
+      return start + length;
+  }
+  std::size_t next = start, after = start;
+  const Class kind = class_at(text, start, &next);
+  if (kind == Class::kLetter) return run_end(text, next, Class::kLetter);
+  if (kind == Class::kNumber) {
+    for (int count = 1; count < 3 && class_at(text, next, &after) == Class::kNumber; ++count)
+      next = after;
+    return next;
+  }
+  if (!is_line_end(text[start]) && class_at(text, next, &after) == Class::kLetter)
+    return run_end(text, after, Class::kLetter);
+  const std::size_t word = text[start] == ' ' ? start + 1 : start;
+  if (class_at(text, word, &after) == Class::kOther) {
+    std::size_t end = run_end(text, after, Class::kOther);
+    while (end < text.size() && is_line_end(text[end])) ++end;
+    return end;
+  }
+  const std::size_t end = run_end(text, start, Class::kSpace);
+  for (std::size_t last = end; last > start; --last) {
+    if (is_line_end(text[last - 1])) return last;
+  }
+  return without_last(text, start, end, end == text.size());
+}
+
+}  // namespace
+
+std::size_t next_pre_token(std::string_view text, std::size_t start, PreTokenizer kind) {
+  switch (kind) {
+    case PreTokenizer::kGpt2:
+      break;
+    case PreTokenizer::kDigits:
+      return digits_end(text, start);
+    case PreTokenizer::kLlama3:
+      return llama3_end(text, start);
+  }
+  return gpt2_end(text, start, /*numbers_end=*/false);
+}
+
+}  // namespace qalof::text

@@ -1,0 +1,26 @@
+// How text is cut into words before byte-level merges.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+namespace qalof::text {
+
+enum class PreTokenizer {
+  /// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+  kGpt2,
+  /// Each \p{N} apart, and what lies between as kGpt2, as if it stood alone.
+  kDigits,
+  /// kLlama3Pattern.
+  kLlama3,
+};
+
+inline constexpr std::string_view kLlama3Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|)"
+    R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+/// End of the pre-token that begins at start, which is before the end of text. text is UTF-8.
+std::size_t next_pre_token(std::string_view text, std::size_t start,
+                           PreTokenizer kind = PreTokenizer::kGpt2);
+
+}  // namespace qalof::text

@@ -1,0 +1,79 @@
+#include "text/tokenizer_json.h"
+
+#include "core/error.h"
+#include "core/json.h"
+
+namespace qalof::text {
+
+namespace {
+
+Json byte_level(bool use_regex) {
+  return {{"type", "ByteLevel"},
+          {"add_prefix_space", false},
+          {"trim_offsets", true},
+          {"use_regex", use_regex}};
+}
+
+Json pre_tokenizer(PreTokenizer kind) {
+  Json first;
+  switch (kind) {
+    case PreTokenizer::kGpt2:
+      return byte_level(true);
+    case PreTokenizer::kDigits:
+      first = {{"type", "Digits"}, {"individual_digits", true}};
+      break;
+    case PreTokenizer::kLlama3:
+      first = {{"type", "Split"},
+               {"pattern", {{"Regex", std::string(kLlama3Pattern)}}},
+               {"behavior", "Isolated"},
+               {"invert", false}};
+      break;
+  }
+  const Json second = byte_level(kind != PreTokenizer::kLlama3);
+  return {{"type", "Sequence"}, {"pretokenizers", Json::array({first, second})}};
+}
+
+}  // namespace
+
+std::string tokenizer_json(const BpeParts& parts, const std::string& where) {
+  Json vocabulary = Json::object();
+  for (std::size_t id = 0; id < parts.tokens.size(); ++id) {
+    const auto [entry, is_new] = vocabulary.emplace(std::string(parts.tokens[id]), id);
+    QALOF_CHECK(is_new, ErrorKind::kBadInput, "{}: tokens {} and {} are the same", where,
+                entry->dump(), id);
+  }
+  Json merges = Json::array();
+  for (const std::string_view merge : parts.merges) merges.push_back(merge);
+  Json added = Json::array();
+  for (const BpeParts::Added& token : parts.added) {
+    added.push_back({{"id", token.id},
+                     {"content", parts.tokens[token.id]},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", token.is_special}});
+  }
+  const Json model = {{"type", "BPE"},
+                      {"dropout", nullptr},
+                      {"unk_token", nullptr},
+                      {"continuing_subword_prefix", nullptr},
+                      {"end_of_word_suffix", nullptr},
+                      {"fuse_unk", false},
+                      {"byte_fallback", false},
+                      {"ignore_merges", parts.ignores_merges},
+                      {"vocab", std::move(vocabulary)},
+                      {"merges", std::move(merges)}};
+  const Json json = {{"version", "1.0"},
+                     {"truncation", nullptr},
+                     {"padding", nullptr},
+                     {"added_tokens", std::move(added)},
+                     {"normalizer", nullptr},
+                     {"pre_tokenizer", pre_tokenizer(parts.pre_tokenizer)},
+                     {"post_processor", nullptr},
+                     {"decoder", byte_level(true)},
+                     {"model", model}};
+  return dump_json(json, where, 1) + "\n";
+}
+
+}  // namespace qalof::text

@@ -1,0 +1,29 @@
+// A tokenizer.json that both this project and Hugging Face `tokenizers` read to the same ids.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/pre_tokenizer.h"
+
+namespace qalof::text {
+
+/// A byte-level BPE as files of other programs hold one.
+struct BpeParts {
+  std::vector<std::string_view> tokens;  // by id, written in the byte-level alphabet
+  std::vector<std::string_view> merges;  // "a b", best first
+  struct Added {
+    std::size_t id;
+    bool is_special;
+  };
+  std::vector<Added> added;  // taken from text as they are
+  PreTokenizer pre_tokenizer = PreTokenizer::kGpt2;
+  bool ignores_merges = false;
+};
+
+/// The file's text. Error{kBadInput} where a token is not UTF-8 or stands twice; where names the
+/// source in messages.
+std::string tokenizer_json(const BpeParts& parts, const std::string& where);
+
+}  // namespace qalof::text

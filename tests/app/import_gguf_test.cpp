@@ -1,0 +1,179 @@
+// A GGUF file of every stored type arrives as transformers would read it: weights, rows of q and k,
+// config and tokenizer (tools/make_gguf_fixtures.py); misfits are refused in one sentence.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "app/import.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "io/model_dir.h"
+#include "runtime/decoder.h"
+#include "support/error_of.h"
+#include "support/temp_dir.h"
+#include "support/thread_seconds.h"
+#include "text/bpe_tokenizer.h"
+
+namespace qalof::app {
+namespace {
+
+using qalof::testing::error_of;
+using qalof::testing::TempDir;
+using ::testing::HasSubstr;
+
+const std::string kData = QALOF_SOURCE_DIR "/tests/app/data/gguf/";
+
+class ImportGgufTest : public ::testing::Test {
+ protected:
+  ImportResult import(const std::string& source, bool bf16 = false) {
+    ImportOptions options;
+    options.source = source;
+    options.output_dir = dir_.file("model");
+    options.overwrite = true;
+    options.bf16 = bf16;
+    Observer observer;
+    return run_import(options, observer);
+  }
+  std::string sound() { return read_file(kData + "tiny.gguf", std::size_t{1} << 20); }
+  std::string put(const std::string& bytes) {
+    std::ofstream(dir_.file("damaged.gguf"), std::ios::binary) << bytes;
+    return dir_.file("damaged.gguf");
+  }
+  // The sound file with one text in it replaced by another of the same length.
+  std::string with(const std::string& from, const std::string& to) {
+    std::string bytes = sound();
+    const std::size_t at = bytes.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    EXPECT_EQ(from.size(), to.size());
+    return put(bytes.replace(at, from.size(), to));
+  }
+  // The sound file with another value of 4 bytes behind a key.
+  std::string with_number(const std::string& key, std::uint32_t value) {
+    std::string bytes = sound();
+    const std::size_t at = bytes.find(key);
+    EXPECT_NE(at, std::string::npos) << key;
+    std::memcpy(bytes.data() + at + key.size() + 4, &value, 4);
+    return put(bytes);
+  }
+  const Json expected_ = read_json_file(kData + "expected.json");
+  TempDir dir_;
+};
+
+TEST_F(ImportGgufTest, GivesWhatTransformersComputes) {
+  const ImportResult result = import(kData + "tiny.gguf");
+  EXPECT_EQ(result.format, "GGUF file");
+  EXPECT_EQ(result.tensors, 20U);
+  const auto base = runtime::BaseModel::load_directory(dir_.file("model"));
+  EXPECT_EQ(base->config().eos_token_id, 0);
+  SerialFor serial;
+  const auto execution = runtime::Execution::create(
+      base, quant::resolve(quant::parse_plan("32"), base->target()), nullptr, serial);
+  const auto ids = expected_["ids"].get<std::vector<std::int32_t>>();
+  runtime::DecoderWorkspace workspace;
+  std::vector<float> hidden(ids.size() * base->config().hidden);
+  const runtime::Sequence sequence{ids};
+  runtime::forward(*execution, {&sequence, 1}, workspace, hidden.data(), serial);
+  const std::vector<float> losses =
+      runtime::lm_token_losses(*execution, hidden.data(), std::span(ids).subspan(1), serial);
+  for (std::size_t t = 0; t < losses.size(); ++t) {
+    const double loss = expected_["losses"][t];
+    EXPECT_LE(std::abs(static_cast<double>(losses[t]) - loss), 1e-5 * std::max(1.0, loss));
+  }
+}
+
+TEST_F(ImportGgufTest, TensorsHaveTheNamesAndSumsOfHuggingFace) {
+  for (const bool bf16 : {false, true}) {
+    import(kData + "tiny.gguf", bf16);
+    const auto file = io::SafetensorsFile::open(dir_.file("model/model.safetensors"));
+    ASSERT_EQ(file.tensors().size(), expected_["sums"].size());
+    for (const auto& [name, sums] : expected_["sums"].items()) {
+      ASSERT_TRUE(file.tensors().contains(name)) << name;
+      const io::TensorView& view = file.tensors().at(name);
+      EXPECT_EQ(view.dtype, bf16 ? io::DType::kBF16 : io::DType::kF32);
+      std::vector<float> values(view.num_elements());
+      io::copy_as_f32(view, values);
+      double sum = 0, sizes = 0;
+      for (const float value : values) {
+        sum += static_cast<double>(value);
+        sizes += std::fabs(static_cast<double>(value));
+      }
+      // Rounding to bfloat16 moves a number by a 256th at most.
+      const double tolerance = (bf16 ? 1.0 / 256 : 1e-12) * sums[1].get<double>();
+      EXPECT_LE(std::fabs(sum - sums[0].get<double>()), tolerance) << name;
+      EXPECT_LE(std::fabs(sizes - sums[1].get<double>()), tolerance) << name;
+    }
+  }
+}
+
+TEST_F(ImportGgufTest, TokenizerHasTheIdsOfTokenizers) {
+  import(kData + "tiny.gguf");
+  const auto tokenizer = text::BpeTokenizer::load(dir_.file("model"));
+  for (const auto& [text, ids] : expected_["encodings"].items())
+    EXPECT_EQ(tokenizer.encode(text).ids, ids.get<std::vector<std::int32_t>>()) << text;
+  EXPECT_EQ(tokenizer.encode("<|end|>", /*parse_special=*/true).ids, std::vector<std::int32_t>{0});
+}
+
+TEST_F(ImportGgufTest, MisfitsAreRefusedByName) {
+  const auto refused = [&](const std::string& path, ErrorKind kind) {
+    std::filesystem::remove_all(dir_.file("model"));
+    const auto error = error_of([&] { import(path); });
+    EXPECT_EQ(error.kind, kind) << error.message;
+    EXPECT_FALSE(path_exists(dir_.file("model/config.json")));
+    return error.message;
+  };
+  constexpr ErrorKind kNotHere = ErrorKind::kUnsupported, kBad = ErrorKind::kBadInput;
+  const auto text = [](const std::string& value) {
+    return std::string(1, static_cast<char>(value.size())) + std::string(7, '\0') + value;
+  };
+  EXPECT_THAT(refused(with(text("llama"), text("gemma")), kNotHere),
+              HasSubstr("general.architecture is gemma"));
+  EXPECT_THAT(refused(with(text("smollm"), text("falcon")), kNotHere),
+              HasSubstr("tokenizer.ggml.pre is falcon"));
+  EXPECT_THAT(refused(with(text("gpt2"), text("bert")), kNotHere),
+              HasSubstr("tokenizer.ggml.model is bert"));
+  EXPECT_THAT(refused(with("blk.1.attn_q.weight", "blk.1.attn_x.weight"), kBad),
+              HasSubstr("tensor blk.1.attn_q.weight is missing"));
+  EXPECT_THAT(refused(with_number("llama.block_count", 1), kNotHere),
+              HasSubstr("is not part of a Llama"));
+  EXPECT_THAT(refused(with_number("llama.block_count", 3), kBad), HasSubstr("blk.2."));
+  EXPECT_THAT(refused(with_number("llama.attention.head_count_kv", 4), kBad),
+              HasSubstr("attn_k.weight has shape [16, 32], expected [32, 32]"));
+  EXPECT_THAT(refused(with_number("llama.rope.dimension_count", 4), kNotHere),
+              HasSubstr("llama.rope.dimension_count is 4"));
+  EXPECT_THAT(refused(with_number("llama.embedding_length", 0xFFFFFFFF), kBad),
+              HasSubstr("llama.embedding_length"));
+  EXPECT_THAT(refused(with("llama.context_length", "llama.context_lengtX"), kBad),
+              HasSubstr("llama.context_length is missing"));
+  EXPECT_THAT(refused(with("tokenizer.ggml.merges", "tokenizer.ggml.mergeX"), kBad),
+              HasSubstr("merges is missing"));
+  EXPECT_THAT(refused(with(text("h e"), text("h q")), kBad), HasSubstr("merge 0"));
+}
+
+TEST_F(ImportGgufTest, DamageIsRefusedOrHarmless) {
+  const std::string bytes = sound();
+  const std::size_t header = bytes.find("blk.1.ffn_up.weight");  // near its end
+  std::size_t refused = 0, tried = 0;
+  for (std::size_t bit = 3; bit < 8 * header; bit += 61) {
+    std::string damaged = bytes;
+    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << bit % 8));
+    const double start = qalof::testing::thread_seconds();
+    try {
+      import(put(damaged));
+    } catch (const Error& error) {
+      ++refused;
+      EXPECT_NE(error.kind(), ErrorKind::kInternal) << error.what();
+      EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
+    }
+    ++tried;
+    EXPECT_LE(qalof::testing::thread_seconds() - start, 2.0) << bit;
+  }
+  EXPECT_GT(refused, tried / 4);
+  for (std::size_t size = 0; size < bytes.size(); size += 97)
+    EXPECT_THROW(import(put(bytes.substr(0, size))), Error) << size;
+}
+
+}  // namespace
+}  // namespace qalof::app
