@@ -80,24 +80,33 @@ at::Tensor fake_quantize(const at::Tensor& x, int bits, double clip) {
 class AtenGraph final : public Graph {
  public:
   AtenGraph(const model::ModelConfig& config, BaseParams params)
-      : config_(config), params_(std::move(params)) {}
+      : config_(config), params_(std::move(params)), steps_(model::layer_steps(config)) {}
 
   at::Device device() const override { return params_.wte.device(); }
 
   at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan, const NetworkView& view,
                     std::vector<at::Tensor>* blocks) override {
     const Layout layout = layout_of(batch);
-    at::Tensor residual = rounded_embedding(params_.wte, plan).index_select(0, layout.ids) +
-                          rounded_embedding(params_.wpe, plan).index_select(0, layout.positions);
+    at::Tensor residual = rounded_embedding(params_.wte, plan).index_select(0, layout.ids);
+    if (params_.wpe.numel() > 0) {
+      residual = residual + rounded_embedding(params_.wpe, plan).index_select(0, layout.positions);
+    }
     for (std::size_t layer = 0; layer < config_.num_layers; ++layer) {
-      const std::size_t first = 4 * layer;
-      const at::Tensor qkv =
-          linear(first, norm(residual, params_.attention_norms[layer]), plan, view);
+      const model::LayerSteps& steps = steps_[layer];
+      const at::Tensor entry = norm(residual, params_.attention_norms[layer]);
+      std::vector<at::Tensor> parts;
+      for (const std::size_t index : steps.attention_in)
+        parts.push_back(linear(index, entry, plan, view));
+      const at::Tensor qkv = rotated(at::cat(parts, 1), layout.positions);
       const at::Tensor attended = attention(qkv, layout, plan, layer);
-      residual = residual + linear(first + 1, attended, plan, view);
-      const at::Tensor inner =
-          linear(first + 2, norm(residual, params_.mlp_norms[layer]), plan, view);
-      residual = residual + linear(first + 3, at::gelu(inner, "tanh"), plan, view);
+      residual = residual + linear(steps.attention_out, attended, plan, view);
+      const at::Tensor middle = norm(residual, params_.mlp_norms[layer]);
+      const at::Tensor inner = linear(steps.mlp_in.front(), middle, plan, view);
+      const at::Tensor activated =
+          config_.activation == model::Activation::kGelu
+              ? at::gelu(inner, "tanh")
+              : at::silu(inner) * linear(steps.mlp_in[1], middle, plan, view);
+      residual = residual + linear(steps.mlp_out, activated, plan, view);
       if (blocks != nullptr) blocks->push_back(residual);
     }
     return norm(residual, params_.final_norm);
@@ -161,6 +170,10 @@ class AtenGraph final : public Graph {
   }
 
   at::Tensor norm(const at::Tensor& x, const NormParams& weights) const {
+    if (config_.norm == model::NormKind::kRms) {
+      const at::Tensor square = x.square().mean({-1}, /*keepdim=*/true);
+      return x * (square + static_cast<double>(config_.norm_epsilon)).rsqrt() * weights.gamma;
+    }
     return at::layer_norm(x, {x.size(-1)}, weights.gamma, weights.beta,
                           static_cast<double>(config_.norm_epsilon));
   }
@@ -172,11 +185,12 @@ class AtenGraph final : public Graph {
     const at::Tensor& weight = params_.weights[index];
     at::Tensor y;
     if (x_bits < 16 && w_bits < 16) {
-      y = IntegerLinear::apply(x, weight, x_bits, w_bits, plan.ste_clip) + params_.biases[index];
+      y = IntegerLinear::apply(x, weight, x_bits, w_bits, plan.ste_clip);
     } else {
       y = at::linear(fake_quantize(x, x_bits, plan.ste_clip),
-                     fake_quantize(weight, w_bits, plan.ste_clip), params_.biases[index]);
+                     fake_quantize(weight, w_bits, plan.ste_clip));
     }
+    if (params_.biases[index].numel() > 0) y = y + params_.biases[index];
     if (!view.lora.empty() && view.lora[index].a.defined()) {
       const LoraParams& lora = view.lora[index];
       y = y + at::linear(at::linear(x, lora.a), lora.b) * view.lora_scaling;
@@ -231,8 +245,32 @@ class AtenGraph final : public Graph {
         .index_select(0, layout.cells);
   }
 
+  // q and k of qkv turned by the angles of rotary positions; qkv itself where there are none.
+  at::Tensor rotated(const at::Tensor& qkv, const at::Tensor& positions) const {
+    if (!config_.rotary) return qkv;
+    const at::Tensor frequencies = to_tensor(model::rotary_frequencies(config_),
+                                             {static_cast<std::int64_t>(config_.head_dim() / 2)})
+                                       .to(qkv.device());
+    // The angle is one f32 product, as the kernels have it.
+    const at::Tensor angle = (positions.to(at::kFloat).unsqueeze(1) * frequencies).to(at::kDouble);
+    const at::Tensor cos = angle.cos().to(qkv.scalar_type()).unsqueeze(1);
+    const at::Tensor sin = angle.sin().to(qkv.scalar_type()).unsqueeze(1);
+    const auto hidden = static_cast<std::int64_t>(config_.hidden);
+    const auto kv_width = static_cast<std::int64_t>(config_.kv_width());
+    const auto turn = [&](std::int64_t first, std::int64_t width) {
+      const std::int64_t half = frequencies.size(0);
+      const at::Tensor x =
+          qkv.narrow(1, first, width).reshape({qkv.size(0), width / (2 * half), 2 * half});
+      const at::Tensor a = x.narrow(2, 0, half), b = x.narrow(2, half, half);
+      return at::cat({a * cos - b * sin, b * cos + a * sin}, 2).reshape({qkv.size(0), width});
+    };
+    return at::cat(
+        {turn(0, hidden), turn(hidden, kv_width), qkv.narrow(1, hidden + kv_width, kv_width)}, 1);
+  }
+
   model::ModelConfig config_;
   BaseParams params_;
+  std::vector<model::LayerSteps> steps_;
 };
 
 }  // namespace

@@ -195,15 +195,24 @@ NormGradient norm_gradient(AutogradContext* ctx, std::size_t gamma_index, const 
   const at::Tensor dy = grad.defined() ? grad.contiguous() : at::zeros_like(x);
   const at::Tensor beside = skip.defined() ? skip.contiguous() : at::Tensor();
   NormGradient result{at::empty_like(x), {}, {}};
+  KernelResources& resources = resources_of(ctx);
+  const bool is_rms = resources.config->norm == model::NormKind::kRms;
   if (ctx->needs_input_grad(gamma_index) || ctx->needs_input_grad(gamma_index + 1)) {
     result.dgamma = at::zeros_like(gamma);
-    result.dbeta = at::zeros_like(gamma);
+    if (!is_rms) result.dbeta = at::zeros_like(gamma);
   }
   const bool trains = result.dgamma.defined();
+  if (is_rms) {
+    kernels::rms_norm_backward(data(dy), data(x), data(stats), data(gamma), rows(x), cols(x),
+                               mutable_data(result.dx),
+                               trains ? mutable_data(result.dgamma) : nullptr, *resources.parallel,
+                               beside.defined() ? data(beside) : nullptr);
+    return result;
+  }
   kernels::layer_norm_backward(
       data(dy), data(x), data(stats), data(gamma), rows(x), cols(x), mutable_data(result.dx),
       trains ? mutable_data(result.dgamma) : nullptr, trains ? mutable_data(result.dbeta) : nullptr,
-      *resources_of(ctx).parallel, beside.defined() ? data(beside) : nullptr);
+      *resources.parallel, beside.defined() ? data(beside) : nullptr);
   return result;
 }
 
@@ -212,9 +221,14 @@ NormGradient norm_gradient(AutogradContext* ctx, std::size_t gamma_index, const 
 Variable LayerNormFunction::forward(AutogradContext* ctx, const Variable& x, const Variable& gamma,
                                     const Variable& beta, KernelResources* resources) {
   at::Tensor y = at::empty_like(x), stats = at::empty({x.size(0), 2}, x.options());
-  kernels::layer_norm(data(x), rows(x), cols(x), data(gamma), data(beta),
-                      resources->config->norm_epsilon, mutable_data(y), mutable_data(stats),
-                      *resources->parallel);
+  const float eps = resources->config->norm_epsilon;
+  if (resources->config->norm == model::NormKind::kRms) {
+    kernels::rms_norm(data(x), rows(x), cols(x), data(gamma), eps, mutable_data(y),
+                      mutable_data(stats), *resources->parallel);
+  } else {
+    kernels::layer_norm(data(x), rows(x), cols(x), data(gamma), data(beta), eps, mutable_data(y),
+                        mutable_data(stats), *resources->parallel);
+  }
   ctx->save_for_backward({x, gamma, stats});
   save_pointer(ctx, "resources", resources);
   return y;
@@ -230,9 +244,16 @@ variable_list AddNormFunction::forward(AutogradContext* ctx, const Variable& x,
                                        const Variable& beta, KernelResources* resources) {
   at::Tensor sum = at::empty_like(x), y = at::empty_like(x);
   at::Tensor stats = at::empty({x.size(0), 2}, x.options());
-  kernels::add_layer_norm(data(x), data(added), rows(x), cols(x), data(gamma), data(beta),
-                          resources->config->norm_epsilon, mutable_data(sum), mutable_data(y),
-                          mutable_data(stats), *resources->parallel);
+  const float eps = resources->config->norm_epsilon;
+  if (resources->config->norm == model::NormKind::kRms) {
+    kernels::add_rms_norm(data(x), data(added), rows(x), cols(x), data(gamma), eps,
+                          mutable_data(sum), mutable_data(y), mutable_data(stats),
+                          *resources->parallel);
+  } else {
+    kernels::add_layer_norm(data(x), data(added), rows(x), cols(x), data(gamma), data(beta), eps,
+                            mutable_data(sum), mutable_data(y), mutable_data(stats),
+                            *resources->parallel);
+  }
   ctx->save_for_backward({sum, gamma, stats});
   ctx->set_materialize_grads(false);
   save_pointer(ctx, "resources", resources);
@@ -358,6 +379,58 @@ variable_list GeluFunction::backward(AutogradContext* ctx, const variable_list& 
   return {dx, at::Tensor()};
 }
 
+Variable SwiGluFunction::forward(AutogradContext* ctx, const Variable& gate, const Variable& up,
+                                 KernelResources* resources) {
+  at::Tensor y = at::empty_like(gate);
+  kernels::swiglu(data(gate), data(up), count(gate), mutable_data(y), *resources->parallel);
+  ctx->save_for_backward({gate, up});
+  save_pointer(ctx, "resources", resources);
+  return y;
+}
+
+variable_list SwiGluFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const variable_list saved = ctx->get_saved_variables();
+  const at::Tensor dy = grads[0].contiguous();
+  at::Tensor dgate = at::empty_like(dy), dup = at::empty_like(dy);
+  kernels::swiglu_backward(data(dy), data(saved[0]), data(saved[1]), count(dy), mutable_data(dgate),
+                           mutable_data(dup), *resources_of(ctx).parallel);
+  return {dgate, dup, at::Tensor()};
+}
+
+namespace {
+
+// turn(first of q or k, heads) for both.
+template <typename Turn>
+void turn_qk(const model::ModelConfig& config, at::Tensor& qkv, const Turn& turn) {
+  turn(mutable_data(qkv), config.num_heads);
+  turn(mutable_data(qkv) + config.hidden, config.num_kv_heads);
+}
+
+}  // namespace
+
+Variable RotaryFunction::forward(AutogradContext* ctx, const Variable& qkv,
+                                 const at::Tensor& angles, KernelResources* resources) {
+  at::Tensor y = qkv.clone();
+  turn_qk(*resources->config, y, [&](float* x, std::size_t heads) {
+    kernels::rotate(x, rows(y), cols(y), heads, cols(angles) / 2, data(angles),
+                    *resources->parallel);
+  });
+  ctx->save_for_backward({angles});
+  save_pointer(ctx, "resources", resources);
+  return y;
+}
+
+variable_list RotaryFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const at::Tensor angles = ctx->get_saved_variables()[0];
+  KernelResources& resources = resources_of(ctx);
+  at::Tensor dx = grads[0].clone(at::MemoryFormat::Contiguous);
+  turn_qk(*resources.config, dx, [&](float* x, std::size_t heads) {
+    kernels::rotate_backward(x, rows(dx), cols(dx), heads, cols(angles) / 2, data(angles),
+                             *resources.parallel);
+  });
+  return {dx, at::Tensor(), at::Tensor()};
+}
+
 Variable EmbedFunction::forward(AutogradContext* ctx, const Variable& wte, const Variable& wpe,
                                 const at::Tensor& ids, const at::Tensor& positions, int bits,
                                 KernelResources* resources) {
@@ -370,12 +443,11 @@ Variable EmbedFunction::forward(AutogradContext* ctx, const Variable& wte, const
   for (std::size_t t = 0; t < tokens; ++t) {
     float* row = mutable_data(out) + t * hidden;
     std::copy_n(data(wte) + static_cast<std::size_t>(id[t]) * hidden, hidden, row);
+    if (bits < 32) kernels::round_to_bf16(row, hidden, row, serial);
+    if (!is_given(wpe)) continue;
     std::copy_n(data(wpe) + static_cast<std::size_t>(position[t]) * hidden, hidden,
                 position_row.data());
-    if (bits < 32) {
-      kernels::round_to_bf16(row, hidden, row, serial);
-      kernels::round_to_bf16(position_row.data(), hidden, position_row.data(), serial);
-    }
+    if (bits < 32) kernels::round_to_bf16(position_row.data(), hidden, position_row.data(), serial);
     for (std::size_t i = 0; i < hidden; ++i) row[i] += position_row[i];
   }
   ctx->save_for_backward({wte, wpe, ids, positions});
@@ -394,11 +466,10 @@ variable_list EmbedFunction::backward(AutogradContext* ctx, const variable_list&
   for (std::size_t t = 0; t < rows(dy); ++t) {
     const float* src = data(dy) + t * hidden;
     float* token = mutable_data(dwte) + static_cast<std::size_t>(id[t]) * hidden;
+    for (std::size_t i = 0; i < hidden; ++i) token[i] += src[i];
+    if (!is_given(dwpe)) continue;
     float* place = mutable_data(dwpe) + static_cast<std::size_t>(position[t]) * hidden;
-    for (std::size_t i = 0; i < hidden; ++i) {
-      token[i] += src[i];
-      place[i] += src[i];
-    }
+    for (std::size_t i = 0; i < hidden; ++i) place[i] += src[i];
   }
   return {dwte, dwpe, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
 }

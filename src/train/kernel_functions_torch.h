@@ -72,13 +72,14 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
+/// The config's norm; beta is no_tensor() for RMS norm.
 struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& gamma,
                           const Variable& beta, KernelResources* resources);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// {x + added, layer_norm(x + added)}.
+/// {x + added, norm(x + added)}.
 struct AddNormFunction : torch::autograd::Function<AddNormFunction> {
   static variable_list forward(AutogradContext* ctx, const Variable& x, const Variable& added,
                                const Variable& gamma, const Variable& beta,
@@ -106,8 +107,23 @@ struct GeluFunction : torch::autograd::Function<GeluFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// Sum of token and position embedding, both rounded to bf16 first where bits is 16; ids and
-/// positions are int64 CPU tensors. For a base that trains.
+/// silu(gate) * up.
+struct SwiGluFunction : torch::autograd::Function<SwiGluFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& gate, const Variable& up,
+                          KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// q and k of qkv [tokens, hidden + 2 kv_width] turned by angles [tokens, head_dim], a table of
+/// kernels::rotary_table.
+struct RotaryFunction : torch::autograd::Function<RotaryFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& qkv, const at::Tensor& angles,
+                          KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// Sum of token and, where wpe is given, position embedding, both rounded to bf16 first where bits
+/// is 16; ids and positions are int64 CPU tensors. For a base that trains.
 struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& wte, const Variable& wpe,
                           const at::Tensor& ids, const at::Tensor& positions, int bits,

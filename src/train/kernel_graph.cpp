@@ -2,8 +2,8 @@
 #include <map>
 #include <tuple>
 
-#include "core/error.h"
 #include "kernels/bf16.h"
+#include "kernels/ops.h"
 #include "kernels/quantize.h"
 #include "train/kernel_functions_torch.h"
 
@@ -60,6 +60,7 @@ class KernelGraph final : public Graph {
     resources_.gradient = gradient;
     if (trainable_ != nullptr) return;
     auto view = [](const std::vector<float>& values) {
+      if (values.empty()) return no_tensor();
       // The base outlives the view and nothing writes to it.
       return at::from_blob(const_cast<float*>(values.data()),
                            {static_cast<std::int64_t>(values.size())});
@@ -82,6 +83,13 @@ class KernelGraph final : public Graph {
     const BaseParams& params = trainable_ != nullptr ? *trainable_ : frozen_;
     at::Tensor offsets = at::empty({static_cast<std::int64_t>(batch.offsets.size())}, at::kLong);
     std::copy(batch.offsets.begin(), batch.offsets.end(), offsets.mutable_data_ptr<std::int64_t>());
+    at::Tensor angles;  // of rotary positions [tokens, head_dim]
+    if (config.rotary) {
+      angles = at::empty({static_cast<std::int64_t>(batch.tokens()),
+                          static_cast<std::int64_t>(config.head_dim())});
+      kernels::rotary_table(batch.positions.data(), batch.tokens(), base_->rotary().data(),
+                            base_->rotary().size(), angles.mutable_data_ptr<float>());
+    }
     at::Tensor residual = embed(batch, plan);
     const NormParams& entry = params.attention_norms.front();
     at::Tensor normed = LayerNormFunction::apply(residual, entry.gamma, entry.beta, &resources_);
@@ -92,16 +100,24 @@ class KernelGraph final : public Graph {
       normed = both[1];
     };
     for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
-      const std::size_t first = 4 * layer;  // c_attn, attn.c_proj, c_fc, mlp.c_proj
-      const at::Tensor qkv = linear(first, normed, plan, view);
+      const model::LayerSteps& steps = base_->layers()[layer];
+      std::vector<at::Tensor> parts;
+      for (const std::size_t index : steps.attention_in)
+        parts.push_back(linear(index, normed, plan, view));
+      at::Tensor qkv = parts.size() == 1 ? parts.front() : at::cat(parts, 1);
+      if (config.rotary) qkv = RotaryFunction::apply(qkv, angles, &resources_);
       const AttentionArguments arguments{&plan.k_bits[layer], &plan.v_bits[layer], plan.ste_clip,
                                          &resources_};
       const at::Tensor attended = AttentionFunction::apply(qkv, offsets, arguments);
-      add_and_norm(linear(first + 1, attended, plan, view), params.mlp_norms[layer]);
-      const at::Tensor inner = linear(first + 2, normed, plan, view);
-      const at::Tensor activated = GeluFunction::apply(inner, &resources_);
+      add_and_norm(linear(steps.attention_out, attended, plan, view), params.mlp_norms[layer]);
+      const at::Tensor inner = linear(steps.mlp_in.front(), normed, plan, view);
+      const at::Tensor activated =
+          config.activation == model::Activation::kGelu
+              ? GeluFunction::apply(inner, &resources_)
+              : SwiGluFunction::apply(inner, linear(steps.mlp_in[1], normed, plan, view),
+                                      &resources_);
       const bool last = layer + 1 == config.num_layers;
-      add_and_norm(linear(first + 3, activated, plan, view),
+      add_and_norm(linear(steps.mlp_out, activated, plan, view),
                    last ? params.final_norm : params.attention_norms[layer + 1]);
       if (blocks != nullptr) blocks->push_back(residual);
     }
@@ -181,10 +197,12 @@ class KernelGraph final : public Graph {
     if (entry.linear.backward.matrix.panels != nullptr) return entry.linear;
     if (trainable_ != nullptr) {
       pack_trained(trainable_->weights[index], precision, scheme, entry);
-      entry.linear.call.bias = trainable_->biases[index].const_data_ptr<float>();
+      const at::Tensor& bias = trainable_->biases[index];
+      entry.linear.call.bias = is_given(bias) ? bias.const_data_ptr<float>() : nullptr;
     } else {
       use(base_->packed(index, precision, scheme, *resources_.parallel), precision, entry);
-      entry.linear.call.bias = base_->bias(index).data();
+      const std::vector<float>& bias = base_->bias(index);
+      entry.linear.call.bias = bias.empty() ? nullptr : bias.data();
     }
     return entry.linear;
   }
@@ -292,8 +310,6 @@ GraphPlan::GraphPlan(const quant::PrecisionPlan& plan, double clip)
 std::unique_ptr<Graph> make_kernel_graph(std::shared_ptr<const runtime::BaseModel> base,
                                          const BaseParams* trainable, ParallelFor& parallel,
                                          GradientPrecision gradient) {
-  QALOF_CHECK(base->config().family == model::Family::kGpt2, ErrorKind::kUnsupported,
-              "{}: is a Llama, whose training is not implemented", base->path());
   return std::make_unique<KernelGraph>(std::move(base), trainable, parallel, gradient);
 }
 

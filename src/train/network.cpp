@@ -21,17 +21,17 @@ struct BaseTensor {
 
 std::vector<BaseTensor> tensors_of(const runtime::BaseModel& base) {
   const model::ModelConfig& config = base.config();
-  QALOF_CHECK(config.family == model::Family::kGpt2, ErrorKind::kUnsupported,
-              "{}: is a Llama, whose training is not implemented", base.path());
+  QALOF_CHECK(config.tie_word_embeddings, ErrorKind::kUnsupported,
+              "{}: tie_word_embeddings is false, a base trains with a tied head only", base.path());
   const auto hidden = static_cast<std::int64_t>(config.hidden);
   std::vector<BaseTensor> tensors;
-  tensors.push_back({{static_cast<std::int64_t>(config.vocab_size), hidden},
-                     *base.source().tensor_f32("wte.weight")});
-  tensors.push_back({{static_cast<std::int64_t>(config.max_positions), hidden},
-                     *base.source().tensor_f32("wpe.weight")});
+  for (const model::TensorSpec& spec : model::embedding_tensors(config)) {
+    tensors.push_back(
+        {{static_cast<std::int64_t>(spec.shape[0]), hidden}, *base.source().tensor_f32(spec.name)});
+  }
   auto add_norm = [&](const runtime::BaseModel::Norm& norm) {
     tensors.push_back({{hidden}, norm.gamma});
-    tensors.push_back({{hidden}, norm.beta});
+    if (!norm.beta.empty()) tensors.push_back({{hidden}, norm.beta});
   };
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
     add_norm(base.attention_norm(layer));
@@ -42,31 +42,32 @@ std::vector<BaseTensor> tensors_of(const runtime::BaseModel& base) {
     const model::LinearSpec& spec = base.linears()[i];
     tensors.push_back({{static_cast<std::int64_t>(spec.out), static_cast<std::int64_t>(spec.in)},
                        base.source().linear_f32(i)});
-    tensors.push_back({{static_cast<std::int64_t>(spec.out)}, base.bias(i)});
+    if (spec.bias) tensors.push_back({{static_cast<std::int64_t>(spec.out)}, base.bias(i)});
   }
   return tensors;
 }
 
 // The inverse order of tensors_of.
 template <typename Next>
-BaseParams assemble(std::size_t layers, std::size_t linears, Next&& next) {
+BaseParams assemble(const model::ModelConfig& config, Next&& next) {
   BaseParams params;
   params.wte = next();
-  params.wpe = next();
+  const at::Tensor none = at::empty({0}, params.wte.options());
+  params.wpe = config.rotary ? none : next();
   auto norm = [&] {
     NormParams weights;
     weights.gamma = next();
-    weights.beta = next();
+    weights.beta = config.norm == model::NormKind::kRms ? none : next();
     return weights;
   };
-  for (std::size_t layer = 0; layer < layers; ++layer) {
+  for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
     params.attention_norms.push_back(norm());
     params.mlp_norms.push_back(norm());
   }
   params.final_norm = norm();
-  for (std::size_t i = 0; i < linears; ++i) {
+  for (const model::LinearSpec& spec : model::linears(config)) {
     params.weights.push_back(next());
-    params.biases.push_back(next());
+    params.biases.push_back(spec.bias ? next() : none);
   }
   return params;
 }
@@ -122,14 +123,14 @@ BaseParams load_base_params(const runtime::BaseModel& base, at::Device device,
                             at::ScalarType dtype) {
   const std::vector<BaseTensor> tensors = tensors_of(base);
   std::size_t next = 0;
-  return assemble(base.config().num_layers, base.linears().size(), [&] {
+  return assemble(base.config(), [&] {
     const BaseTensor& tensor = tensors[next++];
     return to_tensor(tensor.values, tensor.shape).to(device, dtype);
   });
 }
 
 TrainableBase::TrainableBase(const runtime::BaseModel& base, FlatParameters& flat)
-    : layers_(base.config().num_layers), linears_(base.linears().size()) {
+    : config_(base.config()) {
   for (const BaseTensor& tensor : tensors_of(base)) {
     indices_.push_back(flat.add(tensor.shape, tensor.values));
   }
@@ -137,7 +138,7 @@ TrainableBase::TrainableBase(const runtime::BaseModel& base, FlatParameters& fla
 
 BaseParams TrainableBase::bind(const FlatParameters& flat) const {
   std::size_t next = 0;
-  return assemble(layers_, linears_, [&] { return flat.parameter(indices_[next++]); });
+  return assemble(config_, [&] { return flat.parameter(indices_[next++]); });
 }
 
 AdapterInit fresh_adapter(const runtime::BaseModel& base, std::size_t rank, std::uint64_t seed,
@@ -210,19 +211,20 @@ std::map<std::string, NamedTensor> export_base(const BaseParams& params, const H
   };
   auto add_norm = [&](const std::string& name, const NormParams& norm) {
     add(name + ".weight", norm.gamma);
-    add(name + ".bias", norm.beta);
+    if (norm.beta.numel() > 0) add(name + ".bias", norm.beta);
   };
-  add("wte.weight", params.wte);
-  add("wpe.weight", params.wpe);
+  const model::TensorNames names = model::tensor_names(config);
+  add(names.token_embedding, params.wte);
+  if (params.wpe.numel() > 0) add(names.position_embedding, params.wpe);
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
-    add_norm(fmt::format("h.{}.ln_1", layer), params.attention_norms[layer]);
-    add_norm(fmt::format("h.{}.ln_2", layer), params.mlp_norms[layer]);
+    add_norm(names.attention_norms[layer], params.attention_norms[layer]);
+    add_norm(names.mlp_norms[layer], params.mlp_norms[layer]);
   }
-  add_norm("ln_f", params.final_norm);
+  add_norm(names.final_norm, params.final_norm);
   const std::vector<model::LinearSpec> linears = model::linears(config);
   for (std::size_t i = 0; i < linears.size(); ++i) {
     add(linears[i].name + ".weight", linears[i].conv1d ? params.weights[i].t() : params.weights[i]);
-    add(linears[i].name + ".bias", params.biases[i]);
+    if (linears[i].bias) add(linears[i].name + ".bias", params.biases[i]);
   }
   if (head.weight.defined()) {
     add("qa_outputs.weight", head.weight);

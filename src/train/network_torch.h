@@ -17,7 +17,8 @@ struct NormParams {
   at::Tensor gamma, beta;  // [hidden]
 };
 
-/// Every tensor of the decoder in f32; linear weights are [out, in], as kernels read them.
+/// Every tensor of the decoder in f32; linear weights are [out, in], as kernels read them. What a
+/// family does not have (betas, biases, position embeddings) has no elements.
 struct BaseParams {
   at::Tensor wte, wpe;                                 // [vocab, hidden], [positions, hidden]
   std::vector<NormParams> attention_norms, mlp_norms;  // [layer]
@@ -99,7 +100,7 @@ class TrainableBase {
 
  private:
   std::vector<std::size_t> indices_;
-  std::size_t layers_, linears_;
+  model::ModelConfig config_;
 };
 
 /// Initial values of an adapter: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero.

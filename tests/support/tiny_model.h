@@ -23,6 +23,16 @@ inline Json tiny_config() {
           {"eos_token_id", 96}};
 }
 
+/// Queries share keys in threes, and positions turn fast.
+inline Json tiny_llama_config() {
+  return {{"model_type", "llama"},       {"vocab_size", 97},
+          {"hidden_size", 48},           {"intermediate_size", 80},
+          {"num_hidden_layers", 2},      {"num_attention_heads", 6},
+          {"num_key_value_heads", 2},    {"max_position_embeddings", 64},
+          {"rope_theta", 300.0},         {"bos_token_id", 96},
+          {"tie_word_embeddings", true}, {"eos_token_id", 96}};
+}
+
 /// Values of a tensor: a function of its name and the seed alone.
 inline std::vector<float> tensor_values(const std::string& name, std::size_t count, float scale,
                                         std::uint64_t seed = 1) {

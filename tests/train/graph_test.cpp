@@ -49,9 +49,10 @@ struct Network {
   }
 };
 
-class GraphTest : public ::testing::Test {
+// Each test runs for both families.
+class GraphTest : public ::testing::TestWithParam<model::Family> {
  protected:
-  GraphTest() : base_(tiny_base()), pool_(2) {
+  GraphTest() : base_(tiny_base(GetParam())), pool_(2) {
     at::set_num_threads(1);
     for (const Example& example : tiny_examples(5)) batch_.add(example);
   }
@@ -117,6 +118,12 @@ class GraphTest : public ::testing::Test {
   PackedBatch batch_;
 };
 
+INSTANTIATE_TEST_SUITE_P(Families, GraphTest,
+                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+                         [](const auto& test) {
+                           return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
+                         });
+
 std::vector<at::Tensor> take_gradients(const std::vector<at::Tensor>& leaves) {
   std::vector<at::Tensor> gradients;
   for (const at::Tensor& leaf : leaves) {
@@ -126,7 +133,7 @@ std::vector<at::Tensor> take_gradients(const std::vector<at::Tensor>& leaves) {
   return gradients;
 }
 
-TEST_F(GraphTest, KernelGraphHasTheRuntimesBitsAtEveryPlan) {
+TEST_P(GraphTest, KernelGraphHasTheRuntimesBitsAtEveryPlan) {
   const Network net = network({32, 16, 8, 4});
   const auto set = exported(net);
   const auto graph = make_kernel_graph(base_, nullptr, pool_);
@@ -158,7 +165,7 @@ TEST_F(GraphTest, KernelGraphHasTheRuntimesBitsAtEveryPlan) {
   }
 }
 
-TEST_F(GraphTest, TrainableBaseHasTheRuntimesBits) {
+TEST_P(GraphTest, TrainableBaseHasTheRuntimesBits) {
   FlatParameters flat;
   const TrainableBase trainable(*base_, flat);
   flat.build(at::kCPU);
@@ -175,7 +182,7 @@ TEST_F(GraphTest, TrainableBaseHasTheRuntimesBits) {
   }
 }
 
-TEST_F(GraphTest, FreshAdaptersChangeNothing) {
+TEST_P(GraphTest, FreshAdaptersChangeNothing) {
   const auto graph = make_kernel_graph(base_, nullptr, pool_);
   Network net = network({32});
   for (LoraParams& lora : net.adapters[32].linears) lora.b = at::zeros_like(lora.b);
@@ -185,7 +192,7 @@ TEST_F(GraphTest, FreshAdaptersChangeNothing) {
                          to_vector(graph->hidden(batch_, graph_plan, {}))));
 }
 
-TEST_F(GraphTest, AtenGraphAgreesAt32BitsInValueAndGradient) {
+TEST_P(GraphTest, AtenGraphAgreesAt32BitsInValueAndGradient) {
   const auto kernel = make_kernel_graph(base_, nullptr, pool_);
   const auto aten = make_aten_graph(base_->config(), load_base_params(*base_, at::kCPU));
   const Network net = network({32});
@@ -210,7 +217,7 @@ TEST_F(GraphTest, AtenGraphAgreesAt32BitsInValueAndGradient) {
   }
 }
 
-TEST_F(GraphTest, GradientsOfFewerBitsAreThoseOfF32UpToTheirRounding) {
+TEST_P(GraphTest, GradientsOfFewerBitsAreThoseOfF32UpToTheirRounding) {
   for (const char* text : {"8", "4"}) {
     const quant::PrecisionPlan plan = plan_of(text, *base_);
     const Network net = network({plan.default_width.bits});
@@ -236,7 +243,7 @@ TEST_F(GraphTest, GradientsOfFewerBitsAreThoseOfF32UpToTheirRounding) {
   }
 }
 
-TEST_F(GraphTest, GradientsOfEveryBaseTensorAgreeWithAten) {
+TEST_P(GraphTest, GradientsOfEveryBaseTensorAgreeWithAten) {
   FlatParameters flat;
   const TrainableBase trainable(*base_, flat);
   flat.build(at::kCPU);
@@ -266,10 +273,15 @@ TEST_F(GraphTest, GradientsOfEveryBaseTensorAgreeWithAten) {
   auto slices = [&](const at::Tensor& all) {
     std::vector<at::Tensor> parts;
     std::int64_t first = 0;
-    for (std::int64_t size : {std::int64_t{97} * 32, std::int64_t{64} * 32}) {
+    const auto add = [&](std::size_t count) {
+      const auto size = static_cast<std::int64_t>(count);
       parts.push_back(all.narrow(0, first, size));
       first += size;
-    }
+    };
+    for (const model::TensorSpec& spec : model::embedding_tensors(base_->config()))
+      add(spec.shape[0] * spec.shape[1]);
+    for (const model::LinearSpec& spec : base_->linears()) add(spec.in * spec.out);
+    EXPECT_EQ(first, flat.num_decayed());
     parts.push_back(all.narrow(0, flat.num_decayed(), all.numel() - flat.num_decayed()));
     return parts;
   };
@@ -279,7 +291,7 @@ TEST_F(GraphTest, GradientsOfEveryBaseTensorAgreeWithAten) {
   }
 }
 
-TEST_F(GraphTest, AtenGradientsAreThoseOfNumericDifferencesInFloat64) {
+TEST_P(GraphTest, AtenGradientsAreThoseOfNumericDifferencesInFloat64) {
   const auto graph =
       make_aten_graph(base_->config(), load_base_params(*base_, at::kCPU, at::kDouble));
   const Network net = network({32}, at::kDouble);
@@ -320,7 +332,7 @@ TEST_F(GraphTest, AtenGradientsAreThoseOfNumericDifferencesInFloat64) {
 }
 
 // One linear alone, where the rule can be written down: dx = m * (dy W_q) + c (dy B) A.
-TEST_F(GraphTest, StraightThroughIsItsDefinition) {
+TEST_P(GraphTest, StraightThroughIsItsDefinition) {
   PackedBatch one;  // a single token: attention is the identity on its own V
   one.add({{5}, 0, 0});
   for (const char* text : {"8", "4"}) {
@@ -350,7 +362,7 @@ TEST_F(GraphTest, StraightThroughIsItsDefinition) {
   }
 }
 
-TEST_F(GraphTest, ClipStopsTheGradientOfLargeInputs) {
+TEST_P(GraphTest, ClipStopsTheGradientOfLargeInputs) {
   const quant::PrecisionPlan plan = plan_of("8", *base_);
   const Network net = network({8});
   const auto graph = make_kernel_graph(base_, nullptr, pool_);
@@ -366,7 +378,7 @@ TEST_F(GraphTest, ClipStopsTheGradientOfLargeInputs) {
   EXPECT_GT(difference, 1e-4);
 }
 
-TEST_F(GraphTest, QuantizedPlansAgreeWithAtenInDivergence) {
+TEST_P(GraphTest, QuantizedPlansAgreeWithAtenInDivergence) {
   const auto kernel = make_kernel_graph(base_, nullptr, pool_);
   const auto aten = make_aten_graph(base_->config(), load_base_params(*base_, at::kCPU));
   const Network net = network({8, 4});
@@ -385,7 +397,7 @@ TEST_F(GraphTest, QuantizedPlansAgreeWithAtenInDivergence) {
   }
 }
 
-TEST_F(GraphTest, FrozenBaseHasNoGradient) {
+TEST_P(GraphTest, FrozenBaseHasNoGradient) {
   const Network net = network({8});
   const BaseParams frozen = load_base_params(*base_, at::kCPU);
   const auto aten = make_aten_graph(base_->config(), frozen);
@@ -400,7 +412,7 @@ TEST_F(GraphTest, FrozenBaseHasNoGradient) {
   EXPECT_TRUE(same_bytes(before, base_->source().linear_f32(0)));
 }
 
-TEST_F(GraphTest, SpanLossIsThatOfAtenWithAndWithoutATeacher) {
+TEST_P(GraphTest, SpanLossIsThatOfAtenWithAndWithoutATeacher) {
   for (const bool with_teacher : {false, true}) {
     const auto rows = static_cast<std::int64_t>(batch_.tokens());
     at::Tensor logits =
@@ -435,16 +447,18 @@ TEST_F(GraphTest, SpanLossIsThatOfAtenWithAndWithoutATeacher) {
   }
 }
 
-TEST_F(GraphTest, LmDistillationIsThatOfAten) {
+TEST_P(GraphTest, LmDistillationIsThatOfAten) {
   const auto graph = make_aten_graph(base_->config(), load_base_params(*base_, at::kCPU));
   PackedBatch batch;
   for (const Example& example : tiny_examples(5, /*shortest=*/2)) batch.add(example);
-  const auto rows = static_cast<std::int64_t>(batch.tokens());
+  const std::size_t width = base_->config().hidden;
+  const auto rows = static_cast<std::int64_t>(batch.tokens()),
+             cols = static_cast<std::int64_t>(width);
   at::Tensor hidden =
-      to_tensor(qalof::testing::tensor_values("h", batch.tokens() * 32, 1.0F), {rows, 32})
+      to_tensor(qalof::testing::tensor_values("h", batch.tokens() * width, 1.0F), {rows, cols})
           .set_requires_grad(true);
   const at::Tensor teacher =
-      to_tensor(qalof::testing::tensor_values("t", batch.tokens() * 32, 1.0F), {rows, 32});
+      to_tensor(qalof::testing::tensor_values("t", batch.tokens() * width, 1.0F), {rows, cols});
   const GraphPlan plan(plan_of("32", *base_), 0);
   LmLossInputs inputs;
   inputs.graph = graph.get();

@@ -13,9 +13,12 @@
 
 namespace qalof::train {
 
-inline std::shared_ptr<const runtime::BaseModel> tiny_base() {
+inline std::shared_ptr<const runtime::BaseModel> tiny_base(
+    model::Family family = model::Family::kGpt2) {
   const qalof::testing::TempDir dir;
-  qalof::testing::write_model(dir.path());
+  qalof::testing::write_model(dir.path(), family == model::Family::kGpt2
+                                              ? qalof::testing::tiny_config()
+                                              : qalof::testing::tiny_llama_config());
   return runtime::BaseModel::load_directory(dir.path());
 }
 

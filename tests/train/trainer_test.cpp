@@ -33,8 +33,15 @@ TrainOptions short_run(Method method) {
   return options;
 }
 
-TEST(Train, SameSeedSameBytesWhateverTheNumberOfThreads) {
-  const auto base = tiny_base();
+class TrainFamilies : public ::testing::TestWithParam<model::Family> {};
+INSTANTIATE_TEST_SUITE_P(, TrainFamilies,
+                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+                         [](const auto& test) {
+                           return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
+                         });
+
+TEST_P(TrainFamilies, SameSeedSameBytesWhateverTheNumberOfThreads) {
+  const auto base = tiny_base(GetParam());
   const auto examples = tiny_examples(8);
   for (const Method method : kEveryMethod) {
     TrainOptions options = short_run(method);
@@ -86,8 +93,8 @@ TEST(Train, FourBitPhaseStartsFromAFreshAdapterAndTheEightBitHead) {
   for (const float a : four.linears[0]->a()) EXPECT_LE(std::abs(a), bound);
 }
 
-TEST(Train, TrainedNetworkIsTheDeployedOne) {
-  const auto base = tiny_base();
+TEST_P(TrainFamilies, TrainedNetworkIsTheDeployedOne) {
+  const auto base = tiny_base(GetParam());
   const auto examples = tiny_examples(3);
   TrainOptions options = short_run(Method::kSwitch);
   options.bit_widths = {8};
@@ -100,14 +107,15 @@ TEST(Train, TrainedNetworkIsTheDeployedOne) {
   quant::PrecisionPlan plan = plan_of("8", *base);
   const auto execution =
       runtime::Execution::create(base, plan, make_adapter_set(trained.weights), pool);
+  const std::size_t width = base->config().hidden;
   double loss = 0;
   for (const Example& example : examples) {
     const runtime::Sequence sequence{example.ids};
     runtime::DecoderWorkspace workspace;
-    std::vector<float> hidden(example.ids.size() * 32), logits(example.ids.size() * 2);
+    std::vector<float> hidden(example.ids.size() * width), logits(example.ids.size() * 2);
     runtime::forward(*execution, {&sequence, 1}, workspace, hidden.data(), pool);
-    runtime::apply_head(*execution->head(runtime::Task::kQa), hidden.data(), example.ids.size(), 32,
-                        logits.data(), pool);
+    runtime::apply_head(*execution->head(runtime::Task::kQa), hidden.data(), example.ids.size(),
+                        width, logits.data(), pool);
     for (std::size_t column = 0; column < 2; ++column) {
       double sum = 0;
       for (std::size_t t = 0; t < example.ids.size(); ++t)
@@ -143,8 +151,8 @@ TEST(Train, AccumulationEqualsOneLargeBatch) {
   }
 }
 
-TEST(Train, LossFallsForEveryMethodAndTask) {
-  const auto base = tiny_base();
+TEST_P(TrainFamilies, LossFallsForEveryMethodAndTask) {
+  const auto base = tiny_base(GetParam());
   const auto examples = tiny_examples(4, /*shortest=*/2);
   for (const runtime::Task task : {runtime::Task::kQa, runtime::Task::kLm}) {
     for (const Method method : kEveryMethod) {
@@ -192,8 +200,8 @@ TEST(Train, MixedPlanTrainsEveryWidthItUses) {
   EXPECT_FALSE(is_zero(8, 1));
 }
 
-TEST(Train, FullHandsBackEveryTensorInTheFilesLayout) {
-  const auto base = tiny_base();
+TEST_P(TrainFamilies, FullHandsBackEveryTensorInTheFilesLayout) {
+  const auto base = tiny_base(GetParam());
   TrainOptions options = short_run(Method::kFull);
   options.max_steps = 1;  // rate 0
   const TrainResult result = train(base, options, tiny_examples(4), {});
