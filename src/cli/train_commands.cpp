@@ -85,9 +85,10 @@ void run_train(std::vector<std::string> arguments) {
               "bits of K and V where not the width's own; 16 is the original's form");
   line.option("--precision,--sp_config", options.model.precision,
               "full, lora: the precision or plan to train in");
-  line.option(
-      "--scheme", options.model.scheme,
-      "of the weights: seed, g32, g64, g128, g32-asym, ...; default: the plan's, else seed");
+  line.option("--scheme", options.model.scheme,
+              "tuned, or parts joined by +: seed, g32, g64, g128, g32-asym, ... (weights), mse "
+              "(their ranges), aasym, ag32, ag64, ag128 (activations); default: the plan's, else "
+              "seed");
   line.option("--ste_clip", train.ste_clip,
               "2: no gradient where |x| >= 2, as the original; 0: everywhere");
   line.option("--lora_r", train.lora_r, "rank of the adapters");

@@ -10,6 +10,13 @@ namespace {
 
 __m256 absolute(__m256 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), x); }
 
+float largest(__m256 a) {
+  __m128 half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+  half = _mm_max_ss(half, _mm_shuffle_ps(half, half, 1));
+  return _mm_cvtss_f32(half);
+}
+
 float max_abs(const float* x, std::size_t count) {
   __m256 a = _mm256_setzero_ps();
   __m256 b = a;
@@ -21,11 +28,21 @@ float max_abs(const float* x, std::size_t count) {
   for (; i < count; i += 8) {
     a = _mm256_max_ps(a, absolute(_mm256_maskload_ps(x + i, lane_mask(count - i))));
   }
-  a = _mm256_max_ps(a, b);
-  __m128 half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
-  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-  half = _mm_max_ss(half, _mm_shuffle_ps(half, half, 1));
-  return _mm_cvtss_f32(half);
+  return largest(_mm256_max_ps(a, b));
+}
+
+// The lanes behind the end are 0, which belongs to the range.
+void min_max(const float* x, std::size_t count, float* low, float* high) {
+  const __m256 sign = _mm256_set1_ps(-0.0F);
+  __m256 least = sign, most = _mm256_setzero_ps();  // least with its sign turned
+  for (std::size_t i = 0; i < count; i += 8) {
+    const __m256 value =
+        count - i >= 8 ? _mm256_loadu_ps(x + i) : _mm256_maskload_ps(x + i, lane_mask(count - i));
+    least = _mm256_max_ps(least, _mm256_xor_ps(value, sign));
+    most = _mm256_max_ps(most, value);
+  }
+  *low = -largest(least);
+  *high = largest(most);
 }
 
 // cvtps rounds to nearest, ties to even.
@@ -33,7 +50,11 @@ __m256i round_codes(__m256 x, __m256 multiplier) {
   return _mm256_cvtps_epi32(_mm256_mul_ps(x, multiplier));
 }
 
-void quantize(const float* x, std::size_t count, float multiplier, std::int8_t* codes) {
+// quantize, with limits that integers take between rounding and packing.
+template <typename Limit>
+[[gnu::always_inline]] inline void quantize_limited(const float* x, std::size_t count,
+                                                    float multiplier, std::int8_t* codes,
+                                                    const Limit& limit) {
   const __m256 factor = _mm256_set1_ps(multiplier);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // the packs work within halves
   std::size_t i = 0;
@@ -42,14 +63,28 @@ void quantize(const float* x, std::size_t count, float multiplier, std::int8_t* 
     const __m256i b = round_codes(_mm256_loadu_ps(x + i + 8), factor);
     const __m256i c = round_codes(_mm256_loadu_ps(x + i + 16), factor);
     const __m256i d = round_codes(_mm256_loadu_ps(x + i + 24), factor);
-    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(limit(a), limit(b)),
+                                             _mm256_packs_epi32(limit(c), limit(d)));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i),
                         _mm256_permutevar8x32_epi32(bytes, order));
   }
   for (; i < count; ++i) {
-    codes[i] = static_cast<std::int8_t>(
-        _mm_cvtss_si32(_mm_mul_ss(_mm_load_ss(x + i), _mm_set_ss(multiplier))));
+    const __m128i code =
+        _mm_cvtsi32_si128(_mm_cvtss_si32(_mm_mul_ss(_mm_load_ss(x + i), _mm_set_ss(multiplier))));
+    codes[i] = static_cast<std::int8_t>(_mm256_cvtsi256_si32(limit(_mm256_castsi128_si256(code))));
   }
+}
+
+void quantize(const float* x, std::size_t count, float multiplier, std::int8_t* codes) {
+  quantize_limited(x, count, multiplier, codes, [](__m256i code) { return code; });
+}
+
+void quantize_within(const float* x, std::size_t count, float multiplier, int low, int high,
+                     std::int8_t* codes) {
+  const __m256i least = _mm256_set1_epi32(low), most = _mm256_set1_epi32(high);
+  quantize_limited(x, count, multiplier, codes, [least, most](__m256i code) {
+    return _mm256_min_epi32(_mm256_max_epi32(code, least), most);
+  });
 }
 
 void dequantize(const std::int8_t* codes, std::size_t count, float scale, float* dst) {
@@ -110,7 +145,9 @@ std::int32_t sum_codes(const std::int8_t* codes, std::size_t count) {
 
 void set_avx2_quantize(KernelTable& table) {
   table.max_abs = max_abs;
+  table.min_max = min_max;
   table.quantize = quantize;
+  table.quantize_within = quantize_within;
   table.dequantize = dequantize;
   table.fake_quantize = fake_quantize;
   table.round_stochastically = round_stochastically;

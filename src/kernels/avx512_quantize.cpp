@@ -21,6 +21,19 @@ float max_abs(const float* x, std::size_t count) {
   return _mm512_reduce_max_ps(_mm512_max_ps(a, b));
 }
 
+// The lanes behind the end are 0, which belongs to the range.
+void min_max(const float* x, std::size_t count, float* low, float* high) {
+  __m512 least = _mm512_setzero_ps(), most = least;
+  for (std::size_t i = 0; i < count; i += 16) {
+    const __m512 value = count - i >= 16 ? _mm512_loadu_ps(x + i)
+                                         : _mm512_maskz_loadu_ps(lane_mask(count - i), x + i);
+    least = _mm512_min_ps(least, value);
+    most = _mm512_max_ps(most, value);
+  }
+  *low = _mm512_reduce_min_ps(least);
+  *high = _mm512_reduce_max_ps(most);
+}
+
 // Nearest, ties to even; bytes for codes, which fit.
 __m512i round_codes(__m512 x, __m512 multiplier) {
   return _mm512_cvtps_epi32(_mm512_mul_ps(x, multiplier));
@@ -37,6 +50,18 @@ void quantize(const float* x, std::size_t count, float multiplier, std::int8_t* 
     const __mmask16 mask = lane_mask(count - i);
     const __m512i code = round_codes(_mm512_maskz_loadu_ps(mask, x + i), factor);
     _mm_mask_storeu_epi8(codes + i, mask, _mm512_cvtsepi32_epi8(code));
+  }
+}
+
+void quantize_within(const float* x, std::size_t count, float multiplier, int low, int high,
+                     std::int8_t* codes) {
+  const __m512 factor = _mm512_set1_ps(multiplier);
+  const __m512i least = _mm512_set1_epi32(low), most = _mm512_set1_epi32(high);
+  for (std::size_t i = 0; i < count; i += 16) {
+    const __mmask16 mask = lane_mask(count - i);
+    const __m512i code = round_codes(_mm512_maskz_loadu_ps(mask, x + i), factor);
+    const __m512i within = _mm512_min_epi32(_mm512_max_epi32(code, least), most);
+    _mm_mask_storeu_epi8(codes + i, mask, _mm512_cvtepi32_epi8(within));
   }
 }
 
@@ -80,7 +105,9 @@ void round_to_bf16(const float* x, std::size_t count, float* dst) {
 
 void set_avx512_quantize(KernelTable& table) {
   table.max_abs = max_abs;
+  table.min_max = min_max;
   table.quantize = quantize;
+  table.quantize_within = quantize_within;
   table.dequantize = dequantize;
   table.fake_quantize = fake_quantize;
   table.round_stochastically = round_stochastically;

@@ -91,7 +91,8 @@ __m512i zero_part(const IntGemmBlock& block, std::size_t row, std::size_t first,
                             _mm512_set1_epi32(block.x_sums[row * block.groups + group]));
 }
 
-template <typename Base>
+// kXScales: rows of x have a scale per group too.
+template <typename Base, bool kXScales>
 struct GroupedFormat : Base {
   using Block = IntGemmBlock;
   using Total = __m512;
@@ -99,14 +100,21 @@ struct GroupedFormat : Base {
   static __m512 no_total() { return _mm512_setzero_ps(); }
   static __m512 load_total(const float* partial) { return _mm512_loadu_ps(partial); }
   static void store_total(float* partial, __m512 total) { _mm512_storeu_ps(partial, total); }
-  static __m512 add_group(const Block& block, std::size_t first, std::size_t group, __m512i sum,
-                          __m512 total) {
+  static __m512 add_group(const Block& block, std::size_t row, std::size_t first, std::size_t group,
+                          __m512i sum, __m512 total) {
     const __m512 scales = _mm512_loadu_ps(block.w_scales + group_at(block, first, group));
-    return _mm512_add_ps(total, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scales));
+    __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scales);
+    if constexpr (kXScales) {
+      const float scale = block.x_group_scales[row * block.groups + group];
+      part = _mm512_mul_ps(part, _mm512_set1_ps(scale));
+    }
+    return _mm512_add_ps(total, part);
   }
 };
 
-struct GroupedInt8Format : GroupedFormat<Int8Format> {
+template <bool kXScales>
+struct GroupedInt8Format : GroupedFormat<Int8Format, kXScales> {
+  using Block = IntGemmBlock;
   static std::size_t group_vectors(const Block& block) { return block.group / 4; }
   static __m512i start(const Block& block, std::size_t row, std::size_t first, std::size_t group) {
     const std::int32_t* sums = block.code_sums + group_at(block, first, group);
@@ -116,7 +124,9 @@ struct GroupedInt8Format : GroupedFormat<Int8Format> {
   }
 };
 
-struct GroupedInt4Format : GroupedFormat<Int4Format> {
+template <bool kXScales>
+struct GroupedInt4Format : GroupedFormat<Int4Format, kXScales> {
+  using Block = IntGemmBlock;
   static std::size_t group_vectors(const Block& block) { return block.group / 8; }
   static __m512i start(const Block& block, std::size_t row, std::size_t first, std::size_t group) {
     const __m512i sum = _mm512_set1_epi32(-8 * block.x_sums[row * block.groups + group]);
@@ -124,6 +134,12 @@ struct GroupedInt4Format : GroupedFormat<Int4Format> {
     return _mm512_sub_epi32(sum, zero_part(block, row, first, group));
   }
 };
+
+template <template <bool> typename Format>
+void multiply_grouped(const IntGemmBlock& block) {
+  return block.x_group_scales == nullptr ? multiply<Format<false>>(block)
+                                         : multiply<Format<true>>(block);
+}
 
 // dst = x with the bytes of flip inverted, then zeros to the end of the cache line, which the
 // padding of panels multiplies by code 0.
@@ -150,8 +166,8 @@ void pad_row(const std::int8_t* x, std::size_t k, void* dst) {
 void set_avx512vnni_int_gemm(KernelTable& table) {
   table.gemm_int8 = multiply<Int8Format>;
   table.gemm_int4 = multiply<Int4Format>;
-  table.gemm_int8_grouped = multiply<GroupedInt8Format>;
-  table.gemm_int4_grouped = multiply<GroupedInt4Format>;
+  table.gemm_int8_grouped = multiply_grouped<GroupedInt8Format>;
+  table.gemm_int4_grouped = multiply_grouped<GroupedInt4Format>;
   table.prepare_int8 = {offset_row, 1};
   table.prepare_int4 = {pad_row, 1};
 }

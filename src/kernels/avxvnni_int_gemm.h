@@ -132,7 +132,8 @@ struct PairInt4Format : PairFormat {
   }
 };
 
-template <typename Base>
+// kXScales: rows of x have a scale per group too.
+template <typename Base, bool kXScales>
 struct PairGroupedFormat : Base {
   using Block = IntGemmBlock;
   using Total = FloatPair;
@@ -151,10 +152,12 @@ struct PairGroupedFormat : Base {
     const std::size_t at = first * block.groups + group * kWidth;
     return {start_half(block, row, at, group), start_half(block, row, at + kLanes, group)};
   }
-  static FloatPair add_group(const Block& block, std::size_t first, std::size_t group, IntPair sum,
-                             FloatPair total) {
+  static FloatPair add_group(const Block& block, std::size_t row, std::size_t first,
+                             std::size_t group, IntPair sum, FloatPair total) {
     const float* scales = block.w_scales + first * block.groups + group * kWidth;
-    return {add_half(scales, sum.low, total.low), add_half(scales + kLanes, sum.high, total.high)};
+    const float x_scale = kXScales ? block.x_group_scales[row * block.groups + group] : 1.0F;
+    return {add_half(scales, x_scale, sum.low, total.low),
+            add_half(scales + kLanes, x_scale, sum.high, total.high)};
   }
 
  private:
@@ -173,10 +176,18 @@ struct PairGroupedFormat : Base {
                            _mm256_set1_epi32(block.x_sums[row * block.groups + group]));
     return _mm256_sub_epi32(sum, part);
   }
-  static __m256 add_half(const float* scales, __m256i sum, __m256 total) {
-    return _mm256_add_ps(total, _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(scales)));
+  static __m256 add_half(const float* scales, float x_scale, __m256i sum, __m256 total) {
+    __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(scales));
+    if constexpr (kXScales) part = _mm256_mul_ps(part, _mm256_set1_ps(x_scale));
+    return _mm256_add_ps(total, part);
   }
 };
+
+template <typename Base>
+void multiply_pair_groups(const IntGemmBlock& block) {
+  return block.x_group_scales == nullptr ? multiply<PairGroupedFormat<Base, false>>(block)
+                                         : multiply<PairGroupedFormat<Base, true>>(block);
+}
 
 // dst = x with the bytes of flip inverted, then zeros to the end of the cache line, which the
 // padding of panels multiplies by code 0.
@@ -197,8 +208,8 @@ void pad_row(const std::int8_t* x, std::size_t k, void* dst) { copy_row(x, k, 0,
 inline void set_pair_formats(KernelTable& table) {
   table.gemm_int8 = multiply<PairInt8Format>;
   table.gemm_int4 = multiply<PairInt4Format>;
-  table.gemm_int8_grouped = multiply<PairGroupedFormat<PairInt8Format>>;
-  table.gemm_int4_grouped = multiply<PairGroupedFormat<PairInt4Format>>;
+  table.gemm_int8_grouped = multiply_pair_groups<PairInt8Format>;
+  table.gemm_int4_grouped = multiply_pair_groups<PairInt4Format>;
   table.prepare_int8 = {offset_row, 1};
   table.prepare_int4 = {pad_row, 1};
 }

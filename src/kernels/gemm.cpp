@@ -85,11 +85,12 @@ void sum_rows(const KernelTable& table, const std::int8_t* x, std::size_t k, std
 
 // The left side of an integer product.
 struct CodeRows {
-  const std::int8_t* codes;  // [m, k], or null where the kernels read prepared rows only
-  char* prepared;            // or null
-  std::size_t stride;        // of prepared
-  std::int32_t* sums;        // [m, groups] or null
-  const float* scales;       // [m] or null
+  const std::int8_t* codes;   // [m, k], or null where the kernels read prepared rows only
+  char* prepared;             // or null
+  std::size_t stride;         // of prepared
+  std::int32_t* sums;         // [m, groups] or null
+  const float* scales;        // [m] or null
+  const float* group_scales;  // [m, groups] beside scales of ones, or null
 };
 
 // How the rows of a product with w are prepared, and memory for it, which the next product of this
@@ -113,6 +114,16 @@ struct RowPreparation {
       rows.sums = at_least(sums_buffer, m * groups);
     rows.stride = prepared_stride(w.k, prepare.element_bytes);
     if (prepare.run != nullptr) rows.prepared = prepared_rows(m * rows.stride);
+  }
+  // scales [m], or [m, groups] where x_groups says so.
+  void set_scales(const float* scales, std::size_t m, bool x_groups) {
+    rows.scales = scales;
+    if (!x_groups) return;
+    // Never written again, and a factor of 1 changes no bit.
+    thread_local std::vector<float> ones;
+    if (ones.size() < m) ones.assign(m, 1.0F);
+    rows.scales = ones.data();
+    rows.group_scales = scales;
   }
   bool needed() const { return rows.sums != nullptr || prepare.run != nullptr; }
   void run(const std::int8_t* codes, std::size_t row) const {
@@ -181,6 +192,7 @@ void multiply_rows(const RowPreparation& preparation, std::size_t m, const float
     block.x_sums = offset_or_null(x.sums, row * groups);
     block.code_sums = offset_or_null(w.code_sums, first * groups);
     block.x_scales = offset_or_null(x.scales, row);
+    block.x_group_scales = offset_or_null(x.group_scales, row * groups);
     block.w_scales = offset_or_null(w.scales, first * groups);
     block.bias = offset_or_null(bias, first);
     block.y = offset_or_null(y, row * w.n + first);
@@ -202,10 +214,10 @@ void multiply_rows(const RowPreparation& preparation, std::size_t m, const float
 
 void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
                     const PackedMatrix& w, const float* bias, const LowRankSum* sum, float* y,
-                    std::int32_t* acc, ParallelFor& parallel) {
+                    std::int32_t* acc, ParallelFor& parallel, bool x_groups = false) {
   RowPreparation preparation(active_table(), w, m);
   preparation.rows.codes = x_codes;
-  preparation.rows.scales = x_scales;
+  preparation.set_scales(x_scales, m, x_groups);
   if (preparation.needed()) {
     for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
       for (std::size_t row = begin; row < end; ++row) preparation.run(x_codes + row * w.k, row);
@@ -370,19 +382,20 @@ void gemm_transposed(const float* a, std::size_t m, std::size_t r, const float* 
 
 void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
               const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel,
-              const LowRankSum* sum) {
-  multiply_codes(x_codes, x_scales, m, w, bias, sum, y, nullptr, parallel);
+              const LowRankSum* sum, bool x_groups) {
+  multiply_codes(x_codes, x_scales, m, w, bias, sum, y, nullptr, parallel, x_groups);
 }
 
 void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const PackedMatrix& w,
                        const float* bias, const LowRankProduct* adapter, float* inner, float* y,
-                       ParallelFor& parallel) {
+                       ParallelFor& parallel, const RowRange& range) {
   const KernelTable& table = active_table();
   thread_local std::vector<float> scales_buffer;
   thread_local std::vector<std::int8_t> codes_buffer;
   RowPreparation preparation(table, w, m);
-  float* scales = at_least(scales_buffer, m);
-  preparation.rows.scales = scales;
+  const std::size_t x_groups = num_groups(w.k, range.group);
+  float* scales = at_least(scales_buffer, m * x_groups);
+  preparation.set_scales(scales, m, range.group != 0);
   // Where kernels read prepared rows, the codes of one row at a time are enough.
   const bool keep = preparation.prepare.run == nullptr || preparation.prepare.reads_x_too;
   std::int8_t* codes = keep ? at_least(codes_buffer, m * w.k) : nullptr;
@@ -395,9 +408,7 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
     for (std::size_t row = begin; row < end; ++row) {
       const float* x = apply(table, input, row, w.k, row_buffer);
       if (keep) row_codes = codes + row * w.k;
-      const RowScale scale = seed_row_scale(table.max_abs(x, w.k), bits);
-      table.quantize(x, w.k, scale.multiplier, row_codes);
-      scales[row] = scale.scale;
+      quantize_row(table, x, w.k, bits, range, row_codes, scales + row * x_groups);
       preparation.run(row_codes, row);
     }
   });

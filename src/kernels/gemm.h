@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "core/threads.h"
+#include "kernels/quantize.h"
 
 namespace qalof::kernels {
 
@@ -113,10 +114,11 @@ void gemm_transposed(const float* a, std::size_t m, std::size_t r, const float* 
 /// x_codes [m, k] in -127..127. With groups
 ///   y = (sum over ascending g of w.scales[n, g] * float(sum of x_codes * (w_codes - zero) in g))
 ///       * x_scales[m] + bias,
-/// the sum starting at 0, again with one rounding each. sum may be null.
+/// the sum starting at 0, again with one rounding each. x_groups: x_scales are [m, groups] of the
+/// weights' groups, and each group's sum takes its own in place of x_scales[m]. sum may be null.
 void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
               const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel,
-              const LowRankSum* sum = nullptr);
+              const LowRankSum* sum = nullptr, bool x_groups = false);
 /// Rows of x [m, k] and the operation that a decoder does on them first.
 struct RowInput {
   enum class Op { kNone, kLayerNorm, kGelu, kRmsNorm, kSwiGlu };
@@ -139,10 +141,11 @@ struct LowRankProduct {
 /// gemm_int on the codes that quantize_rows makes of the rows after their operation, and with an
 /// adapter the two gemm_f32 that add it; in one pass over the rows and one over y, with the same
 /// bits. bits in 2..8. adapter may be null; with one, input.result must not be null where there is
-/// an operation, and inner is memory for [m, r].
+/// an operation, and inner is memory for [m, r]. range says how rows are quantized; its group is 0
+/// or the weights'.
 void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const PackedMatrix& w,
                        const float* bias, const LowRankProduct* adapter, float* inner, float* y,
-                       ParallelFor& parallel);
+                       ParallelFor& parallel, const RowRange& range = {});
 /// The integer sums alone: acc [m, n]. w without groups.
 void gemm_int_acc(const std::int8_t* x_codes, std::size_t m, const PackedMatrix& w,
                   std::int32_t* acc, ParallelFor& parallel);

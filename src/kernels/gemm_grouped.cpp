@@ -11,12 +11,13 @@ namespace {
 
 constexpr std::size_t kRows = 48;
 
-// total += float(acc) * scale. A function of its own with any count: sixteen known elements the
-// compiler takes one by one, which costs three times the products.
+// total += float(acc) * scale * factor. A function of its own with any count: sixteen known
+// elements the compiler takes one by one, which costs three times the products.
 [[gnu::noinline]] void add_scaled(const std::int32_t* __restrict acc,
-                                  const float* __restrict scales, std::size_t count,
+                                  const float* __restrict scales, float factor, std::size_t count,
                                   float* __restrict total) {
-  for (std::size_t j = 0; j < count; ++j) total[j] += static_cast<float>(acc[j]) * scales[j];
+  for (std::size_t j = 0; j < count; ++j)
+    total[j] += static_cast<float>(acc[j]) * scales[j] * factor;
 }
 
 // Rows begin .. begin + rows of one panel; block is that panel's.
@@ -51,7 +52,10 @@ void multiply_panel(const IntGemmBlock& block, const GroupSteps& steps, std::siz
       if (zeros != nullptr) {
         for (std::size_t j = 0; j < kPanelRows; ++j) acc_row[j] -= zeros[j] * sums[row];
       }
-      add_scaled(acc_row, block.w_scales + group * kPanelRows, kPanelRows,
+      const float factor = block.x_group_scales == nullptr
+                               ? 1.0F
+                               : block.x_group_scales[(begin + row) * block.groups + group];
+      add_scaled(acc_row, block.w_scales + group * kPanelRows, factor, kPanelRows,
                  totals + row * kPanelRows);
     }
   }

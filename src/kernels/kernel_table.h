@@ -49,9 +49,11 @@ struct IntGemmBlock {
   const std::int32_t* x_sums;     // [rows, groups] sums of codes; for kInt4 or with zeros
   const std::int32_t* code_sums;  // [n] sums of the weights' codes; read for kInt8 only
   const float* x_scales;          // [rows]
-  const float* w_scales;          // [n]
-  const float* bias;              // [n] or null
-  float* y;                       // null: the sums go to acc
+  // [rows, groups] beside x_scales of ones, or null
+  const float* x_group_scales = nullptr;
+  const float* w_scales;  // [n]
+  const float* bias;      // [n] or null
+  float* y;               // null: the sums go to acc
   std::int32_t* acc;
   std::size_t y_stride;  // of y and acc
 };
@@ -87,7 +89,12 @@ struct WeighRows {
 struct KernelTable {
   // quantize
   float (*max_abs)(const float* x, std::size_t count);
+  /// The least and the largest element, and 0 among them; x is finite.
+  void (*min_max)(const float* x, std::size_t count, float* low, float* high);
   void (*quantize)(const float* x, std::size_t count, float multiplier, std::int8_t* codes);
+  /// The same, limited to low..high.
+  void (*quantize_within)(const float* x, std::size_t count, float multiplier, int low, int high,
+                          std::int8_t* codes);
   void (*dequantize)(const std::int8_t* codes, std::size_t count, float scale, float* dst);
   void (*fake_quantize)(const float* x, std::size_t count, float multiplier, float scale,
                         float* dst);
@@ -181,5 +188,10 @@ void set_avx512bf16_gemm(KernelTable& table);
 
 /// The table of active_isa().
 const KernelTable& active_table();
+
+struct RowRange;
+/// One row of quantize_rows (quantize.h).
+void quantize_row(const KernelTable& table, const float* x, std::size_t count, int bits,
+                  const RowRange& range, std::int8_t* codes, float* scales);
 
 }  // namespace qalof::kernels

@@ -18,6 +18,14 @@ float max_abs(const float* x, std::size_t count) {
   return result;
 }
 
+void min_max(const float* x, std::size_t count, float* low, float* high) {
+  *low = *high = 0.0F;
+  for (std::size_t i = 0; i < count; ++i) {
+    *low = std::min(*low, x[i]);
+    *high = std::max(*high, x[i]);
+  }
+}
+
 // Nearest, ties to even, in the default rounding mode, for |value| < 2^22: the addition leaves no
 // fraction bits.
 float round_even(float value) {
@@ -28,6 +36,14 @@ float round_even(float value) {
 void quantize(const float* x, std::size_t count, float multiplier, std::int8_t* codes) {
   for (std::size_t i = 0; i < count; ++i) {
     codes[i] = static_cast<std::int8_t>(static_cast<int>(round_even(x[i] * multiplier)));
+  }
+}
+
+void quantize_within(const float* x, std::size_t count, float multiplier, int low, int high,
+                     std::int8_t* codes) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const int code = static_cast<int>(round_even(x[i] * multiplier));
+    codes[i] = static_cast<std::int8_t>(std::clamp(code, low, high));
   }
 }
 
@@ -314,7 +330,9 @@ void softmax_dx(const float* p, std::size_t count, float shift, float scale, flo
 
 const KernelTable kPortableTable = {
     .max_abs = max_abs,
+    .min_max = min_max,
     .quantize = quantize,
+    .quantize_within = quantize_within,
     .dequantize = dequantize,
     .fake_quantize = fake_quantize,
     .round_to_bf16 = round_bf16,

@@ -2,8 +2,10 @@
 #include "kernels/quantize.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
+#include "kernels/gemm.h"
 #include "kernels/kernel_table.h"
 #include "kernels/parallel.h"
 
@@ -26,13 +28,57 @@ RowScale seed_row_scale(float max_abs, int bits) {
 
 void quantize_rows(const float* src, std::size_t rows, std::size_t cols, int bits,
                    std::int8_t* codes, float* scales, ParallelFor& parallel) {
+  quantize_rows(src, rows, cols, bits, RowRange{}, codes, scales, parallel);
+}
+
+namespace {
+
+// Elements that share a range; docs/numerics.md, "Activations".
+float quantize_range(const KernelTable& table, const float* x, std::size_t count, int bits,
+                     const RowRange& range, std::int8_t* codes) {
+  // Distances of 8 bits would need nine.
+  if (!range.asymmetric || bits == 8) {
+    const RowScale scale = seed_row_scale(table.max_abs(x, count) * range.clip, bits);
+    if (range.clip == 1.0F) {
+      table.quantize(x, count, scale.multiplier, codes);
+    } else {
+      const int levels = level_count(bits);
+      table.quantize_within(x, count, scale.multiplier, -levels, levels, codes);
+    }
+    return scale.scale;
+  }
+  float low = 0.0F, high = 0.0F;
+  table.min_max(x, count, &low, &high);
+  low *= range.clip;
+  high *= range.clip;
+  const int steps = (1 << bits) - 1;
+  const float reciprocal = 1.0F / ((high - low) + kEpsilon);
+  const float multiplier = static_cast<float>(steps) * reciprocal;
+  const int bottom = static_cast<int>(std::nearbyint(low * multiplier));
+  table.quantize_within(x, count, multiplier, bottom, bottom + steps, codes);
+  return 1.0F / (multiplier + kEpsilon);
+}
+
+}  // namespace
+
+void quantize_row(const KernelTable& table, const float* x, std::size_t count, int bits,
+                  const RowRange& range, std::int8_t* codes, float* scales) {
+  const std::size_t length = range.group == 0 ? count : range.group;
+  for (std::size_t begin = 0; begin == 0 || begin < count; begin += length) {
+    *scales++ = quantize_range(table, x + begin, std::min(length, count - begin), bits, range,
+                               codes + begin);
+  }
+}
+
+void quantize_rows(const float* src, std::size_t rows, std::size_t cols, int bits,
+                   const RowRange& range, std::int8_t* codes, float* scales,
+                   ParallelFor& parallel) {
   const KernelTable& table = active_table();
+  const std::size_t groups = num_groups(cols, range.group);
   for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
-      const float* x = src + row * cols;
-      const RowScale scale = seed_row_scale(table.max_abs(x, cols), bits);
-      table.quantize(x, cols, scale.multiplier, codes + row * cols);
-      scales[row] = scale.scale;
+      quantize_row(table, src + row * cols, cols, bits, range, codes + row * cols,
+                   scales + row * groups);
     }
   });
 }

@@ -28,6 +28,18 @@ RowScale seed_row_scale(float max_abs, int bits);
 void quantize_rows(const float* src, std::size_t rows, std::size_t cols, int bits,
                    std::int8_t* codes, float* scales, ParallelFor& parallel);
 
+/// Which elements of a row of activations share a range, and how codes cover it (docs/numerics.md,
+/// "Activations"). The default is scheme `seed`.
+struct RowRange {
+  std::size_t group = 0;  // elements, the last group may be shorter; 0: the whole row
+  bool asymmetric = false;
+  float clip = 1.0F;  // factor on the range, in (0, 1]
+};
+/// The same with a range; scales [rows, num_groups(cols, range.group)]. Codes are distances from
+/// the code of 0, so that real = code * scale in every form, and lie in -127..127.
+void quantize_rows(const float* src, std::size_t rows, std::size_t cols, int bits,
+                   const RowRange& range, std::int8_t* codes, float* scales, ParallelFor& parallel);
+
 /// dst[row, col] = codes[row, col] * scales[row].
 void dequantize_rows(const std::int8_t* codes, const float* scales, std::size_t rows,
                      std::size_t cols, float* dst, ParallelFor& parallel);
@@ -39,6 +51,13 @@ void dequantize_rows(const std::int8_t* codes, const float* scales, std::size_t 
 void quantize_groups(const float* src, std::size_t rows, std::size_t cols, int bits,
                      std::size_t group, std::int8_t* codes, float* scales, std::int8_t* zeros,
                      ParallelFor& parallel);
+/// quantize_rows in scheme seed and quantize_groups on the range, of 100 between the whole and a
+/// fifth of it, whose reals have the least sum of squared errors (docs/numerics.md, "Clip search").
+void quantize_rows_least_error(const float* src, std::size_t rows, std::size_t cols, int bits,
+                               std::int8_t* codes, float* scales, ParallelFor& parallel);
+void quantize_groups_least_error(const float* src, std::size_t rows, std::size_t cols, int bits,
+                                 std::size_t group, std::int8_t* codes, float* scales,
+                                 std::int8_t* zeros, ParallelFor& parallel);
 /// dst[row, col] = f32((code - zero) * scale) with the group's scale and zero (null: 0).
 void dequantize_groups(const std::int8_t* codes, const float* scales, const std::int8_t* zeros,
                        std::size_t rows, std::size_t cols, std::size_t group, float* dst,

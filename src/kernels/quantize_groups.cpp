@@ -2,6 +2,7 @@
 // "Group schemes"). Weights are quantized once, so the compiler's own vectors of the baseline will
 // do.
 #include <algorithm>
+#include <limits>
 
 #include "core/error.h"
 #include "kernels/bf16.h"
@@ -28,41 +29,93 @@ float round_small(float value) {
   return (value + kShift) - kShift;
 }
 
-// code = clamp(rint(x / scale) + zero)
-void make_codes(const float* x, std::size_t count, float scale, float zero, float low, float high,
-                std::int8_t* codes) {
-  if (scale == 0.0F) {
-    std::fill_n(codes, count, static_cast<std::int8_t>(zero));
+// What elements are quantized with: real = (code - zero) * scale, codes in low..high.
+struct Grid {
+  float scale = 0.0F, zero = 0.0F, low = 0.0F, high = 0.0F;
+
+  float code(float x) const { return std::min(std::max(round_small(x / scale) + zero, low), high); }
+};
+
+void make_codes(const float* x, std::size_t count, const Grid& grid, std::int8_t* codes) {
+  if (grid.scale == 0.0F) {
+    std::fill_n(codes, count, static_cast<std::int8_t>(grid.zero));
     return;
   }
-  for (std::size_t i = 0; i < count; ++i) {
-    const float code = round_small(x[i] / scale) + zero;
-    codes[i] = static_cast<std::int8_t>(std::min(std::max(code, low), high));
-  }
+  for (std::size_t i = 0; i < count; ++i) codes[i] = static_cast<std::int8_t>(grid.code(x[i]));
 }
 
-void quantize_symmetric(const float* x, std::size_t count, int bits, std::int8_t* codes,
-                        float* scale) {
-  const auto levels = static_cast<float>((1 << (bits - 1)) - 1);
-  *scale = scale_from(active_table().max_abs(x, count) / levels);
-  make_codes(x, count, *scale, 0.0F, -levels, levels, codes);
+float level_count(int bits) { return static_cast<float>((1 << (bits - 1)) - 1); }
+
+Grid symmetric_grid(float max_abs, int bits) {
+  const float levels = level_count(bits);
+  return {scale_from(max_abs / levels), 0.0F, -levels, levels};
 }
 
-void quantize_asymmetric(const float* x, std::size_t count, int bits, std::int8_t* codes,
-                         float* scale, std::int8_t* zero) {
-  float low = 0.0F, high = 0.0F;  // 0 always has a code
-  for (std::size_t i = 0; i < count; ++i) {
-    low = std::min(low, x[i]);
-    high = std::max(high, x[i]);
-  }
-  const auto top = static_cast<float>((1 << (bits - 1)) - 1);
+Grid asymmetric_grid(float low, float high, int bits) {
+  const float top = level_count(bits);
   // -128 is left out: not every instruction set multiplies it by a code without saturation.
   const float bottom = std::max(-top - 1.0F, -127.0F);
-  *scale = scale_from((high - low) / (top - bottom));
-  const float below = *scale == 0.0F ? 0.0F : low / *scale;
-  const float point = std::min(round_small(bottom - below), top);
-  *zero = static_cast<std::int8_t>(point);
-  make_codes(x, count, *scale, point, bottom, top, codes);
+  const float scale = scale_from((high - low) / (top - bottom));
+  const float below = scale == 0.0F ? 0.0F : low / scale;
+  return {scale, std::min(round_small(bottom - below), top), bottom, top};
+}
+
+// The range of some elements, 0 in it, and the grids of the parts of it.
+struct Range {
+  float max_abs = 0.0F, low = 0.0F, high = 0.0F;
+  bool asymmetric = false;
+
+  Range(const float* x, std::size_t count, bool is_asymmetric) : asymmetric(is_asymmetric) {
+    if (asymmetric) {
+      active_table().min_max(x, count, &low, &high);
+    } else {
+      max_abs = active_table().max_abs(x, count);
+    }
+  }
+  Grid grid(float part, int bits) const {
+    return asymmetric ? asymmetric_grid(low * part, high * part, bits)
+                      : symmetric_grid(max_abs * part, bits);
+  }
+};
+
+// Sum of squared errors in a fixed order; any number from limit on where it reaches limit.
+template <typename Error>
+float squared_error(const float* x, std::size_t count, float limit, const Error& error) {
+  constexpr std::size_t kLanes = 8, kCheck = 64;
+  float sums[kLanes] = {};
+  float total = 0.0F;
+  for (std::size_t begin = 0; begin < count; begin += kCheck) {
+    const std::size_t end = std::min(count, begin + kCheck);
+    std::size_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        const float difference = error(x[i + lane]);
+        sums[lane] += difference * difference;
+      }
+    }
+    for (std::size_t lane = 0; i < end; ++i, ++lane) {
+      const float difference = error(x[i]);
+      sums[lane] += difference * difference;
+    }
+    total = 0.0F;
+    for (const float sum : sums) total += sum;
+    if (total >= limit) return total;
+  }
+  return total;
+}
+
+// The part of the range with the least error(part, limit), the larger one of equals.
+template <typename Error>
+float best_part(const Error& error) {
+  float best = 1.0F, least = std::numeric_limits<float>::infinity();
+  for (int step = 0; step < 100; ++step) {
+    const float part = static_cast<float>(125 - step) / 125.0F;
+    const float found = error(part, least);
+    if (found >= least) continue;
+    least = found;
+    best = part;
+  }
+  return best;
 }
 
 // Calls body(group's number over all rows, its first element, its elements).
@@ -80,19 +133,64 @@ void for_groups(std::size_t rows, std::size_t cols, std::size_t group, ParallelF
 
 }  // namespace
 
-void quantize_groups(const float* src, std::size_t rows, std::size_t cols, int bits,
-                     std::size_t group, std::int8_t* codes, float* scales, std::int8_t* zeros,
-                     ParallelFor& parallel) {
+namespace {
+
+void quantize_groups_with(const float* src, std::size_t rows, std::size_t cols, int bits,
+                          std::size_t group, bool search, std::int8_t* codes, float* scales,
+                          std::int8_t* zeros, ParallelFor& parallel) {
   QALOF_CHECK(group > 0 && bits >= 2 && bits <= 8, ErrorKind::kInternal,
               "quantize_groups: groups of {} at {} bits", group, bits);
   for_groups(
       rows, cols, group, parallel, [&](std::size_t at, std::size_t first, std::size_t count) {
-        if (zeros == nullptr) {
-          quantize_symmetric(src + first, count, bits, codes + first, scales + at);
-        } else {
-          quantize_asymmetric(src + first, count, bits, codes + first, scales + at, zeros + at);
-        }
+        const float* x = src + first;
+        const Range range(x, count, zeros != nullptr);
+        const auto error = [&](float part, float limit) {
+          const Grid grid = range.grid(part, bits);
+          return squared_error(x, count, limit, [&](float value) {
+            return grid.scale == 0.0F ? value : value - (grid.code(value) - grid.zero) * grid.scale;
+          });
+        };
+        const Grid grid = range.grid(search ? best_part(error) : 1.0F, bits);
+        make_codes(x, count, grid, codes + first);
+        scales[at] = grid.scale;
+        if (zeros != nullptr) zeros[at] = static_cast<std::int8_t>(grid.zero);
       });
+}
+
+}  // namespace
+
+void quantize_groups(const float* src, std::size_t rows, std::size_t cols, int bits,
+                     std::size_t group, std::int8_t* codes, float* scales, std::int8_t* zeros,
+                     ParallelFor& parallel) {
+  quantize_groups_with(src, rows, cols, bits, group, /*search=*/false, codes, scales, zeros,
+                       parallel);
+}
+
+void quantize_groups_least_error(const float* src, std::size_t rows, std::size_t cols, int bits,
+                                 std::size_t group, std::int8_t* codes, float* scales,
+                                 std::int8_t* zeros, ParallelFor& parallel) {
+  quantize_groups_with(src, rows, cols, bits, group, /*search=*/true, codes, scales, zeros,
+                       parallel);
+}
+
+void quantize_rows_least_error(const float* src, std::size_t rows, std::size_t cols, int bits,
+                               std::int8_t* codes, float* scales, ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  const float levels = level_count(bits);
+  for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row) {
+      const float* x = src + row * cols;
+      const float max_abs = table.max_abs(x, cols);
+      const float part = best_part([&](float candidate, float limit) {
+        const RowScale scale = seed_row_scale(max_abs * candidate, bits);
+        return squared_error(x, cols, limit, [&](float value) {
+          const float code = round_small(value * scale.multiplier);
+          return value - std::min(std::max(code, -levels), levels) * scale.scale;
+        });
+      });
+      quantize_row(table, x, cols, bits, {.clip = part}, codes + row * cols, scales + row);
+    }
+  });
 }
 
 void dequantize_groups(const std::int8_t* codes, const float* scales, const std::int8_t* zeros,

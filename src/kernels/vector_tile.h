@@ -46,7 +46,7 @@ struct RowBytes {
 // with groups (kGrouped)
 //   group_vectors(block)                    vectors of a group
 //   start(block, row, first, group)         a sum before the first k of a group
-//   add_group(block, first, group, sum, total)  total with a group's sum
+//   add_group(block, row, first, group, sum, total)  total with a group's sum
 //   Total, no_total, load_total, store_total  the type of a total, zero, memory
 //   finish(block, row, first, left, total)  to y
 
@@ -117,7 +117,8 @@ void run_tile(const typename Format::Block& block, std::size_t row, std::size_t 
       accumulate<Format, kRows, kPanels>(x, w + at * kVectorBytes, panel_bytes, count, sum);
       unrolled<kRows>(QALOF_UNROLLED(r) {
         unrolled<kPanels>(QALOF_UNROLLED(p) {
-          total[r][p] = Format::add_group(block, first(p), group, sum[r][p], total[r][p]);
+          total[r][p] = Format::add_group(block, row + static_cast<std::size_t>(r), first(p), group,
+                                          sum[r][p], total[r][p]);
         });
       });
     }

@@ -1,9 +1,14 @@
-// How codes of integer widths are made from float weights, apart from their bits. Activations keep
-// one scale a token in every scheme, K and V have schemes of their own.
+// How codes of integer widths are made from floats, apart from their bits: a text of parts joined
+// by
+// '+'. K and V have schemes of their own.
 //
-//   seed                one scale per output row (docs/numerics.md, "Scheme seed")
-//   g32, g64, g128      one scale per that many inputs of a row ("Group schemes")
+//   seed                one scale per output row and per token (docs/numerics.md, "Scheme seed")
+//   g32, g64, g128      weights: one scale per that many inputs of a row ("Group schemes")
 //   g32-asym, ...       and a zero point
+//   mse                 weights: the range that loses least ("Clip search")
+//   aasym               activations: a range that need not lie around 0 ("Activations")
+//   ag32, ag64, ag128   activations: one range per that many elements, as many as the weights'
+//   tuned               a name for the combination that the ablation chose (docs/ablation.md)
 #pragma once
 
 #include <compare>
@@ -17,19 +22,29 @@ namespace qalof::quant {
 
 /// Value type; the default is `seed`.
 struct QuantScheme {
-  std::size_t group = 0;  // inputs that share a scale; 0: all of a row
+  std::size_t group = 0;  // inputs that share a weight scale; 0: all of a row
   bool asymmetric = false;
+  bool mse = false;  // weight ranges of least squared error
+  bool activation_asymmetric = false;
+  std::size_t activation_group = 0;  // elements that share an activation scale; 0: the row
 
-  constexpr bool is_seed() const { return group == 0; }
+  constexpr bool is_seed() const { return *this == QuantScheme{}; }
+  /// The same weights with activations as in `seed`.
+  constexpr QuantScheme weights() const {
+    QuantScheme result = *this;
+    result.activation_asymmetric = false;
+    result.activation_group = 0;
+    return result;
+  }
   friend constexpr auto operator<=>(const QuantScheme&, const QuantScheme&) = default;
 };
 
-/// An error of kind otherwise that lists the names, {kUnsupported} for a known one that is not
-/// implemented. where stands at the head of messages, e.g. "--scheme"; what a file says is
-/// kBadInput.
+/// Parts in any order, each once; "g64-asym" alone or "seed" may be left out. An error of kind
+/// otherwise that lists the parts. where stands at the head of messages, e.g. "--scheme"; what a
+/// file says is kBadInput.
 QuantScheme parse_scheme(std::string_view text, std::string_view where,
                          ErrorKind otherwise = ErrorKind::kUsage);
-/// "seed", "g64", "g64-asym".
+/// "seed", "g64", "g64-asym+aasym+ag64+mse": what parse_scheme reads, in one order.
 std::string to_string(const QuantScheme& scheme);
 
 }  // namespace qalof::quant

@@ -199,7 +199,7 @@ BaseModel::BaseModel(model::ModelConfig config, std::string path,
 const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precision precision,
                                                quant::QuantScheme scheme,
                                                ParallelFor& parallel) const {
-  if (!precision.weight.is_integer()) scheme = {};
+  scheme = precision.weight.is_integer() ? scheme.weights() : quant::QuantScheme{};
   const std::lock_guard lock(mutex_);
   std::unique_ptr<OwnedMatrix>& slot =
       packed_[{linear, precision.weight.bits, scheme, weight_format(precision)}];

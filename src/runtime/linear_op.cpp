@@ -38,14 +38,21 @@ kernels::WeightFormat weight_format(quant::Precision precision) {
   return precision.weight.bits <= 4 ? kernels::WeightFormat::kInt4 : kernels::WeightFormat::kInt8;
 }
 
+kernels::RowRange activation_range(const quant::QuantScheme& scheme) {
+  return {scheme.activation_group, scheme.activation_asymmetric};
+}
+
 void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y,
                 LinearWorkspace& workspace, ParallelFor& parallel) {
   const kernels::PackedMatrix& w = call.weight;
   if (call.precision.activation.is_integer()) {
     std::int8_t* codes = at_least(workspace.codes, m * w.k);
-    float* scales = at_least(workspace.scales, m);
-    kernels::quantize_rows(x, m, w.k, call.precision.activation.bits, codes, scales, parallel);
-    kernels::gemm_int(codes, scales, m, w, call.bias, y, parallel);
+    const std::size_t groups = kernels::num_groups(w.k, call.range.group);
+    float* scales = at_least(workspace.scales, m * groups);
+    kernels::quantize_rows(x, m, w.k, call.precision.activation.bits, call.range, codes, scales,
+                           parallel);
+    kernels::gemm_int(codes, scales, m, w, call.bias, y, parallel, nullptr,
+                      /*x_groups=*/call.range.group != 0);
   } else {
     const float* input = x;
     if (call.precision.activation.bits == 16) {
@@ -69,7 +76,7 @@ void run_linear(const LinearCall& call, const kernels::RowInput& input, std::siz
     float* low_rank =
         call.lora == nullptr ? nullptr : at_least(workspace.low_rank, m * call.lora->a.n);
     kernels::quantize_gemm_int(rows, call.precision.activation.bits, m, call.weight, call.bias,
-                               call.lora, low_rank, y, parallel);
+                               call.lora, low_rank, y, parallel, call.range);
     return;
   }
   switch (input.op) {

@@ -13,6 +13,7 @@
 #include "core/threads.h"
 #include "kernels/gemm.h"
 #include "quant/precision.h"
+#include "quant/scheme.h"
 
 namespace qalof::runtime {
 
@@ -24,16 +25,20 @@ struct LinearCall {
   quant::Precision precision;
   kernels::PackedMatrix weight;    // [out, in] in the form that precision computes with
   const float* bias = nullptr;     // [out] or null
+  kernels::RowRange range;         // how integer activations are quantized
   const LoraView* lora = nullptr;  // null: no adapter
 };
 
 /// The form of packed weights a precision computes with.
 kernels::WeightFormat weight_format(quant::Precision precision);
 
+/// The range of activations of a scheme.
+kernels::RowRange activation_range(const quant::QuantScheme& scheme);
+
 /// Buffers reused from call to call; one per thread of control.
 struct LinearWorkspace {
   std::vector<std::int8_t> codes;  // [m, in] of the last integer call
-  std::vector<float> scales;       // [m]
+  std::vector<float> scales;       // [m], or [m, groups]
   std::vector<float> rounded;      // [m, in]
   std::vector<float> low_rank;     // [m, r]
 };

@@ -84,7 +84,7 @@ class PackedSource final : public WeightSource {
     QALOF_CHECK(widths_[linear].contains(bits), ErrorKind::kUnsupported,
                 "{}: {} is stored at {} bits, not at {}; pack it with qalof quantize --bit_widths",
                 file_->path(), spec.name, fmt::join(widths_[linear], ", "), bits);
-    QALOF_CHECK(scheme == scheme_, ErrorKind::kUnsupported,
+    QALOF_CHECK(scheme == scheme_.weights(), ErrorKind::kUnsupported,
                 "{}: is packed in scheme {}, not in {}; pack it with qalof quantize --scheme",
                 file_->path(), quant::to_string(scheme_), quant::to_string(scheme));
     std::unique_ptr<OwnedMatrix> integers =
@@ -161,7 +161,7 @@ class PackedSource final : public WeightSource {
     const bool nibbles = format == kernels::WeightFormat::kInt4;
     if (!nibbles && format != kernels::WeightFormat::kInt8) return owned;
     const std::string scales = prefix + "scales", sums = prefix + "code_sums";
-    if (scheme.is_seed()) {
+    if (scheme.group == 0) {
       owned->scales = file_->read_floats(scales, io::DType::kF32, {n}, parallel);
       owned->code_sums = file_->read_integers(sums, io::DType::kI32, {n}, parallel);
     } else {

@@ -23,15 +23,20 @@ RowCodes quantize(const std::vector<float>& weights, std::size_t out, std::size_
                   quant::QuantScheme scheme, ParallelFor& parallel) {
   RowCodes rows{out, in, scheme.group, std::vector<std::int8_t>(out * in), {}, {}};
   rows.scales.resize(out * rows.groups());
-  if (scheme.is_seed()) {
-    kernels::quantize_rows(weights.data(), out, in, bits, rows.codes.data(), rows.scales.data(),
-                           parallel);
+  if (scheme.group == 0) {
+    if (scheme.mse) {
+      kernels::quantize_rows_least_error(weights.data(), out, in, bits, rows.codes.data(),
+                                         rows.scales.data(), parallel);
+    } else {
+      kernels::quantize_rows(weights.data(), out, in, bits, rows.codes.data(), rows.scales.data(),
+                             parallel);
+    }
     return rows;
   }
   if (scheme.asymmetric) rows.zeros.resize(rows.scales.size());
-  kernels::quantize_groups(weights.data(), out, in, bits, scheme.group, rows.codes.data(),
-                           rows.scales.data(), scheme.asymmetric ? rows.zeros.data() : nullptr,
-                           parallel);
+  const auto make = scheme.mse ? kernels::quantize_groups_least_error : kernels::quantize_groups;
+  make(weights.data(), out, in, bits, scheme.group, rows.codes.data(), rows.scales.data(),
+       scheme.asymmetric ? rows.zeros.data() : nullptr, parallel);
   return rows;
 }
 

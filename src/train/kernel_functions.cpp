@@ -41,7 +41,9 @@ kernels::PackedMatrix pack(const at::Tensor& matrix, std::vector<float>& panels,
 }
 
 // The reals that the weights were multiplied with: x itself, rounded to bf16, or quantized.
-at::Tensor quantized_input(const at::Tensor& x, int bits, KernelResources& resources) {
+at::Tensor quantized_input(const at::Tensor& x, const runtime::LinearCall& call,
+                           KernelResources& resources) {
+  const int bits = call.precision.activation.bits;
   if (bits == 32) return x;
   at::Tensor real = at::empty_like(x);
   if (bits == 16) {
@@ -51,11 +53,13 @@ at::Tensor quantized_input(const at::Tensor& x, int bits, KernelResources& resou
   std::vector<std::int8_t>& codes = resources.linear.codes;
   std::vector<float>& scales = resources.linear.scales;
   if (codes.size() < count(x)) codes.resize(count(x));
-  if (scales.size() < rows(x)) scales.resize(rows(x));
-  kernels::quantize_rows(data(x), rows(x), cols(x), bits, codes.data(), scales.data(),
+  const std::size_t group = call.range.group == 0 ? cols(x) : call.range.group;
+  const std::size_t num_scales = rows(x) * kernels::num_groups(cols(x), group);
+  if (scales.size() < num_scales) scales.resize(num_scales);
+  kernels::quantize_rows(data(x), rows(x), cols(x), bits, call.range, codes.data(), scales.data(),
                          *resources.parallel);
-  kernels::dequantize_rows(codes.data(), scales.data(), rows(x), cols(x), mutable_data(real),
-                           *resources.parallel);
+  kernels::dequantize_groups(codes.data(), scales.data(), nullptr, rows(x), cols(x), group,
+                             mutable_data(real), *resources.parallel);
   return real;
 }
 
@@ -172,7 +176,7 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
   }
   if (ctx->needs_input_grad(3)) {
     dweight = at::empty_like(weight);
-    const at::Tensor input = quantized_input(x, a_bits, resources);
+    const at::Tensor input = quantized_input(x, linear.call, resources);
     gemm.multiply_transposed(matrix(dy), matrix(input), 1.0F, kStore, mutable_data(dweight));
     if (clip > 0 && w_bits <= 8) mask_clipped(dweight, weight, clip);
   }

@@ -204,6 +204,7 @@ class KernelGraph final : public Graph {
       const std::vector<float>& bias = base_->bias(index);
       entry.linear.call.bias = bias.empty() ? nullptr : bias.data();
     }
+    entry.linear.call.range = runtime::activation_range(scheme);
     return entry.linear;
   }
 

@@ -61,7 +61,7 @@ struct TrainOptions {
   std::vector<int> bit_widths;
   std::optional<int> kv_bits;                // instead of a width's own, e.g. 16
   std::optional<quant::PrecisionPlan> plan;  // lora and full: the plan to train in
-  quant::QuantScheme scheme;                 // of the weights where there is no plan
+  quant::QuantScheme scheme;                 // where there is no plan
   int ste_clip = 0;  // 0: the gradient passes everywhere; 2: not where |x| >= 2, as the original
   std::size_t lora_r = 8;
   double lora_alpha = 16;

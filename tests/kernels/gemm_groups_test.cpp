@@ -16,7 +16,7 @@ INSTANTIATE_TEST_SUITE_P(Isas, GemmGroupsTest, testing::ValuesIn(available_isas(
 struct Case {
   std::size_t m, n, k, group;
   WeightFormat format = WeightFormat::kInt8;
-  bool zero_points = false, biased = false;
+  bool zero_points = false, biased = false, x_groups = false;
 
   std::string text() const {
     return fmt::format("m {} n {} k {} group {} format {} zeros {}", m, n, k, group,
@@ -65,7 +65,7 @@ Weights make_weights(const Case& c, std::vector<std::int8_t> codes, std::mt19937
 }
 
 // The formula of docs/numerics.md for one output, rounded at every step.
-float expected_output(const Case& c, const Weights& w, const std::int8_t* x, float x_scale,
+float expected_output(const Case& c, const Weights& w, const std::int8_t* x, const float* x_scales,
                       std::size_t output) {
   volatile float total = 0.0F;
   for (std::size_t g = 0; g < c.groups(); ++g) {
@@ -74,29 +74,33 @@ float expected_output(const Case& c, const Weights& w, const std::int8_t* x, flo
     for (std::size_t i = g * c.group; i < std::min(c.k, (g + 1) * c.group); ++i)
       sum += std::int64_t{x[i]} * (w.codes[output * c.k + i] - w.zeros[at]);
     volatile float part = static_cast<float>(sum) * w.scales[at];
+    if (c.x_groups) part = part * x_scales[g];
     total = total + part;
   }
-  volatile float value = total * x_scale;
+  volatile float value = c.x_groups ? total : total * x_scales[0];
   if (c.biased) value = value + w.bias[output];
   return value;
 }
 
 void check(const Case& c, const std::vector<std::int8_t>& x, const Weights& w, std::mt19937& random,
            ParallelFor& parallel) {
-  const std::vector<float> x_scales = random_floats(c.m, random);
+  const std::size_t row_scales = c.x_groups ? c.groups() : 1;
+  const std::vector<float> x_scales = random_floats(c.m * row_scales, random);
   const float* bias = c.biased ? w.bias.data() : nullptr;
   std::vector<float> y(c.m * c.n, std::numeric_limits<float>::quiet_NaN());
-  gemm_int(x.data(), x_scales.data(), c.m, w.matrix, bias, y.data(), parallel);
+  gemm_int(x.data(), x_scales.data(), c.m, w.matrix, bias, y.data(), parallel, nullptr, c.x_groups);
   for (std::size_t i = 0; i < c.m; ++i) {
     for (std::size_t j = 0; j < c.n; ++j) {
-      ASSERT_EQ(y[i * c.n + j], expected_output(c, w, x.data() + i * c.k, x_scales[i], j))
+      ASSERT_EQ(y[i * c.n + j],
+                expected_output(c, w, x.data() + i * c.k, &x_scales[i * row_scales], j))
           << c.text() << " at " << i << ", " << j;
     }
   }
   SerialFor serial;
   std::vector<float> alone(c.n);
   const std::size_t row = c.m / 2;
-  gemm_int(x.data() + row * c.k, &x_scales[row], 1, w.matrix, bias, alone.data(), serial);
+  gemm_int(x.data() + row * c.k, &x_scales[row * row_scales], 1, w.matrix, bias, alone.data(),
+           serial, nullptr, c.x_groups);
   ASSERT_EQ(std::memcmp(alone.data(), y.data() + row * c.n, c.n * sizeof(float)), 0) << c.text();
 }
 
@@ -115,6 +119,8 @@ TEST_P(GemmGroupsTest, OutputsAreBitEqualToTheFormulaAtSmallShapes) {
           const bool odd = (m + n + k) % 2 == 0;
           check_random({m, n, k, group, WeightFormat::kInt8, odd, !odd}, random_, serial_);
           check_random({m, n, k, group, WeightFormat::kInt4, !odd, odd}, random_, serial_);
+          check_random({m, n, k, group, WeightFormat::kInt8, odd, odd, true}, random_, serial_);
+          check_random({m, n, k, group, WeightFormat::kInt4, odd, odd, true}, random_, serial_);
           if (HasFatalFailure()) return;
         }
       }
@@ -131,6 +137,7 @@ TEST_P(GemmGroupsTest, OutputsAreBitEqualToTheFormulaAtRandomShapesWithThreads) 
                  columns(random_),
                  8 * eighths(random_),
                  bit(random_) == 0 ? WeightFormat::kInt8 : WeightFormat::kInt4,
+                 bit(random_) == 0,
                  bit(random_) == 0,
                  bit(random_) == 0};
     check_random(c, random_, round % 2 == 0 ? static_cast<ParallelFor&>(two_threads_) : serial_);

@@ -30,17 +30,23 @@ struct QuantizedProductTest : IsaTest {
   }
 
   void check(std::size_t m, std::size_t n, std::size_t k, WeightFormat format, Op op,
-             bool with_adapter) {
+             bool with_adapter, const RowRange& range = {}) {
     const bool nibbles = format == WeightFormat::kInt4;
     const int bits = nibbles ? 4 : 8;
     const auto x = random_floats(m * k, random_), bias = random_floats(n, random_);
     const auto gamma = random_floats(k, random_), beta = random_floats(k, random_);
     const auto codes = random_codes(n * k, nibbles ? -7 : -127, nibbles ? 7 : 127, random_);
     std::vector<std::uint8_t> panels(packed_matrix_bytes(format, n, k));
-    std::vector<std::int32_t> sums(n);
-    pack_codes(codes.data(), n, k, format, panels.data(), sums.data(), serial_);
-    std::vector<float> scales = random_floats(n, random_);
+    const std::size_t groups = num_groups(k, range.group);
+    std::vector<std::int32_t> sums(range.group == 0 ? n : grouped_count(n, groups));
+    if (range.group == 0) {
+      pack_codes(codes.data(), n, k, format, panels.data(), sums.data(), serial_);
+    } else {
+      pack_codes(codes.data(), n, k, format, range.group, panels.data(), sums.data(), serial_);
+    }
+    std::vector<float> scales = random_floats(sums.size(), random_);
     PackedMatrix w;
+    w.group = range.group;
     w.format = format;
     w.n = n;
     w.k = k;
@@ -59,9 +65,10 @@ struct QuantizedProductTest : IsaTest {
     const auto up = random_floats(m * k, random_);
     if (op == Op::kSwiGlu) swiglu(x.data(), up.data(), m * k, rows.data(), serial_);
     std::vector<std::int8_t> x_codes(m * k);
-    std::vector<float> x_scales(m);
-    quantize_rows(rows.data(), m, k, bits, x_codes.data(), x_scales.data(), serial_);
-    gemm_int(x_codes.data(), x_scales.data(), m, w, bias.data(), expected.data(), serial_);
+    std::vector<float> x_scales(m * groups);
+    quantize_rows(rows.data(), m, k, bits, range, x_codes.data(), x_scales.data(), serial_);
+    gemm_int(x_codes.data(), x_scales.data(), m, w, bias.data(), expected.data(), serial_, nullptr,
+             /*x_groups=*/range.group != 0);
     if (with_adapter) {
       gemm_f32(rows.data(), m, k, a.matrix, 1.0F, nullptr, Accumulate::kStore, inner.data(),
                serial_);
@@ -73,7 +80,7 @@ struct QuantizedProductTest : IsaTest {
     RowInput input{x.data(), op, gamma.data(), beta.data(), 1e-5F, nullptr, up.data()};
     if (with_adapter && op != Op::kNone) input.result = result.data();
     quantize_gemm_int(input, bits, m, w, bias.data(), with_adapter ? &adapter : nullptr,
-                      with_adapter ? inner.data() : nullptr, found.data(), two_threads_);
+                      with_adapter ? inner.data() : nullptr, found.data(), two_threads_, range);
     ASSERT_EQ(std::memcmp(found.data(), expected.data(), found.size() * sizeof(float)), 0)
         << "m " << m << " n " << n << " k " << k << " bits " << bits << " operation "
         << static_cast<int>(op) << " adapter " << with_adapter;
@@ -87,6 +94,22 @@ TEST_P(QuantizedProductTest, HasTheBitsOfItsParts) {
         for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
           for (const Op op : {Op::kNone, Op::kLayerNorm, Op::kGelu, Op::kRmsNorm, Op::kSwiGlu}) {
             for (const bool adapter : {false, true}) check(m, n, k, format, op, adapter);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(QuantizedProductTest, HasTheBitsOfItsPartsForRangesOfActivations) {
+  for (const std::size_t group : {0, 32, 64, 128}) {
+    for (const bool asymmetric : {false, true}) {
+      for (const float clip : {1.0F, 0.7F}) {
+        for (const std::size_t m : {1, 5, 33}) {
+          for (const std::size_t k : {30, 256, 300}) {
+            const RowRange range{group, asymmetric, clip};
+            check(m, 49, k, WeightFormat::kInt8, Op::kGelu, true, range);
+            check(m, 49, k, WeightFormat::kInt4, Op::kLayerNorm, false, range);
           }
         }
       }

@@ -28,7 +28,29 @@ TEST(Scheme, OtherNamesAreRefusedWithTheKnownOnes) {
     EXPECT_THAT(error.message, HasSubstr("--scheme: found "));
     EXPECT_THAT(error.message, HasSubstr("g128-asym"));
   }
-  EXPECT_EQ(error_of([] { parse_scheme("tuned", "--scheme"); }).kind, ErrorKind::kUnsupported);
+}
+
+TEST(Scheme, PartsStandInAnyOrderEachOnce) {
+  const QuantScheme scheme = parse_scheme("mse+ag64+g64-asym+aasym", "x");
+  EXPECT_EQ(scheme, (QuantScheme{64, true, true, true, 64}));
+  EXPECT_EQ(to_string(scheme), "g64-asym+aasym+ag64+mse");
+  EXPECT_EQ(parse_scheme(to_string(scheme), "x"), scheme);
+  EXPECT_EQ(scheme.weights(), (QuantScheme{64, true, true}));
+  EXPECT_EQ(to_string(parse_scheme("aasym", "x")), "seed+aasym");
+  EXPECT_TRUE(parse_scheme("seed+aasym", "x").weights().is_seed());
+  EXPECT_FALSE(parse_scheme("tuned", "x").is_seed());
+  for (const char* text : {"mse+mse", "g64+g64", "g64+seed", "seed+g32", "g64+", "+g64", "g64++mse",
+                           "ag64+g64+ag64", "tuned+mse"}) {
+    EXPECT_EQ(error_of([&] { parse_scheme(text, "--scheme"); }).kind, ErrorKind::kUsage) << text;
+  }
+}
+
+TEST(Scheme, GroupsOfActivationsAreThoseOfWeights) {
+  for (const char* text : {"ag64", "seed+ag32", "g32+ag64"}) {
+    const auto error = error_of([&] { parse_scheme(text, "plan", ErrorKind::kBadInput); });
+    EXPECT_EQ(error.kind, ErrorKind::kBadInput) << text;
+    EXPECT_THAT(error.message, HasSubstr("as large as those of weights"));
+  }
 }
 
 TEST(Scheme, OfAPlanIsResolvedDescribedAndWritten) {

@@ -22,7 +22,8 @@ using qalof::testing::TinyRuntime;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-const std::vector<std::string> kSchemes = {"g32", "g64", "g128", "g32-asym", "g64-asym"};
+const std::vector<std::string> kSchemes = {
+    "g32", "g64", "g128", "g32-asym", "g64-asym", "g64-asym+aasym+ag64+mse", "g32+ag32"};
 
 Json wide_config() {
   Json config = qalof::testing::tiny_config();

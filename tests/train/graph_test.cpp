@@ -147,6 +147,12 @@ TEST_P(GraphTest, KernelGraphHasTheRuntimesBitsAtEveryPlan) {
       plans.back().scheme = {32, asymmetric};
     }
   }
+  for (const char* scheme : {"aasym", "mse", "g32+ag32", "g32-asym+aasym+ag32+mse"}) {
+    for (const char* text : {"8", "4", "w4a8kv4", "w4a32kv32"}) {
+      plans.push_back(plan_of(text, *base_));
+      plans.back().scheme = quant::parse_scheme(scheme, "test");
+    }
+  }
   for (const quant::PrecisionPlan& plan : plans) {
     SCOPED_TRACE(quant::describe(plan, base_->target()));
     const auto execution = runtime::Execution::create(base_, plan, set, pool_);
