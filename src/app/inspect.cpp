@@ -52,7 +52,7 @@ void add_widths(InspectResult& result, const std::string& path) {
     Sum& sum = sums[{parts->matrix == runtime::kLmHead, parts->bits}];
     sum.bytes += tensor.bytes;
     sum.matrices.insert(parts->matrix);
-    if (parts->part != "panels") continue;
+    if (parts->part != "panels" && parts->part != "codes") continue;
     tensor.bits = parts->bits;
     tensor.stored_bits = runtime::container_bits(parts->bits);
   }

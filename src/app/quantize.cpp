@@ -1,11 +1,76 @@
 #include "app/quantize.h"
 
+#include <cmath>
+#include <map>
+
 #include "core/error.h"
 #include "core/file.h"
 
 namespace qalof::app {
 
-QuantizeResult run_quantize(const QuantizeOptions& options, Observer& observer) {
+namespace {
+
+// The scheme a method is, and the plan it is meant for; empty for min-max, which has any.
+struct MethodDefaults {
+  std::string scheme, precision;
+};
+
+MethodDefaults defaults_of(const QuantizeOptions& options) {
+  const bool dq = options.double_quant;
+  switch (options.ptq) {
+    case PtqMethod::kMinMax:
+      return {};
+    case PtqMethod::kInt8:
+      return {"int8", "w8a8"};
+    case PtqMethod::kLlmInt8: {
+      quant::QuantScheme scheme = quant::parse_scheme("llm_int8", "--ptq");
+      scheme.outlier_threshold = options.outlier_threshold.value_or(scheme.outlier_threshold);
+      return {to_string(scheme), "w8a8"};
+    }
+    case PtqMethod::kNf4:
+      return {dq ? "nf4-dq" : "nf4", "w4a16"};
+    case PtqMethod::kFp4:
+      return {dq ? "fp4-dq" : "fp4", "w4a16"};
+  }
+  return {};
+}
+
+void check_options(const QuantizeOptions& options) {
+  const PtqMethod ptq = options.ptq;
+  QALOF_CHECK(!options.double_quant || ptq == PtqMethod::kNf4 || ptq == PtqMethod::kFp4,
+              ErrorKind::kUsage, "--double_quant: is for --ptq nf4 and fp4");
+  QALOF_CHECK(!options.outlier_threshold || ptq == PtqMethod::kLlmInt8, ErrorKind::kUsage,
+              "--threshold: is for --ptq llm_int8");
+  const float threshold = options.outlier_threshold.value_or(1.0F);
+  QALOF_CHECK(threshold > 0 && std::isfinite(threshold), ErrorKind::kUsage,
+              "--threshold: found {}, expected a positive number", threshold);
+}
+
+}  // namespace
+
+PtqMethod parse_ptq_method(const std::string& name) {
+  const std::map<std::string, PtqMethod> methods = {{"minmax", PtqMethod::kMinMax},
+                                                    {"int8", PtqMethod::kInt8},
+                                                    {"llm_int8", PtqMethod::kLlmInt8},
+                                                    {"nf4", PtqMethod::kNf4},
+                                                    {"fp4", PtqMethod::kFp4}};
+  const auto found = methods.find(name);
+  QALOF_CHECK(found != methods.end(), ErrorKind::kUsage,
+              "--ptq: found {:.40}, expected minmax, int8, llm_int8, nf4 or fp4", name);
+  return found->second;
+}
+
+QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
+  QuantizeOptions options = given;
+  check_options(options);
+  if (const MethodDefaults method = defaults_of(options); !method.scheme.empty()) {
+    QALOF_CHECK(options.model.scheme.empty() || options.model.scheme == method.scheme,
+                ErrorKind::kUsage, "--scheme {}: contradicts --ptq, whose scheme is {}",
+                options.model.scheme, method.scheme);
+    options.model.scheme = method.scheme;
+    if (options.bit_widths.empty() && options.model.precision.empty())
+      options.model.precision = method.precision;
+  }
   QALOF_CHECK(!options.output.empty(), ErrorKind::kUsage, "--output is missing");
   QALOF_CHECK(!options.bit_widths.empty() || !options.model.precision.empty(), ErrorKind::kUsage,
               "give --bit_widths (e.g. 8 4) or --precision (a plan)");

@@ -1,6 +1,7 @@
 // qalof quantize: a packed file of given widths or a plan, with adapters, heads and tokenizer.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,10 +9,18 @@
 
 namespace qalof::app {
 
+/// How codes are made. Methods without codes of their own are the schemes of their names.
+enum class PtqMethod { kMinMax, kInt8, kLlmInt8, kNf4, kFp4 };
+/// Error{kUsage} lists the names.
+PtqMethod parse_ptq_method(const std::string& name);
+
 struct QuantizeOptions {
   ModelOptions model;  // precision: a plan whose widths are stored and which is active by default
-  std::vector<int> bit_widths;    // every linear at each of these
-  std::vector<int> lm_head_bits;  // LM heads to store; the first runs by default
+  PtqMethod ptq = PtqMethod::kMinMax;
+  bool double_quant = false;               // nf4, fp4: scales in 8 bits
+  std::optional<float> outlier_threshold;  // llm_int8; none: 6
+  std::vector<int> bit_widths;             // every linear at each of these
+  std::vector<int> lm_head_bits;           // LM heads to store; the first runs by default
   std::string output;
 };
 struct QuantizeResult {

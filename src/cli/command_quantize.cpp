@@ -7,13 +7,16 @@ namespace qalof::cli {
 void run_quantize(std::vector<std::string> arguments) {
   app::QuantizeOptions options;
   std::string ptq = "minmax";
+  float threshold = 6.0F;
   CommandLine line(
       "quantize",
       "Writes a packed file: a model at given widths with adapters, heads and tokenizer.",
       "  qalof quantize --model_name_or_path gpt2 --adapter out --bit_widths 8 4 --output "
       "gpt2.qalof\n"
       "  qalof quantize --model_name_or_path gpt2 --precision plan.json --output "
-      "gpt2-hybrid.qalof\n",
+      "gpt2-hybrid.qalof\n"
+      "  qalof quantize --model_name_or_path gpt2 --ptq nf4 --double_quant --output "
+      "gpt2-nf4.qalof\n",
       std::move(arguments));
   add_model_flags(line, options.model);
   line.option("--bit_widths", options.bit_widths, "weight widths to store, each for every linear")
@@ -22,9 +25,17 @@ void run_quantize(std::vector<std::string> arguments) {
               "LM heads to store: 4, 8, 16, 32, the first runs by default; none: a head of the "
               "embedding's bfloat16 is made when the file is opened")
       ->delimiter(',');
-  line.option("--ptq", ptq, "post-training method")->check(CLI::IsMember({"minmax"}));
+  line.option("--ptq", ptq,
+              "post-training method: minmax (the scheme's own codes); int8 (8 bits a row, w8a8), "
+              "llm_int8 (the same, large activations stay floats), nf4, fp4 (4-bit codebooks, "
+              "w4a16)");
+  line.flag("--double_quant", options.double_quant, "nf4, fp4: scales in 8 bits");
+  CLI::Option* given_threshold = line.option(
+      "--threshold", threshold, "llm_int8: activations of at least this size stay floats");
   line.option("--output", options.output, "file to write")->required();
   line.parse();
+  options.ptq = app::parse_ptq_method(ptq);
+  if (given_threshold->count() > 0) options.outlier_threshold = threshold;
   const app::QuantizeResult result = app::run_quantize(options, line.observer());
   const runtime::PackSummary& summary = result.summary;
   const auto width_json = [](const runtime::PackSummary::Width& width) {

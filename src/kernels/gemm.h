@@ -119,6 +119,11 @@ void gemm_transposed(const float* a, std::size_t m, std::size_t r, const float* 
 void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
               const PackedMatrix& w, const float* bias, float* y, ParallelFor& parallel,
               const LowRankSum* sum = nullptr, bool x_groups = false);
+/// y [m, n] += sum over ascending j with |x[i, j]| >= threshold of x[i, j] * real(w[n, j]), each
+/// term f32(x * f32(code * scale)) and each sum rounded once; bit-equal everywhere. w is kInt8
+/// without groups.
+void add_outliers(const float* x, std::size_t m, float threshold, const PackedMatrix& w, float* y,
+                  ParallelFor& parallel);
 /// Rows of x [m, k] and the operation that a decoder does on them first.
 struct RowInput {
   enum class Op { kNone, kLayerNorm, kGelu, kRmsNorm, kSwiGlu };

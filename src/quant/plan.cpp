@@ -119,6 +119,8 @@ PrecisionPlan resolve(const PlanSpec& spec, const PlanTarget& target) {
     if (!bits.k.empty()) plan.k[layer] = per_head(bits.k, target.num_kv_heads, where + ".k");
     if (!bits.v.empty()) plan.v[layer] = per_head(bits.v, target.num_kv_heads, where + ".v");
   }
+  for (std::size_t i = 0; i < plan.linears.size(); ++i)
+    check_scheme(plan.scheme, plan.linears[i], target.linear_names[i]);
   return plan;
 }
 

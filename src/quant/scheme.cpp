@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <array>
+#include <charconv>
+#include <cmath>
 #include <utility>
 
 namespace qalof::quant {
@@ -12,6 +15,47 @@ constexpr std::size_t kGroups[] = {32, 64, 128};
 
 // What `tuned` stands for.
 constexpr std::string_view kTuned = "g64-asym+aasym+ag64+mse";
+
+constexpr std::string_view kLlmInt8 = "llm_int8";
+constexpr float kOutlierThreshold = 6.0F;
+
+// Schemes of bitsandbytes: the whole of a text, without other parts.
+struct NamedKind {
+  std::string_view name;
+  CodeKind kind;
+  bool double_quant;
+};
+constexpr std::array<NamedKind, 5> kKinds = {
+    NamedKind{"int8", CodeKind::kInt8, false}, NamedKind{"nf4", CodeKind::kNf4, false},
+    NamedKind{"nf4-dq", CodeKind::kNf4, true}, NamedKind{"fp4", CodeKind::kFp4, false},
+    NamedKind{"fp4-dq", CodeKind::kFp4, true}};
+
+// llm_int8 or llm_int8-T; false where it is neither.
+bool apply_llm_int8(std::string_view text, QuantScheme& scheme) {
+  if (!text.starts_with(kLlmInt8)) return false;
+  text.remove_prefix(kLlmInt8.size());
+  float threshold = kOutlierThreshold;
+  if (!text.empty()) {
+    if (text.size() < 2 || text.size() > 16 || text.front() != '-') return false;
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data() + 1, end, threshold);
+    if (error != std::errc() || stop != end || !std::isfinite(threshold) || threshold <= 0)
+      return false;
+  }
+  scheme.kind = CodeKind::kInt8;
+  scheme.outlier_threshold = threshold;
+  return true;
+}
+
+bool apply_kind(std::string_view text, QuantScheme& scheme) {
+  for (const NamedKind& named : kKinds) {
+    if (text != named.name) continue;
+    scheme.kind = named.kind;
+    scheme.double_quant = named.double_quant;
+    return true;
+  }
+  return apply_llm_int8(text, scheme);
+}
 
 // Sets what a part says; false where it says nothing known or something a part before it said.
 bool apply_part(std::string_view part, bool& weights_named, QuantScheme& scheme) {
@@ -31,10 +75,23 @@ bool apply_part(std::string_view part, bool& weights_named, QuantScheme& scheme)
   return part == "seed" && set(weights_named);
 }
 
+std::string weights_text(const QuantScheme& scheme) {
+  if (scheme.outlier_threshold == kOutlierThreshold) return std::string(kLlmInt8);
+  if (scheme.outlier_threshold != 0)
+    return fmt::format("{}-{}", kLlmInt8, scheme.outlier_threshold);
+  for (const NamedKind& named : kKinds) {
+    if (scheme.kind == named.kind && scheme.double_quant == named.double_quant)
+      return std::string(named.name);
+  }
+  if (scheme.group == 0) return "seed";
+  return fmt::format("g{}{}", scheme.group, scheme.asymmetric ? "-asym" : "");
+}
+
 }  // namespace
 
 QuantScheme parse_scheme(std::string_view text, std::string_view where, ErrorKind otherwise) {
   QuantScheme scheme;
+  if (apply_kind(text, scheme)) return scheme;
   bool weights_named = false;
   std::string_view rest = text == "tuned" ? kTuned : text;
   for (bool more = true; more;) {
@@ -42,7 +99,8 @@ QuantScheme parse_scheme(std::string_view text, std::string_view where, ErrorKin
     more = end != std::string_view::npos;
     QALOF_CHECK(apply_part(rest.substr(0, end), weights_named, scheme), otherwise,
                 "{}: found {:.40}, expected tuned or parts joined by +, each once: seed or g32, "
-                "g64, g128, g32-asym, g64-asym, g128-asym; mse; aasym; ag32, ag64 or ag128",
+                "g64, g128, g32-asym, g64-asym, g128-asym; mse; aasym; ag32, ag64 or ag128; or one "
+                "of int8, llm_int8, llm_int8-T, nf4, nf4-dq, fp4, fp4-dq",
                 where, text);
     if (more) rest.remove_prefix(end + 1);
   }
@@ -54,13 +112,27 @@ QuantScheme parse_scheme(std::string_view text, std::string_view where, ErrorKin
 }
 
 std::string to_string(const QuantScheme& scheme) {
-  std::string text = scheme.group == 0
-                         ? "seed"
-                         : fmt::format("g{}{}", scheme.group, scheme.asymmetric ? "-asym" : "");
+  std::string text = weights_text(scheme);
   if (scheme.activation_asymmetric) text += "+aasym";
   if (scheme.activation_group != 0) text += fmt::format("+ag{}", scheme.activation_group);
   if (scheme.mse) text += "+mse";
   return text;
+}
+
+void check_scheme(const QuantScheme& scheme, Precision precision, std::string_view where) {
+  if (!precision.weight.is_integer()) return;
+  if (scheme.is_codebook()) {
+    QALOF_CHECK(precision.weight.bits == 4 && !precision.activation.is_integer(), ErrorKind::kUsage,
+                "{}: scheme {} has weights of 4 bits for activations of 16 or 32, found {}", where,
+                to_string(scheme), to_string(precision));
+  } else if (scheme.kind == CodeKind::kInt8) {
+    QALOF_CHECK(precision.weight.bits == 8, ErrorKind::kUsage,
+                "{}: scheme {} has weights of 8 bits, found {}", where, to_string(scheme),
+                to_string(precision));
+    QALOF_CHECK(scheme.outlier_threshold == 0 || precision.activation.is_integer(),
+                ErrorKind::kUsage, "{}: scheme {} needs activations of 2..8 bits, found {}", where,
+                to_string(scheme), to_string(precision));
+  }
 }
 
 }  // namespace qalof::quant

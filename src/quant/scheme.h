@@ -5,10 +5,16 @@
 //   seed                one scale per output row and per token (docs/numerics.md, "Scheme seed")
 //   g32, g64, g128      weights: one scale per that many inputs of a row ("Group schemes")
 //   g32-asym, ...       and a zero point
-//   mse                 weights: the range that loses least ("Clip search")
-//   aasym               activations: a range that need not lie around 0 ("Activations")
-//   ag32, ag64, ag128   activations: one range per that many elements, as many as the weights'
-//   tuned               a name for the combination that the ablation chose (docs/ablation.md)
+//   int8                weights: one scale per output row, as bitsandbytes has it; 8 bits ("Scheme
+//   int8") llm_int8            the same, and large activations are multiplied as floats; llm_int8-5
+//   with
+//                       another threshold than 6
+//   nf4, fp4            weights: 4-bit codebooks in blocks of 64 for float activations ("Codebook
+//   schemes") nf4-dq, fp4-dq      with scales in 8 bits mse                 weights: the range that
+//   loses least ("Clip search") aasym               activations: a range that need not lie around 0
+//   ("Activations") ag32, ag64, ag128   activations: one range per that many elements, as many as
+//   the weights' tuned               a name for the combination that the ablation chose
+//   (docs/ablation.md)
 #pragma once
 
 #include <compare>
@@ -17,8 +23,11 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "quant/precision.h"
 
 namespace qalof::quant {
+
+enum class CodeKind { kUniform, kInt8, kNf4, kFp4 };
 
 /// Value type; the default is `seed`.
 struct QuantScheme {
@@ -28,7 +37,12 @@ struct QuantScheme {
   bool activation_asymmetric = false;
   std::size_t activation_group = 0;  // elements that share an activation scale; 0: the row
 
+  CodeKind kind = CodeKind::kUniform;
+  bool double_quant = false;    // scales of a codebook are in 8 bits
+  float outlier_threshold = 0;  // activations of at least this size stay floats; 0: none do
+
   constexpr bool is_seed() const { return *this == QuantScheme{}; }
+  constexpr bool is_codebook() const { return kind == CodeKind::kNf4 || kind == CodeKind::kFp4; }
   /// The same weights with activations as in `seed`.
   constexpr QuantScheme weights() const {
     QuantScheme result = *this;
@@ -44,7 +58,10 @@ struct QuantScheme {
 /// file says is kBadInput.
 QuantScheme parse_scheme(std::string_view text, std::string_view where,
                          ErrorKind otherwise = ErrorKind::kUsage);
-/// "seed", "g64", "g64-asym+aasym+ag64+mse": what parse_scheme reads, in one order.
+/// "seed", "g64", "g64-asym+aasym+ag64+mse", "llm_int8-4.5": what parse_scheme reads, in one order.
 std::string to_string(const QuantScheme& scheme);
+
+/// Error{kUsage} where a linear of that precision cannot have codes of the scheme; where names it.
+void check_scheme(const QuantScheme& scheme, Precision precision, std::string_view where);
 
 }  // namespace qalof::quant

@@ -202,7 +202,7 @@ const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precis
   scheme = precision.weight.is_integer() ? scheme.weights() : quant::QuantScheme{};
   const std::lock_guard lock(mutex_);
   std::unique_ptr<OwnedMatrix>& slot =
-      packed_[{linear, precision.weight.bits, scheme, weight_format(precision)}];
+      packed_[{linear, precision.weight.bits, scheme, weight_format(precision, scheme)}];
   if (!slot) {
     std::unique_ptr<OwnedMatrix> made = source_->linear_packed(linear, precision, scheme, parallel);
     if (!made) {

@@ -54,6 +54,7 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
     call.weight = base->packed(i, call.precision, plan.scheme, parallel);
     call.bias = base->bias(i).empty() ? nullptr : base->bias(i).data();
     call.range = activation_range(plan.scheme);
+    if (call.precision.weight.is_integer()) call.outlier_threshold = plan.scheme.outlier_threshold;
     if (adapters == nullptr) continue;
     const int width = call.precision.weight.bits;
     if (const std::optional<int> serving = adapters->serving_width(width)) {

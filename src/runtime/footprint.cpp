@@ -1,6 +1,24 @@
 #include "runtime/footprint.h"
 
+#include "kernels/codebook.h"
+
 namespace qalof::runtime {
+
+namespace {
+
+// Scales, and zero points where there are any, as packed files hold them.
+std::size_t bytes_of_scales(const model::LinearSpec& spec, const quant::QuantScheme& scheme) {
+  if (scheme.is_codebook()) {
+    const std::size_t blocks = kernels::codebook_blocks(spec.in * spec.out);
+    if (!scheme.double_quant) return sizeof(float) * blocks;
+    return blocks + sizeof(float) * (kernels::scale_blocks(blocks) + 1);
+  }
+  if (scheme.group == 0) return sizeof(float) * spec.out;
+  const std::size_t groups = kernels::num_groups(spec.in, scheme.group);
+  return spec.out * groups * (2 + (scheme.asymmetric ? 1 : 0));
+}
+
+}  // namespace
 
 Footprint measure_footprint(const Execution& execution) {
   const BaseModel& base = execution.base();
@@ -14,12 +32,13 @@ Footprint measure_footprint(const Execution& execution) {
     const int width = call.precision.weight.bits;
     const bool quantized = call.precision.weight.is_integer();
     weights += count;
-    bits += width * count + (quantized ? 32.0 * static_cast<double>(spec.out) : 0.0);
+    const std::size_t scale_bytes =
+        quantized ? bytes_of_scales(spec, execution.plan().scheme) : std::size_t{0};
+    bits += width * count + 8.0 * static_cast<double>(scale_bytes);
     const std::size_t stored_bits = !quantized   ? static_cast<std::size_t>(width)
                                     : width <= 4 ? 4
                                                  : 8;
-    footprint.linear_bytes +=
-        spec.in * spec.out * stored_bits / 8 + (quantized ? sizeof(float) * spec.out : 0);
+    footprint.linear_bytes += spec.in * spec.out * stored_bits / 8 + scale_bytes;
     if (spec.bias) footprint.other_bytes += sizeof(float) * spec.out;
     if (call.lora != nullptr)
       footprint.adapter_bytes += sizeof(float) * call.lora->a.n * (spec.in + spec.out);

@@ -12,7 +12,7 @@ struct Footprint {
   std::uint64_t adapter_bytes = 0;  // LoRA pairs and head, f32
   std::uint64_t other_bytes = 0;    // embeddings, norms, biases
   std::uint64_t total_bytes = 0;
-  double bits_per_weight = 0;  // nominal bits of the linears plus 32 bits of scale a row
+  double bits_per_weight = 0;  // nominal bits of the linears, scales included
 };
 Footprint measure_footprint(const Execution& execution);
 

@@ -1,5 +1,7 @@
 #include "runtime/linear_op.h"
 
+#include <cmath>
+
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
 
@@ -12,6 +14,13 @@ template <typename T>
 T* at_least(std::vector<T>& buffer, std::size_t count) {
   if (buffer.size() < count) buffer.resize(count);
   return buffer.data();
+}
+
+const float* without_outliers(const float* x, std::size_t count, float threshold,
+                              LinearWorkspace& workspace) {
+  float* inliers = at_least(workspace.inliers, count);
+  for (std::size_t i = 0; i < count; ++i) inliers[i] = std::fabs(x[i]) >= threshold ? 0.0F : x[i];
+  return inliers;
 }
 
 // y += scaling * (x A^T) B^T.
@@ -28,9 +37,13 @@ void add_lora(const LinearCall& call, const float* x, std::size_t m, float* y,
 
 }  // namespace
 
-kernels::WeightFormat weight_format(quant::Precision precision) {
+kernels::WeightFormat weight_format(quant::Precision precision, quant::QuantScheme scheme) {
   if (!precision.weight.is_integer()) {
     return precision.weight.bits == 16 ? kernels::WeightFormat::kBf16 : kernels::WeightFormat::kF32;
+  }
+  if (scheme.is_codebook()) {
+    return precision.activation.bits == 16 ? kernels::WeightFormat::kBf16
+                                           : kernels::WeightFormat::kF32;
   }
   // Codes are small integers, exact as floats: float activations multiply them as they are and the
   // scale follows.
@@ -49,10 +62,13 @@ void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y,
     std::int8_t* codes = at_least(workspace.codes, m * w.k);
     const std::size_t groups = kernels::num_groups(w.k, call.range.group);
     float* scales = at_least(workspace.scales, m * groups);
-    kernels::quantize_rows(x, m, w.k, call.precision.activation.bits, call.range, codes, scales,
-                           parallel);
+    const float threshold = call.outlier_threshold;
+    const float* inliers = threshold > 0 ? without_outliers(x, m * w.k, threshold, workspace) : x;
+    kernels::quantize_rows(inliers, m, w.k, call.precision.activation.bits, call.range, codes,
+                           scales, parallel);
     kernels::gemm_int(codes, scales, m, w, call.bias, y, parallel, nullptr,
                       /*x_groups=*/call.range.group != 0);
+    if (threshold > 0) kernels::add_outliers(x, m, threshold, w, y, parallel);
   } else {
     const float* input = x;
     if (call.precision.activation.bits == 16) {
@@ -69,7 +85,7 @@ void run_linear(const LinearCall& call, const kernels::RowInput& input, std::siz
                 LinearWorkspace& workspace, ParallelFor& parallel) {
   using Op = kernels::RowInput::Op;
   const std::size_t k = call.weight.k;
-  if (call.precision.activation.is_integer()) {
+  if (call.precision.activation.is_integer() && call.outlier_threshold == 0) {
     kernels::RowInput rows = input;
     // Only LoRA reads the float rows.
     if (call.lora == nullptr) rows.result = nullptr;

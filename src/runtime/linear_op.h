@@ -27,10 +27,13 @@ struct LinearCall {
   const float* bias = nullptr;     // [out] or null
   kernels::RowRange range;         // how integer activations are quantized
   const LoraView* lora = nullptr;  // null: no adapter
+  // Activations of at least this size are multiplied as floats (docs/numerics.md, "Outliers"); 0:
+  // none are. Integer activations and weights in kInt8 without groups only.
+  float outlier_threshold = 0.0F;
 };
 
-/// The form of packed weights a precision computes with.
-kernels::WeightFormat weight_format(quant::Precision precision);
+/// The form of packed weights a precision computes with in a scheme.
+kernels::WeightFormat weight_format(quant::Precision precision, quant::QuantScheme scheme = {});
 
 /// The range of activations of a scheme.
 kernels::RowRange activation_range(const quant::QuantScheme& scheme);
@@ -41,6 +44,7 @@ struct LinearWorkspace {
   std::vector<float> scales;       // [m], or [m, groups]
   std::vector<float> rounded;      // [m, in]
   std::vector<float> low_rank;     // [m, r]
+  std::vector<float> inliers;      // [m, in], outliers replaced by 0
 };
 
 /// x [m, in] and y [m, out], both dense; y is overwritten. Rows are independent of each other.

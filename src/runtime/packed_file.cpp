@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "runtime/checked_file.h"
+#include "runtime/codebook_weights.h"
 #include "runtime/packed_layout.h"
 
 namespace qalof::runtime {
@@ -87,6 +88,9 @@ class PackedSource final : public WeightSource {
     QALOF_CHECK(scheme == scheme_.weights(), ErrorKind::kUnsupported,
                 "{}: is packed in scheme {}, not in {}; pack it with qalof quantize --scheme",
                 file_->path(), quant::to_string(scheme_), quant::to_string(scheme));
+    quant::check_scheme(scheme, precision, spec.name);
+    if (scheme.is_codebook())
+      return pack_codebook(read_codebook(spec, bits, parallel), precision.activation, parallel);
     std::unique_ptr<OwnedMatrix> integers =
         read_matrix(width_prefix(spec.name, bits), weight_format({precision.weight, {8}}), spec.out,
                     spec.in, scheme_, parallel);
@@ -178,6 +182,33 @@ class PackedSource final : public WeightSource {
     }
     owned->update_view();
     return owned;
+  }
+
+  CodebookWeights read_codebook(const model::LinearSpec& spec, int bits,
+                                ParallelFor& parallel) const {
+    const std::string prefix = width_prefix(spec.name, bits);
+    CodebookWeights weights;
+    weights.n = spec.out;
+    weights.k = spec.in;
+    weights.codebook = codebook_of(scheme_);
+    const std::size_t count = spec.out * spec.in, blocks = kernels::codebook_blocks(count);
+    weights.codes = read_bytes(prefix + "codes", kernels::codebook_bytes(count), parallel);
+    if (!scheme_.double_quant) {
+      weights.scales = file_->read_floats(prefix + "absmax", io::DType::kF32, {blocks}, parallel);
+      return weights;
+    }
+    weights.scale_codes = read_bytes(prefix + "absmax", blocks, parallel);
+    weights.block_scales = file_->read_floats(prefix + "absmax_scales", io::DType::kF32,
+                                              {kernels::scale_blocks(blocks)}, parallel);
+    weights.scale_mean =
+        file_->read_floats(prefix + "absmax_mean", io::DType::kF32, {1}, parallel).front();
+    return weights;
+  }
+  std::vector<std::uint8_t> read_bytes(const std::string& name, std::size_t count,
+                                       ParallelFor& parallel) const {
+    const io::TensorView& view = file_->read(name, io::DType::kU8, {count}, parallel);
+    const auto* values = reinterpret_cast<const std::uint8_t*>(view.bytes.data());
+    return {values, values + count};
   }
 
   std::shared_ptr<const CheckedFile> file_;

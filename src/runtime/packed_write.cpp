@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "io/safetensors.h"
+#include "runtime/codebook_weights.h"
 #include "runtime/packed_file.h"
 #include "runtime/packed_layout.h"
 
@@ -70,6 +71,8 @@ std::vector<std::set<int>> widths_per_linear(const PackRequest& request) {
   for (const int bits : request.widths) {
     QALOF_CHECK(bits >= 2 && bits <= 8, ErrorKind::kUsage,
                 "width {}: a packed file stores 2..8 bits", bits);
+    quant::check_scheme(request.scheme, {{bits}, {request.scheme.is_codebook() ? 16 : 8}},
+                        fmt::format("width {}", bits));
     for (std::set<int>& of_linear : widths) of_linear.insert(bits);
   }
   return widths;
@@ -155,6 +158,35 @@ std::uint64_t add_matrix(Writer& writer, const std::string& prefix,
   return bytes;
 }
 
+// Weights of a codebook; the bytes they took.
+std::uint64_t add_codebook(Writer& writer, const std::string& prefix, const CodebookWeights& w) {
+  writer.add<std::uint8_t>(prefix + "codes", io::DType::kU8, {w.codes.size()}, w.codes);
+  if (!w.double_quant()) {
+    writer.add_f32(prefix + "absmax", {w.scales.size()}, w.scales);
+  } else {
+    writer.add<std::uint8_t>(prefix + "absmax", io::DType::kU8, {w.scale_codes.size()},
+                             w.scale_codes);
+    writer.add_f32(prefix + "absmax_scales", {w.block_scales.size()}, w.block_scales);
+    writer.add_f32(prefix + "absmax_mean", {1}, {&w.scale_mean, 1});
+  }
+  return w.bytes();
+}
+
+// A linear at a width in the request's scheme; the bytes it took.
+std::uint64_t add_linear(Writer& writer, const PackRequest& request, std::size_t linear, int bits,
+                         ParallelFor& parallel) {
+  const BaseModel& base = *request.base;
+  const model::LinearSpec& spec = base.linears()[linear];
+  const std::string prefix = width_prefix(spec.name, bits);
+  if (!request.scheme.is_codebook()) {
+    return add_matrix(writer, prefix,
+                      base.packed(linear, stored_precision(bits), request.scheme, parallel));
+  }
+  return add_codebook(writer, prefix,
+                      quantize_with_codebook(base.source().linear_f32(linear), spec.out, spec.in,
+                                             request.scheme, parallel));
+}
+
 }  // namespace
 
 PackSummary write_packed_file(const std::string& path, const PackRequest& request,
@@ -188,9 +220,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
     const model::LinearSpec& spec = base.linears()[i];
     summary.weights += spec.in * spec.out;
     for (const int bits : widths[i]) {
-      width_bytes[bits] +=
-          add_matrix(writer, width_prefix(spec.name, bits),
-                     base.packed(i, stored_precision(bits), request.scheme, parallel));
+      width_bytes[bits] += add_linear(writer, request, i, bits, parallel);
     }
   }
   for (const int bits : lm_head_widths(request)) {
@@ -227,7 +257,8 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
     plan = *request.plan;
   } else {
     const int top = *std::max_element(request.widths.begin(), request.widths.end());
-    plan = quant::parse_plan(std::to_string(top));
+    plan = quant::parse_plan(request.scheme.is_codebook() ? fmt::format("w{}a16", top)
+                                                          : std::to_string(top));
   }
   plan.scheme = request.scheme;
   header["plan"] = quant::to_json(plan);

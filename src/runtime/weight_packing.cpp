@@ -1,28 +1,26 @@
 #include "runtime/weight_packing.h"
 
 #include "core/error.h"
+#include "kernels/codebook.h"
 #include "kernels/quantize.h"
+#include "runtime/codebook_weights.h"
 #include "runtime/linear_op.h"
 
 namespace qalof::runtime {
 
-namespace {
-
-// Codes of weights [n, k] as rows; scales and zeros are [n, groups], as kernels/quantize.h writes
-// them.
-struct RowCodes {
-  std::size_t n = 0, k = 0, group = 0;
-  std::vector<std::int8_t> codes;
-  std::vector<float> scales;
-  std::vector<std::int8_t> zeros;
-
-  std::size_t groups() const { return kernels::num_groups(k, group); }
-};
-
-RowCodes quantize(const std::vector<float>& weights, std::size_t out, std::size_t in, int bits,
-                  quant::QuantScheme scheme, ParallelFor& parallel) {
+RowCodes quantize_weights(const std::vector<float>& weights, std::size_t out, std::size_t in,
+                          int bits, quant::QuantScheme scheme, ParallelFor& parallel) {
+  QALOF_CHECK(weights.size() == out * in && !scheme.is_codebook(), ErrorKind::kInternal,
+              "quantize_weights: {} weights for [{}, {}], scheme {}", weights.size(), out, in,
+              quant::to_string(scheme));
   RowCodes rows{out, in, scheme.group, std::vector<std::int8_t>(out * in), {}, {}};
   rows.scales.resize(out * rows.groups());
+  if (scheme.kind == quant::CodeKind::kInt8) {
+    kernels::quantize_vectorwise(weights.data(), out, in, rows.codes.data(), rows.scales.data(),
+                                 parallel);
+    for (float& scale : rows.scales) scale *= 1.0F / 127.0F;
+    return rows;
+  }
   if (scheme.group == 0) {
     if (scheme.mse) {
       kernels::quantize_rows_least_error(weights.data(), out, in, bits, rows.codes.data(),
@@ -39,6 +37,8 @@ RowCodes quantize(const std::vector<float>& weights, std::size_t out, std::size_
        scheme.asymmetric ? rows.zeros.data() : nullptr, parallel);
   return rows;
 }
+
+namespace {
 
 template <typename T>
 std::vector<T> unpack_groups(const T* src, std::size_t n, std::size_t groups) {
@@ -63,6 +63,8 @@ RowCodes unpack(const kernels::PackedMatrix& w) {
   return rows;
 }
 
+}  // namespace
+
 std::vector<float> reals_of(const RowCodes& rows, ParallelFor& parallel) {
   std::vector<float> reals(rows.codes.size());
   if (rows.group == 0) {
@@ -75,6 +77,8 @@ std::vector<float> reals_of(const RowCodes& rows, ParallelFor& parallel) {
   }
   return reals;
 }
+
+namespace {
 
 std::unique_ptr<OwnedMatrix> make_owned(kernels::WeightFormat format, std::size_t n,
                                         std::size_t k) {
@@ -134,17 +138,33 @@ void OwnedMatrix::update_view() {
   view.zeros = zeros.empty() ? nullptr : zeros.data();
 }
 
+std::unique_ptr<OwnedMatrix> pack_codes(const RowCodes& rows, quant::Precision precision,
+                                        ParallelFor& parallel) {
+  const kernels::WeightFormat format = weight_format(precision);
+  return format == kernels::WeightFormat::kF32 ? pack_as_floats(rows, parallel)
+                                               : pack_as_integers(rows, format, parallel);
+}
+
 std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out,
                                           std::size_t in, quant::Precision precision,
                                           quant::QuantScheme scheme, ParallelFor& parallel) {
   QALOF_CHECK(weights.size() == out * in, ErrorKind::kInternal,
               "pack_weights: {} weights for [{}, {}]", weights.size(), out, in);
+  if (precision.weight.is_integer() && scheme.is_codebook()) {
+    return pack_codebook(quantize_with_codebook(weights, out, in, scheme, parallel),
+                         precision.activation, parallel);
+  }
   const kernels::WeightFormat format = weight_format(precision);
   if (precision.weight.is_integer()) {
-    const RowCodes rows = quantize(weights, out, in, precision.weight.bits, scheme, parallel);
-    return format == kernels::WeightFormat::kF32 ? pack_as_floats(rows, parallel)
-                                                 : pack_as_integers(rows, format, parallel);
+    return pack_codes(quantize_weights(weights, out, in, precision.weight.bits, scheme, parallel),
+                      precision, parallel);
   }
+  return pack_floats(weights, out, in, format, parallel);
+}
+
+std::unique_ptr<OwnedMatrix> pack_floats(const std::vector<float>& weights, std::size_t out,
+                                         std::size_t in, kernels::WeightFormat format,
+                                         ParallelFor& parallel) {
   auto owned = make_owned(format, out, in);
   if (format == kernels::WeightFormat::kBf16) {
     kernels::pack_bf16(weights.data(), out, in,

@@ -28,6 +28,29 @@ struct OwnedMatrix {
   void update_view();
 };
 
+/// Codes of weights [n, k] as rows; scales, and zeros where the scheme has them, are [n, groups]
+/// (kernels/quantize.h). Whoever makes codes in a way of its own hands them over so.
+struct RowCodes {
+  std::size_t n = 0, k = 0, group = 0;  // group 0: one scale a row
+  std::vector<std::int8_t> codes;
+  std::vector<float> scales;
+  std::vector<std::int8_t> zeros;
+
+  std::size_t groups() const { return kernels::num_groups(k, group); }
+};
+/// Nearest codes in a scheme that is no codebook.
+RowCodes quantize_weights(const std::vector<float>& weights, std::size_t out, std::size_t in,
+                          int bits, quant::QuantScheme scheme, ParallelFor& parallel);
+/// The reals [n, k] that codes stand for.
+std::vector<float> reals_of(const RowCodes& rows, ParallelFor& parallel);
+/// Codes in the form that a precision computes with.
+std::unique_ptr<OwnedMatrix> pack_codes(const RowCodes& rows, quant::Precision precision,
+                                        ParallelFor& parallel);
+/// Floats [out, in] as panels of kF32 or kBf16.
+std::unique_ptr<OwnedMatrix> pack_floats(const std::vector<float>& weights, std::size_t out,
+                                         std::size_t in, kernels::WeightFormat format,
+                                         ParallelFor& parallel);
+
 /// Packs float weights [out, in] for a precision: quantized in the scheme where the width is an
 /// integer.
 std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out,

@@ -178,6 +178,9 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
   QALOF_CHECK(scheme.is_seed() || options.device == Device::kCpu, ErrorKind::kUnsupported,
               "--scheme {}: implemented on --device cpu alone, cuda has seed",
               quant::to_string(scheme));
+  QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUnsupported,
+              "--scheme {}: is for evaluation alone, training has seed and the group schemes",
+              quant::to_string(scheme));
   if (options.kv_bits) {
     QALOF_CHECK(quant::is_legal(quant::BitWidth{*options.kv_bits}), ErrorKind::kUsage,
                 "--kv_bits: found {}, expected 2..8, 16 or 32", *options.kv_bits);

@@ -16,13 +16,20 @@ TEST(Scheme, NamesComeBackAsTheyWere) {
   for (const char* name : {"seed", "g32", "g64", "g128", "g32-asym", "g64-asym", "g128-asym"}) {
     EXPECT_EQ(to_string(parse_scheme(name, "--scheme")), name);
   }
+  for (const char* name : {"int8", "llm_int8", "llm_int8-4.5", "nf4", "nf4-dq", "fp4", "fp4-dq"}) {
+    EXPECT_EQ(to_string(parse_scheme(name, "--scheme")), name);
+    EXPECT_FALSE(parse_scheme(name, "--scheme").is_seed());
+  }
+  EXPECT_EQ(parse_scheme("llm_int8-6", "x"), parse_scheme("llm_int8", "x"));
   EXPECT_EQ(parse_scheme("seed", "x"), QuantScheme{});
   EXPECT_EQ(parse_scheme("g128-asym", "x"), (QuantScheme{128, true}));
   EXPECT_FALSE(parse_scheme("g32", "x").is_seed());
 }
 
 TEST(Scheme, OtherNamesAreRefusedWithTheKnownOnes) {
-  for (const char* name : {"", "g", "g16", "g256", "G64", "g64-sym", "g64-asym ", "seed-asym"}) {
+  for (const char* name : {"", "g", "g16", "g256", "G64", "g64-sym", "g64-asym ", "seed-asym",
+                           "nf4-asym", "int8-dq", "llm_int8-", "llm_int8-0", "llm_int8--1",
+                           "llm_int8-nan", "llm_int8-inf", "llm_int8-6x", "llm_int8-1e99"}) {
     const auto error = error_of([&] { parse_scheme(name, "--scheme"); });
     EXPECT_EQ(error.kind, ErrorKind::kUsage) << name;
     EXPECT_THAT(error.message, HasSubstr("--scheme: found "));
