@@ -79,6 +79,10 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
     plan = std::move(packed.plan);
     stored_scheme = plan->scheme;
     plan->scheme.reset();
+    QALOF_CHECK(packed.method != "smoothquant" || options.adapter.empty(), ErrorKind::kUsage,
+                "{}: its activations were smoothed, so that adapters of the model do not fit; pack "
+                "{} with it (quantize --adapter)",
+                options.model, options.adapter);
     if (!handle.execution.lm_head && !packed.lm_head_bits.empty())
       handle.execution.lm_head = quant::BitWidth{packed.lm_head_bits.front()};
   } else {

@@ -19,6 +19,8 @@ MethodDefaults defaults_of(const QuantizeOptions& options) {
   const bool dq = options.double_quant;
   switch (options.ptq) {
     case PtqMethod::kMinMax:
+    case PtqMethod::kSmoothQuant:
+    case PtqMethod::kGptq:
       return {};
     case PtqMethod::kInt8:
       return {"int8", "w8a8"};
@@ -41,22 +43,54 @@ void check_options(const QuantizeOptions& options) {
               ErrorKind::kUsage, "--double_quant: is for --ptq nf4 and fp4");
   QALOF_CHECK(!options.outlier_threshold || ptq == PtqMethod::kLlmInt8, ErrorKind::kUsage,
               "--threshold: is for --ptq llm_int8");
+  const bool calibrates = ptq == PtqMethod::kSmoothQuant || ptq == PtqMethod::kGptq;
+  QALOF_CHECK(calibrates == !options.calibration.file.empty(), ErrorKind::kUsage,
+              "--calibration_file: {}",
+              calibrates ? "is missing, --ptq smoothquant and gptq look at activations"
+                         : "is for --ptq smoothquant and gptq");
+  QALOF_CHECK(ptq != PtqMethod::kGptq || options.bit_widths.size() <= 1, ErrorKind::kUsage,
+              "--bit_widths: --ptq gptq makes codes of one width, or of a plan (--precision)");
   const float threshold = options.outlier_threshold.value_or(1.0F);
   QALOF_CHECK(threshold > 0 && std::isfinite(threshold), ErrorKind::kUsage,
               "--threshold: found {}, expected a positive number", threshold);
 }
 
+PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
+                      ParallelFor& parallel, Observer& observer) {
+  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
+  CalibrationOptions calibration = options.calibration;
+  if (handle.adapters && handle.adapters->separator)
+    calibration.features.separator = handle.adapters->separator;
+  const TokenWindows windows =
+      calibration_windows(tokenizer, calibration, handle.base->config().max_positions);
+  if (options.ptq == PtqMethod::kSmoothQuant) {
+    return smooth_model(handle.base, handle.adapters, windows, options.smooth_alpha, parallel,
+                        observer);
+  }
+  quant::PlanSpec spec = handle.plan;
+  if (!options.bit_widths.empty())
+    spec = quant::parse_plan(std::to_string(options.bit_widths.front()));
+  spec.scheme = handle.plan.scheme;
+  const quant::PrecisionPlan plan = quant::resolve(spec, handle.base->target());
+  QALOF_CHECK(plan.scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUsage,
+              "--scheme {}: --ptq gptq makes codes of scheme seed or of groups",
+              quant::to_string(plan.scheme));
+  return gptq_model(handle.base, handle.adapters, plan, windows, parallel, observer);
+}
+
 }  // namespace
 
 PtqMethod parse_ptq_method(const std::string& name) {
-  const std::map<std::string, PtqMethod> methods = {{"minmax", PtqMethod::kMinMax},
-                                                    {"int8", PtqMethod::kInt8},
-                                                    {"llm_int8", PtqMethod::kLlmInt8},
-                                                    {"nf4", PtqMethod::kNf4},
-                                                    {"fp4", PtqMethod::kFp4}};
+  const std::map<std::string, PtqMethod> methods = {
+      {"minmax", PtqMethod::kMinMax},    {"int8", PtqMethod::kInt8},
+      {"llm_int8", PtqMethod::kLlmInt8}, {"nf4", PtqMethod::kNf4},
+      {"fp4", PtqMethod::kFp4},          {"smoothquant", PtqMethod::kSmoothQuant},
+      {"gptq", PtqMethod::kGptq}};
   const auto found = methods.find(name);
   QALOF_CHECK(found != methods.end(), ErrorKind::kUsage,
-              "--ptq: found {:.40}, expected minmax, int8, llm_int8, nf4 or fp4", name);
+              "--ptq: found {:.40}, expected minmax, int8, llm_int8, nf4, fp4, smoothquant or "
+              "gptq",
+              name);
   return found->second;
 }
 
@@ -72,6 +106,10 @@ QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
       options.model.precision = method.precision;
   }
   QALOF_CHECK(!options.output.empty(), ErrorKind::kUsage, "--output is missing");
+  if (options.bit_widths.empty() && options.model.precision.empty()) {
+    if (options.ptq == PtqMethod::kSmoothQuant) options.model.precision = "w8a8";
+    if (options.ptq == PtqMethod::kGptq) options.model.precision = "w4a16";
+  }
   QALOF_CHECK(!options.bit_widths.empty() || !options.model.precision.empty(), ErrorKind::kUsage,
               "give --bit_widths (e.g. 8 4) or --precision (a plan)");
   QALOF_CHECK(!path_exists(options.model.model) || is_directory(options.model.model),
@@ -87,8 +125,18 @@ QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
   request.lm_head_bits = options.lm_head_bits;
   request.tokenizer_directory = options.model.model;
   ThreadPool pool(choose_threads(options.model.threads));
-  return {runtime::write_packed_file(options.output, request, pool), options.output,
-          quant::to_string(request.scheme)};
+  QuantizeResult result;
+  if (!options.calibration.file.empty()) {
+    PostTrained trained = calibrate(options, handle, pool, observer);
+    request.base = std::move(trained.base);
+    request.adapters = std::move(trained.adapters);
+    request.method = options.ptq == PtqMethod::kGptq ? "gptq" : "smoothquant";
+    result.layers = std::move(trained.layers);
+  }
+  result.summary = runtime::write_packed_file(options.output, request, pool);
+  result.output = options.output;
+  result.scheme = quant::to_string(request.scheme);
+  return result;
 }
 
 }  // namespace qalof::app

@@ -5,12 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "app/calibration.h"
 #include "app/model_handle.h"
+#include "app/post_training.h"
 
 namespace qalof::app {
 
 /// How codes are made. Methods without codes of their own are the schemes of their names.
-enum class PtqMethod { kMinMax, kInt8, kLlmInt8, kNf4, kFp4 };
+enum class PtqMethod { kMinMax, kInt8, kLlmInt8, kNf4, kFp4, kSmoothQuant, kGptq };
 /// Error{kUsage} lists the names.
 PtqMethod parse_ptq_method(const std::string& name);
 
@@ -19,6 +21,8 @@ struct QuantizeOptions {
   PtqMethod ptq = PtqMethod::kMinMax;
   bool double_quant = false;               // nf4, fp4: scales in 8 bits
   std::optional<float> outlier_threshold;  // llm_int8; none: 6
+  CalibrationOptions calibration;          // smoothquant, gptq
+  float smooth_alpha = 0.5F;               // smoothquant: how much of the range moves to weights
   std::vector<int> bit_widths;             // every linear at each of these
   std::vector<int> lm_head_bits;           // LM heads to store; the first runs by default
   std::string output;
@@ -27,6 +31,7 @@ struct QuantizeResult {
   runtime::PackSummary summary;
   std::string output;
   std::string scheme;
+  std::vector<LayerError> layers;  // gptq
 };
 QuantizeResult run_quantize(const QuantizeOptions& options, Observer& observer);
 

@@ -28,10 +28,23 @@ void run_quantize(std::vector<std::string> arguments) {
   line.option("--ptq", ptq,
               "post-training method: minmax (the scheme's own codes); int8 (8 bits a row, w8a8), "
               "llm_int8 (the same, large activations stay floats), nf4, fp4 (4-bit codebooks, "
-              "w4a16)");
+              "w4a16), smoothquant (ranges move from activations to weights), gptq (errors fed "
+              "forward)");
   line.flag("--double_quant", options.double_quant, "nf4, fp4: scales in 8 bits");
   CLI::Option* given_threshold = line.option(
       "--threshold", threshold, "llm_int8: activations of at least this size stay floats");
+  line.option("--calibration_file", options.calibration.file,
+              "smoothquant, gptq: SQuAD JSON, or UTF-8 text with --task lm");
+  line.option("--task", options.calibration.task, "what --calibration_file is: qa or lm");
+  line.option("--calibration_samples", options.calibration.samples, "windows of it, the first");
+  line.flag("--line_by_line", options.calibration.line_by_line,
+            "lm: every line is a document of its own");
+  line.option("--max_seq_length", options.calibration.features.max_seq_length,
+              "window in tokens, at most the model's positions");
+  line.option("--doc_stride", options.calibration.features.doc_stride,
+              "qa: overlap of neighbouring windows in tokens");
+  line.option("--smooth_alpha", options.smooth_alpha,
+              "smoothquant: 0 leaves ranges to activations, 1 moves all to weights");
   line.option("--output", options.output, "file to write")->required();
   line.parse();
   options.ptq = app::parse_ptq_method(ptq);
@@ -54,17 +67,26 @@ void run_quantize(std::vector<std::string> arguments) {
     rows.push_back({fmt::format("LM head {} bits", width.bits),
                     fmt::format("{} bits", width.container_bits), bytes_text(width.bytes)});
   }
+  Json layers = Json::array();
+  std::vector<std::vector<std::string>> errors = {{"linear", "nearest", "gptq"}};
+  for (const app::LayerError& layer : result.layers) {
+    layers.push_back(
+        {{"name", layer.name}, {"nearest_error", layer.nearest}, {"error", layer.error}});
+    errors.push_back(
+        {layer.name, fmt::format("{:.6f}", layer.nearest), fmt::format("{:.6f}", layer.error)});
+  }
   line.print(
       {{"bytes", summary.bytes},
+       {"layers", layers},
        {"bits_per_weight", summary.bits_per_weight},
        {"weights", summary.weights},
        {"widths", widths},
        {"lm_head", lm_head},
        {"scheme", result.scheme},
        {"output", result.output}},
-      fmt::format("{}: {}, scheme {}, {:.2f} stored bits per linear weight (scales included)\n{}",
+      fmt::format("{}: {}, scheme {}, {:.2f} stored bits per linear weight (scales included)\n{}{}",
                   result.output, bytes_text(summary.bytes), result.scheme, summary.bits_per_weight,
-                  table_text(rows, {2})));
+                  table_text(rows, {2}), layers.empty() ? "" : table_text(errors, {1, 2})));
 }
 
 }  // namespace qalof::cli

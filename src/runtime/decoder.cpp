@@ -227,6 +227,10 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
       if (rows.result != nullptr) rows.result += at;
       run_linear(call, rows, group.rows, y + group.first_row * call.weight.n, workspace.linear,
                  parallel);
+      if (workspace.observe_inputs && !call.precision.activation.is_integer()) {
+        const bool is_plain = rows.op == kernels::RowInput::Op::kNone;
+        workspace.observe_inputs(index, is_plain ? rows.x : rows.result, group.rows);
+      }
     }
   };
   const bool is_rms = config.norm == model::NormKind::kRms;

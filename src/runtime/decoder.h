@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -28,6 +29,9 @@ struct Sequence {
 
 /// Buffers of a forward pass, kept between calls so that a steady state allocates nothing.
 struct DecoderWorkspace {
+  // For calibration: called with a linear's index and the rows [m, in] it has read, where its
+  // activations are floats.
+  std::function<void(std::size_t linear, const float* rows, std::size_t m)> observe_inputs;
   std::vector<std::int32_t> ids, positions;
   std::vector<float> residual, normed, qkv, k_scales, v_scales, attended, inner, projected, rotary;
   std::vector<std::int8_t> k_codes, v_codes;

@@ -313,6 +313,8 @@ PackedModel open_packed_file(const std::string& path, ParallelFor& parallel) {
     if (spec.shape.size() == 1) file->read(spec.name, io::DType::kF32, spec.shape, parallel);
   }
   packed.adapters = read_adapters(*file, config);
+  if (file->header().contains("method"))
+    packed.method = json_string(file->header(), "method", path);
   packed.plan = quant::plan_from_json(file->header()["plan"], path + ": plan");
   for (const char* name : kTokenizerFiles) {
     const std::string tensor = fmt::format("file.{}", name);

@@ -27,6 +27,7 @@ struct PackRequest {
   std::string tokenizer_directory;     // its tokenizer files are stored too
   quant::QuantScheme scheme = {};      // of every linear; a plan's own must be the same
   std::vector<int> lm_head_bits = {};  // widths of the LM head to store: 4, 8, 16, 32
+  std::string method = "";             // post-training method that made base, e.g. "gptq"
 };
 
 struct PackSummary {
@@ -53,6 +54,7 @@ struct PackedModel {
   std::shared_ptr<const AdapterSet> adapters;  // null where it holds none
   quant::PlanSpec plan;                        // active by default; holds the file's scheme
   std::map<std::string, std::string> files;    // tokenizer files by name
+  std::string method;                          // as PackRequest's; "" where the file names none
   std::vector<int> lm_head_bits;               // stored LM heads, the default first; may be empty
 };
 

@@ -249,6 +249,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
                  {"lm_head", lm_head_widths(request)},
                  {"config", config.raw},
                  {"base", {{"id", base.path()}, {"sha256", source.sha256()}}}};
+  if (!request.method.empty()) header["method"] = request.method;
   Json linear_widths = Json::array();
   for (const std::set<int>& of_linear : widths) linear_widths.push_back(of_linear);
   header["widths"] = linear_widths;

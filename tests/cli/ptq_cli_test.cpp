@@ -18,6 +18,7 @@ class PtqCliTest : public CliTest {
                "/assets/nano/model --output " +
                output_ + " " + flags);
   }
+  Json last_;
   const std::string output_ = dir_.file("model.qalof");
 };
 
@@ -52,10 +53,38 @@ TEST_F(PtqCliTest, EveryMethodWritesAFileThatRunsAndSaysWhatItIs) {
   }
 }
 
+TEST_F(PtqCliTest, MethodsThatLookAtActivationsGiveSmallerErrors) {
+  const std::string data = QALOF_SOURCE_DIR "/assets/nano/data/";
+  const std::string lm = " --task lm --line_by_line --validation_file " + data + "text.txt";
+  const std::string calibration =
+      " --calibration_samples 16 --max_seq_length 128 --doc_stride 32 --calibration_file " + data;
+  const auto loss = [&](const std::string& flags) {
+    const ProgramRun made = quantize(flags);
+    EXPECT_EQ(made.code, 0) << made.err;
+    last_ = parse_json(made.out, "standard output");
+    return json_of("eval --model_name_or_path " + output_ + lm)["eval_loss"].get<double>();
+  };
+  const double nearest = loss("--ptq minmax --precision w3a16");
+  const double gptq =
+      loss("--ptq gptq --precision w3a16 --task lm --line_by_line" + calibration + "text.txt");
+  EXPECT_LT(gptq, nearest);
+  EXPECT_EQ(last_["layers"].size(), 16U);
+  for (const Json& layer : last_["layers"]) EXPECT_LT(layer["error"], layer["nearest_error"]);
+  EXPECT_EQ(json_of("inspect " + output_)["details"]["method"], "gptq");
+  const double plain = loss("--ptq minmax --precision w8a4");
+  EXPECT_LT(loss("--ptq smoothquant --precision w8a4" + calibration + "train.json"), plain);
+  // Adapters of the model do not fit smoothed activations.
+  EXPECT_EQ(run("eval --model_name_or_path " + output_ + lm + " --adapter " + dir_.path()).code, 2);
+}
+
 TEST_F(PtqCliTest, ContradictionsAreUsageErrors) {
   for (const char* flags :
        {"--ptq awq", "--ptq nf4 --bit_widths 8", "--ptq nf4 --precision w4a8",
         "--ptq int8 --scheme g64", "--ptq int8 --double_quant", "--ptq nf4 --threshold 5",
+        "--ptq gptq", "--ptq smoothquant", "--ptq nf4 --calibration_file x",
+        "--ptq gptq --bit_widths 8 4 --calibration_file x",
+        "--ptq gptq --scheme nf4 --calibration_file " QALOF_SOURCE_DIR
+        "/assets/nano/data/train.json",
         "--ptq llm_int8 --threshold 0", "--ptq llm_int8 --threshold nan", "--ptq minmax"}) {
     const ProgramRun found = quantize(flags);
     EXPECT_EQ(found.code, 2) << flags << found.err;

@@ -1,0 +1,65 @@
+#include "app/calibration.h"
+
+#include <algorithm>
+
+#include "app/lm_evaluation.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "runtime/adapter.h"
+#include "text/squad.h"
+
+namespace qalof::app {
+
+namespace {
+
+constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;
+
+}  // namespace
+
+std::vector<std::vector<std::int32_t>> calibration_windows(const text::BpeTokenizer& tokenizer,
+                                                           const CalibrationOptions& options,
+                                                           std::size_t positions) {
+  QALOF_CHECK(!options.file.empty(), ErrorKind::kUsage, "--calibration_file is missing");
+  QALOF_CHECK(path_exists(options.file), ErrorKind::kNotFound, "{}: no such file", options.file);
+  QALOF_CHECK(options.samples > 0, ErrorKind::kUsage,
+              "--calibration_samples: found 0, expected at least 1");
+  const runtime::Task task = runtime::parse_task(options.task);
+  std::vector<std::vector<std::int32_t>> windows;
+  text::SpanFeatureOptions features = options.features;
+  if (features.max_seq_length > positions) {
+    features.max_seq_length = positions;
+    features.doc_stride = std::min(features.doc_stride, positions / 3);
+  }
+  const auto is_full = [&] { return windows.size() >= options.samples; };
+  if (task == runtime::Task::kQa) {
+    text::read_squad(options.file, [&](text::SquadParagraph&& paragraph) {
+      const text::EncodedContext context = text::encode_context(tokenizer, paragraph.context);
+      for (const text::SquadQuestion& question : paragraph.questions) {
+        for (text::SpanWindow& window :
+             text::make_windows(tokenizer, question.question, context, features)) {
+          if (!is_full()) windows.push_back(std::move(window.ids));
+        }
+      }
+      return !is_full();
+    });
+  } else {
+    QALOF_CHECK(task == runtime::Task::kLm, ErrorKind::kUsage, "--task: expected qa or lm");
+    const std::string text = read_file(options.file, kMaxTextBytes);
+    for (const std::string_view document : documents_of(text, options.line_by_line)) {
+      const std::vector<std::int32_t> ids = tokenizer.encode(document).ids;
+      for (std::size_t first = 0; first < ids.size() && !is_full();) {
+        const std::size_t end = std::min(ids.size(), first + features.max_seq_length);
+        windows.emplace_back(ids.begin() + static_cast<std::ptrdiff_t>(first),
+                             ids.begin() + static_cast<std::ptrdiff_t>(end));
+        first = end;
+      }
+      if (is_full()) break;
+    }
+  }
+  std::erase_if(windows, [](const auto& window) { return window.empty(); });
+  QALOF_CHECK(!windows.empty(), ErrorKind::kBadInput, "{}: holds nothing to calibrate on",
+              options.file);
+  return windows;
+}
+
+}  // namespace qalof::app

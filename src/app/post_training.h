@@ -1,0 +1,44 @@
+// Post-training methods that look at activations: a base (and adapters) whose packed file is the
+// method's result.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/progress.h"
+#include "core/threads.h"
+#include "quant/plan.h"
+#include "runtime/adapter.h"
+#include "runtime/base_model.h"
+
+namespace qalof::app {
+
+using TokenWindows = std::vector<std::vector<std::int32_t>>;
+
+/// Error of a linear's outputs over the calibration rows, relative to their squares.
+struct LayerError {
+  std::string name;
+  double nearest = 0;  // of round-to-nearest
+  double error = 0;    // of the method
+};
+struct PostTrained {
+  std::shared_ptr<const runtime::BaseModel> base;
+  std::shared_ptr<const runtime::AdapterSet> adapters;
+  std::vector<LayerError> layers;
+};
+
+/// SmoothQuant with activations of the 32-bit network (docs/numerics.md, "Smoothing").
+PostTrained smooth_model(const std::shared_ptr<const runtime::BaseModel>& base,
+                         const std::shared_ptr<const runtime::AdapterSet>& adapters,
+                         const TokenWindows& windows, float alpha, ParallelFor& parallel,
+                         Observer& observer);
+/// GPTQ of every linear whose width in the plan is an integer, layer after layer, each with the
+/// inputs that the layers quantized before give it ("GPTQ").
+PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& base,
+                       const std::shared_ptr<const runtime::AdapterSet>& adapters,
+                       const quant::PrecisionPlan& plan, const TokenWindows& windows,
+                       ParallelFor& parallel, Observer& observer);
+
+}  // namespace qalof::app
