@@ -16,6 +16,27 @@ namespace qalof::kernels {
 namespace {
 
 constexpr std::size_t kQueryBlock = 48;
+// Forward, where a block's scores stay in the second-level cache: fewer passes over keys and values.
+constexpr std::size_t kLongQueryBlock = 96;
+constexpr std::size_t kLongBlockKeys = 1024;
+
+std::size_t query_block(const AttentionSequence& sequence) {
+  return sequence.past + sequence.q_len <= kLongBlockKeys ? kLongQueryBlock : kQueryBlock;
+}
+
+// Calls dots(row, rows, key, keys) for the scores of a block's rows, row r of which sees past + r + 1
+// keys: all rows with the keys that all of them see, then a few rows at a time, which leaves out
+// most of what no row sees.
+template <typename Dots>
+void for_causal_parts(std::size_t rows, std::size_t past, const Dots& dots) {
+  constexpr std::size_t kStrip = 24;
+  if (rows <= kStrip) return dots(0, rows, 0, past + rows);
+  if (past > 0) dots(0, rows, 0, past);
+  for (std::size_t row = 0; row < rows; row += kStrip) {
+    const std::size_t end = std::min(rows, row + kStrip);
+    dots(row, end - row, past, end);
+  }
+}
 
 // Distance of score rows: never a multiple of 4 KiB, which would put a column into one cache set.
 std::size_t score_stride(std::size_t keys) { return ceil_div(keys, 16) * 16 + 16; }
@@ -32,6 +53,24 @@ HeadPointers head_pointers(const AttentionShape& shape, const AttentionSequence&
           sequence.v + kv_head * shape.head_dim, sequence.out + head * shape.head_dim};
 }
 
+StoredKv rows_from(StoredKv stored, std::size_t row) {
+  stored.rows = static_cast<const char*>(stored.rows) + row * stored.row_bytes;
+  if (stored.scales != nullptr) stored.scales += row;
+  return stored;
+}
+
+// Brings a cache's rows near. They lie in memory, because all weights were read since the last token;
+// read in order and at once they come twice as fast as at the pace of the products.
+void fetch_rows(const StoredKv& stored, std::size_t rows) {
+  constexpr std::size_t kLine = 64, kMost = 256 * 1024;
+  const std::size_t bytes = std::min(rows * stored.row_bytes, kMost);
+  const auto* at = static_cast<const unsigned char*>(stored.rows);
+  unsigned sum = 0;
+  for (std::size_t i = 0; i < bytes; i += kLine) sum += at[i];
+  const volatile unsigned read = sum;
+  (void)read;
+}
+
 void attend_block(const KernelTable& table, const AttentionShape& shape,
                   const AttentionSequence& sequence, std::size_t head, std::size_t begin,
                   std::size_t end) {
@@ -44,13 +83,23 @@ void attend_block(const KernelTable& table, const AttentionShape& shape,
   const std::size_t stride = score_stride(keys);
   float* scores = at_least(buffer, rows * stride);
   if (stored) {
-    table.dot_stored(q, rows, shape.q_stride, sequence.stored_k[kv_head], keys, shape.head_dim,
-                     shape.scale, scores, stride);
-  } else {
-    table.dot_rows(q, rows, shape.q_stride, sequence.k + kv_head * shape.head_dim, keys,
-                   shape.k_stride, shape.head_dim, shape.scale, scores, stride);
+    fetch_rows(sequence.stored_k[kv_head], keys);
+    fetch_rows(sequence.stored_v[kv_head], keys);
   }
-  float sums[kQueryBlock];
+  for_causal_parts(rows, sequence.past + begin, [&](std::size_t row, std::size_t num_rows,
+                                                    std::size_t key, std::size_t num_keys) {
+    const float* a = q + row * shape.q_stride;
+    float* dst = scores + row * stride + key;
+    if (stored) {
+      table.dot_stored(a, num_rows, shape.q_stride, rows_from(sequence.stored_k[kv_head], key),
+                       num_keys, shape.head_dim, shape.scale, dst, stride);
+    } else {
+      table.dot_rows(a, num_rows, shape.q_stride,
+                     sequence.k + kv_head * shape.head_dim + key * shape.k_stride, num_keys,
+                     shape.k_stride, shape.head_dim, shape.scale, dst, stride);
+    }
+  });
+  float sums[kLongQueryBlock];
   for (std::size_t row = 0; row < rows; ++row) {
     float max = 0.0F;
     sums[row] = table.exp_row(scores + row * stride, sequence.past + begin + row + 1, &max);
@@ -88,7 +137,7 @@ struct BackwardScratch {
 
 void backward_block(const KernelTable& table, const AttentionShape& shape,
                     const AttentionSequence& sequence, const AttentionGradient& gradient,
-                    std::size_t head, std::size_t begin, std::size_t end,
+                    const float* shifts, std::size_t head, std::size_t begin, std::size_t end,
                     BackwardScratch& scratch) {
   const HeadPointers at = head_pointers(shape, sequence, head);
   const std::size_t kv_offset = static_cast<std::size_t>(at.k - sequence.k);
@@ -98,21 +147,22 @@ void backward_block(const KernelTable& table, const AttentionShape& shape,
   float* ds = at_least(scratch.gradients, rows * stride);
   const float* q = at.q + begin * shape.q_stride;
   const float* dout = gradient.dout + begin * shape.out_stride + head * shape.head_dim;
-  const float* out = at.out + begin * shape.out_stride;
   float* dq = gradient.dq + begin * shape.q_stride + head * shape.head_dim;
-  table.dot_rows(q, rows, shape.q_stride, at.k, end, shape.k_stride, shape.head_dim, shape.scale, p,
-                 stride);
-  table.dot_rows(dout, rows, shape.out_stride, at.v, end, shape.v_stride, shape.head_dim, 1.0F, ds,
-                 stride);
+  for_causal_parts(rows, begin, [&](std::size_t row, std::size_t num_rows, std::size_t key,
+                                    std::size_t num_keys) {
+    const std::size_t to = row * stride + key;
+    table.dot_rows(q + row * shape.q_stride, num_rows, shape.q_stride, at.k + key * shape.k_stride,
+                   num_keys, shape.k_stride, shape.head_dim, shape.scale, p + to, stride);
+    table.dot_rows(dout + row * shape.out_stride, num_rows, shape.out_stride,
+                   at.v + key * shape.v_stride, num_keys, shape.v_stride, shape.head_dim, 1.0F,
+                   ds + to, stride);
+  });
   for (std::size_t row = 0; row < rows; ++row) {
     const std::size_t count = begin + row + 1;
     float* p_row = p + row * stride;
     float* ds_row = ds + row * stride;
     table.exp_shifted(p_row, count, sequence.log_sum_exp[(begin + row) * shape.heads + head]);
-    float shift = 0.0F;
-    table.dot_rows(dout + row * shape.out_stride, 1, 0, out + row * shape.out_stride, 1, 0,
-                   shape.head_dim, 1.0F, &shift, 0);
-    table.softmax_dx(p_row, count, shift, shape.scale, ds_row);
+    table.softmax_dx(p_row, count, shifts[(begin + row) * shape.heads + head], shape.scale, ds_row);
     std::fill(p_row + count, p_row + end, 0.0F);
     std::fill(ds_row + count, ds_row + end, 0.0F);
     std::fill_n(dq + row * shape.q_stride, shape.head_dim, 0.0F);
@@ -155,20 +205,20 @@ void attention(const AttentionShape& shape, const AttentionSequence* sequences,
   const KernelTable& table = active_table();
   std::size_t num_tasks = 0;
   for (std::size_t i = 0; i < num_sequences; ++i)
-    num_tasks += ceil_div(sequences[i].q_len, kQueryBlock) * shape.heads;
+    num_tasks += ceil_div(sequences[i].q_len, query_block(sequences[i])) * shape.heads;
   auto task = [&](std::size_t index) {
     const AttentionSequence* sequence = sequences;
     for (;; ++sequence) {
-      const std::size_t here = ceil_div(sequence->q_len, kQueryBlock) * shape.heads;
+      const std::size_t here = ceil_div(sequence->q_len, query_block(*sequence)) * shape.heads;
       if (index < here) break;
       index -= here;
     }
     // Heads one after the other, so that their keys and values stay in the second-level cache, and
     // long blocks first, so that threads end together.
-    const std::size_t blocks = ceil_div(sequence->q_len, kQueryBlock);
-    const std::size_t begin = (blocks - 1 - index % blocks) * kQueryBlock;
+    const std::size_t block = query_block(*sequence), blocks = ceil_div(sequence->q_len, block);
+    const std::size_t begin = (blocks - 1 - index % blocks) * block;
     attend_block(table, shape, *sequence, index / blocks, begin,
-                 std::min(begin + kQueryBlock, sequence->q_len));
+                 std::min(begin + block, sequence->q_len));
   };
   run_tasks(parallel, num_tasks, task);
 }
@@ -177,10 +227,34 @@ void attention_backward(const AttentionShape& shape, const AttentionSequence* se
                         const AttentionGradient* gradients, std::size_t num_sequences,
                         ParallelFor& parallel) {
   const KernelTable& table = active_table();
+  // dout . out of every row and head, in the order in which they lie in memory.
+  thread_local std::vector<float> shift_buffer;
+  std::size_t rows = 0;
+  for (std::size_t i = 0; i < num_sequences; ++i) rows += sequences[i].q_len;
+  float* shifts = at_least(shift_buffer, rows * shape.heads);
+  float* sequence_shifts = shifts;
+  for (std::size_t i = 0; i < num_sequences; ++i) {
+    const AttentionSequence& sequence = sequences[i];
+    for_ranges(parallel, sequence.q_len, rows_per_piece(shape.heads * shape.head_dim),
+               [&](std::size_t begin, std::size_t end) {
+                 for (std::size_t row = begin; row < end; ++row) {
+                   for (std::size_t head = 0; head < shape.heads; ++head) {
+                     const std::size_t at = row * shape.out_stride + head * shape.head_dim;
+                     table.dot_rows(gradients[i].dout + at, 1, 0, sequence.out + at, 1, 0,
+                                    shape.head_dim, 1.0F,
+                                    sequence_shifts + row * shape.heads + head, 0);
+                   }
+                 }
+               });
+    sequence_shifts += sequence.q_len * shape.heads;
+  }
   auto task = [&](std::size_t index) {
     thread_local BackwardScratch scratch;
     const AttentionSequence& sequence = sequences[index / shape.kv_heads];
     const AttentionGradient& gradient = gradients[index / shape.kv_heads];
+    const float* own_shifts = shifts;
+    for (const AttentionSequence* before = sequences; before != &sequence; ++before)
+      own_shifts += before->q_len * shape.heads;
     const std::size_t kv_head = index % shape.kv_heads;
     const std::size_t group = shape.heads / shape.kv_heads;
     for (std::size_t key = 0; key < sequence.q_len; ++key) {
@@ -191,7 +265,7 @@ void attention_backward(const AttentionShape& shape, const AttentionSequence* se
     }
     for (std::size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       for (std::size_t begin = 0; begin < sequence.q_len; begin += kQueryBlock) {
-        backward_block(table, shape, sequence, gradient, head, begin,
+        backward_block(table, shape, sequence, gradient, own_shifts, head, begin,
                        std::min(begin + kQueryBlock, sequence.q_len), scratch);
       }
     }

@@ -258,6 +258,8 @@ void score_panels(const Scores& work, const float* panels, std::size_t panel_siz
 // Rows that lie one stride apart fall into few sets of the first-level cache, so rows that are used
 // again and again are copied together first.
 constexpr std::size_t kCopiedFloats = 4096;
+// Queries, which the columns of all keys meet: a whole block of them (attention.cpp).
+constexpr std::size_t kCopiedQueries = 6144;
 
 template <typename Rows>
 void copy_rows(const Rows& rows, std::size_t first, std::size_t count, std::size_t dim,
@@ -274,9 +276,9 @@ void copy_rows(const Rows& rows, std::size_t first, std::size_t count, std::size
 template <typename Rows>
 void score_many(const Scores& all, const Rows& keys, std::size_t num_keys) {
   alignas(64) float panels[2 * kMaxDim * kKeys];
-  alignas(64) float queries[kCopiedFloats];
+  alignas(64) float queries[kCopiedQueries];
   const std::size_t panel_size = (all.dim + kLanes - 1) / kLanes * kLanes * kKeys;
-  const std::size_t max_rows = kCopiedFloats / all.dim;
+  const std::size_t max_rows = kCopiedQueries / all.dim;
   for (std::size_t row = 0; row < all.a_rows; row += max_rows) {
     Scores work = all;
     work.a_rows = smaller(max_rows, all.a_rows - row);

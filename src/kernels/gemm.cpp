@@ -3,6 +3,8 @@
 #include "kernels/gemm.h"
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "kernels/kernel_table.h"
 #include "kernels/parallel.h"
@@ -137,18 +139,51 @@ auto float_gemm(const KernelTable& table, WeightFormat format) {
   return format == WeightFormat::kNarrowF32 ? table.gemm_narrow_f32 : table.gemm_f32;
 }
 
+// The first product of an adapter beside few rows: too small for two threads, so one does it while
+// the others multiply by the weights already. Whoever comes first claims it; it never waits for a
+// task that nobody runs.
+class InnerProduct {
+ public:
+  explicit InnerProduct(const FloatGemmBlock& block, WeightFormat format)
+      : block_(block), gemm_(float_gemm(active_table(), format)) {}
+  void start() {
+    int open = kOpen;
+    if (!state_.compare_exchange_strong(open, kRunning)) return;
+    gemm_(block_);
+    state_.store(kDone, std::memory_order_release);
+  }
+  void finish() {
+    start();
+    while (state_.load(std::memory_order_acquire) != kDone) std::this_thread::yield();
+  }
+
+ private:
+  static constexpr int kOpen = 0, kRunning = 1, kDone = 2;
+  FloatGemmBlock block_;
+  void (*gemm_)(const FloatGemmBlock& block);
+  std::atomic<int> state_{kOpen};
+};
+
 // Calls multiply(row, rows, panel, outputs) for a block of y and adds the second product, if any;
-// few panels at a time, so that y is in the cache when it does.
+// few panels at a time, so that y is in the cache when it does. inner, if not null, is what the
+// second product waits for.
 template <typename Multiply>
-void multiply_and_add(const LowRankSum* sum, std::size_t row, std::size_t rows, std::size_t panel,
-                      std::size_t n, float* y, std::size_t y_stride, const Multiply& multiply) {
+void multiply_and_add(const LowRankSum* sum, InnerProduct* inner, std::size_t row, std::size_t rows,
+                      std::size_t panel, std::size_t n, float* y, std::size_t y_stride,
+                      const Multiply& multiply) {
   if (sum == nullptr) return multiply(row, rows, panel, n);
+  if (inner != nullptr) inner->start();
   constexpr std::size_t kOutputs = 12 * kPanelRows;
   const std::size_t rank = sum->b.k;
   for (std::size_t at = 0; at < n; at += kOutputs) {
     const std::size_t outputs = std::min(kOutputs, n - at);
     const std::size_t first = panel + at / kPanelRows;
+    // Comes from memory while the weights do, instead of after them.
+    const auto* adapter = static_cast<const char*>(panel_at(sum->b, first));
+    for (std::size_t i = 0; i < outputs * rank * sizeof(float); i += 64)
+      __builtin_prefetch(adapter + i);
     multiply(row, rows, first, outputs);
+    if (inner != nullptr) inner->finish();
     FloatGemmBlock block{};
     block.x = sum->inner + row * rank;
     block.rows = rows;
@@ -165,7 +200,8 @@ void multiply_and_add(const LowRankSum* sum, std::size_t row, std::size_t rows, 
 }
 
 void multiply_rows(const RowPreparation& preparation, std::size_t m, const float* bias,
-                   const LowRankSum* sum, float* y, std::int32_t* acc, ParallelFor& parallel) {
+                   const LowRankSum* sum, InnerProduct* inner, float* y, std::int32_t* acc,
+                   ParallelFor& parallel) {
   const KernelTable& table = preparation.table;
   const PackedMatrix& w = preparation.w;
   const CodeRows& x = preparation.rows;
@@ -208,7 +244,7 @@ void multiply_rows(const RowPreparation& preparation, std::size_t m, const float
   };
   for_blocks(m, w.n, w.k * std::max<std::size_t>(element_bytes, 1), parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-               multiply_and_add(sum, row, rows, panel, n, y, w.n, multiply);
+               multiply_and_add(sum, inner, row, rows, panel, n, y, w.n, multiply);
              });
 }
 
@@ -223,7 +259,7 @@ void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size
       for (std::size_t row = begin; row < end; ++row) preparation.run(x_codes + row * w.k, row);
     });
   }
-  multiply_rows(preparation, m, bias, sum, y, acc, parallel);
+  multiply_rows(preparation, m, bias, sum, nullptr, y, acc, parallel);
 }
 
 // Row of input after its operation; scratch holds a row.
@@ -288,7 +324,7 @@ void multiply_floats(const FloatProduct& product, const char* prepared, std::siz
   };
   for_blocks(product.m, w.n, w.k * element, parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-               multiply_and_add(product.sum, row, rows, panel, n, product.y, w.n, multiply);
+               multiply_and_add(product.sum, nullptr, row, rows, panel, n, product.y, w.n, multiply);
              });
 }
 
@@ -412,13 +448,28 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
       preparation.run(row_codes, row);
     }
   });
-  LowRankSum sum;
-  if (adapter != nullptr) {
-    const float* x = input.op == RowInput::Op::kNone ? input.x : input.result;
-    gemm_f32(x, m, w.k, adapter->a, 1.0F, nullptr, Accumulate::kStore, inner, parallel);
-    sum = {inner, adapter->b, adapter->scaling};
+  if (adapter == nullptr) {
+    return multiply_rows(preparation, m, bias, nullptr, nullptr, y, nullptr, parallel);
   }
-  multiply_rows(preparation, m, bias, adapter == nullptr ? nullptr : &sum, y, nullptr, parallel);
+  const float* x = input.op == RowInput::Op::kNone ? input.x : input.result;
+  const LowRankSum sum = {inner, adapter->b, adapter->scaling};
+  constexpr std::size_t kFewRows = 4;
+  if (m > kFewRows) {
+    gemm_f32(x, m, w.k, adapter->a, 1.0F, nullptr, Accumulate::kStore, inner, parallel);
+    return multiply_rows(preparation, m, bias, &sum, nullptr, y, nullptr, parallel);
+  }
+  FloatGemmBlock block{};
+  block.x = x;
+  block.rows = m;
+  block.x_stride = w.k;
+  block.k = w.k;
+  block.panels = adapter->a.panels;
+  block.n = adapter->a.n;
+  block.alpha = 1.0F;
+  block.y = inner;
+  block.y_stride = adapter->a.n;
+  InnerProduct beside(block, adapter->a.format);
+  multiply_rows(preparation, m, bias, &sum, &beside, y, nullptr, parallel);
 }
 
 void gemm_int_acc(const std::int8_t* x_codes, std::size_t m, const PackedMatrix& w,
