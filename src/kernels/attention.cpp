@@ -15,17 +15,20 @@ namespace qalof::kernels {
 
 namespace {
 
-constexpr std::size_t kQueryBlock = 48;
-// Forward, where a block's scores stay in the second-level cache: fewer passes over keys and values.
-constexpr std::size_t kLongQueryBlock = 96;
+// Queries of a block: many where its scores still stay in the second-level cache, for fewer passes
+// over keys and values.
+constexpr std::size_t kQueryBlock = 48, kLongQueryBlock = 96;
 constexpr std::size_t kLongBlockKeys = 1024;
 
+std::size_t query_block(std::size_t keys) {
+  return keys <= kLongBlockKeys ? kLongQueryBlock : kQueryBlock;
+}
 std::size_t query_block(const AttentionSequence& sequence) {
-  return sequence.past + sequence.q_len <= kLongBlockKeys ? kLongQueryBlock : kQueryBlock;
+  return query_block(sequence.past + sequence.q_len);
 }
 
-// Calls dots(row, rows, key, keys) for the scores of a block's rows, row r of which sees past + r + 1
-// keys: all rows with the keys that all of them see, then a few rows at a time, which leaves out
+// Calls dots(row, rows, key, keys) for the scores of a block's rows, row r of which sees past + r +
+// 1 keys: all rows with the keys that all of them see, then a few rows at a time, which leaves out
 // most of what no row sees.
 template <typename Dots>
 void for_causal_parts(std::size_t rows, std::size_t past, const Dots& dots) {
@@ -59,8 +62,8 @@ StoredKv rows_from(StoredKv stored, std::size_t row) {
   return stored;
 }
 
-// Brings a cache's rows near. They lie in memory, because all weights were read since the last token;
-// read in order and at once they come twice as fast as at the pace of the products.
+// Brings a cache's rows near. They lie in memory, because all weights were read since the last
+// token; read in order and at once they come twice as fast as at the pace of the products.
 void fetch_rows(const StoredKv& stored, std::size_t rows) {
   constexpr std::size_t kLine = 64, kMost = 256 * 1024;
   const std::size_t bytes = std::min(rows * stored.row_bytes, kMost);
@@ -86,19 +89,20 @@ void attend_block(const KernelTable& table, const AttentionShape& shape,
     fetch_rows(sequence.stored_k[kv_head], keys);
     fetch_rows(sequence.stored_v[kv_head], keys);
   }
-  for_causal_parts(rows, sequence.past + begin, [&](std::size_t row, std::size_t num_rows,
-                                                    std::size_t key, std::size_t num_keys) {
-    const float* a = q + row * shape.q_stride;
-    float* dst = scores + row * stride + key;
-    if (stored) {
-      table.dot_stored(a, num_rows, shape.q_stride, rows_from(sequence.stored_k[kv_head], key),
-                       num_keys, shape.head_dim, shape.scale, dst, stride);
-    } else {
-      table.dot_rows(a, num_rows, shape.q_stride,
-                     sequence.k + kv_head * shape.head_dim + key * shape.k_stride, num_keys,
-                     shape.k_stride, shape.head_dim, shape.scale, dst, stride);
-    }
-  });
+  for_causal_parts(
+      rows, sequence.past + begin,
+      [&](std::size_t row, std::size_t num_rows, std::size_t key, std::size_t num_keys) {
+        const float* a = q + row * shape.q_stride;
+        float* dst = scores + row * stride + key;
+        if (stored) {
+          table.dot_stored(a, num_rows, shape.q_stride, rows_from(sequence.stored_k[kv_head], key),
+                           num_keys, shape.head_dim, shape.scale, dst, stride);
+        } else {
+          table.dot_rows(a, num_rows, shape.q_stride,
+                         sequence.k + kv_head * shape.head_dim + key * shape.k_stride, num_keys,
+                         shape.k_stride, shape.head_dim, shape.scale, dst, stride);
+        }
+      });
   float sums[kLongQueryBlock];
   for (std::size_t row = 0; row < rows; ++row) {
     float max = 0.0F;
@@ -148,15 +152,17 @@ void backward_block(const KernelTable& table, const AttentionShape& shape,
   const float* q = at.q + begin * shape.q_stride;
   const float* dout = gradient.dout + begin * shape.out_stride + head * shape.head_dim;
   float* dq = gradient.dq + begin * shape.q_stride + head * shape.head_dim;
-  for_causal_parts(rows, begin, [&](std::size_t row, std::size_t num_rows, std::size_t key,
-                                    std::size_t num_keys) {
-    const std::size_t to = row * stride + key;
-    table.dot_rows(q + row * shape.q_stride, num_rows, shape.q_stride, at.k + key * shape.k_stride,
-                   num_keys, shape.k_stride, shape.head_dim, shape.scale, p + to, stride);
-    table.dot_rows(dout + row * shape.out_stride, num_rows, shape.out_stride,
-                   at.v + key * shape.v_stride, num_keys, shape.v_stride, shape.head_dim, 1.0F,
-                   ds + to, stride);
-  });
+  for_causal_parts(
+      rows, begin,
+      [&](std::size_t row, std::size_t num_rows, std::size_t key, std::size_t num_keys) {
+        const std::size_t to = row * stride + key;
+        table.dot_rows(q + row * shape.q_stride, num_rows, shape.q_stride,
+                       at.k + key * shape.k_stride, num_keys, shape.k_stride, shape.head_dim,
+                       shape.scale, p + to, stride);
+        table.dot_rows(dout + row * shape.out_stride, num_rows, shape.out_stride,
+                       at.v + key * shape.v_stride, num_keys, shape.v_stride, shape.head_dim, 1.0F,
+                       ds + to, stride);
+      });
   for (std::size_t row = 0; row < rows; ++row) {
     const std::size_t count = begin + row + 1;
     float* p_row = p + row * stride;
@@ -264,9 +270,11 @@ void attention_backward(const AttentionShape& shape, const AttentionSequence* se
                   0.0F);
     }
     for (std::size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      for (std::size_t begin = 0; begin < sequence.q_len; begin += kQueryBlock) {
+      // Twice the scores of a forward pass are held.
+      const std::size_t block = query_block(2 * sequence.q_len);
+      for (std::size_t begin = 0; begin < sequence.q_len; begin += block) {
         backward_block(table, shape, sequence, gradient, own_shifts, head, begin,
-                       std::min(begin + kQueryBlock, sequence.q_len), scratch);
+                       std::min(begin + block, sequence.q_len), scratch);
       }
     }
   };

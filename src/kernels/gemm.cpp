@@ -324,7 +324,8 @@ void multiply_floats(const FloatProduct& product, const char* prepared, std::siz
   };
   for_blocks(product.m, w.n, w.k * element, parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-               multiply_and_add(product.sum, nullptr, row, rows, panel, n, product.y, w.n, multiply);
+               multiply_and_add(product.sum, nullptr, row, rows, panel, n, product.y, w.n,
+                                multiply);
              });
 }
 
@@ -436,6 +437,22 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
   const bool keep = preparation.prepare.run == nullptr || preparation.prepare.reads_x_too;
   std::int8_t* codes = keep ? at_least(codes_buffer, m * w.k) : nullptr;
   preparation.rows.codes = codes;
+  // The adapter's first product: of many rows while they are hot, of few beside the weights.
+  constexpr std::size_t kFewRows = 4, kHotRows = 8;
+  const bool many = m > kFewRows;
+  const auto inner_block = [&](std::size_t row, std::size_t rows) {
+    FloatGemmBlock block{};
+    block.x = (input.op == RowInput::Op::kNone ? input.x : input.result) + row * w.k;
+    block.rows = rows;
+    block.x_stride = w.k;
+    block.k = w.k;
+    block.panels = adapter->a.panels;
+    block.n = adapter->a.n;
+    block.alpha = 1.0F;
+    block.y = inner + row * adapter->a.n;
+    block.y_stride = adapter->a.n;
+    return block;
+  };
   for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
     // Of the thread that runs the task.
     thread_local std::vector<float> row_buffer;
@@ -446,29 +463,17 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
       if (keep) row_codes = codes + row * w.k;
       quantize_row(table, x, w.k, bits, range, row_codes, scales + row * x_groups);
       preparation.run(row_codes, row);
+      const std::size_t hot = (row - begin) % kHotRows + 1;
+      if (many && adapter != nullptr && (hot == kHotRows || row + 1 == end))
+        float_gemm(table, adapter->a.format)(inner_block(row + 1 - hot, hot));
     }
   });
   if (adapter == nullptr) {
     return multiply_rows(preparation, m, bias, nullptr, nullptr, y, nullptr, parallel);
   }
-  const float* x = input.op == RowInput::Op::kNone ? input.x : input.result;
   const LowRankSum sum = {inner, adapter->b, adapter->scaling};
-  constexpr std::size_t kFewRows = 4;
-  if (m > kFewRows) {
-    gemm_f32(x, m, w.k, adapter->a, 1.0F, nullptr, Accumulate::kStore, inner, parallel);
-    return multiply_rows(preparation, m, bias, &sum, nullptr, y, nullptr, parallel);
-  }
-  FloatGemmBlock block{};
-  block.x = x;
-  block.rows = m;
-  block.x_stride = w.k;
-  block.k = w.k;
-  block.panels = adapter->a.panels;
-  block.n = adapter->a.n;
-  block.alpha = 1.0F;
-  block.y = inner;
-  block.y_stride = adapter->a.n;
-  InnerProduct beside(block, adapter->a.format);
+  if (many) return multiply_rows(preparation, m, bias, &sum, nullptr, y, nullptr, parallel);
+  InnerProduct beside(inner_block(0, m), adapter->a.format);
   multiply_rows(preparation, m, bias, &sum, &beside, y, nullptr, parallel);
 }
 

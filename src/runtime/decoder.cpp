@@ -173,19 +173,6 @@ QkvLayout qkv_layout(const model::ModelConfig& config, const model::LayerSteps& 
   return {base, k, k + tokens * kv_width, hidden, kv_width};
 }
 
-void split_and_quantize_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& config,
-                           const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k,
-                           float* v, ParallelFor& parallel) {
-  const std::size_t width = config.kv_width();
-  const std::size_t row = config.hidden + 2 * width;
-  for (std::size_t t = 0; t < tokens; ++t) {
-    std::memcpy(k + t * width, qkv + t * row + config.hidden, width * sizeof(float));
-    std::memcpy(v + t * width, qkv + t * row + config.hidden + width, width * sizeof(float));
-  }
-  quantize_kv({k, width}, tokens, config, k_bits, KvScheme::kSeed, parallel);
-  quantize_kv({v, width}, tokens, config, v_bits, KvScheme::kSeed, parallel);
-}
-
 void forward(const Execution& execution, std::span<const Sequence> sequences,
              DecoderWorkspace& workspace, float* hidden_out, ParallelFor& parallel,
              Profile* profile) {

@@ -70,12 +70,6 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
              DecoderWorkspace& workspace, float* hidden, ParallelFor& parallel,
              Profile* profile = nullptr);
 
-/// Splits qkv rows [tokens, hidden + 2 * kv_width] into k and v rows [tokens, kv_width] and
-/// quantizes these to the bits of a layer in scheme `seed` (quantize_kv); training calls it too.
-void split_and_quantize_kv(const float* qkv, std::size_t tokens, const model::ModelConfig& config,
-                           const std::vector<int>& k_bits, const std::vector<int>& v_bits, float* k,
-                           float* v, ParallelFor& parallel);
-
 /// logits [rows, head.outputs] = hidden W^T + bias in f32.
 void apply_head(const Head& head, const float* hidden, std::size_t rows, std::size_t width,
                 float* logits, ParallelFor& parallel);

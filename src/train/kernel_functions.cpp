@@ -276,21 +276,23 @@ struct AttentionLayout {
   std::vector<kernels::AttentionSequence> sequences;
 };
 
+// qkv holds K and V as they were rounded.
 AttentionLayout attention_layout(const model::ModelConfig& config, const at::Tensor& offsets,
-                                 const at::Tensor& qkv, const at::Tensor& k, const at::Tensor& v,
-                                 const at::Tensor& out, const at::Tensor& log_sum_exp) {
+                                 const at::Tensor& qkv, const at::Tensor& out,
+                                 const at::Tensor& log_sum_exp) {
+  const std::size_t kv_width = config.num_kv_heads * config.head_dim();
   AttentionLayout layout;
   layout.shape = {config.num_heads,  config.num_kv_heads,
                   config.head_dim(), cols(qkv),
-                  cols(k),           cols(v),
+                  cols(qkv),         cols(qkv),
                   config.hidden,     1.0F / std::sqrt(static_cast<float>(config.head_dim()))};
   const auto bounds = offsets.const_data_ptr<std::int64_t>();
   for (std::int64_t w = 0; w + 1 < offsets.numel(); ++w) {
     const auto row = static_cast<std::size_t>(bounds[w]);
     kernels::AttentionSequence sequence{};
     sequence.q = data(qkv) + row * cols(qkv);
-    sequence.k = data(k) + row * cols(k);
-    sequence.v = data(v) + row * cols(v);
+    sequence.k = sequence.q + config.hidden;
+    sequence.v = sequence.k + kv_width;
     sequence.out = mutable_data(out) + row * cols(out);
     sequence.log_sum_exp = mutable_data(log_sum_exp) + row * cols(log_sum_exp);
     sequence.q_len = static_cast<std::size_t>(bounds[w + 1] - bounds[w]);
@@ -306,18 +308,24 @@ Variable AttentionFunction::forward(AutogradContext* ctx, const Variable& qkv,
                                     const AttentionArguments& arguments) {
   KernelResources& resources = *arguments.resources;
   const model::ModelConfig& config = *resources.config;
-  const std::int64_t tokens = qkv.size(0);
-  const auto kv_width = static_cast<std::int64_t>(config.num_kv_heads * config.head_dim());
+  const std::size_t kv_width = config.num_kv_heads * config.head_dim();
   const auto heads = static_cast<std::int64_t>(config.num_heads);
-  at::Tensor k = at::empty({tokens, kv_width}, qkv.options()), v = at::empty_like(k);
-  at::Tensor out = at::empty({tokens, static_cast<std::int64_t>(config.hidden)}, qkv.options());
-  at::Tensor log_sum_exp = at::empty({tokens, heads}, qkv.options());
-  runtime::split_and_quantize_kv(data(qkv), rows(qkv), config, *arguments.k_bits, *arguments.v_bits,
-                                 mutable_data(k), mutable_data(v), *resources.parallel);
-  const AttentionLayout layout = attention_layout(config, offsets, qkv, k, v, out, log_sum_exp);
+  at::Tensor out =
+      at::empty({qkv.size(0), static_cast<std::int64_t>(config.hidden)}, qkv.options());
+  at::Tensor log_sum_exp = at::empty({qkv.size(0), heads}, qkv.options());
+  // Rounded in place: nobody else reads qkv, but for the mask, which asks for the numbers before.
+  const at::Tensor rounded = arguments.ste_clip > 0 ? qkv.clone() : qkv;
+  float* k = mutable_data(rounded) + config.hidden;
+  const auto round = [&](float* values, const std::vector<int>& bits) {
+    runtime::quantize_kv({values, cols(rounded)}, rows(rounded), config, bits,
+                         runtime::KvScheme::kSeed, *resources.parallel);
+  };
+  round(k, *arguments.k_bits);
+  round(k + kv_width, *arguments.v_bits);
+  const AttentionLayout layout = attention_layout(config, offsets, rounded, out, log_sum_exp);
   kernels::attention(layout.shape, layout.sequences.data(), layout.sequences.size(),
                      *resources.parallel);
-  ctx->save_for_backward({qkv, offsets, k, v, out, log_sum_exp});
+  ctx->save_for_backward({qkv, offsets, rounded, out, log_sum_exp});
   ctx->saved_data["clip"] = arguments.ste_clip;
   save_pointer(ctx, "k_bits", arguments.k_bits);
   save_pointer(ctx, "v_bits", arguments.v_bits);
@@ -327,40 +335,37 @@ Variable AttentionFunction::forward(AutogradContext* ctx, const Variable& qkv,
 
 variable_list AttentionFunction::backward(AutogradContext* ctx, const variable_list& grads) {
   const variable_list saved = ctx->get_saved_variables();
-  const at::Tensor &qkv = saved[0], &offsets = saved[1], &k = saved[2], &v = saved[3];
-  const at::Tensor &out = saved[4], &log_sum_exp = saved[5];
+  const at::Tensor &qkv = saved[0], &offsets = saved[1], &rounded = saved[2];
+  const at::Tensor &out = saved[3], &log_sum_exp = saved[4];
   KernelResources& resources = resources_of(ctx);
   const model::ModelConfig& config = *resources.config;
+  const std::size_t kv_width = config.num_kv_heads * config.head_dim();
   const at::Tensor dout = grads[0].contiguous();
-  at::Tensor dqkv = at::empty_like(qkv), dk = at::empty_like(k), dv = at::empty_like(v);
-  const AttentionLayout layout = attention_layout(config, offsets, qkv, k, v, out, log_sum_exp);
+  at::Tensor dqkv = at::empty_like(qkv);
+  const AttentionLayout layout = attention_layout(config, offsets, rounded, out, log_sum_exp);
   std::vector<kernels::AttentionGradient> gradients;
   const auto bounds = offsets.const_data_ptr<std::int64_t>();
   for (std::size_t w = 0; w < layout.sequences.size(); ++w) {
     const auto row = static_cast<std::size_t>(bounds[w]);
-    gradients.push_back({data(dout) + row * cols(dout), mutable_data(dqkv) + row * cols(dqkv),
-                         mutable_data(dk) + row * cols(dk), mutable_data(dv) + row * cols(dv)});
+    float* dq = mutable_data(dqkv) + row * cols(dqkv);
+    gradients.push_back(
+        {data(dout) + row * cols(dout), dq, dq + config.hidden, dq + config.hidden + kv_width});
   }
   kernels::attention_backward(layout.shape, layout.sequences.data(), gradients.data(),
                               layout.sequences.size(), *resources.parallel);
-  const auto hidden = static_cast<std::int64_t>(config.hidden);
-  at::Tensor dqkv_k = dqkv.narrow(1, hidden, dk.size(1));
-  at::Tensor dqkv_v = dqkv.narrow(1, hidden + dk.size(1), dv.size(1));
-  dqkv_k.copy_(dk);
-  dqkv_v.copy_(dv);
   if (const double clip = ctx->saved_data["clip"].toDouble(); clip > 0) {
     const auto head_dim = static_cast<std::int64_t>(config.head_dim());
-    auto mask = [&](const char* name, std::int64_t first) {
+    auto mask = [&](const char* name, std::size_t first) {
       const std::vector<int>& bits = *saved_pointer<const std::vector<int>>(ctx, name);
       for (std::size_t h = 0; h < bits.size(); ++h) {
         if (bits[h] > 8) continue;
-        const std::int64_t column = first + static_cast<std::int64_t>(h) * head_dim;
+        const std::int64_t column = static_cast<std::int64_t>(first + h * config.head_dim());
         at::Tensor gradient = dqkv.narrow(1, column, head_dim);
         mask_clipped(gradient, qkv.narrow(1, column, head_dim), clip);
       }
     };
-    mask("k_bits", hidden);
-    mask("v_bits", hidden + dk.size(1));
+    mask("k_bits", config.hidden);
+    mask("v_bits", config.hidden + kv_width);
   }
   return {dqkv, at::Tensor(), at::Tensor()};
 }

@@ -95,7 +95,7 @@ struct AttentionArguments {
 };
 
 /// qkv [tokens, hidden + 2 kv_width] -> [tokens, hidden]; offsets is an int64 CPU tensor [windows +
-/// 1].
+/// 1]. Without a mask (ste_clip 0) K and V are rounded in qkv itself, which nobody else may read.
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& qkv, const at::Tensor& offsets,
                           const AttentionArguments& arguments);

@@ -31,10 +31,10 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
 
   const std::uint64_t tokens = options.batch_size * tokens_per_window;
   const std::uint64_t kv_width = config.num_kv_heads * config.head_dim();
-  // Kept per token and layer: inputs of four linears and two norms, qkv, k, v, the activation's
-  // input, attention's output and the residual after each half.
+  // Kept per token and layer: inputs of four linears and two norms, qkv, the activation's input,
+  // attention's output and the residual after each half.
   const std::uint64_t per_layer =
-      7 * config.hidden + 2 * config.inner + config.hidden + 4 * kv_width;
+      7 * config.hidden + 2 * config.inner + config.hidden + 2 * kv_width;
   const std::uint64_t activations = tokens * config.num_layers * per_layer * kFloat;
   // Logits are computed in chunks of this many rows (lm_loss.cpp), with a few copies.
   const std::uint64_t logit_rows = std::min<std::uint64_t>(tokens, 512);
