@@ -87,6 +87,14 @@ struct QuantizedProductTest : IsaTest {
   }
 };
 
+// Few rows and enough weights for two threads: the adapter's first product runs beside the weights.
+TEST_P(QuantizedProductTest, AdapterOfFewRowsHasTheBitsOfItsPartsOnTwoThreads) {
+  for (const std::size_t m : {1, 3, 4, 5}) {
+    for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4})
+      check(m, 1040, 256, format, Op::kLayerNorm, /*with_adapter=*/true);
+  }
+}
+
 TEST_P(QuantizedProductTest, HasTheBitsOfItsParts) {
   for (const std::size_t m : {1, 2, 15, 16, 33}) {
     for (const std::size_t k : {1, 30, 33, 256}) {
