@@ -54,6 +54,18 @@ std::size_t open_regular(const std::string& path, int* fd) {
   return static_cast<std::size_t>(status.st_size);
 }
 
+// False, with errno, where not every byte could be written.
+bool write_all(int fd, const std::byte* bytes, std::size_t size) {
+  std::size_t done = 0;
+  while (done < size) {
+    const ssize_t put = ::write(fd, bytes + done, size - done);
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) return false;
+    done += static_cast<std::size_t>(put);
+  }
+  return true;
+}
+
 std::string parent_of(const std::string& path) {
   const std::filesystem::path parent = std::filesystem::path(path).parent_path();
   return parent.empty() ? "." : parent.string();
@@ -133,13 +145,7 @@ void AtomicFile::fail_write(const char* what) const {
 }
 
 void AtomicFile::flush_buffer() {
-  std::size_t done = 0;
-  while (done < buffer_.size()) {
-    const ssize_t put = ::write(fd_, buffer_.data() + done, buffer_.size() - done);
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) fail_write("write");
-    done += static_cast<std::size_t>(put);
-  }
+  if (!write_all(fd_, buffer_.data(), buffer_.size())) fail_write("write");
   buffer_.clear();
 }
 
@@ -170,6 +176,23 @@ void write_file_atomic(const std::string& path, std::string_view bytes) {
   file.commit();
 }
 
+AppendFile::AppendFile(const std::string& path)
+    : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
+  QALOF_CHECK(fd_ >= 0, ErrorKind::kResource, "{}: cannot be written: {}", path, system_reason());
+}
+
+AppendFile::~AppendFile() { ::close(fd_); }
+
+void AppendFile::append(std::string_view bytes) {
+  QALOF_CHECK(write_all(fd_, reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()),
+              ErrorKind::kResource, "{}: cannot be written: {}", path_, system_reason());
+}
+
+void AppendFile::sync() {
+  QALOF_CHECK(::fsync(fd_) == 0, ErrorKind::kResource, "{}: cannot be flushed: {}", path_,
+              system_reason());
+}
+
 bool path_exists(const std::string& path) noexcept {
   struct stat status {};
   return ::stat(path.c_str(), &status) == 0;
@@ -192,6 +215,17 @@ void sync_directory(const std::string& path) {
   const Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   QALOF_CHECK(directory.get() >= 0 && ::fsync(directory.get()) == 0, ErrorKind::kResource,
               "{}: the directory cannot be flushed: {}", path, system_reason());
+}
+
+void sync_file(const std::string& path) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  QALOF_CHECK(file.get() >= 0 && ::fsync(file.get()) == 0, ErrorKind::kResource,
+              "{}: cannot be flushed: {}", path, system_reason());
+}
+
+void rename_path(const std::string& from, const std::string& to) {
+  QALOF_CHECK(::rename(from.c_str(), to.c_str()) == 0, ErrorKind::kResource,
+              "{}: cannot be renamed to {}: {}", from, to, system_reason());
 }
 
 DirectoryLock::DirectoryLock(const std::string& directory) {

@@ -56,6 +56,24 @@ class AtomicFile {
 
 void write_file_atomic(const std::string& path, std::string_view bytes);
 
+/// A file that grows: what append has written stays where the process dies. Errors as AtomicFile's.
+/// Not thread-safe.
+class AppendFile {
+ public:
+  /// Makes the file, or keeps what it holds and writes behind it.
+  explicit AppendFile(const std::string& path);
+  ~AppendFile();
+  AppendFile(const AppendFile&) = delete;
+  AppendFile& operator=(const AppendFile&) = delete;
+  /// In one system call where the disk has room.
+  void append(std::string_view bytes);
+  void sync();
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+};
+
 /// False where the path leads nowhere or may not be looked at; never throws.
 bool path_exists(const std::string& path) noexcept;
 bool is_directory(const std::string& path) noexcept;
@@ -63,6 +81,10 @@ bool is_directory(const std::string& path) noexcept;
 void make_directories(const std::string& path);
 /// Flushes a directory's entries to disk.
 void sync_directory(const std::string& path);
+/// Flushes a file's contents to disk, whoever wrote it.
+void sync_file(const std::string& path);
+/// rename(2); Error{kResource}.
+void rename_path(const std::string& from, const std::string& to);
 
 /// Holds an exclusive lock on a directory (a file .lock in it) while it lives. Error{kUsage} where
 /// another process has it.

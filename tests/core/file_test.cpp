@@ -140,6 +140,24 @@ TEST(AtomicFile, IsOldOrNewAfterAKill) {
   }
 }
 
+TEST(AppendFile, WritesBehindWhatIsThereAndTellsOfFailure) {
+  const TempDir dir;
+  {
+    AppendFile file(dir.file("log"));
+    file.append("one\n");
+    EXPECT_EQ(read_file(dir.file("log"), 100), "one\n") << "at once, not at the end";
+    file.append("");
+    file.sync();
+  }
+  AppendFile(dir.file("log")).append("two\n");
+  EXPECT_EQ(read_file(dir.file("log"), 100), "one\ntwo\n");
+  const auto error = error_of([&] { AppendFile file(dir.file("none/log")); });
+  EXPECT_EQ(error.kind, ErrorKind::kResource);
+  EXPECT_THAT(error.message, HasSubstr("none/log"));
+  AppendFile full("/dev/full");
+  EXPECT_EQ(error_of([&] { full.append("x"); }).kind, ErrorKind::kResource);
+}
+
 TEST(MakeDirectories, MakesParentsAndRefusesAFileInTheWay) {
   const TempDir dir;
   make_directories(dir.file("a/b/c"));
