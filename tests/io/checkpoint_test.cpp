@@ -224,7 +224,9 @@ TEST(Checkpoint, KilledAtAnyTimeLeavesTheOldOrTheNew) {
   write_checkpoint(dir.path(), 1);
   const RandomStream stream(11, "kills");
   std::int64_t newest = 1;
-  for (std::uint64_t round = 0; round < 30; ++round) {
+  // On a busy machine a child may not get far; most of the kills must have met one at work.
+  int at_work = 0;
+  for (std::uint64_t round = 0; round < 300 && at_work < 20; ++round) {
     const pid_t child = ::fork();
     if (child == 0) {
       for (std::int64_t step = newest + 1;; ++step) {
@@ -232,16 +234,17 @@ TEST(Checkpoint, KilledAtAnyTimeLeavesTheOldOrTheNew) {
         limit_checkpoints(dir.path(), 1);
       }
     }
-    ::usleep(static_cast<useconds_t>(500 + stream.below(8'000, round, 0)));
+    ::usleep(static_cast<useconds_t>(500 + stream.below(20'000, round, 0)));
     ::kill(child, SIGKILL);
     ::waitpid(child, nullptr, 0);
     const std::int64_t now = newest_step(dir.path());
     ASSERT_GE(now, newest);
+    at_work += now > newest ? 1 : 0;
     newest = now;
     remove_unfinished_checkpoints(dir.path());
     for (const std::string& name : names_in(dir.path())) EXPECT_THAT(name, Not(HasSubstr("tmp")));
   }
-  EXPECT_GT(newest, 1);
+  EXPECT_EQ(at_work, 20);
 }
 
 TEST(Checkpoint, LimitsAndDiscardsByStep) {
