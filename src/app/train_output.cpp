@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include "app/train_checkpoint.h"
+#include "app/train_resume.h"
 #include "core/file.h"
 #include "io/adapter_dir.h"
+#include "io/checkpoint.h"
 #include "io/safetensors.h"
 #include "text/bpe_tokenizer.h"
 
@@ -28,38 +31,22 @@ Json default_plan(const TrainRunOptions& options, const ModelHandle& handle,
   return quant::to_json(spec);
 }
 
-void write_adapters(const TrainRunOptions& options, const ModelHandle& handle,
-                    const train::TrainedWeights& weights) {
+void write_adapters(const std::string& path, const TrainRunOptions& options,
+                    const ModelHandle& handle, const train::TrainedWeights& weights) {
   io::AdapterDir dir;
   dir.base_id = handle.base->path();
   dir.base_sha256 = handle.base->source().sha256();
   dir.separator = options.features.separator;
   for (const auto& [width, adapter] : weights.adapters) {
     const std::string name = fmt::format("w{}", width);
-    runtime::save_adapter(options.output_dir + "/" + name, *adapter, handle.base->config(),
-                          options.train.task, dir.base_id);
+    runtime::save_adapter(path + "/" + name, *adapter, handle.base->config(), options.train.task,
+                          dir.base_id);
     dir.adapters[width] = name;
     if (adapter->qa_head || adapter->class_head) dir.heads[width] = name;
   }
   dir.scheme = quant::to_string(*handle.plan.scheme);
   dir.plan = default_plan(options, handle, weights);
-  io::write_adapter_dir(options.output_dir, dir);
-}
-
-Json trainer_state(const TrainRunResult& result) {
-  Json log = Json::array();
-  std::int64_t global_step = 0;
-  for (const train::PhaseHistory& phase : result.train.phases) {
-    for (const train::StepRecord& record : phase.steps) {
-      ++global_step;
-      log.push_back({{"step", global_step},
-                     {"phase", record.phase},
-                     {"loss", record.loss},
-                     {"grad_norm", record.grad_norm},
-                     {"learning_rate", record.learning_rate}});
-    }
-  }
-  return {{"format_version", 1}, {"global_step", global_step}, {"log_history", log}};
+  io::write_adapter_dir(path, dir);
 }
 
 }  // namespace
@@ -92,15 +79,32 @@ void write_model_directory(const std::string& path, const runtime::BaseModel& ba
   write_json(path + "/config.json", config);
 }
 
-void write_training_output(const TrainRunOptions& options, const ModelHandle& handle,
-                           const TrainRunResult& result) {
-  const train::TrainedWeights& weights = result.train.weights;
-  if (!weights.adapters.empty()) write_adapters(options, handle, weights);
+void write_weights(const std::string& path, const TrainRunOptions& options,
+                   const ModelHandle& handle, const train::TrainedWeights& weights) {
+  if (!weights.adapters.empty()) write_adapters(path, options, handle, weights);
   if (!weights.tensors.empty())
-    write_model_directory(options.output_dir, *handle.base, options.train.task, weights.tensors,
+    write_model_directory(path, *handle.base, options.train.task, weights.tensors,
                           options.save_bf16);
-  write_json(options.output_dir + "/trainer_state.json", trainer_state(result));
+}
+
+void write_training_output(const TrainRunOptions& options, const ModelHandle& handle,
+                           const TrainRunResult& result, const Json& trainer_state) {
+  write_weights(options.output_dir, options, handle, result.train.weights);
+  write_json(options.output_dir + "/trainer_state.json", trainer_state);
   write_json(options.output_dir + "/all_results.json", to_json(result));
+}
+
+void save_checkpoint(const TrainRunOptions& options, const ModelHandle& handle,
+                     const Json& identity, const train::Checkpoint& point,
+                     const Json& trainer_state) {
+  const train::RunState state = point.state();
+  io::CheckpointWriter writer(options.output_dir, point.global_step);
+  write_weights(writer.directory(), options, handle, point.weights());
+  write_run_state(writer.directory() + "/state.safetensors", state);
+  write_json(writer.directory() + "/trainer_state.json", trainer_state);
+  write_identity(writer.directory(), identity);
+  writer.commit();
+  io::limit_checkpoints(options.output_dir, options.save_total_limit);
 }
 
 }  // namespace qalof::app

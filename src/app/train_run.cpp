@@ -1,13 +1,17 @@
 #include "app/train_run.h"
 
 #include <filesystem>
-#include <fstream>
 
+#include "app/train_checkpoint.h"
 #include "app/train_data.h"
+#include "app/train_log.h"
 #include "app/train_output.h"
+#include "app/train_resume.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "train/memory.h"
+#include "train/phases.h"
+#include "train/schedule.h"
 #include "train/trainer.h"
 
 namespace qalof::app {
@@ -15,36 +19,6 @@ namespace qalof::app {
 namespace fs = std::filesystem;
 
 namespace {
-
-// One line per logged step, flushed as it comes: what a plot or a watcher reads while training
-// runs.
-class MetricsLog {
- public:
-  MetricsLog(const std::string& path, std::int64_t every)
-      : file_(path, std::ios::trunc), every_(every) {
-    QALOF_CHECK(file_.good(), ErrorKind::kResource, "{}: cannot be written", path);
-    file_ << Json{{"schema", "qalof.metrics"}, {"format_version", 1}}.dump() << std::endl;
-  }
-  void add(const train::StepRecord& record) {
-    if (every_ > 0 && record.step % every_ != 0 && record.step != 1 &&
-        record.step != record.total_steps && !record.skipped)
-      return;
-    const Json line = {{"phase", record.phase},
-                       {"step", record.step},
-                       {"loss", record.loss},
-                       {"hard_loss", record.hard_loss},
-                       {"distillation", record.distillation},
-                       {"grad_norm", record.grad_norm},
-                       {"learning_rate", record.learning_rate},
-                       {"tokens", record.tokens},
-                       {"skipped", record.skipped}};
-    file_ << line.dump() << std::endl;
-  }
-
- private:
-  std::ofstream file_;
-  std::int64_t every_;
-};
 
 void check_options(const TrainRunOptions& options) {
   for (const auto& [value, flag] :
@@ -59,17 +33,6 @@ void check_options(const TrainRunOptions& options) {
   QALOF_CHECK(fs::is_directory(options.model.model),
               fs::exists(options.model.model) ? ErrorKind::kUsage : ErrorKind::kNotFound,
               "{}: training needs a model directory with float weights", options.model.model);
-}
-
-void prepare_output(const TrainRunOptions& options) {
-  const fs::path output = options.output_dir;
-  const bool has_files = fs::exists(output) && !fs::is_empty(output);
-  QALOF_CHECK(
-      !has_files || options.overwrite_output_dir ||
-          (fs::exists(output / ".lock") && std::distance(fs::directory_iterator(output), {}) == 1),
-      ErrorKind::kUsage, "{}: is not empty; --overwrite_output_dir replaces what a run writes",
-      options.output_dir);
-  make_directories(options.output_dir);
 }
 
 // Scores a network under training or at its end, on the packed runtime.
@@ -122,20 +85,6 @@ std::string score_text(const WidthScore& score) {
                      score.precision);
 }
 
-Json score_json(const WidthScore& score) {
-  Json json = {{"precision", score.precision}, {"width", score.width}};
-  if (score.qa) {
-    json["eval_exact_match"] = score.qa->exact_match;
-    json["eval_f1"] = score.qa->f1;
-    json["eval_samples"] = score.qa->samples;
-  }
-  if (score.lm) {
-    json["eval_loss"] = score.lm->loss;
-    json["perplexity"] = score.lm->perplexity;
-  }
-  return json;
-}
-
 }  // namespace
 
 Json to_json(const TrainRunResult& result) {
@@ -176,8 +125,6 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   const ModelHandle handle = open_model(options.model, observer);
   const model::ModelConfig& config = handle.base->config();
   const text::BpeTokenizer tokenizer = open_tokenizer(handle);
-  prepare_output(options);
-  const DirectoryLock lock(options.output_dir);
   if (!options.model.precision.empty())
     options.train.plan = quant::resolve(handle.plan, handle.base->target());
   options.train.scheme = *handle.plan.scheme;
@@ -188,6 +135,10 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     options.features.max_seq_length = config.max_positions;
     options.features.doc_stride = std::min(options.features.doc_stride, config.max_positions / 3);
   }
+  // Flags that contradict each other are refused before anything is written.
+  const std::size_t num_phases = train::make_phases(options.train, handle.base->target()).size();
+  const Json identity = run_identity(options, handle);
+  RunDirectory directory(options, identity, observer);
   const std::vector<train::Example> examples =
       options.train.task == runtime::Task::kQa
           ? load_qa_examples(options.train_file, tokenizer, options.features,
@@ -207,33 +158,42 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
       static_cast<double>(train::estimate_training_bytes(config, options.train, longest)) / 1e6));
 
   Scorer scorer(options, handle.base, tokenizer, observer);
-  MetricsLog metrics(options.output_dir + "/metrics.jsonl", options.train.logging_steps);
+  const ResumePoint* resume = directory.resume() ? &*directory.resume() : nullptr;
+  directory.claim();
+  RunLog log(options, examples.size(), num_phases, resume);
   TrainRunResult result;
   result.output_dir = options.output_dir;
   train::TrainHooks hooks;
   hooks.observer = &observer;
   hooks.should_stop = options.should_stop;
-  hooks.on_step = [&](const train::StepRecord& record) { metrics.add(record); };
+  hooks.on_gradients = options.on_gradients;
+  hooks.resume = resume != nullptr ? &resume->state : nullptr;
+  hooks.on_step = [&](const train::StepRecord& record) {
+    log.add(record);
+    if (options.on_step) options.on_step(record);
+  };
+  hooks.on_save = [&](const train::Checkpoint& point) {
+    log.sync();
+    save_checkpoint(options, handle, identity, point, log.trainer_state());
+    observer.info(fmt::format("checkpoint after step {}", point.global_step));
+  };
   if (!options.validation_file.empty()) {
-    hooks.on_eval = [&](const train::Checkpoint& checkpoint) {
-      const train::TrainedWeights weights = checkpoint.weights();
-      for (const quant::PrecisionPlan* plan : checkpoint.plans) {
-        const WidthScore score = scorer.score(weights, *plan, plan->default_width.bits);
+    auto score = [&](const train::Checkpoint& point, bool at_phase_end) {
+      const train::TrainedWeights weights = point.weights();
+      std::vector<WidthScore> scores;
+      for (const quant::PrecisionPlan* plan : point.plans) {
+        scores.push_back(scorer.score(weights, *plan, plan->default_width.bits));
         observer.info(
-            fmt::format("{} step {}: {}", checkpoint.phase, checkpoint.step, score_text(score)));
+            fmt::format("{} step {}: {}", point.phase, point.step, score_text(scores.back())));
       }
+      log.add(point, scores, at_phase_end);
     };
-    hooks.on_phase_end = [&](const train::Checkpoint& checkpoint) {
-      if (options.should_stop && options.should_stop()) return;
-      const train::TrainedWeights weights = checkpoint.weights();
-      for (const quant::PrecisionPlan* plan : checkpoint.plans) {
-        result.scores.push_back(scorer.score(weights, *plan, plan->default_width.bits));
-        observer.info(fmt::format("{}: {}", checkpoint.phase, score_text(result.scores.back())));
-      }
-    };
+    hooks.on_eval = [score](const train::Checkpoint& point) { score(point, false); };
+    hooks.on_phase_end = [score](const train::Checkpoint& point) { score(point, true); };
   }
   result.train = train::train(handle.base, options.train, examples, hooks);
-  write_training_output(options, handle, result);
+  result.scores = log.phase_scores();
+  write_training_output(options, handle, result, log.trainer_state());
   return result;
 }
 

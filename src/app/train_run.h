@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,17 @@ struct TrainRunOptions {
   std::uint64_t max_eval_samples = 0;
   text::SpanFeatureOptions features;
   train::TrainOptions train;
+  std::uint64_t save_total_limit = 0;  // checkpoints that are kept; 0 = all
+  /// "" = at the newest checkpoint of the same run in output_dir, if there is one; "auto" = there,
+  /// and it is an error if there is none; else a checkpoint, whose successors are discarded.
+  std::string resume_from_checkpoint;
+  bool log_events = false;  // for TensorBoard
+  std::string logging_dir;  // of events; "" = output_dir/runs
+  /// What else tells runs apart: flags by name (app/train_checkpoint.h).
+  Json flags = Json::object();
+  /// For tests; see TrainHooks.
+  std::function<void(const train::StepRecord&)> on_step;
+  std::function<void(std::int64_t, std::span<float>)> on_gradients;
   std::function<bool()> should_stop;
 };
 
@@ -40,9 +52,10 @@ struct TrainRunResult {
   std::string output_dir;
 };
 
-/// Trains and writes the output directory: adapters with qalof.json, or for `full` a Hugging Face
-/// directory; beside them trainer_state.json, all_results.json and metrics.jsonl. Locks the
-/// directory while it runs.
+/// Trains, anew or from a checkpoint, and writes the output directory: adapters with qalof.json, or
+/// for `full` a Hugging Face directory; beside them trainer_state.json, all_results.json,
+/// metrics.jsonl and checkpoints. Locks the directory while it runs. Asked to stop, it saves a
+/// checkpoint first.
 TrainRunResult run_train(const TrainRunOptions& options, Observer& observer);
 
 /// Numbers of a result as they stand in all_results.json and --json.

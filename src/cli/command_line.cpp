@@ -147,6 +147,29 @@ void CommandLine::parse() {
   }
 }
 
+Json CommandLine::values() const {
+  auto value_of = [](const std::string& text) {
+    const Json number = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    return number.is_number() ? number : Json(text);
+  };
+  Json values = Json::object();
+  for (const CLI::Option* option : app_.get_options()) {
+    if (option->get_lnames().empty()) continue;
+    Json& value = values["--" + option->get_lnames().front()];
+    const std::vector<std::string>& given = option->results();
+    if (option->get_items_expected_max() == 0) {
+      value = !given.empty() && given.back() != "false";  // a flag
+    } else if (option->get_items_expected_max() > 1) {
+      value = Json::array();
+      for (const std::string& item : given) value.push_back(value_of(item));
+      if (given.empty()) value = option->get_default_str();
+    } else {
+      value = value_of(given.empty() ? option->get_default_str() : given.back());
+    }
+  }
+  return values;
+}
+
 bool CommandLine::given(const std::string& name) const {
   return app_.get_option(name)->count() > 0;
 }

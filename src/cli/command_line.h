@@ -57,6 +57,8 @@ class CommandLine {
   Observer& observer();
   /// Prints the result: the object alone with --json, else the text.
   void print(const Json& result, const std::string& text) const;
+  /// Every flag with its value, given or default; numbers as numbers. For after parse().
+  Json values() const;
   /// True where the flag stood on the command line or in the config file.
   bool given(const std::string& name) const;
 

@@ -113,6 +113,8 @@ int dispatch(std::vector<std::string> arguments) {
 std::span<const Command> commands() { return kCommands; }
 
 int run_main(int argc, char** argv) {
+  // A write beyond a limit on file sizes then fails like one to a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     const int code = dispatch(std::vector<std::string>(argv + 1, argv + argc));
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {

@@ -39,13 +39,26 @@ std::string scores_text(const std::vector<app::WidthScore>& scores) {
   return text;
 }
 
+// Flags that can change what a run learns. Files count by what they hold (app/train_checkpoint.h).
+Json identifying_flags(Json flags) {
+  for (const char* name :
+       {"--json", "--quiet", "--help", "--config", "--model_name_or_path", "--train_file",
+        "--validation_file", "--max_eval_samples", "--output_dir", "--overwrite_output_dir",
+        "--threads", "--logging_steps", "--eval_steps", "--save_steps", "--save_total_limit",
+        "--resume_from_checkpoint", "--report_to", "--logging_dir", "--precision"}) {
+    flags.erase(name);
+  }
+  return flags;
+}
+
 }  // namespace
 
 void run_train(std::vector<std::string> arguments) {
   app::TrainRunOptions options;
   train::TrainOptions& train = options.train;
   std::string task = "qa", method = "lora", scheduler = "cosine", device = "cpu",
-              save_dtype = "f32", random_widths = "step", curriculum = "schedule", kd_loss;
+              save_dtype = "f32", report_to = "none", random_widths = "step",
+              curriculum = "schedule", kd_loss;
   int kv_bits = 0;
   std::int32_t separator = -1;
   CommandLine line(
@@ -122,6 +135,16 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--logging_steps", train.logging_steps, "steps between lines of metrics.jsonl");
   line.option("--eval_steps", train.eval_steps,
               "steps between evaluations; 0 = after each phase only");
+  line.option("--save_steps", train.save_steps,
+              "steps between checkpoints; 0 = only where the run is stopped by a signal");
+  line.option("--save_total_limit", options.save_total_limit,
+              "checkpoints that are kept, the newest; 0 = all");
+  line.option("--resume_from_checkpoint", options.resume_from_checkpoint,
+              "a checkpoint directory, or auto for the newest in --output_dir; without it the same "
+              "command goes on by itself");
+  line.option("--report_to", report_to, "none, or tensorboard: an event file in --logging_dir")
+      ->check(CLI::IsMember({"none", "tensorboard"}));
+  line.option("--logging_dir", options.logging_dir, "default: runs in --output_dir");
   line.option("--save_dtype", save_dtype, "full: f32 or bf16 weights on disk")
       ->check(CLI::IsMember({"f32", "bf16"}));
   line.option("--gradient_bits", train.gradient_bits,
@@ -137,6 +160,8 @@ void run_train(std::vector<std::string> arguments) {
   train.random_widths = train::parse_random_widths(random_widths);
   train.curriculum = train::parse_curriculum(curriculum);
   if (!kd_loss.empty()) train.kd_loss = train::parse_kd_loss(kd_loss);
+  options.log_events = report_to == "tensorboard";
+  options.flags = identifying_flags(line.values());
   options.save_bf16 = save_dtype == "bf16";
   if (kv_bits != 0) train.kv_bits = kv_bits;
   if (separator >= 0) options.features.separator = separator;
@@ -146,7 +171,8 @@ void run_train(std::vector<std::string> arguments) {
   line.print(app::to_json(result), fmt::format("{}{}{}\n", phases_text(result.train),
                                                scores_text(result.scores), result.output_dir));
   if (result.train.interrupted)
-    fail(ErrorKind::kInterrupted, "stopped after step {}; what was learned is in {}",
+    fail(ErrorKind::kInterrupted,
+         "stopped after step {}; what was learned is in {}, and the same command goes on",
          result.train.steps, result.output_dir);
 }
 

@@ -51,6 +51,8 @@ class Graph {
   virtual at::Tensor lm_head_parameter() const = 0;
   /// Tells that trainable base tensors have changed, so that packed forms of them are stale.
   virtual void weights_changed() {}
+  /// Tells which step (0-based, of all phases) comes: random rounding is a function of it.
+  virtual void begin_step(std::int64_t step) { (void)step; }
 };
 
 /// How the CPU graph multiplies gradients by integer weights (TrainOptions::gradient_bits).

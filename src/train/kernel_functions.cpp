@@ -1,3 +1,4 @@
+#include "core/random.h"
 #include "train/kernel_functions_torch.h"
 
 #include <cmath>
@@ -87,8 +88,8 @@ void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
     std::vector<float>& scales = resources.gradient_scales;
     if (codes.size() < dy.rows * dy.cols) codes.resize(dy.rows * dy.cols);
     if (scales.size() < dy.rows) scales.resize(dy.rows);
-    const auto key = static_cast<std::uint32_t>(resources.gradient.seed) * 0x9E3779B9U +
-                     resources.rounding_calls++ * 0x85EBCA6BU;
+    const RandomStream stream(resources.gradient.seed, "gradient rounding");
+    const std::uint32_t key = stream.words(resources.step, resources.rounding_calls++)[0];
     kernels::quantize_rows_stochastic(dy.data, dy.rows, dy.cols, dy_scales, key, codes.data(),
                                       scales.data(), *resources.parallel);
     kernels::gemm_int(codes.data(), scales.data(), dy.rows, w, nullptr, dx, *resources.parallel,

@@ -25,7 +25,8 @@ struct KernelResources {
       : config(&model_config), parallel(&parallel_for), gemm(parallel_for) {}
   std::vector<float> a_panels, b_panels;
   GradientPrecision gradient;
-  std::uint32_t rounding_calls = 0;  // backward products so far: a stream of its own for each
+  std::uint64_t step = 0;
+  std::uint64_t rounding_calls = 0;  // backward products of the step: a stream of its own for each
   std::vector<std::int8_t> gradient_codes;
   std::vector<float> gradient_scales;
 };

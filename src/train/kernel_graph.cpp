@@ -151,6 +151,10 @@ class KernelGraph final : public Graph {
   at::Tensor lm_head_parameter() const override {
     return trainable_ != nullptr ? trainable_->wte : at::Tensor();
   }
+  void begin_step(std::int64_t step) override {
+    resources_.step = static_cast<std::uint64_t>(step);
+    resources_.rounding_calls = 0;
+  }
   void weights_changed() override {
     if (trainable_ == nullptr) return;
     // Buffers stay for the next packing.

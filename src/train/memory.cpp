@@ -23,8 +23,9 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
       options.method == Method::kCpt
           ? static_cast<std::uint64_t>(options.max_bits - options.min_bits + 1)
           : adapters;
-  // Values, gradients and two moments.
-  const std::uint64_t trained = (full ? all_weights : at_once * lora_weights) * 4 * kFloat;
+  // Values, gradients and two moments; and what a checkpoint copies: values and moments to go on,
+  // and the weights in the form in which they are handed out.
+  const std::uint64_t trained = (full ? all_weights : at_once * lora_weights) * (4 + 5) * kFloat;
   // Packed for the forward pass and dense for the backward pass, once per width.
   const std::uint64_t forms = widths * linear_weights * 2 * kFloat;
   const std::uint64_t base = full ? 0 : all_weights * kFloat;  // the mapped file

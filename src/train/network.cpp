@@ -176,6 +176,13 @@ at::Tensor to_tensor(const std::vector<float>& values, const std::vector<std::in
   return tensor;
 }
 
+void copy_values(const std::vector<float>& values, const std::string& name, at::Tensor& tensor) {
+  QALOF_CHECK(static_cast<std::int64_t>(values.size()) == tensor.numel(), ErrorKind::kBadInput,
+              "checkpoint: {} has {} values, expected {}", name, values.size(), tensor.numel());
+  const at::NoGradGuard no_grad;
+  tensor.copy_(to_tensor(values, tensor.sizes().vec()));
+}
+
 runtime::Head export_head(const HeadParams& head) {
   return {static_cast<std::size_t>(head.weight.size(0)), to_vector(head.weight),
           to_vector(head.bias)};

@@ -89,6 +89,9 @@ class FlatParameters {
   std::int64_t num_decayed_ = 0;
 };
 
+/// Copies values into a tensor. Error{kBadInput} naming `name` where their numbers differ.
+void copy_values(const std::vector<float>& values, const std::string& name, at::Tensor& tensor);
+
 /// Copies of the base's tensors on a device, without gradient.
 BaseParams load_base_params(const runtime::BaseModel& base, at::Device device,
                             at::ScalarType dtype = at::kFloat);

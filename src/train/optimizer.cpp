@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "train/optimizer_torch.h"
 
 namespace qalof::train {
@@ -55,6 +56,17 @@ void AdamW::step(double learning_rate, std::span<const std::size_t> groups) {
   const at::NoGradGuard no_grad;
   for (const std::size_t group : groups) ++steps_[group];
   for (const Run& run : runs_of(groups)) update(learning_rate, run);
+}
+
+AdamWState AdamW::state() const { return {to_vector(mean_), to_vector(square_), steps_}; }
+
+void AdamW::restore(const AdamWState& state) {
+  QALOF_CHECK(state.steps.size() == steps_.size(), ErrorKind::kBadInput,
+              "checkpoint: the optimizer counts {} groups, expected {}", state.steps.size(),
+              steps_.size());
+  copy_values(state.mean, "optimizer.mean", mean_);
+  copy_values(state.square, "optimizer.square", square_);
+  steps_ = state.steps;
 }
 
 double clip_gradients(at::Tensor& gradients, double max_norm) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "train/network_torch.h"
+#include "train/run_state.h"
 
 namespace qalof::train {
 
@@ -21,6 +22,9 @@ class AdamW {
   /// One update of the groups (ascending) that have trained, from the gradients as they are. The
   /// others keep their values, moments and count of steps.
   void step(double learning_rate, std::span<const std::size_t> groups);
+  AdamWState state() const;
+  /// Error{kBadInput} where the state is not one of these parameters.
+  void restore(const AdamWState& state);
 
  private:
   // Neighbouring ranges of groups that have taken the same number of steps.

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -91,6 +92,7 @@ struct TrainOptions {
   bool bf16 = false;  // lora and full without a plan: linears at w16a16
   std::int64_t logging_steps = 10;
   std::int64_t eval_steps = 0;  // 0: never
+  std::int64_t save_steps = 0;  // of all phases together; 0: where the run is asked to stop only
   // The product dx = dy W of linears with integer weights, on CPU: 32 (f32), 16 (bf16, from the
   // integer codes) or 8 (integers, dy by stochastic rounding).
   int gradient_bits = 16;
@@ -170,6 +172,8 @@ struct TrainResult {
   TrainedWeights weights;
 };
 
+struct RunState;
+
 /// Where a run is when it calls a hook, and a copy of what it has learned so far, on request.
 struct Checkpoint {
   std::string phase;
@@ -178,6 +182,9 @@ struct Checkpoint {
   std::int64_t global_step = 0;
   std::vector<const quant::PrecisionPlan*> plans;  // of the phase, trained so far
   std::function<TrainedWeights()> weights;
+  /// on_save: all that is needed to go on from here (run_state.h). Error{kDiverged} where a weight
+  /// is not finite.
+  std::function<RunState()> state;
 };
 
 /// Every member may be empty. Called on the training thread, between steps.
@@ -187,6 +194,11 @@ struct TrainHooks {
   std::function<void(const Checkpoint&)> on_eval;       // every eval_steps
   std::function<void(const Checkpoint&)> on_phase_end;  // also of the last phase
   std::function<bool()> should_stop;                    // asked before each step
+  std::function<void(const Checkpoint&)> on_save;       // every save_steps, and before stopping
+  /// Sees and may change the gradients of a step (1-based, of all phases) before they are clipped,
+  /// on CPU. For tests of what must not reach the weights.
+  std::function<void(std::int64_t step, std::span<float> gradients)> on_gradients;
+  const RunState* resume = nullptr;  // where to go on; the options and examples are those of then
 };
 
 }  // namespace qalof::train

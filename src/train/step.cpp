@@ -156,6 +156,7 @@ void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> window
     record.tokens += record.passes[i].tokens;
   }
   Stopwatch watch;
+  if (context_.on_gradients) context_.on_gradients(flat.gradients());
   record.grad_norm = clip_gradients(flat.gradients(), options.max_grad_norm);
   record.skipped = !std::isfinite(record.loss) || !std::isfinite(record.grad_norm);
   if (!record.skipped) {

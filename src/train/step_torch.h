@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -35,6 +36,7 @@ struct StepContext {
   const std::map<int, AdapterParams>& finished;  // of earlier phases
   PhaseParameters& parameters;
   Graph& graph;
+  std::function<void(at::Tensor& gradients)> on_gradients;  // before clipping; or empty
 };
 
 class StepRunner {

@@ -12,6 +12,7 @@
 #include "train/batch.h"
 #include "train/graph_torch.h"
 #include "train/memory.h"
+#include "train/run_state_torch.h"
 #include "train/schedule.h"
 #include "train/step_torch.h"
 
@@ -65,9 +66,11 @@ class Trainer {
   }
 
   TrainResult run() {
-    for (const Phase& phase : phases_) {
-      run_phase(phase);
-      if (result_.interrupted) break;
+    const RunState* resume = hooks_.resume;
+    if (resume != nullptr) saved_step_ = resume->global_step();
+    const std::size_t first = resume != nullptr ? restore_finished(*resume) : 0;
+    for (std::size_t i = first; i < phases_.size() && !result_.interrupted; ++i) {
+      run_phase(phases_[i], resume != nullptr && i == first ? resume : nullptr);
     }
     double seconds = 0;
     for (const PhaseHistory& history : result_.phases) {
@@ -99,43 +102,101 @@ class Trainer {
     return weights;
   }
 
-  void run_phase(const Phase& phase) {
+  // Puts phases before the one that goes on back into the result; returns that one's index.
+  std::size_t restore_finished(const RunState& resume) {
+    const std::size_t current = resume.steps.size() - 1;
+    QALOF_CHECK(current < phases_.size(), ErrorKind::kBadInput,
+                "checkpoint: it is in phase {}, this run has {}", current + 1, phases_.size());
+    finished_ = import_adapters(resume.finished, *base_, device_);
+    for (std::size_t i = 0; i < current; ++i) {
+      PhaseHistory& history = begin_history(phases_[i]);
+      PhaseState state;
+      for (const StepRecord& record : resume.steps[i]) account(history, state, record);
+      finish_history(history, state);
+    }
+    return current;
+  }
+
+  // Values, moments, and what follows from the records of the steps done.
+  void restore_phase(const Phase& phase, const RunState& resume, std::int64_t total,
+                     PhaseParameters& params, AdamW& optimizer, PhaseHistory& history,
+                     PhaseState& state) {
+    const std::vector<StepRecord>& records = resume.steps.back();
+    QALOF_CHECK(static_cast<std::int64_t>(records.size()) <= total, ErrorKind::kBadInput,
+                "checkpoint: phase {} has done {} steps, this run has {}", phase.name,
+                records.size(), total);
+    for (const StepRecord& record : records) {
+      account(history, state, record);
+      ++state.step;
+      advance(phase, options_, state.step, total, record.loss, state.walk);
+    }
+    copy_values(resume.values, "values", params.flat().values());
+    optimizer.restore(resume.optimizer);
+  }
+
+  PhaseHistory& begin_history(const Phase& phase) {
+    PhaseHistory& history = result_.phases.emplace_back();
+    history.name = phase.name;
+    history.precision = precision_of(phase, base_->target());
+    return history;
+  }
+
+  void account(PhaseHistory& history, PhaseState& state, const StepRecord& record) {
+    add_to(history, record);
+    ++result_.steps;
+    if (!record.skipped) state.loss_sum += record.loss;
+    state.skipped_in_a_row = record.skipped ? state.skipped_in_a_row + 1 : 0;
+  }
+
+  static void finish_history(PhaseHistory& history, const PhaseState& state) {
+    const auto done = static_cast<std::int64_t>(history.steps.size()) - history.skipped_steps;
+    history.train_loss = done > 0 ? state.loss_sum / static_cast<double>(done) : 0;
+  }
+
+  void run_phase(const Phase& phase, const RunState* resume) {
     const quant::PlanTarget target = base_->target();
     const std::int64_t total = steps_of_phase(options_, examples_.size());
     if (phase.walk == Walk::kCyclic) check_cycles(options_, total);
     PhaseParameters params(*base_, options_, phase, finished_, device_);
-    const std::unique_ptr<Graph> graph = make_graph(params);
     AdamWOptions adamw;
     adamw.weight_decay = options_.weight_decay;
     AdamW optimizer(params.flat(), adamw);
+    PhaseHistory& history = begin_history(phase);
+    PhaseState state;
+    if (resume != nullptr) restore_phase(phase, *resume, total, params, optimizer, history, state);
+    const std::unique_ptr<Graph> graph = make_graph(params);
     DataOrder order(options_.seed, phase.name, examples_.size(),
                     options_.batch_size * options_.gradient_accumulation_steps);
-    StepRunner runner({options_, examples_, phases_, phase, finished_, params, *graph});
+    StepRunner runner(
+        {options_, examples_, phases_, phase, finished_, params, *graph, gradient_hook()});
 
-    PhaseHistory& history = result_.phases.emplace_back();
-    history.name = phase.name;
-    history.precision = precision_of(phase, target);
     if (hooks_.observer != nullptr) {
       hooks_.observer->info(fmt::format("phase {}: {}, {} trained parameters", phase.name,
                                         history.precision, params.flat().values().numel()));
     }
-    PhaseState state;
-    for (; state.step < total; ++state.step) {
+    auto save = [&] {
+      if (!hooks_.on_save || saved_step_ == result_.steps) return;
+      saved_step_ = result_.steps;
+      Checkpoint point = checkpoint(phase, params, state.walk, history, total);
+      point.state = [&] { return state_of(params, optimizer); };
+      hooks_.on_save(point);
+    };
+    for (;; ++state.step) {
       if (hooks_.should_stop && hooks_.should_stop()) {
+        save();
         result_.interrupted = true;
         break;
       }
+      if (state.step == total) break;
       StepRecord record;
       record.phase = phase.name;
       record.step = state.step + 1;
       record.total_steps = total;
       record.learning_rate = learning_rate_at(options_, state.step, total);
       const StepPlan plan = plan_step(phase, options_, target, state.step, total, state.walk);
+      graph->begin_step(result_.steps);
       runner.run(plan, order.step(state.step), optimizer, record);
-      add_to(history, record);
-      ++result_.steps;
-      if (!record.skipped) state.loss_sum += record.loss;
-      state.skipped_in_a_row = record.skipped ? state.skipped_in_a_row + 1 : 0;
+      account(history, state, record);
       report(record, history);
       QALOF_CHECK(
           state.skipped_in_a_row < kMaxSkippedInARow, ErrorKind::kDiverged,
@@ -143,17 +204,48 @@ class Trainer {
           "row; a lower --learning_rate may help",
           phase.name, record.step, record.loss, record.grad_norm, state.skipped_in_a_row);
       const bool evaluate = options_.eval_steps > 0 && record.step % options_.eval_steps == 0;
-      if (evaluate && hooks_.on_eval) hooks_.on_eval(checkpoint(phase, params, state.walk, record));
+      if (evaluate && hooks_.on_eval)
+        hooks_.on_eval(checkpoint(phase, params, state.walk, history, total));
       if (advance(phase, options_, state.step + 1, total, record.loss, state.walk))
         params.copy_width(phase.widths[state.walk.level - 1], phase.widths[state.walk.level]);
+      if (options_.save_steps > 0 && result_.steps % options_.save_steps == 0) {
+        save();
+      }
     }
-    const auto done = static_cast<std::int64_t>(history.steps.size()) - history.skipped_steps;
-    history.train_loss = done > 0 ? state.loss_sum / static_cast<double>(done) : 0;
+    finish_history(history, state);
+    check_finite(params.flat().values(), phase.name);
     result_.weights = weights_of(params);
     for (const auto& [width, adapter] : params.adapters()) finished_[width] = detached(adapter);
-    if (hooks_.on_phase_end && !history.steps.empty()) {
-      hooks_.on_phase_end(checkpoint(phase, params, state.walk, history.steps.back()));
+    // A run that was stopped ends its phase when it goes on.
+    if (hooks_.on_phase_end && !result_.interrupted) {
+      hooks_.on_phase_end(checkpoint(phase, params, state.walk, history, total));
     }
+  }
+
+  RunState state_of(PhaseParameters& params, const AdamW& optimizer) const {
+    check_finite(params.flat().values(), result_.phases.back().name);
+    RunState state;
+    for (const PhaseHistory& history : result_.phases) state.steps.push_back(history.steps);
+    state.values = to_vector(params.flat().values());
+    state.optimizer = optimizer.state();
+    state.finished = export_adapters(finished_);
+    return state;
+  }
+
+  // Loss and gradient may be finite and the step still too long.
+  static void check_finite(const at::Tensor& values, const std::string& phase) {
+    QALOF_CHECK(at::isfinite(values).all().item<bool>(), ErrorKind::kDiverged,
+                "phase {}: a weight is not finite, nothing of it is written; a lower "
+                "--learning_rate may help",
+                phase);
+  }
+
+  std::function<void(at::Tensor&)> gradient_hook() const {
+    if (!hooks_.on_gradients || device_.is_cuda()) return nullptr;
+    return [this](at::Tensor& gradients) {
+      hooks_.on_gradients(result_.steps + 1, {gradients.mutable_data_ptr<float>(),
+                                              static_cast<std::size_t>(gradients.numel())});
+    };
   }
 
   static std::string precision_of(const Phase& phase, const quant::PlanTarget& target) {
@@ -186,11 +278,11 @@ class Trainer {
   }
 
   Checkpoint checkpoint(const Phase& phase, const PhaseParameters& params, const WalkState& walk,
-                        const StepRecord& record) const {
+                        const PhaseHistory& history, std::int64_t total) const {
     Checkpoint point;
     point.phase = phase.name;
-    point.step = record.step;
-    point.total_steps = record.total_steps;
+    point.step = static_cast<std::int64_t>(history.steps.size());
+    point.total_steps = total;
     point.global_step = result_.steps;
     const std::size_t reached =
         phase.walk == Walk::kDescend ? walk.level + 1 : phase.networks.size();
@@ -225,13 +317,27 @@ class Trainer {
   ThreadPool parallel_;
   std::map<int, AdapterParams> finished_;  // by width, without gradient
   TrainResult result_;
+  std::int64_t saved_step_ = 0;  // of all phases; also that of the checkpoint it goes on from
 };
 
 }  // namespace
 
 TrainResult train(std::shared_ptr<const runtime::BaseModel> base, const TrainOptions& options,
                   std::span<const Example> examples, const TrainHooks& hooks) {
-  return Trainer(std::move(base), options, examples, hooks).run();
+  constexpr const char* kAdvice =
+      "out of memory; a smaller --per_device_train_batch_size with more "
+      "--gradient_accumulation_steps, or a smaller --max_seq_length, needs less";
+  try {
+    return Trainer(std::move(base), options, examples, hooks).run();
+  } catch (const std::bad_alloc&) {
+    fail(ErrorKind::kResource, "{}", kAdvice);
+  } catch (const c10::OutOfMemoryError&) {
+    fail(ErrorKind::kResource, "{}", kAdvice);
+  } catch (const c10::Error& error) {
+    // The allocator for CPUs has no type of its own.
+    if (std::string_view(error.what()).find("allocate memory") == std::string_view::npos) throw;
+    fail(ErrorKind::kResource, "{}", kAdvice);
+  }
 }
 
 }  // namespace qalof::train

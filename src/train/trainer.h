@@ -11,10 +11,11 @@
 namespace qalof::train {
 
 /// Trains on a base that stays as it is. The same options, examples and number of threads give the
-/// same bytes on CPU. Throws Error{kUsage} for options that contradict each other, {kBadInput} for
-/// windows the model cannot take, {kUnsupported} where the device or task is not available, and
-/// {kDiverged} after five steps in a row whose loss or gradient is not finite. One run at a time
-/// per process: the number of PyTorch's threads is process-wide.
+/// same bytes on CPU, resumed from a checkpoint or not. Throws Error{kUsage} for options that
+/// contradict each other, {kBadInput} for windows the model cannot take, {kUnsupported} where the
+/// device or task is not available, and {kResource} where memory ends, {kBadInput} where
+/// hooks.resume does not fit, and {kDiverged} after five steps in a row whose loss or gradient is
+/// not finite. One run at a time per process: the number of PyTorch's threads is process-wide.
 TrainResult train(std::shared_ptr<const runtime::BaseModel> base, const TrainOptions& options,
                   std::span<const Example> examples, const TrainHooks& hooks);
 

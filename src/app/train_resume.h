@@ -1,0 +1,49 @@
+// Where a training run begins: anew, or at a checkpoint of the same run.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "app/train_run.h"
+#include "core/file.h"
+#include "io/checkpoint.h"
+#include "train/run_state.h"
+
+namespace qalof::app {
+
+struct ResumePoint {
+  io::CheckpointDir checkpoint;
+  train::RunState state;
+  Json trainer_state;
+};
+
+/// An output directory, locked while this lives, ready to be written by one run.
+class RunDirectory {
+ public:
+  /// Makes or takes over the directory. Error{kUsage} where it holds what another run wrote, unless
+  /// --overwrite_output_dir; {kNotFound}, {kCorruptFile} where --resume_from_checkpoint names no
+  /// whole checkpoint.
+  RunDirectory(const TrainRunOptions& options, const Json& identity, Observer& observer);
+
+  /// Where the run goes on, or nothing. Checkpoints of later steps are gone then; without one, all
+  /// are.
+  const std::optional<ResumePoint>& resume() const { return resume_; }
+  /// Says in the directory whose it is (run.json); results of an earlier run are gone then.
+  void claim();
+
+ private:
+  void choose_checkpoint(Observer& observer);
+  void check_empty(const char* what_else);
+  void load(const io::CheckpointDir& checkpoint, Observer& observer);
+
+  const TrainRunOptions& options_;
+  Json identity_;
+  std::optional<DirectoryLock> lock_;
+  std::optional<ResumePoint> resume_;
+};
+
+/// Name of the file that holds a run's identity, in its directory and its checkpoints.
+inline constexpr const char* kRunFile = "run.json";
+void write_identity(const std::string& directory, const Json& identity);
+
+}  // namespace qalof::app

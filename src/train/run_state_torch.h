@@ -1,0 +1,18 @@
+// Adapters of finished phases as the named tensors of a RunState, and back.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "train/network_torch.h"
+#include "train/run_state.h"
+
+namespace qalof::train {
+
+std::map<std::string, NamedTensor> export_adapters(const std::map<int, AdapterParams>& adapters);
+/// Without gradient. Error{kBadInput} where a tensor is missing or has another shape than the base
+/// wants.
+std::map<int, AdapterParams> import_adapters(const std::map<std::string, NamedTensor>& tensors,
+                                             const runtime::BaseModel& base, at::Device device);
+
+}  // namespace qalof::train
