@@ -1,8 +1,8 @@
-#include "core/random.h"
 #include "train/kernel_functions_torch.h"
 
 #include <cmath>
 
+#include "core/random.h"
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
 #include "kernels/stochastic.h"
