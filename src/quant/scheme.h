@@ -9,12 +9,13 @@
 //   int8") llm_int8            the same, and large activations are multiplied as floats; llm_int8-5
 //   with
 //                       another threshold than 6
-//   nf4, fp4            weights: 4-bit codebooks in blocks of 64 for float activations ("Codebook
-//   schemes") nf4-dq, fp4-dq      with scales in 8 bits mse                 weights: the range that
-//   loses least ("Clip search") aasym               activations: a range that need not lie around 0
-//   ("Activations") ag32, ag64, ag128   activations: one range per that many elements, as many as
-//   the weights' tuned               a name for the combination that the ablation chose
-//   (docs/ablation.md)
+//   nf4, fp4, -dq       weights: 4-bit codebooks in blocks of 64 for float
+//                       activations; -dq: scales in 8 bits ("Codebook schemes")
+//   mse                 weights: the range that loses least ("Clip search")
+//   aasym               activations: a range that need not lie around 0
+//   ag32, ag64, ag128   activations: one range per that many elements, as many
+//                       as the weights' ("Activations")
+//   tuned               a name: g64-asym+aasym+ag64+mse
 #pragma once
 
 #include <compare>
