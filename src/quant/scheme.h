@@ -1,14 +1,13 @@
-// How codes of integer widths are made from floats, apart from their bits: a text of parts joined
-// by
-// '+'. K and V have schemes of their own.
+// How codes of integer widths are made from floats, apart from their bits: a text of parts joined by '+'.
+// K and V have schemes of their own.
 //
 //   seed                one scale per output row and per token (docs/numerics.md, "Scheme seed")
 //   g32, g64, g128      weights: one scale per that many inputs of a row ("Group schemes")
 //   g32-asym, ...       and a zero point
-//   int8                weights: one scale per output row, as bitsandbytes has it; 8 bits ("Scheme
-//   int8") llm_int8            the same, and large activations are multiplied as floats; llm_int8-5
-//   with
-//                       another threshold than 6
+//   int8                weights: one scale per output row, as bitsandbytes has it
+//                       ("Scheme int8")
+//   llm_int8            the same, and large activations are multiplied as floats;
+//                       llm_int8-5: with another threshold than 6
 //   nf4, fp4, -dq       weights: 4-bit codebooks in blocks of 64 for float
 //                       activations; -dq: scales in 8 bits ("Codebook schemes")
 //   mse                 weights: the range that loses least ("Clip search")
