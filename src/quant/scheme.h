@@ -1,5 +1,5 @@
-// How codes of integer widths are made from floats, apart from their bits: a text of parts joined by '+'.
-// K and V have schemes of their own.
+// How codes of integer widths are made from floats, apart from their bits: a text of parts
+// joined by '+'. K and V have schemes of their own.
 //
 //   seed                one scale per output row and per token (docs/numerics.md, "Scheme seed")
 //   g32, g64, g128      weights: one scale per that many inputs of a row ("Group schemes")
