@@ -360,8 +360,17 @@ TEST_P(GraphTest, StraightThroughIsItsDefinition) {
         gradients.push_back(take_gradients(leaves));
       }
       // The last linear's A and B do not depend on any straight-through step, the first ones on
-      // all.
+      // all. A single token attends to itself whatever its q and k are: where they are linears of
+      // their own, their gradients are 0 but for rounding, which may differ.
+      double largest = 0;
+      for (const at::Tensor& gradient : gradients[1])
+        largest = std::max(largest, gradient.abs().max().item<double>());
       for (std::size_t i = 0; i < leaves.size(); ++i) {
+        const double scale = gradients[1][i].abs().max().item<double>();
+        if (scale < 1e-6 * largest) {
+          EXPECT_LE(gradients[0][i].abs().max().item<double>(), 1e-6 * largest) << i;
+          continue;
+        }
         EXPECT_LE(relative_error(gradients[0][i], gradients[1][i]), 1e-3) << i;
       }
     }
