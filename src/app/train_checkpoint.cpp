@@ -5,6 +5,8 @@
 #include <cstring>
 #include <set>
 
+#include "app/train_data.h"
+#include "app/train_teacher.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
@@ -15,8 +17,8 @@ namespace qalof::app {
 namespace {
 
 constexpr const char* kStateKey = "qalof.state";
-constexpr int kStateVersion = 1;
-constexpr std::size_t kStepColumns = 14, kPassColumns = 6;
+constexpr int kStateVersion = 2;
+constexpr std::size_t kStepColumns = 16, kPassColumns = 8;
 
 // Rows of doubles: exact for every number of a record, and for NaN, which JSON has not.
 class Table {
@@ -106,8 +108,8 @@ train::StepRecord read_record(TableReader& steps, TableReader& passes,
   train::StepRecord record;
   record.step = static_cast<std::int64_t>(steps.count());
   record.total_steps = static_cast<std::int64_t>(steps.count());
-  for (double* number : {&record.loss, &record.hard_loss, &record.distillation, &record.grad_norm,
-                         &record.learning_rate}) {
+  for (double* number : {&record.loss, &record.hard_loss, &record.distillation, &record.hidden_loss,
+                         &record.contrastive_loss, &record.grad_norm, &record.learning_rate}) {
     *number = steps.number();
   }
   record.tokens = steps.count();
@@ -118,7 +120,8 @@ train::StepRecord read_record(TableReader& steps, TableReader& passes,
   for (std::uint64_t left = steps.count(); left > 0; --left) {
     train::PassRecord& pass = record.passes.emplace_back();
     pass.network = networks[passes.count(networks.size())];
-    for (double* number : {&pass.loss, &pass.hard_loss, &pass.distillation, &pass.accuracy}) {
+    for (double* number : {&pass.loss, &pass.hard_loss, &pass.distillation, &pass.hidden_loss,
+                           &pass.contrastive_loss, &pass.accuracy}) {
       *number = passes.number();
     }
     pass.tokens = passes.count();
@@ -143,7 +146,10 @@ Json run_identity(const TrainRunOptions& options, const ModelHandle& handle) {
   return {{"flags", options.flags},
           {"plan", options.train.plan ? quant::to_json(handle.plan) : Json()},
           {"base_sha256", handle.base->source().sha256()},
-          {"train_file_sha256", sha256_hex(MappedFile::open(options.train_file).bytes())}};
+          {"teacher", teacher_identity(options)},
+          {"train_file_sha256", options.train_file == kTrainFileSelf
+                                    ? kTrainFileSelf
+                                    : sha256_hex(MappedFile::open(options.train_file).bytes())}};
 }
 
 std::string identity_difference(const Json& there, const Json& here) {
@@ -165,6 +171,7 @@ std::string identity_difference(const Json& there, const Json& here) {
   }
   for (const auto& [key, what] : {std::pair{"base_sha256", "the base model's weights differ"},
                                   {"train_file_sha256", "the contents of --train_file differ"},
+                                  {"teacher", "the teacher differs"},
                                   {"plan", "the precision plan differs"}}) {
     if (member(there, key) != member(here, key)) differences.emplace_back(what);
   }
@@ -178,13 +185,14 @@ void write_run_state(const std::string& path, const train::RunState& state) {
     for (const train::StepRecord& record : state.steps[phase]) {
       steps.add({static_cast<double>(phase), static_cast<double>(record.step),
                  static_cast<double>(record.total_steps), record.loss, record.hard_loss,
-                 record.distillation, record.grad_norm, record.learning_rate,
-                 static_cast<double>(record.tokens), record.times.forward, record.times.backward,
-                 record.times.optimizer, record.skipped ? 1.0 : 0.0,
+                 record.distillation, record.hidden_loss, record.contrastive_loss, record.grad_norm,
+                 record.learning_rate, static_cast<double>(record.tokens), record.times.forward,
+                 record.times.backward, record.times.optimizer, record.skipped ? 1.0 : 0.0,
                  static_cast<double>(record.passes.size())});
       for (const train::PassRecord& pass : record.passes) {
         passes.add({networks.number(pass.network), pass.loss, pass.hard_loss, pass.distillation,
-                    pass.accuracy, static_cast<double>(pass.tokens)});
+                    pass.hidden_loss, pass.contrastive_loss, pass.accuracy,
+                    static_cast<double>(pass.tokens)});
       }
     }
   }

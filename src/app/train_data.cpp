@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "app/lm_evaluation.h"
+#include "app/self_text.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "text/squad.h"
@@ -86,6 +87,52 @@ std::vector<train::Example> load_lm_examples(const std::string& path,
   QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput,
               "{}: holds no window of at least 2 tokens to train on", path);
   return examples;
+}
+
+namespace {
+
+std::vector<train::Example> load_self_examples(const TrainRunOptions& options,
+                                               const ModelHandle& handle,
+                                               const text::BpeTokenizer& tokenizer,
+                                               Observer& observer) {
+  SelfTextOptions text;
+  text.tokens = options.self_tokens;
+  text.max_length = options.features.max_seq_length;
+  text.seed = options.train.seed;
+  text.num_choices = std::min(handle.base->config().vocab_size, tokenizer.vocab_size());
+  text.should_stop = options.should_stop;
+  const Json identity = {{"base_sha256", handle.base->source().sha256()},
+                         {"tokens", text.tokens},
+                         {"max_length", text.max_length},
+                         {"seed", text.seed}};
+  const std::string path = options.output_dir + "/" + kSelfTextFile;
+  auto documents = read_self_text(path, identity);
+  if (!documents) {
+    ThreadPool pool(choose_threads(options.model.threads));
+    const auto execution = runtime::Execution::create(
+        handle.base, quant::resolve(quant::parse_plan("32"), handle.base->target()), nullptr, pool);
+    documents = generate_self_text(*execution, text, pool, observer);
+    write_self_text(path, identity, *documents);
+  }
+  if (options.max_train_samples > 0 && options.max_train_samples < documents->size())
+    documents->resize(options.max_train_samples);
+  std::vector<train::Example> examples;
+  for (std::vector<std::int32_t>& ids : *documents) examples.emplace_back().ids = std::move(ids);
+  return examples;
+}
+
+}  // namespace
+
+std::vector<train::Example> load_examples(const TrainRunOptions& options, const ModelHandle& handle,
+                                          const text::BpeTokenizer& tokenizer, Observer& observer) {
+  if (options.train.task == runtime::Task::kQa) {
+    return load_qa_examples(options.train_file, tokenizer, options.features,
+                            options.max_train_samples, observer);
+  }
+  if (options.train_file == kTrainFileSelf)
+    return load_self_examples(options, handle, tokenizer, observer);
+  return load_lm_examples(options.train_file, tokenizer, options.features.max_seq_length,
+                          options.max_train_samples, options.line_by_line);
 }
 
 }  // namespace qalof::app

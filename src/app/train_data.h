@@ -1,14 +1,12 @@
-// Training windows out of files: SQuAD questions with labels, or text cut into stretches.
+// Training windows: SQuAD questions with labels, text cut into stretches, or documents that the
+// model writes itself.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "core/progress.h"
-#include "text/bpe_tokenizer.h"
-#include "text/span_features.h"
-#include "train/options.h"
+#include "app/train_run.h"
 
 namespace qalof::app {
 
@@ -25,5 +23,15 @@ std::vector<train::Example> load_lm_examples(const std::string& path,
                                              const text::BpeTokenizer& tokenizer,
                                              std::size_t length, std::uint64_t max_samples,
                                              bool line_by_line = false);
+
+/// --train_file that names no file: the model in full precision writes the text (app/self_text.h).
+inline constexpr const char* kTrainFileSelf = "self";
+/// Name of that text's file in the output directory.
+inline constexpr const char* kSelfTextFile = "self_text.jsonl";
+
+/// The windows a run trains on, as its options say. Text that the model writes is taken from
+/// kSelfTextFile where the same run has left it there, else written to it.
+std::vector<train::Example> load_examples(const TrainRunOptions& options, const ModelHandle& handle,
+                                          const text::BpeTokenizer& tokenizer, Observer& observer);
 
 }  // namespace qalof::app

@@ -124,6 +124,8 @@ std::string RunLog::take(const train::StepRecord& record) {
                   {"loss", finite(record.loss)},
                   {"hard_loss", finite(record.hard_loss)},
                   {"distillation", finite(record.distillation)},
+                  {"hidden_loss", finite(record.hidden_loss)},
+                  {"contrastive_loss", finite(record.contrastive_loss)},
                   {"grad_norm", finite(record.grad_norm)},
                   {"learning_rate", record.learning_rate},
                   {"tokens", record.tokens},

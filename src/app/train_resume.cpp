@@ -4,6 +4,7 @@
 #include <set>
 
 #include "app/train_checkpoint.h"
+#include "app/train_data.h"
 #include "core/error.h"
 
 namespace qalof::app {
@@ -34,8 +35,8 @@ bool is_same_run(const std::string& directory, const Json& identity) {
 
 // Files that a killed run may leave while it writes one of its own.
 void remove_unfinished_files(const std::string& directory) {
-  static const std::set<std::string> ours = {kRunFile, "metrics.jsonl", "trainer_state.json",
-                                             kResultsFile, "qalof.json"};
+  static const std::set<std::string> ours = {kRunFile,     "metrics.jsonl", "trainer_state.json",
+                                             kResultsFile, "qalof.json",    kSelfTextFile};
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(directory, ignored)) {
     const std::string name = entry.path().filename().string();

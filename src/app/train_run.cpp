@@ -7,6 +7,7 @@
 #include "app/train_log.h"
 #include "app/train_output.h"
 #include "app/train_resume.h"
+#include "app/train_teacher.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "train/memory.h"
@@ -27,8 +28,12 @@ void check_options(const TrainRunOptions& options) {
   }
   QALOF_CHECK(options.model.adapter.empty(), ErrorKind::kUsage,
               "--adapter: training starts from fresh adapters");
+  const bool is_self = options.train_file == kTrainFileSelf;
+  QALOF_CHECK(!is_self || options.train.task == runtime::Task::kLm, ErrorKind::kUsage,
+              "--train_file self: a model writes text for --task lm alone");
   for (const std::string& file : {options.train_file, options.validation_file}) {
-    QALOF_CHECK(file.empty() || fs::exists(file), ErrorKind::kNotFound, "{}: no such file", file);
+    QALOF_CHECK(file.empty() || (is_self && file == options.train_file) || fs::exists(file),
+                ErrorKind::kNotFound, "{}: no such file", file);
   }
   QALOF_CHECK(fs::is_directory(options.model.model),
               fs::exists(options.model.model) ? ErrorKind::kUsage : ErrorKind::kNotFound,
@@ -129,6 +134,9 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     options.train.plan = quant::resolve(handle.plan, handle.base->target());
   options.train.scheme = *handle.plan.scheme;
   options.train.threads = choose_threads(options.model.threads);
+  options.train.teacher_self = options.teacher == kTeacherSelf;
+  if (!options.teacher.empty() && !options.train.teacher_self)
+    options.train.teacher = open_teacher(options, handle, observer);
   if (options.features.max_seq_length > config.max_positions) {
     observer.info(fmt::format("windows of {} tokens: the model has {} positions",
                               config.max_positions, config.max_positions));
@@ -139,12 +147,8 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   const std::size_t num_phases = train::make_phases(options.train, handle.base->target()).size();
   const Json identity = run_identity(options, handle);
   RunDirectory directory(options, identity, observer);
-  const std::vector<train::Example> examples =
-      options.train.task == runtime::Task::kQa
-          ? load_qa_examples(options.train_file, tokenizer, options.features,
-                             options.max_train_samples, observer)
-          : load_lm_examples(options.train_file, tokenizer, options.features.max_seq_length,
-                             options.max_train_samples, options.line_by_line);
+  if (options.train_file == kTrainFileSelf) directory.claim();  // its text is written there
+  const std::vector<train::Example> examples = load_examples(options, handle, tokenizer, observer);
   std::size_t tokens = 0, longest = 0;
   for (const train::Example& example : examples) {
     tokens += example.ids.size();

@@ -15,9 +15,10 @@
 namespace qalof::app {
 
 struct TrainRunOptions {
-  ModelOptions model;  // precision: the plan to train in; adapter is not used
-  std::string train_file;
-  std::string validation_file;  // "" = no evaluation
+  ModelOptions model;                   // precision: the plan to train in; adapter is not used
+  std::string train_file;               // or "self", lm: the model writes its text
+  std::uint64_t self_tokens = 100'000;  // of that text, at least
+  std::string validation_file;          // "" = no evaluation
   std::string output_dir;
   bool overwrite_output_dir = false;
   bool save_bf16 = false;     // full: store bfloat16
@@ -26,6 +27,9 @@ struct TrainRunOptions {
   std::uint64_t max_eval_samples = 0;
   text::SpanFeatureOptions features;
   train::TrainOptions train;
+  /// "" = as the method says; "self" = cpt, random, curriculum: a higher width; else a directory of
+  /// a model or of adapters on the model, which then is train.teacher.
+  std::string teacher;
   std::uint64_t save_total_limit = 0;  // checkpoints that are kept; 0 = all
   /// "" = at the newest checkpoint of the same run in output_dir, if there is one; "auto" = there,
   /// and it is an error if there is none; else a checkpoint, whose successors are discarded.

@@ -41,11 +41,27 @@ std::string scores_text(const std::vector<app::WidthScore>& scores) {
 
 // Flags that can change what a run learns. Files count by what they hold (app/train_checkpoint.h).
 Json identifying_flags(Json flags) {
-  for (const char* name :
-       {"--json", "--quiet", "--help", "--config", "--model_name_or_path", "--train_file",
-        "--validation_file", "--max_eval_samples", "--output_dir", "--overwrite_output_dir",
-        "--threads", "--logging_steps", "--eval_steps", "--save_steps", "--save_total_limit",
-        "--resume_from_checkpoint", "--report_to", "--logging_dir", "--precision"}) {
+  for (const char* name : {"--json",
+                           "--quiet",
+                           "--help",
+                           "--config",
+                           "--model_name_or_path",
+                           "--train_file",
+                           "--validation_file",
+                           "--max_eval_samples",
+                           "--output_dir",
+                           "--overwrite_output_dir",
+                           "--threads",
+                           "--logging_steps",
+                           "--eval_steps",
+                           "--save_steps",
+                           "--save_total_limit",
+                           "--resume_from_checkpoint",
+                           "--report_to",
+                           "--logging_dir",
+                           "--precision",
+                           "--teacher",
+                           "--teacher_cache_mb"}) {
     flags.erase(name);
   }
   return flags;
@@ -60,6 +76,7 @@ void run_train(std::vector<std::string> arguments) {
               save_dtype = "f32", report_to = "none", random_widths = "step",
               curriculum = "schedule", kd_loss;
   int kv_bits = 0;
+  std::uint64_t teacher_cache_mb = train.teacher_cache_bytes >> 20;
   std::int32_t separator = -1;
   CommandLine line(
       "train", "Fine-tunes adapters, one per bit width, on a quantized base; or the whole model.",
@@ -70,8 +87,11 @@ void run_train(std::vector<std::string> arguments) {
       "--output_dir lm\n",
       std::move(arguments));
   line.option("--model_name_or_path", options.model.model, "model directory")->required();
-  line.option("--train_file", options.train_file, "qa: SQuAD JSON or JSONL; lm: UTF-8 text")
+  line.option(
+          "--train_file", options.train_file,
+          "qa: SQuAD JSON or JSONL; lm: UTF-8 text, or self: the model in full precision writes it")
       ->required();
+  line.option("--self_tokens", options.self_tokens, "--train_file self: tokens, at least");
   line.option("--validation_file", options.validation_file,
               "scored after each phase and every --eval_steps");
   line.option("--output_dir", options.output_dir, "directory to write")->required();
@@ -122,6 +142,17 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--kd_alpha", train.kd_alpha, "kl: share of distillation beside hard labels");
   line.option("--kd_temperature", train.kd_temperature, "kl: temperature");
   line.option("--kd_beta", train.kd_beta, "mse: weight of distillation");
+  line.option("--teacher", options.teacher,
+              "a fine-tuned model, or adapters on the model (a directory): teaches every width; "
+              "self: cpt, random, curriculum learn from a higher width");
+  line.option("--teacher_cache_mb", teacher_cache_mb,
+              "outputs of a teacher that stays as it is are kept up to this size; 0 = none");
+  line.option("--hidden_kd", train.hidden_kd,
+              "weight of the squared error of the states after every block; needs a teacher");
+  line.option("--contrastive", train.contrastive,
+              "weight of telling the teacher's state of a token from those of other tokens");
+  line.option("--contrastive_temperature", train.contrastive_temperature,
+              "divides the cosines of --contrastive");
   line.flag("--bf16", train.bf16, "lora, full: linears in bfloat16");
   line.option("--max_seq_length", options.features.max_seq_length, "window in tokens");
   line.option("--doc_stride", options.features.doc_stride,
@@ -164,6 +195,7 @@ void run_train(std::vector<std::string> arguments) {
   options.flags = identifying_flags(line.values());
   options.save_bf16 = save_dtype == "bf16";
   if (kv_bits != 0) train.kv_bits = kv_bits;
+  train.teacher_cache_bytes = teacher_cache_mb << 20;
   if (separator >= 0) options.features.separator = separator;
   const StopSignals signals;
   options.should_stop = [] { return StopSignals::received() != 0; };

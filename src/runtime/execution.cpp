@@ -15,27 +15,27 @@ std::vector<int> to_bits(const std::vector<quant::BitWidth>& widths) {
   return bits;
 }
 
+}  // namespace
+
 // The set's head for a width; a set without one (a plain PEFT directory without modules_to_save)
 // leaves it to the base.
-const Head* find_head(const BaseModel& base, const AdapterSet* adapters, int width, Task task,
-                      std::string* source) {
+const Head* serving_head(const BaseModel& base, const AdapterSet* adapters, int width, Task task,
+                         std::string* source) {
   if (adapters != nullptr) {
     if (const std::optional<int> serving = adapters->serving_width(width)) {
       const Adapter& adapter = *adapters->by_width.at(*serving);
       const std::optional<Head>& head = task == Task::kQa ? adapter.qa_head : adapter.class_head;
       if (head) {
-        *source = *serving == 0 ? "adapter" : fmt::format("w{}", *serving);
+        if (source != nullptr) *source = *serving == 0 ? "adapter" : fmt::format("w{}", *serving);
         return &*head;
       }
     }
   }
   const std::optional<Head>& head = task == Task::kQa ? base.qa_head() : base.class_head();
   if (!head) return nullptr;
-  *source = "base";
+  if (source != nullptr) *source = "base";
   return &*head;
 }
-
-}  // namespace
 
 std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseModel> base,
                                                    quant::PrecisionPlan plan,
@@ -83,9 +83,9 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
     if (serving == 0 || serving == width) continue;
     run->description_ += fmt::format(", adapter w{} serves w{}", serving, width);
   }
-  run->qa_head_ = find_head(*base, adapters.get(), head_width, Task::kQa, &head_source);
+  run->qa_head_ = serving_head(*base, adapters.get(), head_width, Task::kQa, &head_source);
   run->class_head_ =
-      find_head(*base, adapters.get(), head_width, Task::kClassification, &head_source);
+      serving_head(*base, adapters.get(), head_width, Task::kClassification, &head_source);
   if (run->kv_.scheme != KvScheme::kSeed)
     run->description_ += fmt::format(", kv scheme {}", to_string(run->kv_.scheme));
   if (options.lm_head) run->description_ += fmt::format(", lm head {}", run->lm_head_width_.bits);

@@ -23,6 +23,12 @@ struct ExecutionOptions {
   std::optional<quant::BitWidth> lm_head = std::nullopt;  // default: the embedding's width
 };
 
+/// The head of a task for a plan's head width: the adapter set's (null: no set) at the nearest
+/// trained width, else the base's own; null where there is none. source, where not null, receives
+/// whose.
+const Head* serving_head(const BaseModel& base, const AdapterSet* adapters, int width, Task task,
+                         std::string* source = nullptr);
+
 class Execution {
  public:
   /// Resolves a plan on a base with adapters (null: none). Packs weights of widths not used before.

@@ -57,7 +57,7 @@ class Graph {
 
 /// How the CPU graph multiplies gradients by integer weights (TrainOptions::gradient_bits).
 struct GradientPrecision {
-  int bits = 32;
+  int bits = 32;           // 0: nothing is ever differentiated
   std::uint64_t seed = 0;  // of stochastic rounding at 8 bits
 };
 /// The CPU graph. trainable: the base's tensors as parameters for `full`, or null: the base is

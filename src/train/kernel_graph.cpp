@@ -158,13 +158,14 @@ class KernelGraph final : public Graph {
   void weights_changed() override {
     if (trainable_ == nullptr) return;
     // Buffers stay for the next packing.
-    for (auto& [key, entry] : linears_) entry.linear.backward.matrix.panels = nullptr;
+    for (auto& [key, entry] : linears_) entry.ready = false;
   }
 
  private:
   struct Entry {
     KernelLinear linear;
     std::unique_ptr<runtime::OwnedMatrix> owned;  // where the base trains
+    bool ready = false;
   };
   // Linear, weight bits, activation bits, scheme.
   using Key = std::tuple<std::size_t, int, int, quant::QuantScheme>;
@@ -198,7 +199,7 @@ class KernelGraph final : public Graph {
   const KernelLinear& prepared(std::size_t index, quant::Precision precision,
                                quant::QuantScheme scheme) {
     Entry& entry = linears_[{index, precision.weight.bits, precision.activation.bits, scheme}];
-    if (entry.linear.backward.matrix.panels != nullptr) return entry.linear;
+    if (entry.ready) return entry.linear;
     if (trainable_ != nullptr) {
       pack_trained(trainable_->weights[index], precision, scheme, entry);
       const at::Tensor& bias = trainable_->biases[index];
@@ -214,7 +215,7 @@ class KernelGraph final : public Graph {
 
   const KernelLinear& lm_head(quant::BitWidth width) {
     Entry& entry = linears_[{base_->linears().size(), width.bits, width.bits, {}}];
-    if (entry.linear.backward.matrix.panels != nullptr) return entry.linear;
+    if (entry.ready) return entry.linear;
     const quant::Precision precision{width, width};
     if (trainable_ != nullptr) {
       pack_trained(trainable_->wte, precision, {}, entry);
@@ -239,7 +240,8 @@ class KernelGraph final : public Graph {
     KernelLinear& linear = entry.linear;
     linear.call.precision = precision;
     linear.call.weight = packed;
-    pack_backward(packed, linear.backward);
+    if (resources_.gradient.bits != 0) pack_backward(packed, linear.backward);
+    entry.ready = true;
   }
 
   void pack_backward(const kernels::PackedMatrix& w, BackwardWeights& backward) {

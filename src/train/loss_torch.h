@@ -16,6 +16,9 @@ struct LossParts {
   double distillation = 0;  // summed likewise; span_loss.h says over teachers
   double total = 0;         // the loss: weighted, divided by the normalizer
   std::uint64_t hits = 0;   // qa: largest logits that stand at the label, of 2 a window
+  // feature_loss_torch.h: means over the tokens of the whole optimizer step, summed over teachers
+  double hidden = 0;
+  double contrastive = 0;
 };
 
 /// logits [tokens, 2] of the student and of each teacher, which may be none. normalizer: windows of

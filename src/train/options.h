@@ -84,6 +84,8 @@ struct TrainOptions {
   double hidden_kd = 0;                         // weight of the states after every block
   double contrastive = 0;                       // weight of the alignment of final states
   double contrastive_temperature = 0.1;
+  // Outputs of teachers that stay as they are, kept by window on CPU; changes no number.
+  std::uint64_t teacher_cache_bytes = std::uint64_t{512} << 20;
   std::int64_t num_cyclic_period = 32;  // cpt: cycles of a run
   int min_bits = 4, max_bits = 8;       // cpt
   RandomWidths random_widths = RandomWidths::kStep;
@@ -122,7 +124,9 @@ struct PassRecord {
   double loss = 0;      // before its weight in the step's sum
   double hard_loss = 0;
   double distillation = 0;
-  double accuracy = 0;  // of starts and ends (qa); not counted for lm
+  double hidden_loss = 0;       // states after every block beside the teachers', unweighted
+  double contrastive_loss = 0;  // alignment of final states, unweighted
+  double accuracy = 0;          // of starts and ends (qa); not counted for lm
   std::uint64_t tokens = 0;
 };
 
@@ -134,7 +138,9 @@ struct StepRecord {
   double loss = 0;          // what was minimized: the sum over networks
   double hard_loss = 0;     // its cross entropy part, unweighted
   double distillation = 0;  // its distillation part, unweighted; 0 without a teacher
-  double grad_norm = 0;     // before clipping
+  double hidden_loss = 0;   // as PassRecord's
+  double contrastive_loss = 0;
+  double grad_norm = 0;  // before clipping
   double learning_rate = 0;
   std::uint64_t tokens = 0;  // trained in this step, summed over networks
   std::vector<PassRecord> passes;

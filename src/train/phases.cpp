@@ -195,6 +195,27 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
   }
 }
 
+void check_teacher(const TrainOptions& options, const model::ModelConfig& student) {
+  const TeacherModel& teacher = *options.teacher;
+  const model::ModelConfig& config = teacher.base->config();
+  auto check_equal = [&](const char* what, std::size_t found, std::size_t expected) {
+    QALOF_CHECK(found == expected, ErrorKind::kBadInput, "--teacher {}: {} is {}, expected {}",
+                teacher.name, what, found, expected);
+  };
+  check_equal("vocab_size", config.vocab_size, student.vocab_size);
+  if (options.hidden_kd > 0 || options.contrastive > 0)
+    check_equal("the width of its states", config.hidden, student.hidden);
+  if (options.hidden_kd > 0)
+    check_equal("the number of its blocks", config.num_layers, student.num_layers);
+  const quant::QuantScheme scheme = teacher.plan.scheme;
+  QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform &&
+                  (scheme.is_seed() || options.device == Device::kCpu),
+              ErrorKind::kUnsupported,
+              "--teacher {}: runs in scheme {}, training has seed and, on --device cpu, the group "
+              "schemes",
+              teacher.name, quant::to_string(scheme));
+}
+
 quant::PrecisionPlan uniform_plan(int bits, std::optional<int> kv_bits,
                                   const quant::PlanTarget& target) {
   const quant::BitWidth width{bits};

@@ -35,6 +35,8 @@ struct Phase {
 
 /// Checks the options against each other and the model (Error{kUsage}, {kUnsupported}).
 void check_options(const TrainOptions& options, const quant::PlanTarget& target);
+/// Checks that options.teacher can teach a model (Error{kUsage}, {kUnsupported}, {kBadInput}).
+void check_teacher(const TrainOptions& options, const model::ModelConfig& student);
 std::vector<Phase> make_phases(const TrainOptions& options, const quant::PlanTarget& target);
 
 /// The widths of --bit_widths, else the method's default, from high to low without repetition.

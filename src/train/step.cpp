@@ -2,6 +2,7 @@
 #include <cmath>
 #include <set>
 
+#include "train/feature_loss_torch.h"
 #include "train/step_torch.h"
 
 namespace qalof::train {
@@ -37,7 +38,10 @@ PassOutput detached(const PassOutput& output) {
 }  // namespace
 
 StepRunner::StepRunner(const StepContext& context)
-    : context_(context), is_qa_(context.options.task == runtime::Task::kQa) {
+    : context_(context),
+      is_qa_(context.options.task == runtime::Task::kQa),
+      wanted_(context.options),
+      phase_teacher_(wanted_, cache_limit(context.options, context.graph.device())) {
   const TrainOptions& options = context_.options;
   const KdLoss usual = options.method == Method::kJoint ? KdLoss::kMse : KdLoss::kKl;
   distillation_ = {options.kd_alpha, options.kd_temperature, options.kd_loss.value_or(usual),
@@ -59,17 +63,15 @@ StepRunner::Student StepRunner::student_of(const StepPass& pass) const {
 }
 
 PassOutput StepRunner::forward(const PackedBatch& batch, const Student& student) {
-  PassOutput output;
-  output.hidden = context_.graph.hidden(batch, *student.plan, student.view);
-  if (is_qa_) output.logits = context_.graph.head_logits(output.hidden, student.view.head);
-  output.graph = &context_.graph;
-  output.plan = student.plan;
-  return output;
+  return run_network(context_.graph, student.plan, student.view, batch, wanted_);
 }
 
-PassOutput StepRunner::teach(const TeacherReference& teacher, const PackedBatch& batch,
+PassOutput StepRunner::teach(const TeacherReference& teacher,
+                             std::span<const std::uint32_t> windows, const PackedBatch& batch,
                              const std::vector<PassOutput>& passes) {
   if (teacher.kind == TeacherKind::kEarlierPass) return passes[teacher.index];
+  if (teacher.kind == TeacherKind::kModel)
+    return context_.teacher->outputs(context_.examples, windows);
   const at::NoGradGuard no_grad;
   Student network;
   if (teacher.kind == TeacherKind::kPhase) {
@@ -80,16 +82,19 @@ PassOutput StepRunner::teach(const TeacherReference& teacher, const PackedBatch&
     network.view = context_.parameters.view(network.network);
   }
   network.plan = std::make_shared<GraphPlan>(network.network.plan, /*clip=*/0);
-  return forward(batch, network);
+  if (teacher.kind == TeacherKind::kNetwork) return forward(batch, network);
+  return phase_teacher_.outputs(context_.examples, windows, [&](const PackedBatch& missing) {
+    return forward(missing, network);
+  });
 }
 
-at::Tensor StepRunner::loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
-                               const PackedBatch& batch, const Normalizers& normalizers,
-                               LossParts& parts) {
+at::Tensor StepRunner::task_loss_of(const PassOutput& student,
+                                    const std::vector<PassOutput>& teachers,
+                                    const PackedBatch& batch, double normalizer, LossParts& parts) {
   if (is_qa_) {
     std::vector<at::Tensor> logits;
     for (const PassOutput& teacher : teachers) logits.push_back(teacher.logits);
-    return span_loss_of(student.logits, logits, batch, distillation_, normalizers.loss, &parts);
+    return span_loss_of(student.logits, logits, batch, distillation_, normalizer, &parts);
   }
   LmLossInputs inputs;
   inputs.graph = student.graph;
@@ -98,20 +103,46 @@ at::Tensor StepRunner::loss_of(const PassOutput& student, const std::vector<Pass
   for (const PassOutput& teacher : teachers)
     inputs.teachers.push_back({teacher.hidden, teacher.graph, teacher.plan.get()});
   inputs.distillation = distillation_;
-  inputs.normalizer = normalizers.loss;
+  inputs.normalizer = normalizer;
   return lm_loss_of(student.hidden, inputs, &parts);
 }
 
+at::Tensor StepRunner::loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
+                               const PackedBatch& batch, const Normalizers& normalizers,
+                               LossParts& parts) {
+  const TrainOptions& options = context_.options;
+  at::Tensor loss = task_loss_of(student, teachers, batch, normalizers.loss, parts);
+  if (teachers.empty()) return loss;
+  if (options.hidden_kd > 0) {
+    std::vector<const std::vector<at::Tensor>*> blocks;
+    for (const PassOutput& teacher : teachers) blocks.push_back(&teacher.blocks);
+    loss = loss + hidden_loss_of(student.blocks, blocks, normalizers.tokens, &parts.hidden) *
+                      options.hidden_kd;
+  }
+  if (options.contrastive > 0) {
+    std::vector<at::Tensor> hidden;
+    for (const PassOutput& teacher : teachers) hidden.push_back(teacher.hidden);
+    const double part = static_cast<double>(batch.tokens()) / normalizers.tokens;
+    loss = loss + contrastive_loss_of(student.hidden, hidden, options.contrastive_temperature, part,
+                                      &parts.contrastive) *
+                      options.contrastive;
+  }
+  parts.total += options.hidden_kd * parts.hidden + options.contrastive * parts.contrastive;
+  return loss;
+}
+
 void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& students,
-                           const PackedBatch& batch, const Normalizers& normalizers,
+                           std::span<const std::uint32_t> windows, const Normalizers& normalizers,
                            StepRecord& record) {
   Stopwatch watch;
+  PackedBatch batch;
+  for (const std::uint32_t index : windows) batch.add(context_.examples[index]);
   std::vector<PassOutput> outputs;  // without gradient
   for (std::size_t i = 0; i < plan.passes.size(); ++i) {
     const StepPass& pass = plan.passes[i];
     std::vector<PassOutput> teachers;
     for (const TeacherReference& teacher : pass.teachers)
-      teachers.push_back(teach(teacher, batch, outputs));
+      teachers.push_back(teach(teacher, windows, batch, outputs));
     const PassOutput output = forward(batch, students[i]);
     LossParts parts;
     at::Tensor loss = loss_of(output, teachers, batch, normalizers, parts);
@@ -123,6 +154,8 @@ void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& stu
     sums.loss += total;
     sums.hard_loss += parts.hard / normalizers.loss;
     sums.distillation += parts.distillation / normalizers.loss;
+    sums.hidden_loss += parts.hidden;
+    sums.contrastive_loss += parts.contrastive;
     sums.accuracy += static_cast<double>(parts.hits) / (2 * normalizers.loss);
     sums.tokens += batch.tokens();
     outputs.push_back(detached(output));
@@ -144,15 +177,14 @@ void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> window
   const Normalizers normalizers = normalizers_of(windows);
   for (std::size_t first = 0; first < windows.size(); first += options.batch_size) {
     const std::size_t count = std::min(options.batch_size, windows.size() - first);
-    PackedBatch batch;
-    for (const std::uint32_t index : windows.subspan(first, count))
-      batch.add(context_.examples[index]);
-    run_batch(plan, students, batch, normalizers, record);
+    run_batch(plan, students, windows.subspan(first, count), normalizers, record);
   }
   for (std::size_t i = 0; i < plan.passes.size(); ++i) {
     record.loss += plan.passes[i].weight * record.passes[i].loss;
     record.hard_loss += plan.passes[i].weight * record.passes[i].hard_loss;
     record.distillation += plan.passes[i].weight * record.passes[i].distillation;
+    record.hidden_loss += plan.passes[i].weight * record.passes[i].hidden_loss;
+    record.contrastive_loss += plan.passes[i].weight * record.passes[i].contrastive_loss;
     record.tokens += record.passes[i].tokens;
   }
   Stopwatch watch;

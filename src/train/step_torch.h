@@ -15,17 +15,9 @@
 #include "train/optimizer_torch.h"
 #include "train/parameters_torch.h"
 #include "train/step_plan.h"
+#include "train/teacher_torch.h"
 
 namespace qalof::train {
-
-/// What a pass over a batch gave, without gradient: the material of those it teaches.
-struct PassOutput {
-  at::Tensor logits;               // qa: [tokens, 2]
-  at::Tensor hidden;               // final states [tokens, hidden], where asked for
-  std::vector<at::Tensor> blocks;  // states after each block, where asked for
-  Graph* graph = nullptr;          // makes logits of hidden (lm)
-  std::shared_ptr<const GraphPlan> plan;
-};
 
 /// Everything of a phase that its steps need. References must outlive it.
 struct StepContext {
@@ -36,6 +28,7 @@ struct StepContext {
   const std::map<int, AdapterParams>& finished;  // of earlier phases
   PhaseParameters& parameters;
   Graph& graph;
+  OutsideTeacher* teacher;                                  // null: none
   std::function<void(at::Tensor& gradients)> on_gradients;  // before clipping; or empty
 };
 
@@ -61,16 +54,21 @@ class StepRunner {
   Normalizers normalizers_of(std::span<const std::uint32_t> windows) const;
   Student student_of(const StepPass& pass) const;
   void run_batch(const StepPlan& plan, const std::vector<Student>& students,
-                 const PackedBatch& batch, const Normalizers& normalizers, StepRecord& record);
-  PassOutput teach(const TeacherReference& teacher, const PackedBatch& batch,
-                   const std::vector<PassOutput>& passes);
+                 std::span<const std::uint32_t> windows, const Normalizers& normalizers,
+                 StepRecord& record);
+  PassOutput teach(const TeacherReference& teacher, std::span<const std::uint32_t> windows,
+                   const PackedBatch& batch, const std::vector<PassOutput>& passes);
   PassOutput forward(const PackedBatch& batch, const Student& student);
   at::Tensor loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
                      const PackedBatch& batch, const Normalizers& normalizers, LossParts& parts);
+  at::Tensor task_loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
+                          const PackedBatch& batch, double normalizer, LossParts& parts);
 
   StepContext context_;
   Distillation distillation_;
   bool is_qa_;
+  WantedOutputs wanted_;
+  TeacherCache phase_teacher_;  // a finished phase's network does not change
 };
 
 }  // namespace qalof::train

@@ -55,6 +55,11 @@ class Trainer {
     at::set_num_threads(1);
     keep_freed_memory();
     check_examples(examples_, base_->config(), options_.task);
+    if (options_.teacher) {
+      check_teacher(options_, base_->config());
+      check_examples(examples_, options_.teacher->base->config(), options_.task);
+      teacher_ = std::make_unique<OutsideTeacher>(options_, device_, parallel_);
+    }
     if (hooks_.observer != nullptr) {
       std::size_t tokens = 0;
       for (const Example& example : examples_) tokens += example.ids.size();
@@ -167,8 +172,8 @@ class Trainer {
     const std::unique_ptr<Graph> graph = make_graph(params);
     DataOrder order(options_.seed, phase.name, examples_.size(),
                     options_.batch_size * options_.gradient_accumulation_steps);
-    StepRunner runner(
-        {options_, examples_, phases_, phase, finished_, params, *graph, gradient_hook()});
+    StepRunner runner({options_, examples_, phases_, phase, finished_, params, *graph,
+                       teacher_.get(), gradient_hook()});
 
     if (hooks_.observer != nullptr) {
       hooks_.observer->info(fmt::format("phase {}: {}, {} trained parameters", phase.name,
@@ -315,7 +320,8 @@ class Trainer {
   std::vector<Phase> phases_;
   at::Device device_;
   ThreadPool parallel_;
-  std::map<int, AdapterParams> finished_;  // by width, without gradient
+  std::unique_ptr<OutsideTeacher> teacher_;  // or null
+  std::map<int, AdapterParams> finished_;    // by width, without gradient
   TrainResult result_;
   std::int64_t saved_step_ = 0;  // of all phases; also that of the checkpoint it goes on from
 };

@@ -11,7 +11,6 @@
 #include <limits>
 
 #include "app/train_checkpoint.h"
-#include "app/train_run.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/random.h"
@@ -19,9 +18,7 @@
 #include "runtime/adapter.h"
 #include "support/error_of.h"
 #include "support/io_faults.h"
-#include "support/temp_dir.h"
-#include "support/tiny_model.h"
-#include "text/bpe_tokenizer.h"
+#include "tiny_train_run.h"
 
 namespace qalof::app {
 namespace {
@@ -29,7 +26,6 @@ namespace {
 using qalof::testing::error_of;
 using qalof::testing::IoFaults;
 using qalof::testing::SystemCall;
-using qalof::testing::TempDir;
 using ::testing::HasSubstr;
 
 namespace fs = std::filesystem;
@@ -43,40 +39,8 @@ class Lines : public Observer {
   std::string all;
 };
 
-class TrainCheckpoint : public ::testing::Test {
+class TrainCheckpoint : public TinyTrainRun {
  protected:
-  TrainCheckpoint() {
-    Json config = qalof::testing::tiny_config();
-    config["vocab_size"] = 640;
-    config["bos_token_id"] = config["eos_token_id"] = 0;
-    qalof::testing::write_model(model(), config);
-    text::copy_tokenizer_files(QALOF_SOURCE_DIR "/assets/nano/model", model());
-  }
-  std::string model() const { return dir_.file("model"); }
-
-  TrainRunOptions options(const std::string& output) const {
-    TrainRunOptions options;
-    options.model.model = model();
-    options.model.threads = 2;
-    options.train_file = QALOF_SOURCE_DIR "/assets/nano/data/train.json";
-    options.output_dir = dir_.file(output);
-    options.max_train_samples = 12;
-    options.features.max_seq_length = 48;
-    options.features.doc_stride = 16;
-    options.flags = {{"--seed", 42}};
-    options.train.method = train::Method::kSwitch;
-    options.train.max_steps = 8;
-    options.train.warmup_steps = 2;
-    options.train.batch_size = 2;
-    options.train.lora_r = 2;
-    options.train.logging_steps = 1;
-    options.train.save_steps = 3;
-    return options;
-  }
-  static TrainRunResult run(const TrainRunOptions& options) {
-    Observer silent;
-    return run_train(options, silent);
-  }
   // Runs until `step` is done, as if asked to stop then.
   static void run_until(TrainRunOptions options, std::int64_t step) {
     options.should_stop = [path = options.output_dir + "/metrics.jsonl", step] {
@@ -93,7 +57,6 @@ class TrainCheckpoint : public ::testing::Test {
     }
     return step;
   }
-  static std::string slurp(const std::string& path) { return read_file(path, 100'000'000); }
   // The files that decide what a run has learned, and what it told.
   static void expect_same_output(const std::string& a, const std::string& b) {
     for (const char* name : {"w8/adapter_model.safetensors", "w4/adapter_model.safetensors",
@@ -106,8 +69,6 @@ class TrainCheckpoint : public ::testing::Test {
     const auto found = io::newest_checkpoint(dir_.file(output), silent);
     return found ? found->step : 0;
   }
-
-  TempDir dir_;
 };
 
 TEST_F(TrainCheckpoint, SameCommandGoesOnAndEndsWithTheSameBytes) {

@@ -36,6 +36,8 @@ void expect_same_record(const StepRecord& a, const StepRecord& b) {
   EXPECT_EQ(a.loss, b.loss);
   EXPECT_EQ(a.hard_loss, b.hard_loss);
   EXPECT_EQ(a.distillation, b.distillation);
+  EXPECT_EQ(a.hidden_loss, b.hidden_loss);
+  EXPECT_EQ(a.contrastive_loss, b.contrastive_loss);
   EXPECT_EQ(a.grad_norm, b.grad_norm);
   EXPECT_EQ(a.learning_rate, b.learning_rate);
   EXPECT_EQ(a.tokens, b.tokens);
@@ -46,6 +48,8 @@ void expect_same_record(const StepRecord& a, const StepRecord& b) {
     EXPECT_EQ(a.passes[i].loss, b.passes[i].loss);
     EXPECT_EQ(a.passes[i].hard_loss, b.passes[i].hard_loss);
     EXPECT_EQ(a.passes[i].distillation, b.passes[i].distillation);
+    EXPECT_EQ(a.passes[i].hidden_loss, b.passes[i].hidden_loss);
+    EXPECT_EQ(a.passes[i].contrastive_loss, b.passes[i].contrastive_loss);
     EXPECT_EQ(a.passes[i].accuracy, b.passes[i].accuracy);
     EXPECT_EQ(a.passes[i].tokens, b.passes[i].tokens);
   }
@@ -100,9 +104,21 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
   if (name == "switch_gradient8") options.gradient_bits = 8;
   if (name == "curriculum_loss") options.curriculum = Curriculum::kLoss;
   if (name == "random_both") options.random_widths = RandomWidths::kBoth;
-  if (name == "joint_lm") options.task = runtime::Task::kLm;
+  if (name.ends_with("_lm")) options.task = runtime::Task::kLm;
   const auto base = tiny_base();
   const auto examples = tiny_examples(8, /*shortest=*/2);
+  if (name.ends_with("_self")) options.teacher_self = true;
+  if (name.find("_teacher") != std::string::npos) {
+    auto teacher = std::make_shared<TeacherModel>();
+    TrainOptions lora = run_of(Method::kLora);
+    lora.task = options.task;
+    teacher->adapters = make_adapter_set(train(base, lora, examples, {}).weights);
+    teacher->base = base;
+    teacher->plan = plan_of("32", *base);
+    options.teacher = teacher;
+    options.teacher_cache_bytes = 30'000;  // some windows fit
+  }
+  if (options.teacher || options.teacher_self) options.hidden_kd = options.contrastive = 0.3;
   std::vector<RunState> states;
   const TrainResult whole = run_and_keep(base, options, examples, states);
   ASSERT_EQ(states.size(), static_cast<std::size_t>(whole.steps));
@@ -121,7 +137,9 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
 INSTANTIATE_TEST_SUITE_P(Methods, ResumeTest,
                          ::testing::Values("switch", "joint", "cpt", "random", "curriculum", "lora",
                                            "full", "switch_gradient8", "curriculum_loss",
-                                           "random_both", "joint_lm"),
+                                           "random_both", "joint_lm", "switch_teacher",
+                                           "joint_teacher", "lora_teacher_lm", "cpt_self",
+                                           "curriculum_self"),
                          [](const auto& name) { return std::string(name.param); });
 
 TEST(Resume, ACheckpointOfAnotherShapeIsRefused) {

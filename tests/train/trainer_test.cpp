@@ -138,6 +138,11 @@ TEST(Train, AccumulationEqualsOneLargeBatch) {
     TrainOptions options = short_run(Method::kLora);
     options.task = task;
     options.batch_size = 6;
+    TeacherModel teacher;  // where the run starts
+    teacher.base = base;
+    teacher.plan = plan_of("32", *base);
+    options.teacher = std::make_shared<TeacherModel>(teacher);
+    options.hidden_kd = 1;
     const TrainResult whole = train(base, options, examples, {});
     options.batch_size = 2;
     options.gradient_accumulation_steps = 3;
@@ -146,6 +151,7 @@ TEST(Train, AccumulationEqualsOneLargeBatch) {
       const StepRecord &a = whole.phases[0].steps[i], &b = parts.phases[0].steps[i];
       EXPECT_NEAR(a.loss, b.loss, 1e-4 * a.loss) << i;
       EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-3 * a.grad_norm) << i;
+      EXPECT_NEAR(a.hidden_loss, b.hidden_loss, 1e-3 * a.hidden_loss) << i;
       EXPECT_EQ(a.tokens, b.tokens);
     }
   }

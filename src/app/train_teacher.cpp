@@ -1,0 +1,92 @@
+#include "app/train_teacher.h"
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "io/adapter_dir.h"
+#include "train/phases.h"
+
+namespace qalof::app {
+
+namespace {
+
+void check_same_tokens(const std::string& path, const text::BpeTokenizer& teacher,
+                       const text::BpeTokenizer& student) {
+  const auto count = static_cast<std::int32_t>(student.vocab_size());
+  QALOF_CHECK(teacher.vocab_size() == student.vocab_size(), ErrorKind::kBadInput,
+              "--teacher {}: its tokenizer has {} tokens, the model's has {}", path,
+              teacher.vocab_size(), student.vocab_size());
+  for (std::int32_t id = 0; id < count; ++id) {
+    QALOF_CHECK(teacher.piece(id) == student.piece(id), ErrorKind::kBadInput,
+                "--teacher {}: its tokenizer differs from the model's at token {}", path, id);
+  }
+}
+
+std::string adapters_sha256(const runtime::AdapterSet& set) {
+  Sha256 hash;
+  auto add = [&](const std::vector<float>& values) {
+    hash.update(std::as_bytes(std::span(values)));
+  };
+  auto add_text = [&](const std::string& text) {
+    hash.update(std::as_bytes(std::span(text.data(), text.size() + 1)));
+  };
+  for (const auto& [width, adapter] : set.by_width) {
+    add_text(fmt::format("w{}", width));
+    for (std::size_t i = 0; i < adapter->linears.size(); ++i) {
+      const runtime::LoraLinear* pair = adapter->linears[i].get();
+      if (pair == nullptr) continue;
+      add_text(fmt::format("{} {} {}", i, pair->rank(), pair->view().scaling));
+      add(pair->a());
+      add(pair->b());
+    }
+    if (!adapter->qa_head) continue;
+    add(adapter->qa_head->weight);
+    add(adapter->qa_head->bias);
+  }
+  return hash.finish();
+}
+
+}  // namespace
+
+std::shared_ptr<const train::TeacherModel> open_teacher(const TrainRunOptions& options,
+                                                        const ModelHandle& student,
+                                                        Observer& observer) {
+  const std::string& path = options.teacher;
+  QALOF_CHECK(is_directory(path), ErrorKind::kNotFound,
+              "--teacher {}: expected self or a directory of a model or of adapters", path);
+  const bool has_adapters = io::is_adapter_dir(path) || path_exists(path + "/adapter_config.json");
+  ModelOptions model;
+  model.model = has_adapters ? options.model.model : path;
+  if (has_adapters) model.adapter = path;
+  const ModelHandle handle = open_model(model, observer);
+  auto teacher = std::make_shared<train::TeacherModel>();
+  teacher->name = path;
+  teacher->base = has_adapters ? student.base : handle.base;
+  teacher->adapters = handle.adapters;
+  teacher->plan = quant::resolve(handle.plan, teacher->base->target());
+  teacher->plan.scheme = *handle.plan.scheme;
+  if (!has_adapters) check_same_tokens(path, open_tokenizer(handle), open_tokenizer(student));
+  if (has_adapters && handle.adapters->separator != options.features.separator) {
+    observer.warn(
+        fmt::format("--teacher {}: was trained with another --separator than this run has", path));
+  }
+  train::TrainOptions with_teacher = options.train;
+  with_teacher.teacher = teacher;
+  train::check_teacher(with_teacher, student.base->config());
+  observer.info(
+      fmt::format("teacher {}: {}", path, quant::describe(teacher->plan, teacher->base->target())));
+  return teacher;
+}
+
+Json teacher_identity(const TrainRunOptions& options) {
+  if (options.train.teacher_self) return kTeacherSelf;
+  if (!options.train.teacher) return {};
+  const train::TeacherModel& teacher = *options.train.teacher;
+  return {{"base_sha256", teacher.base->source().sha256()},
+          {"adapters_sha256",
+           teacher.adapters != nullptr ? Json(adapters_sha256(*teacher.adapters)) : Json()},
+          {"precision", quant::describe(teacher.plan, teacher.base->target())},
+          {"scheme", quant::to_string(teacher.plan.scheme)}};
+}
+
+}  // namespace qalof::app
