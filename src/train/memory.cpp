@@ -48,8 +48,7 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
   const bool has_cache = options.teacher || options.method == Method::kSwitch;
   const bool large = has_states || options.task == runtime::Task::kLm;
   std::uint64_t teacher = has_cache && large ? options.teacher_cache_bytes : 0;
-  if (options.teacher)
-    teacher += model::parameter_count(options.teacher->base->config()) * kFloat;
+  if (options.teacher) teacher += model::parameter_count(options.teacher->base->config()) * kFloat;
   return trained + forms + base + activations + logits + states + teacher;
 }
 

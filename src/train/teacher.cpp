@@ -1,4 +1,5 @@
 #include "core/error.h"
+#include "runtime/execution.h"
 #include "train/teacher_torch.h"
 
 namespace qalof::train {
