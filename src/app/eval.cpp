@@ -19,6 +19,7 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
   const auto execution = make_execution(handle, pool, observer);
   EvalResult result;
   result.precision = execution->description();
+  result.footprint = runtime::measure_footprint(*execution);
   runtime::Profile* profile = options.profile ? &result.profile : nullptr;
   if (task == runtime::Task::kQa) {
     QaEvaluationOptions qa = options.qa;

@@ -7,6 +7,7 @@
 #include "app/lm_evaluation.h"
 #include "app/model_handle.h"
 #include "app/qa_evaluation.h"
+#include "runtime/footprint.h"
 
 namespace qalof::app {
 
@@ -22,6 +23,7 @@ struct EvalResult {
   std::optional<QaScores> qa;
   std::optional<LmScores> lm;
   double tokens_per_second = 0;
+  runtime::Footprint footprint;
   runtime::Profile profile;
 };
 EvalResult run_eval(const EvalOptions& options, Observer& observer);

@@ -105,7 +105,7 @@ class QaEvaluator {
     f1_ += score.f1;
     ++scores_.samples;
     if (options_.keep_scores) scores_.f1_per_question.push_back(static_cast<float>(100 * score.f1));
-    if (writer_) writer_->add(pending.question.id, prediction);
+    if (writer_) writer_->add(pending.question.id, prediction, score);
   }
 
   const runtime::Execution& execution_;

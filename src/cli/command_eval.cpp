@@ -1,6 +1,7 @@
 #include "app/eval.h"
 #include "cli/commands.h"
 #include "cli/format.h"
+#include "core/file.h"
 
 namespace qalof::cli {
 
@@ -33,7 +34,8 @@ void run_eval(std::vector<std::string> arguments) {
               "qa: no answer where its score exceeds the best by more");
   line.flag("--hf_compat_null", qa.decode.hf_compat_null,
             "qa: the null index as run_qa.py chooses it");
-  line.option("--output_dir", qa.output_dir, "qa: writes eval_predictions.json and the like");
+  line.option("--output_dir", qa.output_dir,
+              "qa: writes eval_predictions.json, eval_scores.json, eval_results.json and the like");
   line.flag("--profile", options.profile, "time and bytes per operation");
   line.parse();
   if (length->count() > 0) options.lm.max_seq_length = qa.features.max_seq_length;
@@ -41,7 +43,15 @@ void run_eval(std::vector<std::string> arguments) {
   const app::EvalResult result = app::run_eval(options, line.observer());
   Json json = {{"task", options.task},
                {"precision", result.precision},
-               {"tokens_per_second", result.tokens_per_second}};
+               {"tokens_per_second", result.tokens_per_second},
+               {"effective_bits",
+                {{"weights", result.footprint.bits_per_weight},
+                 {"activations", result.footprint.bits_per_activation},
+                 {"kv", result.footprint.bits_per_kv}}},
+               {"bytes",
+                {{"linears", result.footprint.linear_bytes},
+                 {"adapters", result.footprint.adapter_bytes},
+                 {"other", result.footprint.other_bytes}}}};
   std::string text;
   if (result.qa) {
     json["eval_exact_match"] = result.qa->exact_match;
@@ -59,6 +69,8 @@ void run_eval(std::vector<std::string> arguments) {
                        result.lm->loss, result.lm->perplexity, result.lm->tokens,
                        result.tokens_per_second, result.precision);
   }
+  if (result.qa && !qa.output_dir.empty())
+    write_file_atomic(qa.output_dir + "/eval_results.json", json.dump(2) + "\n");
   if (options.profile) {
     json["profile"] = profile_json(result.profile);
     text += profile_text(result.profile);

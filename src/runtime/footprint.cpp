@@ -18,13 +18,33 @@ std::size_t bytes_of_scales(const model::LinearSpec& spec, const quant::QuantSch
   return spec.out * groups * (2 + (scheme.asymmetric ? 1 : 0));
 }
 
+// Of one number of a row of activations; a range has an f32 scale.
+double activation_bits(const model::LinearSpec& spec, quant::BitWidth width, std::size_t group) {
+  if (!width.is_integer()) return width.bits;
+  const std::size_t ranges = group == 0 ? 1 : kernels::num_groups(spec.in, group);
+  return width.bits + 32.0 * static_cast<double>(ranges) / static_cast<double>(spec.in);
+}
+
+// Mean over layers and heads; a cache holds an f32 scale per token and head.
+double kv_bits(const Execution& execution) {
+  const double scale = 32.0 / static_cast<double>(execution.base().config().head_dim());
+  double sum = 0, count = 0;
+  for (const auto* layers : {&execution.kv().k_bits, &execution.kv().v_bits}) {
+    for (const std::vector<int>& heads : *layers) {
+      for (const int bits : heads) sum += bits + (quant::BitWidth{bits}.is_integer() ? scale : 0);
+      count += static_cast<double>(heads.size());
+    }
+  }
+  return sum / count;
+}
+
 }  // namespace
 
 Footprint measure_footprint(const Execution& execution) {
   const BaseModel& base = execution.base();
   const model::ModelConfig& config = base.config();
   Footprint footprint;
-  double bits = 0, weights = 0;
+  double bits = 0, weights = 0, row_bits = 0, row_numbers = 0;
   for (std::size_t i = 0; i < base.linears().size(); ++i) {
     const model::LinearSpec& spec = base.linears()[i];
     const LinearCall& call = execution.linear(i);
@@ -32,6 +52,10 @@ Footprint measure_footprint(const Execution& execution) {
     const int width = call.precision.weight.bits;
     const bool quantized = call.precision.weight.is_integer();
     weights += count;
+    row_numbers += static_cast<double>(spec.in);
+    row_bits +=
+        static_cast<double>(spec.in) *
+        activation_bits(spec, call.precision.activation, execution.plan().scheme.activation_group);
     const std::size_t scale_bytes =
         quantized ? bytes_of_scales(spec, execution.plan().scheme) : std::size_t{0};
     bits += width * count + 8.0 * static_cast<double>(scale_bytes);
@@ -54,6 +78,8 @@ Footprint measure_footprint(const Execution& execution) {
       sizeof(float) * norm_vectors * config.hidden * (2 * config.num_layers + 1);
   footprint.total_bytes = footprint.linear_bytes + footprint.adapter_bytes + footprint.other_bytes;
   footprint.bits_per_weight = bits / weights;
+  footprint.bits_per_activation = row_bits / row_numbers;
+  footprint.bits_per_kv = kv_bits(execution);
   return footprint;
 }
 

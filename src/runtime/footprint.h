@@ -1,4 +1,4 @@
-// What an execution's weights weigh as they would be stored.
+// What an execution's weights weigh as they would be stored, and the bits of all its numbers.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,10 @@ struct Footprint {
   std::uint64_t adapter_bytes = 0;  // LoRA pairs and head, f32
   std::uint64_t other_bytes = 0;    // embeddings, norms, biases
   std::uint64_t total_bytes = 0;
-  double bits_per_weight = 0;  // nominal bits of the linears, scales included
+  // Nominal bits, scales included. Activations: of the rows linears read. K and V: of a cache.
+  double bits_per_weight = 0;
+  double bits_per_activation = 0;
+  double bits_per_kv = 0;
 };
 Footprint measure_footprint(const Execution& execution);
 

@@ -162,10 +162,12 @@ std::string n_best_json(const std::vector<SpanCandidate>& n_best) {
 }  // namespace
 
 struct PredictionWriter::Files {
-  ObjectFile predictions, n_best;
+  ObjectFile predictions, n_best, scores;
   std::optional<ObjectFile> null_odds;
   Files(const std::string& base, bool with_null)
-      : predictions(base + "predictions.json"), n_best(base + "nbest_predictions.json") {
+      : predictions(base + "predictions.json"),
+        n_best(base + "nbest_predictions.json"),
+        scores(base + "scores.json") {
     if (with_null) null_odds.emplace(base + "null_odds.json");
   }
 };
@@ -178,15 +180,19 @@ PredictionWriter::PredictionWriter(const std::string& directory, const std::stri
 
 PredictionWriter::~PredictionWriter() = default;
 
-void PredictionWriter::add(const std::string& id, const SpanPrediction& prediction) {
+void PredictionWriter::add(const std::string& id, const SpanPrediction& prediction,
+                           const QuestionScore& score) {
   files_->predictions.add(id, python_json_string(prediction.text));
   files_->n_best.add(id, n_best_json(prediction.n_best));
+  files_->scores.add(id, fmt::format("[{}, {}]", python_json_float(100 * score.exact),
+                                     python_json_float(100 * score.f1)));
   if (files_->null_odds) files_->null_odds->add(id, python_json_float(prediction.null_odds));
 }
 
 void PredictionWriter::finish() {
   files_->predictions.finish();
   files_->n_best.finish();
+  files_->scores.finish();
   if (files_->null_odds) files_->null_odds->finish();
 }
 

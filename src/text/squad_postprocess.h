@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "text/span_features.h"
+#include "text/squad_metric.h"
 
 namespace qalof::text {
 
@@ -56,15 +57,15 @@ class SpanDecoder {
   float null_start_ = 0, null_end_ = 0;
 };
 
-/// Writes eval_predictions.json, eval_nbest_predictions.json and, for v2.0, eval_null_odds.json as
-/// predictions come, in Python's json.dumps(indent=4) form. The files appear when finish() is
-/// called.
+/// Writes eval_predictions.json, eval_nbest_predictions.json, eval_scores.json (exact match and F1,
+/// 0-100) and, for v2.0, eval_null_odds.json as predictions come, in Python's json.dumps(indent=4)
+/// form. The files appear when finish() is called.
 class PredictionWriter {
  public:
   PredictionWriter(const std::string& directory, const std::string& prefix,
                    bool version_2_with_negative);
   ~PredictionWriter();
-  void add(const std::string& id, const SpanPrediction& prediction);
+  void add(const std::string& id, const SpanPrediction& prediction, const QuestionScore& score);
   void finish();
 
  private:

@@ -51,7 +51,7 @@ TEST(SpanDecoder, AnswersAndFilesEqualThoseOfRunQa) {
       const std::string id = example["id"];
       add_windows(example, &decoder);
       const SpanPrediction prediction = decoder.finish(example["context"].get<std::string>());
-      writer.add(id, prediction);
+      writer.add(id, prediction, {});
       const Json& n_best = expected["n_best"][id];
       ASSERT_EQ(prediction.n_best.size(), n_best.size()) << id;
       for (std::size_t i = 0; i < n_best.size(); ++i) {
@@ -84,13 +84,13 @@ SpanWindow window_of(std::size_t question,
   return window;
 }
 
-TEST(PredictionWriter, NBestFileIsAsPythonWritesIt) {
+TEST(PredictionWriter, FilesAreAsPythonWritesThem) {
   const TempDir directory;
   PredictionWriter writer(directory.path(), "", false);
   SpanDecoder decoder({});
-  writer.add("none", decoder.finish("x"));
+  writer.add("none", decoder.finish("x"), {0, 0.5});
   decoder.add(window_of(0, {{0, 1}}), std::vector<float>{0.1F, -2});
-  writer.add("one", decoder.finish("\u00e9"));
+  writer.add("one", decoder.finish("\u00e9"), {1, 1});
   writer.finish();
   EXPECT_EQ(read_file(directory.file("nbest_predictions.json"), 4096),
             R"({
@@ -112,6 +112,8 @@ TEST(PredictionWriter, NBestFileIsAsPythonWritesIt) {
     ]
 }
 )");
+  EXPECT_EQ(read_file(directory.file("scores.json"), 4096),
+            "{\n    \"none\": [0.0, 50.0],\n    \"one\": [100.0, 100.0]\n}\n");
 }
 
 TEST(PredictionWriter, NoQuestionsGiveAnEmptyObject) {

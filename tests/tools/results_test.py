@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""Tests of tools/results.py: statistics, split, suites, journal, table, and a suite on a stand-in for qalof."""
+import json
+import os
+import pathlib
+import random
+import statistics as basic
+import sys
+import tempfile
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent.parent / "tools"))
+sys.dont_write_bytecode = True
+from results_lib import ablation, journal, report, statistics, suite  # noqa: E402
+from results_lib.runner import Runner, arguments_of  # noqa: E402
+
+
+def squad(paragraphs, questions=2, prefix="q"):
+    return {"version": "1.1", "data": [{"title": "t", "paragraphs": [
+        {"context": "x", "qas": [{"id": f"{prefix}-{p}-{q}", "question": "?", "answers": []} for q in range(questions)]}
+        for p in range(paragraphs)]}]}
+
+
+def ids(data):
+    return [qa["id"] for a in data["data"] for p in a["paragraphs"] for qa in p["qas"]]
+
+
+class BootstrapTest(unittest.TestCase):
+    def test_standard_error_is_that_of_a_mean(self):
+        stream = random.Random(1)
+        gaps = [stream.gauss(1, 10) for _ in range(400)]
+        found = statistics.Bootstrap(400, 1).difference([gaps], [[0] * 400])
+        self.assertAlmostEqual(found["mean"], basic.fmean(gaps))
+        error = basic.pstdev(gaps) / 20
+        # 2000 draws know a standard deviation to 1 / sqrt(2 * 2000) = 1.6 %; four times that.
+        self.assertAlmostEqual(found["standard_error"], error, delta=0.065 * error)
+        self.assertAlmostEqual(found["high"] - found["low"], 3.92 * error, delta=0.4 * error)
+
+    def test_pairs_cancel_what_both_have_in_common(self):
+        stream = random.Random(2)
+        hard = [[100 * stream.random() for _ in range(50)] for _ in range(3)]
+        better = [[value + 1 for value in row] for row in hard]
+        found = statistics.Bootstrap(50, 3).difference(better, hard)
+        self.assertAlmostEqual(found["mean"], 1)
+        self.assertLess(found["standard_error"], 1e-9)
+
+    def test_seeds_are_drawn_too(self):
+        # Every question agrees; only the seeds differ: the spread of a mean of three, sqrt(2 / 3 / 3).
+        found = statistics.Bootstrap(40, 3).difference([[v] * 40 for v in (0, 1, 2)], [[0] * 40] * 3)
+        self.assertAlmostEqual(found["standard_error"], (2 / 9) ** 0.5, delta=0.03)
+
+    def test_is_the_same_every_time(self):
+        rows = [[float(i % 3) for i in range(30)], [float(i % 2) for i in range(30)]]
+        first, second = (statistics.Bootstrap(30, 2).difference(rows, rows[::-1]) for _ in range(2))
+        self.assertEqual(first, second)
+
+    def test_unpaired_scores_are_refused(self):
+        with self.assertRaises(ValueError):
+            statistics.Bootstrap(3, 1).difference([[1, 2, 3]], [[1, 2]])
+
+
+class ChoiceTest(unittest.TestCase):
+    def test_highest_mean_wins_and_the_first_of_equals(self):
+        self.assertEqual(statistics.choose_rate({0.1: [1, 2], 0.2: [2, 2], 0.3: [4, 0]}), 0.2)
+
+    def test_deviation_is_relative_both_ways(self):
+        self.assertAlmostEqual(statistics.deviation(98, 100), statistics.deviation(102, 100))
+
+
+class SplitTest(unittest.TestCase):
+    def test_parts_are_disjoint_whole_and_about_the_share(self):
+        data = squad(1000)
+        rest, held = suite.split_squad(data, 0.1)
+        self.assertEqual(sorted(ids(rest) + ids(held)), sorted(ids(data)))
+        self.assertFalse({i.rsplit("-", 1)[0] for i in ids(rest)} & {i.rsplit("-", 1)[0] for i in ids(held)})
+        self.assertTrue(140 < len(ids(held)) < 260, len(ids(held)))  # 200 and four standard deviations of 13
+
+    def test_other_paragraphs_do_not_move_one(self):
+        part = set(ids(suite.split_squad(squad(50), 0.3)[1]))
+        self.assertEqual(part, {i for i in ids(suite.split_squad(squad(80), 0.3)[1]) if int(i.split("-")[1]) < 50})
+
+
+class JournalTest(unittest.TestCase):
+    def test_scores_come_back(self):
+        scores = [(100.0, 100.0)] * 1500 + [(0.0, 66.6667), (0.0, 0.0), (0.0, 0.0), (100.0, 100.0), (0.0, 100.0)]
+        coded = journal.encode_scores(scores)
+        self.assertEqual(journal.decode_scores(coded), scores)
+        self.assertLess(len(coded["runs"]), 20)
+
+    def test_a_line_cut_off_by_a_kill_is_dropped_and_the_next_is_whole(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "scores.jsonl"
+            path.write_text('{"key": "a", "row": "x"}\n{"key": "b", "ro')
+            journal.Journal(path).add({"key": "c", "row": "y"})
+            self.assertEqual(list(journal.Journal(path).lines), ["a", "c"])
+
+
+class SuiteTest(unittest.TestCase):
+    def test_arguments(self):
+        self.assertEqual(arguments_of({"method": "joint", "bit_widths": [8, 4], "bf16": True, "x": False}),
+                         ["--method", "joint", "--bit_widths", "8", "4", "--bf16"])
+
+    def test_shipped_suites_load(self):
+        for path in sorted((HERE.parent.parent / "configs").glob("*nano*")):
+            with self.subTest(path=path.name):
+                loaded = suite.load(path)
+                for check in loaded.checks:
+                    for name in report.names_of(check):
+                        row, evaluation = report.split_name(name)
+                        self.assertIn(evaluation, [e.id for e in loaded.row(row).evaluations])
+
+    def test_widths_share_the_budget(self):
+        loaded = suite.load(HERE / "data" / "suite")
+        self.assertEqual([loaded.max_steps(loaded.row(name)) for name in ("lora", "joint")], [40, 20])
+
+    def test_unknown_keys_are_errors(self):
+        with self.assertRaisesRegex(suite.SuiteError, "unknown key trian"):
+            suite.make_row({"id": "x", "trian": {}}, [1], "x.toml")
+
+    def test_ablation_makes_each_option_alone_and_in_the_best(self):
+        option = {"kind": "k", "text": "t", "why": "w"}
+        rows = {row["id"]: row["train"] for row in ablation.rows({"base": {"method": "joint"}, "option": [
+            {**option, "id": "mse", "scheme": "mse", "kept": True},
+            {**option, "id": "g64", "scheme": "g64+ag64", "kept": True, "without": "g128"},
+            {**option, "id": "g32", "scheme": "g32+ag32", "train": {"lora_r": 4}, "kept": False}]}, "x")}
+        self.assertEqual(rows["best"]["scheme"], "mse+g64+ag64")
+        self.assertNotIn("scheme", rows["base"])
+        self.assertEqual(rows["alone-g32"], {"method": "joint", "lora_r": 4, "scheme": "g32+ag32"})
+        self.assertEqual(rows["without-mse"]["scheme"], "g64+ag64")
+        self.assertEqual(rows["without-g64"]["scheme"], "g128")
+        self.assertEqual(rows["with-g32"]["scheme"], "mse+g32+ag32")
+
+
+class RunnerTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        root = pathlib.Path(self.folder.name)
+        self.output, self.calls = root / "out", root / "calls"
+        os.environ["CALLS"] = str(self.calls)
+        os.environ.pop("FAIL", None)
+        (root / "model").mkdir()
+        (root / "model" / "config.json").write_text("{}")
+        for name, data in (("train", squad(40)), ("validation", squad(10, prefix="v"))):
+            (root / f"{name}.json").write_text(json.dumps(data))
+        self.suite = suite.load(HERE / "data" / "suite")
+        self.suite.model = str(root / "model")
+        self.suite.train_file, self.suite.validation_file = str(root / "train.json"), str(root / "validation.json")
+
+    def run_suite(self, seeds=(1, 2)):
+        self.calls.write_text("")
+        runner = Runner(self.suite, self.output, str(HERE / "fake_qalof.py"), 4, 1, lambda text: None)
+        failed = runner.run(self.suite.rows, list(seeds))
+        results = report.Results(self.suite, journal.Journal(self.output / "scores.jsonl"), runner.used)
+        return failed, self.calls.read_text().splitlines(), results
+
+    def test_a_suite_runs_once_and_a_lost_line_alone_is_run_again(self):
+        failed, calls, results = self.run_suite()
+        self.assertEqual(failed, {})
+        # lora and joint: two rates and two seeds; the packed row and its calibration cost no training.
+        self.assertEqual(sum(call.startswith("train ") for call in calls), 8)
+        self.assertEqual(sum(call.startswith("quantize ") for call in calls), 2)
+        self.assertEqual({line["rate"] for line in results.cells["lora", "32"].values()}, {0.02})
+        self.assertTrue(all(passed for passed, _ in report.run_checks(results)), report.run_checks(results))
+        teacher = [call for call in calls if "--teacher" in call and "final" in call]
+        self.assertEqual(len(teacher), 2)
+        for call in teacher:
+            seed = call.split("--seed ")[1].split()[0]
+            self.assertIn(f"work/lora-final-{seed}-", call.split("--teacher ")[1].split()[0])
+        self.assertEqual(self.run_suite()[1], [])
+        path = self.output / "scores.jsonl"
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join(line for line in lines if '"eval": "8"' not in line or '"seed": 2' not in line) + "\n")
+        self.assertEqual([call.split()[0] for call in self.run_suite()[1]], ["eval"])
+
+    def test_held_out_questions_are_not_trained_on_and_validation_is_not_chosen_by(self):
+        calls = self.run_suite()[1]
+        for call in calls:
+            if "-choice-" in call and not call.startswith("quantize"):
+                self.assertNotIn("validation.json", call)
+                self.assertIn("rest.json" if call.startswith("train ") else "held_out.json", call)
+
+    def test_a_run_that_fails_leaves_the_others(self):
+        os.environ["FAIL"] = "joint"
+        failed, _, results = self.run_suite()
+        self.assertEqual(len(failed), 4)
+        self.assertIn("told to fail", next(iter(failed.values())))
+        self.assertTrue(results.complete("lora@32"))
+        self.assertFalse(all(passed for passed, _ in report.run_checks(results)))
+        del os.environ["FAIL"]
+        failed, calls, _ = self.run_suite()
+        self.assertEqual((failed, sum("--method lora" in call for call in calls)), ({}, 0))
+
+    def test_other_steps_are_other_runs(self):
+        self.run_suite()
+        self.suite.steps = 20
+        self.assertEqual(sum(call.startswith("train ") for call in self.run_suite()[1]), 8)
+
+    def test_unequal_student_tokens_fail(self):
+        self.suite.row("joint").passes = 1
+        checks = report.run_checks(self.run_suite()[2])
+        self.assertFalse(checks[0][0])
+        self.assertIn("100.00 %", checks[0][1])
+
+
+class TableTest(unittest.TestCase):
+    def test_table_of_the_fixture(self):
+        """QALOF_WRITE_EXPECTED=1 writes the file anew; read what changed before committing it."""
+        results = report.Results(suite.load(HERE / "data" / "suite"), journal.Journal(HERE / "data" / "scores.jsonl"))
+        with tempfile.TemporaryDirectory() as folder:
+            written = pathlib.Path(folder) / "table.md"
+            report.write(results, written, pathlib.Path(folder) / "table.json", "A machine.", "1 thread")
+            expected = HERE / "data" / "table.md"
+            if os.environ.get("QALOF_WRITE_EXPECTED"):
+                expected.write_text(written.read_text(encoding="utf-8"), encoding="utf-8")
+            self.assertEqual(written.read_text(encoding="utf-8"), expected.read_text(encoding="utf-8"))
+            table = json.loads((pathlib.Path(folder) / "table.json").read_text())
+        by_name = {row["row"]: row for row in table["rows"]}
+        self.assertEqual(by_name["joint@4"]["f1"], 85.0)
+        self.assertAlmostEqual(by_name["joint@4"]["gap"]["mean"], -15.0)
+        self.assertEqual([check["passed"] for check in table["checks"]], [True, True, False, True])
+
+    def test_a_missing_seed_fails_its_checks(self):
+        loaded = journal.Journal(HERE / "data" / "scores.jsonl")
+        loaded.lines = {key: line for key, line in loaded.lines.items()
+                        if (line["row"], line["seed"], line.get("eval")) != ("joint", 2, "8")}
+        checks = report.run_checks(report.Results(suite.load(HERE / "data" / "suite"), loaded))
+        self.assertIn("not run: joint@8", checks[1][1])
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,1 @@
+"""Parts of tools/results.py: suites of runs, their journal, statistics and tables. Standard library only."""
