@@ -74,12 +74,12 @@ TEST_F(CliTest, AModelWithoutHeadIsScoredWithAnUntrainedOneAndAWarning) {
 TEST_F(CliTest, EvalWritesScoresOfQuestionsAndSaysItsEffectiveBits) {
   const std::string nano = std::string(QALOF_SOURCE_DIR) + "/assets/nano/";
   const ProgramRun scored =
-      run("eval --json --precision w4a8kv4 --scheme g64+ag64 --output_dir " + dir_.file("out") +
+      run("eval --json --precision w4a8kv4 --scheme g64+ag64 --output_dir " + dir_.file("scores") +
           " --model_name_or_path " + nano + "model --max_eval_samples 20 --validation_file " +
           nano + "data/validation.json");
   ASSERT_EQ(scored.code, 0) << scored.err;
   const Json json = parse_json(scored.out, "standard output");
-  const Json scores = read_json_file(dir_.file("out/eval_scores.json"));
+  const Json scores = read_json_file(dir_.file("scores/eval_scores.json"));
   ASSERT_EQ(scores.size(), 20U);
   double exact = 0, f1 = 0;
   for (const Json& score : scores) {
@@ -89,7 +89,7 @@ TEST_F(CliTest, EvalWritesScoresOfQuestionsAndSaysItsEffectiveBits) {
   EXPECT_NEAR(exact, json["eval_exact_match"].get<double>(), 1e-9);
   EXPECT_NEAR(f1, json["eval_f1"].get<double>(), 1e-9);
   EXPECT_GT(f1, exact);  // a column of one would pass as the other
-  EXPECT_EQ(read_json_file(dir_.file("out/eval_results.json")), json);
+  EXPECT_EQ(read_json_file(dir_.file("scores/eval_results.json")), json);
   // A bf16 scale per 64 weights, f32 ones per 64 activations and per head (32) of a token's K or V.
   EXPECT_DOUBLE_EQ(json["effective_bits"]["weights"].get<double>(), 4.25);
   EXPECT_DOUBLE_EQ(json["effective_bits"]["activations"].get<double>(), 8.5);

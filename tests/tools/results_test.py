@@ -114,6 +114,14 @@ class SuiteTest(unittest.TestCase):
         loaded = suite.load(HERE / "data" / "suite")
         self.assertEqual([loaded.max_steps(loaded.row(name)) for name in ("lora", "joint")], [40, 20])
 
+    def test_a_row_stands_behind_those_it_needs(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for source in (HERE / "data" / "suite").iterdir():
+                name = source.name.replace("10-lora", "40-lora")
+                (pathlib.Path(folder) / name).write_text(source.read_text())
+            with self.assertRaisesRegex(suite.SuiteError, "row packed needs lora"):
+                suite.load(folder)
+
     def test_unknown_keys_are_errors(self):
         with self.assertRaisesRegex(suite.SuiteError, "unknown key trian"):
             suite.make_row({"id": "x", "trian": {}}, [1], "x.toml")

@@ -149,9 +149,10 @@ def load(path):
     known = [row.id for row in rows]
     if len(set(known)) != len(known):
         raise SuiteError(f"{main}: rows {known}: expected an id for each")
-    for row in rows:
+    for place, row in enumerate(rows):
         for needed in row.needs():
-            suite.row(needed)
+            if suite.row(needed) not in rows[:place]:
+                raise SuiteError(f"{main}: row {row.id} needs {needed}, which must stand before it")
         suite.max_steps(row)
     return suite
 
