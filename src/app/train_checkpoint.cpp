@@ -178,6 +178,30 @@ std::string identity_difference(const Json& there, const Json& here) {
   return fmt::format("{}", fmt::join(differences, ", "));
 }
 
+Json to_json(const train::RangeTest& test) {
+  Json probes = Json::array();
+  for (const train::RangeProbe& probe : test.probes) {
+    probes.push_back(
+        {{"bits", probe.bits}, {"first_loss", probe.first_loss}, {"last_loss", probe.last_loss}});
+  }
+  return {{"min_bits", test.min_bits}, {"probes", probes}};
+}
+
+train::RangeTest range_test_of(const Json& json, const std::string& where) {
+  const auto bits = [&](const Json& object, const char* key) {
+    return static_cast<int>(json_int(object, key, where, 2, 8));
+  };
+  train::RangeTest test;
+  test.min_bits = bits(json, "min_bits");
+  QALOF_CHECK(json.contains("probes") && json["probes"].is_array(), ErrorKind::kBadInput,
+              "{}: probes is missing or not a list", where);
+  for (const Json& probe : json["probes"]) {
+    test.probes.push_back({bits(probe, "bits"), json_number(probe, "first_loss", where),
+                           json_number(probe, "last_loss", where)});
+  }
+  return test;
+}
+
 void write_run_state(const std::string& path, const train::RunState& state) {
   Table steps(kStepColumns), passes(kPassColumns);
   Names phases, networks;

@@ -84,10 +84,10 @@ RunDirectory::RunDirectory(const TrainRunOptions& options, const Json& identity,
   io::remove_checkpoints_after(options.output_dir, goes_on ? resume_->checkpoint.step : -1);
 }
 
-void RunDirectory::claim() {
+void RunDirectory::claim(const Json& identity) {
   std::error_code ignored;
   fs::remove(options_.output_dir + "/" + kResultsFile, ignored);
-  write_identity(options_.output_dir, identity_);
+  write_identity(options_.output_dir, identity);
 }
 
 void RunDirectory::choose_checkpoint(Observer& observer) {
@@ -133,6 +133,7 @@ void RunDirectory::load(const io::CheckpointDir& checkpoint, Observer& observer)
               checkpoint.path, difference);
   ResumePoint point;
   point.checkpoint = checkpoint;
+  point.identity = *there;
   point.state = read_run_state(checkpoint.path + "/state.safetensors");
   point.trainer_state = read_json_file(checkpoint.path + "/trainer_state.json");
   QALOF_CHECK(point.state.global_step() == checkpoint.step, ErrorKind::kCorruptFile,

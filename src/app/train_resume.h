@@ -15,6 +15,7 @@ struct ResumePoint {
   io::CheckpointDir checkpoint;
   train::RunState state;
   Json trainer_state;
+  Json identity;  // as stored, with what the run found out before its first step
 };
 
 /// An output directory, locked while this lives, ready to be written by one run.
@@ -29,7 +30,8 @@ class RunDirectory {
   /// are.
   const std::optional<ResumePoint>& resume() const { return resume_; }
   /// Says in the directory whose it is (run.json); results of an earlier run are gone then.
-  void claim();
+  /// identity: the constructor's, perhaps with more, which does not tell runs apart.
+  void claim(const Json& identity);
 
  private:
   void choose_checkpoint(Observer& observer);

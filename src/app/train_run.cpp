@@ -21,7 +21,13 @@ namespace fs = std::filesystem;
 
 namespace {
 
+constexpr int kFewestBits = 2;
+constexpr const char* kRangeTest = "range_test";
+
 void check_options(const TrainRunOptions& options) {
+  QALOF_CHECK(!options.find_min_bits || options.train.method == train::Method::kCpt,
+              ErrorKind::kUsage, "--min_bits auto: is for --method cpt, found {}",
+              train::to_string(options.train.method));
   for (const auto& [value, flag] :
        {std::pair{&options.train_file, "--train_file"}, {&options.output_dir, "--output_dir"}}) {
     QALOF_CHECK(!value->empty(), ErrorKind::kUsage, "{} is missing", flag);
@@ -118,6 +124,7 @@ Json to_json(const TrainRunResult& result) {
                {"phases", phases},
                {"output_dir", result.output_dir},
                {"interrupted", result.train.interrupted}};
+  if (result.range_test) json["range_test"] = to_json(*result.range_test);
   Json eval = Json::array();
   for (const WidthScore& score : result.scores) eval.push_back(score_json(score));
   if (!eval.empty()) json["eval"] = eval;
@@ -143,9 +150,10 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     options.features.max_seq_length = config.max_positions;
     options.features.doc_stride = std::min(options.features.doc_stride, config.max_positions / 3);
   }
+  if (options.find_min_bits) options.train.min_bits = kFewestBits;  // until it is known
   // Flags that contradict each other are refused before anything is written.
   const std::size_t num_phases = train::make_phases(options.train, handle.base->target()).size();
-  const Json identity = run_identity(options, handle);
+  Json identity = run_identity(options, handle);
   RunDirectory directory(options, identity, observer);
   if (options.train_file == kTrainFileSelf) directory.claim();  // its text is written there
   const std::vector<train::Example> examples = load_examples(options, handle, tokenizer, observer);
@@ -157,19 +165,28 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   observer.info(fmt::format(
       "{}: {} windows, {} tokens, mean {:.0f}, longest {}", options.train_file, examples.size(),
       tokens, static_cast<double>(tokens) / static_cast<double>(examples.size()), longest));
-  observer.info(fmt::format(
-      "memory estimate {:.0f} MB",
-      static_cast<double>(train::estimate_training_bytes(config, options.train, longest)) / 1e6));
-
-  Scorer scorer(options, handle.base, tokenizer, observer);
   const ResumePoint* resume = directory.resume() ? &*directory.resume() : nullptr;
-  directory.claim();
-  RunLog log(options, examples.size(), num_phases, resume);
   TrainRunResult result;
   result.output_dir = options.output_dir;
   train::TrainHooks hooks;
   hooks.observer = &observer;
   hooks.should_stop = options.should_stop;
+  if (options.find_min_bits) {
+    result.range_test = resume != nullptr
+                            ? range_test_of(resume->identity.value(kRangeTest, Json::object()),
+                                            resume->checkpoint.path + "/" + kRunFile)
+                            : train::find_min_bits(handle.base, options.train, examples, hooks);
+    options.train.min_bits = result.range_test->min_bits;
+    identity[kRangeTest] = to_json(*result.range_test);
+    observer.info(fmt::format("range test: --min_bits {}", options.train.min_bits));
+  }
+  observer.info(fmt::format(
+      "memory estimate {:.0f} MB",
+      static_cast<double>(train::estimate_training_bytes(config, options.train, longest)) / 1e6));
+
+  Scorer scorer(options, handle.base, tokenizer, observer);
+  directory.claim(identity);
+  RunLog log(options, examples.size(), num_phases, resume);
   hooks.on_gradients = options.on_gradients;
   hooks.resume = resume != nullptr ? &resume->state : nullptr;
   hooks.on_step = [&](const train::StepRecord& record) {

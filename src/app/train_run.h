@@ -11,6 +11,7 @@
 #include "app/model_handle.h"
 #include "core/json.h"
 #include "train/options.h"
+#include "train/range_test.h"
 
 namespace qalof::app {
 
@@ -30,6 +31,7 @@ struct TrainRunOptions {
   /// "" = as the method says; "self" = cpt, random, curriculum: a higher width; else a directory of
   /// a model or of adapters on the model, which then is train.teacher.
   std::string teacher;
+  bool find_min_bits = false;          // cpt: train.min_bits comes from train/range_test.h
   std::uint64_t save_total_limit = 0;  // checkpoints that are kept; 0 = all
   /// "" = at the newest checkpoint of the same run in output_dir, if there is one; "auto" = there,
   /// and it is an error if there is none; else a checkpoint, whose successors are discarded.
@@ -52,7 +54,8 @@ struct WidthScore {
 };
 struct TrainRunResult {
   train::TrainResult train;
-  std::vector<WidthScore> scores;  // with a validation file: every trained width
+  std::optional<train::RangeTest> range_test;  // find_min_bits
+  std::vector<WidthScore> scores;              // with a validation file: every trained width
   std::string output_dir;
 };
 

@@ -74,7 +74,8 @@ void run_train(std::vector<std::string> arguments) {
   train::TrainOptions& train = options.train;
   std::string task = "qa", method = "lora", scheduler = "cosine", device = "cpu",
               save_dtype = "f32", report_to = "none", random_widths = "step",
-              curriculum = "schedule", kd_loss;
+              curriculum = "schedule", adapter_form = "separate", init_lora = "default",
+              min_bits = "4", kd_loss;
   int kv_bits = 0;
   std::uint64_t teacher_cache_mb = train.teacher_cache_bytes >> 20;
   std::int32_t separator = -1;
@@ -106,7 +107,10 @@ void run_train(std::vector<std::string> arguments) {
               "width of its range")
       ->delimiter(',');
   line.option("--num_cyclic_period", train.num_cyclic_period, "cpt: cycles of the run");
-  line.option("--min_bits", train.min_bits, "cpt: where each cycle begins");
+  line.option(
+      "--min_bits", min_bits,
+      "cpt: where each cycle begins; auto = the fewest bits at which a short training learns "
+      "at least half as much as at --max_bits");
   line.option("--max_bits", train.max_bits, "cpt: where each cycle ends");
   line.option("--random_widths", random_widths,
               "random: step (one width for all linears), layer (one for each) or both (either, by "
@@ -124,8 +128,16 @@ void run_train(std::vector<std::string> arguments) {
               "seed");
   line.option("--ste_clip", train.ste_clip,
               "2: no gradient where |x| >= 2, as the original; 0: everywhere");
-  line.option("--lora_r", train.lora_r, "rank of the adapters");
+  line.option("--adapter_form", adapter_form,
+              "separate: an adapter per width; cascaded: one for all, of which a width uses the "
+              "first ranks (joint, cpt, random, curriculum)");
+  line.option("--lora_r", train.lora_r,
+              "rank of the adapters; cascaded: of widths to 4 bits, 5 and 6 use two thirds, more "
+              "bits one third");
   line.option("--lora_alpha", train.lora_alpha, "scale of the adapters is alpha / r");
+  line.option("--init_lora", init_lora,
+              "default: B zero; residual_svd: B A stands for the largest singular values of what "
+              "quantization loses of W (LoftQ with one round)");
   line.option("--learning_rate", train.learning_rate, "peak learning rate");
   line.option("--lr_scheduler_type", scheduler, "cosine, linear or constant");
   line.option("--warmup_steps", train.warmup_steps, "steps from 0 to the peak");
@@ -190,6 +202,11 @@ void run_train(std::vector<std::string> arguments) {
   train.device = train::parse_device(device);
   train.random_widths = train::parse_random_widths(random_widths);
   train.curriculum = train::parse_curriculum(curriculum);
+  train.adapter_form = train::parse_adapter_form(adapter_form);
+  train.init_lora = train::parse_init_lora(init_lora);
+  options.find_min_bits = min_bits == "auto";
+  QALOF_CHECK(options.find_min_bits || CLI::detail::lexical_cast(min_bits, train.min_bits),
+              ErrorKind::kUsage, "--min_bits: found {}, expected auto or a number", min_bits);
   if (!kd_loss.empty()) train.kd_loss = train::parse_kd_loss(kd_loss);
   options.log_events = report_to == "tensorboard";
   options.flags = identifying_flags(line.values());

@@ -152,6 +152,20 @@ class PeftReader {
   std::map<std::string, std::string> a_keys_, b_keys_, head_keys_;  // module -> key in the file
 };
 
+// The alpha whose quotient by the rank, rounded to float, is the scale of the pairs, which a float
+// need not hold.
+double stored_alpha(const Adapter& adapter) {
+  const auto alpha = static_cast<double>(adapter.alpha), rank = static_cast<double>(adapter.rank);
+  for (const auto& lora : adapter.linears) {
+    if (lora == nullptr) continue;
+    const float scaling = lora->view().scaling;
+    // The product of a float and a rank is exact in double.
+    return static_cast<float>(alpha / rank) == scaling ? alpha
+                                                       : static_cast<double>(scaling) * rank;
+  }
+  return alpha;
+}
+
 }  // namespace
 
 LoraLinear::LoraLinear(std::size_t rank, float scaling, std::vector<float> a, std::vector<float> b,
@@ -229,7 +243,7 @@ void save_adapter(const std::string& directory, const Adapter& adapter,
                   const model::ModelConfig& config, Task task, const std::string& base_id) {
   io::PeftConfig peft;
   peft.r = adapter.rank;
-  peft.lora_alpha = static_cast<double>(adapter.alpha);
+  peft.lora_alpha = stored_alpha(adapter);
   const std::vector<model::LinearSpec> linears = model::linears(config);
   const std::string prefix = model::decoder_prefix(config, task == Task::kQa);
   peft.fan_in_fan_out = linears.front().conv1d;

@@ -1,6 +1,7 @@
 #include "runtime/weight_packing.h"
 
 #include "core/error.h"
+#include "kernels/bf16.h"
 #include "kernels/codebook.h"
 #include "kernels/quantize.h"
 #include "runtime/codebook_weights.h"
@@ -61,6 +62,27 @@ RowCodes unpack(const kernels::PackedMatrix& w) {
     if (w.zeros != nullptr) rows.zeros = unpack_groups(w.zeros, w.n, rows.groups());
   }
   return rows;
+}
+
+std::vector<float> unpack_floats(const kernels::PackedMatrix& w) {
+  std::vector<float> dense(w.n * w.k);
+  constexpr std::size_t kPanel = kernels::kPanelRows;
+  const std::size_t pairs = (w.k + 1) / 2;
+  for (std::size_t row = 0; row < w.n; ++row) {
+    const std::size_t panel = row / kPanel, lane = row % kPanel;
+    const float scale = w.scales != nullptr ? w.scales[row] : 1.0F;
+    for (std::size_t col = 0; col < w.k; ++col) {
+      float value = 0;
+      if (w.format == kernels::WeightFormat::kF32) {
+        value = static_cast<const float*>(w.panels)[(panel * w.k + col) * kPanel + lane];
+      } else {
+        const std::size_t at = ((panel * pairs + col / 2) * kPanel + lane) * 2 + col % 2;
+        value = kernels::float_from_bf16(static_cast<const std::uint16_t*>(w.panels)[at]);
+      }
+      dense[row * w.k + col] = value * scale;
+    }
+  }
+  return dense;
 }
 
 }  // namespace
@@ -176,8 +198,11 @@ std::unique_ptr<OwnedMatrix> pack_floats(const std::vector<float>& weights, std:
   return owned;
 }
 
-std::vector<float> unpack_reals(const kernels::PackedMatrix& integers, ParallelFor& parallel) {
-  return reals_of(unpack(integers), parallel);
+std::vector<float> unpack_reals(const kernels::PackedMatrix& packed, ParallelFor& parallel) {
+  using kernels::WeightFormat;
+  if (packed.format == WeightFormat::kInt8 || packed.format == WeightFormat::kInt4)
+    return reals_of(unpack(packed), parallel);
+  return unpack_floats(packed);
 }
 
 std::unique_ptr<OwnedMatrix> pack_for_floats(const kernels::PackedMatrix& integers,

@@ -57,8 +57,9 @@ std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std
                                           std::size_t in, quant::Precision precision,
                                           quant::QuantScheme scheme, ParallelFor& parallel);
 
-/// Packed integers as reals [n, k]: exactly the numbers their products are made of.
-std::vector<float> unpack_reals(const kernels::PackedMatrix& integers, ParallelFor& parallel);
+/// Packed weights as reals [n, k]: exactly the numbers their products are made of. Floats are those
+/// of f32 panels of kPanelRows rows or of bf16.
+std::vector<float> unpack_reals(const kernels::PackedMatrix& packed, ParallelFor& parallel);
 
 /// Packed integers in the form that float activations multiply (weight_format of w8a16): the same
 /// numbers that pack_weights gives for that precision.

@@ -2,7 +2,6 @@
 #include <map>
 #include <tuple>
 
-#include "kernels/bf16.h"
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
 #include "train/kernel_functions_torch.h"
@@ -10,30 +9,6 @@
 namespace qalof::train {
 
 namespace {
-
-// A packed matrix as reals [n, k]: exactly the numbers its products are made of.
-std::vector<float> unpack(const kernels::PackedMatrix& w, ParallelFor& parallel) {
-  if (w.format == kernels::WeightFormat::kInt8 || w.format == kernels::WeightFormat::kInt4)
-    return runtime::unpack_reals(w, parallel);
-  std::vector<float> dense(w.n * w.k);
-  constexpr std::size_t kPanel = kernels::kPanelRows;
-  const std::size_t pairs = (w.k + 1) / 2;
-  for (std::size_t row = 0; row < w.n; ++row) {
-    const std::size_t panel = row / kPanel, lane = row % kPanel;
-    const float scale = w.scales != nullptr ? w.scales[row] : 1.0F;
-    for (std::size_t col = 0; col < w.k; ++col) {
-      float value = 0;
-      if (w.format == kernels::WeightFormat::kF32) {
-        value = static_cast<const float*>(w.panels)[(panel * w.k + col) * kPanel + lane];
-      } else {
-        const std::size_t at = ((panel * pairs + col / 2) * kPanel + lane) * 2 + col % 2;
-        value = kernels::float_from_bf16(static_cast<const std::uint16_t*>(w.panels)[at]);
-      }
-      dense[row * w.k + col] = value * scale;
-    }
-  }
-  return dense;
-}
 
 template <typename T>
 std::vector<T> transposed(const std::vector<T>& values, std::size_t rows, std::size_t cols,
@@ -260,14 +235,15 @@ class KernelGraph final : public Graph {
     backward.panels.resize(kernels::packed_matrix_bytes(matrix.format, matrix.n, matrix.k));
     matrix.panels = backward.panels.data();
     if (bits == 32) {
-      const std::vector<float> reals = unpack(w, parallel);
+      const std::vector<float> reals = runtime::unpack_reals(w, parallel);
       kernels::pack_f32(reals.data(), matrix.n, matrix.k, matrix.n, /*transposed=*/true,
                         reinterpret_cast<float*>(backward.panels.data()), parallel);
       return;
     }
     if (w.group != 0) {
       // A scale per group of inputs cannot go to dy: the reals, rounded.
-      const std::vector<float> reals = transposed(unpack(w, parallel), w.n, w.k, parallel);
+      const std::vector<float> reals =
+          transposed(runtime::unpack_reals(w, parallel), w.n, w.k, parallel);
       kernels::pack_bf16(reals.data(), matrix.n, matrix.k,
                          reinterpret_cast<std::uint16_t*>(backward.panels.data()), parallel);
       return;

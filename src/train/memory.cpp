@@ -9,23 +9,26 @@ namespace qalof::train {
 std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const TrainOptions& options,
                                       std::size_t tokens_per_window) {
   constexpr std::uint64_t kFloat = sizeof(float);
-  std::uint64_t linear_weights = 0, lora_weights = 0;
+  std::uint64_t linear_weights = 0, rank_weights = 0;
   for (const model::LinearSpec& spec : model::linears(config)) {
     linear_weights += spec.in * spec.out;
-    lora_weights += options.lora_r * (spec.in + spec.out);
+    rank_weights += spec.in + spec.out;
   }
   const std::uint64_t all_weights = model::parameter_count(config);
   const bool full = options.method == Method::kFull;
   const bool single = full || options.method == Method::kLora;
   const std::uint64_t adapters = single ? 1 : trained_widths(options).size();
-  const std::uint64_t at_once = options.method == Method::kSwitch ? 1 : adapters;
+  const bool one_adapter =
+      options.method == Method::kSwitch || options.adapter_form == AdapterForm::kCascaded;
+  const std::uint64_t at_once = one_adapter ? 1 : adapters;
   const std::uint64_t widths =
       options.method == Method::kCpt
           ? static_cast<std::uint64_t>(options.max_bits - options.min_bits + 1)
           : adapters;
   // Values, gradients and two moments; and what a checkpoint copies: values and moments to go on,
   // and the weights in the form in which they are handed out.
-  const std::uint64_t trained = (full ? all_weights : at_once * lora_weights) * (4 + 5) * kFloat;
+  const std::uint64_t trained =
+      (full ? all_weights : at_once * options.lora_r * rank_weights) * (4 + 5) * kFloat;
   // Packed for the forward pass and dense for the backward pass, once per width.
   const std::uint64_t forms = widths * linear_weights * 2 * kFloat;
   const std::uint64_t base = full ? 0 : all_weights * kFloat;  // the mapped file

@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "train/adapter_form.h"
 #include "train/network_torch.h"
 
 namespace qalof::train {
@@ -141,20 +142,6 @@ BaseParams TrainableBase::bind(const FlatParameters& flat) const {
   return assemble(config_, [&] { return flat.parameter(indices_[next++]); });
 }
 
-AdapterInit fresh_adapter(const runtime::BaseModel& base, std::size_t rank, std::uint64_t seed,
-                          int width) {
-  AdapterInit init;
-  for (const model::LinearSpec& spec : base.linears()) {
-    const RandomStream stream(seed, fmt::format("lora_A.w{}.{}", width, spec.name));
-    const float bound = 1.0F / std::sqrt(static_cast<float>(spec.in));
-    std::vector<float> a(rank * spec.in);
-    for (std::size_t i = 0; i < a.size(); ++i) a[i] = bound * (2.0F * stream.uniform(0, i) - 1.0F);
-    init.a.push_back(std::move(a));
-    init.b.emplace_back(spec.out * rank, 0.0F);
-  }
-  return init;
-}
-
 runtime::Head initial_qa_head(const runtime::BaseModel& base, std::uint64_t seed) {
   if (base.qa_head()) {
     runtime::Head head = *base.qa_head();
@@ -192,13 +179,14 @@ std::shared_ptr<const runtime::Adapter> export_adapter(const AdapterParams& para
                                                        const runtime::BaseModel& base,
                                                        const TrainOptions& options) {
   auto adapter = std::make_shared<runtime::Adapter>();
-  adapter->rank = options.lora_r;
-  adapter->alpha = static_cast<float>(options.lora_alpha);
-  const auto scaling = static_cast<float>(options.lora_alpha / static_cast<double>(options.lora_r));
+  adapter->rank = static_cast<std::size_t>(params.linears.front().a.size(0));
+  const auto scaling = static_cast<float>(lora_scaling(options));
+  adapter->alpha = adapter->rank == options.lora_r ? static_cast<float>(options.lora_alpha)
+                                                   : scaling * static_cast<float>(adapter->rank);
   for (std::size_t i = 0; i < params.linears.size(); ++i) {
     const model::LinearSpec& spec = base.linears()[i];
     adapter->linears.push_back(std::make_unique<runtime::LoraLinear>(
-        options.lora_r, scaling, to_vector(params.linears[i].a), to_vector(params.linears[i].b),
+        adapter->rank, scaling, to_vector(params.linears[i].a), to_vector(params.linears[i].b),
         spec.in, spec.out));
   }
   if (params.head.weight.defined()) adapter->qa_head = export_head(params.head);

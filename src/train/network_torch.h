@@ -64,6 +64,8 @@ class FlatParameters {
   /// after the other.
   std::size_t add(const std::vector<std::int64_t>& shape, const std::vector<float>& values,
                   std::size_t group = 0);
+  /// The values that add was given; until build.
+  const std::vector<float>& initial(std::size_t index) const { return pending_[index].values; }
   /// Lays the parameters out on a device; add is over then.
   void build(at::Device device);
   /// A leaf tensor that views the buffers.
@@ -106,18 +108,12 @@ class TrainableBase {
   model::ModelConfig config_;
 };
 
-/// Initial values of an adapter: A uniform in +-1 / sqrt(in) (Kaiming with a = sqrt 5), B zero.
-struct AdapterInit {
-  std::vector<std::vector<float>> a, b;  // [linear]
-};
-AdapterInit fresh_adapter(const runtime::BaseModel& base, std::size_t rank, std::uint64_t seed,
-                          int width);
 /// The base's own span head, else weights N(0, initializer_range) and biases 0.
 runtime::Head initial_qa_head(const runtime::BaseModel& base, std::uint64_t seed);
 
 std::vector<float> to_vector(const at::Tensor& tensor);
 at::Tensor to_tensor(const std::vector<float>& values, const std::vector<std::int64_t>& shape);
-/// Copies out of the graph, into the forms of the runtime.
+/// Copies out of the graph, into the forms of the runtime; a pair has the rank of its tensors.
 runtime::Head export_head(const HeadParams& head);
 std::shared_ptr<const runtime::Adapter> export_adapter(const AdapterParams& params,
                                                        const runtime::BaseModel& base,

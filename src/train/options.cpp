@@ -26,6 +26,10 @@ constexpr Named<RandomWidths> kRandomWidths[] = {
     {"step", RandomWidths::kStep}, {"layer", RandomWidths::kLayer}, {"both", RandomWidths::kBoth}};
 constexpr Named<Curriculum> kCurricula[] = {{"schedule", Curriculum::kSchedule},
                                             {"loss", Curriculum::kLoss}};
+constexpr Named<AdapterForm> kAdapterForms[] = {{"separate", AdapterForm::kSeparate},
+                                                {"cascaded", AdapterForm::kCascaded}};
+constexpr Named<InitLora> kInitLora[] = {{"default", InitLora::kDefault},
+                                         {"residual_svd", InitLora::kResidualSvd}};
 constexpr Named<KdLoss> kKdLosses[] = {{"kl", KdLoss::kKl}, {"mse", KdLoss::kMse}};
 
 template <typename Value, std::size_t count>
@@ -52,6 +56,10 @@ Curriculum parse_curriculum(const std::string& text) {
   return parse("--curriculum", kCurricula, text);
 }
 KdLoss parse_kd_loss(const std::string& text) { return parse("--kd_loss", kKdLosses, text); }
+AdapterForm parse_adapter_form(const std::string& text) {
+  return parse("--adapter_form", kAdapterForms, text);
+}
+InitLora parse_init_lora(const std::string& text) { return parse("--init_lora", kInitLora, text); }
 
 std::string to_string(Method method) {
   for (const auto& [name, value] : kMethods) {

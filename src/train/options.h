@@ -31,6 +31,12 @@ enum class Method { kFull, kLora, kSwitch, kJoint, kCpt, kRandom, kCurriculum };
 enum class RandomWidths { kStep, kLayer, kBoth };
 /// When `curriculum` comes down: after equal parts of the run, or where the loss stops falling.
 enum class Curriculum { kSchedule, kLoss };
+/// What the adapters of several widths share. separate: nothing. cascaded: the ranks of one pair a
+/// linear, of which a width uses the first (adapter_form.h).
+enum class AdapterForm { kSeparate, kCascaded };
+/// What adapters begin as. default: B zero, so that nothing is added. residual_svd: the part of
+/// W - q(W) of largest singular values (adapter_init_torch.h).
+enum class InitLora { kDefault, kResidualSvd };
 /// How logits are distilled: divergence of the distributions, or the squared error of the logits.
 enum class KdLoss { kKl, kMse };
 enum class LrSchedule { kCosine, kLinear, kConstant };
@@ -43,6 +49,8 @@ Device parse_device(const std::string& text);
 RandomWidths parse_random_widths(const std::string& text);
 Curriculum parse_curriculum(const std::string& text);
 KdLoss parse_kd_loss(const std::string& text);
+AdapterForm parse_adapter_form(const std::string& text);
+InitLora parse_init_lora(const std::string& text);
 std::string to_string(Method method);
 
 /// A fine-tuned network that teaches from outside: a base in full or half precision and perhaps
@@ -64,8 +72,10 @@ struct TrainOptions {
   std::optional<quant::PrecisionPlan> plan;  // lora and full: the plan to train in
   quant::QuantScheme scheme;                 // where there is no plan
   int ste_clip = 0;  // 0: the gradient passes everywhere; 2: not where |x| >= 2, as the original
+  AdapterForm adapter_form = AdapterForm::kSeparate;
   std::size_t lora_r = 8;
   double lora_alpha = 16;
+  InitLora init_lora = InitLora::kDefault;
   double learning_rate = 1e-3;
   LrSchedule lr_scheduler_type = LrSchedule::kCosine;
   std::int64_t warmup_steps = 20;

@@ -1,8 +1,25 @@
 #include <set>
 
+#include "train/adapter_form.h"
 #include "train/parameters_torch.h"
 
 namespace qalof::train {
+
+namespace {
+
+// The pair of every linear, from the width that serves it.
+template <typename T, typename PairOf>
+std::vector<LoraParams> choose_pairs(const std::map<int, T>& by_width, const Network& network,
+                                     PairOf&& pair_of) {
+  std::vector<LoraParams> pairs;
+  for (const quant::Precision& precision : network.plan.linears) {
+    const int width = runtime::nearest_width(by_width, precision.weight.bits);
+    pairs.push_back(pair_of(by_width.at(width), pairs.size()));
+  }
+  return pairs;
+}
+
+}  // namespace
 
 NetworkView view_of(const std::map<int, AdapterParams>& adapters, const Network& network,
                     double lora_scaling) {
@@ -10,11 +27,41 @@ NetworkView view_of(const std::map<int, AdapterParams>& adapters, const Network&
   view.lora_scaling = lora_scaling;
   if (adapters.empty()) return view;
   view.head = adapters.at(runtime::nearest_width(adapters, network.head_width)).head;
-  for (const quant::Precision& precision : network.plan.linears) {
-    const int width = runtime::nearest_width(adapters, precision.weight.bits);
-    view.lora.push_back(adapters.at(width).linears[view.lora.size()]);
-  }
+  view.lora = choose_pairs(adapters, network, [](const AdapterParams& adapter, std::size_t linear) {
+    return adapter.linears[linear];
+  });
   return view;
+}
+
+void PhaseParameters::add_pairs(const runtime::BaseModel& base, const AdapterInit& init, int bits,
+                                Width& width, std::size_t& group) {
+  const bool shares = options_.adapter_form == AdapterForm::kCascaded;
+  std::size_t rank = 0;  // of the blocks that are there
+  for (std::size_t block = shares ? 0 : blocks_.size(); block < blocks_.size(); ++block) {
+    width.blocks.push_back(block);
+    rank += blocks_[block].rank;
+  }
+  const std::size_t wanted = adapter_rank(options_, bits);
+  if (rank == wanted) return;
+  width.blocks.push_back(blocks_.size());
+  Block& block = blocks_.emplace_back();
+  block.rank = wanted - rank;
+  const auto extent = static_cast<std::int64_t>(block.rank);
+  for (std::size_t i = 0; i < base.linears().size(); ++i) {
+    std::vector<PairValues> before;
+    for (const std::size_t earlier : width.blocks) {
+      if (earlier + 1 == blocks_.size()) break;
+      const Pair& pair = blocks_[earlier].pairs[i];
+      before.push_back({flat_.initial(pair.a), flat_.initial(pair.b)});
+    }
+    const PairValues values = init.values(i, bits, {rank, block.rank}, before);
+    const auto in = static_cast<std::int64_t>(base.linears()[i].in);
+    const auto out = static_cast<std::int64_t>(base.linears()[i].out);
+    const std::size_t a = flat_.add({extent, in}, values.a, group);
+    const std::size_t b = flat_.add({out, extent}, values.b, group);
+    block.pairs.push_back({a, b});
+    block.groups.push_back(group++);
+  }
 }
 
 PhaseParameters::Pair PhaseParameters::add_head(const runtime::Head& head, std::size_t group) {
@@ -26,7 +73,7 @@ PhaseParameters::Pair PhaseParameters::add_head(const runtime::Head& head, std::
 
 PhaseParameters::PhaseParameters(const runtime::BaseModel& base, const TrainOptions& options,
                                  const Phase& phase, const std::map<int, AdapterParams>& earlier,
-                                 at::Device device)
+                                 at::Device device, ParallelFor& parallel)
     : options_(options) {
   const bool has_head = options.task == runtime::Task::kQa;
   runtime::Head initial_head;
@@ -37,17 +84,10 @@ PhaseParameters::PhaseParameters(const runtime::BaseModel& base, const TrainOpti
   std::optional<TrainableBase> trainable;
   std::size_t group = 0;
   if (options.method == Method::kFull) trainable.emplace(base, flat_);
-  const auto rank = static_cast<std::int64_t>(options.lora_r);
+  const AdapterInit init(base, options_, phase, parallel);
   for (const int bits : phase.widths) {
     Width& width = widths_[bits];
-    const AdapterInit init = fresh_adapter(base, options.lora_r, options.seed, bits);
-    for (std::size_t i = 0; i < base.linears().size(); ++i) {
-      const auto in = static_cast<std::int64_t>(base.linears()[i].in);
-      const auto out = static_cast<std::int64_t>(base.linears()[i].out);
-      const std::size_t a = flat_.add({rank, in}, init.a[i], group);
-      width.pairs.push_back({a, flat_.add({out, rank}, init.b[i], group)});
-      width.pair_groups.push_back(group++);
-    }
+    add_pairs(base, init, bits, width, group);
     if (!has_head || !phase.has_head_per_width) continue;
     width.head_group = group++;
     width.head = add_head(initial_head, width.head_group);
@@ -61,24 +101,46 @@ PhaseParameters::PhaseParameters(const runtime::BaseModel& base, const TrainOpti
   }
   flat_.build(device);
   if (trainable) base_ = trainable->bind(flat_);
-  for (const auto& [bits, width] : widths_) {
-    AdapterParams& adapter = adapters_[bits];
-    for (const Pair& pair : width.pairs) {
-      adapter.linears.push_back({flat_.parameter(pair.a), flat_.parameter(pair.b)});
-    }
-    if (has_head) adapter.head = head_of(width.head);
+}
+
+LoraParams PhaseParameters::pair_of(const Width& width, std::size_t linear) const {
+  std::vector<at::Tensor> a, b;
+  for (const std::size_t block : width.blocks) {
+    const Pair& pair = blocks_[block].pairs[linear];
+    a.push_back(flat_.parameter(pair.a));
+    b.push_back(flat_.parameter(pair.b));
   }
+  if (a.size() == 1) return {a.front(), b.front()};
+  return {at::cat(a, 0), at::cat(b, 1)};
 }
 
 HeadParams PhaseParameters::head_of(const Pair& pair) const {
   return {flat_.parameter(pair.a), flat_.parameter(pair.b)};
 }
 
+std::map<int, AdapterParams> PhaseParameters::adapters() const {
+  const at::NoGradGuard no_grad;
+  std::map<int, AdapterParams> adapters;
+  for (const auto& [bits, width] : widths_) {
+    AdapterParams& adapter = adapters[bits];
+    for (std::size_t i = 0; i < blocks_.front().pairs.size(); ++i)
+      adapter.linears.push_back(pair_of(width, i));
+    if (options_.task == runtime::Task::kQa) adapter.head = head_of(width.head);
+  }
+  return adapters;
+}
+
 NetworkView PhaseParameters::view(const Network& network) const {
-  const double scaling = options_.lora_alpha / static_cast<double>(options_.lora_r);
-  NetworkView result = view_of(adapters_, network, scaling);
-  if (shared_head_) result.head = head_of(*shared_head_);
-  return result;
+  NetworkView view;
+  view.lora_scaling = lora_scaling(options_);
+  if (shared_head_) view.head = head_of(*shared_head_);
+  if (widths_.empty()) return view;
+  if (options_.task == runtime::Task::kQa)
+    view.head = head_of(widths_.at(runtime::nearest_width(widths_, network.head_width)).head);
+  view.lora = choose_pairs(widths_, network, [this](const Width& width, std::size_t linear) {
+    return pair_of(width, linear);
+  });
+  return view;
 }
 
 std::vector<std::size_t> PhaseParameters::groups(const Network& network) const {
@@ -86,7 +148,7 @@ std::vector<std::size_t> PhaseParameters::groups(const Network& network) const {
   std::set<std::size_t> found;
   for (std::size_t i = 0; i < network.plan.linears.size(); ++i) {
     const int bits = runtime::nearest_width(widths_, network.plan.linears[i].weight.bits);
-    found.insert(widths_.at(bits).pair_groups[i]);
+    for (const std::size_t block : widths_.at(bits).blocks) found.insert(blocks_[block].groups[i]);
   }
   if (options_.task == runtime::Task::kQa)
     found.insert(widths_.at(runtime::nearest_width(widths_, network.head_width)).head_group);
@@ -95,16 +157,19 @@ std::vector<std::size_t> PhaseParameters::groups(const Network& network) const {
 
 void PhaseParameters::copy_width(int from, int to) {
   const at::NoGradGuard no_grad;
-  const AdapterParams &source = adapters_.at(from), &target = adapters_.at(to);
-  auto copy = [](const at::Tensor& dst, const at::Tensor& src) {
-    if (dst.defined()) dst.copy_(src);
+  const auto copy = [this](const Pair& target, const Pair& source) {
+    at::Tensor a = flat_.parameter(target.a), b = flat_.parameter(target.b);
+    a.copy_(flat_.parameter(source.a));
+    b.copy_(flat_.parameter(source.b));
   };
-  for (std::size_t i = 0; i < source.linears.size(); ++i) {
-    copy(target.linears[i].a, source.linears[i].a);
-    copy(target.linears[i].b, source.linears[i].b);
+  const Width &source = widths_.at(from), &target = widths_.at(to);
+  for (std::size_t n = 0; n < source.blocks.size(); ++n) {
+    const Block &from_block = blocks_[source.blocks[n]], &to_block = blocks_[target.blocks[n]];
+    if (&from_block == &to_block) continue;
+    for (std::size_t i = 0; i < from_block.pairs.size(); ++i)
+      copy(to_block.pairs[i], from_block.pairs[i]);
   }
-  copy(target.head.weight, source.head.weight);
-  copy(target.head.bias, source.head.bias);
+  if (options_.task == runtime::Task::kQa) copy(target.head, source.head);
 }
 
 void PhaseParameters::export_to(const runtime::BaseModel& base, TrainedWeights& weights) const {
@@ -112,7 +177,7 @@ void PhaseParameters::export_to(const runtime::BaseModel& base, TrainedWeights& 
     weights.tensors =
         export_base(base_, shared_head_ ? head_of(*shared_head_) : HeadParams{}, base.config());
   }
-  for (const auto& [bits, adapter] : adapters_) {
+  for (const auto& [bits, adapter] : adapters()) {
     weights.adapters[bits] = export_adapter(adapter, base, options_);
   }
 }

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "train/adapter_init_torch.h"
 #include "train/network_torch.h"
 #include "train/phases.h"
 
@@ -19,22 +20,24 @@ NetworkView view_of(const std::map<int, AdapterParams>& adapters, const Network&
                     double lora_scaling);
 
 /// Everything a phase trains. `full` trains the base and one head; other methods a pair per width
-/// and linear, and a head per width or one for all.
+/// and linear, of which widths may share ranks, and a head per width or one for all.
 class PhaseParameters {
  public:
-  /// earlier: adapters of finished phases, for the head a phase starts from.
+  /// earlier: adapters of finished phases, for the head a phase starts from. parallel is used here
+  /// alone.
   PhaseParameters(const runtime::BaseModel& base, const TrainOptions& options, const Phase& phase,
-                  const std::map<int, AdapterParams>& earlier, at::Device device);
+                  const std::map<int, AdapterParams>& earlier, at::Device device,
+                  ParallelFor& parallel);
 
   FlatParameters& flat() { return flat_; }
   const BaseParams& base() const { return base_; }  // full
-  /// By width; a head that widths share stands in each.
-  const std::map<int, AdapterParams>& adapters() const { return adapters_; }
+  /// Values by width; a head that widths share stands in each. Ranks that widths share are copied.
+  std::map<int, AdapterParams> adapters() const;
 
   NetworkView view(const Network& network) const;
   /// The groups of flat() that a pass over the network trains, ascending.
   std::vector<std::size_t> groups(const Network& network) const;
-  /// Gives a width the values of another's pairs and head.
+  /// Gives a width the values of another's head and of the pairs that it does not share with it.
   void copy_width(int from, int to);
   /// Adds what was learned to weights.
   void export_to(const runtime::BaseModel& base, TrainedWeights& weights) const;
@@ -43,21 +46,29 @@ class PhaseParameters {
   struct Pair {
     std::size_t a = 0, b = 0;  // indices into flat_
   };
+  // Neighbouring ranks of every linear's pair: those of one width, or those that widths share.
+  struct Block {
+    std::size_t rank = 0;
+    std::vector<Pair> pairs;          // [linear]
+    std::vector<std::size_t> groups;  // [linear]
+  };
   struct Width {
-    std::vector<Pair> pairs;               // [linear]
-    std::vector<std::size_t> pair_groups;  // [linear]
+    std::vector<std::size_t> blocks;  // one after the other they are its pairs
     Pair head;
     std::size_t head_group = 0;
   };
+  void add_pairs(const runtime::BaseModel& base, const AdapterInit& init, int bits, Width& width,
+                 std::size_t& group);
   Pair add_head(const runtime::Head& head, std::size_t group);
+  LoraParams pair_of(const Width& width, std::size_t linear) const;
   HeadParams head_of(const Pair& pair) const;
 
   TrainOptions options_;
   FlatParameters flat_;
   BaseParams base_;
   std::optional<Pair> shared_head_;  // one for all widths, or beside the base
+  std::vector<Block> blocks_;
   std::map<int, Width> widths_;
-  std::map<int, AdapterParams> adapters_;
 };
 
 /// Copies without gradient, which later changes of params do not reach.

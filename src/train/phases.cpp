@@ -186,6 +186,16 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
                 "--kv_bits: found {}, expected 2..8, 16 or 32", *options.kv_bits);
   }
   if (has_widths(options.method)) check_widths(options);
+  QALOF_CHECK(options.adapter_form == AdapterForm::kSeparate ||
+                  (has_widths(options.method) && options.method != Method::kSwitch),
+              ErrorKind::kUsage,
+              "--adapter_form cascaded: --method {} does not train several widths together, "
+              "expected joint, cpt, random or curriculum",
+              to_string(options.method));
+  QALOF_CHECK(options.init_lora == InitLora::kDefault || options.method != Method::kFull,
+              ErrorKind::kUsage, "--init_lora: --method full trains no adapters");
+  QALOF_CHECK(options.init_lora == InitLora::kDefault || options.lora_alpha > 0, ErrorKind::kUsage,
+              "--init_lora residual_svd: --lora_alpha 0 lets an adapter stand for nothing");
   if (options.plan) {
     QALOF_CHECK(!options.bf16, ErrorKind::kUsage,
                 "--bf16: --precision already names the precision");

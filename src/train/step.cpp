@@ -2,6 +2,7 @@
 #include <cmath>
 #include <set>
 
+#include "train/adapter_form.h"
 #include "train/feature_loss_torch.h"
 #include "train/step_torch.h"
 
@@ -22,10 +23,6 @@ class Stopwatch {
  private:
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
-
-double lora_scaling(const TrainOptions& options) {
-  return options.lora_alpha / static_cast<double>(options.lora_r);
-}
 
 PassOutput detached(const PassOutput& output) {
   PassOutput copy = output;

@@ -162,7 +162,9 @@ class Trainer {
     const quant::PlanTarget target = base_->target();
     const std::int64_t total = steps_of_phase(options_, examples_.size());
     if (phase.walk == Walk::kCyclic) check_cycles(options_, total);
-    PhaseParameters params(*base_, options_, phase, finished_, device_);
+    TrainOptions initial = options_;
+    if (resume != nullptr) initial.init_lora = InitLora::kDefault;  // values are restored anyway
+    PhaseParameters params(*base_, initial, phase, finished_, device_, parallel_);
     AdamWOptions adamw;
     adamw.weight_decay = options_.weight_decay;
     AdamW optimizer(params.flat(), adamw);

@@ -27,6 +27,7 @@ using qalof::testing::error_of;
 using qalof::testing::IoFaults;
 using qalof::testing::SystemCall;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 namespace fs = std::filesystem;
 
@@ -84,6 +85,45 @@ TEST_F(TrainCheckpoint, SameCommandGoesOnAndEndsWithTheSameBytes) {
     EXPECT_FALSE(result.train.interrupted);
     expect_same_output(dir_.file("whole"), dir_.file(name));
   }
+}
+
+TEST_F(TrainCheckpoint, TheRangeTestIsMadeOnceAndKept) {
+  const auto cyclic = [&](const std::string& output) {
+    TrainRunOptions given = options(output);
+    given.train.method = train::Method::kCpt;
+    given.train.num_cyclic_period = 1;
+    given.train.learning_rate = 1e-2;
+    given.find_min_bits = true;
+    return given;
+  };
+  Lines lines;
+  const TrainRunResult whole = run_train(cyclic("whole"), lines);
+  EXPECT_THAT(lines.all, HasSubstr("range test, 8 bits: loss "));
+  ASSERT_TRUE(whole.range_test.has_value());
+  EXPECT_EQ(whole.train.weights.adapters.begin()->first, whole.range_test->min_bits);
+  const Json results = read_json_file(dir_.file("whole/all_results.json"));
+  EXPECT_EQ(results["range_test"]["min_bits"], whole.range_test->min_bits);
+  EXPECT_EQ(results["range_test"]["probes"].size(), whole.range_test->probes.size());
+  run_until(cyclic("stopped"), 4);
+  Lines later;
+  const TrainRunResult resumed = run_train(cyclic("stopped"), later);
+  EXPECT_THAT(later.all, Not(HasSubstr("range test, ")));
+  EXPECT_EQ(to_json(*resumed.range_test), to_json(*whole.range_test));
+  for (const auto& [bits, adapter] : whole.train.weights.adapters) {
+    const std::string file = fmt::format("/w{}/adapter_model.safetensors", bits);
+    EXPECT_TRUE(slurp(dir_.file("whole") + file) == slurp(dir_.file("stopped") + file)) << bits;
+  }
+  // It begins where a run that is given the number does: probes leave nothing behind.
+  TrainRunOptions given = cyclic("given");
+  given.find_min_bits = false;
+  given.train.min_bits = whole.range_test->min_bits;
+  EXPECT_EQ(run(given).train.train_loss, whole.train.train_loss);
+  given.find_min_bits = true;
+  given.train.method = train::Method::kJoint;
+  EXPECT_EQ(error_of([&] { run(given); }).kind, ErrorKind::kUsage);
+  Json broken = to_json(*whole.range_test);
+  broken["min_bits"] = 1;
+  EXPECT_EQ(error_of([&] { range_test_of(broken, "test"); }).kind, ErrorKind::kBadInput);
 }
 
 TEST_F(TrainCheckpoint, ServesAsAdapterDirectoryAndHoldsTheStateToTheBit) {

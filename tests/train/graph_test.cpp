@@ -94,17 +94,7 @@ class GraphTest : public ::testing::TestWithParam<model::Family> {
   }
 
   std::vector<float> runtime_hidden(const runtime::Execution& execution) const {
-    std::vector<runtime::Sequence> sequences;
-    for (std::size_t w = 0; w < batch_.windows(); ++w) {
-      sequences.push_back(
-          {std::span(batch_.ids)
-               .subspan(batch_.offsets[w], batch_.offsets[w + 1] - batch_.offsets[w])});
-    }
-    runtime::DecoderWorkspace workspace;
-    std::vector<float> hidden(batch_.tokens() * base_->config().hidden);
-    SerialFor serial;
-    runtime::forward(execution, sequences, workspace, hidden.data(), serial);
-    return hidden;
+    return train::runtime_hidden(execution, batch_);
   }
 
   at::Tensor span_loss_on(Graph& graph, const GraphPlan& plan, const NetworkView& view) const {

@@ -105,6 +105,8 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
   if (name == "curriculum_loss") options.curriculum = Curriculum::kLoss;
   if (name == "random_both") options.random_widths = RandomWidths::kBoth;
   if (name.ends_with("_lm")) options.task = runtime::Task::kLm;
+  if (name.ends_with("_cascaded")) options.adapter_form = AdapterForm::kCascaded;
+  if (name.ends_with("_residual")) options.init_lora = InitLora::kResidualSvd;
   const auto base = tiny_base();
   const auto examples = tiny_examples(8, /*shortest=*/2);
   if (name.ends_with("_self")) options.teacher_self = true;
@@ -139,7 +141,9 @@ INSTANTIATE_TEST_SUITE_P(Methods, ResumeTest,
                                            "full", "switch_gradient8", "curriculum_loss",
                                            "random_both", "joint_lm", "switch_teacher",
                                            "joint_teacher", "lora_teacher_lm", "cpt_self",
-                                           "curriculum_self"),
+                                           "curriculum_self", "joint_cascaded", "cpt_cascaded",
+                                           "random_cascaded", "curriculum_cascaded",
+                                           "switch_residual"),
                          [](const auto& name) { return std::string(name.param); });
 
 TEST(Resume, ACheckpointOfAnotherShapeIsRefused) {

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "core/random.h"
+#include "runtime/decoder.h"
 #include "runtime/execution.h"
 #include "support/tiny_model.h"
+#include "train/batch.h"
 #include "train/options.h"
 
 namespace qalof::train {
@@ -52,6 +54,21 @@ inline quant::PrecisionPlan mixed_plan(const runtime::BaseModel& base) {
 
 inline bool same_bytes(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+/// Final states [tokens, hidden] of a batch as the runtime computes them.
+inline std::vector<float> runtime_hidden(const runtime::Execution& execution,
+                                         const PackedBatch& batch) {
+  std::vector<runtime::Sequence> sequences;
+  for (std::size_t w = 0; w < batch.windows(); ++w) {
+    sequences.push_back(
+        {std::span(batch.ids).subspan(batch.offsets[w], batch.offsets[w + 1] - batch.offsets[w])});
+  }
+  runtime::DecoderWorkspace workspace;
+  std::vector<float> hidden(batch.tokens() * execution.base().config().hidden);
+  SerialFor serial;
+  runtime::forward(execution, sequences, workspace, hidden.data(), serial);
+  return hidden;
 }
 
 inline bool same_adapter(const runtime::Adapter& a, const runtime::Adapter& b) {

@@ -1,0 +1,15 @@
+#include "train/adapter_form.h"
+
+namespace qalof::train {
+
+std::size_t adapter_rank(const TrainOptions& options, int bits) {
+  if (options.adapter_form == AdapterForm::kSeparate) return options.lora_r;
+  const std::size_t thirds = bits <= 4 ? 3 : bits <= 6 ? 2 : 1;
+  return (options.lora_r * thirds + 2) / 3;
+}
+
+double lora_scaling(const TrainOptions& options) {
+  return options.lora_alpha / static_cast<double>(options.lora_r);
+}
+
+}  // namespace qalof::train

@@ -1,0 +1,22 @@
+// The rank and scale of a width's adapter.
+//
+// Cascaded adapters follow QuEPT (AAAI 2026): one pair (B, A) a linear, of which every width uses
+// the first ranks, the more the fewer bits it has; groups of widths 7 and above, 5 and 6, and 4 and
+// below. The product is alpha / lora_r times B A whatever the rank, so that widths agree on what
+// a rank that they share adds.
+#pragma once
+
+#include <cstddef>
+
+#include "train/options.h"
+
+namespace qalof::train {
+
+/// separate: lora_r. cascaded: lora_r, 2/3 and 1/3 of it, rounded up, for at most 4 bits, 5 and 6
+/// bits, and more. Does not grow with bits.
+std::size_t adapter_rank(const TrainOptions& options, int bits);
+
+/// alpha / r of every adapter of a run.
+double lora_scaling(const TrainOptions& options);
+
+}  // namespace qalof::train

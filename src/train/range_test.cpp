@@ -1,0 +1,84 @@
+#include "train/range_test.h"
+
+#include <cmath>
+#include <numeric>
+
+#include "core/error.h"
+#include "train/trainer.h"
+
+namespace qalof::train {
+
+namespace {
+
+constexpr std::int64_t kSteps = 32, kWarmup = 8;
+constexpr std::size_t kFirst = 4, kLast = 8;  // steps whose losses are averaged
+constexpr double kShare = 0.5;                // of the fall at max_bits
+constexpr int kFewestBits = 2;
+
+// One width, trained alone as `joint` does: batches do not depend on it.
+TrainOptions probe_options(const TrainOptions& options, int bits) {
+  TrainOptions probe = options;
+  probe.method = Method::kJoint;
+  probe.bit_widths = {bits};
+  probe.max_steps = kSteps;
+  probe.warmup_steps = kWarmup;
+  probe.lr_scheduler_type = LrSchedule::kConstant;
+  probe.teacher_self = false;
+  probe.teacher = nullptr;
+  probe.hidden_kd = probe.contrastive = 0;
+  probe.logging_steps = probe.eval_steps = probe.save_steps = 0;
+  return probe;
+}
+
+double mean_loss(std::span<const StepRecord> steps) {
+  return std::accumulate(steps.begin(), steps.end(), 0.0,
+                         [](double sum, const StepRecord& step) { return sum + step.loss; }) /
+         static_cast<double>(steps.size());
+}
+
+RangeProbe probe(const std::shared_ptr<const runtime::BaseModel>& base, const TrainOptions& options,
+                 int bits, std::span<const Example> examples, const TrainHooks& hooks) {
+  TrainHooks quiet;
+  quiet.should_stop = hooks.should_stop;
+  std::vector<StepRecord> steps;
+  quiet.on_step = [&](const StepRecord& step) { steps.push_back(step); };
+  try {
+    const bool interrupted = train(base, probe_options(options, bits), examples, quiet).interrupted;
+    QALOF_CHECK(!interrupted, ErrorKind::kInterrupted,
+                "stopped during the precision range test; nothing is written yet");
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kDiverged) throw;
+    return {bits, 0, 0};  // has learned nothing
+  }
+  const std::span<const StepRecord> all(steps);
+  const RangeProbe result{bits, mean_loss(all.first(kFirst)), mean_loss(all.last(kLast))};
+  return std::isfinite(result.fall()) ? result : RangeProbe{bits, 0, 0};
+}
+
+}  // namespace
+
+RangeTest find_min_bits(const std::shared_ptr<const runtime::BaseModel>& base,
+                        const TrainOptions& options, std::span<const Example> examples,
+                        const TrainHooks& hooks) {
+  RangeTest result;
+  const auto add = [&](int bits) {
+    result.probes.push_back(probe(base, options, bits, examples, hooks));
+    const RangeProbe& last = result.probes.back();
+    if (hooks.observer != nullptr) {
+      hooks.observer->info(fmt::format("range test, {} bits: loss {:.4f} to {:.4f} in {} steps",
+                                       bits, last.first_loss, last.last_loss, kSteps));
+    }
+    return last.fall();
+  };
+  const double fall_at_top = add(options.max_bits);
+  QALOF_CHECK(fall_at_top > 0, ErrorKind::kUsage,
+              "--min_bits auto: the loss does not fall in {} steps at {} bits, so that no width "
+              "can be compared; give the number",
+              kSteps, options.max_bits);
+  int bits = kFewestBits;
+  while (bits < options.max_bits - 1 && add(bits) < kShare * fall_at_top) ++bits;
+  result.min_bits = bits;
+  return result;
+}
+
+}  // namespace qalof::train

@@ -1,0 +1,33 @@
+// The precision range test of cyclic precision training (Fu et al., ICLR 2021, section 3.3): the
+// fewest bits at which training still learns, docs/numerics.md, "Schedules".
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "train/options.h"
+
+namespace qalof::train {
+
+/// A short training from the run's starting values at one width.
+struct RangeProbe {
+  int bits = 0;
+  double first_loss = 0, last_loss = 0;  // means over its first and last steps
+
+  double fall() const { return first_loss - last_loss; }
+};
+
+struct RangeTest {
+  int min_bits = 0;
+  std::vector<RangeProbe> probes;  // --max_bits, then from 2 bits up
+};
+
+/// Probes widths for `cpt`; options.min_bits is not read. Nothing of what a probe learns is kept,
+/// and the same options and examples give the same numbers. Uses observer and should_stop of hooks:
+/// Error{kInterrupted} where that says so. Error{kUsage} where the loss does not fall at max_bits.
+RangeTest find_min_bits(const std::shared_ptr<const runtime::BaseModel>& base,
+                        const TrainOptions& options, std::span<const Example> examples,
+                        const TrainHooks& hooks);
+
+}  // namespace qalof::train
