@@ -2,11 +2,13 @@
 // quantization error.
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
 #include "runtime/weight_packing.h"
 #include "support/error_of.h"
 #include "train/adapter_form.h"
+#include "train/graph_torch.h"
 #include "train/parameters_torch.h"
 #include "train/trainer.h"
 #include "train_test_util.h"
