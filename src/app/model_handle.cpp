@@ -83,6 +83,10 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
                 "{}: its activations were smoothed, so that adapters of the model do not fit; pack "
                 "{} with it (quantize --adapter)",
                 options.model, options.adapter);
+    QALOF_CHECK(!packed.has_adapter_weights || options.adapter.empty(), ErrorKind::kUsage,
+                "{}: its weights are those of the adapters in it, so that others do not fit; pack "
+                "{} into a file of its own (quantize --adapter)",
+                options.model, options.adapter);
     if (!handle.execution.lm_head && !packed.lm_head_bits.empty())
       handle.execution.lm_head = quant::BitWidth{packed.lm_head_bits.front()};
   } else {

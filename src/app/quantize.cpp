@@ -57,6 +57,15 @@ void check_options(const QuantizeOptions& options) {
 
 PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
                       ParallelFor& parallel, Observer& observer) {
+  if (handle.adapters) {
+    for (const auto& [width, adapter] : handle.adapters->by_width) {
+      QALOF_CHECK(!adapter->merged && !adapter->learned,
+                  ErrorKind::kUnsupported,
+                  "{}: the adapter of {} bits has weights of its own (merged, or with learned "
+                  "quantizer values), --ptq smoothquant and gptq make weights of the base",
+                  handle.adapters->path, width);
+    }
+  }
   const text::BpeTokenizer tokenizer = open_tokenizer(handle);
   CalibrationOptions calibration = options.calibration;
   if (handle.adapters && handle.adapters->separator)

@@ -51,7 +51,8 @@ AdapterDir read_adapter_dir(const std::string& path) {
               "{}: format_version {}, this program reads {}; a newer qalof wrote it", where,
               version, kFormatVersion);
   static const std::set<std::string> known = {"format_version", "base",  "scheme",   "plan",
-                                              "adapters",       "heads", "separator"};
+                                              "adapters",       "heads", "separator",
+                                              "quantizers",     "adapter_form"};
   for (const auto& [key, value] : dir.raw.items()) {
     QALOF_CHECK(known.contains(key), ErrorKind::kBadInput, "{}: unknown key {:.60}", where, key);
   }
@@ -65,6 +66,14 @@ AdapterDir read_adapter_dir(const std::string& path) {
   dir.adapters = read_widths(dir.raw, "adapters", where);
   QALOF_CHECK(!dir.adapters.empty(), ErrorKind::kBadInput, "{}: adapters is empty", where);
   dir.heads = read_widths(dir.raw, "heads", where);
+  if (dir.raw.contains("quantizers")) dir.quantizers = read_widths(dir.raw, "quantizers", where);
+  if (dir.raw.contains("adapter_form")) {
+    const std::string form = json_string(dir.raw, "adapter_form", where);
+    QALOF_CHECK(form == "merged", ErrorKind::kUnsupported,
+                "{}: adapter_form {:.40}, this program knows merged; a newer qalof wrote it", where,
+                form);
+    dir.merged = true;
+  }
   if (dir.raw.contains("separator") && !dir.raw["separator"].is_null()) {
     dir.separator = static_cast<std::int32_t>(json_int(dir.raw, "separator", where, 0, INT32_MAX));
   }
@@ -72,16 +81,20 @@ AdapterDir read_adapter_dir(const std::string& path) {
 }
 
 void write_adapter_dir(const std::string& path, const AdapterDir& dir) {
-  Json adapters = Json::object(), heads = Json::object();
+  Json adapters = Json::object(), heads = Json::object(), quantizers = Json::object();
   for (const auto& [width, name] : dir.adapters) adapters[std::to_string(width)] = name;
   for (const auto& [width, name] : dir.heads) heads[std::to_string(width)] = name;
-  const Json json = {{"format_version", kFormatVersion},
+  for (const auto& [width, name] : dir.quantizers) quantizers[std::to_string(width)] = name;
+  Json json = {{"format_version", kFormatVersion},
                      {"base", {{"id", dir.base_id}, {"sha256", dir.base_sha256}}},
                      {"scheme", dir.scheme},
                      {"plan", dir.plan},
                      {"adapters", adapters},
                      {"heads", heads},
                      {"separator", dir.separator ? Json(*dir.separator) : Json()}};
+  // Left out where they say nothing, so that a program that does not know them reads the rest.
+  if (!dir.quantizers.empty()) json["quantizers"] = quantizers;
+  if (dir.merged) json["adapter_form"] = "merged";
   const std::string where = path + "/qalof.json";
   write_file_atomic(where, dump_json(json, where, 2) + "\n");
 }

@@ -18,6 +18,8 @@ struct AdapterDir {
   Json plan;                              // plan file contents, or null
   std::map<int, std::string> adapters;    // weight width -> sub-directory
   std::map<int, std::string> heads;       // weight width -> sub-directory whose head serves it
+  std::map<int, std::string> quantizers;  // weight width -> sub-directory with learned values
+  bool merged = false;                    // adapters are added to weights before quantization
   std::optional<std::int32_t> separator;  // token between question and context
   Json raw;                               // as read
 };

@@ -55,7 +55,7 @@ class PeftReader {
     for (const model::LinearSpec& spec : linears_) names_.push_back(spec.name);
   }
 
-  std::shared_ptr<const Adapter> read() {
+  std::shared_ptr<Adapter> read() {
     index_tensors();
     auto adapter = std::make_shared<Adapter>();
     adapter->rank = peft_.config().r;
@@ -195,19 +195,42 @@ AdapterSet load_adapters(const std::string& path, const model::ModelConfig& conf
   QALOF_CHECK(is_directory(path), ErrorKind::kNotFound, "{}: no such adapter directory", path);
   AdapterSet set;
   set.path = path;
-  auto read = [&](const std::string& directory, int width) {
+  auto read = [&](const std::string& directory, int width, bool merged, bool learned) {
     PeftReader reader(directory, config);
-    set.by_width[width] = reader.read();
+    const std::shared_ptr<Adapter> adapter = reader.read();
+    adapter->merged = merged;
+    const std::string values = directory + "/" + kLearnedFile;
+    if (learned) {
+      adapter->learned = read_learned_quantizers(values, model::linears(config));
+      QALOF_CHECK(adapter->learned->bits == width, ErrorKind::kBadInput,
+                  "{}: its values are for {} bits, found beside the adapter of {} bits", values,
+                  adapter->learned->bits, width);
+    } else if (path_exists(values)) {
+      set.warnings.push_back(
+          fmt::format("{}: is not used, no qalof.json above names it", values));
+    }
+    set.by_width[width] = adapter;
     for (const std::string& warning : reader.warnings())
       set.warnings.push_back(directory + ": " + warning);
   };
   if (!io::is_adapter_dir(path)) {
-    read(path, 0);
+    read(path, 0, /*merged=*/false, /*learned=*/false);
     set.warnings.push_back(fmt::format("{}: a plain PEFT adapter, it serves every width", path));
     return set;
   }
   const io::AdapterDir dir = io::read_adapter_dir(path);
-  for (const auto& [width, name] : dir.adapters) read((fs::path(path) / name).string(), width);
+  for (const auto& [width, name] : dir.adapters) {
+    const auto values = dir.quantizers.find(width);
+    read((fs::path(path) / name).string(), width, dir.merged,
+         values != dir.quantizers.end() && values->second == name);
+  }
+  for (const auto& [width, name] : dir.quantizers) {
+    const auto adapter = dir.adapters.find(width);
+    QALOF_CHECK(adapter != dir.adapters.end() && adapter->second == name, ErrorKind::kBadInput,
+                "{}/qalof.json: quantizers[\"{}\"] is \"{}\", not the directory of that width's "
+                "adapter",
+                path, width, name);
+  }
   set.base_sha256 = dir.base_sha256;
   set.separator = dir.separator;
   if (set.separator) {
@@ -274,6 +297,8 @@ void save_adapter(const std::string& directory, const Adapter& adapter,
   add_head("qa_outputs", adapter.qa_head);
   add_head("score", adapter.class_head);
   io::write_peft(directory, peft, tensors);
+  if (adapter.learned)
+    write_learned_quantizers(directory + "/" + kLearnedFile, *adapter.learned, linears);
 }
 
 }  // namespace qalof::runtime

@@ -13,7 +13,9 @@
 
 #include "core/json.h"
 #include "model/config.h"
+#include "runtime/adapter_weights.h"
 #include "runtime/base_model.h"
+#include "runtime/learned_quantizer.h"
 #include "runtime/linear_op.h"
 
 namespace qalof::runtime {
@@ -47,6 +49,10 @@ struct Adapter {
   std::optional<Head> class_head;
   std::size_t rank = 0;
   float alpha = 0;
+  // Products are added to weights before they are quantized, not to outputs ("Adapter forms").
+  bool merged = false;
+  std::optional<LearnedQuantizers> learned;
+  AdapterWeights weights;  // its own, made at the first use
 };
 
 /// The width that serves bits where it has nothing of its own: the nearest above, else below.
@@ -82,7 +88,8 @@ enum class Task { kQa, kLm, kClassification };
 Task parse_task(const std::string& text);
 std::string to_string(Task task);
 
-/// Writes one plain PEFT directory that Python `peft` loads on the original base.
+/// Writes one plain PEFT directory that Python `peft` loads on the original base, and learned
+/// quantizer values beside it.
 void save_adapter(const std::string& directory, const Adapter& adapter,
                   const model::ModelConfig& config, Task task, const std::string& base_id);
 

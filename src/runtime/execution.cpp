@@ -43,7 +43,8 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
                                                    ParallelFor& parallel,
                                                    const ExecutionOptions& options) {
   std::shared_ptr<Execution> run(new Execution());
-  std::map<int, int> served_by;  // weight width -> adapter width
+  std::map<int, int> served_by;   // weight width -> adapter width
+  std::set<int> merged, learned;  // adapter widths
   const std::size_t num_linears = base->linears().size();
   QALOF_CHECK(plan.linears.size() == num_linears, ErrorKind::kInternal,
               "plan has {} linears, expected {}", plan.linears.size(), num_linears);
@@ -51,16 +52,27 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
   for (std::size_t i = 0; i < num_linears; ++i) {
     LinearCall& call = run->calls_[i];
     call.precision = plan.linears[i];
-    call.weight = base->packed(i, call.precision, plan.scheme, parallel);
     call.bias = base->bias(i).empty() ? nullptr : base->bias(i).data();
     call.range = activation_range(plan.scheme);
     if (call.precision.weight.is_integer()) call.outlier_threshold = plan.scheme.outlier_threshold;
-    if (adapters == nullptr) continue;
     const int width = call.precision.weight.bits;
-    if (const std::optional<int> serving = adapters->serving_width(width)) {
-      served_by[width] = *serving;
+    const std::optional<int> serving =
+        adapters == nullptr ? std::nullopt : adapters->serving_width(width);
+    AdaptedLinear adapted;
+    if (serving) {
       const Adapter& adapter = *adapters->by_width.at(*serving);
-      if (!adapter.linears.empty() && adapter.linears[i]) call.lora = &adapter.linears[i]->view();
+      served_by[width] = *serving;
+      if (adapter.merged) merged.insert(*serving);
+      if (adapter.learned && adapter.learned->bits == width) learned.insert(width);
+      adapted = adapt_linear(base, adapter, i, call.precision, plan.scheme, parallel);
+    }
+    call.lora = adapted.lora;
+    call.range.clip = adapted.clip;
+    if (adapted.weight) {
+      call.weight = adapted.weight->view;
+      run->adapter_weights_.push_back(std::move(adapted.weight));
+    } else {
+      call.weight = base->packed(i, call.precision, plan.scheme, parallel);
     }
   }
   for (std::size_t layer = 0; layer < base->config().num_layers; ++layer) {
@@ -83,6 +95,9 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
     if (serving == 0 || serving == width) continue;
     run->description_ += fmt::format(", adapter w{} serves w{}", serving, width);
   }
+  for (const int width : merged) run->description_ += fmt::format(", adapter w{} merged", width);
+  for (const int width : learned)
+    run->description_ += fmt::format(", learned quantizers w{}", width);
   run->qa_head_ = serving_head(*base, adapters.get(), head_width, Task::kQa, &head_source);
   run->class_head_ =
       serving_head(*base, adapters.get(), head_width, Task::kClassification, &head_source);

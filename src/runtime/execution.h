@@ -65,6 +65,7 @@ class Execution {
   std::shared_ptr<const AdapterSet> adapters_;
   quant::PrecisionPlan plan_;
   std::vector<LinearCall> calls_;
+  std::vector<std::shared_ptr<const OwnedMatrix>> adapter_weights_;  // that calls_ point into
   KvPrecision kv_;
   quant::BitWidth embedding_width_, lm_head_width_;
   const Head* qa_head_ = nullptr;

@@ -219,6 +219,23 @@ class PackedSource final : public WeightSource {
   std::vector<int> lm_head_widths_;
 };
 
+// Clip factors of an adapter's width; its steps are in the weights.
+std::optional<LearnedQuantizers> read_clips(const Json& entry, const std::string& where, int width,
+                                            const quant::QuantScheme& scheme,
+                                            std::size_t num_linears) {
+  const auto clips = entry.find("clips");
+  if (clips == entry.end()) return std::nullopt;
+  QALOF_CHECK(clips->is_array() && clips->size() == num_linears, ErrorKind::kCorruptFile,
+              "{}: clips is not a list of {} numbers", where, num_linears);
+  LearnedQuantizers learned{width, scheme, {}};
+  for (const Json& clip : *clips) {
+    QALOF_CHECK(clip.is_number() && clip > 0.0 && clip <= 1.0, ErrorKind::kCorruptFile,
+                "{}: clips holds {}, expected more than 0 and at most 1", where, clip.dump());
+    learned.linears.emplace_back().clip = clip.get<float>();
+  }
+  return learned;
+}
+
 std::shared_ptr<const AdapterSet> read_adapters(const CheckedFile& file,
                                                 const model::ModelConfig& config) {
   SerialFor serial;
@@ -265,6 +282,7 @@ std::shared_ptr<const AdapterSet> read_adapters(const CheckedFile& file,
                 entry["linears"].size(), found);
     adapter->qa_head = file.read_head(prefix + "qa_outputs", 2, config.hidden);
     adapter->class_head = file.read_head(prefix + "score", 0, config.hidden);
+    adapter->learned = read_clips(entry, where, width, read_scheme(file), linears.size());
     set->by_width[width] = std::move(adapter);
   }
   if (file.header().contains("separator")) {
@@ -315,6 +333,7 @@ PackedModel open_packed_file(const std::string& path, ParallelFor& parallel) {
   packed.adapters = read_adapters(*file, config);
   if (file->header().contains("method"))
     packed.method = json_string(file->header(), "method", path);
+  packed.has_adapter_weights = file->header().contains("adapter_weights");
   packed.plan = quant::plan_from_json(file->header()["plan"], path + ": plan");
   for (const char* name : kTokenizerFiles) {
     const std::string tensor = fmt::format("file.{}", name);

@@ -13,8 +13,9 @@
 
 namespace qalof::runtime {
 
-/// Version 1 knew scheme seed alone, and no LM head of its own.
-inline constexpr int kPackedVersion = 2;
+/// Version 1 knew scheme seed alone, and no LM head of its own. Version 3 is written where weights
+/// are those of adapters.
+inline constexpr int kPackedVersion = 3;
 inline constexpr const char* kPackedMetadataKey = "qalof.packed";
 inline constexpr const char* kLmHead = "lm_head";
 /// Where tensors begin is a multiple of this, so that no vector of a panel spans two cache lines.

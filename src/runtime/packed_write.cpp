@@ -96,7 +96,8 @@ Json add_adapters(Writer& writer, const BaseModel& base, const AdapterSet* set) 
     Json linears = Json::object();
     for (std::size_t i = 0; i < adapter->linears.size(); ++i) {
       const LoraLinear* lora = adapter->linears[i].get();
-      if (lora == nullptr) continue;
+      // The weights of a merged adapter hold its product already.
+      if (lora == nullptr || adapter->merged) continue;
       const model::LinearSpec& spec = base.linears()[i];
       // Rank and scaling may differ per linear, and a scaling need not be alpha / r.
       writer.add_f32(prefix + spec.name + ".lora_A", {lora->rank(), spec.in}, lora->a());
@@ -105,6 +106,11 @@ Json add_adapters(Writer& writer, const BaseModel& base, const AdapterSet* set) 
     }
     described[std::to_string(width)] = {
         {"r", adapter->rank}, {"lora_alpha", adapter->alpha}, {"linears", linears}};
+    if (adapter->learned) {
+      Json clips = Json::array();
+      for (const LearnedLinear& values : adapter->learned->linears) clips.push_back(values.clip);
+      described[std::to_string(width)]["clips"] = clips;
+    }
     writer.add_head(prefix + "qa_outputs", adapter->qa_head, base.config().hidden);
     writer.add_head(prefix + "score", adapter->class_head, base.config().hidden);
   }
@@ -172,19 +178,44 @@ std::uint64_t add_codebook(Writer& writer, const std::string& prefix, const Code
   return w.bytes();
 }
 
-// A linear at a width in the request's scheme; the bytes it took.
+// The adapter that serves a width, or null.
+const Adapter* serving_adapter(const PackRequest& request, int bits) {
+  if (request.adapters == nullptr) return nullptr;
+  const std::optional<int> serving = request.adapters->serving_width(bits);
+  return serving ? request.adapters->by_width.at(*serving).get() : nullptr;
+}
+
+bool owns_weights(const Adapter& adapter) {
+  return adapter.merged || adapter.learned;
+}
+bool owns_weights(const PackRequest& request) {
+  return request.adapters && std::any_of(request.adapters->by_width.begin(),
+                                         request.adapters->by_width.end(),
+                                         [](const auto& entry) { return owns_weights(*entry.second); });
+}
+
+// A linear at a width in the request's scheme, as its adapter has it; the bytes it took.
 std::uint64_t add_linear(Writer& writer, const PackRequest& request, std::size_t linear, int bits,
                          ParallelFor& parallel) {
   const BaseModel& base = *request.base;
+  const Adapter* adapter = serving_adapter(request, bits);
   const model::LinearSpec& spec = base.linears()[linear];
   const std::string prefix = width_prefix(spec.name, bits);
   if (!request.scheme.is_codebook()) {
+    AdaptedLinear adapted;
+    if (adapter != nullptr) {
+      adapted = adapt_linear(request.base, *adapter, linear, stored_precision(bits),
+                             request.scheme, parallel);
+    }
+    if (adapted.weight) return add_matrix(writer, prefix, adapted.weight->view);
     return add_matrix(writer, prefix,
                       base.packed(linear, stored_precision(bits), request.scheme, parallel));
   }
   return add_codebook(writer, prefix,
-                      quantize_with_codebook(base.source().linear_f32(linear), spec.out, spec.in,
-                                             request.scheme, parallel));
+                      quantize_with_codebook(adapter != nullptr
+                                                 ? adapted_floats(base, *adapter, linear, parallel)
+                                                 : base.source().linear_f32(linear),
+                                             spec.out, spec.in, request.scheme, parallel));
 }
 
 }  // namespace
@@ -244,12 +275,14 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
   summary.bits_per_weight =
       8.0 * static_cast<double>(weight_bytes) / static_cast<double>(summary.weights);
 
-  Json header = {{"format_version", kPackedVersion},
+  const bool has_own_weights = owns_weights(request);
+  Json header = {{"format_version", has_own_weights ? kPackedVersion : kPackedVersion - 1},
                  {"scheme", quant::to_string(request.scheme)},
                  {"lm_head", lm_head_widths(request)},
                  {"config", config.raw},
                  {"base", {{"id", base.path()}, {"sha256", source.sha256()}}}};
   if (!request.method.empty()) header["method"] = request.method;
+  if (has_own_weights) header["adapter_weights"] = true;
   Json linear_widths = Json::array();
   for (const std::set<int>& of_linear : widths) linear_widths.push_back(of_linear);
   header["widths"] = linear_widths;
