@@ -43,6 +43,8 @@ void write_adapters(const std::string& path, const TrainRunOptions& options,
                           dir.base_id);
     dir.adapters[width] = name;
     if (adapter->qa_head || adapter->class_head) dir.heads[width] = name;
+    if (adapter->learned) dir.quantizers[width] = name;
+    dir.merged = adapter->merged;
   }
   dir.scheme = quant::to_string(*handle.plan.scheme);
   dir.plan = default_plan(options, handle, weights);

@@ -75,7 +75,7 @@ void run_train(std::vector<std::string> arguments) {
   std::string task = "qa", method = "lora", scheduler = "cosine", device = "cpu",
               save_dtype = "f32", report_to = "none", random_widths = "step",
               curriculum = "schedule", adapter_form = "separate", init_lora = "default",
-              min_bits = "4", kd_loss;
+              min_bits = "4", learn_steps = "none", kd_loss;
   int kv_bits = 0;
   std::uint64_t teacher_cache_mb = train.teacher_cache_bytes >> 20;
   std::int32_t separator = -1;
@@ -126,11 +126,19 @@ void run_train(std::vector<std::string> arguments) {
               "tuned, or parts joined by +: seed, g32, g64, g128, g32-asym, ... (weights), mse "
               "(their ranges), aasym, ag32, ag64, ag128 (activations); default: the plan's, else "
               "seed");
+  line.option(
+      "--learn_steps", learn_steps,
+      "quantizer values learned per width: weights (a step per row or group), activations (a "
+      "clip factor per linear), all or none");
+  line.option("--learn_steps_rate", train.learn_steps_rate,
+              "learning rate of --learn_steps, as a factor on --learning_rate");
   line.option("--ste_clip", train.ste_clip,
               "2: no gradient where |x| >= 2, as the original; 0: everywhere");
-  line.option("--adapter_form", adapter_form,
-              "separate: an adapter per width; cascaded: one for all, of which a width uses the "
-              "first ranks (joint, cpt, random, curriculum)");
+  line.option(
+      "--adapter_form", adapter_form,
+      "separate: an adapter per width; cascaded: one for all, of which a width uses the "
+      "first ranks (joint, cpt, random, curriculum); merged: an adapter per width, added to "
+      "the weights before they are quantized, so that nothing is added at run time");
   line.option("--lora_r", train.lora_r,
               "rank of the adapters; cascaded: of widths to 4 bits, 5 and 6 use two thirds, more "
               "bits one third");
@@ -207,6 +215,7 @@ void run_train(std::vector<std::string> arguments) {
   options.find_min_bits = min_bits == "auto";
   QALOF_CHECK(options.find_min_bits || CLI::detail::lexical_cast(min_bits, train.min_bits),
               ErrorKind::kUsage, "--min_bits: found {}, expected auto or a number", min_bits);
+  train.learn_steps = train::parse_learn_steps(learn_steps);
   if (!kd_loss.empty()) train.kd_loss = train::parse_kd_loss(kd_loss);
   options.log_events = report_to == "tensorboard";
   options.flags = identifying_flags(line.values());

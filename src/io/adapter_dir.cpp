@@ -50,9 +50,9 @@ AdapterDir read_adapter_dir(const std::string& path) {
   QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,
               "{}: format_version {}, this program reads {}; a newer qalof wrote it", where,
               version, kFormatVersion);
-  static const std::set<std::string> known = {"format_version", "base",  "scheme",   "plan",
-                                              "adapters",       "heads", "separator",
-                                              "quantizers",     "adapter_form"};
+  static const std::set<std::string> known = {"format_version", "base",       "scheme",
+                                              "plan",           "adapters",   "heads",
+                                              "separator",      "quantizers", "adapter_form"};
   for (const auto& [key, value] : dir.raw.items()) {
     QALOF_CHECK(known.contains(key), ErrorKind::kBadInput, "{}: unknown key {:.60}", where, key);
   }
@@ -86,12 +86,12 @@ void write_adapter_dir(const std::string& path, const AdapterDir& dir) {
   for (const auto& [width, name] : dir.heads) heads[std::to_string(width)] = name;
   for (const auto& [width, name] : dir.quantizers) quantizers[std::to_string(width)] = name;
   Json json = {{"format_version", kFormatVersion},
-                     {"base", {{"id", dir.base_id}, {"sha256", dir.base_sha256}}},
-                     {"scheme", dir.scheme},
-                     {"plan", dir.plan},
-                     {"adapters", adapters},
-                     {"heads", heads},
-                     {"separator", dir.separator ? Json(*dir.separator) : Json()}};
+               {"base", {{"id", dir.base_id}, {"sha256", dir.base_sha256}}},
+               {"scheme", dir.scheme},
+               {"plan", dir.plan},
+               {"adapters", adapters},
+               {"heads", heads},
+               {"separator", dir.separator ? Json(*dir.separator) : Json()}};
   // Left out where they say nothing, so that a program that does not know them reads the rest.
   if (!dir.quantizers.empty()) json["quantizers"] = quantizers;
   if (dir.merged) json["adapter_form"] = "merged";

@@ -14,10 +14,10 @@ namespace qalof::kernels {
 
 /// What weights [rows, cols] are quantized with: real = (code - zero) * step.
 struct StepGrid {
-  int bits = 8;                       // 2..8
-  std::size_t group = 0;              // inputs that share a step; 0: the row
-  const float* steps = nullptr;       // [rows, num_groups(cols, group)], finite and >= 0
-  const std::int8_t* zeros = nullptr; // the same shape, or null: all 0 and codes -L..L
+  int bits = 8;                        // 2..8
+  std::size_t group = 0;               // inputs that share a step; 0: the row
+  const float* steps = nullptr;        // [rows, num_groups(cols, group)], finite and >= 0
+  const std::int8_t* zeros = nullptr;  // the same shape, or null: all 0 and codes -L..L
 };
 
 /// codes [rows, cols]; a group whose step is 0 has codes zero. src is finite.

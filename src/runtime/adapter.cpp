@@ -206,8 +206,7 @@ AdapterSet load_adapters(const std::string& path, const model::ModelConfig& conf
                   "{}: its values are for {} bits, found beside the adapter of {} bits", values,
                   adapter->learned->bits, width);
     } else if (path_exists(values)) {
-      set.warnings.push_back(
-          fmt::format("{}: is not used, no qalof.json above names it", values));
+      set.warnings.push_back(fmt::format("{}: is not used, no qalof.json above names it", values));
     }
     set.by_width[width] = adapter;
     for (const std::string& warning : reader.warnings())

@@ -40,8 +40,8 @@ void add_low_rank(const float* a, const float* b, std::size_t rank, float scalin
                     parallel);
 }
 
-std::vector<float> adapted_floats(const BaseModel& base, const Adapter& adapter,
-                                  std::size_t linear, ParallelFor& parallel) {
+std::vector<float> adapted_floats(const BaseModel& base, const Adapter& adapter, std::size_t linear,
+                                  ParallelFor& parallel) {
   std::vector<float> weights = base.source().linear_f32(linear);
   if (!is_merged(adapter, linear)) return weights;
   const LoraLinear& pair = *pair_of(adapter, linear);
@@ -64,22 +64,17 @@ AdaptedLinear adapt_linear(const std::shared_ptr<const BaseModel>& base, const A
   if (!merged && !has_steps) return result;
   const quant::QuantScheme weight_scheme =
       precision.weight.is_integer() ? scheme.weights() : quant::QuantScheme{};
-  result.weight =
-      adapter.weights.get(base, linear, precision, weight_scheme,
-                          [&]() -> std::shared_ptr<const OwnedMatrix> {
-                            const model::LinearSpec& spec = base->linears()[linear];
-                            const std::vector<float> floats =
-                                adapted_floats(*base, adapter, linear, parallel);
-                            if (!has_steps) {
-                              return pack_weights(floats, spec.out, spec.in, precision,
-                                                  weight_scheme, parallel);
-                            }
-                            return pack_codes(
-                                quantize_with_steps(floats, spec.out, spec.in,
-                                                    precision.weight.bits, scheme, *learned,
-                                                    parallel),
-                                precision, parallel);
-                          });
+  result.weight = adapter.weights.get(
+      base, linear, precision, weight_scheme, [&]() -> std::shared_ptr<const OwnedMatrix> {
+        const model::LinearSpec& spec = base->linears()[linear];
+        const std::vector<float> floats = adapted_floats(*base, adapter, linear, parallel);
+        if (!has_steps) {
+          return pack_weights(floats, spec.out, spec.in, precision, weight_scheme, parallel);
+        }
+        return pack_codes(quantize_with_steps(floats, spec.out, spec.in, precision.weight.bits,
+                                              scheme, *learned, parallel),
+                          precision, parallel);
+      });
   return result;
 }
 

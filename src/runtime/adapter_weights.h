@@ -27,7 +27,7 @@ class AdapterWeights {
                                          const quant::QuantScheme& scheme, const Make& make) const {
     const std::lock_guard lock(state_->mutex);
     Entry& entry = state_->entries[{base.get(), linear, precision.weight.bits, scheme,
-                             weight_format(precision, scheme)}];
+                                    weight_format(precision, scheme)}];
     // Another base may have come to the same address.
     if (!entry.weights || entry.base.expired()) entry = {base, make()};
     return entry.weights;
@@ -66,8 +66,8 @@ AdaptedLinear adapt_linear(const std::shared_ptr<const BaseModel>& base, const A
                            const quant::QuantScheme& scheme, ParallelFor& parallel);
 
 /// The float weights [out, in] behind a linear that an adapter serves: the base's, or the sum.
-std::vector<float> adapted_floats(const BaseModel& base, const Adapter& adapter,
-                                  std::size_t linear, ParallelFor& parallel);
+std::vector<float> adapted_floats(const BaseModel& base, const Adapter& adapter, std::size_t linear,
+                                  ParallelFor& parallel);
 
 /// weights [out, in] += scaling * b a for a [r, in] and b [out, r]; sums as in "Linear".
 void add_low_rank(const float* a, const float* b, std::size_t rank, float scaling, std::size_t out,

@@ -72,8 +72,8 @@ class Reader {
 RowCodes quantize_with_steps(const std::vector<float>& weights, std::size_t out, std::size_t in,
                              int bits, const quant::QuantScheme& scheme,
                              const LearnedLinear& learned, ParallelFor& parallel) {
-  RowCodes rows{out, in, scheme.group, std::vector<std::int8_t>(out * in), learned.steps,
-                learned.zeros};
+  RowCodes rows{out,           in,           scheme.group, std::vector<std::int8_t>(out * in),
+                learned.steps, learned.zeros};
   const std::size_t count = out * rows.groups();
   QALOF_CHECK(weights.size() == out * in && rows.scales.size() == count &&
                   rows.zeros.size() == (scheme.asymmetric ? count : 0),

@@ -56,7 +56,7 @@ struct PackedModel {
   std::map<std::string, std::string> files;    // tokenizer files by name
   std::string method;                          // as PackRequest's; "" where the file names none
   std::vector<int> lm_head_bits;               // stored LM heads, the default first; may be empty
-  bool has_adapter_weights = false;  // weights are those of its adapters: no others fit
+  bool has_adapter_weights = false;            // weights are those of its adapters: no others fit
 };
 
 /// True where path is a regular file that begins as a packed file does: a safetensors header with

@@ -185,13 +185,11 @@ const Adapter* serving_adapter(const PackRequest& request, int bits) {
   return serving ? request.adapters->by_width.at(*serving).get() : nullptr;
 }
 
-bool owns_weights(const Adapter& adapter) {
-  return adapter.merged || adapter.learned;
-}
+bool owns_weights(const Adapter& adapter) { return adapter.merged || adapter.learned; }
 bool owns_weights(const PackRequest& request) {
-  return request.adapters && std::any_of(request.adapters->by_width.begin(),
-                                         request.adapters->by_width.end(),
-                                         [](const auto& entry) { return owns_weights(*entry.second); });
+  return request.adapters &&
+         std::any_of(request.adapters->by_width.begin(), request.adapters->by_width.end(),
+                     [](const auto& entry) { return owns_weights(*entry.second); });
 }
 
 // A linear at a width in the request's scheme, as its adapter has it; the bytes it took.
@@ -204,18 +202,18 @@ std::uint64_t add_linear(Writer& writer, const PackRequest& request, std::size_t
   if (!request.scheme.is_codebook()) {
     AdaptedLinear adapted;
     if (adapter != nullptr) {
-      adapted = adapt_linear(request.base, *adapter, linear, stored_precision(bits),
-                             request.scheme, parallel);
+      adapted = adapt_linear(request.base, *adapter, linear, stored_precision(bits), request.scheme,
+                             parallel);
     }
     if (adapted.weight) return add_matrix(writer, prefix, adapted.weight->view);
     return add_matrix(writer, prefix,
                       base.packed(linear, stored_precision(bits), request.scheme, parallel));
   }
-  return add_codebook(writer, prefix,
-                      quantize_with_codebook(adapter != nullptr
-                                                 ? adapted_floats(base, *adapter, linear, parallel)
-                                                 : base.source().linear_f32(linear),
-                                             spec.out, spec.in, request.scheme, parallel));
+  return add_codebook(
+      writer, prefix,
+      quantize_with_codebook(adapter != nullptr ? adapted_floats(base, *adapter, linear, parallel)
+                                                : base.source().linear_f32(linear),
+                             spec.out, spec.in, request.scheme, parallel));
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 namespace qalof::train {
 
 std::size_t adapter_rank(const TrainOptions& options, int bits) {
-  if (options.adapter_form == AdapterForm::kSeparate) return options.lora_r;
+  if (options.adapter_form != AdapterForm::kCascaded) return options.lora_r;
   const std::size_t thirds = bits <= 4 ? 3 : bits <= 6 ? 2 : 1;
   return (options.lora_r * thirds + 2) / 3;
 }

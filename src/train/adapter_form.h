@@ -12,8 +12,8 @@
 
 namespace qalof::train {
 
-/// separate: lora_r. cascaded: lora_r, 2/3 and 1/3 of it, rounded up, for at most 4 bits, 5 and 6
-/// bits, and more. Does not grow with bits.
+/// separate, merged: lora_r. cascaded: lora_r, 2/3 and 1/3 of it, rounded up, for at most 4 bits, 5
+/// and 6 bits, and more. Does not grow with bits.
 std::size_t adapter_rank(const TrainOptions& options, int bits);
 
 /// alpha / r of every adapter of a run.

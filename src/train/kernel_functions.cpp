@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/random.h"
+#include "kernels/learned.h"
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
 #include "kernels/stochastic.h"
@@ -101,12 +102,62 @@ at::Tensor no_tensor() { return at::empty({0}); }
 
 MatrixView matrix(const at::Tensor& tensor) { return {data(tensor), rows(tensor), cols(tensor)}; }
 
+namespace {
+
+// Gradients of what an adapter's own weights are made of; docs/numerics.md, "Learned steps" and
+// "Adapter forms".
+struct OwnGradients {
+  at::Tensor da, db, dsteps;
+};
+OwnGradients own_gradients(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& a,
+                           const at::Tensor& b, float scaling, const KernelLinear& linear,
+                           KernelResources& resources) {
+  const std::size_t out = linear.call.weight.n, in = linear.call.weight.k;
+  ParallelFor& parallel = *resources.parallel;
+  OwnGradients result;
+  at::Tensor dw = at::empty({static_cast<std::int64_t>(out), static_cast<std::int64_t>(in)});
+  const at::Tensor input = quantized_input(x, linear.call, resources);
+  resources.gemm.multiply_transposed(matrix(dy), matrix(input), 1.0F, kernels::Accumulate::kStore,
+                                     mutable_data(dw));
+  const runtime::LearnedLinear& values = linear.own.values;
+  if (!values.steps.empty()) {
+    std::vector<float> sum;
+    const std::vector<float>* weights = linear.own.base;
+    if (is_given(a)) {
+      sum = *weights;
+      runtime::add_low_rank(data(a), data(b), rows(a), scaling, out, in, sum.data(), parallel);
+      weights = &sum;
+    }
+    const QuantizerStart& start = *linear.own.start;
+    const kernels::StepGrid grid{start.bits, start.scheme.group, values.steps.data(),
+                                 values.zeros.empty() ? nullptr : values.zeros.data()};
+    result.dsteps = at::empty({static_cast<std::int64_t>(values.steps.size())});
+    float* dsteps = mutable_data(result.dsteps);
+    kernels::step_gradients(mutable_data(dw), weights->data(), out, in, grid, dsteps, parallel);
+    for (std::size_t i = 0; i < values.steps.size(); ++i)
+      dsteps[i] *= start.values.steps[i] * start.rate;
+  }
+  if (!is_given(a)) return result;
+  constexpr auto kStore = kernels::Accumulate::kStore;
+  result.da = at::empty_like(a);
+  result.db = at::empty_like(b);
+  resources.gemm.multiply_transposed(matrix(b), matrix(dw), scaling, kStore,
+                                     mutable_data(result.da));
+  const at::Tensor a_transposed = a.detach().t().contiguous();
+  resources.gemm.multiply(matrix(dw), matrix(a_transposed), scaling, kStore,
+                          mutable_data(result.db));
+  return result;
+}
+
+}  // namespace
+
 Variable LinearFunction::forward(AutogradContext* ctx, const Variable& x, const Variable& a,
                                  const Variable& b, const Variable& weight, const Variable& bias,
+                                 const Variable& steps, const Variable& clip,
                                  const LinearArguments& arguments) {
   KernelResources& resources = *arguments.resources;
   runtime::LinearCall call = arguments.linear->call;
-  const bool has_lora = is_given(a);
+  const bool has_lora = is_given(a) && !arguments.merged;
   runtime::LoraView lora;
   if (has_lora) {
     lora.a = pack(a, resources.a_panels, *resources.parallel);
@@ -126,8 +177,12 @@ Variable LinearFunction::forward(AutogradContext* ctx, const Variable& x, const 
   save_pointer(ctx, "linear", arguments.linear);
   ctx->saved_data["scaling"] = arguments.lora_scaling;
   ctx->saved_data["clip"] = arguments.ste_clip;
+  ctx->saved_data["merged"] = arguments.merged;
+  ctx->saved_data["learns_clip"] = is_given(clip);
   save_pointer(ctx, "resources", &resources);
-  (void)bias;  // its values are in call, its gradient needs no input
+  // Values of these are in arguments.linear, their gradients need no input.
+  (void)bias;
+  (void)steps;
   return y;
 }
 
@@ -145,27 +200,46 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
   const int w_bits = linear.call.precision.weight.bits;
   constexpr auto kStore = kernels::Accumulate::kStore;
   at::Tensor dx, da, db, dweight, dbias;
+  const bool merged = ctx->saved_data["merged"].toBool();
+  const bool learns_clip = ctx->saved_data["learns_clip"].toBool();
+  const bool has_branch = is_given(a) && !merged;
+  at::Tensor dsteps, dclip;
   at::Tensor dy_b;
-  if (is_given(a)) {
+  if (has_branch) {
     dy_b = at::empty_like(low_rank);
     gemm.multiply(matrix(dy), matrix(b), 1.0F, kStore, mutable_data(dy_b));
   }
-  if (ctx->needs_input_grad(0)) {
+  if (ctx->needs_input_grad(0) || learns_clip) {
     dx = at::empty_like(x);
     // The adapter reads x as it is, so the mask of its quantization is not for it.
-    const bool masked = clip > 0 && a_bits <= 8;
+    const bool masked = learns_clip || (clip > 0 && a_bits <= 8);
     kernels::LowRankSum lora;
-    if (is_given(a) && !masked) {
+    if (has_branch && !masked) {
       lora = {data(dy_b), pack_right(matrix(a), resources.a_panels, *resources.parallel), scaling};
     }
-    multiply_gradient(matrix(dy), linear.backward, resources, mutable_data(dx),
+    multiply_gradient(matrix(dy), *linear.backward, resources, mutable_data(dx),
                       lora.inner == nullptr ? nullptr : &lora);
-    if (masked) mask_clipped(dx, x, clip);
-    if (masked && is_given(a)) {
+    if (learns_clip) {
+      const double gradient =
+          kernels::clip_gradient(data(x), rows(x), cols(x), a_bits, linear.call.range,
+                                 mutable_data(dx), *resources.parallel);
+      dclip = at::full({1}, gradient * static_cast<double>(linear.own.start->rate));
+    } else if (masked) {
+      mask_clipped(dx, x, clip);
+    }
+    if (masked && has_branch) {
       gemm.multiply(matrix(dy_b), matrix(a), scaling, kernels::Accumulate::kAdd, mutable_data(dx));
     }
   }
-  if (is_given(a)) {
+  if (ctx->needs_input_grad(5) || (merged && is_given(a) && ctx->needs_input_grad(1))) {
+    const at::Tensor none = no_tensor();
+    OwnGradients own =
+        own_gradients(dy, x, merged ? a : none, merged ? b : none, scaling, linear, resources);
+    dsteps = own.dsteps;
+    da = own.da;
+    db = own.db;
+  }
+  if (has_branch) {
     if (ctx->needs_input_grad(1)) {
       da = at::empty_like(a);
       gemm.multiply_transposed(matrix(dy_b), matrix(x), scaling, kStore, mutable_data(da));
@@ -182,7 +256,7 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
     if (clip > 0 && w_bits <= 8) mask_clipped(dweight, weight, clip);
   }
   if (ctx->needs_input_grad(4)) dbias = dy.sum(0);
-  return {dx, da, db, dweight, dbias, at::Tensor()};
+  return {dx, da, db, dweight, dbias, dsteps, dclip, at::Tensor()};
 }
 
 namespace {

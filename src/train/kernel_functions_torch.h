@@ -4,6 +4,7 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "runtime/adapter_weights.h"
 #include "runtime/linear_op.h"
 #include "train/gradient_gemm.h"
 #include "train/graph_torch.h"
@@ -51,24 +52,34 @@ void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
                        struct KernelResources& resources, float* dx,
                        const kernels::LowRankSum* sum = nullptr);
 
+/// Floats and learned values behind the codes of a linear whose weights an adapter owns.
+struct OwnCodes {
+  const std::vector<float>* base = nullptr;  // [out, in], without a merged adapter
+  runtime::LearnedLinear values;             // in this step; without steps: the scheme's scales
+  std::shared_ptr<const QuantizerStart> start;
+};
+
 /// One linear at one precision; lives as long as its graph.
 struct KernelLinear {
-  runtime::LinearCall call;  // without LoRA
-  BackwardWeights backward;  // dx = dy * backward
+  runtime::LinearCall call;                   // without LoRA
+  const BackwardWeights* backward = nullptr;  // dx = dy * backward
+  OwnCodes own;
 };
 
 struct LinearArguments {
   const KernelLinear* linear = nullptr;
   double lora_scaling = 1;
+  bool merged = false;  // a and b are in the weights
   double ste_clip = 0;
   KernelResources* resources = nullptr;
 };
 
 /// x [tokens, in] -> [tokens, out]. a, b: LoRA pair or no_tensor(); weight, bias: where the base
-/// trains.
+/// trains; steps, clip: offsets of learned values (QuantizerParams) or no_tensor().
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& a,
                           const Variable& b, const Variable& weight, const Variable& bias,
+                          const Variable& steps, const Variable& clip,
                           const LinearArguments& arguments);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };

@@ -114,7 +114,7 @@ class KernelGraph final : public Graph {
   at::Tensor lm_hidden_gradient(const at::Tensor& dlogits, const GraphPlan& plan) override {
     at::Tensor dhidden =
         at::empty({dlogits.size(0), static_cast<std::int64_t>(base_->config().hidden)});
-    multiply_gradient(matrix(dlogits), lm_head(plan.embedding).backward, resources_,
+    multiply_gradient(matrix(dlogits), *lm_head(plan.embedding).backward, resources_,
                       dhidden.mutable_data_ptr<float>());
     return dhidden;
   }
@@ -131,16 +131,19 @@ class KernelGraph final : public Graph {
     resources_.rounding_calls = 0;
   }
   void weights_changed() override {
+    for (auto& [key, entry] : own_linears_) entry.is_ready = entry.is_ready && !entry.trains;
     if (trainable_ == nullptr) return;
     // Buffers stay for the next packing.
-    for (auto& [key, entry] : linears_) entry.ready = false;
+    for (auto& [key, entry] : linears_) entry.is_ready = false;
   }
 
  private:
   struct Entry {
     KernelLinear linear;
-    std::unique_ptr<runtime::OwnedMatrix> owned;  // where the base trains
-    bool ready = false;
+    BackwardWeights backward;
+    std::unique_ptr<runtime::OwnedMatrix> owned;  // where the base trains, or an adapter owns them
+    bool is_ready = false;
+    bool trains = false;  // of adapters' own: changes with every step
   };
   // Linear, weight bits, activation bits, scheme.
   using Key = std::tuple<std::size_t, int, int, quant::QuantScheme>;
@@ -159,22 +162,29 @@ class KernelGraph final : public Graph {
   at::Tensor linear(std::size_t index, const at::Tensor& x, const GraphPlan& plan,
                     const NetworkView& view) {
     LinearArguments arguments;
-    arguments.linear = &prepared(index, plan.linears[index], plan.scheme);
     arguments.lora_scaling = view.lora_scaling;
     arguments.ste_clip = plan.ste_clip;
     arguments.resources = &resources_;
     const bool has_lora = !view.lora.empty() && view.lora[index].a.defined();
+    arguments.merged = view.merged && has_lora;
+    const QuantizerParams quantizer =
+        view.quantizers.empty() ? QuantizerParams{} : view.quantizers[index];
+    arguments.linear = arguments.merged || quantizer.start
+                           ? &own(index, plan, view, quantizer)
+                           : &prepared(index, plan.linears[index], plan.scheme);
+    auto given = [](const at::Tensor& tensor) { return tensor.defined() ? tensor : no_tensor(); };
     const bool trains = trainable_ != nullptr;
     return LinearFunction::apply(x, has_lora ? view.lora[index].a : no_tensor(),
                                  has_lora ? view.lora[index].b : no_tensor(),
                                  trains ? trainable_->weights[index] : no_tensor(),
-                                 trains ? trainable_->biases[index] : no_tensor(), arguments);
+                                 trains ? trainable_->biases[index] : no_tensor(),
+                                 given(quantizer.steps), given(quantizer.clip), arguments);
   }
 
   const KernelLinear& prepared(std::size_t index, quant::Precision precision,
                                quant::QuantScheme scheme) {
     Entry& entry = linears_[{index, precision.weight.bits, precision.activation.bits, scheme}];
-    if (entry.ready) return entry.linear;
+    if (entry.is_ready) return entry.linear;
     if (trainable_ != nullptr) {
       pack_trained(trainable_->weights[index], precision, scheme, entry);
       const at::Tensor& bias = trainable_->biases[index];
@@ -188,9 +198,77 @@ class KernelGraph final : public Graph {
     return entry.linear;
   }
 
+  // A linear whose weights or clip factor are the adapter's own, as they are now; it computes what
+  // runtime::adapt_linear hands over.
+  const KernelLinear& own(std::size_t index, const GraphPlan& plan, const NetworkView& view,
+                          const QuantizerParams& quantizer) {
+    const quant::Precision precision = plan.linears[index];
+    const bool merged = view.merged && !view.lora.empty() && view.lora[index].a.defined();
+    const at::Tensor& identity = merged                      ? view.lora[index].a
+                                 : quantizer.steps.defined() ? quantizer.steps
+                                                             : quantizer.clip;
+    Entry& entry =
+        own_linears_[{Key{index, precision.weight.bits, precision.activation.bits, plan.scheme},
+                      identity.const_data_ptr<float>()}];
+    if (entry.is_ready) return entry.linear;
+    KernelLinear& linear = entry.linear;
+    linear.own.values = quantizer.start ? quantizer.values() : runtime::LearnedLinear{};
+    linear.own.start = quantizer.start;
+    const bool has_steps = !linear.own.values.steps.empty();
+    if (!merged && !has_steps) {
+      const KernelLinear& shared = prepared(index, precision, plan.scheme);
+      linear.call = shared.call;
+      linear.backward = shared.backward;
+    } else {
+      linear.own.base = &base_floats(index);
+      pack_own(index, precision, plan.scheme, merged ? &view : nullptr, entry);
+    }
+    linear.call.range.clip = linear.own.values.clip;
+    entry.trains = identity.requires_grad();
+    entry.is_ready = true;
+    return linear;
+  }
+
+  void pack_own(std::size_t index, quant::Precision precision, const quant::QuantScheme& scheme,
+                const NetworkView* merged, Entry& entry) {
+    ParallelFor& parallel = *resources_.parallel;
+    const model::LinearSpec& spec = base_->linears()[index];
+    std::vector<float> sum;
+    const std::vector<float>* floats = entry.linear.own.base;
+    if (merged != nullptr) {
+      sum = *floats;
+      const LoraParams& pair = merged->lora[index];
+      runtime::add_low_rank(pair.a.const_data_ptr<float>(), pair.b.const_data_ptr<float>(),
+                            static_cast<std::size_t>(pair.a.size(0)),
+                            static_cast<float>(merged->lora_scaling), spec.out, spec.in, sum.data(),
+                            parallel);
+      floats = &sum;
+    }
+    const runtime::LearnedLinear& values = entry.linear.own.values;
+    if (values.steps.empty()) {
+      entry.owned =
+          runtime::pack_weights(*floats, spec.out, spec.in, precision, scheme.weights(), parallel);
+    } else {
+      entry.owned = runtime::pack_codes(
+          runtime::quantize_with_steps(*floats, spec.out, spec.in, precision.weight.bits, scheme,
+                                       values, parallel),
+          precision, parallel);
+    }
+    use(entry.owned->view, precision, entry);
+    const std::vector<float>& bias = base_->bias(index);
+    entry.linear.call.bias = bias.empty() ? nullptr : bias.data();
+    entry.linear.call.range = runtime::activation_range(scheme);
+  }
+
+  const std::vector<float>& base_floats(std::size_t index) {
+    std::vector<float>& floats = base_floats_[index];
+    if (floats.empty()) floats = base_->source().linear_f32(index);
+    return floats;
+  }
+
   const KernelLinear& lm_head(quant::BitWidth width) {
     Entry& entry = linears_[{base_->linears().size(), width.bits, width.bits, {}}];
-    if (entry.ready) return entry.linear;
+    if (entry.is_ready) return entry.linear;
     const quant::Precision precision{width, width};
     if (trainable_ != nullptr) {
       pack_trained(trainable_->wte, precision, {}, entry);
@@ -215,8 +293,9 @@ class KernelGraph final : public Graph {
     KernelLinear& linear = entry.linear;
     linear.call.precision = precision;
     linear.call.weight = packed;
-    if (resources_.gradient.bits != 0) pack_backward(packed, linear.backward);
-    entry.ready = true;
+    linear.backward = &entry.backward;
+    if (resources_.gradient.bits != 0) pack_backward(packed, entry.backward);
+    entry.is_ready = true;
   }
 
   void pack_backward(const kernels::PackedMatrix& w, BackwardWeights& backward) {
@@ -272,6 +351,9 @@ class KernelGraph final : public Graph {
   BaseParams frozen_;  // norms alone
   KernelResources resources_;
   std::map<Key, Entry> linears_;
+  // By the adapter's memory, too: it outlives the graph.
+  std::map<std::pair<Key, const float*>, Entry> own_linears_;
+  std::map<std::size_t, std::vector<float>> base_floats_;
 };
 
 }  // namespace

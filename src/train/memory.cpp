@@ -31,6 +31,11 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
       (full ? all_weights : at_once * options.lora_r * rank_weights) * (4 + 5) * kFloat;
   // Packed for the forward pass and dense for the backward pass, once per width.
   const std::uint64_t forms = widths * linear_weights * 2 * kFloat;
+  const bool owns = options.adapter_form == AdapterForm::kMerged ||
+                    options.learn_steps == LearnSteps::kWeights ||
+                    options.learn_steps == LearnSteps::kAll;
+  // Floats to make codes of, and two weight gradients of the largest linear, which vanish beside.
+  const std::uint64_t floats = owns ? linear_weights * kFloat : 0;
   const std::uint64_t base = full ? 0 : all_weights * kFloat;  // the mapped file
 
   const std::uint64_t tokens = options.batch_size * tokens_per_window;
@@ -52,7 +57,7 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
   const bool large = has_states || options.task == runtime::Task::kLm;
   std::uint64_t teacher = has_cache && large ? options.teacher_cache_bytes : 0;
   if (options.teacher) teacher += model::parameter_count(options.teacher->base->config()) * kFloat;
-  return trained + forms + base + activations + logits + states + teacher;
+  return trained + forms + floats + base + activations + logits + states + teacher;
 }
 
 }  // namespace qalof::train

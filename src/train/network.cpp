@@ -1,8 +1,10 @@
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 
 #include "core/error.h"
 #include "core/random.h"
+#include "kernels/bf16.h"
 #include "train/adapter_form.h"
 #include "train/network_torch.h"
 
@@ -142,6 +144,62 @@ BaseParams TrainableBase::bind(const FlatParameters& flat) const {
   return assemble(config_, [&] { return flat.parameter(indices_[next++]); });
 }
 
+bool learns_steps(const TrainOptions& options, int bits) {
+  return bits <= 8 &&
+         (options.learn_steps == LearnSteps::kWeights || options.learn_steps == LearnSteps::kAll);
+}
+bool learns_clips(const TrainOptions& options, int bits) {
+  return bits <= 8 && (options.learn_steps == LearnSteps::kActivations ||
+                       options.learn_steps == LearnSteps::kAll);
+}
+
+std::shared_ptr<const QuantizerStart> quantizer_start(const runtime::BaseModel& base,
+                                                      std::size_t linear, int bits,
+                                                      const TrainOptions& options,
+                                                      ParallelFor& parallel) {
+  auto start = std::make_shared<QuantizerStart>();
+  start->bits = bits;
+  start->scheme = options.scheme;
+  start->rate = static_cast<float>(options.learn_steps_rate);
+  if (learns_steps(options, bits)) {
+    const model::LinearSpec& spec = base.linears()[linear];
+    runtime::RowCodes codes =
+        runtime::quantize_weights(base.source().linear_f32(linear), spec.out, spec.in, bits,
+                                  options.scheme.weights(), parallel);
+    start->values.steps = std::move(codes.scales);
+    start->values.zeros = std::move(codes.zeros);
+  }
+  return start;
+}
+
+namespace {
+
+// Bounds of the factors 1 + rate * offset.
+constexpr double kLeastStep = 0.25, kLargestStep = 4.0, kLeastClip = 0.0625;
+
+}  // namespace
+
+runtime::LearnedLinear QuantizerParams::values() const {
+  runtime::LearnedLinear result = start->values;
+  if (steps.defined()) {
+    const float* offsets = steps.const_data_ptr<float>();
+    for (std::size_t i = 0; i < result.steps.size(); ++i) {
+      float& step = result.steps[i];
+      step *= 1.0F + start->rate * offsets[i];
+      if (start->scheme.group != 0) step = kernels::float_from_bf16(kernels::bf16_from_float(step));
+    }
+  }
+  if (clip.defined()) result.clip = 1.0F + start->rate * *clip.const_data_ptr<float>();
+  return result;
+}
+
+void QuantizerParams::project() {
+  const at::NoGradGuard no_grad;
+  const auto rate = static_cast<double>(start->rate);
+  if (steps.defined()) steps.clamp_((kLeastStep - 1) / rate, (kLargestStep - 1) / rate);
+  if (clip.defined()) clip.clamp_((kLeastClip - 1) / rate, 0.0);
+}
+
 runtime::Head initial_qa_head(const runtime::BaseModel& base, std::uint64_t seed) {
   if (base.qa_head()) {
     runtime::Head head = *base.qa_head();
@@ -183,6 +241,13 @@ std::shared_ptr<const runtime::Adapter> export_adapter(const AdapterParams& para
   const auto scaling = static_cast<float>(lora_scaling(options));
   adapter->alpha = adapter->rank == options.lora_r ? static_cast<float>(options.lora_alpha)
                                                    : scaling * static_cast<float>(adapter->rank);
+  adapter->merged = options.adapter_form == AdapterForm::kMerged;
+  for (const QuantizerParams& quantizer : params.quantizers) {
+    if (!adapter->learned) adapter->learned.emplace();
+    adapter->learned->bits = quantizer.start->bits;
+    adapter->learned->scheme = quantizer.start->scheme;
+    adapter->learned->linears.push_back(quantizer.values());
+  }
   for (std::size_t i = 0; i < params.linears.size(); ++i) {
     const model::LinearSpec& spec = base.linears()[i];
     adapter->linears.push_back(std::make_unique<runtime::LoraLinear>(

@@ -31,6 +31,35 @@ struct LoraParams {
   at::Tensor a, b;
 };
 
+/// Where the learned values of a linear's quantizers start: the scheme's own scales; no steps where
+/// those are not learned.
+struct QuantizerStart {
+  int bits = 0;
+  quant::QuantScheme scheme;
+  runtime::LearnedLinear values;
+  float rate = 1;  // of the offsets
+};
+/// Learned values as offsets, so that one learning rate fits all of them and decay leads back:
+/// step = start * (1 + rate * offset), clip = 1 + rate * offset.
+struct QuantizerParams {
+  at::Tensor steps;                             // [out * groups], or undefined
+  at::Tensor clip;                              // [1], or undefined
+  std::shared_ptr<const QuantizerStart> start;  // null: nothing is learned
+
+  /// The values as they are now. Groups have steps that bfloat16 has.
+  runtime::LearnedLinear values() const;
+  /// Moves offsets to where values are allowed (docs/numerics.md, "Learned steps").
+  void project();
+};
+/// rate: TrainOptions::learn_steps_rate. weights: whether steps are learned.
+std::shared_ptr<const QuantizerStart> quantizer_start(const runtime::BaseModel& base,
+                                                      std::size_t linear, int bits,
+                                                      const TrainOptions& options,
+                                                      ParallelFor& parallel);
+/// What options have learned at a width.
+bool learns_steps(const TrainOptions& options, int bits);
+bool learns_clips(const TrainOptions& options, int bits);
+
 /// weight [outputs, hidden], bias [outputs].
 struct HeadParams {
   at::Tensor weight, bias;
@@ -38,8 +67,9 @@ struct HeadParams {
 
 /// One width's adapter and head.
 struct AdapterParams {
-  std::vector<LoraParams> linears;  // [linear]
-  HeadParams head;                  // undefined for lm
+  std::vector<LoraParams> linears;          // [linear]
+  HeadParams head;                          // undefined for lm
+  std::vector<QuantizerParams> quantizers;  // [linear], or empty
 };
 
 /// What one forward pass uses, chosen by plan: which pair each linear has, which head.
@@ -47,6 +77,8 @@ struct NetworkView {
   std::vector<LoraParams> lora;  // [linear] or empty
   double lora_scaling = 1;       // alpha / r
   HeadParams head;
+  bool merged = false;                      // pairs are added to weights before quantization
+  std::vector<QuantizerParams> quantizers;  // [linear] or empty
 };
 
 /// A stretch of a flat buffer.

@@ -27,10 +27,16 @@ constexpr Named<RandomWidths> kRandomWidths[] = {
 constexpr Named<Curriculum> kCurricula[] = {{"schedule", Curriculum::kSchedule},
                                             {"loss", Curriculum::kLoss}};
 constexpr Named<AdapterForm> kAdapterForms[] = {{"separate", AdapterForm::kSeparate},
-                                                {"cascaded", AdapterForm::kCascaded}};
+                                                {"cascaded", AdapterForm::kCascaded},
+                                                {"merged", AdapterForm::kMerged}};
 constexpr Named<InitLora> kInitLora[] = {{"default", InitLora::kDefault},
                                          {"residual_svd", InitLora::kResidualSvd}};
 constexpr Named<KdLoss> kKdLosses[] = {{"kl", KdLoss::kKl}, {"mse", KdLoss::kMse}};
+
+constexpr Named<LearnSteps> kLearnSteps[] = {{"none", LearnSteps::kNone},
+                                             {"weights", LearnSteps::kWeights},
+                                             {"activations", LearnSteps::kActivations},
+                                             {"all", LearnSteps::kAll}};
 
 template <typename Value, std::size_t count>
 Value parse(const char* flag, const Named<Value> (&known)[count], const std::string& text) {
@@ -54,6 +60,9 @@ RandomWidths parse_random_widths(const std::string& text) {
 }
 Curriculum parse_curriculum(const std::string& text) {
   return parse("--curriculum", kCurricula, text);
+}
+LearnSteps parse_learn_steps(const std::string& text) {
+  return parse("--learn_steps", kLearnSteps, text);
 }
 KdLoss parse_kd_loss(const std::string& text) { return parse("--kd_loss", kKdLosses, text); }
 AdapterForm parse_adapter_form(const std::string& text) {

@@ -32,13 +32,16 @@ enum class RandomWidths { kStep, kLayer, kBoth };
 /// When `curriculum` comes down: after equal parts of the run, or where the loss stops falling.
 enum class Curriculum { kSchedule, kLoss };
 /// What the adapters of several widths share. separate: nothing. cascaded: the ranks of one pair a
-/// linear, of which a width uses the first (adapter_form.h).
-enum class AdapterForm { kSeparate, kCascaded };
+/// linear, of which a width uses the first (adapter_form.h). merged: nothing, and products are
+/// added to weights before they are quantized (docs/numerics.md, "Adapter forms").
+enum class AdapterForm { kSeparate, kCascaded, kMerged };
 /// What adapters begin as. default: B zero, so that nothing is added. residual_svd: the part of
 /// W - q(W) of largest singular values (adapter_init_torch.h).
 enum class InitLora { kDefault, kResidualSvd };
 /// How logits are distilled: divergence of the distributions, or the squared error of the logits.
 enum class KdLoss { kKl, kMse };
+/// Which quantizer values are learned, one set per width.
+enum class LearnSteps { kNone, kWeights, kActivations, kAll };
 enum class LrSchedule { kCosine, kLinear, kConstant };
 enum class Device { kCpu, kCuda };
 
@@ -51,6 +54,7 @@ Curriculum parse_curriculum(const std::string& text);
 KdLoss parse_kd_loss(const std::string& text);
 AdapterForm parse_adapter_form(const std::string& text);
 InitLora parse_init_lora(const std::string& text);
+LearnSteps parse_learn_steps(const std::string& text);
 std::string to_string(Method method);
 
 /// A fine-tuned network that teaches from outside: a base in full or half precision and perhaps
@@ -71,6 +75,8 @@ struct TrainOptions {
   std::optional<int> kv_bits;                // instead of a width's own, e.g. 16
   std::optional<quant::PrecisionPlan> plan;  // lora and full: the plan to train in
   quant::QuantScheme scheme;                 // where there is no plan
+  LearnSteps learn_steps = LearnSteps::kNone;
+  double learn_steps_rate = 0.1;  // their learning rate over that of the adapters
   int ste_clip = 0;  // 0: the gradient passes everywhere; 2: not where |x| >= 2, as the original
   AdapterForm adapter_form = AdapterForm::kSeparate;
   std::size_t lora_r = 8;

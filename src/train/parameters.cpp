@@ -19,17 +19,40 @@ std::vector<LoraParams> choose_pairs(const std::map<int, T>& by_width, const Net
   return pairs;
 }
 
+// Learned values serve where all of a linear has their width.
+bool serves(int width, quant::Precision precision) {
+  return width == precision.weight.bits && width == precision.activation.bits;
+}
+
+// The learned values of every linear, from the width that serves it.
+template <typename T, typename ParamsOf>
+std::vector<QuantizerParams> choose_quantizers(const std::map<int, T>& by_width,
+                                               const Network& network, ParamsOf&& params_of) {
+  std::vector<QuantizerParams> chosen;
+  for (const quant::Precision& precision : network.plan.linears) {
+    const int width = runtime::nearest_width(by_width, precision.weight.bits);
+    const T& values = by_width.at(width);
+    chosen.push_back(serves(width, precision) && !values.quantizers.empty()
+                         ? params_of(values.quantizers[chosen.size()])
+                         : QuantizerParams{});
+  }
+  return chosen;
+}
+
 }  // namespace
 
 NetworkView view_of(const std::map<int, AdapterParams>& adapters, const Network& network,
-                    double lora_scaling) {
+                    const TrainOptions& options) {
   NetworkView view;
-  view.lora_scaling = lora_scaling;
+  view.lora_scaling = lora_scaling(options);
+  view.merged = options.adapter_form == AdapterForm::kMerged;
   if (adapters.empty()) return view;
   view.head = adapters.at(runtime::nearest_width(adapters, network.head_width)).head;
   view.lora = choose_pairs(adapters, network, [](const AdapterParams& adapter, std::size_t linear) {
     return adapter.linears[linear];
   });
+  view.quantizers =
+      choose_quantizers(adapters, network, [](const QuantizerParams& params) { return params; });
   return view;
 }
 
@@ -88,9 +111,11 @@ PhaseParameters::PhaseParameters(const runtime::BaseModel& base, const TrainOpti
   for (const int bits : phase.widths) {
     Width& width = widths_[bits];
     add_pairs(base, init, bits, width, group);
-    if (!has_head || !phase.has_head_per_width) continue;
-    width.head_group = group++;
-    width.head = add_head(initial_head, width.head_group);
+    if (has_head && phase.has_head_per_width) {
+      width.head_group = group++;
+      width.head = add_head(initial_head, width.head_group);
+    }
+    add_quantizers(base, bits, width, group, parallel);
   }
   if (has_head && !phase.has_head_per_width) {
     shared_head_ = add_head(initial_head, group);
@@ -101,6 +126,35 @@ PhaseParameters::PhaseParameters(const runtime::BaseModel& base, const TrainOpti
   }
   flat_.build(device);
   if (trainable) base_ = trainable->bind(flat_);
+}
+
+void PhaseParameters::add_quantizers(const runtime::BaseModel& base, int bits, Width& width,
+                                     std::size_t& group, ParallelFor& parallel) {
+  const bool steps = learns_steps(options_, bits), clips = learns_clips(options_, bits);
+  if (!steps && !clips) return;
+  for (std::size_t i = 0; i < base.linears().size(); ++i) {
+    Quantizer& quantizer = width.quantizers.emplace_back();
+    quantizer.start = quantizer_start(base, i, bits, options_, parallel);
+    quantizer.group = group++;
+    // Vectors, so that they do not decay.
+    const std::size_t count = quantizer.start->values.steps.size();
+    if (steps) {
+      quantizer.steps = flat_.add({static_cast<std::int64_t>(count)},
+                                  std::vector<float>(count, 0.0F), quantizer.group);
+    }
+    if (clips) quantizer.clip = flat_.add({1}, {0.0F}, quantizer.group);
+  }
+}
+
+QuantizerParams PhaseParameters::params_of(const Quantizer& quantizer) const {
+  return {quantizer.steps ? flat_.parameter(*quantizer.steps) : at::Tensor(),
+          quantizer.clip ? flat_.parameter(*quantizer.clip) : at::Tensor(), quantizer.start};
+}
+
+void PhaseParameters::project() {
+  for (const auto& [bits, width] : widths_) {
+    for (const Quantizer& quantizer : width.quantizers) params_of(quantizer).project();
+  }
 }
 
 LoraParams PhaseParameters::pair_of(const Width& width, std::size_t linear) const {
@@ -126,6 +180,8 @@ std::map<int, AdapterParams> PhaseParameters::adapters() const {
     for (std::size_t i = 0; i < blocks_.front().pairs.size(); ++i)
       adapter.linears.push_back(pair_of(width, i));
     if (options_.task == runtime::Task::kQa) adapter.head = head_of(width.head);
+    for (const Quantizer& quantizer : width.quantizers)
+      adapter.quantizers.push_back(params_of(quantizer));
   }
   return adapters;
 }
@@ -133,6 +189,7 @@ std::map<int, AdapterParams> PhaseParameters::adapters() const {
 NetworkView PhaseParameters::view(const Network& network) const {
   NetworkView view;
   view.lora_scaling = lora_scaling(options_);
+  view.merged = options_.adapter_form == AdapterForm::kMerged;
   if (shared_head_) view.head = head_of(*shared_head_);
   if (widths_.empty()) return view;
   if (options_.task == runtime::Task::kQa)
@@ -140,6 +197,8 @@ NetworkView PhaseParameters::view(const Network& network) const {
   view.lora = choose_pairs(widths_, network, [this](const Width& width, std::size_t linear) {
     return pair_of(width, linear);
   });
+  view.quantizers = choose_quantizers(
+      widths_, network, [this](const Quantizer& quantizer) { return params_of(quantizer); });
   return view;
 }
 
@@ -148,7 +207,10 @@ std::vector<std::size_t> PhaseParameters::groups(const Network& network) const {
   std::set<std::size_t> found;
   for (std::size_t i = 0; i < network.plan.linears.size(); ++i) {
     const int bits = runtime::nearest_width(widths_, network.plan.linears[i].weight.bits);
-    for (const std::size_t block : widths_.at(bits).blocks) found.insert(blocks_[block].groups[i]);
+    const Width& width = widths_.at(bits);
+    for (const std::size_t block : width.blocks) found.insert(blocks_[block].groups[i]);
+    if (serves(bits, network.plan.linears[i]) && !width.quantizers.empty())
+      found.insert(width.quantizers[i].group);
   }
   if (options_.task == runtime::Task::kQa)
     found.insert(widths_.at(runtime::nearest_width(widths_, network.head_width)).head_group);
@@ -190,6 +252,8 @@ AdapterParams detached(const AdapterParams& params) {
   for (const LoraParams& lora : params.linears)
     result.linears.push_back({copy(lora.a), copy(lora.b)});
   result.head = {copy(params.head.weight), copy(params.head.bias)};
+  for (const QuantizerParams& quantizer : params.quantizers)
+    result.quantizers.push_back({copy(quantizer.steps), copy(quantizer.clip), quantizer.start});
   return result;
 }
 

@@ -15,9 +15,9 @@
 namespace qalof::train {
 
 /// Which pair and head serve a network: those of its widths, else the nearest trained width above,
-/// else below, as at run time.
+/// else below, as at run time. Learned quantizer values serve their own width alone.
 NetworkView view_of(const std::map<int, AdapterParams>& adapters, const Network& network,
-                    double lora_scaling);
+                    const TrainOptions& options);
 
 /// Everything a phase trains. `full` trains the base and one head; other methods a pair per width
 /// and linear, of which widths may share ranks, and a head per width or one for all.
@@ -37,6 +37,8 @@ class PhaseParameters {
   NetworkView view(const Network& network) const;
   /// The groups of flat() that a pass over the network trains, ascending.
   std::vector<std::size_t> groups(const Network& network) const;
+  /// Moves learned quantizer values to where they are allowed, after a step of the optimizer.
+  void project();
   /// Gives a width the values of another's head and of the pairs that it does not share with it.
   void copy_width(int from, int to);
   /// Adds what was learned to weights.
@@ -52,14 +54,23 @@ class PhaseParameters {
     std::vector<Pair> pairs;          // [linear]
     std::vector<std::size_t> groups;  // [linear]
   };
+  struct Quantizer {
+    std::optional<std::size_t> steps, clip;  // indices into flat_
+    std::shared_ptr<const QuantizerStart> start;
+    std::size_t group = 0;
+  };
   struct Width {
     std::vector<std::size_t> blocks;  // one after the other they are its pairs
     Pair head;
     std::size_t head_group = 0;
+    std::vector<Quantizer> quantizers;  // [linear], or empty
   };
   void add_pairs(const runtime::BaseModel& base, const AdapterInit& init, int bits, Width& width,
                  std::size_t& group);
   Pair add_head(const runtime::Head& head, std::size_t group);
+  void add_quantizers(const runtime::BaseModel& base, int bits, Width& width, std::size_t& group,
+                      ParallelFor& parallel);
+  QuantizerParams params_of(const Quantizer& quantizer) const;
   LoraParams pair_of(const Width& width, std::size_t linear) const;
   HeadParams head_of(const Pair& pair) const;
 

@@ -38,6 +38,31 @@ void check_widths(const TrainOptions& options) {
               "--num_cyclic_period: found {}, expected at least 1", options.num_cyclic_period);
 }
 
+void check_quantizers(const TrainOptions& options) {
+  const bool learns = options.learn_steps != LearnSteps::kNone;
+  const bool merged = options.adapter_form == AdapterForm::kMerged;
+  const std::string method = to_string(options.method);
+  QALOF_CHECK(!learns || has_widths(options.method), ErrorKind::kUsage,
+              "--learn_steps: --method {} trains no widths, expected switch, joint, cpt, random or "
+              "curriculum",
+              method);
+  QALOF_CHECK(!merged || options.method != Method::kFull, ErrorKind::kUsage,
+              "--adapter_form merged: --method full has no adapters");
+  QALOF_CHECK(std::isfinite(options.learn_steps_rate) && options.learn_steps_rate > 0,
+              ErrorKind::kUsage, "--learn_steps_rate: found {}, expected a positive number",
+              options.learn_steps_rate);
+  QALOF_CHECK(!merged || options.init_lora == InitLora::kDefault, ErrorKind::kUsage,
+              "--init_lora residual_svd: stands for what quantization loses beside the weights, "
+              "--adapter_form merged is quantized with them");
+  if (!learns && !merged) return;
+  QALOF_CHECK(options.device == Device::kCpu, ErrorKind::kUnsupported,
+              "--learn_steps and --adapter_form merged: implemented on --device cpu alone");
+  QALOF_CHECK(options.ste_clip == 0, ErrorKind::kUsage,
+              "--ste_clip {}: the original's mask contradicts --learn_steps and --adapter_form "
+              "merged, which have masks of their own",
+              options.ste_clip);
+}
+
 void check_losses(const TrainOptions& options) {
   check_number("--kd_alpha", options.kd_alpha, 0);
   QALOF_CHECK(options.kd_alpha <= 1, ErrorKind::kUsage, "--kd_alpha: found {}, expected 0..1",
@@ -185,8 +210,9 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
     QALOF_CHECK(quant::is_legal(quant::BitWidth{*options.kv_bits}), ErrorKind::kUsage,
                 "--kv_bits: found {}, expected 2..8, 16 or 32", *options.kv_bits);
   }
+  check_quantizers(options);
   if (has_widths(options.method)) check_widths(options);
-  QALOF_CHECK(options.adapter_form == AdapterForm::kSeparate ||
+  QALOF_CHECK(options.adapter_form != AdapterForm::kCascaded ||
                   (has_widths(options.method) && options.method != Method::kSwitch),
               ErrorKind::kUsage,
               "--adapter_form cascaded: --method {} does not train several widths together, "

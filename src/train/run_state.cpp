@@ -44,6 +44,11 @@ std::map<std::string, NamedTensor> export_adapters(const std::map<int, AdapterPa
       tensors[pair_name(width, i, "a")] = named(adapter.linears[i].a);
       tensors[pair_name(width, i, "b")] = named(adapter.linears[i].b);
     }
+    for (std::size_t i = 0; i < adapter.quantizers.size(); ++i) {
+      const QuantizerParams& quantizer = adapter.quantizers[i];
+      if (quantizer.steps.defined()) tensors[pair_name(width, i, "steps")] = named(quantizer.steps);
+      if (quantizer.clip.defined()) tensors[pair_name(width, i, "clip")] = named(quantizer.clip);
+    }
     if (!adapter.head.weight.defined()) continue;
     tensors[head_name(width, "weight")] = named(adapter.head.weight);
     tensors[head_name(width, "bias")] = named(adapter.head.bias);
@@ -52,7 +57,9 @@ std::map<std::string, NamedTensor> export_adapters(const std::map<int, AdapterPa
 }
 
 std::map<int, AdapterParams> import_adapters(const std::map<std::string, NamedTensor>& tensors,
-                                             const runtime::BaseModel& base, at::Device device) {
+                                             const runtime::BaseModel& base,
+                                             const TrainOptions& options, at::Device device,
+                                             ParallelFor& parallel) {
   auto find = [&](const std::string& name, std::size_t axis, std::size_t extent) {
     const auto found = tensors.find(name);
     QALOF_CHECK(found != tensors.end() && found->second.shape.size() > axis &&
@@ -69,6 +76,16 @@ std::map<int, AdapterParams> import_adapters(const std::map<std::string, NamedTe
       const model::LinearSpec& spec = base.linears()[i];
       adapter.linears.push_back({find(pair_name(width, i, "a"), 1, spec.in),
                                  find(pair_name(width, i, "b"), 0, spec.out)});
+    }
+    const bool steps = learns_steps(options, width), clips = learns_clips(options, width);
+    for (std::size_t i = 0; (steps || clips) && i < base.linears().size(); ++i) {
+      QuantizerParams& quantizer = adapter.quantizers.emplace_back();
+      quantizer.start = quantizer_start(base, i, width, options, parallel);
+      if (steps) {
+        quantizer.steps =
+            find(pair_name(width, i, "steps"), 0, quantizer.start->values.steps.size());
+      }
+      if (clips) quantizer.clip = find(pair_name(width, i, "clip"), 0, 1);
     }
     if (!tensors.contains(head_name(width, "weight"))) continue;
     adapter.head.weight = find(head_name(width, "weight"), 1, base.config().hidden);

@@ -11,8 +11,10 @@ namespace qalof::train {
 
 std::map<std::string, NamedTensor> export_adapters(const std::map<int, AdapterParams>& adapters);
 /// Without gradient. Error{kBadInput} where a tensor is missing or has another shape than the base
-/// wants.
+/// and the options want.
 std::map<int, AdapterParams> import_adapters(const std::map<std::string, NamedTensor>& tensors,
-                                             const runtime::BaseModel& base, at::Device device);
+                                             const runtime::BaseModel& base,
+                                             const TrainOptions& options, at::Device device,
+                                             ParallelFor& parallel);
 
 }  // namespace qalof::train

@@ -73,7 +73,7 @@ PassOutput StepRunner::teach(const TeacherReference& teacher,
   Student network;
   if (teacher.kind == TeacherKind::kPhase) {
     network.network = context_.phases[teacher.index].networks.front();
-    network.view = view_of(context_.finished, network.network, lora_scaling(context_.options));
+    network.view = view_of(context_.finished, network.network, context_.options);
   } else {
     network.network = context_.phase.networks[teacher.index];
     network.view = context_.parameters.view(network.network);
@@ -190,6 +190,7 @@ void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> window
   record.skipped = !std::isfinite(record.loss) || !std::isfinite(record.grad_norm);
   if (!record.skipped) {
     optimizer.step(record.learning_rate, std::vector<std::size_t>(groups.begin(), groups.end()));
+    context_.parameters.project();
     context_.graph.weights_changed();
   }
   record.times.optimizer = watch.lap();

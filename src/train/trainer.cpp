@@ -112,7 +112,7 @@ class Trainer {
     const std::size_t current = resume.steps.size() - 1;
     QALOF_CHECK(current < phases_.size(), ErrorKind::kBadInput,
                 "checkpoint: it is in phase {}, this run has {}", current + 1, phases_.size());
-    finished_ = import_adapters(resume.finished, *base_, device_);
+    finished_ = import_adapters(resume.finished, *base_, options_, device_, parallel_);
     for (std::size_t i = 0; i < current; ++i) {
       PhaseHistory& history = begin_history(phases_[i]);
       PhaseState state;
@@ -213,8 +213,10 @@ class Trainer {
       const bool evaluate = options_.eval_steps > 0 && record.step % options_.eval_steps == 0;
       if (evaluate && hooks_.on_eval)
         hooks_.on_eval(checkpoint(phase, params, state.walk, history, total));
-      if (advance(phase, options_, state.step + 1, total, record.loss, state.walk))
+      if (advance(phase, options_, state.step + 1, total, record.loss, state.walk)) {
         params.copy_width(phase.widths[state.walk.level - 1], phase.widths[state.walk.level]);
+        graph->weights_changed();
+      }
       if (options_.save_steps > 0 && result_.steps % options_.save_steps == 0) {
         save();
       }

@@ -81,8 +81,7 @@ TEST_P(LearnedTest, CodesAreTheNearestOfTheGrid) {
       const float step = weights.steps[cell];
       // The quotient is rounded once to float, as the formula says.
       const double v = step == 0 ? 0.0 : static_cast<double>(weights.values[i] / step);
-      const double expected =
-          std::min(std::max(std::nearbyint(v) + zero, bounds.low), bounds.high);
+      const double expected = std::min(std::max(std::nearbyint(v) + zero, bounds.low), bounds.high);
       ASSERT_EQ(codes[i], static_cast<int>(expected)) << i << " of " << test.cols;
     }
   }
@@ -140,8 +139,7 @@ TEST_P(LearnedTest, ClipGradientEqualsTheDefinition) {
       const std::size_t length = range.group == 0 ? cols : range.group;
       const std::vector<float> x = normal(rows * cols, 2.0F), dy = normal(rows * cols, 1.0F);
       std::vector<float> dx = dy, threaded = dy;
-      const double found =
-          clip_gradient(x.data(), rows, cols, bits, range, dx.data(), serial_);
+      const double found = clip_gradient(x.data(), rows, cols, bits, range, dx.data(), serial_);
       EXPECT_EQ(found,
                 clip_gradient(x.data(), rows, cols, bits, range, threaded.data(), two_threads_));
       EXPECT_EQ(dx, threaded);

@@ -108,8 +108,8 @@ TEST_F(AdapterWeightsTest, LearnedValuesRunInTheirWidthAlone) {
     // The weights and the range of one linear, from the definition.
     quant::PlanSpec spec = quant::parse_plan("4");
     spec.scheme = scheme;
-    const auto execution = Execution::create(
-        base_, quant::resolve(spec, base_->target()), learned, serial_);
+    const auto execution =
+        Execution::create(base_, quant::resolve(spec, base_->target()), learned, serial_);
     const LearnedLinear& values = learned->by_width.at(4)->learned->linears[1];
     const LinearCall& call = execution->linear(1);
     EXPECT_EQ(call.range.clip, values.clip);
@@ -162,8 +162,7 @@ TEST_F(AdapterWeightsTest, MergedAdaptersAreQuantizedWithTheBase) {
     const model::LinearSpec& spec = base_->linears()[i];
     const LoraLinear& pair = *merged->by_width.at(4)->linears[i];
     std::vector<float> weights = base_->source().linear_f32(i);
-    const std::vector<float> found =
-        adapted_floats(*base_, *merged->by_width.at(4), i, serial_);
+    const std::vector<float> found = adapted_floats(*base_, *merged->by_width.at(4), i, serial_);
     for (std::size_t row = 0; row < spec.out; ++row) {
       for (std::size_t col = 0; col < spec.in; ++col) {
         double sum = 0;
@@ -190,7 +189,8 @@ TEST_F(AdapterWeightsTest, MergedAdaptersAreQuantizedWithTheBase) {
 
 TEST_F(AdapterWeightsTest, WeightsAreMadeOnce) {
   const auto adapters = set_of(/*merged=*/true);
-  const auto first = execution_of(base_, "4", adapters), second = execution_of(base_, "4", adapters);
+  const auto first = execution_of(base_, "4", adapters),
+             second = execution_of(base_, "4", adapters);
   EXPECT_EQ(first->linear(0).weight.panels, second->linear(0).weight.panels);
   // Another base has sums of its own.
   const auto other = BaseModel::load_directory(dir_.path());
@@ -200,8 +200,8 @@ TEST_F(AdapterWeightsTest, WeightsAreMadeOnce) {
 
 TEST_F(AdapterWeightsTest, AnotherSchemeIsRefused) {
   const auto adapters = set_of(/*merged=*/false, quant::QuantScheme{});
-  const auto error = error_of(
-      [&] { hidden(base_, "4", adapters, quant::parse_scheme("g32", "test")); });
+  const auto error =
+      error_of([&] { hidden(base_, "4", adapters, quant::parse_scheme("g32", "test")); });
   EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
   EXPECT_THAT(error.message, HasSubstr("learned in scheme seed"));
 }

@@ -107,6 +107,8 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
   if (name.ends_with("_lm")) options.task = runtime::Task::kLm;
   if (name.ends_with("_cascaded")) options.adapter_form = AdapterForm::kCascaded;
   if (name.ends_with("_residual")) options.init_lora = InitLora::kResidualSvd;
+  if (name.find("merged") != std::string::npos) options.adapter_form = AdapterForm::kMerged;
+  if (name.find("learned") != std::string::npos) options.learn_steps = LearnSteps::kAll;
   const auto base = tiny_base();
   const auto examples = tiny_examples(8, /*shortest=*/2);
   if (name.ends_with("_self")) options.teacher_self = true;
@@ -143,7 +145,8 @@ INSTANTIATE_TEST_SUITE_P(Methods, ResumeTest,
                                            "joint_teacher", "lora_teacher_lm", "cpt_self",
                                            "curriculum_self", "joint_cascaded", "cpt_cascaded",
                                            "random_cascaded", "curriculum_cascaded",
-                                           "switch_residual"),
+                                           "switch_residual", "switch_learned", "joint_merged",
+                                           "curriculum_merged_learned", "random_learned_cascaded"),
                          [](const auto& name) { return std::string(name.param); });
 
 TEST(Resume, ACheckpointOfAnotherShapeIsRefused) {

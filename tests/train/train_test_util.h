@@ -79,6 +79,11 @@ inline bool same_adapter(const runtime::Adapter& a, const runtime::Adapter& b) {
     if (!same_bytes(a.linears[i]->a(), b.linears[i]->a())) return false;
     if (!same_bytes(a.linears[i]->b(), b.linears[i]->b())) return false;
   }
+  if (a.merged != b.merged || a.learned.has_value() != b.learned.has_value()) return false;
+  for (std::size_t i = 0; a.learned && i < a.linears.size(); ++i) {
+    const runtime::LearnedLinear &x = a.learned->linears[i], &y = b.learned->linears[i];
+    if (!same_bytes(x.steps, y.steps) || x.zeros != y.zeros || x.clip != y.clip) return false;
+  }
   return !a.qa_head || (same_bytes(a.qa_head->weight, b.qa_head->weight) &&
                         same_bytes(a.qa_head->bias, b.qa_head->bias));
 }
