@@ -33,7 +33,10 @@ endif()
 target_include_directories(qalof_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
 if(QALOF_SANITIZE)
   # g++ 12 warns inside std::regex when sanitizers are on.
-  target_compile_options(qalof_options INTERFACE -Wno-maybe-uninitialized -fsanitize=${QALOF_SANITIZE} -fno-omit-frame-pointer
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    target_compile_options(qalof_options INTERFACE -Wno-maybe-uninitialized)
+  endif()
+  target_compile_options(qalof_options INTERFACE -fsanitize=${QALOF_SANITIZE} -fno-omit-frame-pointer
                                                  -fno-sanitize-recover=all)
   target_link_options(qalof_options INTERFACE -fsanitize=${QALOF_SANITIZE})
 endif()

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "app/classification_evaluation.h"
 #include "app/lm_evaluation.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -42,8 +43,13 @@ std::vector<std::vector<std::int32_t>> calibration_windows(const text::BpeTokeni
       }
       return !is_full();
     });
+  } else if (task == runtime::Task::kClassification) {
+    ClassificationEncoder encoder(tokenizer, options.file, features.max_seq_length);
+    text::read_classification(options.file, [&](text::LabeledText&& example) {
+      windows.push_back(encoder.encode(example));
+      return !is_full();
+    });
   } else {
-    QALOF_CHECK(task == runtime::Task::kLm, ErrorKind::kUsage, "--task: expected qa or lm");
     const std::string text = read_file(options.file, kMaxTextBytes);
     for (const std::string_view document : documents_of(text, options.line_by_line)) {
       const std::vector<std::int32_t> ids = tokenizer.encode(document).ids;

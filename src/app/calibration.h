@@ -12,7 +12,7 @@ namespace qalof::app {
 
 struct CalibrationOptions {
   std::string file;           // SQuAD JSON (qa) or UTF-8 text (lm)
-  std::string task = "qa";    // qa or lm
+  std::string task = "qa";    // qa, lm or classification
   std::size_t samples = 128;  // windows, the first of the file
   bool line_by_line = false;  // lm: every line is a document of its own
   text::SpanFeatureOptions features;

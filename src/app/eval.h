@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "app/classification_evaluation.h"
 #include "app/lm_evaluation.h"
 #include "app/model_handle.h"
 #include "app/qa_evaluation.h"
@@ -14,7 +15,7 @@ namespace qalof::app {
 struct EvalOptions {
   ModelOptions model;
   std::string task = "qa";
-  QaEvaluationOptions qa;  // validation_file and output_dir serve both tasks
+  QaEvaluationOptions qa;  // validation_file, max_eval_samples and output_dir serve every task
   LmEvaluationOptions lm;
   bool profile = false;
 };
@@ -22,6 +23,7 @@ struct EvalResult {
   std::string precision;  // effective, in words
   std::optional<QaScores> qa;
   std::optional<LmScores> lm;
+  std::optional<ClassificationScores> classification;
   double tokens_per_second = 0;
   runtime::Footprint footprint;
   runtime::Profile profile;

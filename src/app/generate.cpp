@@ -12,8 +12,10 @@ GenerateResult run_generate(const GenerateOptions& options, const runtime::TextC
   std::vector<std::int32_t> prompt = tokenizer.encode(options.prompt).ids;
   if (prompt.empty()) prompt.push_back(static_cast<std::int32_t>(config.bos_token_id));
   runtime::GenerateOptions generation = options.generation;
-  if (!options.ignore_eos)
-    generation.stop_ids.push_back(static_cast<std::int32_t>(config.eos_token_id));
+  if (!options.ignore_eos) {
+    for (const std::int64_t id : config.eos_token_ids)
+      generation.stop_ids.push_back(static_cast<std::int32_t>(id));
+  }
   ThreadPool pool(choose_threads(options.model.threads));
   const auto execution = make_execution(handle, pool, observer);
   GenerateResult result;

@@ -1,6 +1,7 @@
 // A GGUF file of the Llama family to a Hugging Face directory.
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <filesystem>
 
 #include "app/import_formats.h"
@@ -23,6 +24,8 @@ constexpr std::size_t kMaxTokens = 1'000'000;
 constexpr std::size_t kMaxMerges = 2'000'000;
 constexpr std::uint64_t kShardBytes = std::uint64_t{1} << 30;
 
+constexpr const char* kRopeFactors = "rope_freqs.weight";
+
 constexpr std::array kLinearNames = {
     std::pair{"self_attn.q_proj", "attn_q"}, std::pair{"self_attn.k_proj", "attn_k"},
     std::pair{"self_attn.v_proj", "attn_v"}, std::pair{"self_attn.o_proj", "attn_output"},
@@ -44,10 +47,43 @@ void refuse_unimplemented(const io::GgufFile& file) {
   QALOF_CHECK(file.integer("llama.expert_count", kMaxSize).value_or(0) == 0,
               ErrorKind::kUnsupported, "{}: llama.expert_count is above 0, implemented is 0",
               file.path());
-  QALOF_CHECK(!file.tensors().contains("rope_freqs.weight"), ErrorKind::kUnsupported,
-              "{}: rope_freqs.weight scales rotary positions, which is not read; import the "
-              "Hugging Face directory instead",
-              file.path());
+}
+
+// The scaling of rotary positions that the factors of rope_freqs.weight stand for: frequency i is
+// divided by factor i. They are a function of four numbers, of which all Llama 3 files share three.
+Json rope_scaling_of(const io::GgufFile& file, const io::GgufTensor& tensor, double theta,
+                     std::size_t head_dim) {
+  QALOF_CHECK(head_dim >= 2 && tensor.shape == std::vector<std::size_t>{head_dim / 2},
+              ErrorKind::kBadInput, "{}: tensor {} has shape [{}], expected [{}]", file.path(),
+              kRopeFactors, fmt::join(tensor.shape, ", "), head_dim / 2);
+  std::vector<float> factors(head_dim / 2);
+  io::copy_as_f32(tensor, 0, factors);
+  const auto largest = static_cast<double>(*std::max_element(factors.begin(), factors.end()));
+  model::ModelConfig config;
+  config.hidden = head_dim;
+  config.num_heads = 1;
+  config.rotary.emplace();
+  config.rotary->theta = static_cast<float>(theta);
+  const std::vector<float> plain = model::rotary_frequencies(config);
+  config.rotary->factor = static_cast<float>(largest);
+  config.rotary->by_wavelength.emplace();
+  const model::RotaryPositions::ByWavelength& bounds = *config.rotary->by_wavelength;
+  const std::vector<float> scaled = model::rotary_frequencies(config);
+  // Files hold them in f32 out of f32 frequencies.
+  constexpr double kTolerance = 1e-4;
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    const double expected = static_cast<double>(plain[i]) / static_cast<double>(scaled[i]);
+    const double difference = std::abs(static_cast<double>(factors[i]) - expected);
+    QALOF_CHECK(difference <= kTolerance * expected, ErrorKind::kUnsupported,
+                "{}: {}[{}] is {}, the scaling of Llama 3 by {} has {}; another scaling is not "
+                "implemented",
+                file.path(), kRopeFactors, i, factors[i], largest, expected);
+  }
+  return {{"rope_type", "llama3"},
+          {"factor", largest},
+          {"low_freq_factor", bounds.low},
+          {"high_freq_factor", bounds.high},
+          {"original_max_position_embeddings", bounds.original_positions}};
 }
 
 Json config_of(const io::GgufFile& file) {
@@ -94,6 +130,13 @@ Json config_of(const io::GgufFile& file) {
   if (scaling == "linear") {
     config["rope_scaling"] = {{"rope_type", "linear"},
                               {"factor", file.number("llama.rope.scaling.factor").value_or(1.0)}};
+  }
+  if (const auto factors = file.tensors().find(kRopeFactors); factors != file.tensors().end()) {
+    QALOF_CHECK(scaling == "none", ErrorKind::kUnsupported,
+                "{}: both llama.rope.scaling.type and {} scale rotary positions", file.path(),
+                kRopeFactors);
+    config["rope_scaling"] =
+        rope_scaling_of(file, factors->second, config["rope_theta"].get<double>(), hidden / heads);
   }
   for (const auto& [key, from] : {std::pair{"bos_token_id", "tokenizer.ggml.bos_token_id"},
                                   std::pair{"eos_token_id", "tokenizer.ggml.eos_token_id"}}) {
@@ -194,6 +237,7 @@ std::vector<Work> tensors_of(const io::GgufFile& file, const model::ModelConfig&
   if (work.size() != file.tensors().size()) {
     for (const auto& [name, tensor] : file.tensors()) {
       const bool known =
+          name == kRopeFactors ||
           std::any_of(work.begin(), work.end(), [&](const Work& w) { return w.source == &tensor; });
       QALOF_CHECK(known, ErrorKind::kUnsupported, "{}: tensor {} is not part of a Llama",
                   file.path(), name);
@@ -238,7 +282,7 @@ void write_weights(const std::vector<Work>& work, const ImportOptions& options,
     in_shard += bytes;
     total += bytes;
   }
-  const std::string prefix = model::decoder_prefix(config, /*question_answering=*/false);
+  const std::string prefix = model::decoder_prefix(config, model::ModelClass::kCausalLm);
   Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", Json::object()}};
   std::uint64_t done = 0;
   for (std::size_t shard = 0; shard < shards.size(); ++shard) {

@@ -19,7 +19,8 @@ namespace {
 // one.
 bool wants_qa_head(const model::ModelConfig& config) {
   return !config.raw.contains("architectures") ||
-         config.raw["architectures"] != Json::array({model::architecture(config, false)});
+         config.raw["architectures"] !=
+             Json::array({model::architecture(config, model::ModelClass::kCausalLm)});
 }
 
 }  // namespace
@@ -48,7 +49,8 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
   if (!config.tie_word_embeddings)
     specs.push_back({"lm_head.weight", {config.vocab_size, config.hidden}});
   const bool has_qa_head = wants_qa_head(config);
-  const std::string decoder = model::decoder_prefix(config, has_qa_head);
+  const std::string decoder = model::decoder_prefix(
+      config, has_qa_head ? model::ModelClass::kQuestionAnswering : model::ModelClass::kCausalLm);
   if (has_qa_head) {
     specs.push_back({"qa_outputs.weight", {2, config.hidden}});
     specs.push_back({"qa_outputs.bias", {2}});

@@ -122,6 +122,21 @@ text::BpeTokenizer open_tokenizer(const ModelHandle& handle) {
   return text::BpeTokenizer::from_files(handle.packed_files, handle.base->path());
 }
 
+std::vector<std::string> label_names(const ModelHandle& handle, std::size_t num_classes) {
+  if (handle.adapters && handle.adapters->label_names.size() == num_classes)
+    return handle.adapters->label_names;
+  const Json& config = handle.base->config().raw;
+  std::vector<std::string> names;
+  const auto stored = config.find("id2label");
+  if (stored == config.end() || !stored->is_object() || stored->size() != num_classes) return names;
+  for (std::size_t label = 0; label < num_classes; ++label) {
+    const auto name = stored->find(std::to_string(label));
+    if (name == stored->end() || !name->is_string()) return {};
+    names.push_back(name->get<std::string>());
+  }
+  return names;
+}
+
 std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle,
                                                          ParallelFor& parallel,
                                                          Observer& observer) {

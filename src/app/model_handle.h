@@ -41,6 +41,9 @@ struct ModelHandle {
 ModelHandle open_model(const ModelOptions& options, Observer& observer);
 /// The model's own tokenizer (directory or packed file).
 text::BpeTokenizer open_tokenizer(const ModelHandle& handle);
+/// Names of the classes of the head that runs, from the adapter or the model's id2label; empty
+/// where neither has one for each.
+std::vector<std::string> label_names(const ModelHandle& handle, std::size_t num_classes);
 /// Resolves plan and adapters to pointers and tells observer the effective precision.
 std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle,
                                                          ParallelFor& parallel, Observer& observer);

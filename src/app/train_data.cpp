@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "app/classification_evaluation.h"
 #include "app/lm_evaluation.h"
 #include "app/self_text.h"
 #include "core/error.h"
@@ -89,6 +90,23 @@ std::vector<train::Example> load_lm_examples(const std::string& path,
   return examples;
 }
 
+std::vector<train::Example> load_classification_examples(const std::string& path,
+                                                         const text::BpeTokenizer& tokenizer,
+                                                         std::size_t length,
+                                                         std::uint64_t max_samples,
+                                                         Observer& observer) {
+  std::vector<train::Example> examples;
+  ClassificationEncoder encoder(tokenizer, path, length);
+  text::read_classification(path, [&](text::LabeledText&& labeled) {
+    train::Example& example = examples.emplace_back();
+    example.ids = encoder.encode(labeled);
+    example.label = labeled.label;
+    return max_samples == 0 || examples.size() < max_samples;
+  });
+  encoder.report(observer);
+  return examples;
+}
+
 namespace {
 
 std::vector<train::Example> load_self_examples(const TrainRunOptions& options,
@@ -125,9 +143,16 @@ std::vector<train::Example> load_self_examples(const TrainRunOptions& options,
 
 std::vector<train::Example> load_examples(const TrainRunOptions& options, const ModelHandle& handle,
                                           const text::BpeTokenizer& tokenizer, Observer& observer) {
-  if (options.train.task == runtime::Task::kQa) {
-    return load_qa_examples(options.train_file, tokenizer, options.features,
-                            options.max_train_samples, observer);
+  switch (options.train.task) {
+    case runtime::Task::kQa:
+      return load_qa_examples(options.train_file, tokenizer, options.features,
+                              options.max_train_samples, observer);
+    case runtime::Task::kClassification:
+      return load_classification_examples(options.train_file, tokenizer,
+                                          options.features.max_seq_length,
+                                          options.max_train_samples, observer);
+    case runtime::Task::kLm:
+      break;
   }
   if (options.train_file == kTrainFileSelf)
     return load_self_examples(options, handle, tokenizer, observer);

@@ -1,5 +1,5 @@
-// Training windows: SQuAD questions with labels, text cut into stretches, or documents that the
-// model writes itself.
+// Training windows: SQuAD questions with labels, labelled texts, text cut into stretches, or
+// documents that the model writes itself.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,12 @@ std::vector<train::Example> load_lm_examples(const std::string& path,
                                              const text::BpeTokenizer& tokenizer,
                                              std::size_t length, std::uint64_t max_samples,
                                              bool line_by_line = false);
+/// Every text of a classification file as one window of at most length tokens; what is cut is said.
+std::vector<train::Example> load_classification_examples(const std::string& path,
+                                                         const text::BpeTokenizer& tokenizer,
+                                                         std::size_t length,
+                                                         std::uint64_t max_samples,
+                                                         Observer& observer);
 
 /// --train_file that names no file: the model in full precision writes the text (app/self_text.h).
 inline constexpr const char* kTrainFileSelf = "self";

@@ -28,6 +28,11 @@ Json score_json(const WidthScore& score) {
     json["eval_f1"] = score.qa->f1;
     json["eval_samples"] = score.qa->samples;
   }
+  if (score.classification) {
+    json["eval_accuracy"] = score.classification->accuracy;
+    json["eval_loss"] = score.classification->loss;
+    json["eval_samples"] = score.classification->samples;
+  }
   if (score.lm) {
     json["eval_loss"] = score.lm->loss;
     json["perplexity"] = score.lm->perplexity;
@@ -44,6 +49,12 @@ WidthScore score_of(const Json& json, const std::string& where) {
     score.qa->exact_match = json_number(json, "eval_exact_match", where);
     score.qa->f1 = json_number(json, "eval_f1", where);
     score.qa->samples =
+        static_cast<std::uint64_t>(json_int(json, "eval_samples", where, 0, INT64_MAX));
+  } else if (json.contains("eval_accuracy")) {
+    score.classification.emplace();
+    score.classification->accuracy = json_number(json, "eval_accuracy", where);
+    score.classification->loss = json_number(json, "eval_loss", where);
+    score.classification->samples =
         static_cast<std::uint64_t>(json_int(json, "eval_samples", where, 0, INT64_MAX));
   } else {
     score.lm.emplace();
@@ -160,6 +171,9 @@ void RunLog::add(const train::Checkpoint& point, const std::vector<WidthScore>& 
     if (score.qa) {
       event("f1", score.qa->f1);
       event("exact_match", score.qa->exact_match);
+    } else if (score.classification) {
+      event("accuracy", score.classification->accuracy);
+      event("loss", score.classification->loss);
     } else {
       event("loss", score.lm->loss);
       event("perplexity", score.lm->perplexity);
@@ -173,10 +187,14 @@ Json RunLog::trainer_state() const {
   Json best_metric, best_step;
   for (const Json& entry : history_) {
     if (!entry.contains("width")) continue;
-    const bool is_qa = entry.contains("eval_f1");
-    const double value = entry[is_qa ? "eval_f1" : "eval_loss"].get<double>();
-    const bool better = best_metric.is_null() || (is_qa ? value > best_metric.get<double>()
-                                                        : value < best_metric.get<double>());
+    const char* metric = entry.contains("eval_f1")         ? "eval_f1"
+                         : entry.contains("eval_accuracy") ? "eval_accuracy"
+                                                           : "eval_loss";
+    const bool larger_is_better = metric != std::string_view("eval_loss");
+    const double value = entry[metric].get<double>();
+    const bool better =
+        best_metric.is_null() ||
+        (larger_is_better ? value > best_metric.get<double>() : value < best_metric.get<double>());
     if (!better) continue;
     best_metric = value;
     best_step = entry["step"];

@@ -37,6 +37,7 @@ void write_adapters(const std::string& path, const TrainRunOptions& options,
   dir.base_id = handle.base->path();
   dir.base_sha256 = handle.base->source().sha256();
   dir.separator = options.features.separator;
+  dir.label_names = options.label_names;
   for (const auto& [width, adapter] : weights.adapters) {
     const std::string name = fmt::format("w{}", width);
     runtime::save_adapter(path + "/" + name, *adapter, handle.base->config(), options.train.task,
@@ -55,9 +56,10 @@ void write_adapters(const std::string& path, const TrainRunOptions& options,
 
 void write_model_directory(const std::string& path, const runtime::BaseModel& base,
                            runtime::Task task,
-                           const std::map<std::string, train::NamedTensor>& tensors, bool bf16) {
-  const bool has_span_head = task == runtime::Task::kQa;
-  const std::string prefix = model::decoder_prefix(base.config(), has_span_head);
+                           const std::map<std::string, train::NamedTensor>& tensors, bool bf16,
+                           const std::vector<std::string>& label_names) {
+  const model::ModelClass model_class = runtime::model_class(task);
+  const std::string prefix = model::decoder_prefix(base.config(), model_class);
   std::vector<std::vector<std::byte>> storage;
   storage.reserve(tensors.size());
   std::vector<io::TensorToWrite> to_write;
@@ -76,7 +78,14 @@ void write_model_directory(const std::string& path, const runtime::BaseModel& ba
   io::write_safetensors(path + "/model.safetensors", to_write, {});
   text::copy_tokenizer_files(base.path(), path);
   Json config = base.config().raw;
-  config["architectures"] = {model::architecture(base.config(), has_span_head)};
+  config["architectures"] = {model::architecture(base.config(), model_class)};
+  if (!label_names.empty()) {
+    config["id2label"] = config["label2id"] = Json::object();
+    for (std::size_t label = 0; label < label_names.size(); ++label) {
+      config["id2label"][std::to_string(label)] = label_names[label];
+      config["label2id"][label_names[label]] = label;
+    }
+  }
   config["dtype"] = bf16 ? "bfloat16" : "float32";
   write_json(path + "/config.json", config);
 }
@@ -86,7 +95,7 @@ void write_weights(const std::string& path, const TrainRunOptions& options,
   if (!weights.adapters.empty()) write_adapters(path, options, handle, weights);
   if (!weights.tensors.empty())
     write_model_directory(path, *handle.base, options.train.task, weights.tensors,
-                          options.save_bf16);
+                          options.save_bf16, options.label_names);
 }
 
 void write_training_output(const TrainRunOptions& options, const ModelHandle& handle,

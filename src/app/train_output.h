@@ -16,9 +16,11 @@ void write_training_output(const TrainRunOptions& options, const ModelHandle& ha
 void save_checkpoint(const TrainRunOptions& options, const ModelHandle& handle,
                      const Json& identity, const train::Checkpoint& point,
                      const Json& trainer_state);
-/// A Hugging Face directory of named tensors with the base's config and tokenizer.
+/// A Hugging Face directory of named tensors with the base's config and tokenizer; label_names
+/// become its id2label where there are any.
 void write_model_directory(const std::string& path, const runtime::BaseModel& base,
                            runtime::Task task,
-                           const std::map<std::string, train::NamedTensor>& tensors, bool bf16);
+                           const std::map<std::string, train::NamedTensor>& tensors, bool bf16,
+                           const std::vector<std::string>& label_names = {});
 
 }  // namespace qalof::app

@@ -71,6 +71,13 @@ class Scorer {
       qa.max_eval_samples = options_.max_eval_samples;
       qa.features = options_.features;
       score.qa = evaluate_qa(*execution, tokenizer_, qa, pool_, observer_);
+    } else if (options_.train.task == runtime::Task::kClassification) {
+      ClassificationEvaluationOptions classification;
+      classification.validation_file = options_.validation_file;
+      classification.max_eval_samples = options_.max_eval_samples;
+      classification.max_seq_length = options_.features.max_seq_length;
+      score.classification =
+          evaluate_classification(*execution, tokenizer_, classification, pool_, observer_);
     } else {
       LmEvaluationOptions lm;
       lm.validation_file = options_.validation_file;
@@ -92,8 +99,26 @@ std::string score_text(const WidthScore& score) {
   if (score.qa)
     return fmt::format("exact match {:.2f}, F1 {:.2f} ({})", score.qa->exact_match, score.qa->f1,
                        score.precision);
+  if (score.classification)
+    return fmt::format("accuracy {:.2f}, loss {:.4f} ({})", score.classification->accuracy,
+                       score.classification->loss, score.precision);
   return fmt::format("loss {:.4f}, perplexity {:.3f} ({})", score.lm->loss, score.lm->perplexity,
                      score.precision);
+}
+
+// Classes are those of the whole training file, whatever part of it trains.
+void choose_labels(TrainRunOptions& options, const ModelHandle& handle, Observer& observer) {
+  const text::ClassificationFile file = text::scan_classification(options.train_file);
+  options.train.num_labels = file.num_labels;
+  options.label_names = file.label_names;
+  if (!options.validation_file.empty())
+    check_classification(options.validation_file, file.num_labels);
+  const std::optional<runtime::Head>& own = handle.base->class_head();
+  if (own && own->outputs != file.num_labels) {
+    observer.info(fmt::format("{}: its head of {} classes is left, {} has {}: a fresh one trains",
+                              handle.base->path(), own->outputs, options.train_file,
+                              file.num_labels));
+  }
 }
 
 }  // namespace
@@ -151,6 +176,8 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     options.features.doc_stride = std::min(options.features.doc_stride, config.max_positions / 3);
   }
   if (options.find_min_bits) options.train.min_bits = kFewestBits;  // until it is known
+  if (options.train.task == runtime::Task::kClassification)
+    choose_labels(options, handle, observer);
   // Flags that contradict each other are refused before anything is written.
   const std::size_t num_phases = train::make_phases(options.train, handle.base->target()).size();
   Json identity = run_identity(options, handle);

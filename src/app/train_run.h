@@ -27,6 +27,7 @@ struct TrainRunOptions {
   std::uint64_t max_train_samples = 0;
   std::uint64_t max_eval_samples = 0;
   text::SpanFeatureOptions features;
+  std::vector<std::string> label_names;  // classification; those of train_file
   train::TrainOptions train;
   /// "" = as the method says; "self" = cpt, random, curriculum: a higher width; else a directory of
   /// a model or of adapters on the model, which then is train.teacher.
@@ -51,6 +52,7 @@ struct WidthScore {
   int width = 0;
   std::optional<QaScores> qa;
   std::optional<LmScores> lm;
+  std::optional<ClassificationScores> classification;
 };
 struct TrainRunResult {
   train::TrainResult train;

@@ -39,9 +39,11 @@ std::string adapters_sha256(const runtime::AdapterSet& set) {
       add(pair->a());
       add(pair->b());
     }
-    if (!adapter->qa_head) continue;
-    add(adapter->qa_head->weight);
-    add(adapter->qa_head->bias);
+    for (const auto& head : {adapter->qa_head, adapter->class_head}) {
+      if (!head) continue;
+      add(head->weight);
+      add(head->bias);
+    }
   }
   return hash.finish();
 }

@@ -12,14 +12,17 @@ void run_eval(std::vector<std::string> arguments) {
       "eval", "Scores a model, adapter and precision on the packed runtime.",
       "  qalof eval --task qa --model_name_or_path gpt2 --adapter out --validation_file dev.json "
       "--precision 4\n"
+      "  qalof eval --task classification --model_name_or_path gpt2 --adapter out "
+      "--validation_file dev.tsv\n"
       "  qalof eval --task lm --model_name_or_path gpt2 --validation_file text.txt --json\n",
       std::move(arguments));
   add_model_flags(line, options.model);
   add_run_flags(line, options.model);
-  line.option("--task", options.task, "qa or lm");
-  line.option("--validation_file", qa.validation_file, "qa: SQuAD JSON or JSONL; lm: UTF-8 text")
+  line.option("--task", options.task, "qa, lm or classification");
+  line.option("--validation_file", qa.validation_file,
+              "qa: SQuAD JSON or JSONL; lm: UTF-8 text; classification: SST-2 TSV or AG News CSV")
       ->required();
-  line.option("--max_eval_samples", qa.max_eval_samples, "qa: the first N questions; 0 = all");
+  line.option("--max_eval_samples", qa.max_eval_samples, "the first N questions or texts; 0 = all");
   CLI::Option* length = line.option("--max_seq_length", qa.features.max_seq_length,
                                     "window in tokens; lm: the model's positions unless given");
   line.option("--doc_stride", qa.features.doc_stride,
@@ -35,7 +38,8 @@ void run_eval(std::vector<std::string> arguments) {
   line.flag("--hf_compat_null", qa.decode.hf_compat_null,
             "qa: the null index as run_qa.py chooses it");
   line.option("--output_dir", qa.output_dir,
-              "qa: writes eval_predictions.json, eval_scores.json, eval_results.json and the like");
+              "qa: writes eval_predictions.json, eval_scores.json, eval_results.json and the like; "
+              "classification likewise");
   line.flag("--profile", options.profile, "time and bytes per operation");
   line.parse();
   if (length->count() > 0) options.lm.max_seq_length = qa.features.max_seq_length;
@@ -61,6 +65,15 @@ void run_eval(std::vector<std::string> arguments) {
     text = fmt::format("exact match {:.2f}   F1 {:.2f}   {} questions   {:.0f} tokens/s   {}\n",
                        result.qa->exact_match, result.qa->f1, result.qa->samples,
                        result.tokens_per_second, result.precision);
+  } else if (result.classification) {
+    const app::ClassificationScores& scores = *result.classification;
+    json["eval_accuracy"] = scores.accuracy;
+    json["eval_loss"] = scores.loss;
+    json["eval_samples"] = scores.samples;
+    json["cut_samples"] = scores.cut;
+    text = fmt::format("accuracy {:.2f}   loss {:.4f}   {} texts   {:.0f} tokens/s   {}\n",
+                       scores.accuracy, scores.loss, scores.samples, result.tokens_per_second,
+                       result.precision);
   } else {
     json["eval_loss"] = result.lm->loss;
     json["perplexity"] = result.lm->perplexity;

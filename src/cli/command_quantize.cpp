@@ -35,7 +35,8 @@ void run_quantize(std::vector<std::string> arguments) {
       "--threshold", threshold, "llm_int8: activations of at least this size stay floats");
   line.option("--calibration_file", options.calibration.file,
               "smoothquant, gptq: SQuAD JSON, or UTF-8 text with --task lm");
-  line.option("--task", options.calibration.task, "what --calibration_file is: qa or lm");
+  line.option("--task", options.calibration.task,
+              "what --calibration_file is: qa, lm or classification");
   line.option("--calibration_samples", options.calibration.samples, "windows of it, the first");
   line.flag("--line_by_line", options.calibration.line_by_line,
             "lm: every line is a document of its own");

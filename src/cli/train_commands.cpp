@@ -32,6 +32,9 @@ std::string scores_text(const std::vector<app::WidthScore>& scores) {
     if (score.qa)
       text += fmt::format("{}: exact match {:.2f}, F1 {:.2f}\n", score.precision,
                           score.qa->exact_match, score.qa->f1);
+    if (score.classification)
+      text += fmt::format("{}: accuracy {:.2f}, loss {:.4f}\n", score.precision,
+                          score.classification->accuracy, score.classification->loss);
     if (score.lm)
       text += fmt::format("{}: loss {:.4f}, perplexity {:.3f}\n", score.precision, score.lm->loss,
                           score.lm->perplexity);
@@ -84,13 +87,16 @@ void run_train(std::vector<std::string> arguments) {
       "  qalof train --method switch --bit_widths 8 4 --model_name_or_path gpt2 --train_file "
       "train.json \\\n"
       "    --validation_file dev.json --output_dir out\n"
+      "  qalof train --method joint --task classification --model_name_or_path gpt2 --train_file "
+      "train.tsv --output_dir out\n"
       "  qalof train --method full --task lm --model_name_or_path nano --train_file text.txt "
       "--output_dir lm\n",
       std::move(arguments));
   line.option("--model_name_or_path", options.model.model, "model directory")->required();
   line.option(
           "--train_file", options.train_file,
-          "qa: SQuAD JSON or JSONL; lm: UTF-8 text, or self: the model in full precision writes it")
+          "qa: SQuAD JSON or JSONL; classification: SST-2 TSV or AG News CSV; lm: UTF-8 text, or "
+          "self: the model in full precision writes it")
       ->required();
   line.option("--self_tokens", options.self_tokens, "--train_file self: tokens, at least");
   line.option("--validation_file", options.validation_file,
@@ -98,7 +104,7 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--output_dir", options.output_dir, "directory to write")->required();
   line.flag("--overwrite_output_dir", options.overwrite_output_dir,
             "replace what an earlier run wrote there");
-  line.option("--task", task, "qa or lm");
+  line.option("--task", task, "qa, lm or classification");
   line.option("--method", method,
               "full, lora (no quantization unless --precision), or an adapter per width: switch, "
               "joint, cpt, random, curriculum (docs/training.md)");
@@ -155,6 +161,8 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--per_device_train_batch_size", train.batch_size, "windows a forward pass");
   line.option("--gradient_accumulation_steps", train.gradient_accumulation_steps,
               "forward passes an optimizer step");
+  line.flag("--group_by_length", train.group_by_length,
+            "windows of like length in one step (docs/training.md)");
   line.option("--max_grad_norm", train.max_grad_norm, "gradient clipping; 0 = none");
   line.option("--weight_decay", train.weight_decay, "decoupled weight decay of matrices");
   line.option("--kd_loss", kd_loss,
@@ -174,15 +182,17 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--contrastive_temperature", train.contrastive_temperature,
               "divides the cosines of --contrastive");
   line.flag("--bf16", train.bf16, "lora, full: linears in bfloat16");
-  line.option("--max_seq_length", options.features.max_seq_length, "window in tokens");
+  line.option("--max_seq_length", options.features.max_seq_length,
+              "window in tokens; classification: longer texts are cut");
   line.option("--doc_stride", options.features.doc_stride,
               "qa: overlap of neighbouring windows in tokens");
   line.flag("--line_by_line", options.line_by_line,
             "lm: every line of the text is a document of its own");
   line.option("--separator", separator, "qa: token id between question and context; -1 = none");
   line.option("--max_train_samples", options.max_train_samples,
-              "the first N questions or windows; 0 = all");
-  line.option("--max_eval_samples", options.max_eval_samples, "the first N questions; 0 = all");
+              "the first N questions, windows or texts; 0 = all");
+  line.option("--max_eval_samples", options.max_eval_samples,
+              "the first N questions or texts; 0 = all");
   line.option("--logging_steps", train.logging_steps, "steps between lines of metrics.jsonl");
   line.option("--eval_steps", train.eval_steps,
               "steps between evaluations; 0 = after each phase only");

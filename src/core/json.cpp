@@ -1,10 +1,12 @@
 #include "core/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json_parts.h"
 
 namespace qalof {
 
@@ -28,39 +30,57 @@ class TreeBuilder {
   using string_t = Json::string_t;
   using binary_t = Json::binary_t;
 
-  TreeBuilder(std::string_view text, std::string_view where, const JsonLimits& limits)
-      : where_(where), limits_(limits), budget_(text.size() + limits.max_extra_bytes) {}
+  TreeBuilder(std::string_view text, std::string_view where, const JsonLimits& limits,
+              std::span<const JsonPart> parts)
+      : where_(where),
+        limits_(limits),
+        budget_(text.size() + limits.max_extra_bytes),
+        parts_(parts) {
+    find_part();
+  }
 
   Json take() { return std::move(root_); }
 
-  bool null() { return add(Json()); }
-  bool boolean(bool value) { return add(Json(value)); }
-  bool number_integer(number_integer_t value) { return add(Json(value)); }
+  bool null() { return told(JsonEvent::kOther, "null") || add(Json()); }
+  bool boolean(bool value) {
+    return told(JsonEvent::kOther, value ? "true" : "false") || add(Json(value));
+  }
+  bool number_integer(number_integer_t value) {
+    return told(JsonEvent::kInteger, {}, value) || add(Json(value));
+  }
   bool number_unsigned(number_unsigned_t value) {
     if (value > static_cast<number_unsigned_t>(std::numeric_limits<std::int64_t>::max())) {
       refuse("an integer beyond 64 signed bits");
     }
-    return add(Json(value));
+    return told(JsonEvent::kInteger, {}, static_cast<std::int64_t>(value)) || add(Json(value));
   }
   bool number_float(number_float_t value, const string_t& token) {
     if (token.find_first_of(".eE") == string_t::npos) refuse("an integer beyond 64 signed bits");
     if (!std::isfinite(value)) refuse("a number too large");
-    return add(Json(value));
+    return told(JsonEvent::kOther, token) || add(Json(value));
   }
   bool string(string_t& value) {
+    if (told(JsonEvent::kString, value)) return true;
     spend(kStringBytes + value.size());
     return add(Json(value));  // a copy has no spare capacity, and the parser keeps its buffer
   }
   bool binary(binary_t&) { return false; }
-  bool start_object(std::size_t) { return open(Json::object()); }
-  bool start_array(std::size_t) { return open(Json::array()); }
-  bool end_object() { return close(); }
-  bool end_array() { return close(); }
+  bool start_object(std::size_t) {
+    return told(JsonEvent::kStartObject, {}, 0, 1) || open(Json::object());
+  }
+  bool start_array(std::size_t) {
+    return told(JsonEvent::kStartArray, {}, 0, 1) || open(Json::array());
+  }
+  bool end_object() { return told(JsonEvent::kEndObject, {}, 0, -1) || close(); }
+  bool end_array() { return told(JsonEvent::kEndArray, {}, 0, -1) || close(); }
   bool key(string_t& name) {
+    if (part_depth_ > 0) return told(JsonEvent::kKey, name);
     Json& object = *open_.back();
     if (object.contains(name)) refuse(fmt::format("the key \"{:.64}\" twice in one object", name));
     spend(kMemberBytes + name.size());
     slot_ = &object[name];
+    key_ = name;
+    find_part();
     return true;
   }
   bool parse_error(std::size_t position, const std::string&,
@@ -85,6 +105,27 @@ class TreeBuilder {
     }
     budget_ -= bytes;
   }
+  // Where the next value is a part that is told and not built, part_ is it.
+  void find_part() {
+    for (const JsonPart& part : parts_) {
+      const bool is_root = open_.empty() && part.path.empty();
+      const bool is_member = !open_.empty() && part.path.size() == path_.size() + 1 &&
+                             part.path.back() == key_ &&
+                             std::equal(path_.begin(), path_.end(), part.path.begin());
+      if (is_root || is_member) part_ = &part;
+    }
+  }
+  // Hands an event to the part it belongs to; false where it belongs to the tree. step: how the
+  // event changes the depth inside the part.
+  bool told(JsonEvent event, std::string_view text, std::int64_t number = 0, int step = 0) {
+    if (part_ == nullptr) return false;
+    if (step < 0) --part_depth_;
+    if (step > 0 && open_.size() + part_depth_++ >= limits_.max_depth)
+      refuse(fmt::format("more than {} levels", limits_.max_depth));
+    part_->take(event, text, number);
+    if (part_depth_ == 0) part_ = nullptr;
+    return true;
+  }
   // Puts a value where the document is: behind a key, at the end of an array, or as the root.
   Json* place(Json value) {
     if (open_.empty()) {
@@ -107,11 +148,14 @@ class TreeBuilder {
     if (open_.size() >= limits_.max_depth)
       refuse(fmt::format("more than {} levels", limits_.max_depth));
     spend(kStringBytes);
+    // An element of an array has no path of keys: no part's path holds this name.
+    if (!open_.empty()) path_.push_back(open_.back()->is_array() ? std::string(1, '\0') : key_);
     open_.push_back(place(std::move(container)));
     return true;
   }
   bool close() {
     open_.pop_back();
+    if (!path_.empty()) path_.pop_back();
     return true;
   }
 
@@ -122,6 +166,11 @@ class TreeBuilder {
   std::vector<Json*>
       open_;  // stays valid: a container grows only after the one inside it is closed
   Json* slot_ = nullptr;
+  std::span<const JsonPart> parts_;
+  std::vector<std::string> path_;  // keys of the open containers but the root
+  std::string key_;                // of slot_
+  const JsonPart* part_ = nullptr;
+  std::size_t part_depth_ = 0;  // containers open inside it
 };
 
 const Json& member(const Json& object, std::string_view key, std::string_view where) {
@@ -181,8 +230,13 @@ std::string dump_json(const Json& json, std::string_view where, int indent) {
 }
 
 Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits) {
+  return parse_json_parts(text, where, {}, limits);
+}
+
+Json parse_json_parts(std::string_view text, std::string_view where,
+                      std::span<const JsonPart> parts, const JsonLimits& limits) {
   check_json_tokens(text, where, limits.max_token_bytes);
-  TreeBuilder builder(text, where, limits);
+  TreeBuilder builder(text, where, limits, parts);
   Json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();
 }

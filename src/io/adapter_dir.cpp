@@ -40,6 +40,18 @@ std::map<int, std::string> read_widths(const Json& json, const std::string& key,
 
 }  // namespace
 
+std::vector<std::string> read_label_names(const Json& json, const std::string& where) {
+  QALOF_CHECK(json.is_array() && json.size() >= 2 && json.size() <= 1000, ErrorKind::kBadInput,
+              "{}: expected a list of 2..1000 names", where);
+  std::vector<std::string> names;
+  for (const Json& name : json) {
+    QALOF_CHECK(name.is_string() && name.get_ref<const std::string&>().size() <= 255,
+                ErrorKind::kBadInput, "{}: expected names of at most 255 bytes", where);
+    names.push_back(name.get<std::string>());
+  }
+  return names;
+}
+
 bool is_adapter_dir(const std::string& path) { return path_exists(path + "/qalof.json"); }
 
 AdapterDir read_adapter_dir(const std::string& path) {
@@ -52,7 +64,7 @@ AdapterDir read_adapter_dir(const std::string& path) {
               version, kFormatVersion);
   static const std::set<std::string> known = {"format_version", "base",       "scheme",
                                               "plan",           "adapters",   "heads",
-                                              "separator",      "quantizers", "adapter_form"};
+                                              "separator",      "quantizers", "adapter_form", "label_names"};
   for (const auto& [key, value] : dir.raw.items()) {
     QALOF_CHECK(known.contains(key), ErrorKind::kBadInput, "{}: unknown key {:.60}", where, key);
   }
@@ -77,6 +89,8 @@ AdapterDir read_adapter_dir(const std::string& path) {
   if (dir.raw.contains("separator") && !dir.raw["separator"].is_null()) {
     dir.separator = static_cast<std::int32_t>(json_int(dir.raw, "separator", where, 0, INT32_MAX));
   }
+  if (dir.raw.contains("label_names"))
+    dir.label_names = read_label_names(dir.raw["label_names"], where + ": label_names");
   return dir;
 }
 
@@ -95,6 +109,7 @@ void write_adapter_dir(const std::string& path, const AdapterDir& dir) {
   // Left out where they say nothing, so that a program that does not know them reads the rest.
   if (!dir.quantizers.empty()) json["quantizers"] = quantizers;
   if (dir.merged) json["adapter_form"] = "merged";
+  if (!dir.label_names.empty()) json["label_names"] = dir.label_names;
   const std::string where = path + "/qalof.json";
   write_file_atomic(where, dump_json(json, where, 2) + "\n");
 }

@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/json.h"
 
@@ -21,9 +22,12 @@ struct AdapterDir {
   std::map<int, std::string> quantizers;  // weight width -> sub-directory with learned values
   bool merged = false;                    // adapters are added to weights before quantization
   std::optional<std::int32_t> separator;  // token between question and context
+  std::vector<std::string> label_names;   // of classes; empty: none, and not written
   Json raw;                               // as read
 };
 
+/// A list of names of classes. Error{kBadInput} where it is not 2..1000 of at most 255 bytes.
+std::vector<std::string> read_label_names(const Json& json, const std::string& where);
 /// True where the directory holds qalof.json.
 bool is_adapter_dir(const std::string& path);
 /// Error{kCorruptFile}, {kBadInput}; {kUnsupported} for an unknown format_version.

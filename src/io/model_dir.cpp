@@ -83,6 +83,12 @@ ModelDir ModelDir::open(const std::string& path) {
   ModelDir dir;
   dir.path_ = path;
   dir.config_ = read_json_file(dir.config_path(), kMaxConfigBytes);
+  if (const std::string generation = path + "/generation_config.json"; path_exists(generation)) {
+    const Json json = read_json_file(generation, kMaxConfigBytes);
+    const bool says = json.is_object() && json.contains("eos_token_id") &&
+                      !json["eos_token_id"].is_null() && dir.config_.is_object();
+    if (says) dir.config_["eos_token_id"] = json["eos_token_id"];
+  }
   std::map<std::string, std::set<std::string>> mapped;
   if (path_exists(path + "/model.safetensors")) {
     mapped["model.safetensors"];

@@ -22,6 +22,7 @@ class ModelDir {
 
   const std::string& path() const { return path_; }
   std::string config_path() const { return path_ + "/config.json"; }
+  /// config.json, with the eos_token_id of generation_config.json where that has one.
   const Json& config() const { return config_; }
   /// Tensor by name without prefix ("h.0.ln_1.weight"), or null.
   const TensorView* find(const std::string& name) const;

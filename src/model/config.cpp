@@ -44,7 +44,7 @@ ModelConfig parse_gpt2_config(const Json& json, const std::string& where) {
   config.norm_epsilon = read_float(json, "layer_norm_epsilon", 1e-5F, 1.0F, where);
   config.initializer_range = read_float(json, "initializer_range", 0.02F, 10.0F, where);
   config.bos_token_id = read_token(json, "bos_token_id", config.bos_token_id, where);
-  config.eos_token_id = read_token(json, "eos_token_id", config.eos_token_id, where);
+  config.eos_token_ids = read_end_tokens(json, config.eos_token_ids.front(), where);
   config.tie_word_embeddings = read_bool(json, "tie_word_embeddings", true, where);
   read_dropout(json, {"resid_pdrop", "embd_pdrop", "attn_pdrop"}, config, where);
   return config;

@@ -44,7 +44,7 @@ struct ModelConfig {
   float norm_epsilon = 1e-5F;
   float initializer_range = 0.02F;
   std::int64_t bos_token_id = 50256;
-  std::int64_t eos_token_id = 50256;
+  std::vector<std::int64_t> eos_token_ids = {50256};  // any of them ends a text; at least one
   bool tie_word_embeddings = true;
   bool has_dropout = false;  // the file asks for dropout, which is ignored and said so
   Json raw;                  // the file's own keys, kept on saving
@@ -100,10 +100,12 @@ struct TensorNames {
   std::vector<std::string> attention_norms, mlp_norms;  // [layer]
 };
 TensorNames tensor_names(const ModelConfig& config);
+/// The classes of transformers, by the head they put on a decoder.
+enum class ModelClass { kCausalLm, kQuestionAnswering, kSequenceClassification };
 /// What stands before those names in files of the field's libraries: "transformer." or "model.".
-std::string decoder_prefix(const ModelConfig& config, bool question_answering);
-/// The class of transformers that holds the decoder with a span head, or with an LM head.
-std::string architecture(const ModelConfig& config, bool question_answering);
+std::string decoder_prefix(const ModelConfig& config, ModelClass model_class);
+/// The name of a family's class: "GPT2ForQuestionAnswering".
+std::string architecture(const ModelConfig& config, ModelClass model_class);
 
 /// One tensor a model directory must hold.
 struct TensorSpec {

@@ -51,6 +51,19 @@ std::int64_t read_token(const Json& json, const char* key, std::int64_t fallback
   return json_int(json, key, where, 0, kMaxVocab);
 }
 
+std::vector<std::int64_t> read_end_tokens(const Json& json, std::int64_t fallback,
+                                          const std::string& where) {
+  const auto value = json.find("eos_token_id");
+  if (value == json.end() || !value->is_array())
+    return {read_token(json, "eos_token_id", fallback, where)};
+  QALOF_CHECK(!value->empty() && value->size() <= 64, ErrorKind::kBadInput,
+              "{}: eos_token_id has {} tokens, expected 1..64", where, value->size());
+  std::vector<std::int64_t> tokens;
+  for (const Json& token : *value)
+    tokens.push_back(json_int({{"eos_token_id", token}}, "eos_token_id", where, 0, kMaxVocab));
+  return tokens;
+}
+
 void read_dropout(const Json& json, std::initializer_list<const char*> keys, ModelConfig& config,
                   const std::string& where) {
   for (const char* key : keys) {

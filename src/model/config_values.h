@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "model/config.h"
 
@@ -26,6 +27,9 @@ float read_float(const Json& json, const char* key, float fallback, float max,
                  const std::string& where);
 std::int64_t read_token(const Json& json, const char* key, std::int64_t fallback,
                         const std::string& where);
+/// eos_token_id: one token, or a list of them.
+std::vector<std::int64_t> read_end_tokens(const Json& json, std::int64_t fallback,
+                                          const std::string& where);
 /// Notes rates above 0 of the named keys in config.has_dropout.
 void read_dropout(const Json& json, std::initializer_list<const char*> keys, ModelConfig& config,
                   const std::string& where);

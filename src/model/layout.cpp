@@ -142,15 +142,22 @@ TensorNames tensor_names(const ModelConfig& config) {
   return result;
 }
 
-std::string decoder_prefix(const ModelConfig& config, bool question_answering) {
+std::string decoder_prefix(const ModelConfig& config, ModelClass model_class) {
   const FamilyNames& names = names_of(config);
-  return question_answering ? names.span_prefix : names.prefix;
+  return model_class == ModelClass::kQuestionAnswering ? names.span_prefix : names.prefix;
 }
 
-std::string architecture(const ModelConfig& config, bool question_answering) {
-  if (config.family == Family::kGpt2)
-    return question_answering ? "GPT2ForQuestionAnswering" : "GPT2LMHeadModel";
-  return question_answering ? "LlamaForQuestionAnswering" : "LlamaForCausalLM";
+std::string architecture(const ModelConfig& config, ModelClass model_class) {
+  const bool is_gpt2 = config.family == Family::kGpt2;
+  switch (model_class) {
+    case ModelClass::kQuestionAnswering:
+      return is_gpt2 ? "GPT2ForQuestionAnswering" : "LlamaForQuestionAnswering";
+    case ModelClass::kSequenceClassification:
+      return is_gpt2 ? "GPT2ForSequenceClassification" : "LlamaForSequenceClassification";
+    case ModelClass::kCausalLm:
+      break;
+  }
+  return is_gpt2 ? "GPT2LMHeadModel" : "LlamaForCausalLM";
 }
 
 quant::PlanTarget plan_target(const ModelConfig& config) {

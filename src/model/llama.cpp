@@ -54,17 +54,6 @@ RotaryPositions read_rotary(const Json& json, const std::string& where) {
   return rotary;
 }
 
-// One token, or a list of them, whose first counts.
-std::int64_t read_end_token(const Json& json, std::int64_t fallback, const std::string& where) {
-  const auto value = json.find("eos_token_id");
-  if (value == json.end() || !value->is_array()) {
-    return read_token(json, "eos_token_id", fallback, where);
-  }
-  QALOF_CHECK(!value->empty() && value->size() <= 64, ErrorKind::kBadInput,
-              "{}: eos_token_id has {} tokens, expected 1..64", where, value->size());
-  return read_token({{"eos_token_id", value->front()}}, "eos_token_id", fallback, where);
-}
-
 }  // namespace
 
 ModelConfig parse_llama_config(const Json& json, const std::string& where) {
@@ -111,7 +100,7 @@ ModelConfig parse_llama_config(const Json& json, const std::string& where) {
   config.norm_epsilon = read_float(json, "rms_norm_eps", 1e-6F, 1.0F, where);
   config.initializer_range = read_float(json, "initializer_range", 0.02F, 10.0F, where);
   config.bos_token_id = read_token(json, "bos_token_id", 1, where);
-  config.eos_token_id = read_end_token(json, 2, where);
+  config.eos_token_ids = read_end_tokens(json, 2, where);
   config.tie_word_embeddings = read_bool(json, "tie_word_embeddings", false, where);
   config.rotary = read_rotary(json, where);
   read_dropout(json, {"attention_dropout"}, config, where);

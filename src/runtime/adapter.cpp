@@ -51,7 +51,7 @@ class PeftReader {
         config_(config),
         linears_(model::linears(config)),
         peft_(io::read_peft(directory)),
-        prefix_(model::decoder_prefix(config, /*question_answering=*/false)) {
+        prefix_(model::decoder_prefix(config, model::ModelClass::kCausalLm)) {
     for (const model::LinearSpec& spec : linears_) names_.push_back(spec.name);
   }
 
@@ -237,6 +237,13 @@ AdapterSet load_adapters(const std::string& path, const model::ModelConfig& conf
                 "{}/qalof.json: separator {}, expected 0..{}", path, *set.separator,
                 config.vocab_size - 1);
   }
+  set.label_names = dir.label_names;
+  for (const auto& [width, adapter] : set.by_width) {
+    const std::optional<Head>& head = adapter->class_head;
+    QALOF_CHECK(set.label_names.empty() || !head || head->outputs == set.label_names.size(),
+                ErrorKind::kBadInput, "{}: w{} has {} classes, label_names {}", path, width,
+                head->outputs, set.label_names.size());
+  }
   if (!dir.plan.is_null()) set.plan = dir.plan;
   set.scheme = quant::parse_scheme(dir.scheme, path + "/qalof.json: scheme", ErrorKind::kBadInput);
   return set;
@@ -261,13 +268,25 @@ std::string to_string(Task task) {
   return "classification";
 }
 
+model::ModelClass model_class(Task task) {
+  switch (task) {
+    case Task::kQa:
+      return model::ModelClass::kQuestionAnswering;
+    case Task::kClassification:
+      return model::ModelClass::kSequenceClassification;
+    case Task::kLm:
+      break;
+  }
+  return model::ModelClass::kCausalLm;
+}
+
 void save_adapter(const std::string& directory, const Adapter& adapter,
                   const model::ModelConfig& config, Task task, const std::string& base_id) {
   io::PeftConfig peft;
   peft.r = adapter.rank;
   peft.lora_alpha = stored_alpha(adapter);
   const std::vector<model::LinearSpec> linears = model::linears(config);
-  const std::string prefix = model::decoder_prefix(config, task == Task::kQa);
+  const std::string prefix = model::decoder_prefix(config, model_class(task));
   peft.fan_in_fan_out = linears.front().conv1d;
   peft.task_type = task == Task::kQa ? "QUESTION_ANS" : task == Task::kLm ? "CAUSAL_LM" : "SEQ_CLS";
   peft.base_model_name_or_path = base_id;

@@ -70,6 +70,7 @@ class AdapterSet {
   std::string path;                          // where it came from
   std::string base_sha256;                   // "" where the directory does not say
   std::optional<std::int32_t> separator;     // token id between question and context
+  std::vector<std::string> label_names;      // of the class heads; empty where it does not say
   std::optional<Json> plan;                  // the plan stored with the adapters
   std::optional<quant::QuantScheme> scheme;  // trained in; none where the directory does not say
   std::vector<std::string> warnings;         // what reading had to say
@@ -87,6 +88,8 @@ AdapterSet load_adapters(const std::string& path, const model::ModelConfig& conf
 enum class Task { kQa, kLm, kClassification };
 Task parse_task(const std::string& text);
 std::string to_string(Task task);
+/// The class of transformers that does a task.
+model::ModelClass model_class(Task task);
 
 /// Writes one plain PEFT directory that Python `peft` loads on the original base, and learned
 /// quantizer values beside it.

@@ -260,12 +260,27 @@ void BaseModel::embed(std::span<const std::int32_t> ids, std::span<const std::in
   }
 }
 
-Head untrained_qa_head(const BaseModel& base, std::uint64_t seed) {
-  const RandomStream stream(seed, "qa_outputs.weight");
-  Head head{2, std::vector<float>(2 * base.config().hidden), {0.0F, 0.0F}};
+namespace {
+
+Head untrained_head(const BaseModel& base, std::size_t outputs, const char* name,
+                    std::uint64_t seed) {
+  const RandomStream stream(seed, name);
+  Head head{outputs, std::vector<float>(outputs * base.config().hidden), {}};
   for (std::size_t i = 0; i < head.weight.size(); ++i)
     head.weight[i] = base.config().initializer_range * stream.normal(0, i);
   return head;
+}
+
+}  // namespace
+
+Head untrained_qa_head(const BaseModel& base, std::uint64_t seed) {
+  Head head = untrained_head(base, 2, "qa_outputs.weight", seed);
+  head.bias = {0.0F, 0.0F};
+  return head;
+}
+
+Head untrained_class_head(const BaseModel& base, std::size_t classes, std::uint64_t seed) {
+  return untrained_head(base, classes, "score.weight", seed);
 }
 
 }  // namespace qalof::runtime

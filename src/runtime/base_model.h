@@ -137,6 +137,8 @@ class BaseModel {
 /// The head that training starts from where a model holds none: weights N(0, initializer_range),
 /// biases 0.
 Head untrained_qa_head(const BaseModel& base, std::uint64_t seed);
+/// The same with a number of classes and without bias.
+Head untrained_class_head(const BaseModel& base, std::size_t classes, std::uint64_t seed);
 
 /// Precision of an LM head of a width: floats 32 and 16; 8 is w8a8 and 4 is w4a8, with weights of
 /// 4 or 8 bits made from the bf16 ones, so that a directory and a packed file have the same head.

@@ -67,8 +67,10 @@ Footprint measure_footprint(const Execution& execution) {
     if (call.lora != nullptr)
       footprint.adapter_bytes += sizeof(float) * call.lora->a.n * (spec.in + spec.out);
   }
-  if (const Head* head = execution.head(Task::kQa))
-    footprint.adapter_bytes += sizeof(float) * (head->weight.size() + head->bias.size());
+  for (const Task task : {Task::kQa, Task::kClassification}) {
+    if (const Head* head = execution.head(task))
+      footprint.adapter_bytes += sizeof(float) * (head->weight.size() + head->bias.size());
+  }
   const std::size_t embedding_bytes =
       static_cast<std::size_t>(execution.embedding_width().bits) / 8;
   for (const model::TensorSpec& spec : model::embedding_tensors(config))

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "io/adapter_dir.h"
 #include "runtime/checked_file.h"
 #include "runtime/codebook_weights.h"
 #include "runtime/packed_layout.h"
@@ -289,6 +290,10 @@ std::shared_ptr<const AdapterSet> read_adapters(const CheckedFile& file,
     set->separator =
         static_cast<std::int32_t>(json_int(file.header(), "separator", file.path(), 0,
                                            static_cast<std::int64_t>(config.vocab_size) - 1));
+  }
+  if (file.header().contains("label_names")) {
+    set->label_names =
+        io::read_label_names(file.header()["label_names"], file.path() + ": label_names");
   }
   return set;
 }

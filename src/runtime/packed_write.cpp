@@ -297,6 +297,8 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
   header["adapters"] = add_adapters(writer, base, request.adapters.get());
   if (request.adapters && request.adapters->separator)
     header["separator"] = *request.adapters->separator;
+  if (request.adapters && !request.adapters->label_names.empty())
+    header["label_names"] = request.adapters->label_names;
   writer.write(path, header);
   summary.bytes = std::filesystem::file_size(path);
   return summary;

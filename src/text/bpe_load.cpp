@@ -3,10 +3,11 @@
 #include <array>
 #include <filesystem>
 #include <functional>
+#include <optional>
 
 #include "core/error.h"
 #include "core/file.h"
-#include "core/json.h"
+#include "core/json_parts.h"
 #include "text/bpe_tokenizer.h"
 #include "text/unicode.h"
 
@@ -18,11 +19,13 @@ namespace {
 
 constexpr std::size_t kMaxFileBytes = std::size_t{64} << 20;
 constexpr std::int64_t kMaxId = 10'000'000;
+constexpr std::size_t kMaxMerges = 1'000'000;
+constexpr std::size_t kMaxNodeBytes = std::size_t{48} << 20;  // of a vocabulary, beside its text
 constexpr std::array kFileNames = {"tokenizer.json", "vocab.json", "merges.txt",
                                    "tokenizer_config.json", "special_tokens_map.json"};
 
 using Vocabulary = std::map<std::string, std::int32_t>;
-// Takes one merge. They are not collected: a hostile file has many times its size in them.
+// Takes one merge. They are not collected: a file has many times its size in them.
 using AddMerge = std::function<void(const std::string& left, const std::string& right)>;
 
 // GPT-2 writes bytes as printable characters: those that print stand for themselves, the others for
@@ -75,19 +78,60 @@ std::string shown(std::string_view token) {
   return text;
 }
 
-Vocabulary parse_vocabulary(const Json& json, const std::string& where) {
-  QALOF_CHECK(json.is_object() && !json.empty(), ErrorKind::kBadInput,
-              "{}: the vocabulary is not a non-empty object", where);
-  Vocabulary vocabulary;
-  for (const auto& [token, id] : json.items()) {
-    QALOF_CHECK(id.is_number_integer() && id >= 0 && id < kMaxId, ErrorKind::kBadInput,
-                "{}: token \"{}\" has id {:.40}, expected 0..{}", where, shown(token), id.dump(),
-                kMaxId - 1);
-    QALOF_CHECK(!token.empty(), ErrorKind::kBadInput, "{}: an empty token", where);
-    vocabulary[token] = id.get<std::int32_t>();
+// Takes the members of a vocabulary as the parser meets them. The tree of 128,000 tokens and their
+// merges would be many times the file.
+class VocabularyReader {
+ public:
+  // budget: bytes of nodes beside the text.
+  VocabularyReader(std::string where, std::size_t budget)
+      : where_(std::move(where)), budget_(budget) {}
+
+  JsonPart part(std::vector<std::string> path) {
+    return {std::move(path), [this](JsonEvent event, std::string_view text, std::int64_t number) {
+              take(event, text, number);
+            }};
   }
-  return vocabulary;
-}
+  Vocabulary finish() {
+    QALOF_CHECK(!vocabulary_.empty(), ErrorKind::kBadInput,
+                "{}: the vocabulary is not a non-empty object", where_);
+    return std::move(vocabulary_);
+  }
+
+ private:
+  static constexpr std::size_t kNodeBytes = 128;
+
+  void take(JsonEvent event, std::string_view text, std::int64_t number) {
+    if (event == JsonEvent::kKey && !token_) {
+      token_ = text;
+      return;
+    }
+    if (!is_open_) {
+      QALOF_CHECK(event == JsonEvent::kStartObject, ErrorKind::kBadInput,
+                  "{}: the vocabulary is not a non-empty object", where_);
+      is_open_ = true;
+      return;
+    }
+    if (!token_) return;  // the end
+    QALOF_CHECK(event == JsonEvent::kInteger && number >= 0 && number < kMaxId,
+                ErrorKind::kBadInput, "{}: token \"{}\" has id {:.40}, expected 0..{}", where_,
+                shown(*token_), event == JsonEvent::kInteger ? std::to_string(number) : shown(text),
+                kMaxId - 1);
+    QALOF_CHECK(!token_->empty(), ErrorKind::kBadInput, "{}: an empty token", where_);
+    QALOF_CHECK(budget_ >= kNodeBytes, ErrorKind::kCorruptFile,
+                "{}: JSON holds more tokens than its size allows", where_);
+    budget_ -= kNodeBytes;
+    const auto [known, is_new] = vocabulary_.emplace(*token_, static_cast<std::int32_t>(number));
+    QALOF_CHECK(is_new, ErrorKind::kCorruptFile, "{}: token \"{}\" stands twice", where_,
+                shown(*token_));
+    token_.reset();
+  }
+
+  std::string where_;
+  std::size_t budget_;
+  bool is_open_ = false;
+  std::optional<std::string> token_;  // whose id comes next
+  Vocabulary vocabulary_;
+};
 
 void split_merge(const std::string& line, const std::string& where, const AddMerge& add) {
   const std::size_t space = line.find(' ');
@@ -111,21 +155,48 @@ void parse_merges_text(std::string_view text, const std::string& where, const Ad
   }
 }
 
-void parse_merges_json(const Json& json, const std::string& where, const AddMerge& add) {
-  QALOF_CHECK(json.is_array(), ErrorKind::kBadInput, "{}: merges is not a list", where);
-  for (std::size_t i = 0; i < json.size(); ++i) {
-    const std::string inner = fmt::format("{}: merges[{}]", where, i);
-    if (json[i].is_string()) {
-      split_merge(json[i].get<std::string>(), inner, add);
-      continue;
-    }
-    QALOF_CHECK(json[i].is_array() && json[i].size() == 2 && json[i][0].is_string() &&
-                    json[i][1].is_string(),
-                ErrorKind::kBadInput, "{} is {:.60}, expected \"a b\" or [\"a\", \"b\"]", inner,
-                json[i].dump());
-    add(json[i][0].get<std::string>(), json[i][1].get<std::string>());
+// Takes a list of "a b" or ["a", "b"].
+class MergesReader {
+ public:
+  MergesReader(std::string where, const AddMerge& add) : where_(std::move(where)), add_(add) {}
+
+  JsonPart part(std::vector<std::string> path) {
+    return {std::move(path), [this](JsonEvent event, std::string_view text, std::int64_t number) {
+              take(event, text, number);
+            }};
   }
-}
+
+ private:
+  void take(JsonEvent event, std::string_view text, std::int64_t number) {
+    if (depth_ == 0) {
+      QALOF_CHECK(event == JsonEvent::kStartArray, ErrorKind::kBadInput, "{}: merges is not a list",
+                  where_);
+      depth_ = 1;
+    } else if (depth_ == 1 && event == JsonEvent::kString) {
+      split_merge(std::string(text), fmt::format("{}: merges[{}]", where_, count_++), add_);
+    } else if (depth_ == 1 && event == JsonEvent::kStartArray) {
+      depth_ = 2;
+      pair_.clear();
+    } else if (depth_ == 2 && event == JsonEvent::kString && pair_.size() < 2) {
+      pair_.emplace_back(text);
+    } else if (depth_ == 2 && event == JsonEvent::kEndArray && pair_.size() == 2) {
+      add_(pair_[0], pair_[1]);
+      ++count_;
+      depth_ = 1;
+    } else {
+      const bool is_end = depth_ == 1 && event == JsonEvent::kEndArray;
+      QALOF_CHECK(is_end, ErrorKind::kBadInput,
+                  "{}: merges[{}] holds {:.60}, expected \"a b\" or [\"a\", \"b\"]", where_, count_,
+                  event == JsonEvent::kInteger ? std::to_string(number) : shown(text));
+    }
+  }
+
+  std::string where_;
+  const AddMerge& add_;
+  int depth_ = 0;
+  std::size_t count_ = 0;
+  std::vector<std::string> pair_;
+};
 
 bool is_set(const Json& object, const char* key) {
   return object.contains(key) && !object[key].is_null() && object[key] != false &&
@@ -255,6 +326,7 @@ void BpeTokenizer::set_vocabulary(const Vocabulary& vocabulary, const std::strin
 
 void BpeTokenizer::add_merge(const std::string& a, const std::string& b, const std::string& where) {
   const std::size_t rank = merges_.size();
+  QALOF_CHECK(rank < kMaxMerges, ErrorKind::kBadInput, "{}: over {} merges", where, kMaxMerges);
   const auto id_of = [&](const std::string& bytes) {
     const auto it = ids_.find(bytes);
     QALOF_CHECK(it != ids_.end(), ErrorKind::kBadInput,
@@ -299,7 +371,12 @@ void BpeTokenizer::add_token(AddedToken token) {
 }
 
 void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string& path) {
-  const Json json = parse_json(text, path);
+  VocabularyReader vocabulary_reader(path, kMaxNodeBytes);
+  const JsonPart parts[] = {
+      vocabulary_reader.part({"model", "vocab"}),
+      // Read again below: they need the vocabulary, which may follow them.
+      {{"model", "merges"}, [](JsonEvent, std::string_view, std::int64_t) {}}};
+  const Json json = parse_json_parts(text, path, parts);
   QALOF_CHECK(json.is_object() && json.contains("model") && json["model"].is_object(),
               ErrorKind::kBadInput, "{}: model is missing", path);
   check_settings(json, path);
@@ -312,7 +389,7 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
   const Json& model = json["model"];
   QALOF_CHECK(model.contains("vocab") && model.contains("merges"), ErrorKind::kBadInput,
               "{}: model.vocab or model.merges is missing", path);
-  Vocabulary vocabulary = parse_vocabulary(model["vocab"], path);
+  Vocabulary vocabulary = vocabulary_reader.finish();
   const std::string where = path + ": added_tokens";
   if (json.contains("added_tokens") && !json["added_tokens"].is_null()) {
     QALOF_CHECK(json["added_tokens"].is_array(), ErrorKind::kBadInput, "{}: is not a list", where);
@@ -339,9 +416,14 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
     }
   }
   set_vocabulary(vocabulary, path);
-  parse_merges_json(model["merges"], path, [&](const std::string& left, const std::string& right) {
+  const AddMerge add = [&](const std::string& left, const std::string& right) {
     add_merge(left, right, path);
-  });
+  };
+  MergesReader merges_reader(path, add);
+  const JsonPart merges_part[] = {
+      merges_reader.part({"model", "merges"}),
+      {{"model", "vocab"}, [](JsonEvent, std::string_view, std::int64_t) {}}};
+  parse_json_parts(text, path, merges_part);
   check_reachable(path);
 }
 
@@ -349,8 +431,10 @@ void BpeTokenizer::read_vocabulary_and_merges(std::string_view vocabulary_json,
                                               std::string_view merges_text,
                                               const std::string& directory) {
   const std::string vocab_path = directory + "/vocab.json", merges_path = directory + "/merges.txt";
-  const Vocabulary vocabulary =
-      parse_vocabulary(parse_json(vocabulary_json, vocab_path), vocab_path);
+  VocabularyReader reader(vocab_path, kMaxNodeBytes);
+  const JsonPart whole[] = {reader.part({})};
+  parse_json_parts(vocabulary_json, vocab_path, whole);
+  const Vocabulary vocabulary = reader.finish();
   // These files do not say which tokens are special; the field writes them as <|name|>.
   for (const auto& [token, id] : vocabulary) {
     if (token.size() > 4 && token.starts_with("<|") && token.ends_with("|>")) {

@@ -84,13 +84,17 @@ class AtenGraph final : public Graph {
 
   at::Device device() const override { return params_.wte.device(); }
 
-  at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan, const NetworkView& view,
-                    std::vector<at::Tensor>* blocks) override {
+  at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) override {
+    const at::Tensor tokens =
+        rounded_embedding(params_.wte, plan).index_select(0, indices(batch.ids));
+    if (params_.wpe.numel() == 0) return tokens;
+    return tokens + rounded_embedding(params_.wpe, plan).index_select(0, indices(batch.positions));
+  }
+
+  at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch, const GraphPlan& plan,
+                    const NetworkView& view, std::vector<at::Tensor>* blocks) override {
     const Layout layout = layout_of(batch);
-    at::Tensor residual = rounded_embedding(params_.wte, plan).index_select(0, layout.ids);
-    if (params_.wpe.numel() > 0) {
-      residual = residual + rounded_embedding(params_.wpe, plan).index_select(0, layout.positions);
-    }
+    at::Tensor residual = embedded;
     for (std::size_t layer = 0; layer < config_.num_layers; ++layer) {
       const model::LayerSteps& steps = steps_[layer];
       const at::Tensor entry = norm(residual, params_.attention_norms[layer]);
@@ -133,9 +137,14 @@ class AtenGraph final : public Graph {
  private:
   // Rows of a batch, and where each lies in a [windows, longest] grid for attention.
   struct Layout {
-    at::Tensor ids, positions, cells;
+    at::Tensor positions, cells;
     std::int64_t windows = 0, longest = 0;
   };
+
+  at::Tensor indices(const std::vector<std::int32_t>& values) const {
+    return at::tensor(std::vector<std::int64_t>(values.begin(), values.end()), at::kLong)
+        .to(device());
+  }
 
   Layout layout_of(const PackedBatch& batch) const {
     Layout layout;
@@ -144,8 +153,6 @@ class AtenGraph final : public Graph {
       layout.longest = std::max(layout.longest,
                                 static_cast<std::int64_t>(batch.offsets[w + 1] - batch.offsets[w]));
     }
-    std::vector<std::int64_t> ids(batch.ids.begin(), batch.ids.end());
-    std::vector<std::int64_t> positions(batch.positions.begin(), batch.positions.end());
     std::vector<std::int64_t> cells;
     for (std::size_t w = 0; w < batch.windows(); ++w) {
       for (std::size_t t = 0; t < batch.offsets[w + 1] - batch.offsets[w]; ++t) {
@@ -153,8 +160,7 @@ class AtenGraph final : public Graph {
                         static_cast<std::int64_t>(t));
       }
     }
-    layout.ids = at::tensor(ids, at::kLong).to(device());
-    layout.positions = at::tensor(positions, at::kLong).to(device());
+    layout.positions = indices(batch.positions);
     layout.cells = at::tensor(cells, at::kLong).to(device());
     return layout;
   }

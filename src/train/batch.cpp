@@ -14,11 +14,16 @@ void PackedBatch::add(const Example& example) {
   offsets.push_back(ids.size());
   starts.push_back(example.start);
   ends.push_back(example.end);
+  labels.push_back(example.label);
 }
 
 void check_examples(std::span<const Example> examples, const model::ModelConfig& config,
-                    runtime::Task task) {
+                    const TrainOptions& options) {
+  const runtime::Task task = options.task;
   QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput, "training data: no window");
+  QALOF_CHECK(task != runtime::Task::kClassification || options.num_labels >= 2,
+              ErrorKind::kBadInput, "training data: {} classes, expected at least 2",
+              options.num_labels);
   // A language model predicts a token from the one before it.
   const std::size_t shortest = task == runtime::Task::kLm ? 2 : 1;
   for (std::size_t w = 0; w < examples.size(); ++w) {
@@ -31,6 +36,12 @@ void check_examples(std::span<const Example> examples, const model::ModelConfig&
       QALOF_CHECK(id >= 0 && static_cast<std::size_t>(id) < config.vocab_size, ErrorKind::kBadInput,
                   "training window {}: token id {}, expected 0..{}", w, id, config.vocab_size - 1);
     }
+    if (task == runtime::Task::kClassification) {
+      QALOF_CHECK(
+          example.label >= 0 && static_cast<std::size_t>(example.label) < options.num_labels,
+          ErrorKind::kBadInput, "training window {}: class {}, expected 0..{}", w, example.label,
+          options.num_labels - 1);
+    }
     if (task != runtime::Task::kQa) continue;
     for (const std::int32_t label : {example.start, example.end}) {
       QALOF_CHECK(label >= 0 && static_cast<std::size_t>(label) < length, ErrorKind::kBadInput,
@@ -41,7 +52,38 @@ void check_examples(std::span<const Example> examples, const model::ModelConfig&
 
 DataOrder::DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
                      std::size_t examples_per_step)
-    : stream_(seed, "data." + name), per_step_(examples_per_step), permutation_(num_examples) {}
+    : stream_(seed, "data." + name),
+      step_stream_(seed, "data_steps." + name),
+      per_step_(examples_per_step),
+      permutation_(num_examples) {}
+
+DataOrder::DataOrder(std::uint64_t seed, const std::string& name, std::vector<std::size_t> lengths,
+                     std::size_t examples_per_step)
+    : DataOrder(seed, name, lengths.size(), examples_per_step) {
+  lengths_ = std::move(lengths);
+}
+
+void DataOrder::group_by_length() {
+  // As many steps are sorted together as `transformers` sorts batches.
+  constexpr std::size_t kSteps = 50;
+  const std::size_t stretch = kSteps * per_step_, count = permutation_.size();
+  for (std::size_t first = 0; first < count; first += stretch) {
+    std::stable_sort(
+        permutation_.begin() + static_cast<std::ptrdiff_t>(first),
+        permutation_.begin() + static_cast<std::ptrdiff_t>(std::min(count, first + stretch)),
+        [&](std::uint32_t a, std::uint32_t b) { return lengths_[a] > lengths_[b]; });
+  }
+  // Whole steps change places; a rest stays behind them.
+  std::vector<std::uint32_t> order(count / per_step_);
+  if (order.empty()) return;
+  step_stream_.permutation(static_cast<std::uint64_t>(epoch_), order);
+  std::vector<std::uint32_t> moved(permutation_);
+  for (std::size_t step = 0; step < order.size(); ++step) {
+    std::copy_n(permutation_.begin() + static_cast<std::ptrdiff_t>(order[step] * per_step_),
+                per_step_, moved.begin() + static_cast<std::ptrdiff_t>(step * per_step_));
+  }
+  permutation_ = std::move(moved);
+}
 
 std::vector<std::uint32_t> DataOrder::step(std::int64_t step) {
   const std::size_t count = permutation_.size();
@@ -50,6 +92,7 @@ std::vector<std::uint32_t> DataOrder::step(std::int64_t step) {
   if (epoch != epoch_) {
     stream_.permutation(static_cast<std::uint64_t>(epoch), permutation_);
     epoch_ = epoch;
+    if (!lengths_.empty()) group_by_length();
   }
   const std::size_t first = static_cast<std::size_t>(step % per_epoch) * per_step_;
   const std::size_t last = std::min(count, first + per_step_);

@@ -19,6 +19,7 @@ struct PackedBatch {
   std::vector<std::int32_t> positions;
   std::vector<std::size_t> offsets = {0};
   std::vector<std::int32_t> starts, ends;  // [window], relative to the window's first token
+  std::vector<std::int32_t> labels;        // [window]
 
   std::size_t tokens() const { return ids.size(); }
   std::size_t windows() const { return offsets.size() - 1; }
@@ -27,20 +28,30 @@ struct PackedBatch {
 
 /// Error{kBadInput} names the first window that the model or the task cannot take.
 void check_examples(std::span<const Example> examples, const model::ModelConfig& config,
-                    runtime::Task task);
+                    const TrainOptions& options);
 
 /// Draws windows: a new permutation of all of them every epoch, a function of (seed, name, epoch)
 /// alone. The last step of an epoch takes what is left.
+///
+/// By length, stretches of the permutation are sorted before they are cut into steps, and the steps
+/// are permuted again: windows of a step are of like length, and which come together and when
+/// remains random.
 class DataOrder {
  public:
   DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
+            std::size_t examples_per_step);
+  /// lengths [num_examples]: orders by length.
+  DataOrder(std::uint64_t seed, const std::string& name, std::vector<std::size_t> lengths,
             std::size_t examples_per_step);
   /// Indices of a step's windows.
   std::vector<std::uint32_t> step(std::int64_t step);
 
  private:
-  RandomStream stream_;
+  void group_by_length();
+
+  RandomStream stream_, step_stream_;
   std::size_t per_step_;
+  std::vector<std::size_t> lengths_;  // empty: not by length
   std::vector<std::uint32_t> permutation_;
   std::int64_t epoch_ = -1;
 };

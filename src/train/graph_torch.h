@@ -32,12 +32,21 @@ class Graph {
  public:
   virtual ~Graph() = default;
   virtual at::Device device() const = 0;
-  /// Final-normed hidden states [tokens, hidden]. Differentiable in the adapters of view and, where
-  /// the base trains, in its tensors. blocks, where not null, receives the residual after each
-  /// block, [tokens, hidden] each, differentiable likewise.
-  virtual at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan,
-                            const NetworkView& view, std::vector<at::Tensor>* blocks = nullptr) = 0;
-  /// Logits [tokens, outputs] of a head in f32. Differentiable.
+  /// Embeddings [tokens, hidden], learned positions included. Differentiable where the base trains.
+  virtual at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) = 0;
+  /// Final-normed hidden states [tokens, hidden] of embeddings, which need not be those of tokens.
+  /// Differentiable in them, in the adapters of view and, where the base trains, in its tensors.
+  /// blocks, where not null, receives the residual after each block, [tokens, hidden] each,
+  /// differentiable likewise.
+  virtual at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch,
+                            const GraphPlan& plan, const NetworkView& view,
+                            std::vector<at::Tensor>* blocks = nullptr) = 0;
+  /// Both for the batch's own tokens.
+  at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan, const NetworkView& view,
+                    std::vector<at::Tensor>* blocks = nullptr) {
+    return decode(embed(batch, plan), batch, plan, view, blocks);
+  }
+  /// Logits [rows, outputs] of a head in f32. Differentiable.
   virtual at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) = 0;
   /// LM logits [rows, vocab] without autograd; the caller differentiates (losses.cpp) with the next
   /// two.

@@ -563,11 +563,12 @@ Variable HeadFunction::forward(AutogradContext* ctx, const Variable& hidden, con
   runtime::Head head;
   head.outputs = rows(weight);
   head.weight.assign(data(weight), data(weight) + count(weight));
-  head.bias.assign(data(bias), data(bias) + count(bias));
+  if (is_given(bias)) head.bias.assign(data(bias), data(bias) + count(bias));
   at::Tensor logits = at::empty({hidden.size(0), weight.size(0)}, hidden.options());
   runtime::apply_head(head, data(hidden), rows(hidden), cols(hidden), mutable_data(logits),
                       *resources->parallel);
   ctx->save_for_backward({hidden, weight});
+  ctx->saved_data["has_bias"] = is_given(bias);
   save_pointer(ctx, "resources", resources);
   return logits;
 }
@@ -581,7 +582,8 @@ variable_list HeadFunction::backward(AutogradContext* ctx, const variable_list& 
   at::Tensor dhidden = at::empty_like(hidden), dweight = at::empty_like(weight);
   gemm.multiply(matrix(dy), matrix(weight), 1.0F, kStore, mutable_data(dhidden));
   gemm.multiply_transposed(matrix(dy), matrix(hidden), 1.0F, kStore, mutable_data(dweight));
-  return {dhidden, dweight, dy.sum(0), at::Tensor()};
+  const bool has_bias = ctx->saved_data["has_bias"].toBool();
+  return {dhidden, dweight, has_bias ? dy.sum(0) : at::Tensor(), at::Tensor()};
 }
 
 }  // namespace qalof::train

@@ -52,8 +52,19 @@ class KernelGraph final : public Graph {
 
   at::Device device() const override { return at::kCPU; }
 
-  at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan, const NetworkView& view,
-                    std::vector<at::Tensor>* blocks) override {
+  at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) override {
+    if (trainable_ != nullptr) {
+      return EmbedFunction::apply(trainable_->wte, trainable_->wpe, index_tensor(batch.ids),
+                                  index_tensor(batch.positions), plan.embedding.bits, &resources_);
+    }
+    at::Tensor rows = at::empty({static_cast<std::int64_t>(batch.tokens()),
+                                 static_cast<std::int64_t>(base_->config().hidden)});
+    base_->embed(batch.ids, batch.positions, plan.embedding, rows.mutable_data_ptr<float>());
+    return rows;
+  }
+
+  at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch, const GraphPlan& plan,
+                    const NetworkView& view, std::vector<at::Tensor>* blocks) override {
     const model::ModelConfig& config = base_->config();
     const BaseParams& params = trainable_ != nullptr ? *trainable_ : frozen_;
     at::Tensor offsets = at::empty({static_cast<std::int64_t>(batch.offsets.size())}, at::kLong);
@@ -65,7 +76,7 @@ class KernelGraph final : public Graph {
       kernels::rotary_table(batch.positions.data(), batch.tokens(), base_->rotary().data(),
                             base_->rotary().size(), angles.mutable_data_ptr<float>());
     }
-    at::Tensor residual = embed(batch, plan);
+    at::Tensor residual = embedded;
     const NormParams& entry = params.attention_norms.front();
     at::Tensor normed = LayerNormFunction::apply(residual, entry.gamma, entry.beta, &resources_);
     auto add_and_norm = [&](const at::Tensor& added, const NormParams& weights) {
@@ -100,7 +111,8 @@ class KernelGraph final : public Graph {
   }
 
   at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) override {
-    return HeadFunction::apply(hidden, head.weight, head.bias, &resources_);
+    return HeadFunction::apply(hidden, head.weight, head.bias.defined() ? head.bias : no_tensor(),
+                               &resources_);
   }
 
   at::Tensor lm_logits(const at::Tensor& hidden, const GraphPlan& plan) override {
@@ -147,17 +159,6 @@ class KernelGraph final : public Graph {
   };
   // Linear, weight bits, activation bits, scheme.
   using Key = std::tuple<std::size_t, int, int, quant::QuantScheme>;
-
-  at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) {
-    if (trainable_ != nullptr) {
-      return EmbedFunction::apply(trainable_->wte, trainable_->wpe, index_tensor(batch.ids),
-                                  index_tensor(batch.positions), plan.embedding.bits, &resources_);
-    }
-    at::Tensor rows = at::empty({static_cast<std::int64_t>(batch.tokens()),
-                                 static_cast<std::int64_t>(base_->config().hidden)});
-    base_->embed(batch.ids, batch.positions, plan.embedding, rows.mutable_data_ptr<float>());
-    return rows;
-  }
 
   at::Tensor linear(std::size_t index, const at::Tensor& x, const GraphPlan& plan,
                     const NetworkView& view) {

@@ -12,10 +12,10 @@
 namespace qalof::train {
 
 struct LossParts {
-  double hard = 0;          // cross entropy, summed over windows (qa) or predicted tokens (lm)
+  double hard = 0;          // cross entropy, summed over windows, or predicted tokens (lm)
   double distillation = 0;  // summed likewise; span_loss.h says over teachers
   double total = 0;         // the loss: weighted, divided by the normalizer
-  std::uint64_t hits = 0;   // qa: largest logits that stand at the label, of 2 a window
+  std::uint64_t hits = 0;   // largest logits that stand at the label, of labels_per_window
   // feature_loss_torch.h: means over the tokens of the whole optimizer step, summed over teachers
   double hidden = 0;
   double contrastive = 0;
@@ -26,6 +26,14 @@ struct LossParts {
 at::Tensor span_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
                         const PackedBatch& batch, const Distillation& distillation,
                         double normalizer, LossParts* parts);
+
+/// logits [windows, classes] of the student and of each teacher, which may be none, against the
+/// batch's labels. normalizer: windows of the whole optimizer step.
+at::Tensor class_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
+                         const PackedBatch& batch, const Distillation& distillation,
+                         double normalizer, LossParts* parts);
+/// Rows [windows, hidden] of the last token of each window. Differentiable.
+at::Tensor last_rows(const at::Tensor& hidden, const PackedBatch& batch);
 
 /// A teacher's final hidden states and what makes logits of them.
 struct LmTeacher {
@@ -44,6 +52,11 @@ struct LmLossInputs {
   double normalizer = 1;  // predicted tokens of the whole optimizer step
 };
 at::Tensor lm_loss_of(const at::Tensor& hidden, const LmLossInputs& inputs, LossParts* parts);
+
+/// Labels of a window that LossParts::hits counts; 0 for lm.
+inline int labels_per_window(runtime::Task task) {
+  return task == runtime::Task::kQa ? 2 : task == runtime::Task::kClassification ? 1 : 0;
+}
 
 /// Tokens that a language model's loss predicts.
 inline std::size_t num_predicted(const PackedBatch& batch) {

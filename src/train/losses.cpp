@@ -52,6 +52,17 @@ struct SpanLossFunction : torch::autograd::Function<SpanLossFunction> {
   }
 };
 
+// Cross entropy of rows of logits [rows, outputs] against targets [rows, 1], summed into *hard; the
+// gradient times scale is returned.
+at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, double scale,
+                         double* hard) {
+  const at::Tensor log_p = at::log_softmax(logits, 1);
+  *hard -= log_p.gather(1, targets).sum(at::kDouble).item<double>();
+  at::Tensor dlogits = log_p.exp();
+  dlogits.scatter_add_(1, targets, at::full({logits.size(0), 1}, -1.0, dlogits.options()));
+  return dlogits.mul_(scale);
+}
+
 // One teacher's distillation over rows of logits [rows, vocab], unweighted but for its share; the
 // weighted gradient is added to dlogits.
 double add_distillation(const at::Tensor& logits, const at::Tensor& teacher_logits,
@@ -72,6 +83,33 @@ double add_distillation(const at::Tensor& logits, const at::Tensor& teacher_logi
   return share * temperature * temperature *
          (teacher * (log_teacher - log_student)).sum(at::kDouble).item<double>();
 }
+
+struct ClassLossFunction : torch::autograd::Function<ClassLossFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& logits,
+                          const std::vector<at::Tensor>* teachers, const PackedBatch* batch,
+                          const Distillation* distillation, double normalizer, LossParts* parts) {
+    const double hard_weight = distillation->hard_weight(teachers->size());
+    const std::vector<std::int64_t> labels(batch->labels.begin(), batch->labels.end());
+    const at::Tensor targets = at::tensor(labels, at::kLong).to(logits.device()).unsqueeze(1);
+    LossParts sums;
+    at::Tensor dlogits = cross_entropy(logits, targets, hard_weight / normalizer, &sums.hard);
+    sums.hits = static_cast<std::uint64_t>(
+        logits.argmax(1, /*keepdim=*/true).eq(targets).sum().item<std::int64_t>());
+    for (const at::Tensor& teacher : *teachers) {
+      sums.distillation +=
+          add_distillation(logits, teacher, *distillation, distillation->share(teachers->size()),
+                           normalizer, dlogits);
+    }
+    sums.total =
+        (hard_weight * sums.hard + distillation->weight() * sums.distillation) / normalizer;
+    *parts = sums;
+    ctx->save_for_backward({dlogits});
+    return scalar(sums.total, logits);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    return {ctx->get_saved_variables()[0] * dy[0], {}, {}, {}, {}, {}};
+  }
+};
 
 struct LmLossFunction : torch::autograd::Function<LmLossFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& hidden, const Variable& head,
@@ -100,11 +138,8 @@ struct LmLossFunction : torch::autograd::Function<LmLossFunction> {
       const at::Tensor chunk_targets = all_targets.narrow(0, first, count).unsqueeze(1);
       const at::Tensor chunk = hidden.index_select(0, chunk_rows);
       const at::Tensor logits = inputs->graph->lm_logits(chunk, *inputs->plan);
-      const at::Tensor log_p = at::log_softmax(logits, 1);
-      sums.hard -= log_p.gather(1, chunk_targets).sum(at::kDouble).item<double>();
-      at::Tensor dlogits = log_p.exp();
-      dlogits.scatter_add_(1, chunk_targets, at::full({count, 1}, -1.0, dlogits.options()));
-      dlogits.mul_(hard_weight / inputs->normalizer);
+      at::Tensor dlogits =
+          cross_entropy(logits, chunk_targets, hard_weight / inputs->normalizer, &sums.hard);
       for (const LmTeacher& teacher : inputs->teachers) {
         sums.distillation += add_distillation(
             logits,
@@ -132,6 +167,19 @@ at::Tensor span_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>&
                         const PackedBatch& batch, const Distillation& distillation,
                         double normalizer, LossParts* parts) {
   return SpanLossFunction::apply(logits, &teachers, &batch, &distillation, normalizer, parts);
+}
+
+at::Tensor class_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
+                         const PackedBatch& batch, const Distillation& distillation,
+                         double normalizer, LossParts* parts) {
+  return ClassLossFunction::apply(logits, &teachers, &batch, &distillation, normalizer, parts);
+}
+
+at::Tensor last_rows(const at::Tensor& hidden, const PackedBatch& batch) {
+  std::vector<std::int64_t> rows;
+  for (std::size_t w = 1; w < batch.offsets.size(); ++w)
+    rows.push_back(static_cast<std::int64_t>(batch.offsets[w]) - 1);
+  return hidden.index_select(0, at::tensor(rows, at::kLong).to(hidden.device()));
 }
 
 at::Tensor lm_loss_of(const at::Tensor& hidden, const LmLossInputs& inputs, LossParts* parts) {

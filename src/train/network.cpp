@@ -200,13 +200,16 @@ void QuantizerParams::project() {
   if (clip.defined()) clip.clamp_((kLeastClip - 1) / rate, 0.0);
 }
 
-runtime::Head initial_qa_head(const runtime::BaseModel& base, std::uint64_t seed) {
-  if (base.qa_head()) {
-    runtime::Head head = *base.qa_head();
-    if (head.bias.empty()) head.bias.assign(head.outputs, 0.0F);
-    return head;
+runtime::Head initial_head(const runtime::BaseModel& base, const TrainOptions& options) {
+  if (options.task == runtime::Task::kClassification) {
+    const std::optional<runtime::Head>& own = base.class_head();
+    if (own && own->outputs == options.num_labels) return *own;
+    return runtime::untrained_class_head(base, options.num_labels, options.seed);
   }
-  return runtime::untrained_qa_head(base, seed);
+  if (!base.qa_head()) return runtime::untrained_qa_head(base, options.seed);
+  runtime::Head head = *base.qa_head();
+  if (head.bias.empty()) head.bias.assign(head.outputs, 0.0F);
+  return head;
 }
 
 std::vector<float> to_vector(const at::Tensor& tensor) {
@@ -230,7 +233,7 @@ void copy_values(const std::vector<float>& values, const std::string& name, at::
 
 runtime::Head export_head(const HeadParams& head) {
   return {static_cast<std::size_t>(head.weight.size(0)), to_vector(head.weight),
-          to_vector(head.bias)};
+          head.bias.defined() ? to_vector(head.bias) : std::vector<float>()};
 }
 
 std::shared_ptr<const runtime::Adapter> export_adapter(const AdapterParams& params,
@@ -254,12 +257,16 @@ std::shared_ptr<const runtime::Adapter> export_adapter(const AdapterParams& para
         adapter->rank, scaling, to_vector(params.linears[i].a), to_vector(params.linears[i].b),
         spec.in, spec.out));
   }
-  if (params.head.weight.defined()) adapter->qa_head = export_head(params.head);
+  if (params.head.weight.defined()) {
+    (options.task == runtime::Task::kClassification ? adapter->class_head : adapter->qa_head) =
+        export_head(params.head);
+  }
   return adapter;
 }
 
 std::map<std::string, NamedTensor> export_base(const BaseParams& params, const HeadParams& head,
-                                               const model::ModelConfig& config) {
+                                               const model::ModelConfig& config,
+                                               runtime::Task task) {
   std::map<std::string, NamedTensor> tensors;
   auto add = [&](const std::string& name, const at::Tensor& tensor) {
     NamedTensor named;
@@ -287,8 +294,9 @@ std::map<std::string, NamedTensor> export_base(const BaseParams& params, const H
     if (linears[i].bias) add(linears[i].name + ".bias", params.biases[i]);
   }
   if (head.weight.defined()) {
-    add("qa_outputs.weight", head.weight);
-    add("qa_outputs.bias", head.bias);
+    const std::string name = task == runtime::Task::kClassification ? "score" : "qa_outputs";
+    add(name + ".weight", head.weight);
+    if (head.bias.defined()) add(name + ".bias", head.bias);
   }
   return tensors;
 }

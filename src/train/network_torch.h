@@ -60,7 +60,7 @@ std::shared_ptr<const QuantizerStart> quantizer_start(const runtime::BaseModel& 
 bool learns_steps(const TrainOptions& options, int bits);
 bool learns_clips(const TrainOptions& options, int bits);
 
-/// weight [outputs, hidden], bias [outputs].
+/// weight [outputs, hidden]; bias [outputs], or undefined where the head has none.
 struct HeadParams {
   at::Tensor weight, bias;
 };
@@ -140,8 +140,8 @@ class TrainableBase {
   model::ModelConfig config_;
 };
 
-/// The base's own span head, else weights N(0, initializer_range) and biases 0.
-runtime::Head initial_qa_head(const runtime::BaseModel& base, std::uint64_t seed);
+/// The base's own head of the task where it has one of as many outputs, else an untrained one.
+runtime::Head initial_head(const runtime::BaseModel& base, const TrainOptions& options);
 
 std::vector<float> to_vector(const at::Tensor& tensor);
 at::Tensor to_tensor(const std::vector<float>& values, const std::vector<std::int64_t>& shape);
@@ -151,6 +151,7 @@ std::shared_ptr<const runtime::Adapter> export_adapter(const AdapterParams& para
                                                        const runtime::BaseModel& base,
                                                        const TrainOptions& options);
 std::map<std::string, NamedTensor> export_base(const BaseParams& params, const HeadParams& head,
-                                               const model::ModelConfig& config);
+                                               const model::ModelConfig& config,
+                                               runtime::Task task);
 
 }  // namespace qalof::train

@@ -68,6 +68,7 @@ struct TeacherModel {
 
 struct TrainOptions {
   runtime::Task task = runtime::Task::kQa;
+  std::size_t num_labels = 0;  // classification: classes of the data, at least 2
   Method method = Method::kLora;
   // Order does not matter. None: 8 4 for switch and joint, 8 7 6 5 4 for random and curriculum, and
   // for cpt an adapter for every width of its range.
@@ -89,6 +90,7 @@ struct TrainOptions {
   double num_train_epochs = 1;
   std::size_t batch_size = 16;  // windows of one forward pass
   std::size_t gradient_accumulation_steps = 1;
+  bool group_by_length = false;   // windows of like length in one step
   double max_grad_norm = 1.0;     // 0: no clipping
   double weight_decay = 0;        // on matrices only, not on biases and norms
   std::optional<KdLoss> kd_loss;  // none: mse for joint, kl elsewhere
@@ -118,11 +120,12 @@ struct TrainOptions {
   int threads = 0;  // 0: every CPU this process may use
 };
 
-/// One window. qa: the answer's first and last token, as indices into ids. lm: labels unused.
+/// One window. lm: ids alone.
 struct Example {
   std::vector<std::int32_t> ids;
-  std::int32_t start = 0;
+  std::int32_t start = 0;  // qa: the answer's first and last token, as indices into ids
   std::int32_t end = 0;
+  std::int32_t label = 0;  // classification: from 0
 };
 
 /// Seconds of one optimizer step.
@@ -142,7 +145,7 @@ struct PassRecord {
   double distillation = 0;
   double hidden_loss = 0;       // states after every block beside the teachers', unweighted
   double contrastive_loss = 0;  // alignment of final states, unweighted
-  double accuracy = 0;          // of starts and ends (qa); not counted for lm
+  double accuracy = 0;          // of starts and ends (qa) or classes; not counted for lm
   std::uint64_t tokens = 0;
 };
 

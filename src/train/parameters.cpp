@@ -87,22 +87,24 @@ void PhaseParameters::add_pairs(const runtime::BaseModel& base, const AdapterIni
   }
 }
 
-PhaseParameters::Pair PhaseParameters::add_head(const runtime::Head& head, std::size_t group) {
+PhaseParameters::HeadPair PhaseParameters::add_head(const runtime::Head& head, std::size_t group) {
   const auto outputs = static_cast<std::int64_t>(head.outputs);
   const auto hidden = static_cast<std::int64_t>(head.weight.size()) / outputs;
-  const std::size_t weight = flat_.add({outputs, hidden}, head.weight, group);
-  return {weight, flat_.add({outputs}, head.bias, group)};
+  HeadPair pair;
+  pair.weight = flat_.add({outputs, hidden}, head.weight, group);
+  if (!head.bias.empty()) pair.bias = flat_.add({outputs}, head.bias, group);
+  return pair;
 }
 
 PhaseParameters::PhaseParameters(const runtime::BaseModel& base, const TrainOptions& options,
                                  const Phase& phase, const std::map<int, AdapterParams>& earlier,
                                  at::Device device, ParallelFor& parallel)
     : options_(options) {
-  const bool has_head = options.task == runtime::Task::kQa;
-  runtime::Head initial_head;
+  const bool has_head = options.task != runtime::Task::kLm;
+  runtime::Head first_head;
   if (has_head) {
-    initial_head = phase.head_from ? export_head(earlier.at(*phase.head_from).head)
-                                   : initial_qa_head(base, options.seed);
+    first_head = phase.head_from ? export_head(earlier.at(*phase.head_from).head)
+                                 : initial_head(base, options);
   }
   std::optional<TrainableBase> trainable;
   std::size_t group = 0;
@@ -113,12 +115,12 @@ PhaseParameters::PhaseParameters(const runtime::BaseModel& base, const TrainOpti
     add_pairs(base, init, bits, width, group);
     if (has_head && phase.has_head_per_width) {
       width.head_group = group++;
-      width.head = add_head(initial_head, width.head_group);
+      width.head = add_head(first_head, width.head_group);
     }
     add_quantizers(base, bits, width, group, parallel);
   }
   if (has_head && !phase.has_head_per_width) {
-    shared_head_ = add_head(initial_head, group);
+    shared_head_ = add_head(first_head, group);
     for (auto& [bits, width] : widths_) {
       width.head = *shared_head_;
       width.head_group = group;
@@ -168,8 +170,8 @@ LoraParams PhaseParameters::pair_of(const Width& width, std::size_t linear) cons
   return {at::cat(a, 0), at::cat(b, 1)};
 }
 
-HeadParams PhaseParameters::head_of(const Pair& pair) const {
-  return {flat_.parameter(pair.a), flat_.parameter(pair.b)};
+HeadParams PhaseParameters::head_of(const HeadPair& pair) const {
+  return {flat_.parameter(pair.weight), pair.bias ? flat_.parameter(*pair.bias) : at::Tensor()};
 }
 
 std::map<int, AdapterParams> PhaseParameters::adapters() const {
@@ -179,7 +181,7 @@ std::map<int, AdapterParams> PhaseParameters::adapters() const {
     AdapterParams& adapter = adapters[bits];
     for (std::size_t i = 0; i < blocks_.front().pairs.size(); ++i)
       adapter.linears.push_back(pair_of(width, i));
-    if (options_.task == runtime::Task::kQa) adapter.head = head_of(width.head);
+    if (options_.task != runtime::Task::kLm) adapter.head = head_of(width.head);
     for (const Quantizer& quantizer : width.quantizers)
       adapter.quantizers.push_back(params_of(quantizer));
   }
@@ -212,7 +214,7 @@ std::vector<std::size_t> PhaseParameters::groups(const Network& network) const {
     if (serves(bits, network.plan.linears[i]) && !width.quantizers.empty())
       found.insert(width.quantizers[i].group);
   }
-  if (options_.task == runtime::Task::kQa)
+  if (options_.task != runtime::Task::kLm)
     found.insert(widths_.at(runtime::nearest_width(widths_, network.head_width)).head_group);
   return {found.begin(), found.end()};
 }
@@ -231,13 +233,13 @@ void PhaseParameters::copy_width(int from, int to) {
     for (std::size_t i = 0; i < from_block.pairs.size(); ++i)
       copy(to_block.pairs[i], from_block.pairs[i]);
   }
-  if (options_.task == runtime::Task::kQa) copy(target.head, source.head);
+  if (options_.task != runtime::Task::kLm) copy(target.head, source.head);
 }
 
 void PhaseParameters::export_to(const runtime::BaseModel& base, TrainedWeights& weights) const {
   if (widths_.empty()) {
-    weights.tensors =
-        export_base(base_, shared_head_ ? head_of(*shared_head_) : HeadParams{}, base.config());
+    weights.tensors = export_base(base_, shared_head_ ? head_of(*shared_head_) : HeadParams{},
+                                  base.config(), options_.task);
   }
   for (const auto& [bits, adapter] : adapters()) {
     weights.adapters[bits] = export_adapter(adapter, base, options_);

@@ -48,6 +48,10 @@ class PhaseParameters {
   struct Pair {
     std::size_t a = 0, b = 0;  // indices into flat_
   };
+  struct HeadPair {
+    std::size_t weight = 0;
+    std::optional<std::size_t> bias;
+  };
   // Neighbouring ranks of every linear's pair: those of one width, or those that widths share.
   struct Block {
     std::size_t rank = 0;
@@ -61,23 +65,23 @@ class PhaseParameters {
   };
   struct Width {
     std::vector<std::size_t> blocks;  // one after the other they are its pairs
-    Pair head;
+    HeadPair head;
     std::size_t head_group = 0;
     std::vector<Quantizer> quantizers;  // [linear], or empty
   };
   void add_pairs(const runtime::BaseModel& base, const AdapterInit& init, int bits, Width& width,
                  std::size_t& group);
-  Pair add_head(const runtime::Head& head, std::size_t group);
+  HeadPair add_head(const runtime::Head& head, std::size_t group);
   void add_quantizers(const runtime::BaseModel& base, int bits, Width& width, std::size_t& group,
                       ParallelFor& parallel);
   QuantizerParams params_of(const Quantizer& quantizer) const;
   LoraParams pair_of(const Width& width, std::size_t linear) const;
-  HeadParams head_of(const Pair& pair) const;
+  HeadParams head_of(const HeadPair& pair) const;
 
   TrainOptions options_;
   FlatParameters flat_;
   BaseParams base_;
-  std::optional<Pair> shared_head_;  // one for all widths, or beside the base
+  std::optional<HeadPair> shared_head_;  // one for all widths, or beside the base
   std::vector<Block> blocks_;
   std::map<int, Width> widths_;
 };

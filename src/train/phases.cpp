@@ -175,9 +175,6 @@ std::vector<int> trained_widths(const TrainOptions& options) {
 }
 
 void check_options(const TrainOptions& options, const quant::PlanTarget& target) {
-  QALOF_CHECK(
-      options.task != runtime::Task::kClassification, ErrorKind::kUnsupported,
-      "--task classification: training of classifiers is not implemented, expected qa or lm");
   check_number("--learning_rate", options.learning_rate, 0);
   QALOF_CHECK(options.learning_rate <= 1e30, ErrorKind::kUsage,
               "--learning_rate: found {}, expected at most 1e30", options.learning_rate);

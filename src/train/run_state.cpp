@@ -51,7 +51,7 @@ std::map<std::string, NamedTensor> export_adapters(const std::map<int, AdapterPa
     }
     if (!adapter.head.weight.defined()) continue;
     tensors[head_name(width, "weight")] = named(adapter.head.weight);
-    tensors[head_name(width, "bias")] = named(adapter.head.bias);
+    if (adapter.head.bias.defined()) tensors[head_name(width, "bias")] = named(adapter.head.bias);
   }
   return tensors;
 }
@@ -89,7 +89,10 @@ std::map<int, AdapterParams> import_adapters(const std::map<std::string, NamedTe
     }
     if (!tensors.contains(head_name(width, "weight"))) continue;
     adapter.head.weight = find(head_name(width, "weight"), 1, base.config().hidden);
-    adapter.head.bias = find(head_name(width, "bias"), 0, adapter.head.weight.size(0));
+    if (tensors.contains(head_name(width, "bias"))) {
+      adapter.head.bias =
+          find(head_name(width, "bias"), 0, static_cast<std::size_t>(adapter.head.weight.size(0)));
+    }
   }
   return adapters;
 }

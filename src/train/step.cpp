@@ -36,7 +36,6 @@ PassOutput detached(const PassOutput& output) {
 
 StepRunner::StepRunner(const StepContext& context)
     : context_(context),
-      is_qa_(context.options.task == runtime::Task::kQa),
       wanted_(context.options),
       phase_teacher_(wanted_, cache_limit(context.options, context.graph.device())) {
   const TrainOptions& options = context_.options;
@@ -50,7 +49,8 @@ StepRunner::Normalizers StepRunner::normalizers_of(std::span<const std::uint32_t
   for (const std::uint32_t window : windows)
     result.tokens += static_cast<double>(context_.examples[window].ids.size());
   const auto count = static_cast<double>(windows.size());
-  result.loss = is_qa_ ? count : result.tokens - count;
+  const bool is_lm = context_.options.task == runtime::Task::kLm;
+  result.loss = is_lm ? result.tokens - count : count;
   return result;
 }
 
@@ -88,10 +88,11 @@ PassOutput StepRunner::teach(const TeacherReference& teacher,
 at::Tensor StepRunner::task_loss_of(const PassOutput& student,
                                     const std::vector<PassOutput>& teachers,
                                     const PackedBatch& batch, double normalizer, LossParts& parts) {
-  if (is_qa_) {
+  if (wanted_.logits) {
     std::vector<at::Tensor> logits;
     for (const PassOutput& teacher : teachers) logits.push_back(teacher.logits);
-    return span_loss_of(student.logits, logits, batch, distillation_, normalizer, &parts);
+    const auto loss = context_.options.task == runtime::Task::kQa ? span_loss_of : class_loss_of;
+    return loss(student.logits, logits, batch, distillation_, normalizer, &parts);
   }
   LmLossInputs inputs;
   inputs.graph = student.graph;
@@ -153,7 +154,8 @@ void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& stu
     sums.distillation += parts.distillation / normalizers.loss;
     sums.hidden_loss += parts.hidden;
     sums.contrastive_loss += parts.contrastive;
-    sums.accuracy += static_cast<double>(parts.hits) / (2 * normalizers.loss);
+    if (const int labels = labels_per_window(context_.options.task); labels > 0)
+      sums.accuracy += static_cast<double>(parts.hits) / (labels * normalizers.loss);
     sums.tokens += batch.tokens();
     outputs.push_back(detached(output));
   }

@@ -48,7 +48,7 @@ class StepRunner {
   };
   // Denominators over all windows of the step.
   struct Normalizers {
-    double loss = 1;    // windows (qa) or predicted tokens (lm)
+    double loss = 1;    // windows, or predicted tokens (lm)
     double tokens = 1;  // of all windows
   };
   Normalizers normalizers_of(std::span<const std::uint32_t> windows) const;
@@ -66,7 +66,6 @@ class StepRunner {
 
   StepContext context_;
   Distillation distillation_;
-  bool is_qa_;
   WantedOutputs wanted_;
   TeacherCache phase_teacher_;  // a finished phase's network does not change
 };

@@ -1,5 +1,6 @@
 #include "core/error.h"
 #include "runtime/execution.h"
+#include "train/loss_torch.h"
 #include "train/teacher_torch.h"
 
 namespace qalof::train {
@@ -7,7 +8,8 @@ namespace qalof::train {
 namespace {
 
 // What the adapters of a set give each linear, as the runtime chooses them.
-NetworkView view_of(const TeacherModel& teacher, runtime::Task task, at::Device device) {
+NetworkView view_of(const TeacherModel& teacher, const TrainOptions& options, at::Device device) {
+  const runtime::Task task = options.task;
   NetworkView view;
   const runtime::BaseModel& base = *teacher.base;
   const std::vector<model::LinearSpec>& linears = base.linears();
@@ -29,13 +31,16 @@ NetworkView view_of(const TeacherModel& teacher, runtime::Task task, at::Device 
     params.b = to_tensor(b, {static_cast<std::int64_t>(linears[i].out), rank}).to(device);
   }
   view.lora_scaling = static_cast<double>(scaling.value_or(1));
-  if (task != runtime::Task::kQa) return view;
-  const runtime::Head* head =
-      runtime::serving_head(base, teacher.adapters.get(),
-                            teacher.plan.head_width(base.target()).bits, runtime::Task::kQa);
+  if (task == runtime::Task::kLm) return view;
+  const bool is_qa = task == runtime::Task::kQa;
+  const runtime::Head* head = runtime::serving_head(
+      base, teacher.adapters.get(), teacher.plan.head_width(base.target()).bits, task);
   QALOF_CHECK(head != nullptr, ErrorKind::kBadInput,
-              "--teacher {}: has no span head (qa_outputs), so it cannot teach --task qa",
-              teacher.name);
+              "--teacher {}: has no {}, so it cannot teach --task {}", teacher.name,
+              is_qa ? "span head (qa_outputs)" : "classification head (score)", to_string(task));
+  QALOF_CHECK(is_qa || head->outputs == options.num_labels, ErrorKind::kBadInput,
+              "--teacher {}: its head has {} classes, the training data {}", teacher.name,
+              head->outputs, options.num_labels);
   const auto outputs = static_cast<std::int64_t>(head->outputs);
   view.head.weight =
       to_tensor(head->weight, {outputs, static_cast<std::int64_t>(base.config().hidden)})
@@ -54,15 +59,19 @@ std::unique_ptr<Graph> graph_of(const TeacherModel& teacher, at::Device device,
 }  // namespace
 
 WantedOutputs::WantedOutputs(const TrainOptions& options)
-    : logits(options.task == runtime::Task::kQa),
+    : logits(options.task != runtime::Task::kLm),
       hidden(!logits || options.contrastive > 0),
-      blocks(options.hidden_kd > 0) {}
+      blocks(options.hidden_kd > 0),
+      last_logits(options.task == runtime::Task::kClassification) {}
 
 PassOutput run_network(Graph& graph, std::shared_ptr<const GraphPlan> plan, const NetworkView& view,
                        const PackedBatch& batch, const WantedOutputs& wanted) {
   PassOutput output;
   output.hidden = graph.hidden(batch, *plan, view, wanted.blocks ? &output.blocks : nullptr);
-  if (wanted.logits) output.logits = graph.head_logits(output.hidden, view.head);
+  if (wanted.logits) {
+    output.logits = graph.head_logits(
+        wanted.last_logits ? last_rows(output.hidden, batch) : output.hidden, view.head);
+  }
   output.graph = &graph;
   output.plan = std::move(plan);
   return output;
@@ -97,10 +106,14 @@ PassOutput TeacherCache::outputs(std::span<const Example> examples,
     std::size_t next = 0;
     for (const std::uint32_t window : windows) {
       if (kept_.contains(window)) continue;
-      const auto first = static_cast<std::int64_t>(missing.offsets[next++]);
+      const auto first = static_cast<std::int64_t>(missing.offsets[next]);
       const auto rows = static_cast<std::int64_t>(examples[window].ids.size());
       for (const at::Tensor& tensor : tensors)
         fresh[window].push_back(tensor.narrow(0, first, rows));
+      // The logits, which stand last.
+      if (wanted_.last_logits)
+        fresh[window].back() = tensors.back().narrow(0, static_cast<std::int64_t>(next), 1);
+      ++next;
     }
     last_.graph = output.graph;
     last_.plan = output.plan;
@@ -130,7 +143,7 @@ OutsideTeacher::OutsideTeacher(const TrainOptions& options, at::Device device,
     : model_(options.teacher),
       graph_(graph_of(*model_, device, parallel)),
       plan_(std::make_shared<GraphPlan>(model_->plan, /*clip=*/0)),
-      view_(view_of(*model_, options.task, device)),
+      view_(view_of(*model_, options, device)),
       wanted_(options),
       cache_(wanted_, cache_limit(options, device)) {}
 

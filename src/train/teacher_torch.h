@@ -17,13 +17,14 @@ namespace qalof::train {
 /// Which outputs of a network the losses of a run read.
 struct WantedOutputs {
   bool logits = false, hidden = false, blocks = false;
+  bool last_logits = false;  // of the last token of each window alone
 
   explicit WantedOutputs(const TrainOptions& options);
 };
 
 /// What a pass over a batch gave: the material of losses.
 struct PassOutput {
-  at::Tensor logits;               // qa: [tokens, 2]
+  at::Tensor logits;               // qa: [tokens, 2]; classification: [windows, classes]
   at::Tensor hidden;               // final states [tokens, hidden]
   std::vector<at::Tensor> blocks;  // states after each block, where asked for
   Graph* graph = nullptr;          // makes logits of hidden (lm)

@@ -66,14 +66,16 @@ std::shared_ptr<const runtime::BaseModel> make_base(
     QALOF_CHECK(found != tensors.end() && found->second.shape == spec.shape, ErrorKind::kInternal,
                 "trained weights: tensor {} is missing or has another shape", spec.name);
   }
-  std::optional<runtime::Head> qa_head;
+  std::optional<runtime::Head> qa_head, class_head = like.class_head();
   if (const auto weight = tensors.find("qa_outputs.weight"); weight != tensors.end()) {
     qa_head = runtime::Head{weight->second.shape[0], weight->second.values,
                             tensors.at("qa_outputs.bias").values};
   }
+  if (const auto weight = tensors.find("score.weight"); weight != tensors.end())
+    class_head = runtime::Head{weight->second.shape[0], weight->second.values, {}};
   auto source = std::make_unique<MemorySource>(tensors, model::linears(like.config()));
   auto base = std::make_shared<runtime::BaseModel>(like.config(), like.path(), std::move(source));
-  base->set_heads(std::move(qa_head), like.class_head());
+  base->set_heads(std::move(qa_head), std::move(class_head));
   return base;
 }
 

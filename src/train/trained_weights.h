@@ -24,7 +24,8 @@ struct TrainedWeights {
   /// lora and switch: an adapter with its head per weight width.
   std::map<int, std::shared_ptr<const runtime::Adapter>> adapters;
   /// full: every tensor in the Hugging Face layout ("h.0.attn.c_attn.weight" is [in, out]), without
-  /// prefix; "qa_outputs.weight" and ".bias" among them where the task has that head.
+  /// prefix; among them the head of the task: "qa_outputs.weight" and ".bias", or
+  /// "score.weight".
   std::map<std::string, NamedTensor> tensors;
 };
 

@@ -54,10 +54,10 @@ class Trainer {
     // Kernels have the threads; ATen's own would compete with them (gradient_gemm.h).
     at::set_num_threads(1);
     keep_freed_memory();
-    check_examples(examples_, base_->config(), options_.task);
+    check_examples(examples_, base_->config(), options_);
     if (options_.teacher) {
       check_teacher(options_, base_->config());
-      check_examples(examples_, options_.teacher->base->config(), options_.task);
+      check_examples(examples_, options_.teacher->base->config(), options_);
       teacher_ = std::make_unique<OutsideTeacher>(options_, device_, parallel_);
     }
     if (hooks_.observer != nullptr) {
@@ -139,6 +139,14 @@ class Trainer {
     optimizer.restore(resume.optimizer);
   }
 
+  DataOrder data_order(const Phase& phase) const {
+    const std::size_t per_step = options_.batch_size * options_.gradient_accumulation_steps;
+    if (!options_.group_by_length) return {options_.seed, phase.name, examples_.size(), per_step};
+    std::vector<std::size_t> lengths;
+    for (const Example& example : examples_) lengths.push_back(example.ids.size());
+    return {options_.seed, phase.name, std::move(lengths), per_step};
+  }
+
   PhaseHistory& begin_history(const Phase& phase) {
     PhaseHistory& history = result_.phases.emplace_back();
     history.name = phase.name;
@@ -172,8 +180,7 @@ class Trainer {
     PhaseState state;
     if (resume != nullptr) restore_phase(phase, *resume, total, params, optimizer, history, state);
     const std::unique_ptr<Graph> graph = make_graph(params);
-    DataOrder order(options_.seed, phase.name, examples_.size(),
-                    options_.batch_size * options_.gradient_accumulation_steps);
+    DataOrder order = data_order(phase);
     StepRunner runner({options_, examples_, phases_, phase, finished_, params, *graph,
                        teacher_.get(), gradient_hook()});
 

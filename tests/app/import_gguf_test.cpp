@@ -13,6 +13,7 @@
 #include "io/model_dir.h"
 #include "runtime/decoder.h"
 #include "support/error_of.h"
+#include "support/gguf_bytes.h"
 #include "support/temp_dir.h"
 #include "support/thread_seconds.h"
 #include "text/bpe_tokenizer.h"
@@ -67,7 +68,7 @@ TEST_F(ImportGgufTest, GivesWhatTransformersComputes) {
   EXPECT_EQ(result.format, "GGUF file");
   EXPECT_EQ(result.tensors, 20U);
   const auto base = runtime::BaseModel::load_directory(dir_.file("model"));
-  EXPECT_EQ(base->config().eos_token_id, 0);
+  EXPECT_EQ(base->config().eos_token_ids, std::vector<std::int64_t>{0});
   SerialFor serial;
   const auto execution = runtime::Execution::create(
       base, quant::resolve(quant::parse_plan("32"), base->target()), nullptr, serial);
@@ -150,6 +151,72 @@ TEST_F(ImportGgufTest, MisfitsAreRefusedByName) {
   EXPECT_THAT(refused(with("tokenizer.ggml.merges", "tokenizer.ggml.mergeX"), kBad),
               HasSubstr("merges is missing"));
   EXPECT_THAT(refused(with(text("h e"), text("h q")), kBad), HasSubstr("merge 0"));
+}
+
+// The factors by which llama.cpp's converter divides the frequencies of Llama 3.
+std::vector<float> llama3_factors(double theta, double factor, std::size_t half) {
+  std::vector<float> factors;
+  for (std::size_t i = 0; i < half; ++i) {
+    const double wave =
+        2 * M_PI * std::pow(theta, static_cast<double>(i) / static_cast<double>(half));
+    const double smooth = (8192.0 / wave - 1.0) / (4.0 - 1.0);
+    factors.push_back(static_cast<float>(wave < 8192.0 / 4.0 ? 1.0
+                                         : wave > 8192.0 / 1.0
+                                             ? factor
+                                             : 1 / ((1 - smooth) / factor + smooth)));
+  }
+  return factors;
+}
+
+TEST_F(ImportGgufTest, RopeFactorsBecomeTheScalingOfLlama3OrAreRefused) {
+  using qalof::testing::GgufBytes;
+  // Waves that are kept, one between and some that are slowed down.
+  constexpr float kTheta = 2.5e10F;
+  std::uint32_t theta_bits = 0;
+  std::memcpy(&theta_bits, &kTheta, 4);
+  const std::string turned = read_file(with_number("llama.rope.freq_base", theta_bits), 1 << 20);
+  const auto with_factors = [&](const std::vector<float>& factors) {
+    std::string bytes = turned;
+    const std::size_t last = bytes.rfind(".weight") + 7;
+    std::uint32_t dims = 0;
+    std::memcpy(&dims, bytes.data() + last, 4);
+    const std::size_t end = last + 4 + 8 * dims + 4 + 8, start = (end + 31) / 32 * 32;
+    const std::string data = bytes.substr(start);
+    const std::size_t offset = (data.size() + 31) / 32 * 32;
+    std::uint64_t count = 0;
+    std::memcpy(&count, bytes.data() + 8, 8);
+    bytes.replace(8, 8, GgufBytes::raw(count + 1));
+    bytes = bytes.substr(0, end) + GgufBytes::text("rope_freqs.weight") +
+            GgufBytes::raw<std::uint32_t>(1) + GgufBytes::raw<std::uint64_t>(factors.size()) +
+            GgufBytes::raw<std::uint32_t>(0) + GgufBytes::raw<std::uint64_t>(offset);
+    bytes.resize((bytes.size() + 31) / 32 * 32, '\0');
+    bytes += data;
+    bytes.resize(bytes.size() + offset - data.size(), '\0');
+    for (const float factor : factors) bytes += GgufBytes::raw(factor);
+    return put(bytes);
+  };
+  std::vector<float> factors = llama3_factors(static_cast<double>(kTheta), 32.0, 4);
+  EXPECT_EQ(factors[0], 1.0F);
+  EXPECT_GT(factors[1], 1.0F);
+  EXPECT_LT(factors[1], 32.0F);
+  EXPECT_EQ(factors[3], 32.0F);
+  import(with_factors(factors));
+  const Json config = read_json_file(dir_.file("model/config.json"));
+  EXPECT_EQ(config["rope_scaling"], (Json{{"rope_type", "llama3"},
+                                          {"factor", 32.0},
+                                          {"low_freq_factor", 1.0},
+                                          {"high_freq_factor", 4.0},
+                                          {"original_max_position_embeddings", 8192}}));
+  factors[1] *= 1.01F;
+  auto error = error_of([&] { import(with_factors(factors)); });
+  EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
+  EXPECT_THAT(error.message, HasSubstr("rope_freqs.weight[1]"));
+  factors[1] = std::nanf("");
+  EXPECT_EQ(error_of([&] { import(with_factors(factors)); }).kind, ErrorKind::kUnsupported);
+  factors.push_back(1.0F);
+  error = error_of([&] { import(with_factors(factors)); });
+  EXPECT_EQ(error.kind, ErrorKind::kBadInput);
+  EXPECT_THAT(error.message, HasSubstr("has shape [5], expected [4]"));
 }
 
 TEST_F(ImportGgufTest, DamageIsRefusedOrHarmless) {

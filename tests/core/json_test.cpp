@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "core/error.h"
+#include "core/json_parts.h"
 #include "support/count_allocations.h"
 #include "support/error_of.h"
 #include "support/temp_dir.h"
@@ -203,6 +204,35 @@ TEST(DumpJson, RefusesTextThatIsNotUtf8) {
   const auto error = error_of([] { dump_json({{"a", "\xff"}}, "out.json"); });
   EXPECT_EQ(error.kind, ErrorKind::kBadInput);
   EXPECT_THAT(error.message, HasSubstr("out.json"));
+}
+
+TEST(JsonParts, AreToldPieceByPieceAndStandAsNullInTheTree) {
+  std::string told;
+  const JsonPart part{{"a", "b"}, [&](JsonEvent event, std::string_view text, std::int64_t number) {
+                        told += fmt::format("{}:{}:{} ", static_cast<int>(event), text, number);
+                      }};
+  const std::string text =
+      R"({"b": {"a": 1}, "a": {"c": [2], "b": {"k": [3, -4, "s"], "x": {}, "n": 1.5, "z": null}},
+          "l": [{"b": 1}]})";
+  const Json json = parse_json_parts(text, "parts", {&part, 1});
+  EXPECT_EQ(json, (Json{{"b", {{"a", 1}}},
+                        {"a", {{"c", Json::array({2})}, {"b", nullptr}}},
+                        {"l", Json::array({{{"b", 1}}})}}));
+  EXPECT_EQ(told,
+            "0::0 4:k:0 2::0 6::3 6::-4 5:s:0 3::0 4:x:0 0::0 1::0 4:n:0 7:1.5:0 4:z:0 7:null:0 "
+            "1::0 ");
+  // A scalar, the whole document, and what is still refused.
+  told.clear();
+  parse_json_parts(R"({"a": {"b": 7}})", "parts", {&part, 1});
+  EXPECT_EQ(told, "6::7 ");
+  told.clear();
+  const JsonPart all{{}, part.take};
+  EXPECT_EQ(parse_json_parts("[1]", "parts", {&all, 1}), Json());
+  EXPECT_EQ(told, "2::0 6::1 3::0 ");
+  EXPECT_THROW(parse_json_parts(R"({"a": {"b": 1, "b": 2}})", "parts", {&part, 1}), Error);
+  EXPECT_THROW(parse_json_parts(R"({"a": {"b": [1, 2})", "parts", {&part, 1}), Error);
+  EXPECT_THROW(parse_json_parts("{\"a\": {\"b\": " + std::string(100, '['), "parts", {&part, 1}),
+               Error);
 }
 
 }  // namespace

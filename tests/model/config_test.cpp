@@ -32,7 +32,7 @@ TEST(ModelConfig, MissingValuesAreThoseOfGpt2) {
   EXPECT_EQ(config.norm_epsilon, 1e-5F);
   EXPECT_EQ(config.initializer_range, 0.02F);
   EXPECT_EQ(config.bos_token_id, 50256);
-  EXPECT_EQ(config.eos_token_id, 50256);
+  EXPECT_EQ(config.eos_token_ids, std::vector<std::int64_t>{50256});
   EXPECT_TRUE(config.tie_word_embeddings);
   EXPECT_FALSE(config.has_dropout);
 }
@@ -53,7 +53,7 @@ TEST(ModelConfig, EveryValueIsRead) {
   EXPECT_EQ(config.norm_epsilon, 1e-6F);
   EXPECT_EQ(config.initializer_range, 0.5F);
   EXPECT_EQ(config.bos_token_id, 7);
-  EXPECT_EQ(config.eos_token_id, 9);
+  EXPECT_EQ(config.eos_token_ids, std::vector<std::int64_t>{9});
   EXPECT_FALSE(config.tie_word_embeddings);
 }
 
@@ -166,7 +166,8 @@ const BadConfig kBadConfigs[] = {
     {"DropoutNegative", R"("resid_pdrop": -0.1)", kBad, "resid_pdrop"},
     {"DropoutBool", R"("embd_pdrop": true)", kBad, "embd_pdrop"},
     {"BosNegative", R"("bos_token_id": -1)", kBad, "bos_token_id"},
-    {"EosList", R"("eos_token_id": [1, 2])", kBad, "eos_token_id"},
+    {"EosNone", R"("eos_token_id": [])", kBad, "eos_token_id has 0 tokens"},
+    {"EosText", R"("eos_token_id": [1, "a"])", kBad, "eos_token_id"},
     {"TieText", R"("tie_word_embeddings": "yes")", kBad, "tie_word_embeddings"},
 };
 
@@ -217,7 +218,7 @@ TEST(NamedModelConfig, SizesAreThoseOfGpt2) {
   EXPECT_EQ(nano.num_heads, 4U);
   EXPECT_EQ(nano.max_positions, 256U);
   EXPECT_EQ(nano.vocab_size, 1024U);
-  EXPECT_EQ(nano.eos_token_id, 1023);
+  EXPECT_EQ(nano.eos_token_ids, std::vector<std::int64_t>{1023});
 }
 
 TEST(NamedModelConfig, UnknownSizeOrTypeListsWhatThereIs) {

@@ -29,7 +29,7 @@ TEST(LlamaConfig, MissingValuesAreThoseOfTransformers) {
   EXPECT_EQ(config.rotary->theta, 10000.0F);
   EXPECT_FALSE(config.tie_word_embeddings);
   EXPECT_EQ(config.bos_token_id, 1);
-  EXPECT_EQ(config.eos_token_id, 2);
+  EXPECT_EQ(config.eos_token_ids, std::vector<std::int64_t>{2});
 }
 
 TEST(LlamaConfig, OldAndNewFormsOfRotaryPositionsMeanTheSame) {
@@ -53,7 +53,7 @@ TEST(LlamaConfig, OldAndNewFormsOfRotaryPositionsMeanTheSame) {
 }
 
 TEST(LlamaConfig, FirstOfSeveralEndTokensCounts) {
-  EXPECT_EQ(parsed(R"(, "eos_token_id": [7, 8])").eos_token_id, 7);
+  EXPECT_EQ(parsed(R"(, "eos_token_id": [7, 8])").eos_token_ids, (std::vector<std::int64_t>{7, 8}));
 }
 
 struct BadConfig {

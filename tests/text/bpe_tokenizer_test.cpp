@@ -123,6 +123,54 @@ TEST(BpeTokenizer, EveryFormOfTheFilesGivesTheSame) {
   }
 }
 
+// As large as Llama 3's: 128,000 tokens and 237,000 merges in pairs, whose tree would not do.
+TEST(BpeTokenizer, ReadsAVocabularyOfLlama3sSize) {
+  constexpr std::size_t kTokens = 128'000;
+  const Json tiny_vocabulary = parse_json(tiny_json(), "tiny")["model"]["vocab"];
+  std::string vocabulary, merges;
+  std::size_t id = 0;
+  auto add_token = [&](const std::string& token) {
+    vocabulary += fmt::format("{}{}:{}", id == 0 ? "" : ",", Json(token).dump(), id);
+    return id++;
+  };
+  auto add_merge = [&](const std::string& left, const std::string& right) {
+    merges +=
+        fmt::format("{}[{},{}]", merges.empty() ? "" : ",", Json(left).dump(), Json(right).dump());
+  };
+  for (const auto& [token, unused] : tiny_vocabulary.items()) {
+    if (token.size() == 1 || (token.size() == 2 && static_cast<unsigned char>(token[0]) >= 0xc2))
+      add_token(token);
+  }
+  std::vector<std::string> letters;
+  for (char c = '!'; c <= '~'; ++c) letters.emplace_back(1, c);
+  for (const std::string& a : letters) {
+    for (const std::string& b : letters) {
+      add_token(a + b);
+      add_merge(a, b);
+    }
+  }
+  std::size_t last = 0;
+  for (std::size_t i = 0; id < kTokens; ++i) {
+    const std::string a = letters[i % 94], b = letters[i / 94 % 94], c = letters[i / 94 / 94 % 94];
+    last = add_token(a + b + c);
+    add_merge(a + b, c);
+    add_merge(a, b + c);
+  }
+  const std::string head = R"({"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false},)";
+  const std::string forms[] = {
+      head + R"("model":{"type":"BPE","vocab":{)" + vocabulary + R"(},"merges":[)" + merges + "]}}",
+      head + R"("model":{"merges":[)" + merges + R"(],"vocab":{)" + vocabulary +
+          R"(},"type":"BPE"}})"};
+  EXPECT_THROW(parse_json(forms[0], "as a tree"), Error);
+  for (const std::string& text : forms) {
+    const BpeTokenizer tokenizer = BpeTokenizer::from_files({{"tokenizer.json", text}}, "dir");
+    ASSERT_EQ(tokenizer.vocab_size(), kTokens);
+    const std::string word = tokenizer.piece(static_cast<std::int32_t>(last));
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode(word + "abc").ids), word + "abc");
+    EXPECT_EQ(tokenizer.encode("!!!").ids.size(), 1U);
+  }
+}
+
 TEST(BpeTokenizer, DecodeGivesTheTextBackAndOffsetsCoverIt) {
   for (const std::string& text : fixture_strings()) {
     const Encoding encoding = tiny().encode(text);

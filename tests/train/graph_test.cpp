@@ -167,7 +167,7 @@ TEST_P(GraphTest, TrainableBaseHasTheRuntimesBits) {
   flat.build(at::kCPU);
   const BaseParams params = trainable.bind(flat);
   const auto graph = make_kernel_graph(base_, &params, pool_);
-  const auto copy = make_base(*base_, export_base(params, {}, base_->config()));
+  const auto copy = make_base(*base_, export_base(params, {}, base_->config(), runtime::Task::kQa));
   for (const char* text : {"32", "16", "8"}) {
     const quant::PrecisionPlan plan = plan_of(text, *base_);
     const at::Tensor hidden = graph->hidden(batch_, GraphPlan(plan, 0), {});

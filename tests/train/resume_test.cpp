@@ -109,6 +109,11 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
   if (name.ends_with("_residual")) options.init_lora = InitLora::kResidualSvd;
   if (name.find("merged") != std::string::npos) options.adapter_form = AdapterForm::kMerged;
   if (name.find("learned") != std::string::npos) options.learn_steps = LearnSteps::kAll;
+  options.group_by_length = name == "lora_by_length";
+  if (name.ends_with("_classification")) {
+    options.task = runtime::Task::kClassification;
+    options.num_labels = 3;
+  }
   const auto base = tiny_base();
   const auto examples = tiny_examples(8, /*shortest=*/2);
   if (name.ends_with("_self")) options.teacher_self = true;
@@ -146,7 +151,9 @@ INSTANTIATE_TEST_SUITE_P(Methods, ResumeTest,
                                            "curriculum_self", "joint_cascaded", "cpt_cascaded",
                                            "random_cascaded", "curriculum_cascaded",
                                            "switch_residual", "switch_learned", "joint_merged",
-                                           "curriculum_merged_learned", "random_learned_cascaded"),
+                                           "curriculum_merged_learned", "random_learned_cascaded", "lora_by_length",
+                                           "switch_classification", "full_classification",
+                                           "joint_teacher_classification"),
                          [](const auto& name) { return std::string(name.param); });
 
 TEST(Resume, ACheckpointOfAnotherShapeIsRefused) {

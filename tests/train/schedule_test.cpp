@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -68,6 +69,46 @@ TEST(DataOrder, EveryWindowOncePerEpochInANewOrder) {
   // A step does not depend on those before it.
   DataOrder resumed(1, "w8", 10, 4);
   EXPECT_EQ(resumed.step(4), same.step(4));
+}
+
+TEST(DataOrder, ByLengthAStepHoldsWindowsOfLikeLengthAndStepsComeInAnyOrder) {
+  const RandomStream stream(7, "lengths");
+  std::vector<std::size_t> lengths;
+  for (std::uint64_t i = 0; i < 203; ++i) lengths.push_back(1 + stream.below(400, i, 0));
+  DataOrder by_length(1, "w8", lengths, 8), plain(1, "w8", lengths.size(), 8);
+  auto spread = [&](DataOrder& order, std::int64_t epoch) {
+    std::size_t sum = 0;
+    for (std::int64_t s = 0; s < 25; ++s) {
+      const auto step = order.step(epoch * 26 + s);
+      EXPECT_EQ(step.size(), 8U);
+      std::size_t least = 400, most = 0;
+      for (const std::uint32_t window : step) {
+        least = std::min(least, lengths[window]);
+        most = std::max(most, lengths[window]);
+      }
+      sum += most - least;
+    }
+    return sum;
+  };
+  for (const std::int64_t epoch : {0, 1})
+    EXPECT_LT(10 * spread(by_length, epoch), spread(plain, epoch));
+  std::set<std::uint32_t> seen;
+  std::vector<std::size_t> first_lengths;
+  for (std::int64_t s = 26; s < 52; ++s) {
+    const auto step = by_length.step(s);
+    EXPECT_EQ(step.size(), s == 51 ? 3U : 8U);
+    seen.insert(step.begin(), step.end());
+    first_lengths.push_back(lengths[step[0]]);
+  }
+  EXPECT_EQ(seen.size(), lengths.size());
+  EXPECT_FALSE(std::is_sorted(first_lengths.begin(), first_lengths.end(), std::greater<>()));
+  // A step does not depend on those before it, and differs by epoch.
+  DataOrder resumed(1, "w8", lengths, 8);
+  EXPECT_EQ(resumed.step(30), by_length.step(30));
+  EXPECT_NE(resumed.step(4), by_length.step(30));
+  // Fewer windows than a step.
+  DataOrder few(1, "w8", std::vector<std::size_t>{3, 9, 5}, 8);
+  EXPECT_EQ(few.step(0).size(), 3U);
 }
 
 TEST(Phases, SwitchGoesFromHighToLowAndEachTeachesTheNext) {
@@ -141,17 +182,16 @@ TEST(Options, ContradictionsAndBadNumbersAreRefusedBySentence) {
                 ErrorKind::kUsage)
                 .find("--precision"),
             std::string::npos);
-  EXPECT_NE(
-      refusal([](auto& o) { o.task = runtime::Task::kClassification; }, ErrorKind::kUnsupported)
-          .find("classification"),
-      std::string::npos);
 }
 
 TEST(Examples, BadWindowsAreNamed) {
   const auto base = tiny_base();
-  auto refusal = [&](Example example, runtime::Task task) {
+  auto refusal = [&](Example example, runtime::Task task, std::size_t num_labels = 3) {
+    TrainOptions options;
+    options.task = task;
+    options.num_labels = num_labels;
     try {
-      check_examples({&example, 1}, base->config(), task);
+      check_examples({&example, 1}, base->config(), options);
     } catch (const Error& error) {
       return std::string(error.what());
     }
@@ -165,6 +205,13 @@ TEST(Examples, BadWindowsAreNamed) {
   EXPECT_EQ(refusal({std::vector<std::int32_t>(65, 1), 0, 0}, Task::kQa),
             "training window 0: 65 tokens, expected 1..64");
   EXPECT_EQ(refusal({{1}, 0, 0}, Task::kQa), "accepted");
+  EXPECT_EQ(refusal({{1}, 0, 0, 3}, Task::kClassification),
+            "training window 0: class 3, expected 0..2");
+  EXPECT_EQ(refusal({{1}, 0, 0, -1}, Task::kClassification),
+            "training window 0: class -1, expected 0..2");
+  EXPECT_EQ(refusal({{1}, 0, 0, 0}, Task::kClassification, 1),
+            "training data: 1 classes, expected at least 2");
+  EXPECT_EQ(refusal({{1}, 0, 0, 2}, Task::kClassification), "accepted");
 }
 
 }  // namespace

@@ -36,6 +36,7 @@ inline std::vector<Example> tiny_examples(std::size_t count, std::size_t shortes
     }
     example.start = static_cast<std::int32_t>(stream.below(length, i, 100));
     example.end = static_cast<std::int32_t>(stream.below(length, i, 101));
+    example.label = static_cast<std::int32_t>(i % 3);
     examples.push_back(std::move(example));
   }
   return examples;
@@ -71,10 +72,14 @@ inline std::vector<float> runtime_hidden(const runtime::Execution& execution,
   return hidden;
 }
 
+inline bool same_head(const std::optional<runtime::Head>& a,
+                      const std::optional<runtime::Head>& b) {
+  return a.has_value() == b.has_value() &&
+         (!a || (same_bytes(a->weight, b->weight) && same_bytes(a->bias, b->bias)));
+}
+
 inline bool same_adapter(const runtime::Adapter& a, const runtime::Adapter& b) {
-  if (a.linears.size() != b.linears.size() || a.qa_head.has_value() != b.qa_head.has_value()) {
-    return false;
-  }
+  if (a.linears.size() != b.linears.size()) return false;
   for (std::size_t i = 0; i < a.linears.size(); ++i) {
     if (!same_bytes(a.linears[i]->a(), b.linears[i]->a())) return false;
     if (!same_bytes(a.linears[i]->b(), b.linears[i]->b())) return false;
@@ -84,8 +89,7 @@ inline bool same_adapter(const runtime::Adapter& a, const runtime::Adapter& b) {
     const runtime::LearnedLinear &x = a.learned->linears[i], &y = b.learned->linears[i];
     if (!same_bytes(x.steps, y.steps) || x.zeros != y.zeros || x.clip != y.clip) return false;
   }
-  return !a.qa_head || (same_bytes(a.qa_head->weight, b.qa_head->weight) &&
-                        same_bytes(a.qa_head->bias, b.qa_head->bias));
+  return same_head(a.qa_head, b.qa_head) && same_head(a.class_head, b.class_head);
 }
 
 }  // namespace qalof::train

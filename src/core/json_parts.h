@@ -1,0 +1,37 @@
+// Strict JSON (core/json.h) of which some parts are too large for a tree.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json.h"
+
+namespace qalof {
+
+enum class JsonEvent {
+  kStartObject,
+  kEndObject,
+  kStartArray,
+  kEndArray,
+  kKey,
+  kString,
+  kInteger,
+  kOther
+};
+
+/// A part of a document that is told piece by piece. text is a key, a string or another value as it
+/// is written. Duplicate keys are the receiver's business.
+struct JsonPart {
+  std::vector<std::string> path;  // keys from the root; none: the whole document
+  std::function<void(JsonEvent event, std::string_view text, std::int64_t number)> take;
+};
+
+/// parse_json, but null stands in the place of every part, whose values go to its take. What take
+/// throws passes through.
+Json parse_json_parts(std::string_view text, std::string_view where,
+                      std::span<const JsonPart> parts, const JsonLimits& limits = {});
+
+}  // namespace qalof

@@ -1,0 +1,32 @@
+// Classification of sequences: the class head on the state of each sequence's last token.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "runtime/decoder.h"
+
+namespace qalof::runtime {
+
+/// Buffers kept between calls.
+struct ClassifierWorkspace {
+  DecoderWorkspace decoder;
+  std::vector<float> hidden, last;
+};
+
+/// The number of classes of an execution's head. Error{kBadInput} where it has none.
+std::size_t num_classes(const Execution& execution);
+
+/// logits [sequences, classes]. Sequences may have executions of their own, each with its own head;
+/// a sequence gets the bits it would get alone. Errors as forward's, and Error{kBadInput} where an
+/// execution has no class head or one with another number of classes. profile may be null.
+void class_logits(const Execution& execution, std::span<const Sequence> sequences,
+                  ClassifierWorkspace& workspace, std::vector<float>& logits, ParallelFor& parallel,
+                  Profile* profile = nullptr);
+
+/// The class of the largest logit, of equals the first.
+std::int32_t best_class(std::span<const float> logits);
+/// -log softmax(logits)[label] in f64, nats.
+double class_loss(std::span<const float> logits, std::int32_t label);
+
+}  // namespace qalof::runtime

@@ -1,0 +1,35 @@
+// Labelled texts: SST-2 TSV and AG News CSV (docs/file_formats.md, "Classification data").
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace qalof::text {
+
+/// A text and its class, counted from 0.
+struct LabeledText {
+  std::string text;  // valid UTF-8, never empty
+  std::int32_t label = 0;
+  std::size_t line = 0;  // 1-based, of its first byte in the file
+};
+
+/// How a file counts its classes: TSV from 0, CSV from 1.
+struct ClassificationFile {
+  std::size_t num_labels = 0;            // the largest label and all below it
+  std::vector<std::string> label_names;  // as they stand in the file: "0", "1" or "1", "2", ...
+  std::uint64_t examples = 0;
+};
+
+/// Passes the examples of a file in order until take returns false. A name that ends in ".tsv" is a
+/// sentence, a tab and a label a line; ".csv" is class, title and description, quoted where needed,
+/// and the text is title, space, description. A header line is passed over. Error{kBadInput} or
+/// {kCorruptFile} names the line that is not so; {kNotFound}; {kUsage} for another name.
+void read_classification(const std::string& path, const std::function<bool(LabeledText&&)>& take);
+/// Reads the whole file. Error{kBadInput} also where a class below the largest has no example, or
+/// where there are fewer than two.
+ClassificationFile scan_classification(const std::string& path);
+
+}  // namespace qalof::text

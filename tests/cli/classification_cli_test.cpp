@@ -1,0 +1,152 @@
+// Classification from a file to an accuracy: training, adapters, packed file, refusals.
+#include <gmock/gmock.h>
+
+#include <filesystem>
+
+#include "program.h"
+#include "support/tiny_model.h"
+
+namespace qalof::cli {
+namespace {
+
+using ::testing::HasSubstr;
+namespace fs = std::filesystem;
+
+class ClassificationCliTest : public CliTest {
+ protected:
+  ClassificationCliTest() {
+    Json config = qalof::testing::tiny_config();
+    config["vocab_size"] = 640;
+    config["bos_token_id"] = config["eos_token_id"] = 0;
+    qalof::testing::write_model(dir_.file("model"), config);
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+      fs::copy(std::string(QALOF_SOURCE_DIR "/assets/nano/model/") + name,
+               dir_.file(std::string("model/") + name));
+    }
+    // The last word tells the class.
+    std::string tsv, csv;
+    const char* subjects[] = {"the film", "this play", "a song", "her book", "one more story"};
+    const char* ends[] = {"bad", "good", "red"};
+    for (const char* subject : subjects) {
+      for (int label = 0; label < 3; ++label) {
+        if (label < 2)
+          tsv += std::string(subject) + " is " + ends[label] + "\t" + std::to_string(label) + "\n";
+        csv += "\"" + std::to_string(label + 1) + "\",\"" + subject + "\",\"is, it seems, " +
+               ends[label] + "\"\n";
+      }
+    }
+    write("data.tsv", "sentence\tlabel\n" + tsv);
+    write("data.csv", csv);
+  }
+  void SetUp() override {
+#ifndef QALOF_HAS_TRAIN
+    GTEST_SKIP() << "built without training";
+#endif
+  }
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream(dir_.file(name)) << text;
+  }
+  std::string train(const std::string& data, const std::string& output,
+                    const std::string& more) const {
+    return "train --task classification --threads 1 --model_name_or_path " + dir_.file("model") +
+           " --train_file " + dir_.file(data) + " --validation_file " + dir_.file(data) +
+           " --per_device_train_batch_size 5 --lora_r 2 --warmup_steps 2 --learning_rate 5e-3 "
+           "--output_dir " +
+           dir_.file(output) + " --json " + more;
+  }
+  Json eval(const std::string& model, const std::string& data, const std::string& more) {
+    const ProgramRun result =
+        run("eval --task classification --json --model_name_or_path " + dir_.file(model) +
+            " --validation_file " + dir_.file(data) + " " + more);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return result.code == 0 ? Json::parse(result.out) : Json();
+  }
+};
+
+TEST_F(ClassificationCliTest, AdaptersAndPackedFileHaveTheAccuracyOfTraining) {
+  const ProgramRun trained =
+      run(train("data.csv", "out", "--method joint --bit_widths 8 4 --max_steps 60"));
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const Json scores = Json::parse(trained.out)["eval"];
+  ASSERT_EQ(scores.size(), 2U);
+  const Json described = Json::parse(slurp(dir_.file("out/qalof.json")));
+  EXPECT_EQ(described["label_names"], (Json{"1", "2", "3"}));
+  const Json peft = Json::parse(slurp(dir_.file("out/w4/adapter_config.json")));
+  EXPECT_EQ(peft["task_type"], "SEQ_CLS");
+  EXPECT_EQ(peft["modules_to_save"], Json{"score"});
+  const ProgramRun packed =
+      run("quantize --model_name_or_path " + dir_.file("model") + " --adapter " + dir_.file("out") +
+          " --bit_widths 8 4 --output " + dir_.file("model.qalof"));
+  ASSERT_EQ(packed.code, 0) << packed.err;
+  for (const Json& score : scores) {
+    const std::string width = std::to_string(score["width"].get<int>());
+    EXPECT_GE(score["eval_accuracy"].get<double>(), 90.0) << width;
+    const Json from_directory =
+        eval("model", "data.csv", "--adapter " + dir_.file("out") + " --precision " + width);
+    EXPECT_EQ(from_directory["eval_accuracy"], score["eval_accuracy"]);
+    EXPECT_EQ(from_directory["eval_loss"], score["eval_loss"]) << "the same logits";
+    EXPECT_EQ(from_directory["eval_samples"], 15);
+    // A packed file's embedding is bf16, which a plan below 32 rounds to anyway.
+    EXPECT_EQ(eval("model.qalof", "data.csv", "--precision " + width)["eval_loss"],
+              score["eval_loss"]);
+  }
+  const Json some =
+      eval("model.qalof", "data.csv", "--max_eval_samples 4 --output_dir " + dir_.file("scores"));
+  EXPECT_EQ(some["eval_samples"], 4);
+  const Json kept = Json::parse(slurp(dir_.file("scores/eval_predictions.json")));
+  EXPECT_EQ(kept["labels"], (Json{0, 1, 2, 0}));
+  EXPECT_EQ(kept["predictions"].size(), 4U);
+  EXPECT_EQ(kept["label_names"], (Json{"1", "2", "3"}));
+}
+
+TEST_F(ClassificationCliTest, FullWritesADirectoryThatClassifies) {
+  const ProgramRun trained = run(train("data.tsv", "full", "--method full --max_steps 30"));
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const Json config = Json::parse(slurp(dir_.file("full/config.json")));
+  EXPECT_EQ(config["architectures"], Json{"GPT2ForSequenceClassification"});
+  EXPECT_EQ(config["id2label"], (Json{{"0", "0"}, {"1", "1"}}));
+  EXPECT_EQ(config["label2id"], (Json{{"0", 0}, {"1", 1}}));
+  EXPECT_EQ(eval("full", "data.tsv", "")["eval_accuracy"],
+            Json::parse(trained.out)["eval"][0]["eval_accuracy"]);
+  const ProgramRun wrong = run("eval --task classification --model_name_or_path " +
+                               dir_.file("full") + " --validation_file " + dir_.file("data.csv"));
+  EXPECT_EQ(wrong.code, 3);
+  EXPECT_THAT(wrong.err, HasSubstr("data.csv: line 3: class 3 of the file, the head has 2"));
+}
+
+TEST_F(ClassificationCliTest, BadDataEndsWithItsLineAndCutTextsAreCounted) {
+  write("bad.tsv", "fine\t0\nnot fine\n");
+  const ProgramRun bad = run(train("bad.tsv", "out", "--max_steps 2"));
+  EXPECT_EQ(bad.code, 3);
+  EXPECT_THAT(bad.err, HasSubstr("bad.tsv: line 2: 1 fields"));
+  EXPECT_FALSE(fs::exists(dir_.file("out/qalof.json")));
+  const ProgramRun cut = run(train("data.tsv", "cut", "--max_steps 2 --max_seq_length 6"));
+  ASSERT_EQ(cut.code, 0) << cut.err;
+  EXPECT_THAT(cut.err, HasSubstr("texts were cut to 6 tokens"));
+  const ProgramRun headless =
+      run("eval --task classification --model_name_or_path " + dir_.file("model") +
+          " --validation_file " + dir_.file("data.tsv"));
+  EXPECT_EQ(headless.code, 3);
+  EXPECT_THAT(headless.err, HasSubstr("classification head (score)"));
+}
+
+TEST_F(ClassificationCliTest, AStoppedRunGoesOnToTheSameBytes) {
+  const std::string method = "--method switch --bit_widths 8 4 --max_steps 6 --save_steps 4 ";
+  ASSERT_EQ(run(train("data.tsv", "whole", method)).code, 0);
+  ASSERT_EQ(run(train("data.tsv", "again", method)).code, 0);
+  for (const std::string step : {"4", "8"}) {
+    const ProgramRun resumed =
+        run(train("data.tsv", "again",
+                  method + "--resume_from_checkpoint " + dir_.file("again/checkpoint-" + step)));
+    ASSERT_EQ(resumed.code, 0) << resumed.err;
+    for (const char* name : {"w8/adapter_model.safetensors", "w4/adapter_model.safetensors",
+                             "metrics.jsonl", "trainer_state.json", "qalof.json"}) {
+      EXPECT_TRUE(slurp(dir_.file(std::string("whole/") + name)) ==
+                  slurp(dir_.file(std::string("again/") + name)))
+          << name << " from " << step;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qalof::cli

@@ -1,0 +1,154 @@
+#include "fuzz/fuzz_formats.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "io/gguf.h"
+#include "io/safetensors.h"
+#include "model/config.h"
+#include "text/bpe_tokenizer.h"
+#include "text/classification.h"
+#include "text/unicode.h"
+
+namespace qalof::fuzz {
+
+namespace {
+
+std::string_view text_of(std::span<const std::byte> input) {
+  return {reinterpret_cast<const char*>(input.data()), input.size()};
+}
+
+// The input as a file in memory, for readers that map one.
+class MemoryFile {
+ public:
+  explicit MemoryFile(std::span<const std::byte> input) : fd_(::memfd_create("input", 0)) {
+    if (fd_ < 0 || ::write(fd_, input.data(), input.size()) != static_cast<::ssize_t>(input.size()))
+      std::abort();
+  }
+  ~MemoryFile() { ::close(fd_); }
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+  std::string path() const { return fmt::format("/proc/self/fd/{}", fd_); }
+
+ private:
+  int fd_;
+};
+
+// Runs a reader; true where it accepts.
+template <typename Read>
+bool accepts(Read&& read) {
+  try {
+    read();
+    return true;
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kInternal) throw;
+    return false;
+  }
+}
+
+bool read_gguf(std::span<const std::byte> input) {
+  const MemoryFile memory(input);
+  return accepts([&] {
+    const io::GgufFile file = io::GgufFile::open(memory.path());
+    for (const auto& [name, tensor] : file.tensors()) {
+      if (tensor.shape.empty() || tensor.num_elements() == 0) continue;
+      // The first and the last row.
+      const std::size_t cols = tensor.shape.back();
+      std::vector<float> row(cols);
+      io::copy_as_f32(tensor, 0, row);
+      io::copy_as_f32(tensor, tensor.num_elements() / cols - 1, row);
+    }
+    for (const char* key :
+         {"general.architecture", "tokenizer.ggml.model", "llama.block_count",
+          "llama.rope.freq_base", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}) {
+      accepts([&] { file.string(key); });
+      accepts([&] { file.integer(key, 1'000'000); });
+      accepts([&] { file.number(key); });
+      accepts([&] { file.boolean(key); });
+      accepts([&] { file.strings(key, 1'000'000); });
+      accepts([&] { file.integers(key, 1'000'000); });
+    }
+  });
+}
+
+bool read_safetensors(std::span<const std::byte> input) {
+  const MemoryFile memory(input);
+  return accepts([&] {
+    const io::SafetensorsFile file = io::SafetensorsFile::open(memory.path());
+    for (const auto& [name, view] : file.tensors()) {
+      accepts([&] {
+        std::vector<float> values(view.num_elements());
+        io::copy_as_f32(view, values);
+      });
+    }
+  });
+}
+
+bool read_tokenizer(std::span<const std::byte> input) {
+  return accepts([&] {
+    const auto tokenizer =
+        text::BpeTokenizer::from_files({{"tokenizer.json", std::string(text_of(input))}}, "fuzz");
+    const std::string sample = "Ab 12\n caf\u00e9 \U0001f600<|endoftext|>";
+    for (const bool special : {false, true})
+      tokenizer.decode(tokenizer.encode(sample, special).ids);
+    if (text::find_invalid_utf8(text_of(input)) == std::string_view::npos)
+      tokenizer.encode(text_of(input).substr(0, 0));
+  });
+}
+
+bool read_config(std::span<const std::byte> input) {
+  return accepts([&] {
+    const model::ModelConfig config =
+        model::parse_model_config(parse_json(text_of(input), "fuzz"), "fuzz");
+    // Shapes of the largest models that are allowed still fit.
+    model::parameter_count(config);
+    if (config.rotary) model::rotary_frequencies(config);
+  });
+}
+
+bool read_classification(std::span<const std::byte> input) {
+  // The name tells the form, so the file has one; the first byte chooses.
+  const std::filesystem::path directory =
+      std::filesystem::temp_directory_path() / fmt::format("qalof-fuzz-{}", ::getpid());
+  std::filesystem::create_directories(directory);
+  const MemoryFile memory(input);
+  const bool csv = !input.empty() && (input[0] == std::byte{'"'} || input[0] == std::byte{'1'});
+  const std::filesystem::path link = directory / (csv ? "data.csv" : "data.tsv");
+  std::filesystem::remove(link);
+  std::filesystem::create_symlink(memory.path(), link);
+  const bool accepted = accepts([&] { text::scan_classification(link.string()); });
+  std::filesystem::remove_all(directory);
+  return accepted;
+}
+
+}  // namespace
+
+const std::vector<Format>& formats() {
+  static const std::vector<Format> all = {
+      {"gguf", read_gguf, {"tests/app/data/gguf/tiny.gguf"}},
+      {"safetensors", read_safetensors, {"tests/runtime/data/gpt2/bf16/model.safetensors"}},
+      {"tokenizer", read_tokenizer, {"tests/text/data/tiny/tokenizer.json"}},
+      {"config",
+       read_config,
+       {"tests/runtime/data/gpt2/f32/config.json", "tests/runtime/data/llama/tied/config.json"}},
+      {"classification",
+       read_classification,
+       {"tests/fuzz/corpus/classification/ag_news.csv",
+        "tests/fuzz/corpus/classification/sst2.tsv"}}};
+  return all;
+}
+
+const Format& format_of(const std::string& name) {
+  for (const Format& format : formats()) {
+    if (format.name == name) return format;
+  }
+  std::abort();
+}
+
+}  // namespace qalof::fuzz
