@@ -91,7 +91,10 @@ class VocabularyReader {
               take(event, text, number);
             }};
   }
+  /// What was read, or the first thing that was wrong with it: a file of another kind is refused
+  /// for what it is first.
   Vocabulary finish() {
+    if (problem_) throw Error(*problem_);
     QALOF_CHECK(!vocabulary_.empty(), ErrorKind::kBadInput,
                 "{}: the vocabulary is not a non-empty object", where_);
     return std::move(vocabulary_);
@@ -101,17 +104,24 @@ class VocabularyReader {
   static constexpr std::size_t kNodeBytes = 128;
 
   void take(JsonEvent event, std::string_view text, std::int64_t number) {
-    if (event == JsonEvent::kKey && !token_) {
-      token_ = text;
-      return;
+    if (problem_) return;
+    try {
+      add(event, text, number);
+    } catch (const Error& error) {
+      problem_ = error;
     }
+  }
+  void add(JsonEvent event, std::string_view text, std::int64_t number) {
     if (!is_open_) {
       QALOF_CHECK(event == JsonEvent::kStartObject, ErrorKind::kBadInput,
                   "{}: the vocabulary is not a non-empty object", where_);
       is_open_ = true;
       return;
     }
-    if (!token_) return;  // the end
+    if (!token_) {
+      if (event == JsonEvent::kKey) token_ = text;
+      return;
+    }
     QALOF_CHECK(event == JsonEvent::kInteger && number >= 0 && number < kMaxId,
                 ErrorKind::kBadInput, "{}: token \"{}\" has id {:.40}, expected 0..{}", where_,
                 shown(*token_), event == JsonEvent::kInteger ? std::to_string(number) : shown(text),
@@ -120,7 +130,7 @@ class VocabularyReader {
     QALOF_CHECK(budget_ >= kNodeBytes, ErrorKind::kCorruptFile,
                 "{}: JSON holds more tokens than its size allows", where_);
     budget_ -= kNodeBytes;
-    const auto [known, is_new] = vocabulary_.emplace(*token_, static_cast<std::int32_t>(number));
+    const bool is_new = vocabulary_.emplace(*token_, static_cast<std::int32_t>(number)).second;
     QALOF_CHECK(is_new, ErrorKind::kCorruptFile, "{}: token \"{}\" stands twice", where_,
                 shown(*token_));
     token_.reset();
@@ -130,6 +140,7 @@ class VocabularyReader {
   std::size_t budget_;
   bool is_open_ = false;
   std::optional<std::string> token_;  // whose id comes next
+  std::optional<Error> problem_;
   Vocabulary vocabulary_;
 };
 

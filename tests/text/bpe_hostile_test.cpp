@@ -65,6 +65,12 @@ TEST(HostileTokenizer, DamagedTokenizerJsonIsRefused) {
       {"no model", [](Json& j) { j.erase("model"); }, bad, "model is missing"},
       {"model a list", [](Json& j) { j["model"] = Json::array(); }, bad, "model is missing"},
       {"WordPiece", [](Json& j) { j["model"]["type"] = "WordPiece"; }, unsupported, "WordPiece"},
+      {"Unigram",
+       [](Json& j) {
+         j["model"]["type"] = "Unigram";
+         j["model"]["vocab"] = {{"a", -1.5}};
+       },
+       unsupported, "Unigram"},
       {"type a number", [](Json& j) { j["model"]["type"] = 1; }, bad, "expected a string"},
       {"normalizer",
        [](Json& j) {
