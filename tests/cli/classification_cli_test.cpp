@@ -1,4 +1,5 @@
 // Classification from a file to an accuracy: training, adapters, packed file, refusals.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <filesystem>
@@ -29,10 +30,8 @@ class ClassificationCliTest : public CliTest {
     const char* ends[] = {"bad", "good", "red"};
     for (const char* subject : subjects) {
       for (int label = 0; label < 3; ++label) {
-        if (label < 2)
-          tsv += std::string(subject) + " is " + ends[label] + "\t" + std::to_string(label) + "\n";
-        csv += "\"" + std::to_string(label + 1) + "\",\"" + subject + "\",\"is, it seems, " +
-               ends[label] + "\"\n";
+        if (label < 2) tsv += fmt::format("{} is {}\t{}\n", subject, ends[label], label);
+        csv += fmt::format("\"{}\",\"{}\",\"is, it seems, {}\"\n", label + 1, subject, ends[label]);
       }
     }
     write("data.tsv", "sentence\tlabel\n" + tsv);
@@ -65,24 +64,24 @@ class ClassificationCliTest : public CliTest {
 
 TEST_F(ClassificationCliTest, AdaptersAndPackedFileHaveTheAccuracyOfTraining) {
   const ProgramRun trained =
-      run(train("data.csv", "out", "--method joint --bit_widths 8 4 --max_steps 60"));
+      run(train("data.csv", "joint", "--method joint --bit_widths 8 4 --max_steps 60"));
   ASSERT_EQ(trained.code, 0) << trained.err;
   const Json scores = Json::parse(trained.out)["eval"];
   ASSERT_EQ(scores.size(), 2U);
-  const Json described = Json::parse(slurp(dir_.file("out/qalof.json")));
+  const Json described = Json::parse(slurp(dir_.file("joint/qalof.json")));
   EXPECT_EQ(described["label_names"], (Json{"1", "2", "3"}));
-  const Json peft = Json::parse(slurp(dir_.file("out/w4/adapter_config.json")));
+  const Json peft = Json::parse(slurp(dir_.file("joint/w4/adapter_config.json")));
   EXPECT_EQ(peft["task_type"], "SEQ_CLS");
   EXPECT_EQ(peft["modules_to_save"], Json{"score"});
   const ProgramRun packed =
-      run("quantize --model_name_or_path " + dir_.file("model") + " --adapter " + dir_.file("out") +
-          " --bit_widths 8 4 --output " + dir_.file("model.qalof"));
+      run("quantize --model_name_or_path " + dir_.file("model") + " --adapter " +
+          dir_.file("joint") + " --bit_widths 8 4 --output " + dir_.file("model.qalof"));
   ASSERT_EQ(packed.code, 0) << packed.err;
   for (const Json& score : scores) {
     const std::string width = std::to_string(score["width"].get<int>());
     EXPECT_GE(score["eval_accuracy"].get<double>(), 90.0) << width;
     const Json from_directory =
-        eval("model", "data.csv", "--adapter " + dir_.file("out") + " --precision " + width);
+        eval("model", "data.csv", "--adapter " + dir_.file("joint") + " --precision " + width);
     EXPECT_EQ(from_directory["eval_accuracy"], score["eval_accuracy"]);
     EXPECT_EQ(from_directory["eval_loss"], score["eval_loss"]) << "the same logits";
     EXPECT_EQ(from_directory["eval_samples"], 15);
@@ -119,7 +118,7 @@ TEST_F(ClassificationCliTest, BadDataEndsWithItsLineAndCutTextsAreCounted) {
   const ProgramRun bad = run(train("bad.tsv", "out", "--max_steps 2"));
   EXPECT_EQ(bad.code, 3);
   EXPECT_THAT(bad.err, HasSubstr("bad.tsv: line 2: 1 fields"));
-  EXPECT_FALSE(fs::exists(dir_.file("out/qalof.json")));
+  EXPECT_FALSE(fs::exists(dir_.file("joint/qalof.json")));
   const ProgramRun cut = run(train("data.tsv", "cut", "--max_steps 2 --max_seq_length 6"));
   ASSERT_EQ(cut.code, 0) << cut.err;
   EXPECT_THAT(cut.err, HasSubstr("texts were cut to 6 tokens"));
