@@ -194,7 +194,7 @@ NetworkView PhaseParameters::view(const Network& network) const {
   view.merged = options_.adapter_form == AdapterForm::kMerged;
   if (shared_head_) view.head = head_of(*shared_head_);
   if (widths_.empty()) return view;
-  if (options_.task == runtime::Task::kQa)
+  if (options_.task != runtime::Task::kLm)
     view.head = head_of(widths_.at(runtime::nearest_width(widths_, network.head_width)).head);
   view.lora = choose_pairs(widths_, network, [this](const Width& width, std::size_t linear) {
     return pair_of(width, linear);
@@ -233,7 +233,11 @@ void PhaseParameters::copy_width(int from, int to) {
     for (std::size_t i = 0; i < from_block.pairs.size(); ++i)
       copy(to_block.pairs[i], from_block.pairs[i]);
   }
-  if (options_.task != runtime::Task::kLm) copy(target.head, source.head);
+  if (options_.task == runtime::Task::kLm) return;
+  const HeadParams head = head_of(target.head), from_head = head_of(source.head);
+  at::Tensor weight = head.weight, bias = head.bias;
+  weight.copy_(from_head.weight);
+  if (bias.defined()) bias.copy_(from_head.bias);
 }
 
 void PhaseParameters::export_to(const runtime::BaseModel& base, TrainedWeights& weights) const {
