@@ -5,6 +5,7 @@
 #include "runtime/decoder.h"
 #include "runtime/derived_model.h"
 #include "runtime/gptq.h"
+#include "runtime/rotation.h"
 #include "runtime/smoothing.h"
 
 namespace qalof::app {
@@ -60,10 +61,11 @@ PostTrained smooth_model(const std::shared_ptr<const runtime::BaseModel>& base,
   return {std::move(smoothed.base), std::move(smoothed.adapters), {}};
 }
 
-PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& base,
+PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& given,
                        const std::shared_ptr<const runtime::AdapterSet>& adapters,
                        const quant::PrecisionPlan& plan, const TokenWindows& windows,
                        ParallelFor& parallel, Observer& observer) {
+  const std::shared_ptr<const runtime::BaseModel> base = runtime::model_for(given, plan.scheme);
   const std::vector<model::LinearSpec>& specs = base->linears();
   runtime::DerivedWeights so_far, result;
   result.scheme = plan.scheme;

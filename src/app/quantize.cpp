@@ -72,6 +72,11 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
   const TokenWindows windows =
       calibration_windows(tokenizer, calibration, handle.base->config().max_positions);
   if (options.ptq == PtqMethod::kSmoothQuant) {
+    // The fold of norms into weights would undo it.
+    QALOF_CHECK(!handle.plan.scheme->rotated, ErrorKind::kUnsupported,
+                "--scheme {}: --ptq smoothquant moves ranges from norms to weights, which rot "
+                "folds into one; expected a scheme without rot",
+                quant::to_string(*handle.plan.scheme));
     return smooth_model(handle.base, handle.adapters, windows, options.smooth_alpha, parallel,
                         observer);
   }

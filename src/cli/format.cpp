@@ -10,11 +10,11 @@ void add_model_flags(CommandLine& line, app::ModelOptions& options) {
   line.option(
       "--precision,--sp_config", options.precision,
       "8, w4a8kv8, ... or a plan file; default: the adapter's or packed file's plan, else 32");
-  line.option(
-      "--scheme", options.scheme,
-      "tuned, or parts joined by +: seed, g32, g64, g128, g32-asym, ... (weights), mse "
-      "(their ranges), aasym, ag32, ag64, ag128 (activations); or int8, llm_int8, nf4, fp4; "
-      "default: the plan's, packed file's or adapter's, else seed");
+  line.option("--scheme", options.scheme,
+              "tuned, or parts joined by +: seed, g32, g64, g128, g32-asym, ... (weights), mse "
+              "(their ranges), aasym, ag32, ag64, ag128 (activations), rot (both turned); or int8, "
+              "llm_int8, nf4, fp4; "
+              "default: the plan's, packed file's or adapter's, else seed");
   line.option("--threads", options.threads, "threads; 0 = QALOF_THREADS, else all");
 }
 

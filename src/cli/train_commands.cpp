@@ -130,7 +130,8 @@ void run_train(std::vector<std::string> arguments) {
               "full, lora: the precision or plan to train in");
   line.option("--scheme", options.model.scheme,
               "tuned, or parts joined by +: seed, g32, g64, g128, g32-asym, ... (weights), mse "
-              "(their ranges), aasym, ag32, ag64, ag128 (activations); default: the plan's, else "
+              "(their ranges), aasym, ag32, ag64, ag128 (activations), rot (both turned); default: "
+              "the plan's, else "
               "seed");
   line.option(
       "--learn_steps", learn_steps,

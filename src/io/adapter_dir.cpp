@@ -62,9 +62,9 @@ AdapterDir read_adapter_dir(const std::string& path) {
   QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,
               "{}: format_version {}, this program reads {}; a newer qalof wrote it", where,
               version, kFormatVersion);
-  static const std::set<std::string> known = {"format_version", "base",       "scheme",
-                                              "plan",           "adapters",   "heads",
-                                              "separator",      "quantizers", "adapter_form", "label_names"};
+  static const std::set<std::string> known = {
+      "format_version", "base",      "scheme",     "plan",         "adapters",
+      "heads",          "separator", "quantizers", "adapter_form", "label_names"};
   for (const auto& [key, value] : dir.raw.items()) {
     QALOF_CHECK(known.contains(key), ErrorKind::kBadInput, "{}: unknown key {:.60}", where, key);
   }

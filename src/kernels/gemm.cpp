@@ -6,6 +6,7 @@
 #include <atomic>
 #include <thread>
 
+#include "kernels/hadamard.h"
 #include "kernels/kernel_table.h"
 #include "kernels/parallel.h"
 #include "kernels/quantize.h"
@@ -285,6 +286,7 @@ const float* apply(const KernelTable& table, const RowInput& input, std::size_t 
       table.swiglu(x, input.up + row * k, k, dst);
       break;
   }
+  if (input.hadamard != nullptr) input.hadamard->apply(dst);
   return dst;
 }
 

@@ -124,6 +124,8 @@ void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
 /// without groups.
 void add_outliers(const float* x, std::size_t m, float threshold, const PackedMatrix& w, float* y,
                   ParallelFor& parallel);
+class Hadamard;
+
 /// Rows of x [m, k] and the operation that a decoder does on them first.
 struct RowInput {
   enum class Op { kNone, kLayerNorm, kGelu, kRmsNorm, kSwiGlu };
@@ -136,6 +138,8 @@ struct RowInput {
   // nobody reads them.
   float* result = nullptr;
   const float* up = nullptr;  // [m, k], the second factor of kSwiGlu; x is the gate
+  // Turns the rows after the operation; null: nothing does. Not with kNone, whose x is const.
+  const Hadamard* hadamard = nullptr;
 };
 /// y += scaling * (x a^T) b^T, an adapter of low rank beside a product.
 struct LowRankProduct {

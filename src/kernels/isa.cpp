@@ -68,12 +68,14 @@ KernelTable make_table(Isa isa) {
   set_avx2_int_gemm(table);
   set_avx2_ops(table);
   set_avx2_attention(table);
+  set_avx2_hadamard(table);
   if (isa == Isa::kAvxVnni) set_avxvnni_int_gemm(table);
   if (isa >= Isa::kAvx512) {
     set_avx512_quantize(table);
     set_avx512_gemm(table);
     set_avx512_ops(table);
     set_avx512_attention(table);
+    set_avx512_hadamard(table);
   }
   if (isa >= Isa::kAvx512Vnni) set_avx512vnni_int_gemm(table);
   if (isa >= Isa::kAvx512Bf16) set_avx512bf16_gemm(table);

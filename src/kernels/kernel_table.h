@@ -136,6 +136,10 @@ struct KernelTable {
   /// The pairs (x[i], x[half + i]) turned by the angles of cos and sin [half], in place.
   void (*rotate_pairs)(float* x, std::size_t half, const float* cos, const float* sin);
   void (*add)(const float* src, std::size_t count, float* dst);
+  /// x = x * factors [count].
+  void (*multiply)(const float* factors, std::size_t count, float* x);
+  /// x [power * 12^twelves] = x H, not normalized (hadamard.h).
+  void (*hadamard)(float* x, std::size_t power, std::size_t twelves);
   // attention
   /// dst[i, j] = scale * dot(a[i], b[j]).
   void (*dot_rows)(const float* a, std::size_t a_rows, std::size_t a_stride, const float* b,
@@ -176,12 +180,14 @@ void set_avx2_gemm(KernelTable& table);
 void set_avx2_int_gemm(KernelTable& table);
 void set_avx2_ops(KernelTable& table);
 void set_avx2_attention(KernelTable& table);
+void set_avx2_hadamard(KernelTable& table);
 /// The same for AVX-VNNI, AVX-512 (F, BW, DQ, VL), and AVX-512 with VNNI or BF16.
 void set_avxvnni_int_gemm(KernelTable& table);
 void set_avx512_quantize(KernelTable& table);
 void set_avx512_gemm(KernelTable& table);
 void set_avx512_ops(KernelTable& table);
 void set_avx512_attention(KernelTable& table);
+void set_avx512_hadamard(KernelTable& table);
 void set_avx512vnni_int_gemm(KernelTable& table);
 void set_avx512bf16_gemm(KernelTable& table);
 #endif

@@ -5,6 +5,7 @@
 
 #include "kernels/bf16.h"
 #include "kernels/gemm.h"
+#include "kernels/hadamard_row.h"
 #include "kernels/kernel_table.h"
 #include "kernels/stochastic_row.h"
 
@@ -318,6 +319,10 @@ void weigh_rows(const WeighRows& work) {
   }
 }
 
+void multiply(const float* factors, std::size_t count, float* x) {
+  for (std::size_t i = 0; i < count; ++i) x[i] *= factors[i];
+}
+
 void divide(float* row, std::size_t count, float divisor) {
   for (std::size_t i = 0; i < count; ++i) row[i] /= divisor;
 }
@@ -354,6 +359,8 @@ const KernelTable kPortableTable = {
     .swiglu_dx = swiglu_dx,
     .rotate_pairs = rotate_pairs,
     .add = add,
+    .multiply = multiply,
+    .hadamard = transform_row<OneFloat>,
     .dot_rows = dot_rows,
     .exp_row = exp_row,
     .exp_shifted = exp_shifted,

@@ -14,7 +14,7 @@ namespace {
 constexpr std::size_t kGroups[] = {32, 64, 128};
 
 // What `tuned` stands for.
-constexpr std::string_view kTuned = "g64-asym+aasym+ag64+mse";
+constexpr std::string_view kTunedName = "tuned", kTuned = "g64-asym+aasym+ag64+mse";
 
 constexpr std::string_view kLlmInt8 = "llm_int8";
 constexpr float kOutlierThreshold = 6.0F;
@@ -62,6 +62,7 @@ bool apply_part(std::string_view part, bool& weights_named, QuantScheme& scheme)
   const auto set = [](bool& flag) { return !std::exchange(flag, true); };
   if (part == "mse") return set(scheme.mse);
   if (part == "aasym") return set(scheme.activation_asymmetric);
+  if (part == "rot") return set(scheme.rotated);
   for (const std::size_t group : kGroups) {
     if (part == fmt::format("ag{}", group))
       return std::exchange(scheme.activation_group, group) == 0;
@@ -93,15 +94,19 @@ QuantScheme parse_scheme(std::string_view text, std::string_view where, ErrorKin
   QuantScheme scheme;
   if (apply_kind(text, scheme)) return scheme;
   bool weights_named = false;
-  std::string_view rest = text == "tuned" ? kTuned : text;
+  std::string spelled(text);
+  if (text == kTunedName || text.starts_with("tuned+"))
+    spelled = fmt::format("{}{}", kTuned, text.substr(kTunedName.size()));
+  std::string_view rest = spelled;
   for (bool more = true; more;) {
     const std::size_t end = rest.find('+');
     more = end != std::string_view::npos;
-    QALOF_CHECK(apply_part(rest.substr(0, end), weights_named, scheme), otherwise,
-                "{}: found {:.40}, expected tuned or parts joined by +, each once: seed or g32, "
-                "g64, g128, g32-asym, g64-asym, g128-asym; mse; aasym; ag32, ag64 or ag128; or one "
-                "of int8, llm_int8, llm_int8-T, nf4, nf4-dq, fp4, fp4-dq",
-                where, text);
+    QALOF_CHECK(
+        apply_part(rest.substr(0, end), weights_named, scheme), otherwise,
+        "{}: found {:.40}, expected tuned or parts joined by +, each once: seed or g32, "
+        "g64, g128, g32-asym, g64-asym, g128-asym; mse; aasym; ag32, ag64 or ag128; rot; or "
+        "one of int8, llm_int8, llm_int8-T, nf4, nf4-dq, fp4, fp4-dq",
+        where, text);
     if (more) rest.remove_prefix(end + 1);
   }
   QALOF_CHECK(scheme.activation_group == 0 || scheme.activation_group == scheme.group, otherwise,
@@ -116,6 +121,7 @@ std::string to_string(const QuantScheme& scheme) {
   if (scheme.activation_asymmetric) text += "+aasym";
   if (scheme.activation_group != 0) text += fmt::format("+ag{}", scheme.activation_group);
   if (scheme.mse) text += "+mse";
+  if (scheme.rotated) text += "+rot";
   return text;
 }
 

@@ -14,7 +14,8 @@
 //   aasym               activations: a range that need not lie around 0
 //   ag32, ag64, ag128   activations: one range per that many elements, as many
 //                       as the weights' ("Activations")
-//   tuned               a name: g64-asym+aasym+ag64+mse
+//   rot                 rotated weights and activations (docs/numerics.md, "Rotation")
+//   tuned               a name: g64-asym+aasym+ag64+mse; may stand first, as in tuned+rot
 #pragma once
 
 #include <compare>
@@ -36,6 +37,7 @@ struct QuantScheme {
   bool mse = false;  // weight ranges of least squared error
   bool activation_asymmetric = false;
   std::size_t activation_group = 0;  // elements that share an activation scale; 0: the row
+  bool rotated = false;              // weights and activations are those of the rotated base
 
   CodeKind kind = CodeKind::kUniform;
   bool double_quant = false;    // scales of a codebook are in 8 bits
@@ -53,7 +55,7 @@ struct QuantScheme {
   friend constexpr auto operator<=>(const QuantScheme&, const QuantScheme&) = default;
 };
 
-/// Parts in any order, each once; "g64-asym" alone or "seed" may be left out. An error of kind
+/// Parts in any order, each once; "seed" may be left out. An error of kind
 /// otherwise that lists the parts. where stands at the head of messages, e.g. "--scheme"; what a
 /// file says is kBadInput.
 QuantScheme parse_scheme(std::string_view text, std::string_view where,

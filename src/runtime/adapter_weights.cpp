@@ -58,6 +58,10 @@ AdaptedLinear adapt_linear(const std::shared_ptr<const BaseModel>& base, const A
   const bool merged = is_merged(adapter, linear);
   const LoraLinear* pair = pair_of(adapter, linear);
   if (pair != nullptr && !merged) result.lora = &pair->view();
+  QALOF_CHECK(!merged || !scheme.rotated, ErrorKind::kUnsupported,
+              "scheme {}: a merged adapter has weights that rot does not turn, expected a scheme "
+              "without rot",
+              quant::to_string(scheme));
   const LearnedLinear* learned = learned_for(adapter, linear, precision, scheme);
   const bool has_steps = learned != nullptr && !learned->steps.empty();
   if (learned != nullptr && precision.activation == precision.weight) result.clip = learned->clip;

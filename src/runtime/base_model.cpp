@@ -8,6 +8,8 @@
 #include "io/model_dir.h"
 #include "kernels/quantize.h"
 #include "runtime/linear_op.h"
+#include "runtime/rotation.h"
+#include "runtime/transpose.h"
 
 namespace qalof::runtime {
 
@@ -32,19 +34,7 @@ class DirectorySource final : public WeightSource {
   std::vector<float> linear_f32(std::size_t linear) const override {
     const model::LinearSpec& spec = linears_[linear];
     std::vector<float> stored = *tensor_f32(spec.name + ".weight");
-    if (!spec.conv1d) return stored;
-    std::vector<float> weights(stored.size());
-    constexpr std::size_t kTile = 32;  // keeps both sides of the transposition in L1
-    for (std::size_t in0 = 0; in0 < spec.in; in0 += kTile) {
-      for (std::size_t out0 = 0; out0 < spec.out; out0 += kTile) {
-        for (std::size_t i = in0; i < std::min(in0 + kTile, spec.in); ++i) {
-          for (std::size_t o = out0; o < std::min(out0 + kTile, spec.out); ++o) {
-            weights[o * spec.in + i] = stored[i * spec.out + o];
-          }
-        }
-      }
-    }
-    return weights;
+    return spec.conv1d ? transposed(stored, spec.in, spec.out) : stored;
   }
 
   std::unique_ptr<OwnedMatrix> linear_packed(std::size_t, quant::Precision, quant::QuantScheme,
@@ -173,10 +163,12 @@ std::shared_ptr<const BaseModel> BaseModel::load_directory(const std::string& pa
 }
 
 BaseModel::BaseModel(model::ModelConfig config, std::string path,
-                     std::unique_ptr<const WeightSource> source)
+                     std::shared_ptr<const WeightSource> source,
+                     std::shared_ptr<const Rotation> rotation)
     : config_(std::move(config)),
       path_(std::move(path)),
       source_(std::move(source)),
+      rotation_(std::move(rotation)),
       target_(model::plan_target(config_)),
       linears_(model::linears(config_)),
       layers_(model::layer_steps(config_)),
@@ -187,13 +179,27 @@ BaseModel::BaseModel(model::ModelConfig config, std::string path,
       weights.beta = *source_->tensor_f32(name + ".bias");
     return weights;
   };
-  for (const std::string& name : names_.attention_norms) attention_norms_.push_back(norm(name));
-  for (const std::string& name : names_.mlp_norms) mlp_norms_.push_back(norm(name));
+  // A rotated model's gains and offsets are in its weights and biases.
+  auto layer_norm = [&](const std::string& name) {
+    return rotation_ ? Norm{std::vector<float>(config_.hidden, 1.0F), {}} : norm(name);
+  };
+  for (const std::string& name : names_.attention_norms)
+    attention_norms_.push_back(layer_norm(name));
+  for (const std::string& name : names_.mlp_norms) mlp_norms_.push_back(layer_norm(name));
   final_norm_ = norm(names_.final_norm);
-  for (const model::LinearSpec& spec : linears_) {
-    biases_.push_back(spec.bias ? *source_->tensor_f32(spec.name + ".bias") : std::vector<float>());
+  for (std::size_t i = 0; i < linears_.size(); ++i) {
+    const model::LinearSpec& spec = linears_[i];
+    biases_.push_back(rotation_   ? rotation_->bias(i)
+                      : spec.bias ? *source_->tensor_f32(spec.name + ".bias")
+                                  : std::vector<float>());
   }
   if (config_.rotary) rotary_ = model::rotary_frequencies(config_);
+}
+
+std::shared_ptr<const BaseModel> BaseModel::rotated() const {
+  const std::lock_guard lock(rotated_mutex_);
+  if (!rotated_) rotated_ = rotate_model(*this);
+  return rotated_;
 }
 
 const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precision precision,
@@ -258,6 +264,7 @@ void BaseModel::embed(std::span<const std::int32_t> ids, std::span<const std::in
       kernels::round_to_bf16(position_row.data(), hidden, position_row.data(), serial);
     for (std::size_t j = 0; j < hidden; ++j) row[j] += position_row[j];
   }
+  if (rotation_) rotation_->enter_residual(dst, ids.size());
 }
 
 namespace {

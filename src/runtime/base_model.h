@@ -60,20 +60,31 @@ class WeightSource {
   virtual std::uint64_t stored_bytes() const = 0;
 };
 
+class Rotation;
+
 class BaseModel {
  public:
   /// Opens a Hugging Face directory. Strict: a missing, extra, transposed or wrongly shaped tensor
   /// is an error that names it. Throws Error{kNotFound}, {kCorruptFile}, {kBadInput},
   /// {kUnsupported}.
   static std::shared_ptr<const BaseModel> load_directory(const std::string& path);
-  BaseModel(model::ModelConfig config, std::string path,
-            std::unique_ptr<const WeightSource> source);
+  /// rotation: what turned the source's numbers, or null.
+  BaseModel(model::ModelConfig config, std::string path, std::shared_ptr<const WeightSource> source,
+            std::shared_ptr<const Rotation> rotation = nullptr);
+
+  /// This model rotated (runtime/rotation.h); made at the first call and kept. Not for a model that
+  /// is rotated. Error{kUnsupported} where a size of the model has no Hadamard matrix.
+  std::shared_ptr<const BaseModel> rotated() const;
+  /// Null where the model is not rotated. A rotated model's norms inside layers are RMS norms
+  /// without gain, whatever the config says.
+  const std::shared_ptr<const Rotation>& rotation() const { return rotation_; }
 
   const model::ModelConfig& config() const { return config_; }
   const quant::PlanTarget& target() const { return target_; }
   const std::vector<model::LinearSpec>& linears() const { return linears_; }
   const std::string& path() const { return path_; }
   const WeightSource& source() const { return *source_; }
+  const std::shared_ptr<const WeightSource>& shared_source() const { return source_; }
 
   /// The linears of each layer by step.
   const std::vector<model::LayerSteps>& layers() const { return layers_; }
@@ -96,7 +107,8 @@ class BaseModel {
   /// The LM head [vocab, hidden] in the form lm_head_precision(width) computes with.
   const kernels::PackedMatrix& lm_head(quant::BitWidth width, ParallelFor& parallel) const;
   /// dst [ids, hidden] = token embedding + position embedding where it is learned; both rounded to
-  /// bf16 first where width is 16. ids and positions must be in range.
+  /// bf16 first where width is 16, the sum rotated where the model is. ids and positions must be in
+  /// range.
   void embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,
              quant::BitWidth width, float* dst) const;
 
@@ -112,7 +124,8 @@ class BaseModel {
  private:
   model::ModelConfig config_;
   std::string path_;
-  std::unique_ptr<const WeightSource> source_;
+  std::shared_ptr<const WeightSource> source_;
+  std::shared_ptr<const Rotation> rotation_;
   quant::PlanTarget target_;
   std::vector<model::LinearSpec> linears_;
   std::vector<model::LayerSteps> layers_;
@@ -132,6 +145,8 @@ class BaseModel {
   };
   mutable std::mutex mutex_;
   mutable std::map<Key, std::unique_ptr<OwnedMatrix>> packed_;
+  mutable std::mutex rotated_mutex_;
+  mutable std::shared_ptr<const BaseModel> rotated_;
 };
 
 /// The head that training starts from where a model holds none: weights N(0, initializer_range),

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
+#include "runtime/rotation.h"
 
 namespace qalof::runtime {
 
@@ -149,7 +150,7 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
   kernels::attention(shape, workspace.sequences.data(), workspace.placed.size(), parallel);
 }
 
-// Adds the angles of rotary positions to q and k.
+// Adds the angles of rotary positions to q and k, whose heads turn after them in a rotated model.
 void rotate_qk(const BaseModel& base, const QkvLayout& qkv, const DecoderWorkspace& workspace,
                ParallelFor& parallel) {
   const model::ModelConfig& config = base.config();
@@ -158,6 +159,10 @@ void rotate_qk(const BaseModel& base, const QkvLayout& qkv, const DecoderWorkspa
                   parallel);
   kernels::rotate(qkv.k, tokens, qkv.kv_stride, config.num_kv_heads, half, workspace.rotary.data(),
                   parallel);
+  if (base.rotation() == nullptr) return;
+  const kernels::Hadamard& head = *base.rotation()->after_positions();
+  head.apply(qkv.q, tokens, qkv.q_stride, config.num_heads, parallel);
+  head.apply(qkv.k, tokens, qkv.kv_stride, config.num_kv_heads, parallel);
 }
 
 }  // namespace
@@ -220,7 +225,8 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
       }
     }
   };
-  const bool is_rms = config.norm == model::NormKind::kRms;
+  const Rotation* rotation = base.rotation().get();
+  const bool is_rms = config.norm == model::NormKind::kRms || rotation != nullptr;
   auto normed_residual = [&](const BaseModel::Norm& norm) {
     return kernels::RowInput{
         residual,
@@ -233,7 +239,7 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
   auto norm_rows = [&](const BaseModel::Norm& norm, std::size_t first, std::size_t rows,
                        float* dst) {
     const float* src = residual + first * hidden;
-    if (is_rms) {
+    if (norm.beta.empty()) {
       kernels::rms_norm(src, rows, hidden, norm.gamma.data(), config.norm_epsilon, dst, nullptr,
                         parallel);
     } else {
@@ -294,6 +300,7 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
     linears_of_norm(steps.mlp_in, base.mlp_norm(layer), inner_outputs);
     kernels::RowInput activated{workspace.inner.data(), kernels::RowInput::Op::kGelu};
     activated.result = workspace.inner.data();
+    if (rotation != nullptr) activated.hadamard = &rotation->inner();
     if (config.activation == model::Activation::kSwiGlu) {
       activated.op = kernels::RowInput::Op::kSwiGlu;
       activated.up = inner_outputs[1];
@@ -301,6 +308,7 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
     linear(steps.mlp_out, activated, workspace.projected.data());
     add_projected();
   }
+  if (rotation != nullptr) rotation->leave_residual(residual, tokens, parallel);
   if (workspace.groups.size() <= 1) {
     final_norm(0, tokens, hidden_out);
   } else {

@@ -16,6 +16,28 @@
 
 namespace qalof::runtime {
 
+/// A source that answers as another does; for those that change some of the answers.
+class ForwardingSource : public WeightSource {
+ public:
+  explicit ForwardingSource(std::shared_ptr<const WeightSource> source)
+      : source_(std::move(source)) {}
+  std::vector<float> linear_f32(std::size_t linear) const override;
+  std::unique_ptr<OwnedMatrix> linear_packed(std::size_t linear, quant::Precision precision,
+                                             quant::QuantScheme scheme,
+                                             ParallelFor& parallel) const override;
+  std::unique_ptr<OwnedMatrix> lm_head_packed(quant::BitWidth width,
+                                              ParallelFor& parallel) const override;
+  int embedding_bits() const override;
+  std::optional<std::vector<float>> tensor_f32(const std::string& name) const override;
+  void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const override;
+  std::vector<int> widths() const override;
+  std::string sha256() const override;
+  std::uint64_t stored_bytes() const override;
+
+ private:
+  std::shared_ptr<const WeightSource> source_;
+};
+
 /// Replacements; what is not named stays the base's.
 struct DerivedWeights {
   std::map<std::string, std::vector<float>> vectors;  // norms and biases, by name without prefix
@@ -25,8 +47,9 @@ struct DerivedWeights {
   quant::QuantScheme scheme = {};
 };
 
-/// Keeps base alive. Error{kInternal} where a replacement has another size than what it replaces.
-std::shared_ptr<const BaseModel> derive_model(std::shared_ptr<const BaseModel> base,
+/// Keeps base's numbers alive; a rotated base gives a rotated model. Error{kInternal} where a
+/// replacement has another size than what it replaces.
+std::shared_ptr<const BaseModel> derive_model(const std::shared_ptr<const BaseModel>& base,
                                               DerivedWeights weights);
 
 }  // namespace qalof::runtime

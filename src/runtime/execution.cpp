@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "runtime/rotation.h"
 
 namespace qalof::runtime {
 
@@ -43,12 +44,14 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
                                                    ParallelFor& parallel,
                                                    const ExecutionOptions& options) {
   std::shared_ptr<Execution> run(new Execution());
+  base = model_for(base, plan.scheme);
   std::map<int, int> served_by;   // weight width -> adapter width
   std::set<int> merged, learned;  // adapter widths
   const std::size_t num_linears = base->linears().size();
   QALOF_CHECK(plan.linears.size() == num_linears, ErrorKind::kInternal,
               "plan has {} linears, expected {}", plan.linears.size(), num_linears);
   run->calls_.resize(num_linears);
+  run->rotated_.resize(base->rotation() ? num_linears : 0);
   for (std::size_t i = 0; i < num_linears; ++i) {
     LinearCall& call = run->calls_[i];
     call.precision = plan.linears[i];
@@ -68,6 +71,19 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
     }
     call.lora = adapted.lora;
     call.range.clip = adapted.clip;
+    if (call.lora != nullptr && base->rotation()) {
+      const LoraLinear& lora = *adapters->by_width.at(*serving)->linears[i];
+      const model::LinearSpec& spec = base->linears()[i];
+      RotatedPair pair = base->rotation()->rotate_pair(i, lora.a().data(), lora.b().data(),
+                                                       lora.rank(), lora.view().scaling);
+      RotatedLora& rotated = run->rotated_[i];
+      rotated.pair =
+          std::make_unique<LoraLinear>(lora.rank(), lora.view().scaling, std::move(pair.a),
+                                       std::move(pair.b), spec.in, spec.out);
+      rotated.bias = std::move(pair.bias);
+      call.lora = &rotated.pair->view();
+      if (!rotated.bias.empty()) call.bias = rotated.bias.data();
+    }
     if (adapted.weight) {
       call.weight = adapted.weight->view;
       run->adapter_weights_.push_back(std::move(adapted.weight));

@@ -32,13 +32,15 @@ const Head* serving_head(const BaseModel& base, const AdapterSet* adapters, int 
 class Execution {
  public:
   /// Resolves a plan on a base with adapters (null: none). Packs weights of widths not used before.
-  /// Throws Error{kUnsupported} where the base is a packed file that does not hold a width.
+  /// Throws Error{kUnsupported} where the base is a packed file that does not hold a width, or
+  /// where a rotated scheme meets a size of the model without a Hadamard matrix.
   static std::shared_ptr<const Execution> create(std::shared_ptr<const BaseModel> base,
                                                  quant::PrecisionPlan plan,
                                                  std::shared_ptr<const AdapterSet> adapters,
                                                  ParallelFor& parallel,
                                                  const ExecutionOptions& options = {});
 
+  /// The model that runs: the one given, or its rotated form where the plan's scheme is rotated.
   const BaseModel& base() const { return *base_; }
   const quant::PrecisionPlan& plan() const { return plan_; }
   const LinearCall& linear(std::size_t index) const { return calls_[index]; }
@@ -66,6 +68,12 @@ class Execution {
   quant::PrecisionPlan plan_;
   std::vector<LinearCall> calls_;
   std::vector<std::shared_ptr<const OwnedMatrix>> adapter_weights_;  // that calls_ point into
+  // Of linears with an adapter in a rotated model.
+  struct RotatedLora {
+    std::unique_ptr<LoraLinear> pair;
+    std::vector<float> bias;
+  };
+  std::vector<RotatedLora> rotated_;
   KvPrecision kv_;
   quant::BitWidth embedding_width_, lm_head_width_;
   const Head* qa_head_ = nullptr;

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "kernels/hadamard.h"
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
 
@@ -112,6 +113,7 @@ void run_linear(const LinearCall& call, const kernels::RowInput& input, std::siz
       kernels::swiglu(input.x, input.up, m * k, input.result, parallel);
       break;
   }
+  if (input.hadamard != nullptr) input.hadamard->apply(input.result, m, k, 1, parallel);
   run_linear(call, input.result, m, y, workspace, parallel);
 }
 

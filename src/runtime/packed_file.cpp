@@ -11,6 +11,7 @@
 #include "runtime/checked_file.h"
 #include "runtime/codebook_weights.h"
 #include "runtime/packed_layout.h"
+#include "runtime/rotation.h"
 
 namespace qalof::runtime {
 
@@ -349,6 +350,10 @@ PackedModel open_packed_file(const std::string& path, ParallelFor& parallel) {
   std::optional<Head> qa = file->read_head("qa_outputs", 2, config.hidden);
   std::optional<Head> score = file->read_head("score", 0, config.hidden);
   auto source = std::make_unique<PackedSource>(file, config);
+  if (source->scheme().rotated) {
+    for (const model::TensorSpec& spec : folded_tensors(config))
+      file->read(spec.name, io::DType::kF32, spec.shape, parallel);
+  }
   packed.lm_head_bits = source->lm_head_widths();
   QALOF_CHECK(!packed.plan.scheme || *packed.plan.scheme == source->scheme(),
               ErrorKind::kCorruptFile, "{}: the plan's scheme is {}, the file's {}", path,

@@ -11,6 +11,7 @@
 #include "runtime/codebook_weights.h"
 #include "runtime/packed_file.h"
 #include "runtime/packed_layout.h"
+#include "runtime/rotation.h"
 
 namespace qalof::runtime {
 
@@ -192,10 +193,9 @@ bool owns_weights(const PackRequest& request) {
                      [](const auto& entry) { return owns_weights(*entry.second); });
 }
 
-// A linear at a width in the request's scheme, as its adapter has it; the bytes it took.
-std::uint64_t add_linear(Writer& writer, const PackRequest& request, std::size_t linear, int bits,
-                         ParallelFor& parallel) {
-  const BaseModel& base = *request.base;
+// A linear of base at a width in the request's scheme, as its adapter has it; the bytes it took.
+std::uint64_t add_linear(Writer& writer, const BaseModel& base, const PackRequest& request,
+                         std::size_t linear, int bits, ParallelFor& parallel) {
   const Adapter* adapter = serving_adapter(request, bits);
   const model::LinearSpec& spec = base.linears()[linear];
   const std::string prefix = width_prefix(spec.name, bits);
@@ -225,7 +225,10 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
   QALOF_CHECK(!request.plan || !request.plan->scheme || *request.plan->scheme == request.scheme,
               ErrorKind::kUsage, "{}: scheme {} contradicts scheme {}", request.plan->source,
               quant::to_string(*request.plan->scheme), quant::to_string(request.scheme));
-  const BaseModel& base = *request.base;
+  const std::shared_ptr<const BaseModel> model = model_for(request.base, request.scheme);
+  const BaseModel& base = *model;
+  QALOF_CHECK(request.scheme.rotated == (base.rotation() != nullptr), ErrorKind::kInternal,
+              "{}: a rotated model in scheme {}", path, quant::to_string(request.scheme));
   const WeightSource& source = base.source();
   const model::ModelConfig& config = base.config();
   Writer writer;
@@ -239,6 +242,12 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
     if (spec.shape.size() == 1)
       writer.add_f32(spec.name, spec.shape, *source.tensor_f32(spec.name));
   }
+  if (base.rotation()) {
+    const std::vector<const std::vector<float>*> values = base.rotation()->folded_values();
+    std::size_t next = 0;
+    for (const model::TensorSpec& spec : folded_tensors(config))
+      writer.add_f32(spec.name, spec.shape, *values[next++]);
+  }
   writer.add_head("qa_outputs", base.qa_head(), config.hidden);
   writer.add_head("score", base.class_head(), config.hidden);
 
@@ -249,7 +258,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
     const model::LinearSpec& spec = base.linears()[i];
     summary.weights += spec.in * spec.out;
     for (const int bits : widths[i]) {
-      width_bytes[bits] += add_linear(writer, request, i, bits, parallel);
+      width_bytes[bits] += add_linear(writer, base, request, i, bits, parallel);
     }
   }
   for (const int bits : lm_head_widths(request)) {

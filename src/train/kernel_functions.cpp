@@ -19,15 +19,6 @@ std::size_t rows(const at::Tensor& tensor) { return static_cast<std::size_t>(ten
 std::size_t cols(const at::Tensor& tensor) { return static_cast<std::size_t>(tensor.size(1)); }
 std::size_t count(const at::Tensor& tensor) { return static_cast<std::size_t>(tensor.numel()); }
 
-// Pointers travel through saved_data, which holds integers.
-template <typename T>
-void save_pointer(AutogradContext* ctx, const char* name, const T* pointer) {
-  ctx->saved_data[name] = static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(pointer));
-}
-template <typename T>
-T* saved_pointer(AutogradContext* ctx, const char* name) {
-  return reinterpret_cast<T*>(static_cast<std::intptr_t>(ctx->saved_data[name].toInt()));
-}
 KernelResources& resources_of(AutogradContext* ctx) {
   return *saved_pointer<KernelResources>(ctx, "resources");
 }
@@ -157,6 +148,7 @@ Variable LinearFunction::forward(AutogradContext* ctx, const Variable& x, const 
                                  const LinearArguments& arguments) {
   KernelResources& resources = *arguments.resources;
   runtime::LinearCall call = arguments.linear->call;
+  if (is_given(bias)) call.bias = data(bias);
   const bool has_lora = is_given(a) && !arguments.merged;
   runtime::LoraView lora;
   if (has_lora) {
@@ -180,9 +172,7 @@ Variable LinearFunction::forward(AutogradContext* ctx, const Variable& x, const 
   ctx->saved_data["merged"] = arguments.merged;
   ctx->saved_data["learns_clip"] = is_given(clip);
   save_pointer(ctx, "resources", &resources);
-  // Values of these are in arguments.linear, their gradients need no input.
-  (void)bias;
-  (void)steps;
+  (void)steps;  // their values are in arguments.linear, their gradient needs no input
   return y;
 }
 
@@ -275,7 +265,7 @@ NormGradient norm_gradient(AutogradContext* ctx, std::size_t gamma_index, const 
   const at::Tensor beside = skip.defined() ? skip.contiguous() : at::Tensor();
   NormGradient result{at::empty_like(x), {}, {}};
   KernelResources& resources = resources_of(ctx);
-  const bool is_rms = resources.config->norm == model::NormKind::kRms;
+  const bool is_rms = ctx->saved_data["is_rms"].toBool();
   if (ctx->needs_input_grad(gamma_index) || ctx->needs_input_grad(gamma_index + 1)) {
     result.dgamma = at::zeros_like(gamma);
     if (!is_rms) result.dbeta = at::zeros_like(gamma);
@@ -301,7 +291,8 @@ Variable LayerNormFunction::forward(AutogradContext* ctx, const Variable& x, con
                                     const Variable& beta, KernelResources* resources) {
   at::Tensor y = at::empty_like(x), stats = at::empty({x.size(0), 2}, x.options());
   const float eps = resources->config->norm_epsilon;
-  if (resources->config->norm == model::NormKind::kRms) {
+  const bool is_rms = !is_given(beta);
+  if (is_rms) {
     kernels::rms_norm(data(x), rows(x), cols(x), data(gamma), eps, mutable_data(y),
                       mutable_data(stats), *resources->parallel);
   } else {
@@ -309,6 +300,7 @@ Variable LayerNormFunction::forward(AutogradContext* ctx, const Variable& x, con
                         mutable_data(stats), *resources->parallel);
   }
   ctx->save_for_backward({x, gamma, stats});
+  ctx->saved_data["is_rms"] = is_rms;
   save_pointer(ctx, "resources", resources);
   return y;
 }
@@ -324,7 +316,8 @@ variable_list AddNormFunction::forward(AutogradContext* ctx, const Variable& x,
   at::Tensor sum = at::empty_like(x), y = at::empty_like(x);
   at::Tensor stats = at::empty({x.size(0), 2}, x.options());
   const float eps = resources->config->norm_epsilon;
-  if (resources->config->norm == model::NormKind::kRms) {
+  const bool is_rms = !is_given(beta);
+  if (is_rms) {
     kernels::add_rms_norm(data(x), data(added), rows(x), cols(x), data(gamma), eps,
                           mutable_data(sum), mutable_data(y), mutable_data(stats),
                           *resources->parallel);
@@ -334,6 +327,7 @@ variable_list AddNormFunction::forward(AutogradContext* ctx, const Variable& x,
                             *resources->parallel);
   }
   ctx->save_for_backward({sum, gamma, stats});
+  ctx->saved_data["is_rms"] = is_rms;
   ctx->set_materialize_grads(false);
   save_pointer(ctx, "resources", resources);
   return {sum, y};

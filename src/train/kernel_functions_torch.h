@@ -32,6 +32,16 @@ struct KernelResources {
   std::vector<float> gradient_scales;
 };
 
+/// Pointers travel through saved_data, which holds integers.
+template <typename T>
+void save_pointer(AutogradContext* ctx, const char* name, const T* pointer) {
+  ctx->saved_data[name] = static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(pointer));
+}
+template <typename T>
+T* saved_pointer(AutogradContext* ctx, const char* name) {
+  return reinterpret_cast<T*>(static_cast<std::intptr_t>(ctx->saved_data[name].toInt()));
+}
+
 /// Stands for "no such tensor" where a function takes a fixed number of them.
 at::Tensor no_tensor();
 MatrixView matrix(const at::Tensor& tensor);
@@ -74,8 +84,9 @@ struct LinearArguments {
   KernelResources* resources = nullptr;
 };
 
-/// x [tokens, in] -> [tokens, out]. a, b: LoRA pair or no_tensor(); weight, bias: where the base
-/// trains; steps, clip: offsets of learned values (QuantizerParams) or no_tensor().
+/// x [tokens, in] -> [tokens, out]. a, b: LoRA pair or no_tensor(); weight: where the base trains;
+/// bias: where it depends on parameters, else that of the call is added; steps, clip: offsets of
+/// learned values (QuantizerParams) or no_tensor().
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& a,
                           const Variable& b, const Variable& weight, const Variable& bias,
@@ -84,7 +95,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// The config's norm; beta is no_tensor() for RMS norm.
+/// Layer norm; RMS norm where beta is no_tensor().
 struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& gamma,
                           const Variable& beta, KernelResources* resources);

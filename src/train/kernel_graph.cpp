@@ -2,9 +2,10 @@
 #include <map>
 #include <tuple>
 
+#include "core/error.h"
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
-#include "train/kernel_functions_torch.h"
+#include "train/rotation_functions_torch.h"
 
 namespace qalof::train {
 
@@ -33,21 +34,6 @@ class KernelGraph final : public Graph {
               ParallelFor& parallel, GradientPrecision gradient)
       : base_(std::move(base)), trainable_(trainable), resources_(base_->config(), parallel) {
     resources_.gradient = gradient;
-    if (trainable_ != nullptr) return;
-    auto view = [](const std::vector<float>& values) {
-      if (values.empty()) return no_tensor();
-      // The base outlives the view and nothing writes to it.
-      return at::from_blob(const_cast<float*>(values.data()),
-                           {static_cast<std::int64_t>(values.size())});
-    };
-    auto norm = [&](const runtime::BaseModel::Norm& source) {
-      return NormParams{view(source.gamma), view(source.beta)};
-    };
-    for (std::size_t layer = 0; layer < base_->config().num_layers; ++layer) {
-      frozen_.attention_norms.push_back(norm(base_->attention_norm(layer)));
-      frozen_.mlp_norms.push_back(norm(base_->mlp_norm(layer)));
-    }
-    frozen_.final_norm = norm(base_->final_norm());
   }
 
   at::Device device() const override { return at::kCPU; }
@@ -59,14 +45,17 @@ class KernelGraph final : public Graph {
     }
     at::Tensor rows = at::empty({static_cast<std::int64_t>(batch.tokens()),
                                  static_cast<std::int64_t>(base_->config().hidden)});
-    base_->embed(batch.ids, batch.positions, plan.embedding, rows.mutable_data_ptr<float>());
+    model_of(plan.scheme)
+        .embed(batch.ids, batch.positions, plan.embedding, rows.mutable_data_ptr<float>());
     return rows;
   }
 
   at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch, const GraphPlan& plan,
                     const NetworkView& view, std::vector<at::Tensor>* blocks) override {
     const model::ModelConfig& config = base_->config();
-    const BaseParams& params = trainable_ != nullptr ? *trainable_ : frozen_;
+    const runtime::BaseModel& base = model_of(plan.scheme);
+    const runtime::Rotation* rotation = base.rotation().get();
+    const BaseParams& params = trainable_ != nullptr ? *trainable_ : frozen_norms(base);
     at::Tensor offsets = at::empty({static_cast<std::int64_t>(batch.offsets.size())}, at::kLong);
     std::copy(batch.offsets.begin(), batch.offsets.end(), offsets.mutable_data_ptr<std::int64_t>());
     at::Tensor angles;  // of rotary positions [tokens, head_dim]
@@ -92,20 +81,33 @@ class KernelGraph final : public Graph {
         parts.push_back(linear(index, normed, plan, view));
       at::Tensor qkv = parts.size() == 1 ? parts.front() : at::cat(parts, 1);
       if (config.rotary) qkv = RotaryFunction::apply(qkv, angles, &resources_);
+      if (rotation != nullptr && rotation->after_positions() != nullptr) {
+        qkv = turned(qkv, *rotation->after_positions(), config.num_heads + config.num_kv_heads);
+      }
       const AttentionArguments arguments{&plan.k_bits[layer], &plan.v_bits[layer], plan.ste_clip,
                                          &resources_};
       const at::Tensor attended = AttentionFunction::apply(qkv, offsets, arguments);
       add_and_norm(linear(steps.attention_out, attended, plan, view), params.mlp_norms[layer]);
       const at::Tensor inner = linear(steps.mlp_in.front(), normed, plan, view);
-      const at::Tensor activated =
+      at::Tensor activated =
           config.activation == model::Activation::kGelu
               ? GeluFunction::apply(inner, &resources_)
               : SwiGluFunction::apply(inner, linear(steps.mlp_in[1], normed, plan, view),
                                       &resources_);
+      if (rotation != nullptr) activated = turned(activated, rotation->inner(), 1);
+      const at::Tensor added = linear(steps.mlp_out, activated, plan, view);
       const bool last = layer + 1 == config.num_layers;
-      add_and_norm(linear(steps.mlp_out, activated, plan, view),
-                   last ? params.final_norm : params.attention_norms[layer + 1]);
-      if (blocks != nullptr) blocks->push_back(residual);
+      if (rotation != nullptr && last) {
+        residual = turned(residual + added, rotation->residual(), 1, /*inverse=*/true);
+        normed = LayerNormFunction::apply(residual, params.final_norm.gamma, params.final_norm.beta,
+                                          &resources_);
+      } else {
+        add_and_norm(added, last ? params.final_norm : params.attention_norms[layer + 1]);
+      }
+      if (blocks == nullptr) continue;
+      const bool is_turned = rotation != nullptr && !last;
+      blocks->push_back(is_turned ? turned(residual, rotation->residual(), 1, /*inverse=*/true)
+                                  : residual);
     }
     return normed;
   }
@@ -160,6 +162,38 @@ class KernelGraph final : public Graph {
   // Linear, weight bits, activation bits, scheme.
   using Key = std::tuple<std::size_t, int, int, quant::QuantScheme>;
 
+  const runtime::BaseModel& model_of(const quant::QuantScheme& scheme) const {
+    QALOF_CHECK(!scheme.rotated || trainable_ == nullptr, ErrorKind::kUnsupported,
+                "scheme {}: a base that trains cannot be rotated", quant::to_string(scheme));
+    return *runtime::model_for(base_, scheme);
+  }
+
+  // The norms of a frozen base alone; views, for nothing writes to them and the base outlives them.
+  const BaseParams& frozen_norms(const runtime::BaseModel& base) {
+    BaseParams& params = frozen_[&base];
+    if (params.final_norm.gamma.defined()) return params;
+    auto view = [](const std::vector<float>& values) {
+      if (values.empty()) return no_tensor();
+      return at::from_blob(const_cast<float*>(values.data()),
+                           {static_cast<std::int64_t>(values.size())});
+    };
+    auto norm = [&](const runtime::BaseModel::Norm& source) {
+      return NormParams{view(source.gamma), view(source.beta)};
+    };
+    for (std::size_t layer = 0; layer < base.config().num_layers; ++layer) {
+      params.attention_norms.push_back(norm(base.attention_norm(layer)));
+      params.mlp_norms.push_back(norm(base.mlp_norm(layer)));
+    }
+    params.final_norm = norm(base.final_norm());
+    return params;
+  }
+
+  at::Tensor turned(const at::Tensor& x, const kernels::Hadamard& hadamard, std::size_t blocks,
+                    bool inverse = false) {
+    return HadamardFunction::apply(
+        x, HadamardArguments{&hadamard, blocks, inverse, resources_.parallel});
+  }
+
   at::Tensor linear(std::size_t index, const at::Tensor& x, const GraphPlan& plan,
                     const NetworkView& view) {
     LinearArguments arguments;
@@ -174,12 +208,23 @@ class KernelGraph final : public Graph {
                            ? &own(index, plan, view, quantizer)
                            : &prepared(index, plan.linears[index], plan.scheme);
     auto given = [](const at::Tensor& tensor) { return tensor.defined() ? tensor : no_tensor(); };
-    const bool trains = trainable_ != nullptr;
-    return LinearFunction::apply(x, has_lora ? view.lora[index].a : no_tensor(),
-                                 has_lora ? view.lora[index].b : no_tensor(),
-                                 trains ? trainable_->weights[index] : no_tensor(),
-                                 trains ? trainable_->biases[index] : no_tensor(),
-                                 given(quantizer.steps), given(quantizer.clip), arguments);
+    at::Tensor a = no_tensor(), b = no_tensor(), weight = no_tensor(), bias = no_tensor();
+    if (has_lora) {
+      a = view.lora[index].a;
+      b = view.lora[index].b;
+      if (const runtime::Rotation* rotation = model_of(plan.scheme).rotation().get()) {
+        const auto pair = RotatePairFunction::apply(a, b, rotation, index, view.lora_scaling);
+        a = pair[0];
+        b = pair[1];
+        bias = pair[2];
+      }
+    }
+    if (trainable_ != nullptr) {
+      weight = trainable_->weights[index];
+      bias = trainable_->biases[index];
+    }
+    return LinearFunction::apply(x, a, b, weight, bias, given(quantizer.steps),
+                                 given(quantizer.clip), arguments);
   }
 
   const KernelLinear& prepared(std::size_t index, quant::Precision precision,
@@ -191,8 +236,9 @@ class KernelGraph final : public Graph {
       const at::Tensor& bias = trainable_->biases[index];
       entry.linear.call.bias = is_given(bias) ? bias.const_data_ptr<float>() : nullptr;
     } else {
-      use(base_->packed(index, precision, scheme, *resources_.parallel), precision, entry);
-      const std::vector<float>& bias = base_->bias(index);
+      const runtime::BaseModel& base = model_of(scheme);
+      use(base.packed(index, precision, scheme, *resources_.parallel), precision, entry);
+      const std::vector<float>& bias = base.bias(index);
       entry.linear.call.bias = bias.empty() ? nullptr : bias.data();
     }
     entry.linear.call.range = runtime::activation_range(scheme);
@@ -349,7 +395,7 @@ class KernelGraph final : public Graph {
 
   std::shared_ptr<const runtime::BaseModel> base_;
   const BaseParams* trainable_;
-  BaseParams frozen_;  // norms alone
+  std::map<const runtime::BaseModel*, BaseParams> frozen_;
   KernelResources resources_;
   std::map<Key, Entry> linears_;
   // By the adapter's memory, too: it outlives the graph.

@@ -203,6 +203,17 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
   QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUnsupported,
               "--scheme {}: is for evaluation alone, training has seed and the group schemes",
               quant::to_string(scheme));
+  QALOF_CHECK(!scheme.rotated || options.method != Method::kFull, ErrorKind::kUnsupported,
+              "--scheme {}: --method full trains the weights that rot turns, expected a scheme "
+              "without rot",
+              quant::to_string(scheme));
+  const bool owns_weights = options.adapter_form == AdapterForm::kMerged ||
+                            options.learn_steps == LearnSteps::kWeights ||
+                            options.learn_steps == LearnSteps::kAll;
+  QALOF_CHECK(!scheme.rotated || !owns_weights, ErrorKind::kUnsupported,
+              "--scheme {}: rot is not implemented with --adapter_form merged or --learn_steps "
+              "weights, expected a scheme without rot",
+              quant::to_string(scheme));
   if (options.kv_bits) {
     QALOF_CHECK(quant::is_legal(quant::BitWidth{*options.kv_bits}), ErrorKind::kUsage,
                 "--kv_bits: found {}, expected 2..8, 16 or 32", *options.kv_bits);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "runtime/transpose.h"
 
 namespace qalof::train {
 
@@ -16,13 +17,7 @@ class MemorySource final : public runtime::WeightSource {
   std::vector<float> linear_f32(std::size_t linear) const override {
     const model::LinearSpec& spec = linears_[linear];
     const std::vector<float>& stored = tensors_.at(spec.name + ".weight").values;
-    if (!spec.conv1d) return stored;
-    std::vector<float> weights(stored.size());
-    for (std::size_t i = 0; i < spec.in; ++i) {
-      for (std::size_t o = 0; o < spec.out; ++o)
-        weights[o * spec.in + i] = stored[i * spec.out + o];
-    }
-    return weights;
+    return spec.conv1d ? runtime::transposed(stored, spec.in, spec.out) : stored;
   }
   std::unique_ptr<runtime::OwnedMatrix> linear_packed(std::size_t, quant::Precision,
                                                       quant::QuantScheme,

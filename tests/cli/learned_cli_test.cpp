@@ -26,12 +26,12 @@ TEST_F(LearnedCliTest, WhatWasLearnedRunsInDirectoriesAndPackedFiles) {
   GTEST_SKIP() << "no qalof-train";
 #endif
   const std::string out = dir_.file("out"), packed = dir_.file("packed");
-  const ProgramRun trained = run(
-      "train --threads 1 --method switch --bit_widths 8 4 --max_steps 3 --warmup_steps 0 "
-      "--max_train_samples 12 --max_seq_length 64 --doc_stride 16 --learning_rate 0.02 "
-      "--adapter_form merged --learn_steps all --train_file " QALOF_SOURCE_DIR
-      "/assets/nano/data/train.json --output_dir " +
-      out + " --model_name_or_path " + model());
+  const ProgramRun trained =
+      run("train --threads 1 --method switch --bit_widths 8 4 --max_steps 3 --warmup_steps 0 "
+          "--max_train_samples 12 --max_seq_length 64 --doc_stride 16 --learning_rate 0.02 "
+          "--adapter_form merged --learn_steps all --train_file " QALOF_SOURCE_DIR
+          "/assets/nano/data/train.json --output_dir " +
+          out + " --model_name_or_path " + model());
   ASSERT_EQ(trained.code, 0) << trained.err;
   const Json described = read_json_file(out + "/qalof.json");
   EXPECT_EQ(described["adapter_form"], "merged");

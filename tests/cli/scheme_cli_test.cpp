@@ -41,6 +41,25 @@ TEST_F(SchemeCliTest, APackedFileRunsInItsSchemeAndHeadWithTheDirectorysTokens) 
   EXPECT_EQ(generate(packed, "--precision 4 --scheme g64")["ids"], found["ids"]);
 }
 
+TEST_F(SchemeCliTest, RotatedModelsRunFromDirectoriesAndFiles) {
+  const std::string packed = quantize("rot.qalof", "--bit_widths 8 4 --scheme tuned+rot");
+  EXPECT_EQ(last_["scheme"], "g64-asym+aasym+ag64+mse+rot");
+  const Json found = generate(packed, "--precision 4");
+  EXPECT_EQ(found["precision"], "w4a4kv4, scheme g64-asym+aasym+ag64+mse+rot");
+  EXPECT_EQ(found["ids"], generate(directory(), "--precision 4 --scheme tuned+rot")["ids"]);
+  const std::string data = QALOF_SOURCE_DIR "/assets/nano/data/text.txt";
+  const std::string calibration =
+      " --task lm --line_by_line --calibration_samples 4 --calibration_file " + data;
+  quantize("gptq.qalof", "--ptq gptq --precision 4 --scheme rot" + calibration);
+  EXPECT_EQ(last_["scheme"], "seed+rot");
+  EXPECT_EQ(generate(dir_.file("gptq.qalof"), "")["precision"], "w4a4kv4, scheme seed+rot");
+  const ProgramRun smooth =
+      run("quantize --ptq smoothquant --precision 8 --scheme rot --output " + dir_.file("x") +
+          " --model_name_or_path " + directory() + calibration);
+  EXPECT_EQ(smooth.code, 3);
+  EXPECT_NE(smooth.err.find("--ptq smoothquant"), std::string::npos);
+}
+
 TEST_F(SchemeCliTest, ContradictionsAndWhatAFileLacksAreErrors) {
   const std::string packed = quantize("g32.qalof", "--bit_widths 4 --scheme g32-asym");
   const auto code = [&](const std::string& flags) {

@@ -151,9 +151,9 @@ INSTANTIATE_TEST_SUITE_P(Methods, ResumeTest,
                                            "curriculum_self", "joint_cascaded", "cpt_cascaded",
                                            "random_cascaded", "curriculum_cascaded",
                                            "switch_residual", "switch_learned", "joint_merged",
-                                           "curriculum_merged_learned", "random_learned_cascaded", "lora_by_length",
-                                           "switch_classification", "full_classification",
-                                           "joint_teacher_classification"),
+                                           "curriculum_merged_learned", "random_learned_cascaded",
+                                           "lora_by_length", "switch_classification",
+                                           "full_classification", "joint_teacher_classification"),
                          [](const auto& name) { return std::string(name.param); });
 
 TEST(Resume, ACheckpointOfAnotherShapeIsRefused) {

@@ -1,0 +1,46 @@
+// AVX2: the Hadamard transform.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "kernels/hadamard_row.h"
+#include "kernels/kernel_table.h"
+
+namespace qalof::kernels {
+
+namespace {
+
+struct EightFloats {
+  using Vector = __m256;
+  static constexpr std::size_t kLanes = 8;
+  static __m256 load(const float* at) { return _mm256_loadu_ps(at); }
+  static void store(float* at, __m256 value) { _mm256_storeu_ps(at, value); }
+  static __m256 add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+  static __m256 sub(__m256 a, __m256 b) { return _mm256_sub_ps(a, b); }
+  // The partner of every lane plus the lane itself, negated where it is the second of its pair.
+  static __m256 near(__m256 x) {
+    const __m256 minus = _mm256_set1_ps(-0.0F), plus = _mm256_setzero_ps();
+    x = _mm256_add_ps(_mm256_permute_ps(x, 0b10110001),
+                      _mm256_xor_ps(x, _mm256_blend_ps(plus, minus, 0b10101010)));
+    x = _mm256_add_ps(_mm256_permute_ps(x, 0b01001110),
+                      _mm256_xor_ps(x, _mm256_blend_ps(plus, minus, 0b11001100)));
+    return _mm256_add_ps(_mm256_permute2f128_ps(x, x, 1),
+                         _mm256_xor_ps(x, _mm256_blend_ps(plus, minus, 0b11110000)));
+  }
+};
+
+void multiply(const float* factors, std::size_t count, float* x) {
+  std::size_t i = 0;
+  for (; i + 8 <= count; i += 8)
+    _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(factors + i)));
+  for (; i < count; ++i) x[i] *= factors[i];
+}
+
+}  // namespace
+
+void set_avx2_hadamard(KernelTable& table) {
+  table.multiply = multiply;
+  table.hadamard = transform_row<EightFloats>;
+}
+
+}  // namespace qalof::kernels
+#endif

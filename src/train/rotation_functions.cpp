@@ -1,0 +1,69 @@
+#include "train/rotation_functions_torch.h"
+
+namespace qalof::train {
+
+namespace {
+
+at::Tensor turned(const at::Tensor& x, const kernels::Hadamard& hadamard, std::size_t blocks,
+                  bool inverse, ParallelFor& parallel) {
+  at::Tensor y = x.clone(at::MemoryFormat::Contiguous);
+  const auto rows = static_cast<std::size_t>(y.size(0)), cols = static_cast<std::size_t>(y.size(1));
+  float* values = y.mutable_data_ptr<float>();
+  if (inverse) {
+    hadamard.invert(values, rows, cols, blocks, parallel);
+  } else {
+    hadamard.apply(values, rows, cols, blocks, parallel);
+  }
+  return y;
+}
+
+}  // namespace
+
+Variable HadamardFunction::forward(AutogradContext* ctx, const Variable& x,
+                                   const HadamardArguments& arguments) {
+  save_pointer(ctx, "hadamard", arguments.hadamard);
+  save_pointer(ctx, "parallel", arguments.parallel);
+  ctx->saved_data["blocks"] = static_cast<std::int64_t>(arguments.blocks);
+  ctx->saved_data["inverse"] = arguments.inverse;
+  return turned(x, *arguments.hadamard, arguments.blocks, arguments.inverse, *arguments.parallel);
+}
+
+variable_list HadamardFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const auto blocks = static_cast<std::size_t>(ctx->saved_data["blocks"].toInt());
+  return {
+      turned(grads[0], *saved_pointer<const kernels::Hadamard>(ctx, "hadamard"), blocks,
+             !ctx->saved_data["inverse"].toBool(), *saved_pointer<ParallelFor>(ctx, "parallel")),
+      at::Tensor()};
+}
+
+variable_list RotatePairFunction::forward(AutogradContext* ctx, const Variable& a,
+                                          const Variable& b, const runtime::Rotation* rotation,
+                                          std::size_t linear, double scaling) {
+  const runtime::RotatedPair pair =
+      rotation->rotate_pair(linear, a.const_data_ptr<float>(), b.const_data_ptr<float>(),
+                            static_cast<std::size_t>(a.size(0)), static_cast<float>(scaling));
+  const at::Tensor rotated_b = to_tensor(pair.b, b.sizes().vec());
+  ctx->save_for_backward({a, rotated_b});
+  save_pointer(ctx, "rotation", rotation);
+  ctx->saved_data["linear"] = static_cast<std::int64_t>(linear);
+  ctx->saved_data["scaling"] = scaling;
+  return {to_tensor(pair.a, a.sizes().vec()), rotated_b,
+          to_tensor(pair.bias, {static_cast<std::int64_t>(pair.bias.size())})};
+}
+
+variable_list RotatePairFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const variable_list saved = ctx->get_saved_variables();
+  const at::Tensor &a = saved[0], &rotated_b = saved[1];
+  at::Tensor da = grads[0].clone(at::MemoryFormat::Contiguous);
+  at::Tensor db = grads[1].clone(at::MemoryFormat::Contiguous);
+  const at::Tensor dbias = grads[2].contiguous();
+  saved_pointer<const runtime::Rotation>(ctx, "rotation")
+      ->rotate_pair_backward(
+          static_cast<std::size_t>(ctx->saved_data["linear"].toInt()), a.const_data_ptr<float>(),
+          rotated_b.const_data_ptr<float>(), static_cast<std::size_t>(a.size(0)),
+          static_cast<float>(ctx->saved_data["scaling"].toDouble()), dbias.const_data_ptr<float>(),
+          da.mutable_data_ptr<float>(), db.mutable_data_ptr<float>());
+  return {da, db, at::Tensor(), at::Tensor(), at::Tensor()};
+}
+
+}  // namespace qalof::train

@@ -1,0 +1,31 @@
+// Autograd functions of rotated models (docs/numerics.md, "Rotation").
+#pragma once
+
+#include "runtime/rotation.h"
+#include "train/kernel_functions_torch.h"
+
+namespace qalof::train {
+
+struct HadamardArguments {
+  const kernels::Hadamard* hadamard = nullptr;
+  std::size_t blocks = 1;
+  bool inverse = false;
+  ParallelFor* parallel = nullptr;
+};
+/// x with its first blocks * order columns turned, block by block.
+struct HadamardFunction : torch::autograd::Function<HadamardFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& x,
+                          const HadamardArguments& arguments);
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads);
+};
+
+/// {a, b, bias} of Rotation::rotate_pair from a pair in the base's own basis; bias is no_tensor()
+/// where the linear has none.
+struct RotatePairFunction : torch::autograd::Function<RotatePairFunction> {
+  static variable_list forward(AutogradContext* ctx, const Variable& a, const Variable& b,
+                               const runtime::Rotation* rotation, std::size_t linear,
+                               double scaling);
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads);
+};
+
+}  // namespace qalof::train

@@ -1,0 +1,179 @@
+// Training in rotated schemes: the runtime's bits, and gradients of the base's own parameters that
+// are those without rotation where nothing is rounded.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "runtime/decoder.h"
+#include "support/error_of.h"
+#include "train/graph_torch.h"
+#include "train/loss_torch.h"
+#include "train/phases.h"
+#include "train/trainer.h"
+#include "train_test_util.h"
+
+namespace qalof::train {
+namespace {
+
+using qalof::testing::error_of;
+
+// f32 against f32 through two layers in another basis, relative to a gradient's largest element.
+constexpr double kTolerance = 2e-4;
+
+std::shared_ptr<const runtime::BaseModel> base_of(model::Family family) {
+  const qalof::testing::TempDir dir;
+  Json config = qalof::testing::tiny_config();
+  if (family == model::Family::kLlama) {
+    config = qalof::testing::tiny_llama_config();
+    config["intermediate_size"] = 96;
+  }
+  qalof::testing::write_model(dir.path(), config);
+  return runtime::BaseModel::load_directory(dir.path());
+}
+
+class RotationGraphTest : public ::testing::TestWithParam<model::Family> {
+ protected:
+  RotationGraphTest() : base_(base_of(GetParam())), pool_(2) {
+    at::set_num_threads(1);
+    for (const Example& example : tiny_examples(5)) batch_.add(example);
+    auto leaf = [&](const std::string& name, std::vector<std::int64_t> shape, float scale) {
+      const auto count = static_cast<std::size_t>(c10::multiply_integers(shape));
+      return to_tensor(qalof::testing::tensor_values(name, count, scale), shape)
+          .set_requires_grad(true);
+    };
+    for (const model::LinearSpec& spec : base_->linears()) {
+      const auto in = static_cast<std::int64_t>(spec.in), out = static_cast<std::int64_t>(spec.out);
+      view_.lora.push_back(
+          {leaf(spec.name + "a", {3, in}, 0.1F), leaf(spec.name + "b", {out, 3}, 0.1F)});
+    }
+    const auto hidden = static_cast<std::int64_t>(base_->config().hidden);
+    view_.head = {leaf("head", {2, hidden}, 0.3F), leaf("bias", {2}, 0.3F)};
+    view_.lora_scaling = 2;
+  }
+
+  quant::PrecisionPlan plan(const char* precision, const char* scheme) const {
+    quant::PrecisionPlan result = plan_of(precision, *base_);
+    result.scheme = quant::parse_scheme(scheme, "test");
+    return result;
+  }
+  std::vector<float> runtime_hidden(const quant::PrecisionPlan& plan) {
+    TrainOptions options;
+    options.lora_r = 3;
+    options.lora_alpha = 6;
+    auto set = std::make_shared<runtime::AdapterSet>();
+    set->by_width[0] = export_adapter({view_.lora, view_.head}, *base_, options);
+    const auto execution = runtime::Execution::create(base_, plan, set, pool_);
+    std::vector<runtime::Sequence> sequences;
+    for (std::size_t w = 0; w < batch_.windows(); ++w) {
+      sequences.push_back(
+          {std::span(batch_.ids)
+               .subspan(batch_.offsets[w], batch_.offsets[w + 1] - batch_.offsets[w])});
+    }
+    runtime::DecoderWorkspace workspace;
+    std::vector<float> hidden(batch_.tokens() * base_->config().hidden);
+    runtime::forward(*execution, sequences, workspace, hidden.data(), pool_);
+    return hidden;
+  }
+  // Of the span loss, for every pair and the head.
+  std::vector<at::Tensor> gradients(Graph& graph, const GraphPlan& plan) {
+    LossParts parts;
+    span_loss_of(graph.head_logits(graph.hidden(batch_, plan, view_), view_.head), {}, batch_,
+                 Distillation{}, 5, &parts)
+        .backward();
+    std::vector<at::Tensor> result;
+    const auto take = [&](const at::Tensor& leaf) {
+      result.push_back(leaf.grad().clone());
+      leaf.mutable_grad() = at::Tensor();
+    };
+    for (const LoraParams& lora : view_.lora) {
+      take(lora.a);
+      take(lora.b);
+    }
+    take(view_.head.weight);
+    return result;
+  }
+
+  std::shared_ptr<const runtime::BaseModel> base_;
+  ThreadPool pool_;
+  PackedBatch batch_;
+  NetworkView view_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Families, RotationGraphTest,
+                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+                         [](const auto& test) {
+                           return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
+                         });
+
+TEST_P(RotationGraphTest, HasTheRuntimesBits) {
+  const auto graph = make_kernel_graph(base_, nullptr, pool_);
+  for (const char* scheme : {"rot", "seed", "g32-asym+aasym+ag32+mse+rot"}) {
+    for (const char* precision : {"32", "16", "8", "4", "w4a8kv4"}) {
+      SCOPED_TRACE(fmt::format("{} {}", scheme, precision));
+      const quant::PrecisionPlan network = plan(precision, scheme);
+      const at::Tensor hidden = graph->hidden(batch_, GraphPlan(network, 0), view_);
+      EXPECT_TRUE(same_bytes(to_vector(hidden), runtime_hidden(network)));
+    }
+  }
+}
+
+TEST_P(RotationGraphTest, GradientsAt32BitsAreThoseWithoutRotation) {
+  const auto graph = make_kernel_graph(base_, nullptr, pool_);
+  const auto expected = gradients(*graph, GraphPlan(plan("32", "seed"), 0));
+  const auto found = gradients(*graph, GraphPlan(plan("32", "rot"), 0));
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const double scale = expected[i].abs().max().item<double>();
+    EXPECT_GT(scale, 0) << i;
+    EXPECT_LE((found[i] - expected[i]).abs().max().item<double>(), kTolerance * scale) << i;
+  }
+}
+
+// Residuals come in the base's own basis; layer norms do not see their means.
+TEST_P(RotationGraphTest, BlocksAreInTheBasesOwnBasis) {
+  const auto graph = make_kernel_graph(base_, nullptr, pool_);
+  std::vector<at::Tensor> expected, found;
+  graph->hidden(batch_, GraphPlan(plan("32", "seed"), 0), view_, &expected);
+  graph->hidden(batch_, GraphPlan(plan("32", "rot"), 0), view_, &found);
+  ASSERT_EQ(found.size(), base_->config().num_layers);
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    at::Tensor reference = expected[i];
+    if (GetParam() == model::Family::kGpt2)
+      reference = reference - reference.mean({-1}, /*keepdim=*/true);
+    EXPECT_LE((found[i] - reference).abs().max().item<double>(),
+              kTolerance * reference.abs().max().item<double>());
+  }
+}
+
+TEST_P(RotationGraphTest, TrainsAndRefusesToTrainTheBase) {
+  TrainOptions options;
+  options.method = Method::kLora;
+  options.task = runtime::Task::kQa;
+  options.lora_r = 3;
+  options.max_steps = 12;
+  options.learning_rate = 1e-2;
+  options.batch_size = 4;
+  options.threads = 2;
+  options.plan = plan("8", "rot");
+  const std::vector<Example> examples = tiny_examples(8);
+  const TrainResult result = train(base_, options, examples, {});
+  const auto& steps = result.phases.front().steps;
+  EXPECT_LT(steps.back().loss, steps.front().loss);
+  const TrainResult again = train(base_, options, examples, {});
+  EXPECT_TRUE(same_adapter(*result.weights.adapters.begin()->second,
+                           *again.weights.adapters.begin()->second));
+  options.method = Method::kFull;
+  const auto error = error_of([&] { make_phases(options, base_->target()); });
+  EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
+  EXPECT_NE(error.message.find("--method full"), std::string::npos);
+  FlatParameters flat;
+  const TrainableBase trainable(*base_, flat);
+  flat.build(at::kCPU);
+  const BaseParams params = trainable.bind(flat);
+  const auto graph = make_kernel_graph(base_, &params, pool_);
+  EXPECT_EQ(error_of([&] { graph->hidden(batch_, GraphPlan(plan("8", "rot"), 0), {}); }).kind,
+            ErrorKind::kUnsupported);
+}
+
+}  // namespace
+}  // namespace qalof::train
