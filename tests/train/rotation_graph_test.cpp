@@ -1,6 +1,7 @@
 // Training in rotated schemes: the runtime's bits, and gradients of the base's own parameters that
 // are those without rotation where nothing is rounded.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include "core/error.h"
