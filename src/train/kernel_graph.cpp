@@ -216,7 +216,7 @@ class KernelGraph final : public Graph {
         const auto pair = RotatePairFunction::apply(a, b, rotation, index, view.lora_scaling);
         a = pair[0];
         b = pair[1];
-        bias = pair[2];
+        if (is_given(pair[2])) bias = pair[2];
       }
     }
     if (trainable_ != nullptr) {
