@@ -87,7 +87,9 @@ class Writer {
       const std::int32_t id =
           sampler.sample(std::span<const float>(logits_).subspan(i * vocab, choices_), step);
       document.ids.push_back(id);
-      document.done = document.ids.size() == length_ || id == config().eos_token_id;
+      const std::vector<std::int64_t>& ends = config().eos_token_ids;
+      document.done =
+          document.ids.size() == length_ || std::find(ends.begin(), ends.end(), id) != ends.end();
     }
     return true;
   }
