@@ -37,10 +37,11 @@ class Graph {
   /// Final-normed hidden states [tokens, hidden] of embeddings, which need not be those of tokens.
   /// Differentiable in them, in the adapters of view and, where the base trains, in its tensors.
   /// blocks, where not null, receives the residual after each block, [tokens, hidden] each,
-  /// X(const at::Tensor& embedded, const PackedBatch& batch,
+  /// differentiable likewise; in a rotated scheme turned back into the base's own basis.
+  virtual at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch,
                             const GraphPlan& plan, const NetworkView& view,
                             std::vector<at::Tensor>* blocks = nullptr) = 0;
-                            /// Both for the batch's own tokens.
+  /// Both for the batch's own tokens.
                             at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan,
                                               const NetworkView& view,
                                               std::vector<at::Tensor>* blocks = nullptr) {
