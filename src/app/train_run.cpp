@@ -182,7 +182,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   const std::size_t num_phases = train::make_phases(options.train, handle.base->target()).size();
   Json identity = run_identity(options, handle);
   RunDirectory directory(options, identity, observer);
-  if (options.train_file == kTrainFileSelf) directory.claim();  // its text is written there
+  if (options.train_file == kTrainFileSelf) directory.claim(identity);  // its text is written there
   const std::vector<train::Example> examples = load_examples(options, handle, tokenizer, observer);
   std::size_t tokens = 0, longest = 0;
   for (const train::Example& example : examples) {

@@ -42,33 +42,28 @@ class Graph {
                             const GraphPlan& plan, const NetworkView& view,
                             std::vector<at::Tensor>* blocks = nullptr) = 0;
   /// Both for the batch's own tokens.
-                            at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan,
-                                              const NetworkView& view,
-                                              std::vector<at::Tensor>* blocks = nullptr) {
-                              return decode(embed(batch, plan), batch, plan, view, blocks);
-                            }
-                            /// Logits [rows, outputs] of a head in f32. Differentiable.
-                            virtual at::Tensor head_logits(const at::Tensor& hidden,
-                                                           const HeadParams& head) = 0;
-                            /// LM logits [rows, vocab] without autograd; the caller differentiates
-                            /// (losses.cpp) with the next two.
-                            virtual at::Tensor lm_logits(const at::Tensor& hidden,
-                                                         const GraphPlan& plan) = 0;
-                            /// The gradient [rows, hidden] of hidden given that of the logits.
-                            virtual at::Tensor lm_hidden_gradient(const at::Tensor& dlogits,
-                                                                  const GraphPlan& plan) = 0;
-                            /// Adds the gradient of the LM head to dhead [vocab, hidden].
-                            virtual void add_lm_head_gradient(const at::Tensor& dlogits,
-                                                              const at::Tensor& hidden,
-                                                              at::Tensor& dhead) = 0;
-                            /// The LM head's parameter where it trains (tied: wte), else undefined.
-                            virtual at::Tensor lm_head_parameter() const = 0;
-                            /// Tells that trainable base tensors have changed, so that packed forms
-                            /// of them are stale.
-                            virtual void weights_changed() {}
-                            /// Tells which step (0-based, of all phases) comes: random rounding is
-                            /// a function of it.
-                            virtual void begin_step(std::int64_t step) { (void)step; }
+  at::Tensor hidden(const PackedBatch& batch, const GraphPlan& plan, const NetworkView& view,
+                    std::vector<at::Tensor>* blocks = nullptr) {
+    return decode(embed(batch, plan), batch, plan, view, blocks);
+  }
+  /// Logits [rows, outputs] of a head in f32. Differentiable.
+  virtual at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) = 0;
+  /// LM logits [rows, vocab] without autograd; the caller differentiates
+  /// (losses.cpp) with the next two.
+  virtual at::Tensor lm_logits(const at::Tensor& hidden, const GraphPlan& plan) = 0;
+  /// The gradient [rows, hidden] of hidden given that of the logits.
+  virtual at::Tensor lm_hidden_gradient(const at::Tensor& dlogits, const GraphPlan& plan) = 0;
+  /// Adds the gradient of the LM head to dhead [vocab, hidden].
+  virtual void add_lm_head_gradient(const at::Tensor& dlogits, const at::Tensor& hidden,
+                                    at::Tensor& dhead) = 0;
+  /// The LM head's parameter where it trains (tied: wte), else undefined.
+  virtual at::Tensor lm_head_parameter() const = 0;
+  /// Tells that trainable base tensors have changed, so that packed forms
+  /// of them are stale.
+  virtual void weights_changed() {}
+  /// Tells which step (0-based, of all phases) comes: random rounding is
+  /// a function of it.
+  virtual void begin_step(std::int64_t step) { (void)step; }
 };
 
 /// How the CPU graph multiplies gradients by integer weights (TrainOptions::gradient_bits).
