@@ -210,6 +210,10 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
   const bool owns_weights = options.adapter_form == AdapterForm::kMerged ||
                             options.learn_steps == LearnSteps::kWeights ||
                             options.learn_steps == LearnSteps::kAll;
+  QALOF_CHECK(!scheme.rotated || options.init_lora != InitLora::kResidualSvd,
+              ErrorKind::kUnsupported,
+              "--scheme {}: rot is not implemented with --init_lora residual_svd, expected default",
+              quant::to_string(scheme));
   QALOF_CHECK(!scheme.rotated || !owns_weights, ErrorKind::kUnsupported,
               "--scheme {}: rot is not implemented with --adapter_form merged or --learn_steps "
               "weights, expected a scheme without rot",

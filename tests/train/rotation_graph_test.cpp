@@ -62,7 +62,7 @@ class RotationGraphTest : public ::testing::TestWithParam<model::Family> {
     options.lora_r = 3;
     options.lora_alpha = 6;
     auto set = std::make_shared<runtime::AdapterSet>();
-    set->by_width[0] = export_adapter({view_.lora, view_.head}, *base_, options);
+    set->by_width[0] = export_adapter({view_.lora, view_.head, {}}, *base_, options);
     const auto execution = runtime::Execution::create(base_, plan, set, pool_);
     std::vector<runtime::Sequence> sequences;
     for (std::size_t w = 0; w < batch_.windows(); ++w) {
