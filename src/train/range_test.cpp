@@ -13,6 +13,7 @@ namespace {
 constexpr std::int64_t kSteps = 32, kWarmup = 8;
 constexpr std::size_t kFirst = 4, kLast = 8;  // steps whose losses are averaged
 constexpr double kShare = 0.5;                // of the fall at max_bits
+constexpr double kLeastFall = 0.01;           // at max_bits, of the first losses
 constexpr int kFewestBits = 2;
 
 // One width, trained alone as `joint` does: batches do not depend on it.
@@ -71,9 +72,9 @@ RangeTest find_min_bits(const std::shared_ptr<const runtime::BaseModel>& base,
     return last.fall();
   };
   const double fall_at_top = add(options.max_bits);
-  QALOF_CHECK(fall_at_top > 0, ErrorKind::kUsage,
-              "--min_bits auto: the loss does not fall in {} steps at {} bits, so that no width "
-              "can be compared; give the number",
+  QALOF_CHECK(fall_at_top > kLeastFall * result.probes.front().first_loss, ErrorKind::kUsage,
+              "--min_bits auto: the loss does not fall by a hundredth in {} steps at {} bits, so "
+              "that no width can be compared; give the number",
               kSteps, options.max_bits);
   int bits = kFewestBits;
   while (bits < options.max_bits - 1 && add(bits) < kShare * fall_at_top) ++bits;

@@ -108,11 +108,13 @@ PassOutput TeacherCache::outputs(std::span<const Example> examples,
       if (kept_.contains(window)) continue;
       const auto first = static_cast<std::int64_t>(missing.offsets[next]);
       const auto rows = static_cast<std::int64_t>(examples[window].ids.size());
-      for (const at::Tensor& tensor : tensors)
-        fresh[window].push_back(tensor.narrow(0, first, rows));
-      // The logits, which stand last.
-      if (wanted_.last_logits)
-        fresh[window].back() = tensors.back().narrow(0, static_cast<std::int64_t>(next), 1);
+      for (const at::Tensor& tensor : tensors) {
+        // Logits stand last; a classifier's have a row per window.
+        const bool has_window_rows = wanted_.last_logits && &tensor == &tensors.back();
+        fresh[window].push_back(has_window_rows
+                                    ? tensor.narrow(0, static_cast<std::int64_t>(next), 1)
+                                    : tensor.narrow(0, first, rows));
+      }
       ++next;
     }
     last_.graph = output.graph;

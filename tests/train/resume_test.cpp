@@ -121,6 +121,7 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
     auto teacher = std::make_shared<TeacherModel>();
     TrainOptions lora = run_of(Method::kLora);
     lora.task = options.task;
+    lora.num_labels = options.num_labels;
     teacher->adapters = make_adapter_set(train(base, lora, examples, {}).weights);
     teacher->base = base;
     teacher->plan = plan_of("32", *base);
