@@ -25,7 +25,7 @@ TEST_F(LearnedCliTest, WhatWasLearnedRunsInDirectoriesAndPackedFiles) {
 #ifndef QALOF_HAS_TRAIN
   GTEST_SKIP() << "no qalof-train";
 #endif
-  const std::string out = dir_.file("out"), packed = dir_.file("packed");
+  const std::string out = dir_.file("trained"), packed = dir_.file("packed");
   const ProgramRun trained =
       run("train --threads 1 --method switch --bit_widths 8 4 --max_steps 3 --warmup_steps 0 "
           "--max_train_samples 12 --max_seq_length 64 --doc_stride 16 --learning_rate 0.02 "
