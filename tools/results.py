@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains and scores the rows of a suite, goes on where it stopped, and writes its table (docs/results.md).
+"""Trains and scores the rows of a suite, goes on where it stopped, and writes its table (docs/experiments.md).
 
     tools/results.py configs/nano --output_dir results/nano --seeds 1 2 3 --jobs 2 --threads 1
 

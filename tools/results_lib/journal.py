@@ -1,4 +1,4 @@
-"""The journal scores.jsonl: what was run and what every question scored (docs/results.md, "Journal")."""
+"""The journal scores.jsonl: what was run and what every question scored (docs/experiments.md, "Journal")."""
 import json
 import os
 import re

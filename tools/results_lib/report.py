@@ -195,7 +195,7 @@ def rules_text(results, conditions):
 
 def suite_text(results, entries, checks, conditions, threads):
     suite = results.suite
-    text = f"# {suite.title}\n\nWritten by `tools/results.py` from `{suite.name}`; see [results.md](results.md).\n\n"
+    text = f"# {suite.title}\n\nWritten by `tools/results.py` from `{suite.name}`; see [experiments.md](experiments.md).\n\n"
     text += rules_text(results, conditions).replace("{threads}", threads) + "\n" + table_text(entries)
     text += "\n## Checks\n\n" + "".join(f"- {'pass' if passed else 'FAIL'}: {line}\n" for passed, line in checks)
     chosen = choices_text(results)
@@ -218,7 +218,7 @@ def ablation_text(results, conditions, threads):
     table = suite.ablation
     precision = table.get("precision", "4")
     base, best = (f"{row}@{precision}" for row in (ablation.BASE, ablation.BEST))
-    text = f"# {suite.title}\n\nWritten by `tools/results.py` from `{suite.name}.toml`; see [results.md](results.md).\n\n"
+    text = f"# {suite.title}\n\nWritten by `tools/results.py` from `{suite.name}.toml`; see [experiments.md](experiments.md).\n\n"
     text += rules_text(results, conditions).replace("{threads}", threads)
     text += "\nAlone: F1 minus that of the row without options. In the best combination: what is lost without the option, or, " \
             "for one that was not kept, what changes with it. ± is one standard error.\n\n"

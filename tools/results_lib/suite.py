@@ -1,4 +1,4 @@
-"""Suites: which rows are trained and how they are scored (docs/results.md, "Suites")."""
+"""Suites: which rows are trained and how they are scored (docs/experiments.md, "Suites")."""
 import dataclasses
 import hashlib
 import json
