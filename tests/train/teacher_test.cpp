@@ -435,5 +435,24 @@ TEST(Teacher, OfAnotherShapeIsRefusedByName) {
   refused("has no span head");
 }
 
+TEST(Teacher, WithWeightsOfItsOwnIsRefusedByName) {
+  const auto base = tiny_base();
+  TrainOptions switched = short_run(Method::kSwitch);
+  switched.bit_widths = {8};
+  switched.adapter_form = AdapterForm::kMerged;
+  const auto teacher = std::make_shared<TeacherModel>();
+  teacher->name = "merged";
+  teacher->base = base;
+  teacher->plan = plan_of("8", *base);
+  teacher->adapters =
+      make_adapter_set(train(base, switched, tiny_examples(8, /*shortest=*/2), {}).weights);
+  TrainOptions options = short_run(Method::kLora);
+  options.teacher = teacher;
+  const auto error = error_of([&] { train(base, options, tiny_examples(8, /*shortest=*/2), {}); });
+  EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
+  EXPECT_NE(error.message.find("--teacher merged: its adapter w8"), std::string::npos)
+      << error.message;
+}
+
 }  // namespace
 }  // namespace qalof::train
