@@ -59,7 +59,7 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
                       ParallelFor& parallel, Observer& observer) {
   if (handle.adapters) {
     for (const auto& [width, adapter] : handle.adapters->by_width) {
-      QALOF_CHECK(!adapter->merged && !adapter->learned, ErrorKind::kUnsupported,
+      QALOF_CHECK(!runtime::owns_weights(*adapter), ErrorKind::kUnsupported,
                   "{}: the adapter of {} bits has weights of its own (merged, or with learned "
                   "quantizer values), --ptq smoothquant and gptq make weights of the base",
                   handle.adapters->path, width);

@@ -21,7 +21,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int kFewestBits = 2;
 constexpr const char* kRangeTest = "range_test";
 
 void check_options(const TrainRunOptions& options) {
@@ -175,7 +174,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     options.features.max_seq_length = config.max_positions;
     options.features.doc_stride = std::min(options.features.doc_stride, config.max_positions / 3);
   }
-  if (options.find_min_bits) options.train.min_bits = kFewestBits;  // until it is known
+  if (options.find_min_bits) options.train.min_bits = train::kFewestBits;  // until it is known
   if (options.train.task == runtime::Task::kClassification)
     choose_labels(options, handle, observer);
   // Flags that contradict each other are refused before anything is written.

@@ -51,6 +51,19 @@ std::vector<float> adapted_floats(const BaseModel& base, const Adapter& adapter,
   return weights;
 }
 
+std::unique_ptr<OwnedMatrix> pack_own_weights(const std::vector<float>& weights, std::size_t out,
+                                              std::size_t in, quant::Precision precision,
+                                              const quant::QuantScheme& scheme,
+                                              const LearnedLinear* learned, ParallelFor& parallel) {
+  if (learned == nullptr || learned->steps.empty())
+    return pack_weights(weights, out, in, precision, scheme.weights(), parallel);
+  return pack_codes(
+      quantize_with_steps(weights, out, in, precision.weight.bits, scheme, *learned, parallel),
+      precision, parallel);
+}
+
+bool owns_weights(const Adapter& adapter) { return adapter.merged || adapter.learned; }
+
 AdaptedLinear adapt_linear(const std::shared_ptr<const BaseModel>& base, const Adapter& adapter,
                            std::size_t linear, quant::Precision precision,
                            const quant::QuantScheme& scheme, ParallelFor& parallel) {
@@ -72,12 +85,7 @@ AdaptedLinear adapt_linear(const std::shared_ptr<const BaseModel>& base, const A
       base, linear, precision, weight_scheme, [&]() -> std::shared_ptr<const OwnedMatrix> {
         const model::LinearSpec& spec = base->linears()[linear];
         const std::vector<float> floats = adapted_floats(*base, adapter, linear, parallel);
-        if (!has_steps) {
-          return pack_weights(floats, spec.out, spec.in, precision, weight_scheme, parallel);
-        }
-        return pack_codes(quantize_with_steps(floats, spec.out, spec.in, precision.weight.bits,
-                                              scheme, *learned, parallel),
-                          precision, parallel);
+        return pack_own_weights(floats, spec.out, spec.in, precision, scheme, learned, parallel);
       });
   return result;
 }

@@ -16,6 +16,7 @@ namespace qalof::runtime {
 
 class BaseModel;
 struct Adapter;
+struct LearnedLinear;
 
 /// Packed weights made once per linear and precision. Thread-safe.
 class AdapterWeights {
@@ -64,6 +65,16 @@ struct AdaptedLinear {
 AdaptedLinear adapt_linear(const std::shared_ptr<const BaseModel>& base, const Adapter& adapter,
                            std::size_t linear, quant::Precision precision,
                            const quant::QuantScheme& scheme, ParallelFor& parallel);
+
+/// Packed weights of floats [out, in]: with learned steps where there are any, else as the scheme
+/// has it.
+std::unique_ptr<OwnedMatrix> pack_own_weights(const std::vector<float>& weights, std::size_t out,
+                                              std::size_t in, quant::Precision precision,
+                                              const quant::QuantScheme& scheme,
+                                              const LearnedLinear* learned, ParallelFor& parallel);
+
+/// Whether an adapter has more than pairs beside the base: merged weights or learned values.
+bool owns_weights(const Adapter& adapter);
 
 /// The float weights [out, in] behind a linear that an adapter serves: the base's, or the sum.
 std::vector<float> adapted_floats(const BaseModel& base, const Adapter& adapter, std::size_t linear,

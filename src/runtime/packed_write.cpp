@@ -186,24 +186,25 @@ const Adapter* serving_adapter(const PackRequest& request, int bits) {
   return serving ? request.adapters->by_width.at(*serving).get() : nullptr;
 }
 
-bool owns_weights(const Adapter& adapter) { return adapter.merged || adapter.learned; }
 bool owns_weights(const PackRequest& request) {
   return request.adapters &&
          std::any_of(request.adapters->by_width.begin(), request.adapters->by_width.end(),
                      [](const auto& entry) { return owns_weights(*entry.second); });
 }
 
-// A linear of base at a width in the request's scheme, as its adapter has it; the bytes it took.
-std::uint64_t add_linear(Writer& writer, const BaseModel& base, const PackRequest& request,
-                         std::size_t linear, int bits, ParallelFor& parallel) {
+// A linear of a model at a width in the request's scheme, as its adapter has it; the bytes it took.
+std::uint64_t add_linear(Writer& writer, const std::shared_ptr<const BaseModel>& model,
+                         const PackRequest& request, std::size_t linear, int bits,
+                         ParallelFor& parallel) {
+  const BaseModel& base = *model;
   const Adapter* adapter = serving_adapter(request, bits);
   const model::LinearSpec& spec = base.linears()[linear];
   const std::string prefix = width_prefix(spec.name, bits);
   if (!request.scheme.is_codebook()) {
     AdaptedLinear adapted;
     if (adapter != nullptr) {
-      adapted = adapt_linear(request.base, *adapter, linear, stored_precision(bits), request.scheme,
-                             parallel);
+      adapted =
+          adapt_linear(model, *adapter, linear, stored_precision(bits), request.scheme, parallel);
     }
     if (adapted.weight) return add_matrix(writer, prefix, adapted.weight->view);
     return add_matrix(writer, prefix,
@@ -258,7 +259,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
     const model::LinearSpec& spec = base.linears()[i];
     summary.weights += spec.in * spec.out;
     for (const int bits : widths[i]) {
-      width_bytes[bits] += add_linear(writer, base, request, i, bits, parallel);
+      width_bytes[bits] += add_linear(writer, model, request, i, bits, parallel);
     }
   }
   for (const int bits : lm_head_widths(request)) {

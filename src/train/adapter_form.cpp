@@ -12,4 +12,14 @@ double lora_scaling(const TrainOptions& options) {
   return options.lora_alpha / static_cast<double>(options.lora_r);
 }
 
+bool learns_steps(const TrainOptions& options) {
+  return options.learn_steps == LearnSteps::kWeights || options.learn_steps == LearnSteps::kAll;
+}
+bool learns_clips(const TrainOptions& options) {
+  return options.learn_steps == LearnSteps::kActivations || options.learn_steps == LearnSteps::kAll;
+}
+bool owns_weights(const TrainOptions& options) {
+  return options.adapter_form == AdapterForm::kMerged || learns_steps(options);
+}
+
 }  // namespace qalof::train

@@ -19,4 +19,10 @@ std::size_t adapter_rank(const TrainOptions& options, int bits);
 /// alpha / r of every adapter of a run.
 double lora_scaling(const TrainOptions& options);
 
+/// Whether steps of weights and clip factors of activations are learned at integer widths.
+bool learns_steps(const TrainOptions& options);
+bool learns_clips(const TrainOptions& options);
+/// Whether weights are quantized anew in every step: merged, or with steps that are learned.
+bool owns_weights(const TrainOptions& options);
+
 }  // namespace qalof::train

@@ -48,8 +48,8 @@ class Graph {
   }
   /// Logits [rows, outputs] of a head in f32. Differentiable.
   virtual at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) = 0;
-  /// LM logits [rows, vocab] without autograd; the caller differentiates
-  /// (losses.cpp) with the next two.
+  /// LM logits [rows, vocab] without autograd; the caller differentiates (losses.cpp) with the next
+  /// two.
   virtual at::Tensor lm_logits(const at::Tensor& hidden, const GraphPlan& plan) = 0;
   /// The gradient [rows, hidden] of hidden given that of the logits.
   virtual at::Tensor lm_hidden_gradient(const at::Tensor& dlogits, const GraphPlan& plan) = 0;
@@ -58,11 +58,10 @@ class Graph {
                                     at::Tensor& dhead) = 0;
   /// The LM head's parameter where it trains (tied: wte), else undefined.
   virtual at::Tensor lm_head_parameter() const = 0;
-  /// Tells that trainable base tensors have changed, so that packed forms
-  /// of them are stale.
+  /// Tells that trainable tensors of the base or of adapters have changed, so that packed forms of
+  /// them are stale.
   virtual void weights_changed() {}
-  /// Tells which step (0-based, of all phases) comes: random rounding is
-  /// a function of it.
+  /// Tells which step (0-based, of all phases) comes: random rounding is a function of it.
   virtual void begin_step(std::int64_t step) { (void)step; }
 };
 

@@ -291,16 +291,8 @@ class KernelGraph final : public Graph {
                             parallel);
       floats = &sum;
     }
-    const runtime::LearnedLinear& values = entry.linear.own.values;
-    if (values.steps.empty()) {
-      entry.owned =
-          runtime::pack_weights(*floats, spec.out, spec.in, precision, scheme.weights(), parallel);
-    } else {
-      entry.owned = runtime::pack_codes(
-          runtime::quantize_with_steps(*floats, spec.out, spec.in, precision.weight.bits, scheme,
-                                       values, parallel),
-          precision, parallel);
-    }
+    entry.owned = runtime::pack_own_weights(*floats, spec.out, spec.in, precision, scheme,
+                                            &entry.linear.own.values, parallel);
     use(entry.owned->view, precision, entry);
     const std::vector<float>& bias = base_->bias(index);
     entry.linear.call.bias = bias.empty() ? nullptr : bias.data();

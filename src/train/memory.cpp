@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "train/adapter_form.h"
 #include "train/phases.h"
 
 namespace qalof::train {
@@ -31,11 +32,8 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
       (full ? all_weights : at_once * options.lora_r * rank_weights) * (4 + 5) * kFloat;
   // Packed for the forward pass and dense for the backward pass, once per width.
   const std::uint64_t forms = widths * linear_weights * 2 * kFloat;
-  const bool owns = options.adapter_form == AdapterForm::kMerged ||
-                    options.learn_steps == LearnSteps::kWeights ||
-                    options.learn_steps == LearnSteps::kAll;
   // Floats to make codes of, and two weight gradients of the largest linear, which vanish beside.
-  const std::uint64_t floats = owns ? linear_weights * kFloat : 0;
+  const std::uint64_t floats = owns_weights(options) ? linear_weights * kFloat : 0;
   const std::uint64_t base = full ? 0 : all_weights * kFloat;  // the mapped file
 
   const std::uint64_t tokens = options.batch_size * tokens_per_window;

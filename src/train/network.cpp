@@ -145,12 +145,10 @@ BaseParams TrainableBase::bind(const FlatParameters& flat) const {
 }
 
 bool learns_steps(const TrainOptions& options, int bits) {
-  return bits <= 8 &&
-         (options.learn_steps == LearnSteps::kWeights || options.learn_steps == LearnSteps::kAll);
+  return bits <= 8 && learns_steps(options);
 }
 bool learns_clips(const TrainOptions& options, int bits) {
-  return bits <= 8 && (options.learn_steps == LearnSteps::kActivations ||
-                       options.learn_steps == LearnSteps::kAll);
+  return bits <= 8 && learns_clips(options);
 }
 
 std::shared_ptr<const QuantizerStart> quantizer_start(const runtime::BaseModel& base,

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "train/adapter_form.h"
 
 namespace qalof::train {
 
@@ -207,14 +208,11 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
               "--scheme {}: --method full trains the weights that rot turns, expected a scheme "
               "without rot",
               quant::to_string(scheme));
-  const bool owns_weights = options.adapter_form == AdapterForm::kMerged ||
-                            options.learn_steps == LearnSteps::kWeights ||
-                            options.learn_steps == LearnSteps::kAll;
   QALOF_CHECK(!scheme.rotated || options.init_lora != InitLora::kResidualSvd,
               ErrorKind::kUnsupported,
               "--scheme {}: rot is not implemented with --init_lora residual_svd, expected default",
               quant::to_string(scheme));
-  QALOF_CHECK(!scheme.rotated || !owns_weights, ErrorKind::kUnsupported,
+  QALOF_CHECK(!scheme.rotated || !owns_weights(options), ErrorKind::kUnsupported,
               "--scheme {}: rot is not implemented with --adapter_form merged or --learn_steps "
               "weights, expected a scheme without rot",
               quant::to_string(scheme));

@@ -14,7 +14,6 @@ constexpr std::int64_t kSteps = 32, kWarmup = 8;
 constexpr std::size_t kFirst = 4, kLast = 8;  // steps whose losses are averaged
 constexpr double kShare = 0.5;                // of the fall at max_bits
 constexpr double kLeastFall = 0.01;           // at max_bits, of the first losses
-constexpr int kFewestBits = 2;
 
 // One width, trained alone as `joint` does: batches do not depend on it.
 TrainOptions probe_options(const TrainOptions& options, int bits) {

@@ -10,6 +10,9 @@
 
 namespace qalof::train {
 
+/// Where probes begin.
+inline constexpr int kFewestBits = 2;
+
 /// A short training from the run's starting values at one width.
 struct RangeProbe {
   int bits = 0;

@@ -19,7 +19,7 @@ NetworkView view_of(const TeacherModel& teacher, const TrainOptions& options, at
     const auto serving = teacher.adapters->serving_width(teacher.plan.linears[i].weight.bits);
     if (!serving) continue;
     const runtime::Adapter& adapter = *teacher.adapters->by_width.at(*serving);
-    QALOF_CHECK(!adapter.merged && !adapter.learned, ErrorKind::kUnsupported,
+    QALOF_CHECK(!runtime::owns_weights(adapter), ErrorKind::kUnsupported,
                 "--teacher {}: its adapter w{} has weights or quantizers of its own, expected a "
                 "separate adapter without learned values",
                 teacher.name, *serving);
