@@ -90,9 +90,7 @@ class CascadeTest : public ::testing::TestWithParam<model::Family> {
 };
 INSTANTIATE_TEST_SUITE_P(Families, CascadeTest,
                          ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         [](const auto& test) {
-                           return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
-                         });
+                         family_name);
 
 TEST_P(CascadeTest, AWidthUsesTheFirstRanksOfOnePair) {
   const at::NoGradGuard no_grad;

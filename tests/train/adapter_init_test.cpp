@@ -95,9 +95,7 @@ class ResidualInit : public ::testing::TestWithParam<model::Family> {
 };
 INSTANTIATE_TEST_SUITE_P(Families, ResidualInit,
                          ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         [](const auto& test) {
-                           return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
-                         });
+                         family_name);
 
 TEST_P(ResidualInit, StandsForTheLargestPartOfWhatQuantizationLoses) {
   const at::NoGradGuard no_grad;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/classifier.h"
+#include "tensor_test_util.h"
 #include "train/loss_torch.h"
 #include "train/trainer.h"
 #include "train_test_util.h"
@@ -16,12 +17,6 @@ constexpr std::size_t kClasses = 3;
 at::Tensor random_tensor(const std::string& name, std::vector<std::int64_t> shape, float scale) {
   const auto count = static_cast<std::size_t>(c10::multiply_integers(shape));
   return to_tensor(qalof::testing::tensor_values(name, count, scale), shape);
-}
-
-double relative_error(const at::Tensor& found, const at::Tensor& expected) {
-  const at::Tensor reference = expected.to(at::kDouble);
-  return (found.to(at::kDouble) - reference).abs().max().item<double>() /
-         (reference.abs().max().item<double>() + 1e-12);
 }
 
 TrainOptions classification(Method method) {
@@ -65,9 +60,7 @@ class ClassificationTest : public ::testing::TestWithParam<model::Family> {
 };
 INSTANTIATE_TEST_SUITE_P(Families, ClassificationTest,
                          ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         [](const auto& test) {
-                           return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
-                         });
+                         family_name);
 
 TEST_P(ClassificationTest, LossIsThatOfAtenWithAndWithoutTeachers) {
   const auto rows = static_cast<std::int64_t>(batch_.windows());

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "runtime/decoder.h"
+#include "tensor_test_util.h"
 #include "train/loss_torch.h"
 #include "train/optimizer_torch.h"
 #include "train_test_util.h"
@@ -16,12 +17,6 @@ namespace {
 
 // f32 against f32 through two layers in another order of sums, relative to the largest element.
 constexpr double kFloatTolerance = 1e-4;
-
-double relative_error(const at::Tensor& found, const at::Tensor& expected) {
-  const at::Tensor reference = expected.to(at::kDouble);
-  const double scale = reference.abs().max().item<double>() + 1e-12;
-  return (found.to(at::kDouble) - reference).abs().max().item<double>() / scale;
-}
 
 struct Network {
   std::map<int, AdapterParams> adapters;
@@ -110,9 +105,7 @@ class GraphTest : public ::testing::TestWithParam<model::Family> {
 
 INSTANTIATE_TEST_SUITE_P(Families, GraphTest,
                          ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         [](const auto& test) {
-                           return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
-                         });
+                         family_name);
 
 std::vector<at::Tensor> take_gradients(const std::vector<at::Tensor>& leaves) {
   std::vector<at::Tensor> gradients;

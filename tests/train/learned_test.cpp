@@ -8,6 +8,7 @@
 #include "runtime/decoder.h"
 #include "runtime/packed_file.h"
 #include "support/error_of.h"
+#include "tensor_test_util.h"
 #include "train/kernel_functions_torch.h"
 #include "train/parameters_torch.h"
 #include "train/trainer.h"
@@ -17,12 +18,6 @@ namespace qalof::train {
 namespace {
 
 using qalof::testing::tensor_values;
-
-double relative_error(const at::Tensor& found, const at::Tensor& expected) {
-  const at::Tensor reference = expected.to(at::kDouble);
-  const double scale = reference.abs().max().item<double>() + 1e-12;
-  return (found.to(at::kDouble) - reference).abs().max().item<double>() / scale;
-}
 
 struct Case {
   const char* scheme;
@@ -225,19 +220,6 @@ TEST(LearnedLinear, GradientsEqualAutogradOfTheDefinition) {
   }
 }
 
-std::vector<float> hidden_of(const runtime::Execution& execution, const PackedBatch& batch) {
-  std::vector<runtime::Sequence> sequences;
-  for (std::size_t w = 0; w < batch.windows(); ++w) {
-    sequences.push_back(
-        {std::span(batch.ids).subspan(batch.offsets[w], batch.offsets[w + 1] - batch.offsets[w])});
-  }
-  runtime::DecoderWorkspace workspace;
-  std::vector<float> hidden(batch.tokens() * execution.base().config().hidden);
-  SerialFor serial;
-  runtime::forward(execution, sequences, workspace, hidden.data(), serial);
-  return hidden;
-}
-
 class LearnedTraining : public ::testing::TestWithParam<model::Family> {
  protected:
   LearnedTraining() : base_(tiny_base(GetParam())) {}
@@ -263,9 +245,7 @@ class LearnedTraining : public ::testing::TestWithParam<model::Family> {
 
 INSTANTIATE_TEST_SUITE_P(Families, LearnedTraining,
                          ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         [](const auto& test) {
-                           return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
-                         });
+                         family_name);
 
 // What a run hands out, put into the graph again and into the runtime, gives the same bits.
 TEST_P(LearnedTraining, GraphRuntimeAndPackedFileHaveTheSameBits) {
@@ -300,11 +280,11 @@ TEST_P(LearnedTraining, GraphRuntimeAndPackedFileHaveTheSameBits) {
         const at::Tensor found =
             graph->hidden(batch, GraphPlan(network.plan, 0), params.view(network));
         const auto expected =
-            hidden_of(*runtime::Execution::create(base_, network.plan, adapters, pool), batch);
+            runtime_hidden(*runtime::Execution::create(base_, network.plan, adapters, pool), batch);
         EXPECT_TRUE(same_bytes(to_vector(found), expected)) << network.name;
         if (network.head_width > 8) continue;
         EXPECT_EQ(weights.adapters.at(network.head_width)->learned.has_value(), true);
-        const auto mapped = hidden_of(
+        const auto mapped = runtime_hidden(
             *runtime::Execution::create(packed.base, network.plan, packed.adapters, pool), batch);
         EXPECT_TRUE(same_bytes(mapped, expected)) << network.name;
       }

@@ -64,16 +64,7 @@ class RotationGraphTest : public ::testing::TestWithParam<model::Family> {
     auto set = std::make_shared<runtime::AdapterSet>();
     set->by_width[0] = export_adapter({view_.lora, view_.head, {}}, *base_, options);
     const auto execution = runtime::Execution::create(base_, plan, set, pool_);
-    std::vector<runtime::Sequence> sequences;
-    for (std::size_t w = 0; w < batch_.windows(); ++w) {
-      sequences.push_back(
-          {std::span(batch_.ids)
-               .subspan(batch_.offsets[w], batch_.offsets[w + 1] - batch_.offsets[w])});
-    }
-    runtime::DecoderWorkspace workspace;
-    std::vector<float> hidden(batch_.tokens() * base_->config().hidden);
-    runtime::forward(*execution, sequences, workspace, hidden.data(), pool_);
-    return hidden;
+    return train::runtime_hidden(*execution, batch_);
   }
   // Of the span loss, for every pair and the head.
   std::vector<at::Tensor> gradients(Graph& graph, const GraphPlan& plan) {
@@ -102,9 +93,7 @@ class RotationGraphTest : public ::testing::TestWithParam<model::Family> {
 
 INSTANTIATE_TEST_SUITE_P(Families, RotationGraphTest,
                          ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         [](const auto& test) {
-                           return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
-                         });
+                         family_name);
 
 TEST_P(RotationGraphTest, HasTheRuntimesBits) {
   const auto graph = make_kernel_graph(base_, nullptr, pool_);

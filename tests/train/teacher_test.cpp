@@ -187,9 +187,7 @@ class TeacherTest : public ::testing::TestWithParam<model::Family> {
 
 INSTANTIATE_TEST_SUITE_P(Families, TeacherTest,
                          ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         [](const auto& test) {
-                           return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
-                         });
+                         family_name);
 
 TEST_P(TeacherTest, GradientsThroughBothGraphsAreThoseOfNumericDifferences) {
   std::vector<at::Tensor> leaves, exact_leaves;

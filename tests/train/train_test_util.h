@@ -1,6 +1,8 @@
 // A tiny model, windows and helpers shared by the tests of training.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstring>
 #include <memory>
 #include <string>
@@ -22,6 +24,11 @@ inline std::shared_ptr<const runtime::BaseModel> tiny_base(
                                               ? qalof::testing::tiny_config()
                                               : qalof::testing::tiny_llama_config());
   return runtime::BaseModel::load_directory(dir.path());
+}
+
+/// Of tests that run for each family.
+inline std::string family_name(const ::testing::TestParamInfo<model::Family>& test) {
+  return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
 }
 
 /// Windows of odd lengths, a one-token window (qa) or two-token window (lm) among them.

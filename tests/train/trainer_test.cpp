@@ -36,9 +36,7 @@ TrainOptions short_run(Method method) {
 class TrainFamilies : public ::testing::TestWithParam<model::Family> {};
 INSTANTIATE_TEST_SUITE_P(, TrainFamilies,
                          ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         [](const auto& test) {
-                           return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
-                         });
+                         family_name);
 
 TEST_P(TrainFamilies, SameSeedSameBytesWhateverTheNumberOfThreads) {
   const auto base = tiny_base(GetParam());
