@@ -11,7 +11,6 @@
 #include "core/memory.h"
 #include "train/batch.h"
 #include "train/graph_torch.h"
-#include "train/memory.h"
 #include "train/run_state_torch.h"
 #include "train/schedule.h"
 #include "train/step_torch.h"
@@ -59,14 +58,6 @@ class Trainer {
       check_teacher(options_, base_->config());
       check_examples(examples_, options_.teacher->base->config(), options_);
       teacher_ = std::make_unique<OutsideTeacher>(options_, device_, parallel_);
-    }
-    if (hooks_.observer != nullptr) {
-      std::size_t tokens = 0;
-      for (const Example& example : examples_) tokens += example.ids.size();
-      const std::uint64_t bytes =
-          estimate_training_bytes(base_->config(), options_, tokens / examples_.size());
-      hooks_.observer->info(
-          fmt::format("memory needed: about {} MB", (bytes + 999'999) / 1'000'000));
     }
   }
 
