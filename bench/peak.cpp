@@ -31,6 +31,7 @@ double best_seconds(const Body& body) {
 
 constexpr int kRounds = 50000;
 constexpr int kSums = 10;  // in flight, more than any latency needs
+constexpr int kTileRounds = 20000;
 
 #if defined(__x86_64__)
 // Separate variables: of an array the compiler would keep some in memory.
@@ -66,6 +67,26 @@ QALOF_PEAK(int8_avx512, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(),
 QALOF_PEAK(bf16_avx512, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(),
            sum = _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(other),
                                   reinterpret_cast<__m512bh>(other)))
+// One tile operation multiplies 16 x 64 bytes by 64 x 16; four sums are in flight.
+#define QALOF_TILE_PEAK(name, instruction)                               \
+  __attribute__((target("amx-tile,amx-int8,amx-bf16"))) void name() {    \
+    struct alignas(64) {                                                 \
+      std::uint8_t palette = 1, rest[15] = {};                           \
+      std::uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64}; \
+      std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};          \
+    } config;                                                            \
+    _tile_loadconfig(&config);                                           \
+    for (int i = 0; i < kTileRounds; ++i) {                              \
+      instruction(0, 4, 6);                                              \
+      instruction(1, 4, 7);                                              \
+      instruction(2, 5, 6);                                              \
+      instruction(3, 5, 7);                                              \
+    }                                                                    \
+    _tile_release();                                                     \
+  }
+QALOF_TILE_PEAK(int8_amx, _tile_dpbusd)
+QALOF_TILE_PEAK(bf16_amx, _tile_dpbf16ps)
+#undef QALOF_TILE_PEAK
 #undef QALOF_PEAK
 #undef QALOF_STEP
 #endif
@@ -77,6 +98,11 @@ double peak_gops([[maybe_unused]] Arithmetic arithmetic) {
   const Isa isa = kernels::active_isa();
   void (*body)() = f32_avx2;
   double per_step = 16;
+  if (isa == Isa::kAmx && arithmetic != Arithmetic::kF32) {
+    const bool bytes = arithmetic == Arithmetic::kInt8;
+    const double operations = 4.0 * kTileRounds * 2 * 16 * 16 * (bytes ? 64 : 32);
+    return operations / best_seconds(bytes ? int8_amx : bf16_amx) * 1e-9;
+  }
   if (arithmetic == Arithmetic::kInt8) {
     body = isa >= Isa::kAvx512Vnni ? int8_avx512 : int8_avx2;
     per_step = isa >= Isa::kAvx512Vnni ? 128 : 32;

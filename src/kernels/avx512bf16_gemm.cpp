@@ -24,7 +24,6 @@ struct Bf16Format : FloatFormat {
   }
 };
 
-// x holds bf16 numbers already, so nothing is rounded.
 void narrow_row(const float* x, std::size_t k, void* prepared) {
   auto* dst = static_cast<std::uint16_t*>(prepared);
   for (std::size_t i = 0; i < k; i += 16) {
@@ -41,7 +40,7 @@ void narrow_row(const float* x, std::size_t k, void* prepared) {
 
 void set_avx512bf16_gemm(KernelTable& table) {
   table.gemm_bf16 = multiply<Bf16Format>;
-  table.prepare_bf16 = {narrow_row, sizeof(std::uint16_t)};
+  table.prepare_bf16 = {narrow_row, sizeof(std::uint16_t), /*reads_x_too=*/false, /*rounds=*/true};
 }
 
 }  // namespace qalof::kernels

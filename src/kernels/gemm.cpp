@@ -22,13 +22,13 @@ struct Blocks {
   std::size_t num_rows, num_panels;  // blocks
 
   Blocks(std::size_t m, std::size_t n, std::size_t row_bytes, int threads) {
-    constexpr std::size_t kCacheBytes = 256 * 1024;
+    constexpr std::size_t kCacheBytes = 1024 * 1024;
     // A multiple of every tile's height, so that only the last block has a rest.
     constexpr std::size_t kTileRows = 24;
     const std::size_t panels_all = ceil_div(n, kPanelRows);
     rows = std::max(kTileRows,
                     kCacheBytes / std::max<std::size_t>(row_bytes, 1) / kTileRows * kTileRows);
-    rows = std::min(rows, std::size_t{384});
+    rows = std::min(rows, std::size_t{768});
     // Even blocks, so that the last one is not a sliver.
     if (m > 0) rows = ceil_div(ceil_div(m, ceil_div(m, rows)), kTileRows) * kTileRows;
     num_rows = ceil_div(m, rows);
@@ -138,6 +138,30 @@ struct RowPreparation {
 auto float_gemm(const KernelTable& table, WeightFormat format) {
   if (format == WeightFormat::kBf16) return table.gemm_bf16;
   return format == WeightFormat::kNarrowF32 ? table.gemm_narrow_f32 : table.gemm_f32;
+}
+
+FloatGemmBlock inner_block(const float* x, const LowRankInput& input, std::size_t row,
+                           std::size_t rows) {
+  FloatGemmBlock block{};
+  block.x = x + row * input.a.k;
+  block.rows = rows;
+  block.x_stride = input.a.k;
+  block.k = input.a.k;
+  block.panels = input.a.panels;
+  block.n = input.a.n;
+  block.alpha = 1.0F;
+  block.y = input.inner + row * input.a.n;
+  block.y_stride = input.a.n;
+  return block;
+}
+
+// Called after each row of begin .. end: multiplies a few rows while they are hot.
+void multiply_hot_rows(const KernelTable& table, const float* x, const LowRankInput& input,
+                       std::size_t begin, std::size_t row, std::size_t end) {
+  constexpr std::size_t kHotRows = 8;
+  const std::size_t hot = (row - begin) % kHotRows + 1;
+  if (hot != kHotRows && row + 1 != end) return;
+  float_gemm(table, input.a.format)(inner_block(x, input, row + 1 - hot, hot));
 }
 
 // The first product of an adapter beside few rows: too small for two threads, so one does it while
@@ -351,7 +375,8 @@ void gemm_f32(const float* x, std::size_t m, std::size_t x_stride, const PackedM
 }
 
 void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const PackedMatrix& w,
-               float* y, ParallelFor& parallel, const LowRankSum* sum) {
+               const float* bias, float* y, ParallelFor& parallel, const LowRankSum* sum,
+               const LowRankInput* input) {
   const KernelTable& table = active_table();
   const PrepareRow<float>& prepare = table.prepare_bf16;
   const bool narrow = prepare.run != nullptr;
@@ -367,11 +392,16 @@ void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const Packe
         for (std::size_t i = 0; i < w.k; ++i) scaled[i] = source[i] * x_scales[i];
         source = scaled;
       }
-      table.round_to_bf16(source, w.k, scaled);
-      if (narrow) prepare.run(scaled, w.k, prepared + row * stride);
+      if (prepare.rounds) {
+        prepare.run(source, w.k, prepared + row * stride);
+      } else {
+        table.round_to_bf16(source, w.k, scaled);
+        if (narrow) prepare.run(scaled, w.k, prepared + row * stride);
+      }
+      if (input != nullptr) multiply_hot_rows(table, x, *input, begin, row, end);
     }
   });
-  FloatProduct product{x, m, w.k, nullptr, 1.0F, false, sum, y};
+  FloatProduct product{x, m, w.k, bias, 1.0F, false, sum, y};
   if (!narrow) {
     product.x = reinterpret_cast<const float*>(prepared);
     product.x_stride = stride / sizeof(float);
@@ -440,21 +470,11 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
   std::int8_t* codes = keep ? at_least(codes_buffer, m * w.k) : nullptr;
   preparation.rows.codes = codes;
   // The adapter's first product: of many rows while they are hot, of few beside the weights.
-  constexpr std::size_t kFewRows = 4, kHotRows = 8;
+  constexpr std::size_t kFewRows = 4;
   const bool many = m > kFewRows;
-  const auto inner_block = [&](std::size_t row, std::size_t rows) {
-    FloatGemmBlock block{};
-    block.x = (input.op == RowInput::Op::kNone ? input.x : input.result) + row * w.k;
-    block.rows = rows;
-    block.x_stride = w.k;
-    block.k = w.k;
-    block.panels = adapter->a.panels;
-    block.n = adapter->a.n;
-    block.alpha = 1.0F;
-    block.y = inner + row * adapter->a.n;
-    block.y_stride = adapter->a.n;
-    return block;
-  };
+  const float* floats = input.op == RowInput::Op::kNone ? input.x : input.result;
+  LowRankInput first;
+  if (adapter != nullptr) first = {adapter->a, inner};
   for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
     // Of the thread that runs the task.
     thread_local std::vector<float> row_buffer;
@@ -465,9 +485,7 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
       if (keep) row_codes = codes + row * w.k;
       quantize_row(table, x, w.k, bits, range, row_codes, scales + row * x_groups);
       preparation.run(row_codes, row);
-      const std::size_t hot = (row - begin) % kHotRows + 1;
-      if (many && adapter != nullptr && (hot == kHotRows || row + 1 == end))
-        float_gemm(table, adapter->a.format)(inner_block(row + 1 - hot, hot));
+      if (many && adapter != nullptr) multiply_hot_rows(table, floats, first, begin, row, end);
     }
   });
   if (adapter == nullptr) {
@@ -475,7 +493,7 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
   }
   const LowRankSum sum = {inner, adapter->b, adapter->scaling};
   if (many) return multiply_rows(preparation, m, bias, &sum, nullptr, y, nullptr, parallel);
-  InnerProduct beside(inner_block(0, m), adapter->a.format);
+  InnerProduct beside(inner_block(floats, first, 0, m), adapter->a.format);
   multiply_rows(preparation, m, bias, &sum, &beside, y, nullptr, parallel);
 }
 

@@ -99,10 +99,18 @@ struct LowRankSum {
   float scaling = 1.0F;
 };
 
-/// y = bf16(x * x_scales) w^T for kBf16 weights: x [m, k] is scaled per column where x_scales [k]
-/// is not null, and rounded, on its way into the product. Sums as in gemm_f32. sum may be null.
+/// The product before it, inner = x a^T [m, r], made of x as it is while its rows are in the cache.
+struct LowRankInput {
+  PackedMatrix a;  // [r, k], f32_format(r)
+  float* inner = nullptr;
+};
+
+/// y = bf16(x * x_scales) w^T + bias for kBf16 weights: x [m, k] is scaled per column where
+/// x_scales [k] is not null, and rounded, on its way into the product. Sums as in gemm_f32. bias,
+/// sum and input may be null.
 void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const PackedMatrix& w,
-               float* y, ParallelFor& parallel, const LowRankSum* sum = nullptr);
+               const float* bias, float* y, ParallelFor& parallel, const LowRankSum* sum = nullptr,
+               const LowRankInput* input = nullptr);
 
 /// y [r, n] = alpha * a^T x for a [m, r] of few columns and x [m, n], both dense: x is read once,
 /// and every sum is one chain over ascending m.

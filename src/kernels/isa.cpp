@@ -6,6 +6,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 #include "core/error.h"
@@ -15,8 +19,8 @@ namespace qalof::kernels {
 
 namespace {
 
-constexpr Isa kAll[] = {Isa::kPortable, Isa::kAvx2,       Isa::kAvxVnni,
-                        Isa::kAvx512,   Isa::kAvx512Vnni, Isa::kAvx512Bf16};
+constexpr Isa kAll[] = {Isa::kPortable,   Isa::kAvx2,       Isa::kAvxVnni, Isa::kAvx512,
+                        Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmx};
 
 #if defined(__x86_64__)
 // Leaf 7, second part; compilers of our range do not all know a name for this bit.
@@ -24,6 +28,22 @@ bool has_avx_vnni() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return false;
   return (eax & (1U << 4)) != 0;
+}
+
+// Leaf 7: tiles, their products of bytes and of bfloat16; and Linux lends a process the registers
+// when it asks.
+bool has_amx() {
+#if defined(__linux__)
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  constexpr unsigned kNeeded = (1U << 22) | (1U << 24) | (1U << 25);
+  if ((edx & kNeeded) != kNeeded) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  static const bool lent = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return lent;
+#else
+  return false;
+#endif
 }
 
 bool x86_has(Isa isa) {
@@ -44,6 +64,8 @@ bool x86_has(Isa isa) {
       return x86_has(Isa::kAvx512) && __builtin_cpu_supports("avx512vnni");
     case Isa::kAvx512Bf16:
       return x86_has(Isa::kAvx512Vnni) && __builtin_cpu_supports("avx512bf16");
+    case Isa::kAmx:
+      return x86_has(Isa::kAvx512Bf16) && has_amx();
   }
   return false;
 }
@@ -79,6 +101,7 @@ KernelTable make_table(Isa isa) {
   }
   if (isa >= Isa::kAvx512Vnni) set_avx512vnni_int_gemm(table);
   if (isa >= Isa::kAvx512Bf16) set_avx512bf16_gemm(table);
+  if (isa >= Isa::kAmx) set_amx_gemm(table);
 #endif
   return table;
 }
@@ -106,6 +129,7 @@ std::atomic<const Choice*>& current() {
       {Isa::kAvx512, make_table(Isa::kAvx512)},
       {Isa::kAvx512Vnni, make_table(Isa::kAvx512Vnni)},
       {Isa::kAvx512Bf16, make_table(Isa::kAvx512Bf16)},
+      {Isa::kAmx, make_table(Isa::kAmx)},
   };
   static std::atomic<const Choice*> choice{&choices[static_cast<int>(initial_isa())]};
   return choice;
@@ -152,6 +176,8 @@ std::string_view to_string(Isa isa) {
       return "avx512vnni";
     case Isa::kAvx512Bf16:
       return "avx512bf16";
+    case Isa::kAmx:
+      return "amx";
   }
   return "unknown";
 }

@@ -14,7 +14,9 @@ namespace qalof::kernels {
 ///   kAvx512      AVX2 and AVX-512 F, BW, DQ, VL
 ///   kAvx512Vnni  and byte products of 512 bits
 ///   kAvx512Bf16  and bfloat16 products of 512 bits
-enum class Isa { kPortable, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAvx512Bf16 };
+///   kAmx         and byte and bfloat16 products of tiles (Linux, which is asked for their
+///   registers)
+enum class Isa { kPortable, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx };
 
 /// All sets this program knows, in the order of Isa.
 const std::vector<Isa>& known_isas();

@@ -71,6 +71,7 @@ struct PrepareRow {
   void (*run)(const T* x, std::size_t k, void* dst) = nullptr;
   std::size_t element_bytes = 0;
   bool reads_x_too = false;  // blocks of few rows read x itself
+  bool rounds = false;       // to bfloat16, with subnormal numbers as zeros
 };
 
 /// out[r, :] += sum over ascending j < counts of w[r, j] * v[j, :].
@@ -190,6 +191,11 @@ void set_avx512_attention(KernelTable& table);
 void set_avx512_hadamard(KernelTable& table);
 void set_avx512vnni_int_gemm(KernelTable& table);
 void set_avx512bf16_gemm(KernelTable& table);
+/// The same for AMX (tile, int8, bf16).
+void set_amx_gemm(KernelTable& table);
+/// What AMX leaves to AVX-512 VNNI.
+void avx512vnni_gemm(const IntGemmBlock& block, bool nibbles);
+void avx512vnni_gemm_grouped(const IntGemmBlock& block, bool nibbles);
 #endif
 
 /// The table of active_isa().

@@ -36,6 +36,17 @@ void add_lora(const LinearCall& call, const float* x, std::size_t m, float* y,
                     y, parallel);
 }
 
+// With the bits of rounding, multiplying and add_lora.
+void multiply_bf16(const LinearCall& call, const float* x, std::size_t m, float* y,
+                   LinearWorkspace& workspace, ParallelFor& parallel) {
+  if (call.lora == nullptr)
+    return kernels::gemm_bf16(x, m, nullptr, call.weight, call.bias, y, parallel);
+  const LoraView& lora = *call.lora;
+  const kernels::LowRankInput input = {lora.a, at_least(workspace.low_rank, m * lora.a.n)};
+  const kernels::LowRankSum sum = {input.inner, lora.b, lora.scaling};
+  kernels::gemm_bf16(x, m, nullptr, call.weight, call.bias, y, parallel, &sum, &input);
+}
+
 }  // namespace
 
 kernels::WeightFormat weight_format(quant::Precision precision, quant::QuantScheme scheme) {
@@ -70,6 +81,8 @@ void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y,
     kernels::gemm_int(codes, scales, m, w, call.bias, y, parallel, nullptr,
                       /*x_groups=*/call.range.group != 0);
     if (threshold > 0) kernels::add_outliers(x, m, threshold, w, y, parallel);
+  } else if (w.format == kernels::WeightFormat::kBf16 && call.precision.activation.bits == 16) {
+    return multiply_bf16(call, x, m, y, workspace, parallel);
   } else {
     const float* input = x;
     if (call.precision.activation.bits == 16) {

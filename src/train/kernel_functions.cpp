@@ -64,17 +64,22 @@ void mask_clipped(at::Tensor& gradient, const at::Tensor& x, double clip) {
 }  // namespace
 
 void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
-                       KernelResources& resources, float* dx, const kernels::LowRankSum* sum) {
+                       KernelResources& resources, float* dx, const kernels::LowRankSum* sum,
+                       const kernels::LowRankInput* input) {
   const kernels::PackedMatrix& w = weights.matrix;
   const float* dy_scales = weights.dy_scales.empty() ? nullptr : weights.dy_scales.data();
+  if (w.format == kernels::WeightFormat::kBf16) {
+    return kernels::gemm_bf16(dy.data, dy.rows, dy_scales, w, nullptr, dx, *resources.parallel, sum,
+                              input);
+  }
+  if (input != nullptr)
+    resources.gemm.multiply(dy, input->a, 1.0F, kernels::Accumulate::kStore, input->inner);
   if (w.format == kernels::WeightFormat::kF32) {
     resources.gemm.multiply(dy, w, 1.0F, kernels::Accumulate::kStore, dx);
     if (sum != nullptr) {
       resources.gemm.multiply({sum->inner, dy.rows, sum->b.k}, sum->b, sum->scaling,
                               kernels::Accumulate::kAdd, dx);
     }
-  } else if (w.format == kernels::WeightFormat::kBf16) {
-    kernels::gemm_bf16(dy.data, dy.rows, dy_scales, w, dx, *resources.parallel, sum);
   } else {
     std::vector<std::int8_t>& codes = resources.gradient_codes;
     std::vector<float>& scales = resources.gradient_scales;
@@ -195,9 +200,10 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
   const bool has_branch = is_given(a) && !merged;
   at::Tensor dsteps, dclip;
   at::Tensor dy_b;
+  kernels::LowRankInput input;  // dy_b = dy B
   if (has_branch) {
     dy_b = at::empty_like(low_rank);
-    gemm.multiply(matrix(dy), matrix(b), 1.0F, kStore, mutable_data(dy_b));
+    input = {pack_right(matrix(b), resources.b_panels, *resources.parallel), mutable_data(dy_b)};
   }
   if (ctx->needs_input_grad(0) || learns_clip) {
     dx = at::empty_like(x);
@@ -208,7 +214,7 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
       lora = {data(dy_b), pack_right(matrix(a), resources.a_panels, *resources.parallel), scaling};
     }
     multiply_gradient(matrix(dy), *linear.backward, resources, mutable_data(dx),
-                      lora.inner == nullptr ? nullptr : &lora);
+                      lora.inner == nullptr ? nullptr : &lora, has_branch ? &input : nullptr);
     if (learns_clip) {
       const double gradient =
           kernels::clip_gradient(data(x), rows(x), cols(x), a_bits, linear.call.range,
@@ -220,6 +226,8 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
     if (masked && has_branch) {
       gemm.multiply(matrix(dy_b), matrix(a), scaling, kernels::Accumulate::kAdd, mutable_data(dx));
     }
+  } else if (has_branch) {
+    gemm.multiply(matrix(dy), input.a, 1.0F, kStore, input.inner);
   }
   if (ctx->needs_input_grad(5) || (merged && is_given(a) && ctx->needs_input_grad(1))) {
     const at::Tensor none = no_tensor();
@@ -241,8 +249,8 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
   }
   if (ctx->needs_input_grad(3)) {
     dweight = at::empty_like(weight);
-    const at::Tensor input = quantized_input(x, linear.call, resources);
-    gemm.multiply_transposed(matrix(dy), matrix(input), 1.0F, kStore, mutable_data(dweight));
+    const at::Tensor real = quantized_input(x, linear.call, resources);
+    gemm.multiply_transposed(matrix(dy), matrix(real), 1.0F, kStore, mutable_data(dweight));
     if (clip > 0 && w_bits <= 8) mask_clipped(dweight, weight, clip);
   }
   if (ctx->needs_input_grad(4)) dbias = dy.sum(0);

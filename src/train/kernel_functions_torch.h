@@ -57,10 +57,12 @@ struct BackwardWeights {
   std::vector<std::int32_t> code_sums;  // [n]
 };
 
-/// dx = dy W, plus sum where it is not null. Not thread-safe.
+/// dx = dy W, plus sum where it is not null; input, where it is not null, is the product of dy that
+/// comes first. Not thread-safe.
 void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
                        struct KernelResources& resources, float* dx,
-                       const kernels::LowRankSum* sum = nullptr);
+                       const kernels::LowRankSum* sum = nullptr,
+                       const kernels::LowRankInput* input = nullptr);
 
 /// Floats and learned values behind the codes of a linear whose weights an adapter owns.
 struct OwnCodes {

@@ -340,8 +340,9 @@ class KernelGraph final : public Graph {
   void pack_backward(const kernels::PackedMatrix& w, BackwardWeights& backward) {
     using kernels::WeightFormat;
     const bool is_integer = w.format == WeightFormat::kInt8 || w.format == WeightFormat::kInt4;
-    int bits = is_integer ? resources_.gradient.bits : 32;
-    if (w.group != 0) bits = std::max(bits, 16);
+    const bool is_bf16 = w.format == WeightFormat::kBf16;
+    int bits = is_integer || is_bf16 ? resources_.gradient.bits : 32;
+    if (w.group != 0 || is_bf16) bits = std::max(bits, 16);
     ParallelFor& parallel = *resources_.parallel;
     kernels::PackedMatrix& matrix = backward.matrix;
     matrix = {};
@@ -358,8 +359,8 @@ class KernelGraph final : public Graph {
                         reinterpret_cast<float*>(backward.panels.data()), parallel);
       return;
     }
-    if (w.group != 0) {
-      // A scale per group of inputs cannot go to dy: the reals, rounded.
+    if (w.group != 0 || is_bf16) {
+      // A scale per group of inputs cannot go to dy: the reals, rounded where they are not bf16.
       const std::vector<float> reals =
           transposed(runtime::unpack_reals(w, parallel), w.n, w.k, parallel);
       kernels::pack_bf16(reals.data(), matrix.n, matrix.k,

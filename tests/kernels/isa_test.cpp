@@ -13,7 +13,7 @@ namespace {
 
 TEST(Isa, TextFormsRoundTrip) {
   for (const Isa isa : known_isas()) EXPECT_EQ(parse_isa(to_string(isa)), isa);
-  EXPECT_EQ(known_isas().size(), 6U);
+  EXPECT_EQ(known_isas().size(), 7U);
   EXPECT_EQ(parse_isa("avx512vnni"), Isa::kAvx512Vnni);
 }
 
@@ -26,7 +26,8 @@ TEST(Isa, AvailableSetsAreKnownInTheSameOrderAndImplyThoseTheyHold) {
   for (const auto& [wide, held] : {std::pair{Isa::kAvxVnni, Isa::kAvx2},
                                    {Isa::kAvx512, Isa::kAvx2},
                                    {Isa::kAvx512Vnni, Isa::kAvx512},
-                                   {Isa::kAvx512Bf16, Isa::kAvx512Vnni}}) {
+                                   {Isa::kAvx512Bf16, Isa::kAvx512Vnni},
+                                   {Isa::kAmx, Isa::kAvx512Bf16}}) {
     EXPECT_TRUE(!has(wide) || has(held)) << to_string(wide);
   }
 }
