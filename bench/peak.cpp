@@ -75,6 +75,7 @@ QALOF_PEAK(bf16_avx512, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(),
       std::uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64}; \
       std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};          \
     } config;                                                            \
+    asm volatile("" : : "r"(&config) : "memory");                        \
     _tile_loadconfig(&config);                                           \
     for (int i = 0; i < kTileRounds; ++i) {                              \
       instruction(0, 4, 6);                                              \
