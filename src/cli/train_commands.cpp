@@ -167,7 +167,7 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--max_grad_norm", train.max_grad_norm, "gradient clipping; 0 = none");
   line.option("--weight_decay", train.weight_decay, "decoupled weight decay of matrices");
   line.option("--kd_loss", kd_loss,
-              "distillation of logits: kl or mse; default: mse for joint, else kl");
+              "distillation of logits: kl or mse; default: mse among the widths of joint, else kl");
   line.option("--kd_alpha", train.kd_alpha, "kl: share of distillation beside hard labels");
   line.option("--kd_temperature", train.kd_temperature, "kl: temperature");
   line.option("--kd_beta", train.kd_beta, "mse: weight of distillation");

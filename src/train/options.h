@@ -93,7 +93,7 @@ struct TrainOptions {
   bool group_by_length = false;   // windows of like length in one step
   double max_grad_norm = 1.0;     // 0: no clipping
   double weight_decay = 0;        // on matrices only, not on biases and norms
-  std::optional<KdLoss> kd_loss;  // none: mse for joint, kl elsewhere
+  std::optional<KdLoss> kd_loss;  // none: mse among joint's widths, kl elsewhere
   double kd_alpha = 0.5;          // kl: the share of distillation
   double kd_temperature = 2;
   double kd_beta = 1;         // mse: the weight of distillation

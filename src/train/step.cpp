@@ -39,7 +39,10 @@ StepRunner::StepRunner(const StepContext& context)
       wanted_(context.options),
       phase_teacher_(wanted_, cache_limit(context.options, context.graph.device())) {
   const TrainOptions& options = context_.options;
-  const KdLoss usual = options.method == Method::kJoint ? KdLoss::kMse : KdLoss::kKl;
+  // Logits of a network that is trained already are far from a student's at its first steps: their
+  // squared error would drown the labels.
+  const bool among_widths = options.method == Method::kJoint && !options.teacher;
+  const KdLoss usual = among_widths ? KdLoss::kMse : KdLoss::kKl;
   distillation_ = {options.kd_alpha, options.kd_temperature, options.kd_loss.value_or(usual),
                    options.kd_beta};
 }
