@@ -2,13 +2,32 @@
 
 #include <malloc.h>
 
+#include <cstdint>
+#include <cstdlib>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace qalof {
 
-void keep_freed_memory() {
+void keep_freed_memory([[maybe_unused]] std::size_t expected_bytes) {
 #if defined(__GLIBC__)
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, -1);
   mallopt(M_TOP_PAD, 64 << 20);
+#if defined(__linux__)
+  // Freed, it stays the end of the heap, from which later allocations come.
+  constexpr std::uintptr_t kLargePage = std::uintptr_t{2} << 20;
+  void* block = expected_bytes < 2 * kLargePage ? nullptr : std::malloc(expected_bytes);
+  if (block == nullptr) return;
+  const std::uintptr_t begin =
+      (reinterpret_cast<std::uintptr_t>(block) + kLargePage - 1) & ~(kLargePage - 1);
+  const std::uintptr_t end =
+      (reinterpret_cast<std::uintptr_t>(block) + expected_bytes) & ~(kLargePage - 1);
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  std::free(block);
+#endif
 #endif
 }
 

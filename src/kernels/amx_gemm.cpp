@@ -81,10 +81,25 @@ void narrow_row(const float* x, std::size_t k, void* prepared) {
 // Below this a product reads its weights from memory most of the time.
 constexpr std::size_t kFewRowsAmx = 8, kFewRowsNibbles = 16;
 
+// What AVX-512 VNNI leaves to do.
+void add_low_rank(const IntGemmBlock& block) {
+  if (block.low_rank == nullptr) return;
+  for (std::size_t row = 0; row < block.rows; ++row) {
+    for (std::size_t first = 0; first < block.n; first += kWidth) {
+      float* y = block.y + row * block.y_stride + first;
+      const __mmask16 mask = panel_mask(block.n - first);
+      const __m512 value = low_rank_value(*block.low_rank, row, first);
+      _mm512_mask_storeu_ps(y, mask, _mm512_add_ps(_mm512_maskz_loadu_ps(mask, y), value));
+    }
+  }
+}
+
 template <typename Format, bool kNibbles>
 void multiply_int(const IntGemmBlock& block) {
-  if (block.rows < (kNibbles ? kFewRowsNibbles : kFewRowsAmx))
-    return avx512vnni_gemm(block, kNibbles);
+  if (block.rows < (kNibbles ? kFewRowsNibbles : kFewRowsAmx)) {
+    avx512vnni_gemm(block, kNibbles);
+    return add_low_rank(block);
+  }
   multiply_amx<Format>(block);
 }
 
@@ -92,7 +107,10 @@ template <template <typename> typename Format, template <bool> typename Grouped,
 void multiply_int_grouped(const IntGemmBlock& block) {
   // A stretch holds whole groups.
   const bool even = kStretchLines * kXBytesOfLine % block.group == 0;
-  if (block.rows < kFewRowsNibbles || !even) return avx512vnni_gemm_grouped(block, kNibbles);
+  if (block.rows < kFewRowsNibbles || !even) {
+    avx512vnni_gemm_grouped(block, kNibbles);
+    return add_low_rank(block);
+  }
   return block.x_group_scales == nullptr ? multiply_amx<Format<Grouped<false>>>(block)
                                          : multiply_amx<Format<Grouped<true>>>(block);
 }
@@ -100,6 +118,7 @@ void multiply_int_grouped(const IntGemmBlock& block) {
 }  // namespace
 
 void set_amx_gemm(KernelTable& table) {
+  table.adds_low_rank = true;
   table.gemm_int8 = multiply_int<AmxInt8<Int8Format>, false>;
   table.gemm_int4 = multiply_int<AmxInt4<Int4Format>, true>;
   table.gemm_int8_grouped = multiply_int_grouped<AmxInt8, GroupedInt8Format, false>;

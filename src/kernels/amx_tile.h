@@ -144,6 +144,17 @@ void add_products(const TileInput& input, std::size_t rows, std::size_t panels, 
 //   kLinesOfVector                  2 where a vector of the panel holds two lines
 //   lines(panel, begin, end, num_lines, buffer)  lines of a panel
 
+// 16 outputs of one row of LowRankBlock, with the bits of gemm_f32.
+[[maybe_unused]] inline __m512 low_rank_value(const LowRankBlock& added, std::size_t row,
+                                              std::size_t first) {
+  const float* inner = added.inner + row * added.rank;
+  const float* panel = added.panels + first * added.rank;
+  __m512 sum = _mm512_setzero_ps();
+  for (std::size_t i = 0; i < added.rank; ++i)
+    sum = _mm512_fmadd_ps(_mm512_set1_ps(inner[i]), _mm512_loadu_ps(panel + i * kWidth), sum);
+  return _mm512_mul_ps(sum, _mm512_set1_ps(added.scaling));
+}
+
 // What remains after the sums of one chunk.
 template <typename Format>
 struct ChunkEnd {
@@ -164,10 +175,19 @@ struct ChunkEnd {
     for_each([&](std::size_t at_row, std::size_t place, std::size_t first) {
       const std::size_t left = block.n - first;
       auto sum = Base::load(sums + place);
-      if constexpr (Format::kElementBytes == 1)
+      if constexpr (Format::kElementBytes == 1) {
         sum = _mm512_add_epi32(sum, Base::start(block, at_row, first, left));
-      Base::finish(block, at_row, first, left, sum);
+        if (block.y == nullptr) return Base::finish(block, at_row, first, left, sum);
+      }
+      store(at_row, first, Base::result(block, at_row, first, left, sum));
     });
+  }
+  void store(std::size_t at_row, std::size_t first, __m512 value) const {
+    float* y = block.y + at_row * block.y_stride + first;
+    if (block.low_rank != nullptr)
+      value = _mm512_add_ps(value, low_rank_value(*block.low_rank, at_row, first));
+    if (block.streams) return _mm512_stream_ps(y, value);
+    _mm512_mask_storeu_ps(y, panel_mask(block.n - first), value);
   }
   void add_group(const float* sums, std::size_t group, float* totals) const {
     for_each([&](std::size_t at_row, std::size_t place, std::size_t first) {
@@ -179,7 +199,9 @@ struct ChunkEnd {
   }
   void finish_groups(const float* totals) const {
     for_each([&](std::size_t at_row, std::size_t place, std::size_t first) {
-      Base::finish(block, at_row, first, block.n - first, Base::load_total(totals + place));
+      const std::size_t left = block.n - first;
+      store(at_row, first,
+            Base::result(block, at_row, first, left, Base::load_total(totals + place)));
     });
   }
 };
@@ -250,6 +272,8 @@ void multiply_amx(const typename Format::Base::Block& block) {
       multiply_panels_amx<Format>(block, tiles, row, rows, panel, panels);
     }
   }
+  // What went past the caches is there for other threads.
+  if (block.streams) _mm_sfence();
 }
 
 }  // namespace

@@ -33,18 +33,25 @@ struct IntFormat : Avx512Format {
       _mm512_mask_storeu_epi32(block.acc + row * block.y_stride + first, mask, sum);
       return;
     }
-    finish(block, row, first, left,
-           _mm512_mul_ps(_mm512_cvtepi32_ps(sum),
-                         _mm512_maskz_loadu_ps(mask, block.w_scales + first)));
+    _mm512_mask_storeu_ps(block.y + row * block.y_stride + first, mask,
+                          result(block, row, first, left, sum));
+  }
+  static __m512 result(const Block& block, std::size_t row, std::size_t first, std::size_t left,
+                       __m512i sum) {
+    const __m512 scales = _mm512_maskz_loadu_ps(panel_mask(left), block.w_scales + first);
+    return result(block, row, first, left, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scales));
   }
   // The same with weight scales applied.
   [[gnu::always_inline]] static void finish(const Block& block, std::size_t row, std::size_t first,
                                             std::size_t left, __m512 value) {
-    const __mmask16 mask = panel_mask(left);
+    _mm512_mask_storeu_ps(block.y + row * block.y_stride + first, panel_mask(left),
+                          result(block, row, first, left, value));
+  }
+  [[gnu::always_inline]] static __m512 result(const Block& block, std::size_t row,
+                                              std::size_t first, std::size_t left, __m512 value) {
     value = _mm512_mul_ps(value, _mm512_set1_ps(block.x_scales[row]));
-    if (block.bias != nullptr)
-      value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, block.bias + first));
-    _mm512_mask_storeu_ps(block.y + row * block.y_stride + first, mask, value);
+    if (block.bias == nullptr) return value;
+    return _mm512_add_ps(value, _mm512_maskz_loadu_ps(panel_mask(left), block.bias + first));
   }
 };
 

@@ -189,38 +189,54 @@ class InnerProduct {
   std::atomic<int> state_{kOpen};
 };
 
-// Calls multiply(row, rows, panel, outputs) for a block of y and adds the second product, if any;
-// few panels at a time, so that y is in the cache when it does. inner, if not null, is what the
-// second product waits for.
+// A block of y: rows, and outputs from a panel on.
+struct OutputBlock {
+  std::size_t row, rows, panel, n;
+};
+
+// Products whose y no cache would hold until it is read leave the caches to others.
+bool goes_past_caches(const KernelTable& table, std::size_t m, std::size_t n, const float* y) {
+  constexpr std::size_t kManyBytes = std::size_t{16} << 20;
+  return table.adds_low_rank && m * n * sizeof(float) >= kManyBytes && n % kPanelRows == 0 &&
+         reinterpret_cast<std::uintptr_t>(y) % 64 == 0;
+}
+
+// Calls multiply(block, low_rank) and has the second product added, if any: by the kernel, or few
+// panels at a time, so that y is in the cache. inner, if not null, is what the second product waits
+// for.
 template <typename Multiply>
-void multiply_and_add(const LowRankSum* sum, InnerProduct* inner, std::size_t row, std::size_t rows,
-                      std::size_t panel, std::size_t n, float* y, std::size_t y_stride,
-                      const Multiply& multiply) {
-  if (sum == nullptr) return multiply(row, rows, panel, n);
+void multiply_and_add(const LowRankSum* sum, InnerProduct* inner, const OutputBlock& block,
+                      float* y, std::size_t y_stride, const Multiply& multiply) {
+  if (sum == nullptr) return multiply(block, nullptr);
+  const std::size_t rank = sum->b.k;
+  if (active_table().adds_low_rank && inner == nullptr && sum->b.format == WeightFormat::kF32) {
+    const auto* panels = static_cast<const float*>(panel_at(sum->b, block.panel));
+    const LowRankBlock added = {sum->inner + block.row * rank, rank, panels, sum->scaling};
+    return multiply(block, &added);
+  }
   if (inner != nullptr) inner->start();
   constexpr std::size_t kOutputs = 12 * kPanelRows;
-  const std::size_t rank = sum->b.k;
-  for (std::size_t at = 0; at < n; at += kOutputs) {
-    const std::size_t outputs = std::min(kOutputs, n - at);
-    const std::size_t first = panel + at / kPanelRows;
+  for (std::size_t at = 0; at < block.n; at += kOutputs) {
+    const OutputBlock part = {block.row, block.rows, block.panel + at / kPanelRows,
+                              std::min(kOutputs, block.n - at)};
     // Comes from memory while the weights do, instead of after them.
-    const auto* adapter = static_cast<const char*>(panel_at(sum->b, first));
-    for (std::size_t i = 0; i < outputs * rank * sizeof(float); i += 64)
+    const auto* adapter = static_cast<const char*>(panel_at(sum->b, part.panel));
+    for (std::size_t i = 0; i < part.n * rank * sizeof(float); i += 64)
       __builtin_prefetch(adapter + i);
-    multiply(row, rows, first, outputs);
+    multiply(part, nullptr);
     if (inner != nullptr) inner->finish();
-    FloatGemmBlock block{};
-    block.x = sum->inner + row * rank;
-    block.rows = rows;
-    block.x_stride = rank;
-    block.k = rank;
-    block.panels = panel_at(sum->b, first);
-    block.n = outputs;
-    block.alpha = sum->scaling;
-    block.add = true;
-    block.y = y + row * y_stride + first * kPanelRows;
-    block.y_stride = y_stride;
-    float_gemm(active_table(), sum->b.format)(block);
+    FloatGemmBlock added{};
+    added.x = sum->inner + part.row * rank;
+    added.rows = part.rows;
+    added.x_stride = rank;
+    added.k = rank;
+    added.panels = panel_at(sum->b, part.panel);
+    added.n = part.n;
+    added.alpha = sum->scaling;
+    added.add = true;
+    added.y = y + part.row * y_stride + part.panel * kPanelRows;
+    added.y_stride = y_stride;
+    float_gemm(active_table(), sum->b.format)(added);
   }
 }
 
@@ -236,17 +252,18 @@ void multiply_rows(const RowPreparation& preparation, std::size_t m, const float
                             packed_matrix_bytes(w.format, kPanelRows, w.k),
                             packed_matrix_bytes(w.format, kPanelRows, w.group), element_bytes};
   const auto grouped = nibbles ? table.gemm_int4_grouped : table.gemm_int8_grouped;
-  const auto multiply = [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-    const std::size_t first = panel * kPanelRows;
+  const bool streams = y != nullptr && goes_past_caches(table, m, w.n, y);
+  const auto multiply = [&](const OutputBlock& part, const LowRankBlock* low_rank) {
+    const std::size_t row = part.row, panel = part.panel, first = panel * kPanelRows;
     IntGemmBlock block;
     block.x = offset_or_null(x.codes, row * w.k);
     block.x_stride = w.k;
     block.prepared = offset_or_null(x.prepared, row * x.stride);
     block.prepared_stride = x.stride;
-    block.rows = rows;
+    block.rows = part.rows;
     block.k = w.k;
     block.panels = panel_at(w, panel);
-    block.n = n;
+    block.n = part.n;
     block.group = w.group;
     block.groups = groups;
     block.zeros = offset_or_null(w.zeros, first * groups);
@@ -259,6 +276,8 @@ void multiply_rows(const RowPreparation& preparation, std::size_t m, const float
     block.y = offset_or_null(y, row * w.n + first);
     block.acc = offset_or_null(acc, row * w.n + first);
     block.y_stride = w.n;
+    block.low_rank = low_rank;
+    block.streams = streams;
     if (w.group == 0) {
       steps.gemm(block);
     } else if (grouped != nullptr) {
@@ -269,7 +288,7 @@ void multiply_rows(const RowPreparation& preparation, std::size_t m, const float
   };
   for_blocks(m, w.n, w.k * std::max<std::size_t>(element_bytes, 1), parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-               multiply_and_add(sum, inner, row, rows, panel, n, y, w.n, multiply);
+               multiply_and_add(sum, inner, {row, rows, panel, n}, y, w.n, multiply);
              });
 }
 
@@ -329,30 +348,34 @@ void multiply_floats(const FloatProduct& product, const char* prepared, std::siz
   const KernelTable& table = active_table();
   const std::size_t element =
       prepared == nullptr ? sizeof(float) : table.prepare_bf16.element_bytes;
-  const auto multiply = [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-    const std::size_t first = panel * kPanelRows;
+  const bool streams = w.format == WeightFormat::kBf16 && !product.add &&
+                       goes_past_caches(table, product.m, w.n, product.y);
+  const auto multiply = [&](const OutputBlock& part, const LowRankBlock* low_rank) {
+    const std::size_t row = part.row, panel = part.panel, first = panel * kPanelRows;
     FloatGemmBlock block;
     block.x = product.x + row * product.x_stride;
     block.prepared = offset_or_null(prepared, row * stride);
     block.prepared_stride = stride;
-    block.rows = rows;
+    block.rows = part.rows;
     block.x_stride = product.x_stride;
     block.k = w.k;
     block.panels = panel_at(w, panel);
-    block.n = n;
+    block.n = part.n;
     block.scales = offset_or_null(w.scales, first);
     block.bias = offset_or_null(product.bias, first);
     block.alpha = product.alpha;
     block.add = product.add;
     block.y = product.y + row * w.n + first;
     block.y_stride = w.n;
+    block.low_rank = low_rank;
+    block.streams = streams;
     float_gemm(table, w.format)(block);
   };
-  for_blocks(product.m, w.n, w.k * element, parallel,
-             [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
-               multiply_and_add(product.sum, nullptr, row, rows, panel, n, product.y, w.n,
-                                multiply);
-             });
+  for_blocks(
+      product.m, w.n, w.k * element, parallel,
+      [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
+        multiply_and_add(product.sum, nullptr, {row, rows, panel, n}, product.y, w.n, multiply);
+      });
 }
 
 }  // namespace

@@ -14,6 +14,14 @@
 
 namespace qalof::kernels {
 
+/// y += scaling * inner b^T for the rows and the panels of a block.
+struct LowRankBlock {
+  const float* inner;  // [rows, rank]
+  std::size_t rank;
+  const float* panels;  // kF32
+  float scaling;
+};
+
 /// A block of rows of x times a run of panels; the panel layouts are those of WeightFormat
 /// (gemm.h).
 struct FloatGemmBlock {
@@ -31,6 +39,10 @@ struct FloatGemmBlock {
   bool add;  // y += value
   float* y;
   std::size_t y_stride;
+  // Of tables that say adds_low_rank, for products of y as a whole: what is added to it, or null,
+  // and whether y goes past the caches.
+  const LowRankBlock* low_rank = nullptr;
+  bool streams = false;
 };
 
 struct IntGemmBlock {
@@ -55,7 +67,9 @@ struct IntGemmBlock {
   const float* bias;      // [n] or null
   float* y;               // null: the sums go to acc
   std::int32_t* acc;
-  std::size_t y_stride;  // of y and acc
+  std::size_t y_stride;                    // of y and acc
+  const LowRankBlock* low_rank = nullptr;  // as above
+  bool streams = false;
 };
 
 /// Bytes from one prepared row to the next, for elements of the given size: whole cache lines and
@@ -112,6 +126,7 @@ struct KernelTable {
   /// Products of weights with groups; null: made of gemm_int8 or gemm_int4 group by group.
   void (*gemm_int8_grouped)(const IntGemmBlock& block) = nullptr;
   void (*gemm_int4_grouped)(const IntGemmBlock& block) = nullptr;
+  bool adds_low_rank = false;  // the products of bf16 and of integers do
   PrepareRow<std::int8_t> prepare_int8{};
   PrepareRow<std::int8_t> prepare_int4{};
   PrepareRow<float> prepare_bf16{};

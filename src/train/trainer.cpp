@@ -11,6 +11,7 @@
 #include "core/memory.h"
 #include "train/batch.h"
 #include "train/graph_torch.h"
+#include "train/memory.h"
 #include "train/run_state_torch.h"
 #include "train/schedule.h"
 #include "train/step_torch.h"
@@ -52,8 +53,8 @@ class Trainer {
         parallel_(options.threads > 0 ? options.threads : available_threads()) {
     // Kernels have the threads; ATen's own would compete with them (gradient_gemm.h).
     at::set_num_threads(1);
-    keep_freed_memory();
     check_examples(examples_, base_->config(), options_);
+    if (options_.device == Device::kCpu) keep_freed_memory(expected_bytes());
     if (options_.teacher) {
       check_teacher(options_, base_->config());
       check_examples(examples_, options_.teacher->base->config(), options_);
@@ -79,6 +80,13 @@ class Trainer {
   }
 
  private:
+  std::size_t expected_bytes() const {
+    std::size_t tokens = 0;
+    for (const Example& example : examples_) tokens += example.ids.size();
+    return estimate_training_bytes(base_->config(), options_,
+                                   tokens / std::max<std::size_t>(examples_.size(), 1));
+  }
+
   std::unique_ptr<Graph> make_graph(const PhaseParameters& params) {
     const bool trains_base = options_.method == Method::kFull;
     if (device_.is_cuda()) {

@@ -81,6 +81,28 @@ TEST_P(Bf16ProductTest, HasTheBitsOfItsParts) {
   }
 }
 
+// So many outputs go past the caches where a set does that.
+TEST_P(Bf16ProductTest, LargeOutputsHaveTheBitsOfSmallOnes) {
+  constexpr std::size_t kRows = 4200, kOutputs = 1008, kInputs = 17, kRank = 3;
+  const Bf16Matrix weights(random_floats(kOutputs * kInputs, random_), kOutputs, kInputs);
+  const FloatMatrix second(random_floats(kOutputs * kRank, random_), kOutputs, kRank);
+  const auto x = random_floats(kRows * kInputs, random_);
+  const auto inner = random_floats(kRows * kRank, random_);
+  // Aligned to a cache line, which is a condition for it.
+  std::vector<float> memory(kRows * kOutputs + 16);
+  float* y = memory.data();
+  while (reinterpret_cast<std::uintptr_t>(y) % 64 != 0) ++y;
+  const LowRankSum sum = {inner.data(), second.matrix, 0.5F};
+  gemm_bf16(x.data(), kRows, nullptr, weights.matrix, nullptr, y, two_threads_, &sum);
+  std::vector<float> part(100 * kOutputs);
+  for (const std::size_t row : {std::size_t{0}, std::size_t{1900}, kRows - 100}) {
+    const LowRankSum part_sum = {inner.data() + row * kRank, second.matrix, 0.5F};
+    gemm_bf16(x.data() + row * kInputs, 100, nullptr, weights.matrix, nullptr, part.data(), serial_,
+              &part_sum);
+    EXPECT_EQ(std::memcmp(part.data(), y + row * kOutputs, part.size() * sizeof(float)), 0) << row;
+  }
+}
+
 // One output: every 32 k a chain over the even and one over the odd k, their sum added.
 float amx_sum(const float* x, const float* w, std::size_t k) {
   float sum = 0.0F;
