@@ -7,23 +7,14 @@
 #include <string>
 #include <vector>
 
+#include "app/qa_batches.h"
 #include "core/progress.h"
 #include "core/threads.h"
 #include "runtime/decoder.h"
 #include "text/bpe_tokenizer.h"
-#include "text/span_features.h"
-#include "text/squad_postprocess.h"
 
 namespace qalof::app {
 
-struct QaEvaluationOptions {
-  std::string validation_file;
-  std::uint64_t max_eval_samples = 0;  // 0 = all; counts questions
-  text::SpanFeatureOptions features;
-  text::SpanDecodeOptions decode;  // n_best_size, max_answer_length, null handling
-  std::string output_dir;          // "" = no files
-  bool keep_scores = false;        // per-question scores in the result
-};
 struct QaScores {
   double exact_match = 0;  // 0-100
   double f1 = 0;           // 0-100

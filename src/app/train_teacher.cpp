@@ -2,7 +2,6 @@
 
 #include "core/error.h"
 #include "core/file.h"
-#include "core/hash.h"
 #include "io/adapter_dir.h"
 #include "train/phases.h"
 
@@ -20,32 +19,6 @@ void check_same_tokens(const std::string& path, const text::BpeTokenizer& teache
     QALOF_CHECK(teacher.piece(id) == student.piece(id), ErrorKind::kBadInput,
                 "--teacher {}: its tokenizer differs from the model's at token {}", path, id);
   }
-}
-
-std::string adapters_sha256(const runtime::AdapterSet& set) {
-  Sha256 hash;
-  auto add = [&](const std::vector<float>& values) {
-    hash.update(std::as_bytes(std::span(values)));
-  };
-  auto add_text = [&](const std::string& text) {
-    hash.update(std::as_bytes(std::span(text.data(), text.size() + 1)));
-  };
-  for (const auto& [width, adapter] : set.by_width) {
-    add_text(fmt::format("w{}", width));
-    for (std::size_t i = 0; i < adapter->linears.size(); ++i) {
-      const runtime::LoraLinear* pair = adapter->linears[i].get();
-      if (pair == nullptr) continue;
-      add_text(fmt::format("{} {} {}", i, pair->rank(), pair->view().scaling));
-      add(pair->a());
-      add(pair->b());
-    }
-    for (const auto& head : {adapter->qa_head, adapter->class_head}) {
-      if (!head) continue;
-      add(head->weight);
-      add(head->bias);
-    }
-  }
-  return hash.finish();
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ constexpr Command kCommands[] = {
     {"tokenize", "standard input to token ids", false, run_tokenize},
     {"train", "fine-tune adapters on a quantized base", true, run_train},
     {"eval", "score a model, adapter and precision", false, run_eval},
+    {"sensitivity", "what each part of a model loses at few bits", false, run_sensitivity},
     {"generate", "text from a prompt", false, run_generate},
     {"bench", "speed on this machine", false, run_bench},
     {"metric", "official SQuAD scores of a predictions file", false, run_metric},
@@ -69,7 +70,7 @@ std::string help_text() {
       "qalof: one LoRA adapter per bit width on a really quantized language model\n\n"
       "Usage: qalof COMMAND [flags]     qalof COMMAND -h shows flags and examples\n\nCommands:\n";
   for (const Command& command : kCommands)
-    text += fmt::format("  {:<10} {}\n", command.name, command.summary);
+    text += fmt::format("  {:<11} {}\n", command.name, command.summary);
   text +=
       "\nEnvironment: QALOF_ISA (\"qalof doctor\" lists the names) forces an instruction set; "
       "QALOF_THREADS sets the default of --threads;\n"

@@ -4,12 +4,14 @@
 
 namespace qalof::cli {
 
-void add_model_flags(CommandLine& line, app::ModelOptions& options) {
+void add_model_flags(CommandLine& line, app::ModelOptions& options, bool with_precision) {
   line.option("--model_name_or_path", options.model, "model directory or packed file")->required();
   line.option("--adapter", options.adapter, "training output directory or one PEFT directory");
-  line.option(
-      "--precision,--sp_config", options.precision,
-      "8, w4a8kv8, ... or a plan file; default: the adapter's or packed file's plan, else 32");
+  if (with_precision) {
+    line.option(
+        "--precision,--sp_config", options.precision,
+        "8, w4a8kv8, ... or a plan file; default: the adapter's or packed file's plan, else 32");
+  }
   line.option("--scheme", options.scheme,
               "tuned, or parts joined by +: seed, g32, g64, g128, g32-asym, ... (weights), mse "
               "(their ranges), aasym, ag32, ag64, ag128 (activations), rot (both turned); or int8, "

@@ -13,8 +13,9 @@
 
 namespace qalof::cli {
 
-/// Declares --model_name_or_path, --adapter, --precision (--sp_config), --scheme and --threads.
-void add_model_flags(CommandLine& line, app::ModelOptions& options);
+/// Declares --model_name_or_path, --adapter, --precision (--sp_config; unless the command chooses
+/// it), --scheme and --threads.
+void add_model_flags(CommandLine& line, app::ModelOptions& options, bool with_precision = true);
 /// Declares --kv_bits, --kv_scheme and --lm_head_bits: what a run chooses beside its plan.
 void add_run_flags(CommandLine& line, app::ModelOptions& options);
 /// "1.2 MB", "340 B"; decimal units.

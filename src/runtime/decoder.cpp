@@ -178,9 +178,12 @@ QkvLayout qkv_layout(const model::ModelConfig& config, const model::LayerSteps& 
   return {base, k, k + tokens * kv_width, hidden, kv_width};
 }
 
-void forward(const Execution& execution, std::span<const Sequence> sequences,
-             DecoderWorkspace& workspace, float* hidden_out, ParallelFor& parallel,
-             Profile* profile) {
+namespace {
+
+// states: what first_layer reads, or null: layer 0 reads the embeddings.
+void run_layers(const Execution& execution, std::span<const Sequence> sequences,
+                std::size_t first_layer, const float* states, DecoderWorkspace& workspace,
+                float* hidden_out, ParallelFor& parallel, Profile* profile) {
   const BaseModel& base = execution.base();
   const model::ModelConfig& config = base.config();
   const std::size_t hidden = config.hidden;
@@ -267,7 +270,9 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
     kernels::add_in_place(workspace.projected.data(), tokens * hidden, residual, parallel);
   };
 
-  {
+  if (states != nullptr) {
+    std::copy_n(states, tokens * hidden, residual);
+  } else {
     const Profile::Scope scope(profile, "embed", 2 * row_bytes);
     const std::span<const std::int32_t> ids(workspace.ids), positions(workspace.positions);
     for (const auto& group : workspace.groups) {
@@ -285,7 +290,8 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
   float* const qkv_outputs[] = {qkv.q, qkv.k, qkv.v};
   float* const inner_outputs[] = {workspace.inner.data(),
                                   workspace.inner.data() + tokens * config.inner};
-  for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
+  for (std::size_t layer = first_layer; layer < config.num_layers; ++layer) {
+    if (workspace.observe_states) workspace.observe_states(layer, residual, tokens);
     const model::LayerSteps& steps = base.layers()[layer];
     linears_of_norm(steps.attention_in, base.attention_norm(layer), qkv_outputs);
     {
@@ -318,6 +324,27 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
   for (const Sequence& sequence : sequences) {
     if (sequence.cache != nullptr) sequence.cache->advance(sequence.ids.size());
   }
+}
+
+}  // namespace
+
+void forward(const Execution& execution, std::span<const Sequence> sequences,
+             DecoderWorkspace& workspace, float* hidden, ParallelFor& parallel, Profile* profile) {
+  run_layers(execution, sequences, 0, nullptr, workspace, hidden, parallel, profile);
+}
+
+void forward_from(const Execution& execution, std::span<const Sequence> sequences,
+                  std::size_t first_layer, const float* states, DecoderWorkspace& workspace,
+                  float* hidden, ParallelFor& parallel) {
+  QALOF_CHECK(first_layer < execution.base().config().num_layers, ErrorKind::kInternal,
+              "forward from layer {}: the model has {}", first_layer,
+              execution.base().config().num_layers);
+  for (const Sequence& sequence : sequences) {
+    QALOF_CHECK(sequence.cache == nullptr && sequence.execution == nullptr, ErrorKind::kInternal,
+                "forward from layer {}: a sequence has a cache or an execution of its own",
+                first_layer);
+  }
+  run_layers(execution, sequences, first_layer, states, workspace, hidden, parallel, nullptr);
 }
 
 void apply_head(const Head& head, const float* hidden, std::size_t rows, std::size_t width,

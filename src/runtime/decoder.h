@@ -32,6 +32,8 @@ struct DecoderWorkspace {
   // For calibration: called with a linear's index and the rows [m, in] it has read, where its
   // activations are floats.
   std::function<void(std::size_t linear, const float* rows, std::size_t m)> observe_inputs;
+  // Called before each layer with the residual states [m, hidden] that it reads.
+  std::function<void(std::size_t layer, const float* rows, std::size_t m)> observe_states;
   std::vector<std::int32_t> ids, positions;
   std::vector<float> residual, normed, qkv, k_scales, v_scales, attended, inner, projected, rotary;
   std::vector<std::int8_t> k_codes, v_codes;
@@ -69,6 +71,14 @@ QkvLayout qkv_layout(const model::ModelConfig& config, const model::LayerSteps& 
 void forward(const Execution& execution, std::span<const Sequence> sequences,
              DecoderWorkspace& workspace, float* hidden, ParallelFor& parallel,
              Profile* profile = nullptr);
+
+/// forward from a layer on: states [total tokens, hidden] are those observe_states saw before
+/// first_layer, of the same sequences on the same base. The bits are forward's wherever the
+/// executions of both calls agree on all that runs before first_layer. For sequences with neither
+/// caches nor executions of their own.
+void forward_from(const Execution& execution, std::span<const Sequence> sequences,
+                  std::size_t first_layer, const float* states, DecoderWorkspace& workspace,
+                  float* hidden, ParallelFor& parallel);
 
 /// logits [rows, head.outputs] = hidden W^T + bias in f32.
 void apply_head(const Head& head, const float* hidden, std::size_t rows, std::size_t width,

@@ -15,6 +15,11 @@ std::vector<int> to_bits(const std::vector<quant::BitWidth>& widths) {
   for (const quant::BitWidth width : widths) bits.push_back(width.bits);
   return bits;
 }
+std::vector<quant::BitWidth> to_widths(const std::vector<int>& bits) {
+  std::vector<quant::BitWidth> widths;
+  for (const int width : bits) widths.push_back({width});
+  return widths;
+}
 
 }  // namespace
 
@@ -124,6 +129,35 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
   run->base_ = std::move(base);
   run->adapters_ = std::move(adapters);
   run->plan_ = std::move(plan);
+  return run;
+}
+
+std::shared_ptr<const Execution> Execution::spliced(const std::shared_ptr<const Execution>& whole,
+                                                    std::span<const Replacement> replacements,
+                                                    const KvPrecision& kv) {
+  std::shared_ptr<Execution> run(new Execution());
+  run->base_ = whole->base_;
+  run->adapters_ = whole->adapters_;
+  run->plan_ = whole->plan_;
+  run->calls_ = whole->calls_;
+  run->parts_.push_back(whole);
+  for (const auto& [linear, by] : replacements) {
+    QALOF_CHECK(by->base_ == whole->base_, ErrorKind::kInternal,
+                "linear {}: its execution is of another base model", linear);
+    run->calls_.at(linear) = by->calls_.at(linear);
+    run->plan_.linears.at(linear) = by->plan_.linears.at(linear);
+    if (run->parts_.back() != by) run->parts_.push_back(by);
+  }
+  run->kv_ = kv;
+  for (std::size_t layer = 0; layer < kv.k_bits.size(); ++layer) {
+    run->plan_.k[layer] = to_widths(kv.k_bits[layer]);
+    run->plan_.v[layer] = to_widths(kv.v_bits[layer]);
+  }
+  run->embedding_width_ = whole->embedding_width_;
+  run->lm_head_width_ = whole->lm_head_width_;
+  run->qa_head_ = whole->qa_head_;
+  run->class_head_ = whole->class_head_;
+  run->description_ = quant::describe(run->plan_, run->base_->target());
   return run;
 }
 

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,17 @@ class Execution {
                                                  ParallelFor& parallel,
                                                  const ExecutionOptions& options = {});
 
+  /// whole with some linears as other executions of the same base run them, and with K and V in kv.
+  /// Chosen by pointer: nothing is packed or copied. The head, the embedding and the LM head are
+  /// whole's.
+  struct Replacement {
+    std::size_t linear;
+    std::shared_ptr<const Execution> by;
+  };
+  static std::shared_ptr<const Execution> spliced(const std::shared_ptr<const Execution>& whole,
+                                                  std::span<const Replacement> replacements,
+                                                  const KvPrecision& kv);
+
   /// The model that runs: the one given, or its rotated form where the plan's scheme is rotated.
   const BaseModel& base() const { return *base_; }
   const quant::PrecisionPlan& plan() const { return plan_; }
@@ -68,6 +80,7 @@ class Execution {
   quant::PrecisionPlan plan_;
   std::vector<LinearCall> calls_;
   std::vector<std::shared_ptr<const OwnedMatrix>> adapter_weights_;  // that calls_ point into
+  std::vector<std::shared_ptr<const Execution>> parts_;              // likewise, of spliced
   // Of linears with an adapter in a rotated model.
   struct RotatedLora {
     std::unique_ptr<LoraLinear> pair;

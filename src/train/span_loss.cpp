@@ -4,27 +4,9 @@
 #include <cmath>
 #include <vector>
 
+#include "runtime/distribution.h"
+
 namespace qalof::train {
-
-namespace {
-
-// log softmax(z / temperature) of one column (0 start, 1 end) of a window's logits.
-void log_softmax(std::span<const float> logits, std::size_t column, double temperature,
-                 std::vector<double>& dst) {
-  const std::size_t length = logits.size() / 2;
-  dst.resize(length);
-  double top = -HUGE_VAL;
-  for (std::size_t t = 0; t < length; ++t) {
-    dst[t] = static_cast<double>(logits[2 * t + column]) / temperature;
-    top = std::max(top, dst[t]);
-  }
-  double sum = 0;
-  for (const double value : dst) sum += std::exp(value - top);
-  const double log_sum = top + std::log(sum);
-  for (double& value : dst) value -= log_sum;
-}
-
-}  // namespace
 
 SpanLoss span_loss(const SpanLossInputs& inputs, std::span<float> dlogits) {
   const Distillation& distillation = inputs.distillation;
@@ -42,7 +24,7 @@ SpanLoss span_loss(const SpanLossInputs& inputs, std::span<float> dlogits) {
     const std::span<const float> logits = inputs.logits.subspan(first, count);
     for (std::size_t column = 0; column < 2; ++column) {
       const auto label = static_cast<std::size_t>(column == 0 ? inputs.starts[w] : inputs.ends[w]);
-      log_softmax(logits, column, 1.0, log_p);
+      runtime::log_softmax(logits, 2, column, 1.0, log_p);
       const std::size_t length = log_p.size();
       loss.hard -= 0.5 * log_p[label];
       loss.hits += std::max_element(log_p.begin(), log_p.end()) ==
@@ -52,12 +34,12 @@ SpanLoss span_loss(const SpanLossInputs& inputs, std::span<float> dlogits) {
       dz.resize(length);
       for (std::size_t t = 0; t < length; ++t)
         dz[t] = hard_weight * (std::exp(log_p[t]) - (t == label ? 1.0 : 0.0));
-      if (is_kl && num_teachers > 0) log_softmax(logits, column, temperature, log_student);
+      if (is_kl && num_teachers > 0) runtime::log_softmax(logits, 2, column, temperature, log_student);
       for (const std::span<const float> all : inputs.teachers) {
         const std::span<const float> teacher = all.subspan(first, count);
         double sum = 0;
         if (is_kl) {
-          log_softmax(teacher, column, temperature, log_teacher);
+          runtime::log_softmax(teacher, 2, column, temperature, log_teacher);
           for (std::size_t t = 0; t < length; ++t) {
             const double p = std::exp(log_teacher[t]);
             sum += p * (log_teacher[t] - log_student[t]);

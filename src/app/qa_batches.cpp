@@ -1,0 +1,76 @@
+#include "app/qa_batches.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace qalof::app {
+
+std::vector<runtime::Sequence> QaBatch::sequences() const {
+  std::vector<runtime::Sequence> sequences;
+  for (const QaItem& item : items) {
+    for (const text::SpanWindow& window : item.windows) sequences.push_back({window.ids});
+  }
+  return sequences;
+}
+
+QaReader::QaReader(const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
+                   std::size_t positions, Observer& observer)
+    : tokenizer_(tokenizer), observer_(observer), options_(options) {
+  if (options_.features.max_seq_length > positions) {
+    observer.info(
+        fmt::format("windows of {} tokens: the model has {} positions", positions, positions));
+    options_.features.max_seq_length = positions;
+    options_.features.doc_stride = std::min(options_.features.doc_stride, positions / 3);
+  }
+  const text::SquadSummary summary = text::scan_squad(options_.validation_file);
+  options_.decode.version_2_with_negative =
+      options_.decode.version_2_with_negative || summary.has_is_impossible;
+  total_ = options_.max_eval_samples == 0 ? summary.questions
+                                          : std::min(options_.max_eval_samples, summary.questions);
+  observer.info(fmt::format("{}: {}, {} questions", options_.validation_file,
+                            text::to_string(summary.form), total_));
+}
+
+void QaReader::read(std::size_t batch_tokens,
+                    const std::function<bool(const QaBatch&)>& take) const {
+  QaBatch batch;
+  std::uint64_t added = 0, cut = 0;
+  bool goes_on = true;
+  const auto flush = [&] {
+    if (goes_on && !batch.items.empty()) goes_on = take(batch);
+    batch = {};
+  };
+  text::read_squad(options_.validation_file, [&](text::SquadParagraph&& paragraph) {
+    const auto context = std::make_shared<const std::string>(std::move(paragraph.context));
+    const text::EncodedContext encoded = text::encode_context(tokenizer_, *context);
+    for (text::SquadQuestion& question : paragraph.questions) {
+      if (added == total_ || !goes_on) return false;
+      ++added;
+      bool was_cut = false;
+      QaItem& item = batch.items.emplace_back();
+      item.windows = text::make_windows(tokenizer_, question.question, encoded, options_.features,
+                                        &was_cut);
+      item.question = std::move(question);
+      item.context = context;
+      cut += was_cut ? 1 : 0;
+      for (const text::SpanWindow& window : item.windows) batch.tokens += window.ids.size();
+      if (batch.tokens >= batch_tokens) flush();
+    }
+    return goes_on;
+  });
+  flush();
+  if (cut > 0) {
+    observer_.warn(fmt::format(
+        "{} questions were cut to leave room for the context; a longer --max_seq_length avoids it",
+        cut));
+  }
+}
+
+text::QuestionScore score_answer(const QaEvaluationOptions& options, const std::string& answer,
+                                 const text::SquadQuestion& question) {
+  return options.decode.version_2_with_negative ? text::score_v2(answer, question.answers)
+                                                : text::score_v1(answer, question.answers);
+}
+
+}  // namespace qalof::app

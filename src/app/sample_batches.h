@@ -1,0 +1,59 @@
+// Samples of a task in batches, with a score for each: what a sensitivity analysis measures.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "app/qa_batches.h"
+#include "core/threads.h"
+#include "runtime/decoder.h"
+
+namespace qalof::app {
+
+/// Of one sample. Classification has its accuracy as exact and f1.
+struct SampleScore {
+  double exact = 0, f1 = 0;  // 0-100
+  double loss = 0;           // nats (docs/sensitivity.md)
+  double kl = 0;             // nats, from the reference to the logits that were scored
+  friend bool operator==(const SampleScore&, const SampleScore&) = default;
+};
+
+/// Samples that run together.
+class SampleBatch {
+ public:
+  virtual ~SampleBatch() = default;
+  virtual std::size_t samples() const = 0;
+  virtual std::size_t tokens() const = 0;
+  /// They point into the batch.
+  virtual std::vector<runtime::Sequence> sequences() const = 0;
+  /// Logits of a head on hidden states [tokens, hidden] of the sequences.
+  virtual std::vector<float> logits(const runtime::Head& head, const float* hidden,
+                                    std::size_t width, ParallelFor& parallel) const = 0;
+  /// One score per sample; reference: the logits that distances are taken from.
+  virtual std::vector<SampleScore> score(std::span<const float> logits,
+                                         std::span<const float> reference) const = 0;
+};
+
+class SampleReader {
+ public:
+  virtual ~SampleReader() = default;
+  virtual std::uint64_t total() const = 0;
+  /// Batches of about batch_tokens tokens in file order, until take says false. The batches are a
+  /// function of the file, the options and batch_tokens.
+  virtual void read(std::size_t batch_tokens,
+                    const std::function<bool(const SampleBatch&)>& take) const = 0;
+};
+
+/// tokenizer and observer must outlive the reader. classes: of the head, for classification.
+/// Error{kUnsupported} for language modelling.
+std::unique_ptr<SampleReader> make_sample_reader(runtime::Task task,
+                                                 const text::BpeTokenizer& tokenizer,
+                                                 const QaEvaluationOptions& options,
+                                                 std::size_t positions, std::size_t classes,
+                                                 Observer& observer);
+
+}  // namespace qalof::app

@@ -1,0 +1,324 @@
+#include "app/sensitivity.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <numeric>
+
+#include "app/sample_batches.h"
+#include "app/sensitivity_state.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "kernels/isa.h"
+#include "runtime/classifier.h"
+
+namespace qalof::app {
+
+namespace {
+
+constexpr std::size_t kBatchTokens = 2048;
+// The states before every layer are kept for a batch.
+constexpr std::size_t kMaxStateBytes = std::size_t{512} << 20;
+// --early_stop: this many samples, and a mean difference of this many standard errors. Three or
+// more because the question is asked after every batch.
+constexpr std::size_t kEarlyStopSamples = 64;
+constexpr double kEarlyStopErrors = 4;
+constexpr const char* kStateFile = "sensitivity_state.jsonl";
+
+Json identity_of(const SensitivityOptions& options, const ModelHandle& handle,
+                 const std::vector<SensitivityUnit>& units) {
+  return {{"base_sha256", handle.base->source().sha256()},
+          {"adapters_sha256", handle.adapters ? Json(adapters_sha256(*handle.adapters)) : Json()},
+          {"validation_file_sha256",
+           sha256_hex(MappedFile::open(options.data.validation_file).bytes())},
+          {"task", options.task},
+          {"max_eval_samples", options.data.max_eval_samples},
+          {"max_seq_length", options.data.features.max_seq_length},
+          {"doc_stride", options.data.features.doc_stride},
+          {"separator", options.data.features.separator ? Json(*options.data.features.separator)
+                                                        : Json()},
+          {"n_best_size", options.data.decode.n_best_size},
+          {"max_answer_length", options.data.decode.max_answer_length},
+          {"version_2_with_negative", options.data.decode.version_2_with_negative},
+          {"scheme", quant::to_string(handle.plan.scheme.value_or(quant::QuantScheme{}))},
+          {"kv_scheme", runtime::to_string(handle.execution.kv_scheme)},
+          {"high", options.high},
+          {"low", options.low},
+          {"granularity", to_string(options.units.granularity)},
+          {"split", options.units.split},
+          {"kv", options.units.kv},
+          {"early_stop", options.early_stop},
+          {"units", units.size()},
+          {"isa", kernels::to_string(kernels::active_isa())}};
+}
+
+// Runs the trials of one batch after the other.
+class Sweep {
+ public:
+  Sweep(const SensitivityOptions& options, const UnitExecutions& executions,
+        const runtime::Head& head, const std::vector<SensitivityUnit>& units,
+        SensitivityState& state, std::uint64_t total, ParallelFor& parallel, Observer& observer)
+      : options_(options),
+        executions_(executions),
+        head_(head),
+        units_(units),
+        state_(state),
+        parallel_(parallel),
+        observer_(observer),
+        num_trials_(units.size() * options.low.size()),
+        total_(total * num_trials_),
+        scores_(num_trials_ + 1),
+        stopped_(num_trials_ + 1, false) {}
+
+  void run(const SampleBatch& batch) {
+    std::vector<std::size_t> missing;
+    for (std::size_t trial = 0; trial <= num_trials_; ++trial) {
+      if (!stopped_[trial] && state_.find(batches_, trial) == nullptr) missing.push_back(trial);
+    }
+    if (!missing.empty()) run_high(batch);
+    for (const std::size_t trial : missing) {
+      if (trial > 0 && options_.should_stop && options_.should_stop())
+        fail(ErrorKind::kInterrupted, "{}",
+             options_.output_dir.empty() ? "stopped; without --output_dir nothing is kept"
+                                         : "stopped; the same command goes on");
+      if (trial > 0) run_trial(batch, trial);
+    }
+    for (std::size_t trial = 0; trial <= num_trials_; ++trial) {
+      if (stopped_[trial]) continue;
+      const std::vector<SampleScore>& scores = *state_.find(batches_, trial);
+      QALOF_CHECK(scores.size() == batch.samples(), ErrorKind::kCorruptFile,
+                  "{}/{}: batch {}: {} scores, expected {}", options_.output_dir, kStateFile,
+                  batches_, scores.size(), batch.samples());
+      scores_[trial].insert(scores_[trial].end(), scores.begin(), scores.end());
+    }
+    if (options_.early_stop) stop_clear_trials();
+    ++batches_;
+    done_ = scores_[0].size() * num_trials_;
+    observer_.progress("questions x units", done_, total_, "");
+  }
+
+  /// Samples of a trial; 0 is all-high.
+  const std::vector<SampleScore>& scores(std::size_t trial) const { return scores_[trial]; }
+
+ private:
+  void run_high(const SampleBatch& batch) {
+    const std::size_t hidden = executions_.high().base().config().hidden;
+    sequences_ = batch.sequences();
+    const std::size_t rows = batch.tokens() * hidden;
+    hidden_.resize(rows);
+    states_.resize(rows * executions_.high().base().config().num_layers);
+    workspace_.observe_states = [&](std::size_t layer, const float* states, std::size_t) {
+      std::copy_n(states, rows, states_.data() + layer * rows);
+    };
+    runtime::forward(executions_.high(), sequences_, workspace_, hidden_.data(), parallel_);
+    workspace_.observe_states = nullptr;
+    reference_ = batch.logits(head_, hidden_.data(), hidden, parallel_);
+    if (state_.find(batches_, 0) == nullptr)
+      state_.add(batches_, 0, batch.score(reference_, reference_));
+  }
+
+  void run_trial(const SampleBatch& batch, std::size_t trial) {
+    const std::size_t unit = (trial - 1) / options_.low.size();
+    const std::size_t low = (trial - 1) % options_.low.size();
+    const std::size_t layer = units_[unit].first_layer;
+    const std::size_t hidden = executions_.high().base().config().hidden;
+    runtime::forward_from(executions_.at(unit, low), sequences_, layer,
+                          states_.data() + layer * batch.tokens() * hidden, workspace_,
+                          hidden_.data(), parallel_);
+    const std::vector<float> logits = batch.logits(head_, hidden_.data(), hidden, parallel_);
+    state_.add(batches_, trial, batch.score(logits, reference_));
+    done_ += batch.samples();
+    observer_.progress("questions x units", done_, total_, units_[unit].name);
+  }
+
+  void stop_clear_trials() {
+    for (std::size_t trial = 1; trial <= num_trials_; ++trial) {
+      if (stopped_[trial] || scores_[trial].size() < kEarlyStopSamples) continue;
+      std::vector<double> differences;
+      for (std::size_t i = 0; i < scores_[trial].size(); ++i)
+        differences.push_back(scores_[trial][i].f1 - scores_[0][i].f1);
+      const MeanAndError found = mean_and_error(differences);
+      stopped_[trial] = std::abs(found.mean) > kEarlyStopErrors * found.error;
+    }
+  }
+
+  const SensitivityOptions& options_;
+  const UnitExecutions& executions_;
+  const runtime::Head& head_;
+  const std::vector<SensitivityUnit>& units_;
+  SensitivityState& state_;
+  ParallelFor& parallel_;
+  Observer& observer_;
+  std::size_t num_trials_;
+  std::uint64_t total_, done_ = 0;
+  std::size_t batches_ = 0;
+  std::vector<std::vector<SampleScore>> scores_;
+  std::vector<bool> stopped_;
+  runtime::DecoderWorkspace workspace_;
+  std::vector<runtime::Sequence> sequences_;
+  std::vector<float> hidden_, states_, reference_;
+};
+
+double mean_of(const std::vector<SampleScore>& scores, double SampleScore::*member) {
+  double sum = 0;
+  for (const SampleScore& score : scores) sum += score.*member;
+  return sum / static_cast<double>(scores.size());
+}
+
+UnitCost cost_of(int bits, const std::vector<SampleScore>& low,
+                 const std::vector<SampleScore>& high,
+                 std::map<std::size_t, PairedBootstrap>& bootstraps) {
+  UnitCost cost;
+  cost.bits = bits;
+  cost.samples = low.size();
+  cost.kl = mean_of(low, &SampleScore::kl);
+  const PairedBootstrap& bootstrap = bootstraps.try_emplace(low.size(), low.size()).first->second;
+  const auto compare = [&](double SampleScore::*member, double& mean, Interval* interval) {
+    std::vector<double> differences(low.size());
+    for (std::size_t i = 0; i < low.size(); ++i) differences[i] = low[i].*member - high[i].*member;
+    mean = mean_and_error(differences).mean;
+    if (interval != nullptr) *interval = bootstrap.interval(differences);
+  };
+  compare(&SampleScore::exact, cost.delta_em, nullptr);
+  compare(&SampleScore::f1, cost.delta_f1, &cost.delta_f1_interval);
+  compare(&SampleScore::loss, cost.delta_loss, &cost.delta_loss_interval);
+  return cost;
+}
+
+// Rows of a batch whose states fit the memory set aside.
+std::size_t batch_tokens(const model::ModelConfig& config) {
+  const std::size_t row = config.num_layers * config.hidden * sizeof(float);
+  return std::clamp<std::size_t>(kMaxStateBytes / row, 1, kBatchTokens);
+}
+
+}  // namespace
+
+SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer& observer) {
+  SensitivityOptions options = given;
+  const runtime::Task task = runtime::parse_task(options.task);
+  QALOF_CHECK(!options.low.empty(), ErrorKind::kUsage, "--low is missing");
+  QALOF_CHECK(path_exists(options.data.validation_file), ErrorKind::kNotFound, "{}: no such file",
+              options.data.validation_file);
+  options.model.precision = options.high;
+  const ModelHandle handle = open_model(options.model, observer);
+  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
+  if (handle.adapters && handle.adapters->separator)
+    options.data.features.separator = handle.adapters->separator;
+  ThreadPool pool(choose_threads(options.model.threads));
+  const std::vector<SensitivityUnit> units = sensitivity_units(*handle.base, options.units);
+  const UnitExecutions executions(handle, options.high, options.low, units, pool);
+  observer.info(fmt::format("high {}, {} units", executions.high().description(), units.size()));
+  const runtime::Head* head = executions.high().head(task);
+  QALOF_CHECK(head != nullptr, ErrorKind::kBadInput,
+              "{}: neither the model nor an adapter holds a head of --task {}; train one or give "
+              "--adapter",
+              options.model.model, options.task);
+  const auto reader =
+      make_sample_reader(task, tokenizer, options.data, handle.base->config().max_positions,
+                         head->outputs, observer);
+
+  std::optional<DirectoryLock> lock;
+  SensitivityState state;
+  if (!options.output_dir.empty()) {
+    make_directories(options.output_dir);
+    lock.emplace(options.output_dir);
+    state = SensitivityState(fmt::format("{}/{}", options.output_dir, kStateFile),
+                             identity_of(options, handle, units), options.overwrite_output_dir);
+    if (state.resumed() > 0)
+      observer.info(fmt::format("{}: {} passes were measured before", options.output_dir,
+                                state.resumed()));
+  }
+  Sweep sweep(options, executions, *head, units, state, reader->total(), pool, observer);
+  reader->read(batch_tokens(handle.base->config()), [&](const SampleBatch& batch) {
+    sweep.run(batch);
+    return true;
+  });
+
+  SensitivityResult result;
+  result.task = options.task;
+  result.model = options.model.model;
+  result.granularity = to_string(options.units.granularity);
+  result.low = options.low;
+  result.high = quant::to_string(quant::parse_uniform_precision(options.high));
+  result.modules = handle.base->target().linear_names;
+  const std::vector<SampleScore>& high = sweep.scores(0);
+  result.samples = high.size();
+  QALOF_CHECK(result.samples > 0, ErrorKind::kBadInput, "{}: holds no sample",
+              options.data.validation_file);
+  result.em = mean_of(high, &SampleScore::exact);
+  result.f1 = mean_of(high, &SampleScore::f1);
+  result.loss = mean_of(high, &SampleScore::loss);
+  std::map<std::size_t, PairedBootstrap> bootstraps;
+  for (std::size_t unit = 0; unit < units.size(); ++unit) {
+    UnitResult& entry = result.units.emplace_back();
+    entry.unit = units[unit];
+    for (std::size_t low = 0; low < options.low.size(); ++low) {
+      entry.costs.push_back(cost_of(options.low[low],
+                                    sweep.scores(1 + unit * options.low.size() + low), high,
+                                    bootstraps));
+    }
+  }
+  if (!options.output_dir.empty())
+    write_file_atomic(fmt::format("{}/{}", options.output_dir, kSensitivityFile),
+                      dump_json(to_json(result), kSensitivityFile, 2) + "\n");
+  return result;
+}
+
+Json to_json(const SensitivityResult& result) {
+  Json units = Json::array();
+  for (const auto& [unit, costs] : result.units) {
+    Json modules = Json::array(), entries = Json::array();
+    for (const std::size_t linear : unit.linears) modules.push_back(result.modules[linear]);
+    for (const UnitCost& cost : costs) {
+      if (cost.score) {
+        entries.push_back(
+            {{"bits", cost.bits}, {"score", *cost.score}, {"first_order", *cost.first_order}});
+        continue;
+      }
+      entries.push_back(
+          {{"bits", cost.bits},
+           {"samples", cost.samples},
+           {"delta_em", cost.delta_em},
+           {"delta_f1", cost.delta_f1},
+           {"delta_f1_interval", {cost.delta_f1_interval.low, cost.delta_f1_interval.high}},
+           {"delta_loss", cost.delta_loss},
+           {"delta_loss_interval", {cost.delta_loss_interval.low, cost.delta_loss_interval.high}},
+           {"kl", cost.kl}});
+    }
+    units.push_back({{"name", unit.name},
+                     {"modules", modules},
+                     {"block", unit.block ? Json(*unit.block) : Json()},
+                     {"kind", unit.kind},
+                     {"parameters", unit.parameters},
+                     {"part", to_string(unit.part)},
+                     {"costs", entries}});
+  }
+  return {{"format_version", 1},
+          {"by", result.by},
+          {"task", result.task},
+          {"model", result.model},
+          {"samples", result.samples},
+          {"high",
+           {{"precision", result.high},
+            {"em", result.em},
+            {"f1", result.f1},
+            {"loss", result.loss}}},
+          {"low", result.low.size() == 1 ? Json(result.low.front()) : Json(result.low)},
+          {"granularity", result.granularity},
+          {"units", units}};
+}
+
+std::vector<std::size_t> sensitivity_ranking(const SensitivityResult& result) {
+  std::vector<std::size_t> order(result.units.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  const auto weight = [&](std::size_t unit) {
+    const UnitCost& cost = result.units[unit].costs.front();
+    return cost.score.value_or(cost.kl);
+  };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return weight(a) > weight(b); });
+  return order;
+}
+
+}  // namespace qalof::app

@@ -1,0 +1,84 @@
+// qalof sensitivity: what each part of a model loses at few bits (docs/sensitivity.md).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/model_handle.h"
+#include "app/qa_batches.h"
+#include "app/sensitivity_units.h"
+#include "core/statistics.h"
+
+namespace qalof::app {
+
+struct SensitivityOptions {
+  ModelOptions model;  // its precision is high's
+  std::string task = "qa";
+  QaEvaluationOptions data;  // validation_file, max_eval_samples and features serve every task
+  UnitOptions units;
+  std::string high = "8";
+  std::vector<int> low = {4};
+  bool early_stop = false;
+  bool overwrite_output_dir = false;
+  std::string output_dir;             // "" = no files: a killed run begins anew
+  std::function<bool()> should_stop;  // asked between passes; may be empty
+};
+
+/// What a unit costs at some bits: measured, or estimated where score is there.
+struct UnitCost {
+  int bits = 0;
+  std::uint64_t samples = 0;  // fewer than the run's where the unit was stopped early
+  double delta_em = 0, delta_f1 = 0, delta_loss = 0, kl = 0;
+  Interval delta_f1_interval, delta_loss_interval;
+  std::optional<double> score, first_order;
+};
+struct UnitResult {
+  SensitivityUnit unit;
+  std::vector<UnitCost> costs;  // as low lists the bits
+};
+struct SensitivityResult {
+  std::string by = "measured", task, model, granularity;
+  std::uint64_t samples = 0;
+  std::string high;                // in words
+  double em = 0, f1 = 0, loss = 0;  // all-high
+  std::vector<int> low;
+  std::vector<std::string> modules;  // names of linears, which units index
+  std::vector<UnitResult> units;
+};
+
+/// Measures every unit on the packed runtime. The scores are those of eval with a plan of the unit
+/// at low bits and the head of high. Error{kUsage} for widths that are not below high's,
+/// {kInterrupted} where should_stop says so.
+SensitivityResult measure_sensitivity(const SensitivityOptions& options, Observer& observer);
+
+/// sensitivity.json (docs/file_formats.md).
+Json to_json(const SensitivityResult& result);
+inline constexpr const char* kSensitivityFile = "sensitivity.json";
+
+/// Order of units from the most sensitive, by the first width's KL or score.
+std::vector<std::size_t> sensitivity_ranking(const SensitivityResult& result);
+
+/// The executions of an analysis: all-high, and one per unit and width that shares its pointers.
+class UnitExecutions {
+ public:
+  /// Error{kUsage} where a width of low is not below high's, or high is no uniform precision.
+  UnitExecutions(const ModelHandle& handle, const std::string& high, const std::vector<int>& low,
+                 const std::vector<SensitivityUnit>& units, ParallelFor& parallel);
+  const runtime::Execution& high() const { return *high_; }
+  /// units x low
+  const runtime::Execution& at(std::size_t unit, std::size_t low) const {
+    return *trials_[unit * num_low_ + low];
+  }
+
+ private:
+  std::size_t num_low_;
+  std::shared_ptr<const runtime::Execution> high_;
+  std::vector<std::shared_ptr<const runtime::Execution>> trials_;
+};
+/// The widths of a unit's linears at low bits.
+quant::Precision lowered(quant::Precision high, Part part, int bits);
+
+}  // namespace qalof::app

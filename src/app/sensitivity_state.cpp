@@ -1,0 +1,101 @@
+#include "app/sensitivity_state.h"
+
+#include "core/error.h"
+
+namespace qalof::app {
+
+namespace {
+
+constexpr std::size_t kMaxStateBytes = std::size_t{4} << 30;
+constexpr int kFormatVersion = 1;
+constexpr std::int64_t kMaxIndex = 1'000'000'000;
+
+std::string header_text(const Json& identity) {
+  return Json{{"format_version", kFormatVersion}, {"run", identity}}.dump() + "\n";
+}
+
+std::string record_text(std::size_t batch, std::size_t trial,
+                        const std::vector<SampleScore>& scores) {
+  Json rows = Json::array();
+  for (const SampleScore& score : scores)
+    rows.push_back({score.exact, score.f1, score.loss, score.kl});
+  return Json{{"batch", batch}, {"trial", trial}, {"scores", rows}}.dump() + "\n";
+}
+
+std::vector<SampleScore> scores_of(const Json& record, const std::string& where) {
+  std::vector<SampleScore> scores;
+  const auto rows = record.find("scores");
+  bool is_good = rows != record.end() && rows->is_array();
+  for (std::size_t i = 0; is_good && i < rows->size(); ++i) {
+    const Json& row = (*rows)[i];
+    is_good = row.is_array() && row.size() == 4;
+    for (std::size_t k = 0; is_good && k < 4; ++k) is_good = row[k].is_number();
+    if (is_good)
+      scores.push_back({row[0].get<double>(), row[1].get<double>(), row[2].get<double>(),
+                        row[3].get<double>()});
+  }
+  QALOF_CHECK(is_good, ErrorKind::kCorruptFile,
+              "{}: scores: expected a list of lists of four numbers", where);
+  return scores;
+}
+
+// "KEY is X there and Y here" of the first difference, or "".
+std::string difference(const Json& there, const Json& here) {
+  for (const auto& [key, value] : here.items()) {
+    const Json other = there.is_object() ? there.value(key, Json()) : Json();
+    if (other != value)
+      return fmt::format("{} is {:.80} there and {:.80} here", key, other.dump(), value.dump());
+  }
+  return there == here ? "" : "more is said there";
+}
+
+}  // namespace
+
+SensitivityState::SensitivityState(const std::string& path, const Json& identity, bool overwrite) {
+  if (!overwrite && path_exists(path)) {
+    read(path, identity);
+  } else {
+    write_file_atomic(path, header_text(identity));
+  }
+  file_ = std::make_unique<AppendFile>(path);
+}
+
+void SensitivityState::read(const std::string& path, const Json& identity) {
+  const std::string text = read_file(path, kMaxStateBytes);
+  std::size_t first = 0, line = 0;
+  for (std::size_t end = text.find('\n'); end != std::string::npos;
+       first = end + 1, end = text.find('\n', first)) {
+    const std::string where = fmt::format("{}: line {}", path, ++line);
+    const Json json = parse_json(std::string_view(text).substr(first, end - first), where);
+    if (line == 1) {
+      const std::int64_t version = json_int(json, "format_version", where, 0, kMaxIndex);
+      QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,
+                  "{}: format_version {}, expected {}", path, version, kFormatVersion);
+      const std::string differs = difference(json.value("run", Json()), identity);
+      QALOF_CHECK(differs.empty(), ErrorKind::kUsage,
+                  "{}: is of another run ({}); give another --output_dir or "
+                  "--overwrite_output_dir",
+                  path, differs);
+      continue;
+    }
+    const auto batch = static_cast<std::size_t>(json_int(json, "batch", where, 0, kMaxIndex));
+    const auto trial = static_cast<std::size_t>(json_int(json, "trial", where, 0, kMaxIndex));
+    scores_[{batch, trial}] = scores_of(json, where);
+  }
+  QALOF_CHECK(line > 0, ErrorKind::kCorruptFile, "{}: holds no line, expected a run's state", path);
+  resumed_ = scores_.size();
+  if (first < text.size()) write_file_atomic(path, std::string_view(text).substr(0, first));
+}
+
+const std::vector<SampleScore>* SensitivityState::find(std::size_t batch,
+                                                       std::size_t trial) const {
+  const auto found = scores_.find({batch, trial});
+  return found == scores_.end() ? nullptr : &found->second;
+}
+
+void SensitivityState::add(std::size_t batch, std::size_t trial, std::vector<SampleScore> scores) {
+  if (file_) file_->append(record_text(batch, trial, scores));
+  scores_[{batch, trial}] = std::move(scores);
+}
+
+}  // namespace qalof::app

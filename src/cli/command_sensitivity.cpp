@@ -1,0 +1,143 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+
+#include "app/sensitivity.h"
+#include "cli/commands.h"
+#include "cli/format.h"
+#include "cli/signals.h"
+#include "core/error.h"
+
+namespace qalof::cli {
+
+namespace {
+
+double cost_value(const app::UnitCost& cost) { return cost.score.value_or(cost.kl); }
+
+std::string ranking_text(const app::SensitivityResult& result) {
+  const bool is_measured = result.by == "measured";
+  std::vector<std::vector<std::string>> rows = {{"unit", "part", "bits"}};
+  for (const char* name : is_measured ? std::vector<const char*>{"KL", "delta loss", "delta F1",
+                                                                 "95 %", "delta EM", "samples"}
+                                      : std::vector<const char*>{"score", "first order"})
+    rows.front().emplace_back(name);
+  for (const std::size_t index : app::sensitivity_ranking(result)) {
+    const auto& [unit, costs] = result.units[index];
+    for (const app::UnitCost& cost : costs) {
+      std::vector<std::string>& row = rows.emplace_back();
+      row = {unit.name, to_string(unit.part), std::to_string(cost.bits)};
+      if (!is_measured) {
+        row.push_back(fmt::format("{:.3g}", *cost.score));
+        row.push_back(fmt::format("{:.3g}", *cost.first_order));
+        continue;
+      }
+      row.push_back(fmt::format("{:.3g}", cost.kl));
+      row.push_back(fmt::format("{:+.4f}", cost.delta_loss));
+      row.push_back(fmt::format("{:+.2f}", cost.delta_f1));
+      row.push_back(fmt::format("{:+.2f} .. {:+.2f}", cost.delta_f1_interval.low,
+                                cost.delta_f1_interval.high));
+      row.push_back(fmt::format("{:+.2f}", cost.delta_em));
+      row.push_back(std::to_string(cost.samples));
+    }
+  }
+  return table_text(rows, {2, 3, 4, 5, 6, 7, 8});
+}
+
+// Blocks x kinds at the first width; the largest cost is the darkest.
+std::string heat_map_text(const app::SensitivityResult& result) {
+  constexpr const char* kShades[] = {" .", "░░", "▒▒", "▓▓", "██"};
+  std::vector<std::string> kinds;
+  std::map<std::pair<std::size_t, std::string>, double> cells;
+  double largest = 0;
+  std::size_t blocks = 0;
+  for (const auto& [unit, costs] : result.units) {
+    if (!unit.block) continue;
+    const std::string kind =
+        unit.part == app::Part::kWeights || unit.part == app::Part::kActivations
+            ? fmt::format("{} ({})", unit.kind, to_string(unit.part))
+            : unit.kind;
+    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
+    const double value = cost_value(costs.front());
+    cells[{*unit.block, kind}] = value;
+    largest = std::max(largest, value);
+    blocks = std::max(blocks, *unit.block + 1);
+  }
+  if (kinds.empty()) return "";
+  std::size_t width = 0;
+  for (const std::string& kind : kinds) width = std::max(width, kind.size());
+  std::string text = fmt::format("{:<{}}  ", "block", width);
+  for (std::size_t block = 0; block < blocks; ++block) text += fmt::format("{:>2}", block % 100);
+  text += '\n';
+  for (const std::string& kind : kinds) {
+    text += fmt::format("{:<{}}  ", kind, width);
+    for (std::size_t block = 0; block < blocks; ++block) {
+      const auto cell = cells.find({block, kind});
+      const double share = cell == cells.end() || largest <= 0 ? 0 : cell->second / largest;
+      text += kShades[std::clamp<int>(static_cast<int>(share * 5), 0, 4)];
+    }
+    text += '\n';
+  }
+  return text + fmt::format("darkest: {} {:.3g} at {} bits\n",
+                            result.by == "measured" ? "KL" : "score", largest,
+                            result.low.front());
+}
+
+}  // namespace
+
+void run_sensitivity(std::vector<std::string> arguments) {
+  app::SensitivityOptions options;
+  std::string by = "measured", granularity = "sublayer";
+  bool heat_map = false;
+  CommandLine line("sensitivity",
+                   "What each part of a model loses at few bits, from all-high: measured on the "
+                   "packed runtime.",
+                   "  qalof sensitivity --model_name_or_path gpt2 --adapter out --validation_file "
+                   "dev.json --max_eval_samples 200 --output_dir s\n"
+                   "  qalof sensitivity --granularity kind --low 4 5 6 --split --kv "
+                   "--model_name_or_path gpt2 --adapter out --validation_file dev.json\n",
+                   std::move(arguments));
+  add_model_flags(line, options.model, /*with_precision=*/false);
+  line.option("--kv_scheme", options.model.kv_scheme,
+              "what shares a scale of K and V: seed (a token) or head (a token and head)");
+  line.option("--by", by, "measured")->check(CLI::IsMember({"measured"}));
+  line.option("--task", options.task, "qa or classification");
+  line.option("--validation_file", options.data.validation_file,
+              "qa: SQuAD JSON or JSONL; classification: SST-2 TSV or AG News CSV")
+      ->required();
+  line.option("--max_eval_samples", options.data.max_eval_samples,
+              "the first N questions or texts; 0 = all");
+  line.option("--granularity", granularity,
+              "sublayer (every linear), layer (attention or MLP of a block), block, or kind (a "
+              "linear type over all blocks, all attention, all MLP)");
+  line.option("--high", options.high, "precision of all that is not lowered: 8, w8a8kv8, ...");
+  line.option("--low", options.low, "bits a unit goes to; several: each of them");
+  line.flag("--split", options.units.split, "weights and activations apart");
+  line.flag("--kv", options.units.kv, "K and V of each layer as units of their own, too");
+  line.flag("--early_stop", options.early_stop,
+            "a unit whose F1 clearly differs is measured no further");
+  line.option("--max_seq_length", options.data.features.max_seq_length, "window in tokens");
+  line.option("--doc_stride", options.data.features.doc_stride,
+              "qa: overlap of neighbouring windows in tokens");
+  line.option("--max_answer_length", options.data.decode.max_answer_length,
+              "qa: longest answer in tokens");
+  line.flag("--version_2_with_negative", options.data.decode.version_2_with_negative,
+            "qa: questions may have no answer");
+  line.option("--output_dir", options.output_dir,
+              "writes sensitivity.json; the same command goes on where it was stopped");
+  line.flag("--overwrite_output_dir", options.overwrite_output_dir,
+            "begin anew, whatever the directory holds");
+  line.flag("--heat_map", heat_map, "blocks x kinds in shades; on a terminal by itself");
+  line.parse();
+  options.units.granularity = app::parse_granularity(granularity);
+  const StopSignals signals;
+  options.should_stop = [] { return StopSignals::received() != 0; };
+  const app::SensitivityResult result = app::measure_sensitivity(options, line.observer());
+  std::string text = ranking_text(result);
+  if (heat_map || isatty(STDOUT_FILENO) == 1) text += "\n" + heat_map_text(result);
+  text += fmt::format("\n{}: exact match {:.2f}   F1 {:.2f}   loss {:.4f}   {} samples\n",
+                      result.high, result.em, result.f1, result.loss, result.samples);
+  line.print(app::to_json(result), text);
+}
+
+}  // namespace qalof::cli

@@ -1,0 +1,41 @@
+// Statistics of paired measurements.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace qalof {
+
+struct Interval {
+  double low = 0, high = 0;
+};
+
+/// Percentile bootstrap (Efron 1979) of the mean over samples: the same draws serve every quantity
+/// that was measured on them, so that differences are paired. Immutable.
+class PairedBootstrap {
+ public:
+  static constexpr std::size_t kDraws = 2000;
+  static constexpr std::uint64_t kSeed = 20240229;
+  /// samples >= 1; the draws are a function of samples and seed.
+  explicit PairedBootstrap(std::size_t samples, std::uint64_t seed = kSeed);
+  /// 95 % interval of the mean of differences [samples].
+  Interval interval(std::span<const double> differences) const;
+
+ private:
+  std::size_t samples_;
+  std::vector<std::uint16_t> counts_;  // [draw, sample]
+};
+
+/// Mean and standard error of the mean; the error of one value is 0.
+struct MeanAndError {
+  double mean = 0, error = 0;
+};
+MeanAndError mean_and_error(std::span<const double> values);
+
+/// Spearman's rank correlation of two measurements [n] of the same things; tied values share their
+/// mean rank. NaN where n < 2 or one side has equal values only.
+double spearman(std::span<const double> a, std::span<const double> b);
+
+}  // namespace qalof

@@ -1,0 +1,215 @@
+#include "app/sensitivity.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "app/qa_evaluation.h"
+#include "app/sensitivity_state.h"
+#include "core/file.h"
+#include "io/adapter_dir.h"
+#include "support/error_of.h"
+#include "support/temp_dir.h"
+#include "support/tiny_runtime.h"
+#include "text/bpe_tokenizer.h"
+
+namespace qalof::app {
+namespace {
+
+using qalof::testing::error_of;
+
+// A tiny model with the nano model's tokenizer and questions, and an adapter set per width.
+class SensitivityTest : public ::testing::Test {
+ protected:
+  SensitivityTest() {
+    Json config = qalof::testing::tiny_config();
+    config["vocab_size"] = 640;
+    config["n_positions"] = 128;
+    config["bos_token_id"] = config["eos_token_id"] = 0;
+    qalof::testing::write_model(model(), config);
+    text::copy_tokenizer_files(QALOF_SOURCE_DIR "/assets/nano/model", model());
+    const model::ModelConfig parsed = model::parse_model_config(config, "test config");
+    io::AdapterDir described;
+    described.base_id = "tiny";
+    for (const auto& [width, adapter] : qalof::testing::random_adapters(parsed, {8, 4})->by_width) {
+      described.adapters[width] = fmt::format("w{}", width);
+      runtime::save_adapter(fmt::format("{}/w{}", adapters(), width), *adapter, parsed,
+                            runtime::Task::kQa, "tiny");
+    }
+    io::write_adapter_dir(adapters(), described);
+  }
+  std::string model() const { return dir_.file("model"); }
+  std::string adapters() const { return dir_.file("adapters"); }
+
+  SensitivityOptions options(const std::string& output = "") const {
+    SensitivityOptions options;
+    options.model.model = model();
+    options.model.adapter = adapters();
+    options.model.threads = 2;
+    options.data.validation_file = QALOF_SOURCE_DIR "/assets/nano/data/validation.json";
+    options.data.max_eval_samples = 60;
+    options.data.features.max_seq_length = 128;
+    options.data.features.doc_stride = 16;
+    if (!output.empty()) options.output_dir = dir_.file(output);
+    return options;
+  }
+  SensitivityResult run(const SensitivityOptions& options) {
+    return measure_sensitivity(options, silent_);
+  }
+  // Scores of eval with a plan file of these words after the default.
+  QaScores evaluate(const std::string& rest) {
+    std::ofstream(dir_.file("plan.json"))
+        << R"({"format_version": 1, "default": "w8a8kv8", "head": 8)" << rest << "}";
+    ModelOptions chosen = options().model;
+    chosen.precision = dir_.file("plan.json");
+    const ModelHandle handle = open_model(chosen, silent_);
+    ThreadPool pool(2);
+    return evaluate_qa(*make_execution(handle, pool, silent_), open_tokenizer(handle),
+                       options().data, pool, silent_);
+  }
+  static const UnitResult& unit(const SensitivityResult& result, const std::string& name,
+                                Part part = Part::kBoth) {
+    for (const UnitResult& entry : result.units) {
+      if (entry.unit.name == name && entry.unit.part == part) return entry;
+    }
+    ADD_FAILURE() << "no unit " << name;
+    return result.units.front();
+  }
+
+  qalof::testing::TempDir dir_;
+  Observer silent_;
+};
+
+TEST_F(SensitivityTest, ScoresAreThoseOfEvalWithTheUnitsPlan) {
+  SensitivityOptions options = this->options();
+  options.low = {4, 3};
+  const SensitivityResult result = run(options);
+  EXPECT_EQ(result.samples, 60U);
+  EXPECT_EQ(result.units.size(), 8U);
+  const QaScores high = evaluate("");
+  EXPECT_EQ(result.f1, high.f1);
+  EXPECT_EQ(result.em, high.exact_match);
+  int changed = 0;
+  for (const auto& [unit, costs] : result.units) {
+    for (const UnitCost& cost : costs) {
+      const QaScores low = evaluate(
+          fmt::format(R"(, "modules": {{"{}": "w{}a{}"}})", unit.name, cost.bits, cost.bits));
+      // Sums of the same numbers in another order.
+      EXPECT_NEAR(cost.delta_f1, low.f1 - high.f1, 1e-10) << unit.name;
+      EXPECT_NEAR(cost.delta_em, low.exact_match - high.exact_match, 1e-10) << unit.name;
+      EXPECT_GT(cost.kl, 0) << unit.name;
+      EXPECT_LE(cost.delta_f1_interval.low, cost.delta_f1);
+      EXPECT_GE(cost.delta_f1_interval.high, cost.delta_f1);
+      changed += cost.delta_f1 != 0 ? 1 : 0;
+    }
+    EXPECT_GT(costs[1].kl, costs[0].kl) << unit.name;
+  }
+  EXPECT_GT(changed, 4);
+}
+
+TEST_F(SensitivityTest, PartsKindsAndKvAreThoseOfEval) {
+  SensitivityOptions options = this->options();
+  options.units = {Granularity::kKind, /*split=*/true, /*kv=*/true};
+  const SensitivityResult result = run(options);
+  EXPECT_EQ(result.units.size(), 2U * 6 + 2);
+  const auto check = [&](const UnitResult& found, const std::string& plan) {
+    EXPECT_NEAR(found.costs[0].delta_f1, evaluate(plan).f1 - result.f1, 1e-10) << plan;
+  };
+  const std::string rules = R"(, "rules": [{"match": "h\\.\\d+\\.)";
+  check(unit(result, "attn", Part::kWeights), rules + R"(attn\\..*", "set": "w4a8"}])");
+  check(unit(result, "mlp.c_fc", Part::kActivations), rules + R"(mlp\\.c_fc", "set": "w8a4"}])");
+  check(unit(result, "k", Part::kKv), R"(, "kv": {"0": {"k": 4}, "1": {"k": 4}})");
+  EXPECT_EQ(unit(result, "mlp", Part::kWeights).unit.parameters, 2U * 2 * 32 * 128);
+}
+
+TEST_F(SensitivityTest, UnitsOfEveryGranularityCoverTheModel) {
+  const auto base = runtime::BaseModel::load_directory(model());
+  const auto names = [&](Granularity granularity) {
+    std::vector<std::string> result;
+    std::size_t parameters = 0;
+    for (const SensitivityUnit& unit : sensitivity_units(*base, {granularity, false, true})) {
+      result.push_back(unit.name);
+      parameters += unit.parameters;
+    }
+    EXPECT_EQ(parameters, (granularity == Granularity::kKind ? 2U : 1U) * 2 * 12 * 32 * 32);
+    return fmt::format("{}", fmt::join(result, " "));
+  };
+  EXPECT_EQ(names(Granularity::kLayer),
+            "h.0.attn h.0.mlp h.1.attn h.1.mlp h.0.k h.0.v h.1.k h.1.v");
+  EXPECT_EQ(names(Granularity::kBlock), "h.0 h.1 h.0.k h.0.v h.1.k h.1.v");
+  EXPECT_EQ(names(Granularity::kKind),
+            "attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj attn mlp k v");
+  EXPECT_EQ(error_of([] { parse_granularity("head"); }).message,
+            "--granularity: found head, expected sublayer, layer, block or kind");
+}
+
+TEST_F(SensitivityTest, AStoppedRunEndsInTheSameBytes) {
+  const SensitivityOptions whole = options("whole");
+  run(whole);
+  SensitivityOptions stopped = options("stopped");
+  int asked = 0;
+  stopped.should_stop = [&] { return ++asked > 5; };
+  EXPECT_EQ(error_of([&] { run(stopped); }).kind, ErrorKind::kInterrupted);
+  const std::string state = stopped.output_dir + "/sensitivity_state.jsonl";
+  const std::string text = read_file(state, 1 << 24);
+  // Killed in the middle of a line.
+  std::ofstream(state, std::ios::trunc) << text.substr(0, text.size() - 7);
+  stopped.should_stop = nullptr;
+  EXPECT_FALSE(path_exists(stopped.output_dir + "/sensitivity.json"));
+  run(stopped);
+  EXPECT_EQ(read_file(stopped.output_dir + "/sensitivity.json", 1 << 24),
+            read_file(whole.output_dir + "/sensitivity.json", 1 << 24));
+  EXPECT_EQ(read_file(state, 1 << 24),
+            read_file(whole.output_dir + "/sensitivity_state.jsonl", 1 << 24));
+}
+
+TEST_F(SensitivityTest, StatesOfOtherRunsAndBrokenOnesAreRefused) {
+  SensitivityOptions options = this->options("out");
+  options.data.max_eval_samples = 3;
+  run(options);
+  options.low = {5};
+  const std::string state = options.output_dir + "/sensitivity_state.jsonl";
+  EXPECT_EQ(error_of([&] { run(options); }).message,
+            state + ": is of another run (low is [4] there and [5] here); give another "
+                    "--output_dir or --overwrite_output_dir");
+  options.overwrite_output_dir = true;
+  EXPECT_EQ(run(options).low, std::vector<int>{5});
+  options.overwrite_output_dir = false;
+  std::ofstream(state, std::ios::app) << "{\"batch\": 0, \"trial\": 1, \"scores\": [[1]]}\n";
+  const auto error = error_of([&] { run(options); });
+  EXPECT_EQ(error.kind, ErrorKind::kCorruptFile);
+  EXPECT_NE(error.message.find("scores: expected a list of lists of four numbers"),
+            std::string::npos);
+}
+
+TEST_F(SensitivityTest, WidthsThatAreNotLowerAreRefused) {
+  for (const int bits : {8, 1, 16}) {
+    SensitivityOptions options = this->options();
+    options.low = {bits};
+    const auto error = error_of([&] { run(options); });
+    EXPECT_EQ(error.kind, ErrorKind::kUsage);
+    EXPECT_EQ(error.message, fmt::format("--low: found {}, expected 2..8 and less than --high "
+                                         "w8a8kv8",
+                                         bits));
+  }
+  SensitivityOptions lm = options();
+  lm.task = "lm";
+  EXPECT_NE(error_of([&] { run(lm); }).message.find("lm"), std::string::npos);
+}
+
+TEST_F(SensitivityTest, EarlyStopLeavesClearUnitsAndResumesAlike) {
+  SensitivityOptions options = this->options("early");
+  options.data.max_eval_samples = 200;
+  options.early_stop = true;
+  options.low = {2};
+  options.units.granularity = Granularity::kBlock;
+  const SensitivityResult first = run(options);
+  EXPECT_EQ(first.samples, 200U);
+  const std::string bytes = read_file(options.output_dir + "/sensitivity.json", 1 << 24);
+  for (const UnitResult& entry : first.units) EXPECT_GE(entry.costs[0].samples, 64U);
+  run(options);
+  EXPECT_EQ(read_file(options.output_dir + "/sensitivity.json", 1 << 24), bytes);
+}
+
+}  // namespace
+}  // namespace qalof::app
