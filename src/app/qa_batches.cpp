@@ -49,8 +49,8 @@ void QaReader::read(std::size_t batch_tokens,
       ++added;
       bool was_cut = false;
       QaItem& item = batch.items.emplace_back();
-      item.windows = text::make_windows(tokenizer_, question.question, encoded, options_.features,
-                                        &was_cut);
+      item.windows =
+          text::make_windows(tokenizer_, question.question, encoded, options_.features, &was_cut);
       item.question = std::move(question);
       item.context = context;
       cut += was_cut ? 1 : 0;

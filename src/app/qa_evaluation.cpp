@@ -61,6 +61,7 @@ class QaEvaluator {
     return std::move(scores_);
   }
   std::uint64_t done() const { return scores_.samples; }
+
  private:
   void finish(const QaItem& item) {
     const text::SpanPrediction prediction = decoder_.finish(*item.context);

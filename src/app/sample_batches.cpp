@@ -21,8 +21,7 @@ std::vector<std::pair<std::int32_t, std::int32_t>> labels(const QaItem& item) {
   if (start < 0) return result;
   const auto length = static_cast<std::uint32_t>(text::count_code_points(answer.text));
   for (std::size_t w = 0; w < result.size(); ++w)
-    result[w] =
-        text::label_window(item.windows[w], static_cast<std::uint32_t>(start), length);
+    result[w] = text::label_window(item.windows[w], static_cast<std::uint32_t>(start), length);
   return result;
 }
 
@@ -87,9 +86,8 @@ class QaSampleReader final : public SampleReader {
   std::uint64_t total() const override { return reader_.total(); }
   void read(std::size_t batch_tokens,
             const std::function<bool(const SampleBatch&)>& take) const override {
-    reader_.read(batch_tokens, [&](const QaBatch& batch) {
-      return take(QaSamples(batch, reader_.options()));
-    });
+    reader_.read(batch_tokens,
+                 [&](const QaBatch& batch) { return take(QaSamples(batch, reader_.options())); });
   }
 
  private:

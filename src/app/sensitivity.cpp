@@ -36,8 +36,8 @@ Json identity_of(const SensitivityOptions& options, const ModelHandle& handle,
           {"max_eval_samples", options.data.max_eval_samples},
           {"max_seq_length", options.data.features.max_seq_length},
           {"doc_stride", options.data.features.doc_stride},
-          {"separator", options.data.features.separator ? Json(*options.data.features.separator)
-                                                        : Json()},
+          {"separator",
+           options.data.features.separator ? Json(*options.data.features.separator) : Json()},
           {"n_best_size", options.data.decode.n_best_size},
           {"max_answer_length", options.data.decode.max_answer_length},
           {"version_2_with_negative", options.data.decode.version_2_with_negative},
@@ -214,9 +214,8 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
               "{}: neither the model nor an adapter holds a head of --task {}; train one or give "
               "--adapter",
               options.model.model, options.task);
-  const auto reader =
-      make_sample_reader(task, tokenizer, options.data, handle.base->config().max_positions,
-                         head->outputs, observer);
+  const auto reader = make_sample_reader(
+      task, tokenizer, options.data, handle.base->config().max_positions, head->outputs, observer);
 
   std::optional<DirectoryLock> lock;
   SensitivityState state;
@@ -226,8 +225,8 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
     state = SensitivityState(fmt::format("{}/{}", options.output_dir, kStateFile),
                              identity_of(options, handle, units), options.overwrite_output_dir);
     if (state.resumed() > 0)
-      observer.info(fmt::format("{}: {} passes were measured before", options.output_dir,
-                                state.resumed()));
+      observer.info(
+          fmt::format("{}: {} passes were measured before", options.output_dir, state.resumed()));
   }
   Sweep sweep(options, executions, *head, units, state, reader->total(), pool, observer);
   reader->read(batch_tokens(handle.base->config()), [&](const SampleBatch& batch) {
@@ -254,9 +253,8 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
     UnitResult& entry = result.units.emplace_back();
     entry.unit = units[unit];
     for (std::size_t low = 0; low < options.low.size(); ++low) {
-      entry.costs.push_back(cost_of(options.low[low],
-                                    sweep.scores(1 + unit * options.low.size() + low), high,
-                                    bootstraps));
+      entry.costs.push_back(cost_of(
+          options.low[low], sweep.scores(1 + unit * options.low.size() + low), high, bootstraps));
     }
   }
   if (!options.output_dir.empty())
@@ -294,19 +292,17 @@ Json to_json(const SensitivityResult& result) {
                      {"part", to_string(unit.part)},
                      {"costs", entries}});
   }
-  return {{"format_version", 1},
-          {"by", result.by},
-          {"task", result.task},
-          {"model", result.model},
-          {"samples", result.samples},
-          {"high",
-           {{"precision", result.high},
-            {"em", result.em},
-            {"f1", result.f1},
-            {"loss", result.loss}}},
-          {"low", result.low.size() == 1 ? Json(result.low.front()) : Json(result.low)},
-          {"granularity", result.granularity},
-          {"units", units}};
+  return {
+      {"format_version", 1},
+      {"by", result.by},
+      {"task", result.task},
+      {"model", result.model},
+      {"samples", result.samples},
+      {"high",
+       {{"precision", result.high}, {"em", result.em}, {"f1", result.f1}, {"loss", result.loss}}},
+      {"low", result.low.size() == 1 ? Json(result.low.front()) : Json(result.low)},
+      {"granularity", result.granularity},
+      {"units", units}};
 }
 
 std::vector<std::size_t> sensitivity_ranking(const SensitivityResult& result) {

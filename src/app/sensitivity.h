@@ -42,7 +42,7 @@ struct UnitResult {
 struct SensitivityResult {
   std::string by = "measured", task, model, granularity;
   std::uint64_t samples = 0;
-  std::string high;                // in words
+  std::string high;                 // in words
   double em = 0, f1 = 0, loss = 0;  // all-high
   std::vector<int> low;
   std::vector<std::string> modules;  // names of linears, which units index

@@ -31,8 +31,8 @@ std::vector<SampleScore> scores_of(const Json& record, const std::string& where)
     is_good = row.is_array() && row.size() == 4;
     for (std::size_t k = 0; is_good && k < 4; ++k) is_good = row[k].is_number();
     if (is_good)
-      scores.push_back({row[0].get<double>(), row[1].get<double>(), row[2].get<double>(),
-                        row[3].get<double>()});
+      scores.push_back(
+          {row[0].get<double>(), row[1].get<double>(), row[2].get<double>(), row[3].get<double>()});
   }
   QALOF_CHECK(is_good, ErrorKind::kCorruptFile,
               "{}: scores: expected a list of lists of four numbers", where);
@@ -87,8 +87,7 @@ void SensitivityState::read(const std::string& path, const Json& identity) {
   if (first < text.size()) write_file_atomic(path, std::string_view(text).substr(0, first));
 }
 
-const std::vector<SampleScore>* SensitivityState::find(std::size_t batch,
-                                                       std::size_t trial) const {
+const std::vector<SampleScore>* SensitivityState::find(std::size_t batch, std::size_t trial) const {
   const auto found = scores_.find({batch, trial});
   return found == scores_.end() ? nullptr : &found->second;
 }

@@ -67,8 +67,8 @@ void add_kv_units(const runtime::BaseModel& base, bool over_all,
 }  // namespace
 
 Granularity parse_granularity(const std::string& text) {
-  for (const Granularity granularity : {Granularity::kSublayer, Granularity::kLayer,
-                                        Granularity::kBlock, Granularity::kKind}) {
+  for (const Granularity granularity :
+       {Granularity::kSublayer, Granularity::kLayer, Granularity::kBlock, Granularity::kKind}) {
     if (text == to_string(granularity)) return granularity;
   }
   fail(ErrorKind::kUsage, "--granularity: found {}, expected sublayer, layer, block or kind", text);

@@ -26,11 +26,11 @@ enum class Part { kBoth, kWeights, kActivations, kKv };
 std::string to_string(Part part);
 
 struct SensitivityUnit {
-  std::string name;                    // "h.0.attn.c_attn", "h.0.attn", "h.0", "attn.c_attn", "h.0.k"
-  std::vector<std::size_t> linears;    // none for K and V
-  std::optional<std::size_t> block;    // none: over all blocks
-  std::string kind;                    // "attn.c_attn", "attn", "block", "k"
-  std::size_t parameters = 0;          // weights of the linears
+  std::string name;                  // "h.0.attn.c_attn", "h.0.attn", "h.0", "attn.c_attn", "h.0.k"
+  std::vector<std::size_t> linears;  // none for K and V
+  std::optional<std::size_t> block;  // none: over all blocks
+  std::string kind;                  // "attn.c_attn", "attn", "block", "k"
+  std::size_t parameters = 0;        // weights of the linears
   Part part = Part::kBoth;
   std::vector<std::size_t> kv_layers;  // whose K or V is lowered
   bool is_value = false;               // V instead of K

@@ -79,8 +79,7 @@ std::string heat_map_text(const app::SensitivityResult& result) {
     text += '\n';
   }
   return text + fmt::format("darkest: {} {:.3g} at {} bits\n",
-                            result.by == "measured" ? "KL" : "score", largest,
-                            result.low.front());
+                            result.by == "measured" ? "KL" : "score", largest, result.low.front());
 }
 
 }  // namespace

@@ -34,7 +34,8 @@ SpanLoss span_loss(const SpanLossInputs& inputs, std::span<float> dlogits) {
       dz.resize(length);
       for (std::size_t t = 0; t < length; ++t)
         dz[t] = hard_weight * (std::exp(log_p[t]) - (t == label ? 1.0 : 0.0));
-      if (is_kl && num_teachers > 0) runtime::log_softmax(logits, 2, column, temperature, log_student);
+      if (is_kl && num_teachers > 0)
+        runtime::log_softmax(logits, 2, column, temperature, log_student);
       for (const std::span<const float> all : inputs.teachers) {
         const std::span<const float> teacher = all.subspan(first, count);
         double sum = 0;

@@ -137,8 +137,7 @@ TEST_F(SensitivityTest, UnitsOfEveryGranularityCoverTheModel) {
   EXPECT_EQ(names(Granularity::kLayer),
             "h.0.attn h.0.mlp h.1.attn h.1.mlp h.0.k h.0.v h.1.k h.1.v");
   EXPECT_EQ(names(Granularity::kBlock), "h.0 h.1 h.0.k h.0.v h.1.k h.1.v");
-  EXPECT_EQ(names(Granularity::kKind),
-            "attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj attn mlp k v");
+  EXPECT_EQ(names(Granularity::kKind), "attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj attn mlp k v");
   EXPECT_EQ(error_of([] { parse_granularity("head"); }).message,
             "--granularity: found head, expected sublayer, layer, block or kind");
 }
@@ -170,8 +169,9 @@ TEST_F(SensitivityTest, StatesOfOtherRunsAndBrokenOnesAreRefused) {
   options.low = {5};
   const std::string state = options.output_dir + "/sensitivity_state.jsonl";
   EXPECT_EQ(error_of([&] { run(options); }).message,
-            state + ": is of another run (low is [4] there and [5] here); give another "
-                    "--output_dir or --overwrite_output_dir");
+            state +
+                ": is of another run (low is [4] there and [5] here); give another "
+                "--output_dir or --overwrite_output_dir");
   options.overwrite_output_dir = true;
   EXPECT_EQ(run(options).low, std::vector<int>{5});
   options.overwrite_output_dir = false;

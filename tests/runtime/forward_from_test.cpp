@@ -45,8 +45,8 @@ TEST_P(ForwardFromTest, SecondLayerLoweredHasTheBitsOfTheWholePass) {
   const auto high = plan("");
   const std::size_t last = tiny.base()->linears().size() - 1;
   const std::string name = tiny.base()->linears()[last].name;
-  const auto whole = plan(R"(, "head": 8, "modules": {")" + name +
-                          R"(": "w4a4"}, "kv": {"1": {"k": 4, "v": 8}})");
+  const auto whole =
+      plan(R"(, "head": 8, "modules": {")" + name + R"(": "w4a4"}, "kv": {"1": {"k": 4, "v": 8}})");
   const auto low = plan(R"(, "rules": [{"match": ".*", "set": "w4a4"}])");
   KvPrecision kv = high->kv();
   kv.k_bits[1].assign(kv.k_bits[1].size(), 4);
@@ -69,8 +69,8 @@ TEST_P(ForwardFromTest, SecondLayerLoweredHasTheBitsOfTheWholePass) {
     DecoderWorkspace workspace;
     std::vector<float> hidden(expected.hidden.size());
     SerialFor serial;
-    forward_from(*spliced, sequences, layer, at_high.before[layer].data(), workspace,
-                 hidden.data(), serial);
+    forward_from(*spliced, sequences, layer, at_high.before[layer].data(), workspace, hidden.data(),
+                 serial);
     EXPECT_TRUE(same_bytes(hidden, expected.hidden)) << layer;
   }
 }
