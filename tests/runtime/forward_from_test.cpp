@@ -76,7 +76,7 @@ TEST_P(ForwardFromTest, SecondLayerLoweredHasTheBitsOfTheWholePass) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ForwardFromTest, ::testing::Values("gpt2", "llama", "rotated"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& test) { return std::string(test.param); });
 
 TEST(ForwardFrom, LayersThatAreNotThereAndCachesAreRefused) {
   const TinyRuntime tiny;
