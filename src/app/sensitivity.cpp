@@ -95,7 +95,7 @@ class Sweep {
     if (options_.early_stop) stop_clear_trials();
     ++batches_;
     done_ = scores_[0].size() * num_trials_;
-    observer_.progress("questions x units", done_, total_, "");
+    if (missing.empty()) observer_.progress("questions x units", done_, total_, "");
   }
 
   /// Samples of a trial; 0 is all-high.
