@@ -207,7 +207,8 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
     options.data.features.separator = handle.adapters->separator;
   ThreadPool pool(choose_threads(options.model.threads));
   const std::vector<SensitivityUnit> units = sensitivity_units(*handle.base, options.units);
-  const UnitExecutions executions(handle, options.high, options.low, units, pool);
+  const UnitExecutions executions(handle, high_plan(handle, options.high, options.low, units),
+                                  options.low, units, pool);
   observer.info(fmt::format("high {}, {} units", executions.high().description(), units.size()));
   const runtime::Head* head = executions.high().head(task);
   QALOF_CHECK(head != nullptr, ErrorKind::kBadInput,
@@ -234,13 +235,7 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
     return true;
   });
 
-  SensitivityResult result;
-  result.task = options.task;
-  result.model = options.model.model;
-  result.granularity = to_string(options.units.granularity);
-  result.low = options.low;
-  result.high = quant::to_string(quant::parse_uniform_precision(options.high));
-  result.modules = handle.base->target().linear_names;
+  SensitivityResult result = empty_result(options, handle);
   const std::vector<SampleScore>& high = sweep.scores(0);
   result.samples = high.size();
   QALOF_CHECK(result.samples > 0, ErrorKind::kBadInput, "{}: holds no sample",
@@ -257,64 +252,8 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
           options.low[low], sweep.scores(1 + unit * options.low.size() + low), high, bootstraps));
     }
   }
-  if (!options.output_dir.empty())
-    write_file_atomic(fmt::format("{}/{}", options.output_dir, kSensitivityFile),
-                      dump_json(to_json(result), kSensitivityFile, 2) + "\n");
+  finish_result(options, result);
   return result;
-}
-
-Json to_json(const SensitivityResult& result) {
-  Json units = Json::array();
-  for (const auto& [unit, costs] : result.units) {
-    Json modules = Json::array(), entries = Json::array();
-    for (const std::size_t linear : unit.linears) modules.push_back(result.modules[linear]);
-    for (const UnitCost& cost : costs) {
-      if (cost.score) {
-        entries.push_back(
-            {{"bits", cost.bits}, {"score", *cost.score}, {"first_order", *cost.first_order}});
-        continue;
-      }
-      entries.push_back(
-          {{"bits", cost.bits},
-           {"samples", cost.samples},
-           {"delta_em", cost.delta_em},
-           {"delta_f1", cost.delta_f1},
-           {"delta_f1_interval", {cost.delta_f1_interval.low, cost.delta_f1_interval.high}},
-           {"delta_loss", cost.delta_loss},
-           {"delta_loss_interval", {cost.delta_loss_interval.low, cost.delta_loss_interval.high}},
-           {"kl", cost.kl}});
-    }
-    units.push_back({{"name", unit.name},
-                     {"modules", modules},
-                     {"block", unit.block ? Json(*unit.block) : Json()},
-                     {"kind", unit.kind},
-                     {"parameters", unit.parameters},
-                     {"part", to_string(unit.part)},
-                     {"costs", entries}});
-  }
-  return {
-      {"format_version", 1},
-      {"by", result.by},
-      {"task", result.task},
-      {"model", result.model},
-      {"samples", result.samples},
-      {"high",
-       {{"precision", result.high}, {"em", result.em}, {"f1", result.f1}, {"loss", result.loss}}},
-      {"low", result.low.size() == 1 ? Json(result.low.front()) : Json(result.low)},
-      {"granularity", result.granularity},
-      {"units", units}};
-}
-
-std::vector<std::size_t> sensitivity_ranking(const SensitivityResult& result) {
-  std::vector<std::size_t> order(result.units.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  const auto weight = [&](std::size_t unit) {
-    const UnitCost& cost = result.units[unit].costs.front();
-    return cost.score.value_or(cost.kl);
-  };
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return weight(a) > weight(b); });
-  return order;
 }
 
 }  // namespace qalof::app

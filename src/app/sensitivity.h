@@ -24,6 +24,7 @@ struct SensitivityOptions {
   bool early_stop = false;
   bool overwrite_output_dir = false;
   std::string output_dir;             // "" = no files: a killed run begins anew
+  std::string against;                // sensitivity.json to compare the ranks with; "" = none
   std::function<bool()> should_stop;  // asked between passes; may be empty
 };
 
@@ -39,6 +40,14 @@ struct UnitResult {
   SensitivityUnit unit;
   std::vector<UnitCost> costs;  // as low lists the bits
 };
+/// Spearman's rank correlation of one of our numbers with one of another file's, over the units
+/// that both have.
+struct RankCorrelation {
+  int bits = 0;
+  std::string ours, theirs;  // "score", "kl", ...
+  std::size_t units = 0;
+  double rho = 0;  // NaN where one side is constant
+};
 struct SensitivityResult {
   std::string by = "measured", task, model, granularity;
   std::uint64_t samples = 0;
@@ -47,6 +56,7 @@ struct SensitivityResult {
   std::vector<int> low;
   std::vector<std::string> modules;  // names of linears, which units index
   std::vector<UnitResult> units;
+  std::vector<RankCorrelation> correlations;  // with --against
 };
 
 /// Measures every unit on the packed runtime. The scores are those of eval with a plan of the unit
@@ -56,17 +66,33 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& options, Observe
 
 /// sensitivity.json (docs/file_formats.md).
 Json to_json(const SensitivityResult& result);
-inline constexpr const char* kSensitivityFile = "sensitivity.json";
+/// Its name in the output directory: sensitivity.json, or sensitivity_fisher.json.
+std::string sensitivity_file(const std::string& by);
 
 /// Order of units from the most sensitive, by the first width's KL or score.
 std::vector<std::size_t> sensitivity_ranking(const SensitivityResult& result);
 
+/// The plan of high with its own head. Error{kUsage} where a width of low is not below high's, or
+/// high is no uniform precision.
+quant::PrecisionPlan high_plan(const ModelHandle& handle, const std::string& high,
+                               const std::vector<int>& low,
+                               const std::vector<SensitivityUnit>& units);
+/// A result without numbers.
+SensitivityResult empty_result(const SensitivityOptions& options, const ModelHandle& handle);
+/// Compares with --against and writes the file, as far as options ask for it.
+void finish_result(const SensitivityOptions& options, SensitivityResult& result);
+/// file: the contents of a sensitivity.json. Units are the same by name and part. Error{kBadInput}
+/// where fewer than 3 units are in both.
+std::vector<RankCorrelation> rank_correlations(const SensitivityResult& result, const Json& file,
+                                               const std::string& where);
+
 /// The executions of an analysis: all-high, and one per unit and width that shares its pointers.
 class UnitExecutions {
  public:
-  /// Error{kUsage} where a width of low is not below high's, or high is no uniform precision.
-  UnitExecutions(const ModelHandle& handle, const std::string& high, const std::vector<int>& low,
-                 const std::vector<SensitivityUnit>& units, ParallelFor& parallel);
+  /// plan: high_plan's.
+  UnitExecutions(const ModelHandle& handle, const quant::PrecisionPlan& plan,
+                 const std::vector<int>& low, const std::vector<SensitivityUnit>& units,
+                 ParallelFor& parallel);
   const runtime::Execution& high() const { return *high_; }
   /// units x low
   const runtime::Execution& at(std::size_t unit, std::size_t low) const {

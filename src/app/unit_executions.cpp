@@ -25,10 +25,9 @@ quant::Precision lowered(quant::Precision high, Part part, int bits) {
   return high;
 }
 
-UnitExecutions::UnitExecutions(const ModelHandle& handle, const std::string& high,
+quant::PrecisionPlan high_plan(const ModelHandle& handle, const std::string& high,
                                const std::vector<int>& low,
-                               const std::vector<SensitivityUnit>& units, ParallelFor& parallel)
-    : num_low_(low.size()) {
+                               const std::vector<SensitivityUnit>& units) {
   const quant::UniformPrecision uniform = quant::parse_uniform_precision(high);
   for (const SensitivityUnit& unit : units) {
     for (const int bits : low) check_low(uniform, bits, unit.part);
@@ -38,7 +37,13 @@ UnitExecutions::UnitExecutions(const ModelHandle& handle, const std::string& hig
   spec.scheme = handle.plan.scheme;
   spec.default_precision = uniform;
   spec.head = uniform.linear.weight.bits;
-  const quant::PrecisionPlan plan = quant::resolve(spec, handle.base->target());
+  return quant::resolve(spec, handle.base->target());
+}
+
+UnitExecutions::UnitExecutions(const ModelHandle& handle, const quant::PrecisionPlan& plan,
+                               const std::vector<int>& low,
+                               const std::vector<SensitivityUnit>& units, ParallelFor& parallel)
+    : num_low_(low.size()) {
   const auto create = [&](quant::PrecisionPlan changed) {
     return runtime::Execution::create(handle.base, std::move(changed), handle.adapters, parallel,
                                       handle.execution);
@@ -68,7 +73,7 @@ UnitExecutions::UnitExecutions(const ModelHandle& handle, const std::string& hig
           heads.assign(heads.size(), bits);
         }
       } else {
-        const auto by = donor(lowered(uniform.linear, unit.part, bits));
+        const auto by = donor(lowered(plan.linears.front(), unit.part, bits));
         for (const std::size_t linear : unit.linears) replacements.push_back({linear, by});
       }
       trials_.push_back(runtime::Execution::spliced(high_, replacements, kv));

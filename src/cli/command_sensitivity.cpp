@@ -85,27 +85,31 @@ std::string heat_map_text(const app::SensitivityResult& result) {
 }  // namespace
 
 void run_sensitivity(std::vector<std::string> arguments) {
+  const std::vector<std::string> given = arguments;
   app::SensitivityOptions options;
   std::string by = "measured", granularity = "sublayer";
   bool heat_map = false;
   CommandLine line("sensitivity",
                    "What each part of a model loses at few bits, from all-high: measured on the "
-                   "packed runtime.",
+                   "packed runtime, or estimated from gradients.",
                    "  qalof sensitivity --model_name_or_path gpt2 --adapter out --validation_file "
                    "dev.json --max_eval_samples 200 --output_dir s\n"
                    "  qalof sensitivity --granularity kind --low 4 5 6 --split --kv "
+                   "--model_name_or_path gpt2 --adapter out --validation_file dev.json\n"
+                   "  qalof sensitivity --by fisher --against s/sensitivity.json "
                    "--model_name_or_path gpt2 --adapter out --validation_file dev.json\n",
                    std::move(arguments));
   add_model_flags(line, options.model, /*with_precision=*/false);
   line.option("--kv_scheme", options.model.kv_scheme,
               "what shares a scale of K and V: seed (a token) or head (a token and head)");
-  line.option("--by", by, "measured")->check(CLI::IsMember({"measured"}));
+  line.option("--by", by, "measured, or fisher: from one backward pass")
+      ->check(CLI::IsMember({"measured", "fisher"}));
   line.option("--task", options.task, "qa or classification");
   line.option("--validation_file", options.data.validation_file,
               "qa: SQuAD JSON or JSONL; classification: SST-2 TSV or AG News CSV")
       ->required();
   line.option("--max_eval_samples", options.data.max_eval_samples,
-              "the first N questions or texts; 0 = all");
+              "the first N questions or texts; 0 = all (fisher: 64)");
   line.option("--granularity", granularity,
               "sublayer (every linear), layer (attention or MLP of a block), block, or kind (a "
               "linear type over all blocks, all attention, all MLP)");
@@ -122,20 +126,32 @@ void run_sensitivity(std::vector<std::string> arguments) {
               "qa: longest answer in tokens");
   line.flag("--version_2_with_negative", options.data.decode.version_2_with_negative,
             "qa: questions may have no answer");
-  line.option("--output_dir", options.output_dir,
-              "writes sensitivity.json; the same command goes on where it was stopped");
+  line.option(
+      "--output_dir", options.output_dir,
+      "writes sensitivity.json (fisher: sensitivity_fisher.json); the same command goes on where "
+      "it was stopped");
   line.flag("--overwrite_output_dir", options.overwrite_output_dir,
             "begin anew, whatever the directory holds");
+  line.option("--against", options.against,
+              "sensitivity.json of another run: prints Spearman's rank correlations with it");
   line.flag("--heat_map", heat_map, "blocks x kinds in shades; on a terminal by itself");
   line.parse();
   options.units.granularity = app::parse_granularity(granularity);
   const StopSignals signals;
   options.should_stop = [] { return StopSignals::received() != 0; };
-  const app::SensitivityResult result = app::measure_sensitivity(options, line.observer());
+  const app::SensitivityResult result =
+      by == "measured" ? app::measure_sensitivity(options, line.observer())
+                       : estimated_sensitivity(options, line.observer(), given);
   std::string text = ranking_text(result);
   if (heat_map || isatty(STDOUT_FILENO) == 1) text += "\n" + heat_map_text(result);
-  text += fmt::format("\n{}: exact match {:.2f}   F1 {:.2f}   loss {:.4f}   {} samples\n",
-                      result.high, result.em, result.f1, result.loss, result.samples);
+  text += "\n" + result.high + ": ";
+  if (by == "measured")
+    text += fmt::format("exact match {:.2f}   F1 {:.2f}   ", result.em, result.f1);
+  text += fmt::format("loss {:.4f}   {} samples\n", result.loss, result.samples);
+  for (const app::RankCorrelation& found : result.correlations)
+    text +=
+        fmt::format("{} bits: Spearman's rho of {} with {} of {}: {:.3f} ({} units)\n", found.bits,
+                    found.ours, found.theirs, options.against, found.rho, found.units);
   line.print(app::to_json(result), text);
 }
 

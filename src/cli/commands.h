@@ -6,6 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "core/progress.h"
+
+namespace qalof::app {
+struct SensitivityOptions;
+struct SensitivityResult;
+}  // namespace qalof::app
+
 namespace qalof::cli {
 
 struct Command {
@@ -31,6 +38,10 @@ void run_train(std::vector<std::string> arguments);
 void run_demo(std::vector<std::string> arguments);
 /// `bench train`, without the word train.
 void run_bench_train(std::vector<std::string> arguments);
+/// `sensitivity` from gradients; arguments are the command's, already read into options.
+app::SensitivityResult estimated_sensitivity(const app::SensitivityOptions& options,
+                                             Observer& observer,
+                                             const std::vector<std::string>& arguments);
 
 /// All commands, in the order help lists them.
 std::span<const Command> commands();

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "app/sensitivity.h"
 #include "cli/commands.h"
 #include "core/error.h"
 
@@ -34,6 +35,11 @@ namespace {
 
 void run_train(std::vector<std::string> arguments) { hand_over("train", arguments); }
 void run_demo(std::vector<std::string> arguments) { hand_over("demo", arguments); }
+app::SensitivityResult estimated_sensitivity(const app::SensitivityOptions& /*options*/,
+                                             Observer& /*observer*/,
+                                             const std::vector<std::string>& arguments) {
+  hand_over("sensitivity", arguments);
+}
 void run_bench_train(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), "train");
   hand_over("bench", arguments);

@@ -4,6 +4,7 @@
 #include "app/demo.h"
 #include "app/train_bench.h"
 #include "app/train_run.h"
+#include "app/train_sensitivity.h"
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "cli/signals.h"
@@ -281,6 +282,12 @@ void run_demo(std::vector<std::string> arguments) {
                          "in all.\nReport: {}\n",
                          table_text(table, {2, 3, 4, 5, 6}), result.switch_microseconds,
                          result.seconds, result.report));
+}
+
+app::SensitivityResult estimated_sensitivity(const app::SensitivityOptions& options,
+                                             Observer& observer,
+                                             const std::vector<std::string>& /*arguments*/) {
+  return app::estimate_sensitivity(options, observer);
 }
 
 void run_bench_train(std::vector<std::string> arguments) {

@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -70,11 +71,17 @@ struct GradientPrecision {
   int bits = 32;           // 0: nothing is ever differentiated
   std::uint64_t seed = 0;  // of stochastic rounding at 8 bits
 };
+/// Told in every backward pass of a linear: its index, the float rows x [tokens, in] it has read,
+/// the gradient dy [tokens, out] of what it gave, and that of its quantized input [tokens, in],
+/// without the adapter's branch.
+using LinearObserver = std::function<void(std::size_t linear, const at::Tensor& x,
+                                          const at::Tensor& dy, const at::Tensor& dinput)>;
 /// The CPU graph. trainable: the base's tensors as parameters for `full`, or null: the base is
 /// frozen. parallel must outlive the graph.
 std::unique_ptr<Graph> make_kernel_graph(std::shared_ptr<const runtime::BaseModel> base,
                                          const BaseParams* trainable, ParallelFor& parallel,
-                                         GradientPrecision gradient = {});
+                                         GradientPrecision gradient = {},
+                                         LinearObserver observe_linear = nullptr);
 /// The ATen graph over params (frozen or trainable), on their device and in their dtype.
 std::unique_ptr<Graph> make_aten_graph(const model::ModelConfig& config, BaseParams params);
 

@@ -33,7 +33,13 @@ kernels::PackedMatrix pack(const at::Tensor& matrix, std::vector<float>& panels,
   return {format, n, k, panels.data(), nullptr, nullptr};
 }
 
-// The reals that the weights were multiplied with: x itself, rounded to bf16, or quantized.
+// The original's straight-through mask: 0 where |x| >= clip.
+void mask_clipped(at::Tensor& gradient, const at::Tensor& x, double clip) {
+  gradient.masked_fill_(x.abs() >= clip, 0.0);
+}
+
+}  // namespace
+
 at::Tensor quantized_input(const at::Tensor& x, const runtime::LinearCall& call,
                            KernelResources& resources) {
   const int bits = call.precision.activation.bits;
@@ -55,13 +61,6 @@ at::Tensor quantized_input(const at::Tensor& x, const runtime::LinearCall& call,
                              mutable_data(real), *resources.parallel);
   return real;
 }
-
-// The original's straight-through mask: 0 where |x| >= clip.
-void mask_clipped(at::Tensor& gradient, const at::Tensor& x, double clip) {
-  gradient.masked_fill_(x.abs() >= clip, 0.0);
-}
-
-}  // namespace
 
 void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
                        KernelResources& resources, float* dx, const kernels::LowRankSum* sum,
@@ -172,6 +171,7 @@ Variable LinearFunction::forward(AutogradContext* ctx, const Variable& x, const 
   }
   ctx->save_for_backward({x, a, b, weight, low_rank});
   save_pointer(ctx, "linear", arguments.linear);
+  ctx->saved_data["index"] = static_cast<std::int64_t>(arguments.index);
   ctx->saved_data["scaling"] = arguments.lora_scaling;
   ctx->saved_data["clip"] = arguments.ste_clip;
   ctx->saved_data["merged"] = arguments.merged;
@@ -204,6 +204,12 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
   if (has_branch) {
     dy_b = at::empty_like(low_rank);
     input = {pack_right(matrix(b), resources.b_panels, *resources.parallel), mutable_data(dy_b)};
+  }
+  if (resources.observe_linear) {
+    const at::Tensor dinput = at::empty_like(x);
+    multiply_gradient(matrix(dy), *linear.backward, resources, mutable_data(dinput));
+    resources.observe_linear(static_cast<std::size_t>(ctx->saved_data["index"].toInt()), x, dy,
+                             dinput);
   }
   if (ctx->needs_input_grad(0) || learns_clip) {
     dx = at::empty_like(x);

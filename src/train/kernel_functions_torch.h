@@ -30,6 +30,7 @@ struct KernelResources {
   std::uint64_t rounding_calls = 0;  // backward products of the step: a stream of its own for each
   std::vector<std::int8_t> gradient_codes;
   std::vector<float> gradient_scales;
+  LinearObserver observe_linear;
 };
 
 /// Pointers travel through saved_data, which holds integers.
@@ -71,6 +72,11 @@ struct OwnCodes {
   std::shared_ptr<const QuantizerStart> start;
 };
 
+/// The reals that a linear's weights are multiplied with: x [tokens, in] itself, rounded to
+/// bfloat16, or quantized as call says.
+at::Tensor quantized_input(const at::Tensor& x, const runtime::LinearCall& call,
+                           KernelResources& resources);
+
 /// One linear at one precision; lives as long as its graph.
 struct KernelLinear {
   runtime::LinearCall call;                   // without LoRA
@@ -79,6 +85,7 @@ struct KernelLinear {
 };
 
 struct LinearArguments {
+  std::size_t index = 0;
   const KernelLinear* linear = nullptr;
   double lora_scaling = 1;
   bool merged = false;  // a and b are in the weights

@@ -31,9 +31,10 @@ at::Tensor index_tensor(std::span<const std::int32_t> values) {
 class KernelGraph final : public Graph {
  public:
   KernelGraph(std::shared_ptr<const runtime::BaseModel> base, const BaseParams* trainable,
-              ParallelFor& parallel, GradientPrecision gradient)
+              ParallelFor& parallel, GradientPrecision gradient, LinearObserver observe_linear)
       : base_(std::move(base)), trainable_(trainable), resources_(base_->config(), parallel) {
     resources_.gradient = gradient;
+    resources_.observe_linear = std::move(observe_linear);
   }
 
   at::Device device() const override { return at::kCPU; }
@@ -197,6 +198,7 @@ class KernelGraph final : public Graph {
   at::Tensor linear(std::size_t index, const at::Tensor& x, const GraphPlan& plan,
                     const NetworkView& view) {
     LinearArguments arguments;
+    arguments.index = index;
     arguments.lora_scaling = view.lora_scaling;
     arguments.ste_clip = plan.ste_clip;
     arguments.resources = &resources_;
@@ -414,8 +416,10 @@ GraphPlan::GraphPlan(const quant::PrecisionPlan& plan, double clip)
 
 std::unique_ptr<Graph> make_kernel_graph(std::shared_ptr<const runtime::BaseModel> base,
                                          const BaseParams* trainable, ParallelFor& parallel,
-                                         GradientPrecision gradient) {
-  return std::make_unique<KernelGraph>(std::move(base), trainable, parallel, gradient);
+                                         GradientPrecision gradient,
+                                         LinearObserver observe_linear) {
+  return std::make_unique<KernelGraph>(std::move(base), trainable, parallel, gradient,
+                                       std::move(observe_linear));
 }
 
 }  // namespace qalof::train

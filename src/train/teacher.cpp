@@ -5,11 +5,8 @@
 
 namespace qalof::train {
 
-namespace {
-
-// What the adapters of a set give each linear, as the runtime chooses them.
-NetworkView view_of(const TeacherModel& teacher, const TrainOptions& options, at::Device device) {
-  const runtime::Task task = options.task;
+NetworkView frozen_view(const TeacherModel& teacher, runtime::Task task, std::size_t num_labels,
+                        const std::string& where, at::Device device) {
   NetworkView view;
   const runtime::BaseModel& base = *teacher.base;
   const std::vector<model::LinearSpec>& linears = base.linears();
@@ -20,9 +17,9 @@ NetworkView view_of(const TeacherModel& teacher, const TrainOptions& options, at
     if (!serving) continue;
     const runtime::Adapter& adapter = *teacher.adapters->by_width.at(*serving);
     QALOF_CHECK(!runtime::owns_weights(adapter), ErrorKind::kUnsupported,
-                "--teacher {}: its adapter w{} has weights or quantizers of its own, expected a "
-                "separate adapter without learned values",
-                teacher.name, *serving);
+                "{}: its adapter w{} has weights or quantizers of its own, expected a separate "
+                "adapter without learned values",
+                where, *serving);
     if (adapter.linears.empty() || !adapter.linears[i]) continue;
     const runtime::LoraLinear& pair = *adapter.linears[i];
     if (!scaling) scaling = pair.view().scaling;
@@ -39,12 +36,10 @@ NetworkView view_of(const TeacherModel& teacher, const TrainOptions& options, at
   const bool is_qa = task == runtime::Task::kQa;
   const runtime::Head* head = runtime::serving_head(
       base, teacher.adapters.get(), teacher.plan.head_width(base.target()).bits, task);
-  QALOF_CHECK(head != nullptr, ErrorKind::kBadInput,
-              "--teacher {}: has no {}, so it cannot teach --task {}", teacher.name,
+  QALOF_CHECK(head != nullptr, ErrorKind::kBadInput, "{}: has no {}, which --task {} needs", where,
               is_qa ? "span head (qa_outputs)" : "classification head (score)", to_string(task));
-  QALOF_CHECK(is_qa || head->outputs == options.num_labels, ErrorKind::kBadInput,
-              "--teacher {}: its head has {} classes, the training data {}", teacher.name,
-              head->outputs, options.num_labels);
+  QALOF_CHECK(is_qa || head->outputs == num_labels, ErrorKind::kBadInput,
+              "{}: its head has {} classes, the data {}", where, head->outputs, num_labels);
   const auto outputs = static_cast<std::int64_t>(head->outputs);
   view.head.weight =
       to_tensor(head->weight, {outputs, static_cast<std::int64_t>(base.config().hidden)})
@@ -53,6 +48,8 @@ NetworkView view_of(const TeacherModel& teacher, const TrainOptions& options, at
                                       : to_tensor(head->bias, {outputs}).to(device);
   return view;
 }
+
+namespace {
 
 std::unique_ptr<Graph> graph_of(const TeacherModel& teacher, at::Device device,
                                 ParallelFor& parallel) {
@@ -149,7 +146,8 @@ OutsideTeacher::OutsideTeacher(const TrainOptions& options, at::Device device,
     : model_(options.teacher),
       graph_(graph_of(*model_, device, parallel)),
       plan_(std::make_shared<GraphPlan>(model_->plan, /*clip=*/0)),
-      view_(view_of(*model_, options, device)),
+      view_(frozen_view(*model_, options.task, options.num_labels, "--teacher " + model_->name,
+                        device)),
       wanted_(options),
       cache_(wanted_, cache_limit(options, device)) {}
 

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "train/graph_torch.h"
@@ -33,6 +34,12 @@ struct PassOutput {
 /// A forward pass, differentiable unless the caller forbids it.
 PassOutput run_network(Graph& graph, std::shared_ptr<const GraphPlan> plan, const NetworkView& view,
                        const PackedBatch& batch, const WantedOutputs& wanted);
+
+/// What the adapters of a set give each linear, as the runtime chooses them, and the head of a task
+/// (none for lm). where names the network in messages: Error{kUnsupported} where an adapter owns
+/// weights, {kBadInput} where there is no head or one of another number of classes.
+NetworkView frozen_view(const TeacherModel& network, runtime::Task task, std::size_t num_labels,
+                        const std::string& where, at::Device device);
 
 /// Outputs of a network that stays as it is, by window, so that it runs on each window once. On the
 /// CPU graph an output depends on its window alone, so that a run with a cache has the bits of one

@@ -6,6 +6,7 @@
 
 #include "app/qa_evaluation.h"
 #include "app/sensitivity_state.h"
+#include "app/train_sensitivity.h"
 #include "core/file.h"
 #include "io/adapter_dir.h"
 #include "support/error_of.h"
@@ -210,6 +211,55 @@ TEST_F(SensitivityTest, EarlyStopLeavesClearUnitsAndResumesAlike) {
   for (const UnitResult& entry : first.units) EXPECT_GE(entry.costs[0].samples, 64U);
   run(options);
   EXPECT_EQ(read_file(options.output_dir + "/sensitivity.json", 1 << 24), bytes);
+}
+
+TEST_F(SensitivityTest, EstimatesFoldLinearsIntoUnits) {
+  SensitivityOptions options = this->options("fisher");
+  options.data.max_eval_samples = 8;
+  const SensitivityResult linears = estimate_sensitivity(options, silent_);
+  EXPECT_EQ(linears.by, "fisher");
+  EXPECT_GE(linears.samples, 8U);
+  EXPECT_EQ(linears.units.size(), 8U);
+  options.units = {Granularity::kBlock, /*split=*/true, /*kv=*/false};
+  options.output_dir.clear();
+  const SensitivityResult blocks = estimate_sensitivity(options, silent_);
+  ASSERT_EQ(blocks.units.size(), 4U);
+  for (const std::size_t block : {0U, 1U}) {
+    double sum = 0, parts = 0;
+    for (std::size_t i = 0; i < 4; ++i) sum += *linears.units[4 * block + i].costs[0].score;
+    for (const Part part : {Part::kWeights, Part::kActivations})
+      parts += *unit(blocks, fmt::format("h.{}", block), part).costs[0].score;
+    EXPECT_NEAR(parts, sum, 1e-12 * sum);
+  }
+  options.against = dir_.file("fisher") + "/sensitivity_fisher.json";
+  EXPECT_EQ(error_of([&] { estimate_sensitivity(options, silent_); }).message,
+            options.against + ": has 0 of our 4 units and widths, expected at least 3");
+  options.units = {Granularity::kSublayer, false, true};
+  EXPECT_EQ(error_of([&] { estimate_sensitivity(options, silent_); }).kind,
+            ErrorKind::kUnsupported);
+}
+
+TEST_F(SensitivityTest, RanksAreComparedWithAnotherFiles) {
+  SensitivityOptions options = this->options("measured");
+  options.data.max_eval_samples = 8;
+  const SensitivityResult measured = run(options);
+  options.output_dir.clear();
+  options.against = dir_.file("measured") + "/sensitivity.json";
+  const SensitivityResult again = run(options);
+  const auto rho = [&](const std::string& ours, const std::string& theirs) {
+    for (const RankCorrelation& found : again.correlations) {
+      if (found.ours == ours && found.theirs == theirs) return found.rho;
+    }
+    ADD_FAILURE() << ours << " with " << theirs;
+    return 0.0;
+  };
+  EXPECT_NEAR(rho("kl", "kl"), 1, 1e-12);
+  std::vector<double> kl, loss;
+  for (const UnitResult& entry : measured.units) {
+    kl.push_back(entry.costs[0].kl);
+    loss.push_back(entry.costs[0].delta_loss);
+  }
+  EXPECT_NEAR(rho("kl", "delta_loss"), spearman(kl, loss), 1e-12);
 }
 
 }  // namespace

@@ -26,5 +26,14 @@ TEST_F(SensitivityCli, AModelWithoutAHeadIsRefused) {
   EXPECT_NE(result.err.find("holds a head of --task qa"), std::string::npos) << result.err;
 }
 
+#ifdef QALOF_HAS_TRAIN
+TEST_F(SensitivityCli, EstimatesAreHandedToTheTrainer) {
+  const ProgramRun result = run(std::string("sensitivity --by fisher --kv") + kNano + " --quiet");
+  EXPECT_EQ(result.code, 3);
+  EXPECT_EQ(result.err,
+            "qalof: --kv: K and V are measured, not estimated; expected --by measured\n");
+}
+#endif
+
 }  // namespace
 }  // namespace qalof::cli
