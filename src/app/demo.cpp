@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "app/report.h"
 #include "app/train_run.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -90,6 +91,12 @@ class Demo {
     options.train.seed = options_.seed;
     options.train.gradient_bits = 32;  // a model this small gains no speed from fewer
     options.should_stop = options_.should_stop;
+    commands_.push_back(fmt::format(
+        "qalof train --method {} --model_name_or_path {} --train_file {} --output_dir {} "
+        "--max_seq_length {} --doc_stride {} --max_steps {} --learning_rate {} --seed {} "
+        "--gradient_bits {}",
+        train::to_string(method), options.model.model, options.train_file, options.output_dir,
+        kWindow, kStride, steps, rate, options_.seed, options.train.gradient_bits));
     const TrainRunResult result = run_train(options, observer_);
     if (result.train.interrupted)
       fail(ErrorKind::kInterrupted, "demo stopped while training {}", name);
@@ -122,6 +129,11 @@ class Demo {
     options.features.max_seq_length = kWindow;
     options.features.doc_stride = kStride;
     options.keep_scores = true;
+    commands_.push_back(fmt::format(
+        "qalof eval --task qa --model_name_or_path {}{}{} --validation_file {} --max_seq_length {} "
+        "--doc_stride {} --precision {}",
+        model_path, adapter.empty() ? "" : " --adapter ", adapter, options.validation_file, kWindow,
+        kStride, precision));
     const QaScores scores = evaluate_qa(*execution, tokenizer, options, pool_, observer_);
     const runtime::Footprint footprint = runtime::measure_footprint(*execution);
     DemoRow row;
@@ -191,10 +203,14 @@ class Demo {
         "between 8 and 4 bits takes {:.0f} us.\n",
         result_.rows.front().samples, result_.seconds, result_.switch_microseconds);
     result_.report = options_.output_dir + "/report.md";
-    write_file_atomic(
-        options_.output_dir + "/results.json",
-        Json{{"format_version", 1}, {"seed", options_.seed}, {"rows", rows}}.dump(2) + "\n");
+    write_file_atomic(options_.output_dir + "/results.json", dump_json({{"format_version", 1},
+                                                                        {"seed", options_.seed},
+                                                                        {"rows", rows},
+                                                                        {"commands", commands_}},
+                                                                       "results.json", 2) +
+                                                                 "\n");
     write_file_atomic(result_.report, report);
+    result_.page = run_report({options_.output_dir, ""}).file;
   }
 
   const DemoOptions& options_;
@@ -203,6 +219,7 @@ class Demo {
   ThreadPool pool_;
   double training_seconds_ = 0;
   std::vector<double> phase_seconds_;
+  std::vector<std::string> commands_;  // what does the same
   DemoResult result_;
 };
 

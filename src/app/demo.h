@@ -36,6 +36,7 @@ struct DemoResult {
   double seconds = 0;
   double switch_microseconds = 0;  // choosing the other plan and adapter of a loaded model
   std::string report;              // path of report.md
+  std::string page;                // path of report.html
 };
 DemoResult run_demo(const DemoOptions& options, Observer& observer);
 

@@ -30,6 +30,7 @@ constexpr Command kCommands[] = {
     {"bench", "speed on this machine", false, run_bench},
     {"metric", "official SQuAD scores of a predictions file", false, run_metric},
     {"quantize", "write a packed file", false, run_quantize},
+    {"report", "one HTML file of what a directory holds", false, run_report},
     {"inspect", "show what a file or directory holds", false, run_inspect},
     {"doctor", "show what this machine offers", false, run_doctor},
 };

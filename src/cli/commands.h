@@ -32,6 +32,7 @@ void run_inspect(std::vector<std::string> arguments);
 void run_sensitivity(std::vector<std::string> arguments);
 void run_generate(std::vector<std::string> arguments);
 void run_bench(std::vector<std::string> arguments);
+void run_report(std::vector<std::string> arguments);
 void run_doctor(std::vector<std::string> arguments);
 /// In qalof these hand over to qalof-train; in qalof-train they are the commands themselves.
 void run_train(std::vector<std::string> arguments);

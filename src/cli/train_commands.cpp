@@ -254,7 +254,7 @@ void run_demo(std::vector<std::string> arguments) {
                    "  qalof demo\n  qalof demo --seed 2 --output_dir out/demo2 --json\n",
                    std::move(arguments));
   line.option("--output_dir", options.output_dir,
-              "directory for models, adapters, results.json and report.md");
+              "directory for models, adapters, results.json, report.md and report.html");
   line.option("--assets", options.assets, "directory of the nano model and its data");
   line.option("--seed", options.seed, "seed of training");
   line.option("--lora_steps", options.lora_steps,
@@ -277,11 +277,11 @@ void run_demo(std::vector<std::string> arguments) {
               {"seed", options.seed},
               {"seconds", result.seconds},
               {"switch_microseconds", result.switch_microseconds},
-              {"report", result.report}},
+              {"report", result.page}},
              fmt::format("{}\nSwitching the loaded model from 8 to 4 bits took {:.0f} us. {:.0f} s "
-                         "in all.\nReport: {}\n",
+                         "in all.\nReport: {}, {}\n",
                          table_text(table, {2, 3, 4, 5, 6}), result.switch_microseconds,
-                         result.seconds, result.report));
+                         result.seconds, result.report, result.page));
 }
 
 app::SensitivityResult estimated_sensitivity(const app::SensitivityOptions& options,

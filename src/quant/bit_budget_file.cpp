@@ -108,6 +108,7 @@ BudgetInput budget_input(
 PlanSpec budget_plan(const BudgetInput& input, std::span<const std::size_t> choices) {
   PlanSpec plan;
   plan.default_precision = input.high;
+  plan.head = input.high.linear.weight.bits;  // as units were measured
   for (std::size_t u = 0; u < input.units.size(); ++u) {
     const BudgetUnit& unit = input.units[u];
     const BitWidth width{unit.choices[choices[u]].bits};

@@ -40,6 +40,13 @@ double kv_bits(const Execution& execution) {
 
 }  // namespace
 
+std::uint64_t stored_bytes(const model::LinearSpec& spec, quant::BitWidth width,
+                           const quant::QuantScheme& scheme) {
+  const std::size_t count = spec.in * spec.out;
+  if (!width.is_integer()) return count * static_cast<std::size_t>(width.bits) / 8;
+  return count * (width.bits <= 4 ? 4 : 8) / 8 + bytes_of_scales(spec, scheme);
+}
+
 Footprint measure_footprint(const Execution& execution) {
   const BaseModel& base = execution.base();
   const model::ModelConfig& config = base.config();
@@ -59,10 +66,7 @@ Footprint measure_footprint(const Execution& execution) {
     const std::size_t scale_bytes =
         quantized ? bytes_of_scales(spec, execution.plan().scheme) : std::size_t{0};
     bits += width * count + 8.0 * static_cast<double>(scale_bytes);
-    const std::size_t stored_bits = !quantized   ? static_cast<std::size_t>(width)
-                                    : width <= 4 ? 4
-                                                 : 8;
-    footprint.linear_bytes += spec.in * spec.out * stored_bits / 8 + scale_bytes;
+    footprint.linear_bytes += stored_bytes(spec, call.precision.weight, execution.plan().scheme);
     if (spec.bias) footprint.other_bytes += sizeof(float) * spec.out;
     if (call.lora != nullptr)
       footprint.adapter_bytes += sizeof(float) * call.lora->a.n * (spec.in + spec.out);

@@ -17,6 +17,10 @@ struct Footprint {
   double bits_per_activation = 0;
   double bits_per_kv = 0;
 };
+/// Bytes of a linear's weights at a width as a packed file holds them: codes in containers of 4 or
+/// 8 bits and scales, or floats. Without bias.
+std::uint64_t stored_bytes(const model::LinearSpec& spec, quant::BitWidth width,
+                           const quant::QuantScheme& scheme);
 Footprint measure_footprint(const Execution& execution);
 
 }  // namespace qalof::runtime

@@ -270,6 +270,7 @@ TEST(BitBudget, PlansAreWhatEveryCommandTakes) {
   EXPECT_EQ(plan.linears[6], (Precision{BitWidth{4}, BitWidth{8}}));  // weights alone were lowered
   EXPECT_EQ(plan.linears[7], (Precision{BitWidth{4}, BitWidth{8}}));
   EXPECT_EQ(plan.k[0][0], BitWidth{8});
+  EXPECT_EQ(plan.head, 8);
   EXPECT_TRUE(budget_plan(input, Choices{1, 1}).modules.empty());
 }
 

@@ -1,0 +1,44 @@
+// From a sensitivity analysis to a plan under a budget (docs/sensitivity.md, "Plans under a
+// budget").
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "quant/bit_budget.h"
+#include "runtime/base_model.h"
+
+namespace qalof::app {
+
+/// Exactly one of the three limits is given.
+struct BudgetOptions {
+  std::optional<double> target_bits;         // mean weight bits over parameters
+  std::optional<std::uint64_t> target_size;  // bytes of the linears, scales included
+  std::optional<double> max_f1_loss;         // points of F1 against all-high
+  /// "" = f1 under max_f1_loss, else score where the analysis has scores, else kl.
+  std::string cost;
+};
+struct BudgetResult {
+  quant::PlanSpec plan;
+  std::string cost_name;
+  double cost = 0;              // sum of single costs
+  double mean_weight_bits = 0;  // over the units' parameters
+  std::uint64_t size = 0;       // parameters times bits; bytes under target_size
+  std::vector<quant::BudgetPoint> front;
+  std::uint64_t dominated = 0;  // partial sums the dynamic program dropped
+  std::uint64_t parameters = 0;
+};
+/// base and scheme give sizes in bytes and may be null and default without target_size.
+/// Error{kUsage} where no plan keeps the limit, with what is possible; where names the analysis.
+BudgetResult plan_under_budget(const Json& sensitivity, const std::string& where,
+                               const BudgetOptions& options, const runtime::BaseModel* base,
+                               const quant::QuantScheme& scheme);
+
+/// front.json (docs/file_formats.md, "Front").
+Json front_json(const BudgetResult& result, const BudgetOptions& options);
+inline constexpr const char* kFrontFile = "front.json";
+
+}  // namespace qalof::app
