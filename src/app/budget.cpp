@@ -20,22 +20,6 @@ std::string cost_name(const Json& sensitivity, const BudgetOptions& options) {
   return is_measured ? "kl" : "score";
 }
 
-void check_options(const BudgetOptions& options) {
-  const int limits =
-      (options.target_bits ? 1 : 0) + (options.target_size ? 1 : 0) + (options.max_f1_loss ? 1 : 0);
-  QALOF_CHECK(limits == 1, ErrorKind::kUsage,
-              "found {} of --target_bits, --target_size and --max_f1_loss, expected one", limits);
-  if (options.target_bits) {
-    QALOF_CHECK(*options.target_bits >= 2 && *options.target_bits <= 32, ErrorKind::kUsage,
-                "--target_bits: found {}, expected 2..32", *options.target_bits);
-  }
-  if (!options.max_f1_loss) return;
-  QALOF_CHECK(*options.max_f1_loss >= 0 && std::isfinite(*options.max_f1_loss), ErrorKind::kUsage,
-              "--max_f1_loss: found {}, expected 0 or more", *options.max_f1_loss);
-  QALOF_CHECK(options.cost.empty() || options.cost == "f1", ErrorKind::kUsage,
-              "--cost: found {}, --max_f1_loss adds up f1", options.cost);
-}
-
 // The point of the front under the limit.
 std::size_t choose(const quant::BudgetFront& front, const BudgetOptions& options,
                    std::uint64_t parameters) {
@@ -68,10 +52,26 @@ double mean_bits(const std::vector<quant::BudgetUnit>& by_bits,
 
 }  // namespace
 
+void check_budget(const BudgetOptions& options) {
+  const int limits =
+      (options.target_bits ? 1 : 0) + (options.target_size ? 1 : 0) + (options.max_f1_loss ? 1 : 0);
+  QALOF_CHECK(limits == 1, ErrorKind::kUsage,
+              "found {} of --target_bits, --target_size and --max_f1_loss, expected one", limits);
+  if (options.target_bits) {
+    QALOF_CHECK(*options.target_bits >= 2 && *options.target_bits <= 32, ErrorKind::kUsage,
+                "--target_bits: found {}, expected 2..32", *options.target_bits);
+  }
+  if (!options.max_f1_loss) return;
+  QALOF_CHECK(*options.max_f1_loss >= 0 && std::isfinite(*options.max_f1_loss), ErrorKind::kUsage,
+              "--max_f1_loss: found {}, expected 0 or more", *options.max_f1_loss);
+  QALOF_CHECK(options.cost.empty() || options.cost == "f1", ErrorKind::kUsage,
+              "--cost: found {}, --max_f1_loss adds up f1", options.cost);
+}
+
 BudgetResult plan_under_budget(const Json& sensitivity, const std::string& where,
                                const BudgetOptions& options, const runtime::BaseModel* base,
                                const quant::QuantScheme& scheme) {
-  check_options(options);
+  check_budget(options);
   BudgetResult result;
   result.cost_name = cost_name(sensitivity, options);
   const quant::BudgetCost cost = quant::parse_budget_cost(result.cost_name);

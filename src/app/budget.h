@@ -13,7 +13,7 @@
 
 namespace qalof::app {
 
-/// Exactly one of the three limits is given.
+/// One of the three limits.
 struct BudgetOptions {
   std::optional<double> target_bits;         // mean weight bits over parameters
   std::optional<std::uint64_t> target_size;  // bytes of the linears, scales included
@@ -21,6 +21,8 @@ struct BudgetOptions {
   /// "" = f1 under max_f1_loss, else score where the analysis has scores, else kl.
   std::string cost;
 };
+/// Error{kUsage} for limits that contradict each other or mean nothing.
+void check_budget(const BudgetOptions& options);
 struct BudgetResult {
   quant::PlanSpec plan;
   std::string cost_name;

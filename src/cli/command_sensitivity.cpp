@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
+#include "app/budget.h"
 #include "app/sensitivity.h"
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "cli/signals.h"
 #include "core/error.h"
+#include "core/file.h"
 
 namespace qalof::cli {
 
@@ -82,6 +85,73 @@ std::string heat_map_text(const app::SensitivityResult& result) {
                             result.by == "measured" ? "KL" : "score", largest, result.low.front());
 }
 
+struct BudgetFlags {
+  double target_bits = 0, max_f1_loss = 0;
+  std::uint64_t target_size = 0;
+  std::string cost, output_plan, from;
+};
+
+void add_budget_flags(CommandLine& line, BudgetFlags& flags) {
+  line.option("--target_bits", flags.target_bits,
+              "plan: least cost with at most that many weight bits on average");
+  line.option("--target_size", flags.target_size,
+              "plan: least cost with at most that many bytes of linears, scales included");
+  line.option("--max_f1_loss", flags.max_f1_loss,
+              "plan: fewest bits whose single losses of F1 add up to at most that");
+  line.option("--cost", flags.cost,
+              "what is added up: f1, loss, kl or score; default: kl, f1 under --max_f1_loss")
+      ->check(CLI::IsMember({"f1", "loss", "kl", "score"}));
+  line.option("--output_plan", flags.output_plan, "plan file to write");
+  line.option("--from", flags.from, "a sensitivity.json to plan from; nothing is measured");
+}
+
+std::optional<app::BudgetOptions> budget_options(const CommandLine& line,
+                                                 const BudgetFlags& flags) {
+  app::BudgetOptions options;
+  if (line.given("--target_bits")) options.target_bits = flags.target_bits;
+  if (line.given("--target_size")) options.target_size = flags.target_size;
+  if (line.given("--max_f1_loss")) options.max_f1_loss = flags.max_f1_loss;
+  options.cost = flags.cost;
+  const bool plans = options.target_bits || options.target_size || options.max_f1_loss;
+  for (const char* needs_limit : {"--cost", "--output_plan", "--from"}) {
+    QALOF_CHECK(plans || !line.given(needs_limit), ErrorKind::kUsage,
+                "{}: needs --target_bits, --target_size or --max_f1_loss", needs_limit);
+  }
+  if (!plans) return std::nullopt;
+  app::check_budget(options);
+  return options;
+}
+
+// Chooses the plan, writes what is to be written, adds it to the result; its text.
+std::string add_plan(const app::SensitivityOptions& options, const app::BudgetOptions& budget,
+                     const BudgetFlags& flags, Observer& observer, Json& result) {
+  const app::ModelHandle handle = app::open_model(options.model, observer);
+  const std::string where = flags.from.empty() ? app::kSensitivityFile : flags.from;
+  const app::BudgetResult found = app::plan_under_budget(
+      result, where, budget, handle.base.get(), handle.plan.scheme.value_or(quant::QuantScheme{}));
+  const quant::PrecisionPlan plan = quant::resolve(found.plan, handle.base->target());
+  const std::string words = quant::describe(plan, handle.base->target());
+  result["plan"] = quant::to_json(found.plan);
+  result["budget"] = {{"cost", found.cost_name},
+                      {"predicted_cost", found.cost},
+                      {"mean_weight_bits", found.mean_weight_bits},
+                      {"front", found.front.size()},
+                      {"dominated", found.dominated}};
+  result["budget"][budget.target_size ? "bytes" : "bits_times_parameters"] = found.size;
+  if (!flags.output_plan.empty())
+    write_file_atomic(flags.output_plan, result["plan"].dump(2) + "\n");
+  if (!options.output_dir.empty()) {
+    make_directories(options.output_dir);
+    write_file_atomic(options.output_dir + "/" + app::kFrontFile,
+                      app::front_json(found, budget).dump(2) + "\n");
+  }
+  return fmt::format(
+      "\nplan: {}; {:.3f} weight bits on average; sum of single costs ({}) {:.4g}; one of {} plans "
+      "on the front, {} dominated sums dropped\n",
+      words, found.mean_weight_bits, found.cost_name, found.cost, found.front.size(),
+      found.dominated);
+}
+
 }  // namespace
 
 void run_sensitivity(std::vector<std::string> arguments) {
@@ -89,6 +159,7 @@ void run_sensitivity(std::vector<std::string> arguments) {
   app::SensitivityOptions options;
   std::string by = "measured", granularity = "sublayer";
   bool heat_map = false;
+  BudgetFlags budget_flags;
   CommandLine line("sensitivity",
                    "What each part of a model loses at few bits, from all-high: measured on the "
                    "packed runtime, or estimated from gradients.",
@@ -97,7 +168,9 @@ void run_sensitivity(std::vector<std::string> arguments) {
                    "  qalof sensitivity --granularity kind --low 4 5 6 --split --kv "
                    "--model_name_or_path gpt2 --adapter out --validation_file dev.json\n"
                    "  qalof sensitivity --by fisher --against s/sensitivity.json "
-                   "--model_name_or_path gpt2 --adapter out --validation_file dev.json\n",
+                   "--model_name_or_path gpt2 --adapter out --validation_file dev.json\n"
+                   "  qalof sensitivity --from s/sensitivity.json --model_name_or_path gpt2 "
+                   "--target_bits 5.2 --output_plan plan.json\n",
                    std::move(arguments));
   add_model_flags(line, options.model, /*with_precision=*/false);
   line.option("--kv_scheme", options.model.kv_scheme,
@@ -106,8 +179,7 @@ void run_sensitivity(std::vector<std::string> arguments) {
       ->check(CLI::IsMember({"measured", "fisher"}));
   line.option("--task", options.task, "qa or classification");
   line.option("--validation_file", options.data.validation_file,
-              "qa: SQuAD JSON or JSONL; classification: SST-2 TSV or AG News CSV")
-      ->required();
+              "qa: SQuAD JSON or JSONL; classification: SST-2 TSV or AG News CSV");
   line.option("--max_eval_samples", options.data.max_eval_samples,
               "the first N questions or texts; 0 = all (fisher: 64)");
   line.option("--granularity", granularity,
@@ -135,7 +207,17 @@ void run_sensitivity(std::vector<std::string> arguments) {
   line.option("--against", options.against,
               "sensitivity.json of another run: prints Spearman's rank correlations with it");
   line.flag("--heat_map", heat_map, "blocks x kinds in shades; on a terminal by itself");
+  add_budget_flags(line, budget_flags);
   line.parse();
+  const auto budget = budget_options(line, budget_flags);
+  if (!budget_flags.from.empty()) {
+    Json known = read_json_file(budget_flags.from);
+    const std::string words = add_plan(options, *budget, budget_flags, line.observer(), known);
+    line.print({{"plan", known["plan"]}, {"budget", known["budget"]}}, words);
+    return;
+  }
+  QALOF_CHECK(!options.data.validation_file.empty(), ErrorKind::kUsage,
+              "--validation_file is required (see qalof sensitivity -h)");
   options.units.granularity = app::parse_granularity(granularity);
   const StopSignals signals;
   options.should_stop = [] { return StopSignals::received() != 0; };
@@ -152,7 +234,9 @@ void run_sensitivity(std::vector<std::string> arguments) {
     text +=
         fmt::format("{} bits: Spearman's rho of {} with {} of {}: {:.3f} ({} units)\n", found.bits,
                     found.ours, found.theirs, options.against, found.rho, found.units);
-  line.print(app::to_json(result), text);
+  Json json = app::to_json(result);
+  if (budget) text += add_plan(options, *budget, budget_flags, line.observer(), json);
+  line.print(json, text);
 }
 
 }  // namespace qalof::cli

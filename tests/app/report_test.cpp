@@ -69,12 +69,6 @@ std::string sensitivity() {
       .dump();
 }
 
-std::size_t count_of(const std::string& text, const std::string& part) {
-  std::size_t count = 0;
-  for (std::size_t at = 0; (at = text.find(part, at)) != std::string::npos; ++at) ++count;
-  return count;
-}
-
 void expect_self_contained(const std::string& page) {
   for (const char* outside : {"http", "<script", "src=", "url(", "@import", "<link", "href"})
     EXPECT_THAT(page, Not(HasSubstr(outside)));
