@@ -103,7 +103,12 @@ ReportResult run_report(const ReportOptions& options) {
               "all_results.json, results.json, eval_results.json, sensitivity.json, front.json or "
               "run.json there or in a directory below",
               directory);
-  const std::string summary = fmt::format("From {}", fmt::join(result.sources, ", "));
+  std::string places;
+  for (const ReportRun& run : runs) {
+    if (run.sources.empty()) continue;
+    places += (places.empty() ? "" : ", ") + (run.name.empty() ? "the directory itself" : run.name);
+  }
+  const std::string summary = fmt::format("From {} files of {}.", result.sources.size(), places);
   result.file = options.output.empty() ? directory + "/report.html" : options.output;
   write_file_atomic(result.file, report_page(base_name(directory), summary, sections));
   return result;

@@ -25,9 +25,9 @@ h4{font-size:13px;font-weight:600;margin:0 0 8px}
 p{margin:8px 0}
 .eyebrow{font-size:12px;font-weight:600;letter-spacing:.08em;text-transform:uppercase;color:var(--s1);margin:0}
 .note{max-width:76ch;overflow-wrap:anywhere}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:0 0 16px}
+.tiles{display:flex;flex-wrap:wrap;gap:12px;margin:0 0 16px}
 .tile,.card,.scroll{background:var(--card);border:1px solid var(--line);border-radius:10px}
-.tile{padding:12px 16px}
+.tile{flex:1 1 150px;padding:12px 16px}
 .tile b{display:block;font-size:24px;line-height:1.25;font-variant-numeric:tabular-nums}
 .tile span{font-size:13px;color:var(--soft)}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,330px),1fr));gap:14px;align-items:start}
@@ -36,7 +36,7 @@ p{margin:8px 0}
 table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}
 th{font-weight:600;color:var(--soft);font-size:12px}
 th,td{text-align:right;padding:8px 14px;border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child,td:first-child{text-align:left}
+.words,th:first-child,td:first-child{text-align:left}
 
 tbody tr:last-child td{border-bottom:0}
 td.bar{position:relative;min-width:104px}
@@ -50,16 +50,17 @@ svg{display:block;width:100%;height:auto;max-width:460px;margin:0 auto;overflow:
 svg text{font:11.5px system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif;fill:var(--ink);font-variant-numeric:tabular-nums}
 svg .tick,svg .name,svg .value{fill:var(--soft)}
 svg .cell{font-size:10.5px}
+svg .mark{paint-order:stroke;stroke:var(--card);stroke-width:3px;stroke-linejoin:round}
 svg .grid{stroke:var(--line)}svg .axis{stroke:var(--axis)}
 svg .whisker{stroke:var(--ink);stroke-width:1.4;opacity:.65}
-svg .loss{fill:var(--loss)}svg .gain{fill:var(--gain)}
+svg .loss{fill:var(--loss)}svg .gain{fill:var(--gain)}svg .plain{fill:var(--s1)}
 svg .line{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round}
 svg .stairs{fill:none;stroke:var(--axis);stroke-width:1.4;stroke-dasharray:4 3}
 svg .dot{fill:currentColor;stroke:var(--card);stroke-width:1.2}
 svg .error{stroke:currentColor;stroke-width:1.4}
 svg .touch{fill:currentColor;opacity:0}svg .touch:hover{opacity:1}
 .s1{color:var(--s1)}.s2{color:var(--s2)}.s3{color:var(--s3)}.s4{color:var(--s4)}.s5{color:var(--s5)}.s6{color:var(--s6)}
-@media(max-width:520px){main{padding:20px 12px 48px}h1{font-size:25px}th,td{padding:7px 10px}.tiles{grid-template-columns:1fr 1fr}.tile{padding:10px 12px}.tile b{font-size:20px}}
+@media(max-width:520px){main{padding:20px 12px 48px}h1{font-size:25px}th,td{padding:7px 10px}.tile{padding:10px 12px}.tile b{font-size:20px}}
 @media print{body{background:#fff}.card,.tile,pre{break-inside:avoid}}
 )css";
 

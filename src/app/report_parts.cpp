@@ -52,9 +52,12 @@ std::string table_html(const std::vector<std::string>& columns,
   for (const auto& row : rows) {
     for (std::size_t c = 0; c < columns.size(); ++c) used[c] = used[c] || !row[c].text.empty();
   }
+  const auto css = [&](std::size_t column) {
+    return column + 1 == columns.size() ? " class=\"words\"" : "";
+  };
   std::string text = "<div class=\"scroll\"><table>\n<thead><tr>";
   for (std::size_t c = 0; c < columns.size(); ++c) {
-    if (used[c]) text += fmt::format("<th>{}</th>", html_escape(columns[c]));
+    if (used[c]) text += fmt::format("<th{}>{}</th>", css(c), html_escape(columns[c]));
   }
   text += "</tr></thead>\n<tbody>\n";
   for (const auto& row : rows) {
@@ -66,7 +69,7 @@ std::string table_html(const std::vector<std::string>& columns,
         text += fmt::format("<td class=\"bar\"><i style=\"width:{:.1f}%\"></i><b>{}</b></td>",
                             100 * std::clamp(*row[c].share, 0.0, 1.0), content);
       } else {
-        text += fmt::format("<td>{}</td>", content);
+        text += fmt::format("<td{}>{}</td>", css(c), content);
       }
     }
     text += "</tr>\n";

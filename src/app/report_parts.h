@@ -23,10 +23,10 @@ std::string section(std::string_view heading, const std::string& body);
 
 struct TableCell {
   std::string text;
-  std::optional<double> share;  // 0..1: a bar behind the number
+  std::optional<double> share = std::nullopt;  // 0..1: a bar behind the number
 };
-/// The first column is text, the others are numbers; columns that are empty throughout are left
-/// out.
+/// The first column and the last are text, the others are numbers; columns that are empty
+/// throughout are left out.
 std::string table_html(const std::vector<std::string>& columns,
                        const std::vector<std::vector<TableCell>>& rows);
 

@@ -55,7 +55,7 @@ std::vector<ScoredRow> scored_rows(const std::vector<ReportRun>& runs) {
 
 TableCell cell(const std::optional<double>& value, int digits, bool barred = false) {
   if (!value) return {};
-  TableCell cell{fmt::format("{:.{}f}", *value, digits), std::nullopt};
+  TableCell cell{fmt::format("{:.{}f}", *value, digits)};
   if (barred) cell.share = *value / 100;
   return cell;
 }
@@ -138,7 +138,7 @@ std::string results_section(const std::vector<ReportRun>& runs) {
     if (row.f1 && row.error) f1.text += fmt::format(" ± {:.2f}", *row.error);
     TableCell size;
     if (row.bytes) size.text = fmt::format("{:.2f} MB", *row.bytes / 1e6);
-    table.push_back({{row.name, std::nullopt},
+    table.push_back({{row.name},
                      f1,
                      cell(row.exact_match, 2),
                      cell(row.accuracy, 2, true),
@@ -146,7 +146,7 @@ std::string results_section(const std::vector<ReportRun>& runs) {
                      cell(row.bits, 2),
                      size,
                      cell(row.seconds, 1),
-                     {row.precision, std::nullopt}});
+                     {row.precision}});
   }
   return section("Results",
                  tiles(rows) + table_html({"", "F1", "Exact match", "Accuracy", "Loss",

@@ -26,7 +26,7 @@ struct CostKind {
 constexpr CostKind kCosts[] = {
     {"delta_f1", "delta_f1_interval", -1, "F1 lost", "points of F1"},
     {"delta_loss", "delta_loss_interval", 1, "Loss added", "nats"},
-    {"kl", "", 1, "KL divergence from all-high", "nats"},
+    {"kl", "", 1, "KL divergence", "nats"},
     {"score", "", 1, "Estimated score", ""},
 };
 
@@ -104,7 +104,7 @@ std::string ranking_card(std::vector<UnitCost> units, const CostKind& cost) {
                        units.size());
     units.resize(kMaxRanked);
   }
-  BarChart chart{fmt::format("{}, ranking", cost.heading), cost.unit, {}};
+  BarChart chart{fmt::format("{}, ranking", cost.heading), cost.unit, {}, /*is_cost=*/true};
   bool intervals = false;
   for (const UnitCost& unit : units) {
     chart.rows.push_back({unit.name, unit.value, unit.interval});

@@ -74,7 +74,7 @@ std::string score_card(const ReportRun& run) {
 
 // How often each width was really trained.
 std::string histogram_card(const ReportRun& run) {
-  BarChart chart{"Steps per width", "steps", {}};
+  BarChart chart{"Steps per width", "steps", {}, /*is_cost=*/false};
   for (const Json& phase : list_of(run.all_results, "phases")) {
     for (const Json& network : list_of(phase, "networks")) {
       const auto steps = number_in(network, "steps");

@@ -13,6 +13,8 @@ namespace {
 
 constexpr double kRow = 19;
 
+const char* sign_css(double cost) { return cost < 0 ? "gain" : "loss"; }
+
 std::string rectangle(std::string_view css, double x, double y, double width, double height,
                       std::string_view title, double opacity = 1) {
   const std::string shade = opacity < 1 ? fmt::format(" fill-opacity=\"{:.2f}\"", opacity) : "";
@@ -55,13 +57,15 @@ std::string svg(const BarChart& chart) {
                            short_number(row.interval->second));
     }
     text += svg_text("row", "end", left - 6, middle + 4, fitted(row.name, left - 6));
-    text += rectangle(row.value < 0 ? "gain" : "loss", std::min(zero, end), top + 3,
+    text += rectangle(chart.is_cost ? sign_css(row.value) : "plain", std::min(zero, end), top + 3,
                       std::max(std::abs(end - zero), 0.5), kRow - 6, title);
     if (row.interval) {
       text += svg_line("whisker", area.x(axis, row.interval->first), middle,
                        area.x(axis, row.interval->second), middle);
     }
-    text += svg_text("value", "end", kChartWidth - 4, middle + 4, short_number(row.value));
+    text += svg_text(
+        "value", "end", kChartWidth - 4, middle + 4,
+        std::abs(row.value) < 1000 ? fmt::format("{:.3g}", row.value) : short_number(row.value));
   }
   return text + "</svg>\n";
 }
@@ -94,7 +98,7 @@ std::string svg(const HeatMap& map) {
       if (!cell) continue;
       const double x = left + cell_width * static_cast<double>(c);
       const double share = most > 0 ? std::abs(*cell) / most : 0;
-      text += rectangle(*cell < 0 ? "gain" : "loss", x + 1, y + 1, cell_width - 2, kRow - 2,
+      text += rectangle(sign_css(*cell), x + 1, y + 1, cell_width - 2, kRow - 2,
                         fmt::format("{}, {}: {}", map.rows[r], map.columns[c], short_number(*cell)),
                         std::min(0.04 + 0.78 * share, 0.99));
       const std::string value = fmt::format("{:.2g}", *cell);

@@ -134,7 +134,7 @@ std::string labels(const ScatterChart& chart, const std::vector<ChartPoint>& at,
                   {"start", x + 8, y + 17, x + 8},      {"end", x - 8, y + 17, x - 8 - width},
                   {"start", x + 8, y + 31, x + 8},      {"end", x - 8, y + 31, x - 8 - width}};
     for (const auto& place : places) {
-      const Box box{place.left, place.y - 10, place.left + width, place.y + 3};
+      const Box box{place.left - 2, place.y - 10, place.left + width + 2, place.y + 3};
       const bool inside = box.left >= page.left && box.right <= page.right && box.top >= page.top &&
                           box.bottom <= page.bottom;
       const bool free = std::none_of(taken.begin(), taken.end(),

@@ -68,6 +68,7 @@ struct BarRow {
 struct BarChart {
   std::string label, unit;
   std::vector<BarRow> rows;
+  bool is_cost = true;  // losses and gains have colours of their own
 };
 std::string svg(const BarChart& chart);
 

@@ -60,7 +60,7 @@ TEST(SvgChart, TextIsEscaped) {
   EXPECT_EQ(html_escape("a<b>&\"'\x01\xC3\xA9\xC3\xFF\xED\xA0\x80"),
             "a&lt;b&gt;&amp;&quot;&#39;\xEF\xBF\xBD\xC3\xA9\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"
             "\xEF\xBF\xBD\xEF\xBF\xBD");
-  const std::string text = svg(BarChart{"<l>", "<u>", {{"<n>", 1, std::nullopt}}});
+  const std::string text = svg(BarChart{"<l>", "<u>", {{"<n>", 1, std::nullopt}}, true});
   expect_well_formed(text);
   EXPECT_THAT(text, HasSubstr("&lt;n&gt;"));
 }
