@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "io/gguf.h"
-#include "io/safetensors.h"
+#include "io/model_write.h"
 #include "model/config.h"
 #include "text/bpe_tokenizer.h"
 #include "text/tokenizer_json.h"
@@ -22,7 +22,6 @@ namespace {
 constexpr std::uint64_t kMaxSize = 10'000'000;  // config values; parse_model_config is stricter
 constexpr std::size_t kMaxTokens = 1'000'000;
 constexpr std::size_t kMaxMerges = 2'000'000;
-constexpr std::uint64_t kShardBytes = std::uint64_t{1} << 30;
 
 constexpr const char* kRopeFactors = "rope_freqs.weight";
 
@@ -265,52 +264,6 @@ std::vector<float> values_of(const Work& work) {
   return values;
 }
 
-// One file, or shards of about a gibibyte with an index; what is in memory at once is one of them.
-void write_weights(const std::vector<Work>& work, const ImportOptions& options,
-                   const model::ModelConfig& config, Observer& observer) {
-  const fs::path directory = options.output_dir;
-  const std::size_t element = options.bf16 ? 2 : 4;
-  std::vector<std::vector<const Work*>> shards(1);
-  std::uint64_t in_shard = 0, total = 0;
-  for (const Work& one : work) {
-    const std::uint64_t bytes = one.source->num_elements() * element;
-    if (in_shard > 0 && in_shard + bytes > kShardBytes) {
-      shards.emplace_back();
-      in_shard = 0;
-    }
-    shards.back().push_back(&one);
-    in_shard += bytes;
-    total += bytes;
-  }
-  const std::string prefix = model::decoder_prefix(config, model::ModelClass::kCausalLm);
-  Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", Json::object()}};
-  std::uint64_t done = 0;
-  for (std::size_t shard = 0; shard < shards.size(); ++shard) {
-    const std::string name = shards.size() == 1 ? "model.safetensors"
-                                                : fmt::format("model-{:05}-of-{:05}.safetensors",
-                                                              shard + 1, shards.size());
-    std::vector<std::vector<std::byte>> storage;
-    std::vector<io::TensorToWrite> tensors;
-    for (const Work* one : shards[shard]) {
-      const std::vector<float> values = values_of(*one);
-      if (options.bf16) {
-        storage.push_back(io::bf16_bytes(values));
-      } else {
-        const auto bytes = std::as_bytes(std::span<const float>(values));
-        storage.emplace_back(bytes.begin(), bytes.end());
-      }
-      const std::string full = one->name.starts_with("lm_head") ? one->name : prefix + one->name;
-      tensors.push_back({full, options.bf16 ? io::DType::kBF16 : io::DType::kF32,
-                         one->source->shape, storage.back()});
-      index["weight_map"][full] = name;
-      observer.progress("tensors", ++done, work.size(), "");
-    }
-    io::write_safetensors((directory / name).string(), tensors, {});
-  }
-  if (shards.size() > 1)
-    write_file_atomic((directory / "model.safetensors.index.json").string(), index.dump(2) + "\n");
-}
-
 }  // namespace
 
 ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
@@ -322,7 +275,16 @@ ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
   const std::string tokenizer = tokenizer_of(file, config.vocab_size);
   make_directories(options.output_dir);
   const fs::path directory = options.output_dir;
-  write_weights(work, options, config, observer);
+  const std::string prefix = model::decoder_prefix(config, model::ModelClass::kCausalLm);
+  std::vector<io::TensorToMake> tensors;
+  for (const Work& one : work) {
+    const bool is_head = one.name.starts_with("lm_head");
+    tensors.push_back(
+        {(is_head ? "" : prefix) + one.name, one.source->shape, [&one] { return values_of(one); }});
+  }
+  std::uint64_t done = 0;
+  io::write_model_weights(options.output_dir, tensors, options.bf16,
+                          [&] { observer.progress("tensors", ++done, work.size(), ""); });
   write_file_atomic((directory / "tokenizer.json").string(), tokenizer);
   // Last, so that a directory with a config is whole.
   write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");

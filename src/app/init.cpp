@@ -1,11 +1,13 @@
 #include "app/init.h"
 
+#include <algorithm>
 #include <filesystem>
 
+#include "app/model_handle.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/random.h"
-#include "io/safetensors.h"
+#include "io/model_write.h"
 #include "model/config.h"
 #include "text/bpe_tokenizer.h"
 
@@ -21,6 +23,22 @@ bool wants_qa_head(const model::ModelConfig& config) {
   return !config.raw.contains("architectures") ||
          config.raw["architectures"] !=
              Json::array({model::architecture(config, model::ModelClass::kCausalLm)});
+}
+
+std::vector<float> initial_values(const model::TensorSpec& spec, const model::ModelConfig& config,
+                                  std::uint64_t seed, ParallelFor& parallel) {
+  std::size_t count = 1;
+  for (const std::size_t extent : spec.shape) count *= extent;
+  const bool is_gain = spec.shape.size() == 1 && spec.name.ends_with(".weight");
+  std::vector<float> values(count, is_gain ? 1.0F : 0.0F);
+  if (spec.shape.size() == 1) return values;
+  const RandomStream stream(seed, spec.name);
+  constexpr std::size_t kPart = std::size_t{1} << 16;
+  parallel.run((count + kPart - 1) / kPart, [&](std::size_t part) {
+    for (std::size_t i = part * kPart; i < std::min(count, (part + 1) * kPart); ++i)
+      values[i] = config.initializer_range * stream.normal(0, i);
+  });
+  return values;
 }
 
 }  // namespace
@@ -55,33 +73,16 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
     specs.push_back({"qa_outputs.weight", {2, config.hidden}});
     specs.push_back({"qa_outputs.bias", {2}});
   }
-  std::vector<std::vector<std::byte>> storage;
-  std::vector<io::TensorToWrite> tensors;
-  std::uint64_t done = 0;
+  ThreadPool pool(choose_threads(0));
+  std::vector<io::TensorToMake> tensors;
   for (const model::TensorSpec& spec : specs) {
-    std::size_t count = 1;
-    for (const std::size_t extent : spec.shape) count *= extent;
-    std::vector<float> values(count, 0.0F);
-    if (spec.shape.size() > 1) {
-      const RandomStream stream(options.seed, spec.name);
-      for (std::size_t i = 0; i < count; ++i)
-        values[i] = config.initializer_range * stream.normal(0, i);
-    } else if (spec.name.ends_with(".weight")) {
-      values.assign(count, 1.0F);  // norm gains
-    }
-    if (options.bf16) {
-      storage.push_back(io::bf16_bytes(values));
-    } else {
-      const auto bytes = std::as_bytes(std::span<const float>(values));
-      storage.emplace_back(bytes.begin(), bytes.end());
-    }
     const bool is_head = spec.name.starts_with("qa_outputs") || spec.name.starts_with("lm_head");
-    const std::string prefix = is_head ? "" : decoder;
-    tensors.push_back({prefix + spec.name, options.bf16 ? io::DType::kBF16 : io::DType::kF32,
-                       spec.shape, storage.back()});
-    observer.progress("tensors", ++done, specs.size(), "");
+    tensors.push_back({(is_head ? "" : decoder) + spec.name, spec.shape,
+                       [&] { return initial_values(spec, config, options.seed, pool); }});
   }
-  io::write_safetensors((directory / "model.safetensors").string(), tensors, {});
+  std::uint64_t done = 0;
+  io::write_model_weights(options.output_dir, tensors, options.bf16,
+                          [&] { observer.progress("tensors", ++done, tensors.size(), ""); });
   write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");
   if (!options.tokenizer_name.empty())
     text::copy_tokenizer_files(options.tokenizer_name, options.output_dir);

@@ -66,6 +66,21 @@ bool write_all(int fd, const std::byte* bytes, std::size_t size) {
   return true;
 }
 
+std::string temporary_name(const std::string& path) {
+  static std::atomic<unsigned> counter{0};
+  return fmt::format("{}.tmp-{}-{}", path, ::getpid(), counter.fetch_add(1));
+}
+
+int open_temporary(const std::string& name) {
+  return ::open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+}
+
+[[noreturn]] void fail_write(const std::string& path, const char* what) {
+  const std::string reason = system_reason();
+  fail(ErrorKind::kResource, "{}: cannot be written ({}): {}; what was there before is unchanged",
+       path, what, reason);
+}
+
 std::string parent_of(const std::string& path) {
   const std::filesystem::path parent = std::filesystem::path(path).parent_path();
   return parent.empty() ? "." : parent.string();
@@ -94,18 +109,31 @@ std::string read_file(const std::string& path, std::size_t max_bytes) {
 
 MappedFile MappedFile::open(const std::string& path) {
   int fd = -1;
-  MappedFile file;
-  file.size_ = open_regular(path, &fd);
+  const std::size_t size = open_regular(path, &fd);
   const Descriptor descriptor(fd);
+  return map(fd, size, path);
+}
+
+MappedFile MappedFile::map(int fd, std::size_t size, const std::string& path) {
+  MappedFile file;
   file.path_ = path;
-  if (file.size_ == 0) return file;
-  void* data = ::mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, fd, 0);
-  if (data == MAP_FAILED) {
-    file.size_ = 0;
-    fail(ErrorKind::kResource, "{}: cannot be mapped: {}", path, system_reason());
-  }
+  if (size == 0) return file;
+  void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
+  QALOF_CHECK(data != MAP_FAILED, ErrorKind::kResource, "{}: cannot be mapped: {}", path,
+              system_reason());
   file.data_ = static_cast<const std::byte*>(data);
+  file.size_ = size;
   return file;
+}
+
+void MappedFile::release(std::span<const std::byte> part) const {
+  static const auto kPage = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = static_cast<std::size_t>(part.data() - data_);
+  const std::size_t first = (begin + kPage - 1) / kPage * kPage;
+  const std::size_t last =
+      begin + part.size() == size_ ? size_ : (begin + part.size()) / kPage * kPage;
+  // Advice: where it is not taken, the pages stay.
+  if (first < last) ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
@@ -124,11 +152,9 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-AtomicFile::AtomicFile(const std::string& path) : path_(path) {
-  static std::atomic<unsigned> counter{0};
-  temporary_ = fmt::format("{}.tmp-{}-{}", path, ::getpid(), counter.fetch_add(1));
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail_write("open");
+AtomicFile::AtomicFile(const std::string& path)
+    : path_(path), temporary_(temporary_name(path)), fd_(open_temporary(temporary_)) {
+  if (fd_ < 0) fail_write(path_, "open");
   buffer_.reserve(kBufferBytes);
 }
 
@@ -138,14 +164,8 @@ AtomicFile::~AtomicFile() {
   ::unlink(temporary_.c_str());
 }
 
-void AtomicFile::fail_write(const char* what) const {
-  const std::string reason = system_reason();
-  fail(ErrorKind::kResource, "{}: cannot be written ({}): {}; what was there before is unchanged",
-       path_, what, reason);
-}
-
 void AtomicFile::flush_buffer() {
-  if (!write_all(fd_, buffer_.data(), buffer_.size())) fail_write("write");
+  if (!write_all(fd_, buffer_.data(), buffer_.size())) fail_write(path_, "write");
   buffer_.clear();
 }
 
@@ -164,8 +184,8 @@ void AtomicFile::write(std::string_view text) {
 
 void AtomicFile::commit() {
   flush_buffer();
-  if (::fsync(fd_) != 0) fail_write("fsync");
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail_write("rename");
+  if (::fsync(fd_) != 0) fail_write(path_, "fsync");
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail_write(path_, "rename");
   ::close(std::exchange(fd_, -1));
   sync_directory(parent_of(path_));
 }
@@ -175,6 +195,22 @@ void write_file_atomic(const std::string& path, std::string_view bytes) {
   file.write(bytes);
   file.commit();
 }
+
+SpoolFile::SpoolFile(const std::string& path) : path_(path) {
+  const std::string name = temporary_name(path);
+  fd_ = open_temporary(name);
+  if (fd_ < 0) fail_write(path_, "open");
+  ::unlink(name.c_str());
+}
+
+SpoolFile::~SpoolFile() { ::close(fd_); }
+
+void SpoolFile::append(std::span<const std::byte> bytes) {
+  if (!write_all(fd_, bytes.data(), bytes.size())) fail_write(path_, "write");
+  size_ += bytes.size();
+}
+
+MappedFile SpoolFile::map() const { return MappedFile::map(fd_, size_, path_); }
 
 AppendFile::AppendFile(const std::string& path)
     : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {

@@ -24,9 +24,14 @@ class MappedFile {
   ~MappedFile();
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
+  /// The pages that lie within part, a view of bytes(), no longer count as memory of this process;
+  /// reading them again brings them back. For large files that are read once, piece by piece.
+  void release(std::span<const std::byte> part) const;
 
  private:
+  friend class SpoolFile;
   MappedFile() = default;
+  static MappedFile map(int fd, std::size_t size, const std::string& path);
   std::string path_;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
@@ -48,13 +53,33 @@ class AtomicFile {
 
  private:
   void flush_buffer();
-  [[noreturn]] void fail_write(const char* what) const;
   std::string path_, temporary_;
   std::vector<std::byte> buffer_;
   int fd_ = -1;
 };
 
 void write_file_atomic(const std::string& path, std::string_view bytes);
+
+/// Bytes that would not fit memory, kept on the disk beside a file that is being made of them. It
+/// has no name, so that nothing is left whatever happens. Errors as AtomicFile's. Not thread-safe.
+class SpoolFile {
+ public:
+  /// path: of the file that is being made.
+  explicit SpoolFile(const std::string& path);
+  ~SpoolFile();
+  SpoolFile(const SpoolFile&) = delete;
+  SpoolFile& operator=(const SpoolFile&) = delete;
+  void append(std::span<const std::byte> bytes);
+  /// Bytes appended.
+  std::size_t size() const { return size_; }
+  /// All that was appended so far.
+  MappedFile map() const;
+
+ private:
+  std::string path_;
+  std::size_t size_ = 0;
+  int fd_ = -1;
+};
 
 /// A file that grows: what append has written stays where the process dies. Errors as AtomicFile's.
 /// Not thread-safe.

@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxIndexBytes = std::size_t{16} << 20;
+constexpr std::size_t kChunkBytes = std::size_t{4} << 20;  // read at once before it is released
 constexpr std::array<std::string_view, 5> kPrefixes = {"module.", "_orig_mod.", "base_model.model.",
                                                        "transformer.", "model."};
 
@@ -125,10 +126,35 @@ const TensorView* ModelDir::find(const std::string& name) const {
   return it == tensors_.end() ? nullptr : it->second;
 }
 
+void ModelDir::copy_as_f32(const TensorView& view, std::size_t first, std::span<float> dst) const {
+  const auto element = static_cast<std::size_t>(dtype_bits(view.dtype)) / 8;
+  const std::byte* begin = view.bytes.data();
+  const auto file = std::find_if(files_.begin(), files_.end(), [&](const auto& entry) {
+    const std::span<const std::byte> bytes = entry.second.file_bytes();
+    return begin >= bytes.data() && begin < bytes.data() + bytes.size();
+  });
+  // Fewer pages are no gain: rows of embeddings come one by one.
+  constexpr std::size_t kWorthReleasing = std::size_t{1} << 20;
+  for (std::size_t done = 0; done < dst.size();) {
+    const std::size_t count = std::min(dst.size() - done, kChunkBytes / element);
+    const auto bytes = view.bytes.subspan((first + done) * element, count * element);
+    io::copy_as_f32(view.dtype, bytes, dst.subspan(done, count));
+    if (bytes.size() >= kWorthReleasing && file != files_.end()) file->second.release(bytes);
+    done += count;
+  }
+}
+
 std::string ModelDir::sha256() const {
   std::call_once(digest_->once, [this] {
     Sha256 hash;
-    for (const auto& [name, file] : files_) hash.update(file.file_bytes());
+    for (const auto& [name, file] : files_) {
+      for (auto rest = file.file_bytes(); !rest.empty();) {
+        const auto chunk = rest.first(std::min(rest.size(), kChunkBytes));
+        hash.update(chunk);
+        file.release(chunk);
+        rest = rest.subspan(chunk.size());
+      }
+    }
     digest_->hex = hash.finish();
   });
   return digest_->hex;

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,9 @@ class ModelDir {
   const TensorView* find(const std::string& name) const;
   /// All names without prefix, sorted. GPT-2's old mask buffers are left out.
   const std::vector<std::string>& names() const { return names_; }
+  /// dst.size() values of a tensor of this directory from value first on, as f32. Pages of large
+  /// reads are released behind it, so that a model larger than memory can be gone through.
+  void copy_as_f32(const TensorView& view, std::size_t first, std::span<float> dst) const;
   /// sha256 (hex) over the weight files in name order. The first call reads them all.
   std::string sha256() const;
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -57,6 +58,8 @@ class SafetensorsFile {
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   std::span<const std::byte> file_bytes() const { return file_.bytes(); }
+  /// As MappedFile's: pages of tensors or of the file that were read and are not needed soon.
+  void release(std::span<const std::byte> part) const { file_.release(part); }
 
  private:
   explicit SafetensorsFile(MappedFile file) : file_(std::move(file)) {}
@@ -85,8 +88,10 @@ inline constexpr std::string_view kPaddingPrefix = "padding.";
 /// an alignment above 8 every tensor begins at a multiple of it, with tensors of zeros between. The
 /// same input gives the same bytes. Error{kResource} where the disk fails; Error{kInternal} for a
 /// duplicate name or a size that does not fit its shape; {kBadInput} for a name that is not UTF-8.
+/// written is called with the bytes of each tensor when they are not needed any more.
 void write_safetensors(const std::string& path, std::vector<TensorToWrite> tensors,
                        const std::map<std::string, std::string>& metadata,
-                       std::size_t alignment = 8);
+                       std::size_t alignment = 8,
+                       const std::function<void(std::span<const std::byte>)>& written = {});
 
 }  // namespace qalof::io

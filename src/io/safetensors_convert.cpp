@@ -100,7 +100,8 @@ std::vector<std::byte> bf16_bytes(std::span<const float> values) {
 }
 
 void write_safetensors(const std::string& path, std::vector<TensorToWrite> tensors,
-                       const std::map<std::string, std::string>& metadata, std::size_t alignment) {
+                       const std::map<std::string, std::string>& metadata, std::size_t alignment,
+                       const std::function<void(std::span<const std::byte>)>& written) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorToWrite& a, const TensorToWrite& b) {
     const int bits_a = dtype_bits(a.dtype), bits_b = dtype_bits(b.dtype);
     return bits_a != bits_b ? bits_a > bits_b : a.name < b.name;
@@ -129,7 +130,11 @@ void write_safetensors(const std::string& path, std::vector<TensorToWrite> tenso
   AtomicFile file(path);
   file.write(length);
   file.write(text);
-  for (const TensorToWrite& tensor : tensors) file.write(tensor.bytes);
+  for (const TensorToWrite& tensor : tensors) {
+    file.write(tensor.bytes);
+    const bool is_padding = tensor.name.starts_with(kPaddingPrefix);
+    if (written && !is_padding) written(tensor.bytes);
+  }
   file.commit();
 }
 

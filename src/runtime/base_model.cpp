@@ -49,13 +49,14 @@ class DirectorySource final : public WeightSource {
   std::optional<std::vector<float>> tensor_f32(const std::string& name) const override {
     const io::TensorView* view = dir_.find(name);
     if (view == nullptr) return std::nullopt;
-    return as_f32(*view);
+    std::vector<float> values(view->num_elements());
+    dir_.copy_as_f32(*view, 0, values);
+    return values;
   }
 
-  void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const override {
+  void copy_rows(const std::string& name, std::size_t first, std::span<float> dst) const override {
     const io::TensorView& view = *dir_.find(name);
-    const std::size_t row_bytes = view.bytes.size() / view.shape[0];
-    io::copy_as_f32(view.dtype, view.bytes.subspan(row * row_bytes, row_bytes), dst);
+    dir_.copy_as_f32(view, first * (view.num_elements() / view.shape[0]), dst);
   }
 
   std::vector<int> widths() const override { return {}; }
@@ -209,16 +210,17 @@ const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precis
   const std::lock_guard lock(mutex_);
   std::unique_ptr<OwnedMatrix>& slot =
       packed_[{linear, precision.weight.bits, scheme, weight_format(precision, scheme)}];
-  if (!slot) {
-    std::unique_ptr<OwnedMatrix> made = source_->linear_packed(linear, precision, scheme, parallel);
-    if (!made) {
-      const model::LinearSpec& spec = linears_[linear];
-      made =
-          pack_weights(source_->linear_f32(linear), spec.out, spec.in, precision, scheme, parallel);
-    }
-    slot = std::move(made);
-  }
+  if (!slot) slot = make_packed(linear, precision, scheme, parallel);
   return slot->view;
+}
+
+std::unique_ptr<OwnedMatrix> BaseModel::make_packed(std::size_t linear, quant::Precision precision,
+                                                    quant::QuantScheme scheme,
+                                                    ParallelFor& parallel) const {
+  scheme = precision.weight.is_integer() ? scheme.weights() : quant::QuantScheme{};
+  if (auto made = source_->linear_packed(linear, precision, scheme, parallel)) return made;
+  const model::LinearSpec& spec = linears_[linear];
+  return pack_weights(source_->linear_f32(linear), spec.out, spec.in, precision, scheme, parallel);
 }
 
 quant::Precision lm_head_precision(quant::BitWidth width) {
@@ -234,16 +236,20 @@ const kernels::PackedMatrix& BaseModel::lm_head(quant::BitWidth width,
   const std::lock_guard lock(mutex_);
   std::unique_ptr<OwnedMatrix>& slot =
       packed_[{linears_.size(), width.bits, {}, weight_format(precision)}];
-  if (!slot) slot = source_->lm_head_packed(width, parallel);
-  if (!slot) {
-    std::optional<std::vector<float>> weights;
-    if (!config_.tie_word_embeddings) weights = source_->tensor_f32("lm_head.weight");
-    if (!weights) weights = source_->tensor_f32(names_.token_embedding);
-    if (width.is_integer())
-      kernels::round_to_bf16(weights->data(), weights->size(), weights->data(), parallel);
-    slot = pack_weights(*weights, config_.vocab_size, config_.hidden, precision, {}, parallel);
-  }
+  if (!slot) slot = make_lm_head(width, parallel);
   return slot->view;
+}
+
+std::unique_ptr<OwnedMatrix> BaseModel::make_lm_head(quant::BitWidth width,
+                                                     ParallelFor& parallel) const {
+  if (auto stored = source_->lm_head_packed(width, parallel)) return stored;
+  std::optional<std::vector<float>> weights;
+  if (!config_.tie_word_embeddings) weights = source_->tensor_f32("lm_head.weight");
+  if (!weights) weights = source_->tensor_f32(names_.token_embedding);
+  if (width.is_integer())
+    kernels::round_to_bf16(weights->data(), weights->size(), weights->data(), parallel);
+  return pack_weights(*weights, config_.vocab_size, config_.hidden, lm_head_precision(width), {},
+                      parallel);
 }
 
 void BaseModel::embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,
@@ -255,11 +261,11 @@ void BaseModel::embed(std::span<const std::int32_t> ids, std::span<const std::in
   position_row.resize(hidden);
   for (std::size_t i = 0; i < ids.size(); ++i) {
     float* row = dst + i * hidden;
-    source_->copy_row(names_.token_embedding, static_cast<std::size_t>(ids[i]), {row, hidden});
+    source_->copy_rows(names_.token_embedding, static_cast<std::size_t>(ids[i]), {row, hidden});
     if (width.bits < 32) kernels::round_to_bf16(row, hidden, row, serial);
     if (!has_positions) continue;
-    source_->copy_row(names_.position_embedding, static_cast<std::size_t>(positions[i]),
-                      position_row);
+    source_->copy_rows(names_.position_embedding, static_cast<std::size_t>(positions[i]),
+                       position_row);
     if (width.bits < 32)
       kernels::round_to_bf16(position_row.data(), hidden, position_row.data(), serial);
     for (std::size_t j = 0; j < hidden; ++j) row[j] += position_row[j];

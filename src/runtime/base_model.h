@@ -46,12 +46,14 @@ class WeightSource {
   /// made from the head's float tensor. Error{kUnsupported} where that cannot be.
   virtual std::unique_ptr<OwnedMatrix> lm_head_packed(quant::BitWidth width,
                                                       ParallelFor& parallel) const = 0;
-  /// Bits of the numbers that copy_row gives for the embeddings: 16 where they were rounded.
+  /// Bits of the numbers that copy_rows gives for the embeddings: 16 where they were rounded.
   virtual int embedding_bits() const = 0;
   /// A named float tensor without prefix; empty optional where absent.
   virtual std::optional<std::vector<float>> tensor_f32(const std::string& name) const = 0;
-  /// One row of a [rows, cols] tensor, so that a large embedding is never copied whole.
-  virtual void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const = 0;
+  /// Rows of a [rows, cols] tensor from row first on, as many as fill dst, so that a large
+  /// embedding is never copied whole.
+  virtual void copy_rows(const std::string& name, std::size_t first,
+                         std::span<float> dst) const = 0;
   /// Weight widths this source can serve; empty means any.
   virtual std::vector<int> widths() const = 0;
   /// sha256 (hex) that identifies the base the numbers come from.
@@ -104,8 +106,13 @@ class BaseModel {
   /// built at first use, then shared.
   const kernels::PackedMatrix& packed(std::size_t linear, quant::Precision precision,
                                       quant::QuantScheme scheme, ParallelFor& parallel) const;
+  /// The same, made anew and not kept: for those that go through a model once.
+  std::unique_ptr<OwnedMatrix> make_packed(std::size_t linear, quant::Precision precision,
+                                           quant::QuantScheme scheme, ParallelFor& parallel) const;
   /// The LM head [vocab, hidden] in the form lm_head_precision(width) computes with.
   const kernels::PackedMatrix& lm_head(quant::BitWidth width, ParallelFor& parallel) const;
+  /// The same, made anew and not kept.
+  std::unique_ptr<OwnedMatrix> make_lm_head(quant::BitWidth width, ParallelFor& parallel) const;
   /// dst [ids, hidden] = token embedding + position embedding where it is learned; both rounded to
   /// bf16 first where width is 16, the sum rotated where the model is. ids and positions must be in
   /// range.

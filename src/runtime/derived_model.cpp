@@ -67,9 +67,9 @@ int ForwardingSource::embedding_bits() const { return source_->embedding_bits();
 std::optional<std::vector<float>> ForwardingSource::tensor_f32(const std::string& name) const {
   return source_->tensor_f32(name);
 }
-void ForwardingSource::copy_row(const std::string& name, std::size_t row,
-                                std::span<float> dst) const {
-  source_->copy_row(name, row, dst);
+void ForwardingSource::copy_rows(const std::string& name, std::size_t first,
+                                 std::span<float> dst) const {
+  source_->copy_rows(name, first, dst);
 }
 std::vector<int> ForwardingSource::widths() const { return source_->widths(); }
 std::string ForwardingSource::sha256() const { return source_->sha256(); }

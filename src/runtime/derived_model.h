@@ -29,7 +29,7 @@ class ForwardingSource : public WeightSource {
                                               ParallelFor& parallel) const override;
   int embedding_bits() const override;
   std::optional<std::vector<float>> tensor_f32(const std::string& name) const override;
-  void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const override;
+  void copy_rows(const std::string& name, std::size_t first, std::span<float> dst) const override;
   std::vector<int> widths() const override;
   std::string sha256() const override;
   std::uint64_t stored_bytes() const override;

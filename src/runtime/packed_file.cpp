@@ -126,10 +126,11 @@ class PackedSource final : public WeightSource {
     return values;
   }
 
-  void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const override {
+  void copy_rows(const std::string& name, std::size_t first, std::span<float> dst) const override {
     const io::TensorView& view = file_->tensors().at(name);
+    const std::size_t element = view.bytes.size() / view.num_elements();
     const std::size_t row_bytes = view.bytes.size() / view.shape[0];
-    io::copy_as_f32(view.dtype, view.bytes.subspan(row * row_bytes, row_bytes), dst);
+    io::copy_as_f32(view.dtype, view.bytes.subspan(first * row_bytes, dst.size() * element), dst);
   }
 
   std::vector<int> widths() const override {

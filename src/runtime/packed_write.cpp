@@ -1,6 +1,7 @@
 // Writing packed files; reading them is packed_file.cpp.
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <set>
 
@@ -20,20 +21,16 @@ namespace {
 // The precision whose packed form a stored width is read with.
 quant::Precision stored_precision(int bits) { return {{bits}, {8}}; }
 
-// Collects tensors with the memory behind them, then writes them in one go.
+// Puts tensors on the disk as they are made, then writes the file: memory holds one at a time.
 class Writer {
  public:
-  void add_bytes(const std::string& name, io::DType dtype, std::vector<std::size_t> shape,
-                 std::vector<std::byte> bytes) {
-    crc_[name] = crc32c(bytes);
-    storage_.push_back(std::move(bytes));
-    tensors_.push_back({name, dtype, std::move(shape), storage_.back()});
-  }
+  explicit Writer(const std::string& path) : path_(path), spool_(path) {}
+
   template <typename T>
   void add(const std::string& name, io::DType dtype, std::vector<std::size_t> shape,
            std::span<const T> values) {
-    const auto bytes = std::as_bytes(values);
-    add_bytes(name, dtype, std::move(shape), {bytes.begin(), bytes.end()});
+    begin(name, dtype, std::move(shape));
+    append(values);
   }
   void add_f32(const std::string& name, std::vector<std::size_t> shape,
                std::span<const float> values) {
@@ -44,15 +41,58 @@ class Writer {
     add_f32(name + ".weight", {head->outputs, hidden}, head->weight);
     if (!head->bias.empty()) add_f32(name + ".bias", {head->outputs}, head->bias);
   }
-  void write(const std::string& path, Json header) {
-    header["crc32c"] = crc_;
-    io::write_safetensors(path, tensors_, {{kPackedMetadataKey, header.dump()}}, kPackedAlignment);
+  // A tensor in bfloat16 of which rows [shape[1]] come in parts: fill(first row, dst).
+  void add_rows(const std::string& name, std::vector<std::size_t> shape,
+                const std::function<void(std::size_t, std::span<float>)>& fill) {
+    constexpr std::size_t kPartValues = std::size_t{1} << 20;
+    const std::size_t rows = shape[0], width = shape[1];
+    const std::size_t part = std::max<std::size_t>(1, kPartValues / width);
+    begin(name, io::DType::kBF16, std::move(shape));
+    std::vector<float> values;
+    for (std::size_t row = 0; row < rows; row += part) {
+      values.resize(std::min(part, rows - row) * width);
+      fill(row, values);
+      append<std::byte>(io::bf16_bytes(values));
+    }
+  }
+  void write(Json header) {
+    const MappedFile stored = spool_.map();
+    std::map<std::string, std::uint32_t> checksums;
+    std::vector<io::TensorToWrite> tensors;
+    for (const Added& added : added_) {
+      checksums[added.name] = added.checksum;
+      tensors.push_back(
+          {added.name, added.dtype, added.shape, stored.bytes().subspan(added.first, added.size)});
+    }
+    header["crc32c"] = checksums;
+    io::write_safetensors(path_, std::move(tensors), {{kPackedMetadataKey, header.dump()}},
+                          kPackedAlignment,
+                          [&](std::span<const std::byte> bytes) { stored.release(bytes); });
   }
 
  private:
-  std::vector<std::vector<std::byte>> storage_;
-  std::vector<io::TensorToWrite> tensors_;
-  std::map<std::string, std::uint32_t> crc_;
+  struct Added {
+    std::string name;
+    io::DType dtype;
+    std::vector<std::size_t> shape;
+    std::size_t first, size = 0;  // bytes of the spool
+    std::uint32_t checksum = 0;
+  };
+  void begin(const std::string& name, io::DType dtype, std::vector<std::size_t> shape) {
+    added_.push_back({name, dtype, std::move(shape), spool_.size()});
+  }
+  template <typename T>
+  void append(std::span<const T> values) {
+    const auto bytes = std::as_bytes(values);
+    spool_.append(bytes);
+    Added& added = added_.back();
+    added.size += bytes.size();
+    added.checksum = crc32c_combine(added.checksum, crc32c(bytes), bytes.size());
+  }
+
+  std::string path_;
+  SpoolFile spool_;
+  std::vector<Added> added_;
 };
 
 // Widths to store of each linear.
@@ -118,11 +158,6 @@ Json add_adapters(Writer& writer, const BaseModel& base, const AdapterSet* set) 
   return described;
 }
 
-void add_bf16(Writer& writer, const std::string& name, std::vector<std::size_t> shape,
-              const std::vector<float>& values) {
-  writer.add_bytes(name, io::DType::kBF16, std::move(shape), io::bf16_bytes(values));
-}
-
 // Sums of codes of a group of at most 128 fit 16 bits.
 std::vector<std::int16_t> narrow(std::span<const std::int32_t> values) {
   std::vector<std::int16_t> narrowed(values.size());
@@ -151,7 +186,8 @@ std::uint64_t add_matrix(Writer& writer, const std::string& prefix,
   const std::size_t groups = kernels::num_groups(w.k, w.group);
   const std::size_t count = kernels::grouped_count(w.n, groups);
   const std::vector<std::size_t> shape = grouped_shape(w.n, groups);
-  writer.add_bytes(prefix + "scales", io::DType::kBF16, shape, io::bf16_bytes({w.scales, count}));
+  writer.add<std::byte>(prefix + "scales", io::DType::kBF16, shape,
+                        io::bf16_bytes({w.scales, count}));
   std::uint64_t bytes = panel_bytes + 2 * count;
   if (w.zeros != nullptr) {
     writer.add<std::int8_t>(prefix + "zeros", io::DType::kI8, shape, {w.zeros, count});
@@ -207,8 +243,9 @@ std::uint64_t add_linear(Writer& writer, const std::shared_ptr<const BaseModel>&
           adapt_linear(model, *adapter, linear, stored_precision(bits), request.scheme, parallel);
     }
     if (adapted.weight) return add_matrix(writer, prefix, adapted.weight->view);
-    return add_matrix(writer, prefix,
-                      base.packed(linear, stored_precision(bits), request.scheme, parallel));
+    return add_matrix(
+        writer, prefix,
+        base.make_packed(linear, stored_precision(bits), request.scheme, parallel)->view);
   }
   return add_codebook(
       writer, prefix,
@@ -232,12 +269,14 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
               "{}: a rotated model in scheme {}", path, quant::to_string(request.scheme));
   const WeightSource& source = base.source();
   const model::ModelConfig& config = base.config();
-  Writer writer;
-  for (const model::TensorSpec& spec : model::embedding_tensors(config))
-    add_bf16(writer, spec.name, spec.shape, *source.tensor_f32(spec.name));
-  if (!config.tie_word_embeddings) {
-    add_bf16(writer, "lm_head.weight", {config.vocab_size, config.hidden},
-             *source.tensor_f32("lm_head.weight"));
+  Writer writer(path);
+  std::vector<model::TensorSpec> embeddings = model::embedding_tensors(config);
+  if (!config.tie_word_embeddings)
+    embeddings.push_back({"lm_head.weight", {config.vocab_size, config.hidden}});
+  for (const model::TensorSpec& spec : embeddings) {
+    writer.add_rows(spec.name, spec.shape, [&](std::size_t first, std::span<float> dst) {
+      source.copy_rows(spec.name, first, dst);
+    });
   }
   for (const model::TensorSpec& spec : model::expected_tensors(config)) {
     if (spec.shape.size() == 1)
@@ -263,9 +302,10 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
     }
   }
   for (const int bits : lm_head_widths(request)) {
-    summary.lm_head.push_back({bits, container_bits(bits),
-                               add_matrix(writer, width_prefix(kLmHead, bits),
-                                          base.lm_head(quant::BitWidth{bits}, parallel))});
+    summary.lm_head.push_back(
+        {bits, container_bits(bits),
+         add_matrix(writer, width_prefix(kLmHead, bits),
+                    base.make_lm_head(quant::BitWidth{bits}, parallel)->view)});
   }
   for (const char* file : kTokenizerFiles) {
     const std::filesystem::path tokenizer_path =
@@ -309,7 +349,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
     header["separator"] = *request.adapters->separator;
   if (request.adapters && !request.adapters->label_names.empty())
     header["label_names"] = request.adapters->label_names;
-  writer.write(path, header);
+  writer.write(header);
   summary.bytes = std::filesystem::file_size(path);
   return summary;
 }

@@ -34,10 +34,12 @@ class MemorySource final : public runtime::WeightSource {
     if (found == tensors_.end()) return std::nullopt;
     return found->second.values;
   }
-  void copy_row(const std::string& name, std::size_t row, std::span<float> dst) const override {
-    const auto first =
-        tensors_.at(name).values.begin() + static_cast<std::ptrdiff_t>(row * dst.size());
-    std::copy(first, first + static_cast<std::ptrdiff_t>(dst.size()), dst.begin());
+  void copy_rows(const std::string& name, std::size_t first, std::span<float> dst) const override {
+    const NamedTensor& tensor = tensors_.at(name);
+    const auto begin =
+        tensor.values.begin() +
+        static_cast<std::ptrdiff_t>(first * (tensor.values.size() / tensor.shape[0]));
+    std::copy(begin, begin + static_cast<std::ptrdiff_t>(dst.size()), dst.begin());
   }
   std::vector<int> widths() const override { return {}; }
   std::string sha256() const override { return ""; }

@@ -100,6 +100,28 @@ TEST(AtomicFile, NamesPathAndReasonWhereItCannotWrite) {
   EXPECT_EQ(num_entries(dir.path()), 1U);
 }
 
+TEST(SpoolFile, GivesBackWhatWasAppendedAndLeavesNothing) {
+  const TempDir dir;
+  {
+    SpoolFile spool(dir.file("x"));
+    EXPECT_EQ(num_entries(dir.path()), 0U);
+    EXPECT_TRUE(spool.map().bytes().empty());
+    const std::string part(100'000, 'p');
+    for (int i = 0; i < 5; ++i) spool.append(std::as_bytes(std::span(part)));
+    ASSERT_EQ(spool.size(), 500'000U);
+    const MappedFile mapped = spool.map();
+    ASSERT_EQ(mapped.bytes().size(), 500'000U);
+    // What was released is there again where it is read.
+    for (int round = 0; round < 2; ++round) {
+      for (const std::byte byte : mapped.bytes()) ASSERT_EQ(byte, std::byte{'p'});
+      mapped.release(mapped.bytes().subspan(1'000, 300'000));
+      mapped.release(mapped.bytes().last(10));
+    }
+  }
+  EXPECT_EQ(num_entries(dir.path()), 0U);
+  EXPECT_EQ(error_of([&] { SpoolFile spool(dir.file("none/x")); }).kind, ErrorKind::kResource);
+}
+
 // A process of its own, because the limit on file sizes is the process's.
 TEST(AtomicFile, KeepsTheOldFileWhereTheDiskRefuses) {
   const TempDir dir;
