@@ -52,7 +52,7 @@ def main() -> int:
                         "--max_answer_length", str(MAX_ANSWER_LENGTH), "--max_seq_length", "100000", "--output_dir", directory],
                        check=True, stdout=subprocess.DEVNULL)
         ours = json.loads((pathlib.Path(directory) / "eval_nbest_predictions.json").read_text(encoding="utf-8"))
-    base = transformers.GPT2ForQuestionAnswering.from_pretrained(arguments.model, dtype=torch.float32)
+    base = transformers.AutoModelForQuestionAnswering.from_pretrained(arguments.model, dtype=torch.float32)
     with warnings.catch_warnings():
         # Of tensors that are missing or not used peft only warns.
         warnings.filterwarnings("error", message="(?s).*(missing|unexpected).*")
