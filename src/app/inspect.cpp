@@ -12,6 +12,7 @@
 #include "io/peft.h"
 #include "io/safetensors.h"
 #include "model/config.h"
+#include "runtime/learned_quantizer.h"
 #include "runtime/packed_layout.h"
 
 namespace qalof::app {
@@ -68,8 +69,90 @@ void add_widths(InspectResult& result, const std::string& path) {
 void inspect_peft(const std::string& path, const std::string& prefix, InspectResult& result) {
   const io::PeftAdapter adapter = io::read_peft(path);
   add_tensors(adapter.tensors(), prefix, result);
-  result.details[prefix.empty() ? "adapter_config" : prefix + "adapter_config"] =
-      adapter.config().raw;
+  result.details[prefix + "adapter_config"] = adapter.config().raw;
+}
+
+// Learned quantizer values beside an adapter.
+void inspect_quantizers(const std::string& path, const std::string& prefix, InspectResult& result) {
+  const io::SafetensorsFile file =
+      io::SafetensorsFile::open((fs::path(path) / runtime::kLearnedFile).string());
+  add_tensors(file.tensors(), prefix, result);
+  for (const auto& [key, text] : file.metadata()) {
+    if (key == runtime::kLearnedMetadataKey)
+      result.details[prefix + "quantizers"] = parse_json(text, file.path() + ": " + key);
+  }
+}
+
+// By name, numbers in it by value: layer 2 comes before layer 10.
+bool comes_before(const InspectedTensor& a, const InspectedTensor& b) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  const std::string_view x = a.name, y = b.name;
+  std::size_t i = 0, j = 0;
+  while (i < x.size() && j < y.size()) {
+    if (!is_digit(x[i]) || !is_digit(y[j])) {
+      if (x[i] != y[j]) return x[i] < y[j];
+      ++i, ++j;
+      continue;
+    }
+    const auto number = [&](std::string_view text, std::size_t& at) {
+      const std::size_t begin = std::min(text.find_first_not_of('0', at), text.size());
+      const std::size_t end = std::min(text.find_first_not_of("0123456789", begin), text.size());
+      at = end;
+      return text.substr(begin, end - begin);
+    };
+    const std::string_view m = number(x, i), n = number(y, j);
+    if (m != n) return m.size() != n.size() ? m.size() < n.size() : m < n;
+  }
+  return x.size() - i < y.size() - j;
+}
+
+void inspect_directory(const std::string& path, InspectResult& result) {
+  if (io::is_adapter_dir(path)) {
+    result.kind = "adapter directory";
+    const io::AdapterDir dir = io::read_adapter_dir(path);
+    result.details["qalof"] = dir.raw;
+    for (const auto& [width, sub] : dir.adapters)
+      inspect_peft((fs::path(path) / sub).string(), sub + "/", result);
+    for (const auto& [width, sub] : dir.quantizers)
+      inspect_quantizers((fs::path(path) / sub).string(), sub + "/", result);
+    return;
+  }
+  if (path_exists(path + "/adapter_config.json")) {
+    result.kind = "peft adapter";
+    inspect_peft(path, "", result);
+    if (path_exists((fs::path(path) / runtime::kLearnedFile).string()))
+      inspect_quantizers(path, "", result);
+    return;
+  }
+  QALOF_CHECK(path_exists(path + "/config.json"), ErrorKind::kBadInput,
+              "{}: holds none of config.json (a model), qalof.json (adapters) and "
+              "adapter_config.json (an adapter)",
+              path);
+  result.kind = "model directory";
+  const io::ModelDir dir = io::ModelDir::open(path);
+  for (const std::string& name : dir.names()) {
+    result.tensors.push_back(describe(name, *dir.find(name)));
+    result.bytes += dir.find(name)->bytes.size();
+  }
+  result.details["config"] = dir.config();
+}
+
+void inspect_file(const std::string& path, InspectResult& result) {
+  const io::SafetensorsFile file = io::SafetensorsFile::open(path);
+  add_tensors(file.tensors(), "", result);
+  const auto packed = file.metadata().find(runtime::kPackedMetadataKey);
+  if (packed == file.metadata().end()) {
+    result.kind = "safetensors file";
+    result.details["metadata"] = file.metadata();
+    return;
+  }
+  result.kind = "packed file";
+  result.details = parse_json(packed->second, path + ": " + runtime::kPackedMetadataKey);
+  QALOF_CHECK(result.details.is_object() && result.details.contains("config"),
+              ErrorKind::kCorruptFile, "{}: config is missing", path);
+  result.scheme = json_string(result.details, "scheme", path);
+  add_widths(result, path);
+  result.details.erase("crc32c");
 }
 
 }  // namespace
@@ -79,41 +162,11 @@ InspectResult run_inspect(const std::string& path) {
   InspectResult result;
   result.details = Json::object();
   if (is_directory(path)) {
-    if (io::is_adapter_dir(path)) {
-      result.kind = "adapter directory";
-      const io::AdapterDir dir = io::read_adapter_dir(path);
-      result.details["qalof"] = dir.raw;
-      for (const auto& [width, sub] : dir.adapters)
-        inspect_peft((fs::path(path) / sub).string(), sub + "/", result);
-    } else if (path_exists(path + "/adapter_config.json")) {
-      result.kind = "peft adapter";
-      inspect_peft(path, "", result);
-    } else {
-      result.kind = "model directory";
-      const io::ModelDir dir = io::ModelDir::open(path);
-      for (const std::string& name : dir.names()) {
-        result.tensors.push_back(describe(name, *dir.find(name)));
-        result.bytes += dir.find(name)->bytes.size();
-      }
-      result.details["config"] = dir.config();
-    }
-    return result;
+    inspect_directory(path, result);
+  } else {
+    inspect_file(path, result);
   }
-  const io::SafetensorsFile file = io::SafetensorsFile::open(path);
-  add_tensors(file.tensors(), "", result);
-  const auto packed = file.metadata().find(runtime::kPackedMetadataKey);
-  if (packed == file.metadata().end()) {
-    result.kind = "safetensors file";
-    result.details["metadata"] = file.metadata();
-    return result;
-  }
-  result.kind = "packed file";
-  result.details = parse_json(packed->second, path + ": " + runtime::kPackedMetadataKey);
-  QALOF_CHECK(result.details.is_object() && result.details.contains("config"),
-              ErrorKind::kCorruptFile, "{}: config is missing", path);
-  result.scheme = json_string(result.details, "scheme", path);
-  add_widths(result, path);
-  result.details.erase("crc32c");
+  std::sort(result.tensors.begin(), result.tensors.end(), comes_before);
   return result;
 }
 

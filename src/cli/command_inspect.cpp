@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "app/inspect.h"
 #include "cli/commands.h"
 #include "cli/format.h"
@@ -15,6 +17,26 @@ Json widths_json(const std::vector<app::InspectResult::Width>& widths) {
                     {"bits_per_weight", width.bits_per_weight}});
   }
   return list;
+}
+
+bool holds_objects(const Json& list) {
+  return std::any_of(list.begin(), list.end(), [](const Json& item) {
+    return item.is_object() || (item.is_array() && holds_objects(item));
+  });
+}
+
+// Indented, with lists of plain values in one line.
+std::string details_text(const Json& json, std::size_t indent = 0) {
+  if (json.empty() || !json.is_structured() || (json.is_array() && !holds_objects(json)))
+    return json.dump();
+  std::string text;
+  for (const auto& [key, value] : json.items()) {
+    text += fmt::format("{}\n{:{}}{}{}", text.empty() ? "" : ",", "", indent + 2,
+                        json.is_object() ? Json(key).dump() + ": " : "",
+                        details_text(value, indent + 2));
+  }
+  return fmt::format("{}{}\n{:{}}{}", json.is_object() ? "{" : "[", text, "", indent,
+                     json.is_object() ? "}" : "]");
 }
 
 std::string widths_text(const app::InspectResult& result) {
@@ -69,7 +91,7 @@ void run_inspect(std::vector<std::string> arguments) {
   }
   line.print(json, fmt::format("{}: {}, {} tensors, {}\n{}{}{}\n", path, result.kind,
                                result.tensors.size(), bytes_text(result.bytes),
-                               table_text(rows, {2, 3, 5}), widths, result.details.dump(2)));
+                               table_text(rows, {2, 3, 5}), widths, details_text(result.details)));
 }
 
 }  // namespace qalof::cli

@@ -14,7 +14,6 @@ namespace qalof::runtime {
 
 namespace {
 
-constexpr const char* kMetadataKey = "qalof.quant";
 constexpr int kFormatVersion = 1;
 
 // Reads the tensors of one file, counting those that belong to the model.
@@ -106,16 +105,16 @@ void write_learned_quantizers(const std::string& path, const LearnedQuantizers& 
   const Json header = {{"format_version", kFormatVersion},
                        {"bits", learned.bits},
                        {"scheme", quant::to_string(learned.scheme)}};
-  io::write_safetensors(path, tensors, {{kMetadataKey, dump_json(header, path)}});
+  io::write_safetensors(path, tensors, {{kLearnedMetadataKey, dump_json(header, path)}});
 }
 
 LearnedQuantizers read_learned_quantizers(const std::string& path,
                                           const std::vector<model::LinearSpec>& linears) {
   const io::SafetensorsFile file = io::SafetensorsFile::open(path);
-  const auto found = file.metadata().find(kMetadataKey);
+  const auto found = file.metadata().find(kLearnedMetadataKey);
   QALOF_CHECK(found != file.metadata().end(), ErrorKind::kBadInput, "{}: its metadata has no {}",
-              path, kMetadataKey);
-  const std::string where = fmt::format("{}: {}", path, kMetadataKey);
+              path, kLearnedMetadataKey);
+  const std::string where = fmt::format("{}: {}", path, kLearnedMetadataKey);
   const Json header = parse_json(found->second, where);
   const std::int64_t version = json_int(header, "format_version", where, 0, 1'000'000);
   QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,

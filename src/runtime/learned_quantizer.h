@@ -36,6 +36,8 @@ RowCodes quantize_with_steps(const std::vector<float>& weights, std::size_t out,
                              const LearnedLinear& learned, ParallelFor& parallel);
 
 inline constexpr const char* kLearnedFile = "quant.safetensors";
+/// The key of its metadata that says what the values are for.
+inline constexpr const char* kLearnedMetadataKey = "qalof.quant";
 
 /// Writes the file; steps of all linears or of none.
 void write_learned_quantizers(const std::string& path, const LearnedQuantizers& learned,
