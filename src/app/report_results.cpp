@@ -89,9 +89,10 @@ std::string tiles(const std::vector<ScoredRow>& rows) {
     text += tile(fmt::format("{:.2f}", score(*fewest)),
                  fmt::format("{} at {:.2f} bits: {}", metric, *fewest->bits, fewest->name));
     if (fewest->bytes)
-      text += tile(fmt::format("{:.2f} MB", *fewest->bytes / 1e6), "size of " + fewest->name);
+      text += tile(fmt::format("{:.2f} MB", *fewest->bytes / 1e6),
+                   fmt::format("size of {}", fewest->name));
   }
-  return text.empty() ? "" : "<div class=\"tiles\">\n" + text + "</div>\n";
+  return text.empty() ? "" : fmt::format("<div class=\"tiles\">\n{}</div>\n", text);
 }
 
 // A value as a shell takes it.
@@ -116,13 +117,13 @@ std::string train_command(const Json& flags) {
   std::string text = "qalof train";
   for (const auto& [name, value] : flags.items()) {
     if (value.is_null() || value == false || value == "") continue;
-    text += " " + quoted(name);
+    text += fmt::format(" {}", quoted(name));
     if (value == true) continue;
     if (!value.is_array()) {
-      text += " " + value_text(value);
+      text += fmt::format(" {}", value_text(value));
       continue;
     }
-    for (const Json& part : value) text += " " + value_text(part);
+    for (const Json& part : value) text += fmt::format(" {}", value_text(part));
   }
   return text;
 }

@@ -54,8 +54,8 @@ std::vector<UnitCost> unit_costs(const Json& sensitivity, const CostKind& cost) 
     found.kind = text_in(unit, "kind");
     const std::string part = text_in(unit, "part");
     if (part == "weights" || part == "activations") {
-      found.name += " " + part.substr(0, 1);
-      found.kind += " " + part.substr(0, 1);
+      found.name += fmt::format(" {}", part.substr(0, 1));
+      found.kind += fmt::format(" {}", part.substr(0, 1));
     }
     found.block = number_in(unit, "block");
     found.value = cost.sign * *value;

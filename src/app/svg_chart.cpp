@@ -15,7 +15,10 @@ namespace {
 constexpr std::size_t kColours = 6;
 constexpr std::size_t kMaxPoints = 150;
 
-std::string colour(std::size_t index) { return fmt::format("s{}", index % kColours + 1); }
+// The class of a mark of that series: "line s1".
+std::string colour(std::size_t index, std::string_view mark = "") {
+  return fmt::format("{}{}s{}", mark, mark.empty() ? "" : " ", index % kColours + 1);
+}
 
 struct Range {
   double low = INFINITY, high = -INFINITY;
@@ -96,11 +99,11 @@ std::string svg(const LineChart& chart) {
     std::string marks;
     for (const ChartPoint& point : lines[s]) {
       drawn.push_back({area.x(x_axis, point.x), area.y(y_axis, point.y)});
-      marks += dot("touch " + colour(s), drawn.back().x, drawn.back().y, 4,
+      marks += dot(colour(s, "touch"), drawn.back().x, drawn.back().y, 4,
                    fmt::format("{}: {} {}, {}", chart.series[s].name, chart.x_name,
                                short_number(point.x), short_number(point.y)));
     }
-    if (!drawn.empty()) text += path("line " + colour(s), drawn) + marks;
+    if (!drawn.empty()) text += path(colour(s, "line"), drawn) + marks;
   }
   return text + "</svg>\n";
 }
@@ -191,12 +194,12 @@ std::string svg(const ScatterChart& chart) {
   std::vector<ChartPoint> at;
   for (const ScatterPoint& point : chart.points) {
     at.push_back({area.x(x_axis, point.at.x), area.y(y_axis, point.at.y)});
-    const std::string css = colour(point.group);
     if (point.error > 0) {
-      text += svg_line("error " + css, at.back().x, area.y(y_axis, point.at.y - point.error),
-                       at.back().x, area.y(y_axis, point.at.y + point.error));
+      text += svg_line(colour(point.group, "error"), at.back().x,
+                       area.y(y_axis, point.at.y - point.error), at.back().x,
+                       area.y(y_axis, point.at.y + point.error));
     }
-    text += dot("dot " + css, at.back().x, at.back().y, 4,
+    text += dot(colour(point.group, "dot"), at.back().x, at.back().y, 4,
                 fmt::format("{}: {} {}, {} {}", point.name, short_number(point.at.x), chart.x_name,
                             chart.y_name, short_number(point.at.y)));
   }

@@ -15,7 +15,7 @@ namespace qalof::testing {
 inline void expect_well_formed(const std::string& text) {
   std::vector<std::string> open;
   std::size_t at = 0;
-  const auto here = [&] { return "at: " + text.substr(at, 80); };
+  const auto here = [&] { return text.substr(at, 80); };
   const auto name_at = [&](std::size_t from) {
     std::size_t end = from;
     while (end < text.size() &&
