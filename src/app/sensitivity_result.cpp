@@ -92,7 +92,6 @@ std::string sensitivity_file(const std::string& by) {
 }
 
 Json to_json(const SensitivityResult& result) {
-  const bool is_measured = result.by == "measured";
   Json units = Json::array(), correlations = Json::array();
   for (const auto& [unit, costs] : result.units) {
     Json modules = Json::array(), entries = Json::array();
