@@ -53,10 +53,8 @@ std::string short_number(double value) {
   const double size = std::abs(value);
   if (size >= 1e6) return fmt::format("{:.3g}M", value / 1e6);
   if (size >= 1000) {
-    std::string text = fmt::format("{:.0f}", value);
-    const std::size_t sign = value < 0 ? 1 : 0;
-    if (text.size() > sign + 3) text.insert(text.size() - 3, ",");
-    return text;
+    const auto whole = static_cast<long>(std::lround(size));
+    return fmt::format("{}{},{:03}", value < 0 ? "-" : "", whole / 1000, whole % 1000);
   }
   return fmt::format("{:.4g}", value);
 }

@@ -126,7 +126,7 @@ std::optional<app::BudgetOptions> budget_options(const CommandLine& line,
 std::string add_plan(const app::SensitivityOptions& options, const app::BudgetOptions& budget,
                      const BudgetFlags& flags, Observer& observer, Json& result) {
   const app::ModelHandle handle = app::open_model(options.model, observer);
-  const std::string where = flags.from.empty() ? app::kSensitivityFile : flags.from;
+  const std::string where = flags.from.empty() ? app::sensitivity_file("measured") : flags.from;
   const app::BudgetResult found = app::plan_under_budget(
       result, where, budget, handle.base.get(), handle.plan.scheme.value_or(quant::QuantScheme{}));
   const quant::PrecisionPlan plan = quant::resolve(found.plan, handle.base->target());

@@ -1,5 +1,6 @@
 #include "app/sensitivity.h"
 
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -32,7 +33,8 @@ class SensitivityTest : public ::testing::Test {
     const model::ModelConfig parsed = model::parse_model_config(config, "test config");
     io::AdapterDir described;
     described.base_id = "tiny";
-    for (const auto& [width, adapter] : qalof::testing::random_adapters(parsed, {8, 4})->by_width) {
+    const auto set = qalof::testing::random_adapters(parsed, {8, 4});
+    for (const auto& [width, adapter] : set->by_width) {
       described.adapters[width] = fmt::format("w{}", width);
       runtime::save_adapter(fmt::format("{}/w{}", adapters(), width), *adapter, parsed,
                             runtime::Task::kQa, "tiny");
