@@ -1,13 +1,13 @@
 #include "app/demo.h"
 
 #include <chrono>
-#include <cmath>
 #include <filesystem>
 
 #include "app/report.h"
 #include "app/train_run.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/statistics.h"
 #include "runtime/footprint.h"
 
 namespace qalof::app {
@@ -141,22 +141,14 @@ class Demo {
     row.precision = execution->description();
     row.exact_match = scores.exact_match;
     row.f1 = scores.f1;
-    row.f1_standard_error = standard_error(scores.f1_per_question);
+    const std::vector<double> f1(scores.f1_per_question.begin(), scores.f1_per_question.end());
+    row.f1_standard_error = mean_and_error(f1).error;
     row.samples = scores.samples;
     row.effective_bits = footprint.bits_per_weight;
     row.bytes = footprint.total_bytes;
     row.seconds = training_seconds + seconds_since(start);
     observer_.info(fmt::format("{}: exact match {:.2f}, F1 {:.2f}", name, row.exact_match, row.f1));
     result_.rows.push_back(row);
-  }
-
-  static double standard_error(const std::vector<float>& values) {
-    const auto count = static_cast<double>(values.size());
-    double sum = 0, squares = 0;
-    for (const float value : values) sum += static_cast<double>(value);
-    for (const float value : values)
-      squares += std::pow(static_cast<double>(value) - sum / count, 2);
-    return std::sqrt(squares / (count - 1) / count);
   }
 
   // The second half of the blocks at 4 bits, the first at 8: the original's pattern in small.

@@ -23,16 +23,21 @@ QALOF_DOT(Int4Dot, _tile_dpbsud)
 QALOF_DOT(Bf16Dot, _tile_dpbf16ps)
 #undef QALOF_DOT
 
-template <typename Base_>
-struct AmxInt8 {
-  using Base = Base_;
-  using Dot = Int8Dot;
-  static constexpr std::size_t kElementBytes = 1, kLinesOfVector = 1;
-  static std::size_t num_lines(const IntGemmBlock& block) { return (block.k + 3) / 4; }
+// A vector of a panel is a line, and lies where it is read.
+struct LinesInPlace {
+  static constexpr std::size_t kLinesOfVector = 1;
   static const char* lines(const char* panel, std::size_t begin, std::size_t end,
                            std::size_t num_lines, char* buffer) {
     return lines_in_place(panel, begin, end, num_lines, buffer);
   }
+};
+
+template <typename Base_>
+struct AmxInt8 : LinesInPlace {
+  using Base = Base_;
+  using Dot = Int8Dot;
+  static constexpr std::size_t kElementBytes = 1;
+  static std::size_t num_lines(const IntGemmBlock& block) { return (block.k + 3) / 4; }
 };
 
 template <typename Base_>
@@ -55,28 +60,12 @@ struct AmxInt4 {
   }
 };
 
-struct AmxBf16 {
+struct AmxBf16 : LinesInPlace {
   using Base = FloatFormat;
   using Dot = Bf16Dot;
-  static constexpr std::size_t kElementBytes = 2, kLinesOfVector = 1;
+  static constexpr std::size_t kElementBytes = 2;
   static std::size_t num_lines(const FloatGemmBlock& block) { return (block.k + 1) / 2; }
-  static const char* lines(const char* panel, std::size_t begin, std::size_t end,
-                           std::size_t num_lines, char* buffer) {
-    return lines_in_place(panel, begin, end, num_lines, buffer);
-  }
 };
-
-// Zeros to the end of the cache line.
-void narrow_row(const float* x, std::size_t k, void* prepared) {
-  auto* dst = static_cast<std::uint16_t*>(prepared);
-  for (std::size_t i = 0; i < (k + 31) / 32 * 32; i += 16) {
-    const std::size_t count = k > i ? k - i : 0;
-    const auto mask = static_cast<__mmask16>(count < 16 ? (1U << count) - 1U : 0xFFFFU);
-    const __m512 value = _mm512_maskz_loadu_ps(mask, x + i);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst + i),
-                        reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
-  }
-}
 
 // Below this a product reads its weights from memory most of the time.
 constexpr std::size_t kFewRowsAmx = 8, kFewRowsNibbles = 16;
@@ -123,8 +112,8 @@ void set_amx_gemm(KernelTable& table) {
   table.gemm_int4 = multiply_int<AmxInt4<Int4Format>, true>;
   table.gemm_int8_grouped = multiply_int_grouped<AmxInt8, GroupedInt8Format, false>;
   table.gemm_int4_grouped = multiply_int_grouped<AmxInt4, GroupedInt4Format, true>;
+  // Its rows are prepared as AVX-512 BF16 prepares them.
   table.gemm_bf16 = multiply_amx<AmxBf16>;
-  table.prepare_bf16 = {narrow_row, sizeof(std::uint16_t), /*reads_x_too=*/false, /*rounds=*/true};
 }
 
 }  // namespace qalof::kernels

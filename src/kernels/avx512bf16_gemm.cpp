@@ -24,13 +24,13 @@ struct Bf16Format : FloatFormat {
   }
 };
 
+// Zeros to the end of the cache line, which tiles read too (amx_tile.h).
 void narrow_row(const float* x, std::size_t k, void* prepared) {
   auto* dst = static_cast<std::uint16_t*>(prepared);
-  for (std::size_t i = 0; i < k; i += 16) {
-    const std::size_t count = k - i;
+  for (std::size_t i = 0; i < (k + 31) / 32 * 32; i += 16) {
+    const std::size_t count = k > i ? k - i : 0;
     const auto mask = static_cast<__mmask16>(count < 16 ? (1U << count) - 1U : 0xFFFFU);
     const __m512 value = _mm512_maskz_loadu_ps(mask, x + i);
-    // The row ends in a whole cache line, so the zeros after k fit.
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(dst + i),
                         reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value)));
   }
