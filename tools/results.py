@@ -25,6 +25,7 @@ def parse_arguments():
     parser.add_argument("--rows", nargs="+", help="only these, and what they start from")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of training")
     parser.add_argument("--steps", type=int, help="instead of the suite's, to try it out; the journal keeps both apart")
     parser.add_argument("--qalof", default="build/release/qalof")
     parser.add_argument("--report", type=pathlib.Path, help="instead of the suite's; the table in JSON is OUTPUT_DIR/table.json")
@@ -44,10 +45,11 @@ def main():
         output.mkdir(parents=True, exist_ok=True)
         if not arguments.table_only:
             runner = Runner(suite, output, arguments.qalof, arguments.jobs, arguments.threads,
-                            lambda text: print(text, flush=True))
+                            lambda text: print(text, flush=True), arguments.device)
             rows = suite.rows if arguments.rows is None else [suite.row(name) for name in arguments.rows]
             failed = runner.run(rows, arguments.seeds)
-            runner.journal.header.update(describe_machine(arguments.qalof, arguments.jobs, arguments.threads))
+            runner.journal.header.update(describe_machine(
+                arguments.qalof, arguments.jobs, arguments.threads, arguments.device))
             runner.journal.rewrite()
             keys = runner.used
         journal = Journal(output / "scores.jsonl")

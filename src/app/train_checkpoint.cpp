@@ -147,6 +147,8 @@ Json run_identity(const TrainRunOptions& options, const ModelHandle& handle) {
           {"plan", options.train.plan ? quant::to_json(handle.plan) : Json()},
           {"base_sha256", handle.base->source().sha256()},
           {"teacher", teacher_identity(options)},
+          {"start_sha256",
+           options.train.start != nullptr ? Json(adapters_sha256(*options.train.start)) : Json()},
           {"train_file_sha256", options.train_file == kTrainFileSelf
                                     ? kTrainFileSelf
                                     : sha256_hex(MappedFile::open(options.train_file).bytes())}};
@@ -172,6 +174,7 @@ std::string identity_difference(const Json& there, const Json& here) {
   for (const auto& [key, what] : {std::pair{"base_sha256", "the base model's weights differ"},
                                   {"train_file_sha256", "the contents of --train_file differ"},
                                   {"teacher", "the teacher differs"},
+                                  {"start_sha256", "the adapters to start from differ"},
                                   {"plan", "the precision plan differs"}}) {
     if (member(there, key) != member(here, key)) differences.emplace_back(what);
   }

@@ -31,8 +31,6 @@ void check_options(const TrainRunOptions& options) {
        {std::pair{&options.train_file, "--train_file"}, {&options.output_dir, "--output_dir"}}) {
     QALOF_CHECK(!value->empty(), ErrorKind::kUsage, "{} is missing", flag);
   }
-  QALOF_CHECK(options.model.adapter.empty(), ErrorKind::kUsage,
-              "--adapter: training starts from fresh adapters");
   const bool is_self = options.train_file == kTrainFileSelf;
   QALOF_CHECK(!is_self || options.train.task == runtime::Task::kLm, ErrorKind::kUsage,
               "--train_file self: a model writes text for --task lm alone");
@@ -166,6 +164,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   options.train.scheme = *handle.plan.scheme;
   options.train.threads = choose_threads(options.model.threads);
   options.train.teacher_self = options.teacher == kTeacherSelf;
+  if (!options.adapter.empty()) options.train.start = open_start(options, handle, observer);
   if (!options.teacher.empty() && !options.train.teacher_self)
     options.train.teacher = open_teacher(options, handle, observer);
   if (options.features.max_seq_length > config.max_positions) {

@@ -53,6 +53,24 @@ std::shared_ptr<const train::TeacherModel> open_teacher(const TrainRunOptions& o
   return teacher;
 }
 
+std::shared_ptr<const runtime::AdapterSet> open_start(const TrainRunOptions& options,
+                                                      const ModelHandle& model,
+                                                      Observer& observer) {
+  QALOF_CHECK(is_directory(options.adapter), ErrorKind::kNotFound,
+              "--adapter {}: expected a directory of adapters", options.adapter);
+  auto set = std::make_shared<runtime::AdapterSet>(
+      runtime::load_adapters(options.adapter, model.base->config()));
+  QALOF_CHECK(!set->by_width.empty(), ErrorKind::kBadInput, "--adapter {}: holds no adapter",
+              options.adapter);
+  const std::string sha256 = model.base->source().sha256();
+  if (!set->base_sha256.empty() && set->base_sha256 != sha256)
+    observer.warn(fmt::format("--adapter {}: was trained on another base", options.adapter));
+  if (set->separator != options.features.separator && options.train.task == runtime::Task::kQa)
+    observer.warn(fmt::format("--adapter {}: was trained with another --separator than this run has",
+                              options.adapter));
+  return set;
+}
+
 Json teacher_identity(const TrainRunOptions& options) {
   if (options.train.teacher_self) return kTeacherSelf;
   if (!options.train.teacher) return {};

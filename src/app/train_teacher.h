@@ -1,4 +1,4 @@
-// --teacher: the network that teaches a training run.
+// --teacher and --adapter: the network that teaches a training run, and that from which it starts.
 #pragma once
 
 #include <memory>
@@ -19,5 +19,9 @@ std::shared_ptr<const train::TeacherModel> open_teacher(const TrainRunOptions& o
                                                         Observer& observer);
 /// What makes a teacher another one: for run_identity. Null without a teacher.
 Json teacher_identity(const TrainRunOptions& options);
+
+/// The adapters that TrainRunOptions::adapter names. Error{kNotFound}, {kBadInput}.
+std::shared_ptr<const runtime::AdapterSet> open_start(const TrainRunOptions& options,
+                                                      const ModelHandle& model, Observer& observer);
 
 }  // namespace qalof::app

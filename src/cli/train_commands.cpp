@@ -65,6 +65,7 @@ Json identifying_flags(Json flags) {
                            "--logging_dir",
                            "--precision",
                            "--teacher",
+                           "--adapter",
                            "--teacher_cache_mb"}) {
     flags.erase(name);
   }
@@ -154,6 +155,9 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--init_lora", init_lora,
               "default: B zero; residual_svd: B A stands for the largest singular values of what "
               "quantization loses of W (LoftQ with one round)");
+  line.option("--adapter", options.adapter,
+              "directory of adapters to start from: each width begins as the adapter and head that "
+              "would serve it (default: fresh adapters)");
   line.option("--learning_rate", train.learning_rate, "peak learning rate");
   line.option("--lr_scheduler_type", scheduler, "cosine, linear or constant");
   line.option("--warmup_steps", train.warmup_steps, "steps from 0 to the peak");

@@ -62,8 +62,23 @@ at::Tensor AdapterInit::lost(std::size_t linear, int bits) const {
   return {};
 }
 
+std::optional<PairValues> AdapterInit::started(std::size_t linear, int bits) const {
+  if (options_.start == nullptr) return std::nullopt;
+  const runtime::AdapterSet& set = *options_.start;
+  const runtime::Adapter& adapter = *set.by_width.at(*set.serving_width(bits));
+  if (adapter.linears.empty() || !adapter.linears[linear]) return std::nullopt;
+  const runtime::LoraLinear& pair = *adapter.linears[linear];
+  PairValues values{pair.a(), pair.b()};
+  const auto factor = static_cast<float>(pair.view().scaling / lora_scaling(options_));
+  if (factor != 1.0F) {
+    for (float& value : values.b) value *= factor;
+  }
+  return values;
+}
+
 PairValues AdapterInit::values(std::size_t linear, int bits, RankRange ranks,
                                std::span<const PairValues> before) const {
+  if (std::optional<PairValues> found = started(linear, bits)) return *std::move(found);
   const model::LinearSpec& spec = base_.linears()[linear];
   const bool shares = options_.adapter_form == AdapterForm::kCascaded;
   PairValues values =

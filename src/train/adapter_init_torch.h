@@ -1,10 +1,11 @@
-// What adapters begin as: nothing added to the base, or the part of its weights that quantization
+// What adapters begin as: nothing added to the base, other adapters (TrainOptions::start), or the part of its weights that quantization
 // loses (LoftQ: Li et al., ICLR 2024, algorithm 1, with one round: the base keeps its codes q(W),
 // because every width and every other adapter uses them too).
 #pragma once
 
 #include <ATen/ATen.h>
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -51,6 +52,8 @@ class AdapterInit {
                     std::span<const PairValues> before) const;
 
  private:
+  // The pair of options.start that would serve the width, if there is one.
+  std::optional<PairValues> started(std::size_t linear, int bits) const;
   // W - q(W) at the width, undefined where no network of the phase has it or nothing is lost.
   at::Tensor lost(std::size_t linear, int bits) const;
 

@@ -1,11 +1,15 @@
 // The decoder in plain ATen operations: the graph of CUDA, and the oracle of the kernel graph.
-// Linears of integer plans multiply codes (integers in floats, exact), so that they add no error of
-// their own; other float sums run in ATen's order, so that the two graphs agree in score and
-// divergence, not in bits.
+// Linears of integer plans in scheme seed multiply codes (integers in floats, exact), so that they
+// add no error of their own; those of other schemes multiply the reals that codes stand for. Float
+// sums run in ATen's order, so that the two graphs agree in score and divergence, not in bits.
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <cmath>
+#include <algorithm>
+#include <map>
+#include <tuple>
 
+#include "core/error.h"
+#include "runtime/weight_packing.h"
 #include "train/graph_torch.h"
 
 namespace qalof::train {
@@ -22,7 +26,7 @@ at::Tensor straight_through(const at::Tensor& x, const at::Tensor& real, double 
 
 at::Tensor round_to_bf16(const at::Tensor& x) { return x.to(at::kBFloat16).to(x.scalar_type()); }
 
-// Scheme seed along the last dimension (docs/numerics.md): real = codes * scale.
+// Codes along the last dimension and what they stand for (docs/numerics.md).
 struct Codes {
   at::Tensor codes, scale;
 
@@ -39,6 +43,34 @@ Codes quantize_rows(const at::Tensor& x, int bits) {
   return quantize_seed(x, x.abs().amax({-1}, /*keepdim=*/true), bits);
 }
 
+// "Activations", asymmetric.
+Codes quantize_rows_asymmetric(const at::Tensor& x, int bits) {
+  const double levels = static_cast<double>((1 << bits) - 1);
+  const at::Tensor low = x.amin({-1}, /*keepdim=*/true).clamp_max(0);
+  const at::Tensor high = x.amax({-1}, /*keepdim=*/true).clamp_min(0);
+  const at::Tensor multiplier = (high - low + 1e-6).reciprocal() * levels;
+  const at::Tensor bottom = (low * multiplier).round();
+  return {at::minimum(at::maximum((x * multiplier).round(), bottom), bottom + levels),
+          (multiplier + 1e-6).reciprocal()};
+}
+
+// The reals of activations [tokens, in] in a scheme.
+at::Tensor activation_reals(const at::Tensor& x, int bits, const quant::QuantScheme& scheme) {
+  const std::int64_t in = x.size(1);
+  const auto group = static_cast<std::int64_t>(scheme.activation_group);
+  at::Tensor rows = x;
+  if (group > 0) {
+    // Zeros change no range of aasym, which holds 0, nor one of max|x|.
+    const std::int64_t padding = (group - in % group) % group;
+    if (padding > 0) rows = at::constant_pad_nd(rows, {0, padding});
+    rows = rows.reshape({x.size(0), (in + padding) / group, group});
+  }
+  const bool asymmetric = scheme.activation_asymmetric && bits < 8;
+  const at::Tensor real =
+      (asymmetric ? quantize_rows_asymmetric(rows, bits) : quantize_rows(rows, bits)).real();
+  return group > 0 ? real.reshape({x.size(0), -1}).narrow(1, 0, in) : real;
+}
+
 // 1 where gradients pass the quantizer of x, or undefined where they pass everywhere.
 at::Tensor pass_mask(const at::Tensor& x, double clip) {
   return clip > 0 ? (x.abs() < clip).to(x.scalar_type()) : at::Tensor();
@@ -48,24 +80,24 @@ at::Tensor pass_mask(const at::Tensor& x, double clip) {
 class IntegerLinear : public torch::autograd::Function<IntegerLinear> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
-                            const at::Tensor& weight, int x_bits, int w_bits, double clip) {
-    const Codes xq = quantize_rows(x, x_bits), wq = quantize_rows(weight, w_bits);
+                            const at::Tensor& weight, const Codes* wq, int x_bits, double clip) {
+    const Codes xq = quantize_rows(x, x_bits);
     const bool wants_weight = weight.requires_grad();
-    context->save_for_backward({wants_weight ? xq.real() : at::Tensor(), wq.real(),
+    context->save_for_backward({wants_weight ? xq.real() : at::Tensor(), wq->codes, wq->scale,
                                 pass_mask(x, clip),
                                 wants_weight ? pass_mask(weight, clip) : at::Tensor()});
-    return xq.codes.mm(wq.codes.t()) * wq.scale.t() * xq.scale;
+    return xq.codes.mm(wq->codes.t()).mul_(wq->scale.t()).mul_(xq.scale);
   }
 
   static torch::autograd::tensor_list backward(torch::autograd::AutogradContext* context,
                                                torch::autograd::tensor_list gradients) {
     const auto saved = context->get_saved_variables();
     const at::Tensor& dy = gradients[0];
-    at::Tensor dx = dy.mm(saved[1]);
-    if (saved[2].defined()) dx = dx * saved[2];
+    at::Tensor dx = (dy * saved[2].t()).mm(saved[1]);
+    if (saved[3].defined()) dx.mul_(saved[3]);
     at::Tensor dweight;
     if (saved[0].defined()) dweight = dy.t().mm(saved[0]);
-    if (dweight.defined() && saved[3].defined()) dweight = dweight * saved[3];
+    if (dweight.defined() && saved[4].defined()) dweight.mul_(saved[4]);
     return {dx, dweight, {}, {}, {}};
   }
 };
@@ -79,16 +111,18 @@ at::Tensor fake_quantize(const at::Tensor& x, int bits, double clip) {
 
 class AtenGraph final : public Graph {
  public:
-  AtenGraph(const model::ModelConfig& config, BaseParams params)
-      : config_(config), params_(std::move(params)), steps_(model::layer_steps(config)) {}
+  AtenGraph(const model::ModelConfig& config, BaseParams params, WeightReals weight_reals)
+      : config_(config),
+        params_(std::move(params)),
+        weight_reals_(std::move(weight_reals)),
+        steps_(model::layer_steps(config)) {}
 
   at::Device device() const override { return params_.wte.device(); }
 
   at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) override {
-    const at::Tensor tokens =
-        rounded_embedding(params_.wte, plan).index_select(0, indices(batch.ids));
+    const at::Tensor tokens = embeddings(params_.wte, batch.ids, plan);
     if (params_.wpe.numel() == 0) return tokens;
-    return tokens + rounded_embedding(params_.wpe, plan).index_select(0, indices(batch.positions));
+    return tokens + embeddings(params_.wpe, batch.positions, plan);
   }
 
   at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch, const GraphPlan& plan,
@@ -101,7 +135,7 @@ class AtenGraph final : public Graph {
       std::vector<at::Tensor> parts;
       for (const std::size_t index : steps.attention_in)
         parts.push_back(linear(index, entry, plan, view));
-      const at::Tensor qkv = rotated(at::cat(parts, 1), layout.positions);
+      const at::Tensor qkv = rotated(at::cat(parts, 1), layout);
       const at::Tensor attended = attention(qkv, layout, plan, layer);
       residual = residual + linear(steps.attention_out, attended, plan, view);
       const at::Tensor middle = norm(residual, params_.mlp_norms[layer]);
@@ -135,9 +169,10 @@ class AtenGraph final : public Graph {
   }
 
  private:
-  // Rows of a batch, and where each lies in a [windows, longest] grid for attention.
+  // Where each row of a batch lies in a [windows, longest] grid for attention; cosines and sines of
+  // rotary positions [tokens, 1, head_dim / 2].
   struct Layout {
-    at::Tensor positions, cells;
+    at::Tensor cells, cos, sin;
     std::int64_t windows = 0, longest = 0;
   };
 
@@ -160,8 +195,16 @@ class AtenGraph final : public Graph {
                         static_cast<std::int64_t>(t));
       }
     }
-    layout.positions = indices(batch.positions);
     layout.cells = at::tensor(cells, at::kLong).to(device());
+    if (!config_.rotary) return layout;
+    const at::Tensor frequencies = to_tensor(model::rotary_frequencies(config_),
+                                             {static_cast<std::int64_t>(config_.head_dim() / 2)})
+                                       .to(device());
+    // The angle is one f32 product, as the kernels have it.
+    const at::Tensor angle =
+        (indices(batch.positions).to(at::kFloat).unsqueeze(1) * frequencies).to(at::kDouble);
+    layout.cos = angle.cos().to(params_.wte.scalar_type()).unsqueeze(1);
+    layout.sin = angle.sin().to(params_.wte.scalar_type()).unsqueeze(1);
     return layout;
   }
 
@@ -170,9 +213,12 @@ class AtenGraph final : public Graph {
     return plan.embedding.bits == 32 ? wte : round_to_bf16(wte);
   }
 
-  at::Tensor rounded_embedding(const at::Tensor& table, const GraphPlan& plan) const {
-    if (plan.embedding.bits == 32) return table;
-    return straight_through(table, round_to_bf16(table.detach()), /*clip=*/0);
+  at::Tensor embeddings(const at::Tensor& table, const std::vector<std::int32_t>& ids,
+                        const GraphPlan& plan) const {
+    const at::Tensor rows = table.index_select(0, indices(ids));
+    return plan.embedding.bits == 32
+               ? rows
+               : straight_through(rows, round_to_bf16(rows.detach()), /*clip=*/0);
   }
 
   at::Tensor norm(const at::Tensor& x, const NormParams& weights) const {
@@ -185,13 +231,20 @@ class AtenGraph final : public Graph {
   }
 
   at::Tensor linear(std::size_t index, const at::Tensor& x, const GraphPlan& plan,
-                    const NetworkView& view) const {
+                    const NetworkView& view) {
     const quant::Precision precision = plan.linears[index];
     const int x_bits = precision.activation.bits, w_bits = precision.weight.bits;
     const at::Tensor& weight = params_.weights[index];
     at::Tensor y;
-    if (x_bits < 16 && w_bits < 16) {
-      y = IntegerLinear::apply(x, weight, x_bits, w_bits, plan.ste_clip);
+    if (!plan.scheme.is_seed() && w_bits < 16) {
+      const at::Tensor xq =
+          x_bits < 16 ? straight_through(x, activation_reals(x.detach(), x_bits, plan.scheme),
+                                         plan.ste_clip)
+                      : fake_quantize(x, x_bits, /*clip=*/0);
+      y = at::linear(xq, reals(index, w_bits, plan.scheme));
+    } else if (x_bits < 16 && w_bits < 16) {
+      const Codes wq = codes(index, w_bits);
+      y = IntegerLinear::apply(x, weight, &wq, x_bits, plan.ste_clip);
     } else {
       y = at::linear(fake_quantize(x, x_bits, plan.ste_clip),
                      fake_quantize(weight, w_bits, plan.ste_clip));
@@ -204,8 +257,32 @@ class AtenGraph final : public Graph {
     return y;
   }
 
+  // Codes of a weight in scheme seed, made once where it is frozen.
+  Codes codes(std::size_t index, int bits) {
+    const at::Tensor& weight = params_.weights[index];
+    if (weight.requires_grad()) return quantize_rows(weight.detach(), bits);
+    Codes& kept = codes_[{index, bits}];
+    if (!kept.codes.defined()) kept = quantize_rows(weight, bits);
+    return kept;
+  }
+
+  // The numbers that a frozen weight stands for in another scheme.
+  const at::Tensor& reals(std::size_t index, int bits, const quant::QuantScheme& scheme) {
+    at::Tensor& kept = reals_[{index, bits, scheme.weights()}];
+    if (kept.defined()) return kept;
+    QALOF_CHECK(weight_reals_ != nullptr, ErrorKind::kUnsupported,
+                "scheme {}: on this device weights that train have seed alone",
+                quant::to_string(scheme));
+    const at::Tensor& weight = params_.weights[index];
+    kept = to_tensor(weight_reals_(index, bits, scheme), weight.sizes().vec())
+               .to(weight.device(), weight.scalar_type());
+    return kept;
+  }
+
   // K or V rows at the bits of each head; the range is one per row over all heads.
   at::Tensor quantize_kv(const at::Tensor& rows, const std::vector<int>& bits, double clip) const {
+    if (std::all_of(bits.begin(), bits.end(), [&](int b) { return b == bits.front(); }))
+      return fake_quantize(rows, bits.front(), clip);
     const auto head_dim = static_cast<std::int64_t>(config_.head_dim());
     const at::Tensor max_abs = rows.detach().abs().amax({-1}, /*keepdim=*/true);
     std::vector<at::Tensor> heads;
@@ -244,31 +321,30 @@ class AtenGraph final : public Graph {
       k = k.repeat_interleave(groups, 1);
       v = v.repeat_interleave(groups, 1);
     }
-    const at::Tensor out = at::scaled_dot_product_attention(q, k, v, {}, /*dropout_p=*/0.0,
-                                                            /*is_causal=*/true);
+    // In f32 a GPU has slow kernels alone; plans that round everything else may round here too.
+    const bool in_bf16 = q.is_cuda() && plan.embedding.bits < 32;
+    const auto type = in_bf16 ? at::kBFloat16 : q.scalar_type();
+    const at::Tensor out =
+        at::scaled_dot_product_attention(q.to(type), k.to(type), v.to(type), {},
+                                         /*dropout_p=*/0.0, /*is_causal=*/true)
+            .to(q.scalar_type());
     return out.transpose(1, 2)
         .reshape({layout.windows * layout.longest, hidden})
         .index_select(0, layout.cells);
   }
 
   // q and k of qkv turned by the angles of rotary positions; qkv itself where there are none.
-  at::Tensor rotated(const at::Tensor& qkv, const at::Tensor& positions) const {
+  at::Tensor rotated(const at::Tensor& qkv, const Layout& layout) const {
     if (!config_.rotary) return qkv;
-    const at::Tensor frequencies = to_tensor(model::rotary_frequencies(config_),
-                                             {static_cast<std::int64_t>(config_.head_dim() / 2)})
-                                       .to(qkv.device());
-    // The angle is one f32 product, as the kernels have it.
-    const at::Tensor angle = (positions.to(at::kFloat).unsqueeze(1) * frequencies).to(at::kDouble);
-    const at::Tensor cos = angle.cos().to(qkv.scalar_type()).unsqueeze(1);
-    const at::Tensor sin = angle.sin().to(qkv.scalar_type()).unsqueeze(1);
     const auto hidden = static_cast<std::int64_t>(config_.hidden);
     const auto kv_width = static_cast<std::int64_t>(config_.kv_width());
     const auto turn = [&](std::int64_t first, std::int64_t width) {
-      const std::int64_t half = frequencies.size(0);
+      const std::int64_t half = layout.cos.size(2);
       const at::Tensor x =
           qkv.narrow(1, first, width).reshape({qkv.size(0), width / (2 * half), 2 * half});
       const at::Tensor a = x.narrow(2, 0, half), b = x.narrow(2, half, half);
-      return at::cat({a * cos - b * sin, b * cos + a * sin}, 2).reshape({qkv.size(0), width});
+      return at::cat({a * layout.cos - b * layout.sin, b * layout.cos + a * layout.sin}, 2)
+         .reshape({qkv.size(0), width});
     };
     return at::cat(
         {turn(0, hidden), turn(hidden, kv_width), qkv.narrow(1, hidden + kv_width, kv_width)}, 1);
@@ -276,13 +352,28 @@ class AtenGraph final : public Graph {
 
   model::ModelConfig config_;
   BaseParams params_;
+  WeightReals weight_reals_;
   std::vector<model::LayerSteps> steps_;
+  std::map<std::pair<std::size_t, int>, Codes> codes_;
+  std::map<std::tuple<std::size_t, int, quant::QuantScheme>, at::Tensor> reals_;
 };
 
 }  // namespace
 
-std::unique_ptr<Graph> make_aten_graph(const model::ModelConfig& config, BaseParams params) {
-  return std::make_unique<AtenGraph>(config, std::move(params));
+WeightReals quantized_reals(std::shared_ptr<const runtime::BaseModel> base, ParallelFor& parallel) {
+  return [base = std::move(base), &parallel](std::size_t linear, int bits,
+                                             const quant::QuantScheme& scheme) {
+    const model::LinearSpec& spec = base->linears()[linear];
+    return runtime::reals_of(
+        runtime::quantize_weights(base->source().linear_f32(linear), spec.out, spec.in, bits,
+                                  scheme.weights(), parallel),
+        parallel);
+  };
+}
+
+std::unique_ptr<Graph> make_aten_graph(const model::ModelConfig& config, BaseParams params,
+                                       WeightReals weight_reals) {
+  return std::make_unique<AtenGraph>(config, std::move(params), std::move(weight_reals));
 }
 
 }  // namespace qalof::train

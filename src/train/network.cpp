@@ -5,6 +5,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "kernels/bf16.h"
+#include "runtime/execution.h"
 #include "train/adapter_form.h"
 #include "train/network_torch.h"
 
@@ -198,7 +199,12 @@ void QuantizerParams::project() {
   if (clip.defined()) clip.clamp_((kLeastClip - 1) / rate, 0.0);
 }
 
-runtime::Head initial_head(const runtime::BaseModel& base, const TrainOptions& options) {
+runtime::Head initial_head(const runtime::BaseModel& base, const TrainOptions& options, int bits) {
+  if (options.start != nullptr) {
+    const runtime::Head* head =
+        runtime::serving_head(base, options.start.get(), bits, options.task);
+    if (head != nullptr) return *head;
+  }
   if (options.task == runtime::Task::kClassification) {
     const std::optional<runtime::Head>& own = base.class_head();
     if (own && own->outputs == options.num_labels) return *own;

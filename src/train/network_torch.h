@@ -140,8 +140,9 @@ class TrainableBase {
   model::ModelConfig config_;
 };
 
-/// The base's own head of the task where it has one of as many outputs, else an untrained one.
-runtime::Head initial_head(const runtime::BaseModel& base, const TrainOptions& options);
+/// The head that options.start has for a width, else the base's own of the task where it has one of
+/// as many outputs, else an untrained one.
+runtime::Head initial_head(const runtime::BaseModel& base, const TrainOptions& options, int bits);
 
 std::vector<float> to_vector(const at::Tensor& tensor);
 at::Tensor to_tensor(const std::vector<float>& values, const std::vector<std::int64_t>& shape);

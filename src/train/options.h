@@ -99,6 +99,8 @@ struct TrainOptions {
   double kd_beta = 1;         // mse: the weight of distillation
   bool teacher_self = false;  // cpt, random, curriculum: a higher width teaches; else as the method
   std::shared_ptr<const TeacherModel> teacher;  // teaches every network instead of a higher width
+  /// Adapters and heads begin as those that would serve their width at run time; null: fresh.
+  std::shared_ptr<const runtime::AdapterSet> start;
   double hidden_kd = 0;                         // weight of the states after every block
   double contrastive = 0;                       // weight of the alignment of final states
   double contrastive_temperature = 0.1;

@@ -101,11 +101,10 @@ PhaseParameters::PhaseParameters(const runtime::BaseModel& base, const TrainOpti
                                  at::Device device, ParallelFor& parallel)
     : options_(options) {
   const bool has_head = options.task != runtime::Task::kLm;
-  runtime::Head first_head;
-  if (has_head) {
-    first_head = phase.head_from ? export_head(earlier.at(*phase.head_from).head)
-                                 : initial_head(base, options);
-  }
+  const auto first_head = [&](int bits) {
+    return phase.head_from ? export_head(earlier.at(*phase.head_from).head)
+                           : initial_head(base, options, bits);
+  };
   std::optional<TrainableBase> trainable;
   std::size_t group = 0;
   if (options.method == Method::kFull) trainable.emplace(base, flat_);
@@ -115,12 +114,12 @@ PhaseParameters::PhaseParameters(const runtime::BaseModel& base, const TrainOpti
     add_pairs(base, init, bits, width, group);
     if (has_head && phase.has_head_per_width) {
       width.head_group = group++;
-      width.head = add_head(first_head, width.head_group);
+      width.head = add_head(first_head(bits), width.head_group);
     }
     add_quantizers(base, bits, width, group, parallel);
   }
   if (has_head && !phase.has_head_per_width) {
-    shared_head_ = add_head(first_head, group);
+    shared_head_ = add_head(first_head(phase.widths.empty() ? 32 : phase.widths.front()), group);
     for (auto& [bits, width] : widths_) {
       width.head = *shared_head_;
       width.head_group = group;

@@ -39,6 +39,42 @@ void check_widths(const TrainOptions& options) {
               "--num_cyclic_period: found {}, expected at least 1", options.num_cyclic_period);
 }
 
+// What the graph of a device computes; weights that train are another matter.
+bool runs_on(const quant::QuantScheme& scheme, Device device) {
+  return device == Device::kCpu || !scheme.rotated;
+}
+
+void check_start(const TrainOptions& options) {
+  if (options.start == nullptr) return;
+  const runtime::AdapterSet& start = *options.start;
+  QALOF_CHECK(options.method != Method::kFull, ErrorKind::kUsage,
+              "--adapter {}: --method full has no adapters", start.path);
+  QALOF_CHECK(options.adapter_form != AdapterForm::kCascaded, ErrorKind::kUnsupported,
+              "--adapter {}: is not implemented with --adapter_form cascaded, expected separate or "
+              "merged",
+              start.path);
+  QALOF_CHECK(options.init_lora == InitLora::kDefault, ErrorKind::kUsage,
+              "--adapter {}: says where adapters begin, and so does --init_lora", start.path);
+  for (const auto& [width, adapter] : start.by_width) {
+    QALOF_CHECK(!adapter->learned, ErrorKind::kUnsupported,
+                "--adapter {}: w{} has learned quantizers, expected none", start.path, width);
+    QALOF_CHECK(adapter->merged == (options.adapter_form == AdapterForm::kMerged),
+                ErrorKind::kUsage, "--adapter {}: w{} is {}, expected --adapter_form {}",
+                start.path, width, adapter->merged ? "merged" : "separate",
+                adapter->merged ? "merged" : "separate");
+    for (const auto& pair : adapter->linears) {
+      QALOF_CHECK(!pair || pair->rank() == options.lora_r, ErrorKind::kUsage,
+                  "--adapter {}: w{} has rank {}, expected that of --lora_r, {}", start.path, width,
+                  pair ? pair->rank() : 0, options.lora_r);
+    }
+    const std::optional<runtime::Head>& head = adapter->class_head;
+    QALOF_CHECK(options.task != runtime::Task::kClassification || !head ||
+                    head->outputs == options.num_labels,
+                ErrorKind::kBadInput, "--adapter {}: its head has {} classes, the data {}",
+                start.path, head ? head->outputs : 0, options.num_labels);
+  }
+}
+
 void check_quantizers(const TrainOptions& options) {
   const bool learns = options.learn_steps != LearnSteps::kNone;
   const bool merged = options.adapter_form == AdapterForm::kMerged;
@@ -198,8 +234,12 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
   QALOF_CHECK(options.threads >= 0, ErrorKind::kUsage, "--threads: found {}, expected at least 1",
               options.threads);
   const quant::QuantScheme scheme = options.plan ? options.plan->scheme : options.scheme;
-  QALOF_CHECK(scheme.is_seed() || options.device == Device::kCpu, ErrorKind::kUnsupported,
-              "--scheme {}: implemented on --device cpu alone, cuda has seed",
+  QALOF_CHECK(runs_on(scheme, options.device) &&
+                  (scheme.is_seed() || options.device == Device::kCpu ||
+                   options.method != Method::kFull),
+              ErrorKind::kUnsupported,
+              "--scheme {}: rot, and --method full in another scheme than seed, are implemented on "
+              "--device cpu alone",
               quant::to_string(scheme));
   QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUnsupported,
               "--scheme {}: is for evaluation alone, training has seed and the group schemes",
@@ -222,6 +262,7 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
   }
   check_quantizers(options);
   if (has_widths(options.method)) check_widths(options);
+  check_start(options);
   QALOF_CHECK(options.adapter_form != AdapterForm::kCascaded ||
                   (has_widths(options.method) && options.method != Method::kSwitch),
               ErrorKind::kUsage,
@@ -255,10 +296,10 @@ void check_teacher(const TrainOptions& options, const model::ModelConfig& studen
     check_equal("the number of its blocks", config.num_layers, student.num_layers);
   const quant::QuantScheme scheme = teacher.plan.scheme;
   QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform &&
-                  (scheme.is_seed() || options.device == Device::kCpu),
+                  runs_on(scheme, options.device),
               ErrorKind::kUnsupported,
-              "--teacher {}: runs in scheme {}, training has seed and, on --device cpu, the group "
-              "schemes",
+              "--teacher {}: runs in scheme {}, training has seed, the group schemes and, on "
+              "--device cpu, rot",
               teacher.name, quant::to_string(scheme));
 }
 

@@ -54,7 +54,12 @@ class Trainer {
     // Kernels have the threads; ATen's own would compete with them (gradient_gemm.h).
     at::set_num_threads(1);
     check_examples(examples_, base_->config(), options_);
-    if (options_.device == Device::kCpu) keep_freed_memory(expected_bytes());
+    if (device_.is_cpu()) {
+      keep_freed_memory(expected_bytes());
+    } else {
+      // TF32 holds bfloat16 and codes exactly; 32-bit linears keep f32.
+      at::globalContext().setFloat32MatmulPrecision(multiplies_f32() ? "highest" : "high");
+    }
     if (options_.teacher) {
       check_teacher(options_, base_->config());
       check_examples(examples_, options_.teacher->base->config(), options_);
@@ -80,6 +85,15 @@ class Trainer {
   }
 
  private:
+  bool multiplies_f32() const {
+    const auto is_f32 = [](quant::Precision precision) { return precision.weight.bits == 32; };
+    return std::ranges::any_of(phases_, [&](const Phase& phase) {
+      return std::ranges::any_of(phase.networks, [&](const Network& network) {
+        return std::ranges::any_of(network.plan.linears, is_f32);
+      });
+    });
+  }
+
   std::size_t expected_bytes() const {
     std::size_t tokens = 0;
     for (const Example& example : examples_) tokens += example.ids.size();
@@ -90,8 +104,9 @@ class Trainer {
   std::unique_ptr<Graph> make_graph(const PhaseParameters& params) {
     const bool trains_base = options_.method == Method::kFull;
     if (device_.is_cuda()) {
-      return make_aten_graph(base_->config(),
-                             trains_base ? params.base() : load_base_params(*base_, device_));
+      if (trains_base) return make_aten_graph(base_->config(), params.base());
+      return make_aten_graph(base_->config(), load_base_params(*base_, device_),
+                             quantized_reals(base_, parallel_));
     }
     return make_kernel_graph(base_, trains_base ? &params.base() : nullptr, parallel_,
                              {options_.gradient_bits, options_.seed});

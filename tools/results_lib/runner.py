@@ -81,8 +81,9 @@ class Processes:
 
 
 class Runner:
-    def __init__(self, suite, output_dir, qalof, jobs, threads, report=print):
+    def __init__(self, suite, output_dir, qalof, jobs, threads, report=print, device="cpu"):
         self.suite, self.qalof, self.threads, self.report = suite, qalof, threads, report
+        self.device = device  # of training; an evaluation is the packed runtime's
         self.work = pathlib.Path(output_dir) / "work"
         self.work.mkdir(parents=True, exist_ok=True)
         self.journal = journals.Journal(pathlib.Path(output_dir) / "scores.jsonl")
@@ -177,8 +178,9 @@ class Runner:
         if done.exists():
             result = json.loads(done.read_text(encoding="utf-8"))
         if result is None or result.get("interrupted", True):
-            result = self.processes.call([*command, "--threads", str(self.threads), "--json"],
-                                         self.work / "logs" / f"{directory.name}.txt")
+            result = self.processes.call(
+                [*command, "--device", self.device, "--threads", str(self.threads), "--json"],
+                self.work / "logs" / f"{directory.name}.txt")
         line = {"kind": "train", "row": row.id, "stage": stage, "seed": seed, "rate": rate, "key": key,
                 "tokens": result["tokens"], "steps": result["steps"], "loss": round(result["train_loss"], 4),
                 "seconds": round(sum(phase["seconds"] for phase in result["phases"]), 1), "version": self.version}
@@ -292,8 +294,9 @@ class Runner:
         self.journal.rewrite(keys)
 
 
-def describe_machine(qalof, jobs, threads):
+def describe_machine(qalof, jobs, threads, device):
     done = subprocess.run([qalof, "doctor", "--json"], capture_output=True, text=True, check=True)
     info = json.loads(done.stdout)
-    return {"machine": f"{info['processor']}, instruction set {info['isa']}, {jobs} runs at a time.",
+    trained = "" if device == "cpu" else f" Trained on {device}, scored on this processor."
+    return {"machine": f"{info['processor']}, instruction set {info['isa']}, {jobs} runs at a time.{trained}",
             "threads": f"{threads} thread{'s' * (threads != 1)}"}

@@ -9,7 +9,7 @@ import tomllib
 PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
 SUITE_KEYS = {"title", "model", "train_file", "validation_file", "reference", "steps", "learning_rates", "choice_seed",
               "held_out", "final", "report", "train", "eval", "check", "row", "ablation", "notes"}
-ROW_KEYS = {"id", "name", "from", "train", "eval", "learning_rates", "passes"}
+ROW_KEYS = {"id", "name", "from", "train", "eval", "learning_rates", "passes", "steps"}
 
 
 class SuiteError(Exception):
@@ -32,6 +32,7 @@ class Row:
     evaluations: list
     learning_rates: list
     passes: int  # student forward passes in the steps that --max_steps counts
+    steps: int | None = None  # instead of the suite's: of a row that others start from
 
     def needs(self):
         """Rows whose outputs this one starts from or learns from."""
@@ -68,9 +69,10 @@ class Suite:
         raise SuiteError(f"{self.name}: no row {name}, expected one of {' '.join(row.id for row in self.rows)}")
 
     def max_steps(self, row):
-        if self.steps % row.passes:
-            raise SuiteError(f"{self.name}: row {row.id}: {self.steps} steps do not divide by {row.passes} passes")
-        return self.steps // row.passes
+        steps = row.steps or self.steps
+        if steps % row.passes:
+            raise SuiteError(f"{self.name}: row {row.id}: {steps} steps do not divide by {row.passes} passes")
+        return steps // row.passes
 
 
 def check_keys(table, known, where):
@@ -107,7 +109,7 @@ def make_row(table, suite_rates, where):
         raise SuiteError(f"{where}: evaluations {names}: expected at least one, each with an id of its own")
     passes = table.get("passes") or (count_passes(train) if train is not None else 1)
     return Row(table["id"], table.get("name", table["id"]), table.get("from", table["id"]), train, evaluations,
-               table.get("learning_rates", suite_rates), passes)
+               table.get("learning_rates", suite_rates), passes, table.get("steps"))
 
 
 def read_toml(path):
