@@ -31,7 +31,8 @@ function(qalof_find_torch)
   message(STATUS "libtorch ${Torch_VERSION} in ${TORCH_INSTALL_PREFIX}")
   add_library(qalof_torch INTERFACE)
   target_include_directories(qalof_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
-  target_link_libraries(qalof_torch INTERFACE ${TORCH_LIBRARIES})
+  # libstdc++ first: libtorch.so of CUDA wheels exports a std::filesystem of its own whose remove_all calls a null pointer.
+  target_link_libraries(qalof_torch INTERFACE "-Wl,--push-state,--no-as-needed,-lstdc++,--pop-state" ${TORCH_LIBRARIES})
   # The program runs in place: it finds libtorch where it was found now.
   target_link_options(qalof_torch INTERFACE "-Wl,-rpath,${TORCH_INSTALL_PREFIX}/lib")
 endfunction()

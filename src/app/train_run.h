@@ -16,8 +16,8 @@
 namespace qalof::app {
 
 struct TrainRunOptions {
-  ModelOptions model;  // precision: the plan to train in; adapter is not used, see below
-  std::string train_file;               // or "self", lm: the model writes its text
+  ModelOptions model;      // precision: the plan to train in; adapter is not used, see below
+  std::string train_file;  // or "self", lm: the model writes its text
   std::uint64_t self_tokens = 100'000;  // of that text, at least
   std::string validation_file;          // "" = no evaluation
   std::string output_dir;
@@ -29,7 +29,8 @@ struct TrainRunOptions {
   text::SpanFeatureOptions features;
   std::vector<std::string> label_names;  // classification; those of train_file
   train::TrainOptions train;
-  std::string adapter;  // a directory of adapters to start from, which then is train.start; "": fresh
+  std::string
+      adapter;  // a directory of adapters to start from, which then is train.start; "": fresh
   /// "" = as the method says; "self" = cpt, random, curriculum: a higher width; else a directory of
   /// a model or of adapters on the model, which then is train.teacher.
   std::string teacher;

@@ -66,8 +66,8 @@ std::shared_ptr<const runtime::AdapterSet> open_start(const TrainRunOptions& opt
   if (!set->base_sha256.empty() && set->base_sha256 != sha256)
     observer.warn(fmt::format("--adapter {}: was trained on another base", options.adapter));
   if (set->separator != options.features.separator && options.train.task == runtime::Task::kQa)
-    observer.warn(fmt::format("--adapter {}: was trained with another --separator than this run has",
-                              options.adapter));
+    observer.warn(fmt::format(
+        "--adapter {}: was trained with another --separator than this run has", options.adapter));
   return set;
 }
 

@@ -1,6 +1,6 @@
-// What adapters begin as: nothing added to the base, other adapters (TrainOptions::start), or the part of its weights that quantization
-// loses (LoftQ: Li et al., ICLR 2024, algorithm 1, with one round: the base keeps its codes q(W),
-// because every width and every other adapter uses them too).
+// What adapters begin as: nothing added to the base, other adapters (TrainOptions::start), or the
+// part of its weights that quantization loses (LoftQ: Li et al., ICLR 2024, algorithm 1, with one
+// round: the base keeps its codes q(W), because every width and every other adapter uses them too).
 #pragma once
 
 #include <ATen/ATen.h>

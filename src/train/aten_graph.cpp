@@ -80,13 +80,13 @@ at::Tensor pass_mask(const at::Tensor& x, double clip) {
 class IntegerLinear : public torch::autograd::Function<IntegerLinear> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
-                            const at::Tensor& weight, const Codes* wq, int x_bits, double clip) {
-    const Codes xq = quantize_rows(x, x_bits);
+                            const at::Tensor& weight, const Codes* xq, const Codes* wq,
+                            double clip) {
     const bool wants_weight = weight.requires_grad();
-    context->save_for_backward({wants_weight ? xq.real() : at::Tensor(), wq->codes, wq->scale,
+    context->save_for_backward({wants_weight ? xq->real() : at::Tensor(), wq->codes, wq->scale,
                                 pass_mask(x, clip),
                                 wants_weight ? pass_mask(weight, clip) : at::Tensor()});
-    return xq.codes.mm(wq->codes.t()).mul_(wq->scale.t()).mul_(xq.scale);
+    return xq->codes.mm(wq->codes.t()).mul_(wq->scale.t()).mul_(xq->scale);
   }
 
   static torch::autograd::tensor_list backward(torch::autograd::AutogradContext* context,
@@ -147,6 +147,7 @@ class AtenGraph final : public Graph {
       residual = residual + linear(steps.mlp_out, activated, plan, view);
       if (blocks != nullptr) blocks->push_back(residual);
     }
+    input_ = {};
     return norm(residual, params_.final_norm);
   }
 
@@ -237,17 +238,12 @@ class AtenGraph final : public Graph {
     const at::Tensor& weight = params_.weights[index];
     at::Tensor y;
     if (!plan.scheme.is_seed() && w_bits < 16) {
-      const at::Tensor xq =
-          x_bits < 16 ? straight_through(x, activation_reals(x.detach(), x_bits, plan.scheme),
-                                         plan.ste_clip)
-                      : fake_quantize(x, x_bits, /*clip=*/0);
-      y = at::linear(xq, reals(index, w_bits, plan.scheme));
+      y = at::linear(input_reals(x, x_bits, plan), reals(index, w_bits, plan.scheme));
     } else if (x_bits < 16 && w_bits < 16) {
       const Codes wq = codes(index, w_bits);
-      y = IntegerLinear::apply(x, weight, &wq, x_bits, plan.ste_clip);
+      y = IntegerLinear::apply(x, weight, &input_codes(x, x_bits), &wq, plan.ste_clip);
     } else {
-      y = at::linear(fake_quantize(x, x_bits, plan.ste_clip),
-                     fake_quantize(weight, w_bits, plan.ste_clip));
+      y = at::linear(input_reals(x, x_bits, plan), fake_weight(index, w_bits, plan.ste_clip));
     }
     if (params_.biases[index].numel() > 0) y = y + params_.biases[index];
     if (!view.lora.empty() && view.lora[index].a.defined()) {
@@ -255,6 +251,40 @@ class AtenGraph final : public Graph {
       y = y + at::linear(at::linear(x, lora.a), lora.b) * view.lora_scaling;
     }
     return y;
+  }
+
+  // What linears that share an input make of it.
+  struct Input {
+    at::Tensor x, real;
+    int bits = 0;
+    Codes codes;
+  };
+
+  Input& input_of(const at::Tensor& x, int bits) {
+    if (!input_.x.is_same(x) || input_.bits != bits) input_ = {x, {}, bits, {}};
+    return input_;
+  }
+  const Codes& input_codes(const at::Tensor& x, int bits) {
+    Input& input = input_of(x, bits);
+    if (!input.codes.codes.defined()) input.codes = quantize_rows(x.detach(), bits);
+    return input.codes;
+  }
+  const at::Tensor& input_reals(const at::Tensor& x, int bits, const GraphPlan& plan) {
+    Input& input = input_of(x, bits);
+    if (input.real.defined()) return input.real;
+    input.real = bits < 16 ? straight_through(x, activation_reals(x.detach(), bits, plan.scheme),
+                                              plan.ste_clip)
+                           : fake_quantize(x, bits, /*clip=*/0);
+    return input.real;
+  }
+
+  // A weight in scheme seed as floats multiply it, made once where it is frozen.
+  at::Tensor fake_weight(std::size_t index, int bits, double clip) {
+    const at::Tensor& weight = params_.weights[index];
+    if (weight.requires_grad() || bits == 32) return fake_quantize(weight, bits, clip);
+    at::Tensor& kept = reals_[{index, bits, {}}];
+    if (!kept.defined()) kept = fake_quantize(weight, bits, /*clip=*/0);
+    return kept;
   }
 
   // Codes of a weight in scheme seed, made once where it is frozen.
@@ -321,13 +351,8 @@ class AtenGraph final : public Graph {
       k = k.repeat_interleave(groups, 1);
       v = v.repeat_interleave(groups, 1);
     }
-    // In f32 a GPU has slow kernels alone; plans that round everything else may round here too.
-    const bool in_bf16 = q.is_cuda() && plan.embedding.bits < 32;
-    const auto type = in_bf16 ? at::kBFloat16 : q.scalar_type();
-    const at::Tensor out =
-        at::scaled_dot_product_attention(q.to(type), k.to(type), v.to(type), {},
-                                         /*dropout_p=*/0.0, /*is_causal=*/true)
-            .to(q.scalar_type());
+    const at::Tensor out = at::scaled_dot_product_attention(q, k, v, {}, /*dropout_p=*/0.0,
+                                                            /*is_causal=*/true);
     return out.transpose(1, 2)
         .reshape({layout.windows * layout.longest, hidden})
         .index_select(0, layout.cells);
@@ -344,7 +369,7 @@ class AtenGraph final : public Graph {
           qkv.narrow(1, first, width).reshape({qkv.size(0), width / (2 * half), 2 * half});
       const at::Tensor a = x.narrow(2, 0, half), b = x.narrow(2, half, half);
       return at::cat({a * layout.cos - b * layout.sin, b * layout.cos + a * layout.sin}, 2)
-         .reshape({qkv.size(0), width});
+          .reshape({qkv.size(0), width});
     };
     return at::cat(
         {turn(0, hidden), turn(hidden, kv_width), qkv.narrow(1, hidden + kv_width, kv_width)}, 1);
@@ -354,6 +379,7 @@ class AtenGraph final : public Graph {
   BaseParams params_;
   WeightReals weight_reals_;
   std::vector<model::LayerSteps> steps_;
+  Input input_;
   std::map<std::pair<std::size_t, int>, Codes> codes_;
   std::map<std::tuple<std::size_t, int, quant::QuantScheme>, at::Tensor> reals_;
 };
@@ -364,10 +390,9 @@ WeightReals quantized_reals(std::shared_ptr<const runtime::BaseModel> base, Para
   return [base = std::move(base), &parallel](std::size_t linear, int bits,
                                              const quant::QuantScheme& scheme) {
     const model::LinearSpec& spec = base->linears()[linear];
-    return runtime::reals_of(
-        runtime::quantize_weights(base->source().linear_f32(linear), spec.out, spec.in, bits,
-                                  scheme.weights(), parallel),
-        parallel);
+    return runtime::reals_of(runtime::quantize_weights(base->source().linear_f32(linear), spec.out,
+                                                       spec.in, bits, scheme.weights(), parallel),
+                             parallel);
   };
 }
 

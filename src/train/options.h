@@ -101,8 +101,8 @@ struct TrainOptions {
   std::shared_ptr<const TeacherModel> teacher;  // teaches every network instead of a higher width
   /// Adapters and heads begin as those that would serve their width at run time; null: fresh.
   std::shared_ptr<const runtime::AdapterSet> start;
-  double hidden_kd = 0;                         // weight of the states after every block
-  double contrastive = 0;                       // weight of the alignment of final states
+  double hidden_kd = 0;    // weight of the states after every block
+  double contrastive = 0;  // weight of the alignment of final states
   double contrastive_temperature = 0.1;
   // Outputs of teachers that stay as they are, kept by window on CPU; changes no number.
   std::uint64_t teacher_cache_bytes = std::uint64_t{512} << 20;

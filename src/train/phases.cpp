@@ -234,13 +234,13 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
   QALOF_CHECK(options.threads >= 0, ErrorKind::kUsage, "--threads: found {}, expected at least 1",
               options.threads);
   const quant::QuantScheme scheme = options.plan ? options.plan->scheme : options.scheme;
-  QALOF_CHECK(runs_on(scheme, options.device) &&
-                  (scheme.is_seed() || options.device == Device::kCpu ||
-                   options.method != Method::kFull),
-              ErrorKind::kUnsupported,
-              "--scheme {}: rot, and --method full in another scheme than seed, are implemented on "
-              "--device cpu alone",
-              quant::to_string(scheme));
+  QALOF_CHECK(
+      runs_on(scheme, options.device) &&
+          (scheme.is_seed() || options.device == Device::kCpu || options.method != Method::kFull),
+      ErrorKind::kUnsupported,
+      "--scheme {}: rot, and --method full in another scheme than seed, are implemented on "
+      "--device cpu alone",
+      quant::to_string(scheme));
   QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUnsupported,
               "--scheme {}: is for evaluation alone, training has seed and the group schemes",
               quant::to_string(scheme));
@@ -295,8 +295,7 @@ void check_teacher(const TrainOptions& options, const model::ModelConfig& studen
   if (options.hidden_kd > 0)
     check_equal("the number of its blocks", config.num_layers, student.num_layers);
   const quant::QuantScheme scheme = teacher.plan.scheme;
-  QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform &&
-                  runs_on(scheme, options.device),
+  QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform && runs_on(scheme, options.device),
               ErrorKind::kUnsupported,
               "--teacher {}: runs in scheme {}, training has seed, the group schemes and, on "
               "--device cpu, rot",

@@ -213,6 +213,27 @@ class RunnerTest(unittest.TestCase):
 
 
 class TableTest(unittest.TestCase):
+    def results(self):
+        return report.Results(suite.load(HERE / "data" / "suite"), journal.Journal(HERE / "data" / "scores.jsonl"))
+
+    def test_rows_of_fewer_seeds_count_where_the_suite_says_so(self):
+        results = self.results()
+        whole = results.difference("joint@4", "lora@32")
+        del results.cells["joint", "4"][results.seeds[0]]
+        self.assertFalse(results.complete("joint@4"))
+        results.suite.every_seed = False
+        self.assertTrue(results.complete("joint@4"))
+        self.assertNotEqual(results.difference("joint@4", "lora@32"), whole)
+        self.assertIn(f"({len(results.seeds) - 1} seed", report.table_text(report.summarize(results)))
+
+    def test_tokens_of_a_row_that_others_start_from_are_not_compared(self):
+        results = self.results()
+        for line in results.trains["lora"].values():
+            line["tokens"] *= 2
+        self.assertFalse(report.check_tokens(results)[0])
+        results.suite.row("lora").steps = 2 * results.suite.steps
+        self.assertTrue(report.check_tokens(results)[0])
+
     def test_table_of_the_fixture(self):
         """QALOF_WRITE_EXPECTED=1 writes the file anew; read what changed before committing it."""
         results = report.Results(suite.load(HERE / "data" / "suite"), journal.Journal(HERE / "data" / "scores.jsonl"))

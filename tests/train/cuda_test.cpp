@@ -13,9 +13,7 @@
 namespace qalof::train {
 namespace {
 
-bool has_cuda() {
-  return at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0;
-}
+bool has_cuda() { return at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0; }
 
 class CudaTest : public ::testing::TestWithParam<model::Family> {
  protected:

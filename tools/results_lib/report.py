@@ -28,26 +28,36 @@ class Results:
             self.choices.setdefault(line["row"], {}).setdefault(line["rate"], []).append(line["f1"])
         self.seeds = sorted({seed for cell in self.cells.values() for seed in cell})
         self.questions = journal.header.get("questions", 0)
-        self._bootstrap = None
+        self._bootstraps = {}  # by number of seeds
         self._scores = {}
 
-    def complete(self, name):
-        return set(self.cells.get(split_name(name), {})) == set(self.seeds)
+    def seeds_of(self, name):
+        return set(self.cells.get(split_name(name), {}))
 
-    def f1(self, name):
-        """F1 of every seed and question, [seed][question]."""
-        if name not in self._scores:
-            cell = self.cells[split_name(name)]
-            self._scores[name] = [[f1 for _, f1 in decode_scores(cell[seed]["scores"])] for seed in self.seeds]
-        return self._scores[name]
+    def complete(self, name):
+        """Whether a row counts: every seed that any row has, or one where the suite says so."""
+        seeds = self.seeds_of(name)
+        return seeds == set(self.seeds) if self.suite.every_seed else bool(seeds)
+
+    def scores(self, name, seed):
+        """(EM, F1) of every question."""
+        if (name, seed) not in self._scores:
+            self._scores[name, seed] = decode_scores(self.cells[split_name(name)][seed]["scores"])
+        return self._scores[name, seed]
 
     def mean_f1(self, name):
         return mean_and_spread([line["f1"] for line in self.cells[split_name(name)].values()])[0]
 
-    def difference(self, name, reference):
-        if self._bootstrap is None:
-            self._bootstrap = Bootstrap(self.questions, len(self.seeds))
-        return self._bootstrap.difference(self.f1(name), self.f1(reference))
+    def difference(self, name, reference, metric="f1"):
+        """Over the seeds that both have; None where there are none."""
+        seeds = sorted(self.seeds_of(name) & self.seeds_of(reference))
+        if not seeds:
+            return None
+        if len(seeds) not in self._bootstraps:
+            self._bootstraps[len(seeds)] = Bootstrap(self.questions, len(seeds))
+        place = ("em", "f1").index(metric)
+        return self._bootstraps[len(seeds)].difference(
+            *([[scores[place] for scores in self.scores(side, seed)] for seed in seeds] for side in (name, reference)))
 
     def names(self):
         return [f"{row.id}@{evaluation.id}" for row in self.suite.rows for evaluation in row.evaluations
@@ -75,8 +85,10 @@ def summarize(results):
                  "from": None if own else row.source,
                  "tokens": mean_and_spread([t["tokens"] for t in trained])[0] if own and trained else 0,
                  "seconds": mean_and_spread([t["seconds"] for t in trained])[0] if own and trained else 0}
-        if results.complete(results.suite.reference):
-            entry["gap"] = results.difference(name, results.suite.reference)
+        for key, metric in (("gap_em", "em"), ("gap", "f1")):
+            gap = results.difference(name, results.suite.reference, metric)
+            if gap is not None and results.complete(results.suite.reference):
+                entry[key] = gap
         found.append(entry)
     return found
 
@@ -102,10 +114,11 @@ def check_tokens(results):
 
 
 def check_difference(results, check):
-    gap = results.difference(check["row"], check["than"])
+    metric = check.get("metric", "f1")
+    gap = results.difference(check["row"], check["than"], metric)
     least, strict = check.get("at_least", 0), check.get("at_least") is None
     passed = gap["mean"] > 0 if strict else gap["mean"] >= least
-    return passed, (f"F1 of {check['row']} minus {check['than']}: {gap['mean']:+.2f} ± {gap['standard_error']:.2f}, expected "
+    return passed, (f"{metric.upper()} of {check['row']} minus {check['than']}: {gap['mean']:+.2f} ± {gap['standard_error']:.2f}, expected "
                     + ("more than 0" if strict else f"at least {least:g}"))
 
 
@@ -151,17 +164,23 @@ def markdown_row(cells):
     return "| " + " | ".join(cells) + " |\n"
 
 
+def interval_text(gap):
+    return "" if gap is None else (f"{gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}] "
+                                   f"± {gap['standard_error']:.2f}")
+
+
 def table_text(entries):
-    head = ["row", "scored as", "EM", "F1", "F1 - FP LoRA [95 %] ± SE", "bits W / A / KV", "float kB: adapters + rest", "rate",
+    most = max((entry["seeds"] for entry in entries), default=0)
+    head = ["row", "scored as", "EM", "F1", "EM - FP LoRA [95 %] ± SE", "F1 - FP LoRA [95 %] ± SE", "bits W / A / KV", "float kB: adapters + rest", "rate",
             "tokens", "s"]
     text = markdown_row(head) + markdown_row(["---"] * len(head))
     for entry in entries:
-        gap, bits, size = entry.get("gap"), entry["bits"], entry["bytes"]
-        compared = "" if gap is None else (f"{gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}] "
-                                           f"± {gap['standard_error']:.2f}")
+        bits, size, count = entry["bits"], entry["bytes"], entry["seeds"]
+        few = "" if count == most else f" ({count} seed{'s' * (count != 1)})"
+        spread = [f" ± {entry[key]:.2f}" if count > 1 else "" for key in ("em_spread", "f1_spread")]
         text += markdown_row([
-            entry["text"], entry["precision"], f"{entry['em']:.2f} ± {entry['em_spread']:.2f}",
-            f"{entry['f1']:.2f} ± {entry['f1_spread']:.2f}", compared,
+            entry["text"] + few, entry["precision"], f"{entry['em']:.2f}{spread[0]}", f"{entry['f1']:.2f}{spread[1]}",
+            interval_text(entry.get("gap_em")), interval_text(entry.get("gap")),
             " / ".join(f"{bits[kind]:.2f}" for kind in ("weights", "activations", "kv")),
             f"{size['adapters'] / 1e3:.0f} + {size['other'] / 1e3:.0f}", f"{entry['rate']:g}",
             f"{entry['tokens'] / 1e6:.3f} M" if entry["tokens"] else f"0 (from {entry['from']})",
@@ -193,7 +212,7 @@ def rules_text(results, conditions):
     trained = "the whole training file" if suite.final == "validation" else "the other paragraphs"
     return (f"{len(results.seeds)} seeds ({', '.join(map(str, results.seeds))}), {results.questions} questions of {scored}; "
             f"trained on {trained}. {conditions}\n\n"
-            f"Mean ± standard deviation over seeds. Gaps: mean over seeds and questions of the difference in F1 to the row's own "
+            f"Mean ± standard deviation over seeds. Gaps: mean over seeds and questions of the difference to the row's own "
             f"FP LoRA ({suite.reference}), 95 % interval and standard error (SE) by a paired bootstrap that draws questions and "
             f"seeds. {own_steps_text(suite)}very trained row reads {suite.steps} batches, counted once for every width that reads them (student "
             f"tokens): two widths in a step or in two phases have half the steps each. Bits: scales included, an f32 scale per "

@@ -288,6 +288,7 @@ class Runner:
         scored = self.files[self._data("final")[1]]
         with open(scored, encoding="utf-8") as file:
             questions = sum(len(p["qas"]) for a in json.load(file)["data"] for p in a["paragraphs"])
+        questions = min(questions, self.suite.eval.get("max_eval_samples", questions))
         self.journal.header = {"format_version": 1, "suite": self.suite.name, "model": self.suite.model,
                                "model_sha256": self.digests["model"], "questions": questions,
                                "scored": self._data("final")[1], "scored_sha256": self.digests[self._data("final")[1]]}
