@@ -82,6 +82,14 @@ class SplitTest(unittest.TestCase):
 
 
 class JournalTest(unittest.TestCase):
+    def test_many_different_scores_come_back(self):
+        scores = [(float(n % 2), n / 7) for n in range(60) for _ in range(1 + n % 3)]
+        coded = journal.encode_scores(scores)
+        self.assertEqual(len(coded["values"]), 60)
+        self.assertEqual(journal.decode_scores(coded), [(em, round(f1, 4)) for em, f1 in scores])
+        with self.assertRaisesRegex(ValueError, "2705 different"):
+            journal.encode_scores([(0.0, float(n)) for n in range(2705)])
+
     def test_scores_come_back(self):
         scores = [(100.0, 100.0)] * 1500 + [(0.0, 66.6667), (0.0, 0.0), (0.0, 0.0), (100.0, 100.0), (0.0, 100.0)]
         coded = journal.encode_scores(scores)

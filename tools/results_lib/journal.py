@@ -7,24 +7,39 @@ import threading
 SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
+def symbols_for(count):
+    """As many symbols: letters, or pairs of letters where those are too few."""
+    if count <= len(SYMBOLS):
+        return list(SYMBOLS)
+    if count > len(SYMBOLS) ** 2:
+        raise ValueError(f"{count} different scores, expected at most {len(SYMBOLS) ** 2}")
+    return [a + b for a in SYMBOLS for b in SYMBOLS]
+
+
 def encode_scores(scores):
     """Scores [[exact match, F1], ...] as {"values": [[exact match, F1], ...], "runs": "A1583BA12"}.
 
-    A letter stands for the value at its place in the alphabet, a number behind it for how often it is repeated.
+    A letter (a pair of letters where there are more than 52 values) stands for the value at its place in the alphabet, a
+    number behind it for how often it is repeated.
     """
     values = sorted({(em, round(f1, 4)) for em, f1 in scores}, reverse=True)
-    if len(values) > len(SYMBOLS):
-        raise ValueError(f"{len(values)} different scores, expected at most {len(SYMBOLS)}")
-    symbol = dict(zip(values, SYMBOLS))
-    text = "".join(symbol[em, round(f1, 4)] for em, f1 in scores)
-    runs = re.sub(r"(.)\1+", lambda match: f"{match[1]}{len(match[0])}", text)
+    symbol = dict(zip(values, symbols_for(len(values))))
+    runs, last, count = "", None, 0
+    for em, f1 in [*scores, (None, 0)]:
+        current = symbol.get((em, round(f1, 4)))
+        if current != last and last is not None:
+            runs += last + (str(count) if count > 1 else "")
+            count = 0
+        last, count = current, count + 1
     return {"values": [list(value) for value in values], "runs": runs}
 
 
 def decode_scores(coded):
+    symbols = symbols_for(len(coded["values"]))
+    place = {symbol: index for index, symbol in enumerate(symbols)}
     scores = []
-    for symbol, count in re.findall(r"([A-Za-z])(\d*)", coded["runs"]):
-        scores += [tuple(coded["values"][SYMBOLS.index(symbol)])] * int(count or 1)
+    for symbol, count in re.findall(rf"([A-Za-z]{{{len(symbols[0])}}})(\d*)", coded["runs"]):
+        scores += [tuple(coded["values"][place[symbol]])] * int(count or 1)
     return scores
 
 
