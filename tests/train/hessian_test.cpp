@@ -104,7 +104,9 @@ TEST_P(HessianTest, TheMeanOverVectorsIsTheTrace) {
     // Four standard errors; chance alone would leave them once in 16,000.
     EXPECT_NEAR(mean.mean, traces[i], 4 * mean.error) << i;
     // The estimate tells the trace from nothing.
-    if (std::abs(traces[i]) > 0.05) EXPECT_LT(mean.error, std::abs(traces[i])) << i;
+    if (std::abs(traces[i]) > 0.05) {
+      EXPECT_LT(mean.error, std::abs(traces[i])) << i;
+    }
   }
 }
 

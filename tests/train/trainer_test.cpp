@@ -229,7 +229,7 @@ TEST_P(TrainFamilies, EveryMethodOfSeveralWidthsTrainsAroundAPlan) {
     const PhaseHistory& last = result.phases.back();
     EXPECT_LT(loss_of(last.steps.back()), 0.8 * loss_of(result.phases[0].steps.front()))
         << to_string(method);
-    if (method == Method::kSwitch) EXPECT_EQ(last.name, "plan");
+    EXPECT_EQ(last.name, method == Method::kSwitch ? "plan" : to_string(method));
   }
 }
 
