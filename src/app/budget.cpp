@@ -20,6 +20,11 @@ std::string cost_name(const Json& sensitivity, const BudgetOptions& options) {
   return is_measured ? "kl" : "score";
 }
 
+std::uint64_t bits_limit(const BudgetOptions& options, std::uint64_t parameters) {
+  const double limit = *options.target_bits * static_cast<double>(parameters);
+  return static_cast<std::uint64_t>(std::floor(limit + 1e-3));
+}
+
 // The point of the front under the limit.
 std::size_t choose(const quant::BudgetFront& front, const BudgetOptions& options,
                    std::uint64_t parameters) {
@@ -36,8 +41,7 @@ std::size_t choose(const quant::BudgetFront& front, const BudgetOptions& options
     return *found;
   }
   const double weights = static_cast<double>(parameters);
-  const auto limit = static_cast<std::uint64_t>(std::floor(*options.target_bits * weights + 1e-3));
-  const auto found = front.within_size(limit);
+  const auto found = front.within_size(bits_limit(options, parameters));
   QALOF_CHECK(found.has_value(), ErrorKind::kUsage,
               "--target_bits: found {}, the smallest plan of these widths has {:.3f}",
               *options.target_bits, static_cast<double>(smallest.size) / weights);
@@ -50,9 +54,28 @@ double mean_bits(const std::vector<quant::BudgetUnit>& by_bits,
          static_cast<double>(parameters);
 }
 
+// Widths of K and V have a budget of their own.
+struct KvChoice {
+  quant::BudgetInput input;
+  std::vector<std::size_t> choices;
+  quant::BudgetPoint sum;
+};
+
+KvChoice choose_kv(quant::BudgetInput input, double target_bits) {
+  const quant::BudgetFront front(input.units);
+  const double units = static_cast<double>(input.parameters);
+  const auto point = front.within_size(static_cast<std::uint64_t>(target_bits * units + 1e-3));
+  QALOF_CHECK(point.has_value(), ErrorKind::kUsage,
+              "--target_kv_bits: found {}, the fewest of these widths are {:.3f}", target_bits,
+              static_cast<double>(front.points().front().size) / units);
+  return {std::move(input), front.choices(*point), front.points()[*point]};
+}
+
 }  // namespace
 
 void check_budget(const BudgetOptions& options) {
+  QALOF_CHECK(options.refine >= 0, ErrorKind::kUsage, "--refine: found {}, expected 0 or more",
+              options.refine);
   const int limits =
       (options.target_bits ? 1 : 0) + (options.target_size ? 1 : 0) + (options.max_f1_loss ? 1 : 0);
   QALOF_CHECK(limits == 1, ErrorKind::kUsage,
@@ -60,6 +83,10 @@ void check_budget(const BudgetOptions& options) {
   if (options.target_bits) {
     QALOF_CHECK(*options.target_bits >= 2 && *options.target_bits <= 32, ErrorKind::kUsage,
                 "--target_bits: found {}, expected 2..32", *options.target_bits);
+  }
+  if (options.target_kv_bits) {
+    QALOF_CHECK(*options.target_kv_bits >= 2 && *options.target_kv_bits <= 32, ErrorKind::kUsage,
+                "--target_kv_bits: found {}, expected 2..32", *options.target_kv_bits);
   }
   if (!options.max_f1_loss) return;
   QALOF_CHECK(*options.max_f1_loss >= 0 && std::isfinite(*options.max_f1_loss), ErrorKind::kUsage,
@@ -70,10 +97,11 @@ void check_budget(const BudgetOptions& options) {
 
 BudgetResult plan_under_budget(const Json& sensitivity, const std::string& where,
                                const BudgetOptions& options, const runtime::BaseModel* base,
-                               const quant::QuantScheme& scheme) {
+                               const quant::QuantScheme& scheme, const MeasureCost& measure) {
   check_budget(options);
   BudgetResult result;
   result.cost_name = cost_name(sensitivity, options);
+  result.target_bits = options.target_bits;
   const quant::BudgetCost cost = quant::parse_budget_cost(result.cost_name);
   const quant::BudgetInput by_bits = quant::budget_input(sensitivity, where, cost);
   quant::BudgetInput input = by_bits;
@@ -90,11 +118,38 @@ BudgetResult plan_under_budget(const Json& sensitivity, const std::string& where
   }
   const quant::BudgetFront front(input.units);
   const std::size_t point = choose(front, options, input.parameters);
-  const std::vector<std::size_t> choices = front.choices(point);
-  result.plan = quant::budget_plan(input, choices);
-  if (!scheme.is_seed()) result.plan.scheme = scheme;
-  result.cost = front.points()[point].cost;
-  result.size = front.points()[point].size;
+  std::vector<std::size_t> choices = front.choices(point);
+  std::optional<KvChoice> kv;
+  if (options.target_kv_bits)
+    kv = choose_kv(quant::kv_budget_input(sensitivity, where, cost), *options.target_kv_bits);
+  const auto plan_of = [&](std::span<const std::size_t> chosen) {
+    quant::PlanSpec plan = quant::budget_plan(input, chosen);
+    if (kv) quant::set_kv(kv->input, kv->choices, plan);
+    if (!scheme.is_seed()) plan.scheme = scheme;
+    return plan;
+  };
+  if (options.refine > 0) {
+    const quant::MeasurePlan measured = [&](std::span<const std::size_t> chosen) {
+      return measure(plan_of(chosen), cost);
+    };
+    if (options.max_f1_loss) {
+      result.refined = quant::refine_within_cost(input.units, front, *options.max_f1_loss,
+                                                 options.refine, measured);
+    } else {
+      const std::uint64_t limit =
+          options.target_size ? *options.target_size : bits_limit(options, input.parameters);
+      result.refined =
+          quant::refine_within_size(input.units, choices, limit, options.refine, measured);
+    }
+    choices = result.refined->choices;
+  }
+  const quant::BudgetPoint sum = quant::sum_of(input.units, choices);
+  result.plan = plan_of(choices);
+  result.cost = sum.cost + (kv ? kv->sum.cost : 0);
+  if (kv)
+    result.mean_kv_bits =
+        static_cast<double>(kv->sum.size) / static_cast<double>(kv->choices.size());
+  result.size = sum.size;
   result.parameters = input.parameters;
   result.mean_weight_bits = mean_bits(by_bits.units, choices, input.parameters);
   result.front = front.points();

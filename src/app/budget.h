@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,7 +21,14 @@ struct BudgetOptions {
   std::optional<double> max_f1_loss;         // points of F1 against all-high
   /// "" = f1 under max_f1_loss, else score where the analysis has scores, else kl.
   std::string cost;
+  /// Plans measured as a whole at most; 0: none.
+  int refine = 0;
+  /// Mean bits of K and V over layers (heads, where the analysis has them); none: they stay high.
+  std::optional<double> target_kv_bits;
 };
+/// Cost of a plan as a whole, in the unit of single costs.
+using MeasureCost = std::function<double(const quant::PlanSpec& plan, quant::BudgetCost cost)>;
+
 /// Error{kUsage} for limits that contradict each other or mean nothing.
 void check_budget(const BudgetOptions& options);
 struct BudgetResult {
@@ -32,12 +40,16 @@ struct BudgetResult {
   std::vector<quant::BudgetPoint> front;
   std::uint64_t dominated = 0;  // partial sums the dynamic program dropped
   std::uint64_t parameters = 0;
+  std::optional<quant::RefinedPlan> refined;  // with refine
+  std::optional<double> target_bits;          // as asked for
+  std::optional<double> mean_kv_bits;         // with target_kv_bits
 };
 /// base and scheme give sizes in bytes and may be null and default without target_size.
-/// Error{kUsage} where no plan keeps the limit, with what is possible; where names the analysis.
+/// measure may be empty without refine. Error{kUsage} where no plan keeps the limit, with what is
+/// possible; where names the analysis.
 BudgetResult plan_under_budget(const Json& sensitivity, const std::string& where,
                                const BudgetOptions& options, const runtime::BaseModel* base,
-                               const quant::QuantScheme& scheme);
+                               const quant::QuantScheme& scheme, const MeasureCost& measure = {});
 
 /// front.json (docs/file_formats.md, "Front").
 Json front_json(const BudgetResult& result, const BudgetOptions& options);

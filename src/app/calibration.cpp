@@ -27,10 +27,7 @@ std::vector<std::vector<std::int32_t>> calibration_windows(const text::BpeTokeni
   const runtime::Task task = runtime::parse_task(options.task);
   std::vector<std::vector<std::int32_t>> windows;
   text::SpanFeatureOptions features = options.features;
-  if (features.max_seq_length > positions) {
-    features.max_seq_length = positions;
-    features.doc_stride = std::min(features.doc_stride, positions / 3);
-  }
+  text::fit_windows(features, positions);
   const auto is_full = [&] { return windows.size() >= options.samples; };
   if (task == runtime::Task::kQa) {
     text::read_squad(options.file, [&](text::SquadParagraph&& paragraph) {

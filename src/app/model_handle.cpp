@@ -160,6 +160,15 @@ std::string adapters_sha256(const runtime::AdapterSet& set) {
       add(head->weight);
       add(head->bias);
     }
+    if (adapter->merged) add_text("merged");
+    if (!adapter->learned) continue;
+    const runtime::LearnedQuantizers& learned = *adapter->learned;
+    add_text(fmt::format("learned {} {}", learned.bits, quant::to_string(learned.scheme)));
+    for (const runtime::LearnedLinear& linear : learned.linears) {
+      add(linear.steps);
+      hash.update(std::as_bytes(std::span(linear.zeros)));
+      add({linear.clip});
+    }
   }
   return hash.finish();
 }

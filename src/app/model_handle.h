@@ -44,7 +44,7 @@ text::BpeTokenizer open_tokenizer(const ModelHandle& handle);
 /// Names of the classes of the head that runs, from the adapter or the model's id2label; empty
 /// where neither has one for each.
 std::vector<std::string> label_names(const ModelHandle& handle, std::size_t num_classes);
-/// Digest of what adapters hold: pairs, scalings and heads.
+/// Digest of what adapters hold: pairs, scalings, heads and learned quantizer values.
 std::string adapters_sha256(const runtime::AdapterSet& set);
 /// Resolves plan and adapters to pointers and tells observer the effective precision.
 std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle,

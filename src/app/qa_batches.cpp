@@ -17,11 +17,9 @@ std::vector<runtime::Sequence> QaBatch::sequences() const {
 QaReader::QaReader(const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
                    std::size_t positions, Observer& observer)
     : tokenizer_(tokenizer), observer_(observer), options_(options) {
-  if (options_.features.max_seq_length > positions) {
+  if (text::fit_windows(options_.features, positions)) {
     observer.info(
         fmt::format("windows of {} tokens: the model has {} positions", positions, positions));
-    options_.features.max_seq_length = positions;
-    options_.features.doc_stride = std::min(options_.features.doc_stride, positions / 3);
   }
   const text::SquadSummary summary = text::scan_squad(options_.validation_file);
   options_.decode.version_2_with_negative =

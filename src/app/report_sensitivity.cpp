@@ -192,6 +192,32 @@ std::string promised_card(const Json& front) {
               svg(LineChart{"Pareto front of single costs", "mean weight bits", {line}}));
 }
 
+// Plans beside others on the same samples.
+std::string differences_card(const Json& front) {
+  std::vector<std::vector<TableCell>> rows;
+  for (const Json& found : list_of(front, "differences")) {
+    const auto delta = number_in(found, "delta_f1"), error = number_in(found, "standard_error");
+    const Json& interval = list_of(found, "interval");
+    if (!delta || !error) continue;
+    TableCell range;
+    if (interval.size() == 2 && interval[0].is_number() && interval[1].is_number()) {
+      range.text =
+          fmt::format("{:+.2f} .. {:+.2f}", interval[0].get<double>(), interval[1].get<double>());
+    }
+    rows.push_back({{fmt::format("{} over {}", text_in(found, "plan"), text_in(found, "other"))},
+                    {fmt::format("{:+.2f} ± {:.2f}", *delta, *error)},
+                    range});
+  }
+  if (rows.empty()) return "";
+  std::string note;
+  if (const auto samples = number_in(front, "samples"))
+    note = fmt::format(
+        "<p class=\"note\">Paired over {} samples; ± standard error, 95 % "
+        "bootstrap interval.</p>\n",
+        short_number(*samples));
+  return card("Plans compared", table_html({"", "F1", "95 %"}, rows), note);
+}
+
 }  // namespace
 
 std::string sensitivity_section(const std::vector<ReportRun>& runs) {
@@ -213,6 +239,7 @@ std::string front_section(const std::vector<ReportRun>& runs) {
     std::string note = "<p class=\"note\">Dashed: no other point is better in both.</p>\n";
     cards += scatter_card(points, "bits", "bits per weight", false, note);
     cards += scatter_card(points, "tokens_per_second", "tokens/s", true, note);
+    cards += differences_card(run.front);
     cards += promised_card(run.front);
   }
   return section("Score against bits", grid(cards));

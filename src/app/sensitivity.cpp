@@ -5,52 +5,33 @@
 #include <map>
 #include <numeric>
 
-#include "app/sample_batches.h"
+#include "app/measured_model.h"
 #include "app/sensitivity_state.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "core/hash.h"
-#include "kernels/isa.h"
 #include "runtime/classifier.h"
 
 namespace qalof::app {
 
 namespace {
 
-constexpr std::size_t kBatchTokens = 2048;
-// The states before every layer are kept for a batch.
-constexpr std::size_t kMaxStateBytes = std::size_t{512} << 20;
 // --early_stop: this many samples, and a mean difference of this many standard errors. Three or
 // more because the question is asked after every batch.
 constexpr std::size_t kEarlyStopSamples = 64;
 constexpr double kEarlyStopErrors = 4;
 constexpr const char* kStateFile = "sensitivity_state.jsonl";
 
-Json identity_of(const SensitivityOptions& options, const ModelHandle& handle,
-                 const std::vector<SensitivityUnit>& units) {
-  return {{"base_sha256", handle.base->source().sha256()},
-          {"adapters_sha256", handle.adapters ? Json(adapters_sha256(*handle.adapters)) : Json()},
-          {"validation_file_sha256",
-           sha256_hex(MappedFile::open(options.data.validation_file).bytes())},
-          {"task", options.task},
-          {"max_eval_samples", options.data.max_eval_samples},
-          {"max_seq_length", options.data.features.max_seq_length},
-          {"doc_stride", options.data.features.doc_stride},
-          {"separator",
-           options.data.features.separator ? Json(*options.data.features.separator) : Json()},
-          {"n_best_size", options.data.decode.n_best_size},
-          {"max_answer_length", options.data.decode.max_answer_length},
-          {"version_2_with_negative", options.data.decode.version_2_with_negative},
-          {"scheme", quant::to_string(handle.plan.scheme.value_or(quant::QuantScheme{}))},
-          {"kv_scheme", runtime::to_string(handle.execution.kv_scheme)},
-          {"high", options.high},
-          {"low", options.low},
-          {"granularity", to_string(options.units.granularity)},
-          {"split", options.units.split},
-          {"kv", options.units.kv},
-          {"early_stop", options.early_stop},
-          {"units", units.size()},
-          {"isa", kernels::to_string(kernels::active_isa())}};
+Json identity_of(const MeasuredModel& model, const std::vector<SensitivityUnit>& units) {
+  const SensitivityOptions& options = model.options();
+  Json identity = model.identity();
+  identity["low"] = options.low;
+  identity["granularity"] = to_string(options.units.granularity);
+  identity["split"] = options.units.split;
+  identity["kv"] = options.units.kv;
+  if (options.units.kv_heads) identity["kv_heads"] = true;
+  identity["early_stop"] = options.early_stop;
+  identity["units"] = units.size();
+  return identity;
 }
 
 // Runs the trials of one batch after the other.
@@ -186,37 +167,20 @@ UnitCost cost_of(int bits, const std::vector<SampleScore>& low,
   return cost;
 }
 
-// Rows of a batch whose states fit the memory set aside.
-std::size_t batch_tokens(const model::ModelConfig& config) {
-  const std::size_t row = config.num_layers * config.hidden * sizeof(float);
-  return std::clamp<std::size_t>(kMaxStateBytes / row, 1, kBatchTokens);
-}
-
 }  // namespace
 
 SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer& observer) {
-  SensitivityOptions options = given;
-  const runtime::Task task = runtime::parse_task(options.task);
-  QALOF_CHECK(!options.low.empty(), ErrorKind::kUsage, "--low is missing");
-  QALOF_CHECK(path_exists(options.data.validation_file), ErrorKind::kNotFound, "{}: no such file",
-              options.data.validation_file);
-  options.model.precision = options.high;
-  const ModelHandle handle = open_model(options.model, observer);
-  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
-  if (handle.adapters && handle.adapters->separator)
-    options.data.features.separator = handle.adapters->separator;
-  ThreadPool pool(choose_threads(options.model.threads));
+  QALOF_CHECK(!given.low.empty(), ErrorKind::kUsage, "--low is missing");
+  MeasuredModel model(given, observer);
+  const SensitivityOptions& options = model.options();
+  const ModelHandle& handle = model.handle();
+  ThreadPool& pool = model.pool();
   const std::vector<SensitivityUnit> units = sensitivity_units(*handle.base, options.units);
   const UnitExecutions executions(handle, high_plan(handle, options.high, options.low, units),
                                   options.low, units, pool);
   observer.info(fmt::format("high {}, {} units", executions.high().description(), units.size()));
-  const runtime::Head* head = executions.high().head(task);
-  QALOF_CHECK(head != nullptr, ErrorKind::kBadInput,
-              "{}: neither the model nor an adapter holds a head of --task {}; train one or give "
-              "--adapter",
-              options.model.model, options.task);
-  const auto reader = make_sample_reader(
-      task, tokenizer, options.data, handle.base->config().max_positions, head->outputs, observer);
+  const runtime::Head& head = model.head(executions.high());
+  const auto reader = model.reader(head);
 
   std::optional<DirectoryLock> lock;
   SensitivityState state;
@@ -224,13 +188,13 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
     make_directories(options.output_dir);
     lock.emplace(options.output_dir);
     state = SensitivityState(fmt::format("{}/{}", options.output_dir, kStateFile),
-                             identity_of(options, handle, units), options.overwrite_output_dir);
+                             identity_of(model, units), options.overwrite_output_dir);
     if (state.resumed() > 0)
       observer.info(
           fmt::format("{}: {} passes were measured before", options.output_dir, state.resumed()));
   }
-  Sweep sweep(options, executions, *head, units, state, reader->total(), pool, observer);
-  reader->read(batch_tokens(handle.base->config()), [&](const SampleBatch& batch) {
+  Sweep sweep(options, executions, head, units, state, reader->total(), pool, observer);
+  reader->read(model.batch_tokens(), [&](const SampleBatch& batch) {
     sweep.run(batch);
     return true;
   });

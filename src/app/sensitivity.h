@@ -15,7 +15,8 @@
 namespace qalof::app {
 
 struct SensitivityOptions {
-  ModelOptions model;  // its precision is high's
+  std::string by = "measured";  // estimate_sensitivity: "fisher" or "hessian"
+  ModelOptions model;           // its precision is high's
   std::string task = "qa";
   QaEvaluationOptions data;  // validation_file, max_eval_samples and features serve every task
   UnitOptions units;
@@ -25,6 +26,7 @@ struct SensitivityOptions {
   bool overwrite_output_dir = false;
   std::string output_dir;             // "" = no files: a killed run begins anew
   std::string against;                // sensitivity.json to compare the ranks with; "" = none
+  std::uint64_t seed = 42;            // of hessian's random vectors
   std::function<bool()> should_stop;  // asked between passes; may be empty
 };
 
@@ -34,7 +36,9 @@ struct UnitCost {
   std::uint64_t samples = 0;  // fewer than the run's where the unit was stopped early
   double delta_em = 0, delta_f1 = 0, delta_loss = 0, kl = 0;
   Interval delta_f1_interval, delta_loss_interval;
-  std::optional<double> score, first_order;
+  std::optional<double> score;
+  std::optional<double> first_order;  // fisher
+  std::optional<double> mean_trace;   // hessian: of a weight
 };
 struct UnitResult {
   SensitivityUnit unit;
@@ -66,7 +70,7 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& options, Observe
 
 /// sensitivity.json (docs/file_formats.md).
 Json to_json(const SensitivityResult& result);
-/// Its name in the output directory: sensitivity.json, or sensitivity_fisher.json.
+/// Its name in the output directory: sensitivity.json, sensitivity_fisher.json, ...
 std::string sensitivity_file(const std::string& by);
 
 /// Order of units from the most sensitive, by the first width's KL or score.

@@ -98,8 +98,9 @@ Json to_json(const SensitivityResult& result) {
     for (const std::size_t linear : unit.linears) modules.push_back(result.modules[linear]);
     for (const UnitCost& cost : costs) {
       if (cost.score) {
-        entries.push_back(
-            {{"bits", cost.bits}, {"score", *cost.score}, {"first_order", *cost.first_order}});
+        Json& entry = entries.emplace_back(Json{{"bits", cost.bits}, {"score", *cost.score}});
+        if (cost.first_order) entry["first_order"] = *cost.first_order;
+        if (cost.mean_trace) entry["mean_trace"] = *cost.mean_trace;
         continue;
       }
       entries.push_back(
@@ -119,6 +120,7 @@ Json to_json(const SensitivityResult& result) {
                      {"parameters", unit.parameters},
                      {"part", to_string(unit.part)},
                      {"costs", entries}});
+    if (unit.kv_head) units.back()["head"] = *unit.kv_head;
   }
   return {
       {"format_version", 1},

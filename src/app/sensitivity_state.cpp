@@ -15,11 +15,13 @@ std::string header_text(const Json& identity) {
 }
 
 std::string record_text(std::size_t batch, std::size_t trial,
-                        const std::vector<SampleScore>& scores) {
+                        const std::vector<SampleScore>& scores, double tokens_per_second) {
   Json rows = Json::array();
   for (const SampleScore& score : scores)
     rows.push_back({score.exact, score.f1, score.loss, score.kl});
-  return Json{{"batch", batch}, {"trial", trial}, {"scores", rows}}.dump() + "\n";
+  Json record = {{"batch", batch}, {"trial", trial}, {"scores", rows}};
+  if (tokens_per_second > 0) record["tokens_per_second"] = tokens_per_second;
+  return record.dump() + "\n";
 }
 
 std::vector<SampleScore> scores_of(const Json& record, const std::string& where) {
@@ -80,21 +82,30 @@ void SensitivityState::read(const std::string& path, const Json& identity) {
     }
     const auto batch = static_cast<std::size_t>(json_int(json, "batch", where, 0, kMaxIndex));
     const auto trial = static_cast<std::size_t>(json_int(json, "trial", where, 0, kMaxIndex));
-    scores_[{batch, trial}] = scores_of(json, where);
+    Pass& pass = passes_[{batch, trial}];
+    pass.scores = scores_of(json, where);
+    if (json.contains("tokens_per_second"))
+      pass.tokens_per_second = json_number(json, "tokens_per_second", where);
   }
   QALOF_CHECK(line > 0, ErrorKind::kCorruptFile, "{}: holds no line, expected a run's state", path);
-  resumed_ = scores_.size();
+  resumed_ = passes_.size();
   if (first < text.size()) write_file_atomic(path, std::string_view(text).substr(0, first));
 }
 
 const std::vector<SampleScore>* SensitivityState::find(std::size_t batch, std::size_t trial) const {
-  const auto found = scores_.find({batch, trial});
-  return found == scores_.end() ? nullptr : &found->second;
+  const auto found = passes_.find({batch, trial});
+  return found == passes_.end() ? nullptr : &found->second.scores;
 }
 
-void SensitivityState::add(std::size_t batch, std::size_t trial, std::vector<SampleScore> scores) {
-  if (file_) file_->append(record_text(batch, trial, scores));
-  scores_[{batch, trial}] = std::move(scores);
+double SensitivityState::tokens_per_second(std::size_t batch, std::size_t trial) const {
+  const auto found = passes_.find({batch, trial});
+  return found == passes_.end() ? 0 : found->second.tokens_per_second;
+}
+
+void SensitivityState::add(std::size_t batch, std::size_t trial, std::vector<SampleScore> scores,
+                           double tokens_per_second) {
+  if (file_) file_->append(record_text(batch, trial, scores, tokens_per_second));
+  passes_[{batch, trial}] = {std::move(scores), tokens_per_second};
 }
 
 }  // namespace qalof::app

@@ -27,14 +27,21 @@ class SensitivityState {
 
   /// Null where it has not been measured. trial 0 is all-high.
   const std::vector<SampleScore>* find(std::size_t batch, std::size_t trial) const;
+  /// What add was given with the scores; 0 where nothing was.
+  double tokens_per_second(std::size_t batch, std::size_t trial) const;
   /// On disk when it returns, as far as a killed process is concerned.
-  void add(std::size_t batch, std::size_t trial, std::vector<SampleScore> scores);
+  void add(std::size_t batch, std::size_t trial, std::vector<SampleScore> scores,
+           double tokens_per_second = 0);
   /// Records that were there at the beginning.
   std::size_t resumed() const { return resumed_; }
 
  private:
   void read(const std::string& path, const Json& identity);
-  std::map<std::pair<std::size_t, std::size_t>, std::vector<SampleScore>> scores_;
+  struct Pass {
+    std::vector<SampleScore> scores;
+    double tokens_per_second = 0;
+  };
+  std::map<std::pair<std::size_t, std::size_t>, Pass> passes_;
   std::unique_ptr<AppendFile> file_;
   std::size_t resumed_ = 0;
 };

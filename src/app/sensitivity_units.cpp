@@ -48,6 +48,23 @@ SensitivityUnit& unit_named(std::vector<SensitivityUnit>& units, const std::stri
   return unit;
 }
 
+void add_kv_head_units(const runtime::BaseModel& base, std::vector<SensitivityUnit>& units) {
+  for (std::size_t layer = 0; layer < base.config().num_layers; ++layer) {
+    const std::string block = block_name(base.linears()[base.layers()[layer].attention_out]);
+    for (const bool is_value : {false, true}) {
+      for (std::size_t head = 0; head < base.target().num_kv_heads; ++head) {
+        const std::string kind = is_value ? "v" : "k";
+        SensitivityUnit& unit =
+            unit_named(units, fmt::format("{}.{}.{}", block, kind, head), kind, layer);
+        unit.part = Part::kKv;
+        unit.kv_layers = {layer};
+        unit.is_value = is_value;
+        unit.kv_head = head;
+      }
+    }
+  }
+}
+
 void add_kv_units(const runtime::BaseModel& base, bool over_all,
                   std::vector<SensitivityUnit>& units) {
   for (std::size_t layer = 0; layer < base.config().num_layers; ++layer) {
@@ -105,7 +122,8 @@ std::string to_string(Part part) {
 std::vector<SensitivityUnit> sensitivity_units(const runtime::BaseModel& base,
                                                const UnitOptions& options) {
   std::vector<SensitivityUnit> units;
-  std::vector<SensitivityUnit> halves;  // kKind: all attention and all MLP, after the types
+  // kKind: all attention and all MLP come after the types, and then everything.
+  std::vector<SensitivityUnit> halves, whole;
   const auto add = [&](SensitivityUnit& unit, std::size_t linear) {
     const model::LinearSpec& spec = base.linears()[linear];
     unit.linears.push_back(linear);
@@ -129,10 +147,12 @@ std::vector<SensitivityUnit> sensitivity_units(const runtime::BaseModel& base,
         add(unit_named(units, type, type, std::nullopt), i);
         add(unit_named(halves, half, is_attention(spec.role) ? "attention" : "mlp", std::nullopt),
             i);
+        add(unit_named(whole, "all", "all", std::nullopt), i);
         break;
     }
   }
   units.insert(units.end(), halves.begin(), halves.end());
+  units.insert(units.end(), whole.begin(), whole.end());
   if (options.split) {
     std::vector<SensitivityUnit> parts;
     for (const SensitivityUnit& unit : units) {
@@ -140,6 +160,12 @@ std::vector<SensitivityUnit> sensitivity_units(const runtime::BaseModel& base,
         parts.emplace_back(unit).part = part;
     }
     units = std::move(parts);
+  }
+  if (options.kv_heads) {
+    QALOF_CHECK(options.granularity != Granularity::kKind, ErrorKind::kUsage,
+                "--kv_heads: --granularity kind has no heads of its own, expected --kv");
+    add_kv_head_units(base, units);
+    return units;
   }
   if (options.kv) add_kv_units(base, options.granularity == Granularity::kKind, units);
   return units;

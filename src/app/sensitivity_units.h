@@ -15,7 +15,7 @@ enum class Granularity {
   kSublayer,  // every linear
   kLayer,     // attention or MLP of a block
   kBlock,
-  kKind  // a linear type over all blocks; all attention; all MLP
+  kKind  // a linear type over all blocks; all attention; all MLP; everything
 };
 /// "sublayer", "layer", "block" or "kind"; Error{kUsage} for others.
 Granularity parse_granularity(const std::string& text);
@@ -34,13 +34,15 @@ struct SensitivityUnit {
   Part part = Part::kBoth;
   std::vector<std::size_t> kv_layers;  // whose K or V is lowered
   bool is_value = false;               // V instead of K
+  std::optional<std::size_t> kv_head;  // of one key/value head alone
   std::size_t first_layer = 0;         // before it nothing changes
 };
 
 struct UnitOptions {
   Granularity granularity = Granularity::kSublayer;
-  bool split = false;  // weights and activations apart
-  bool kv = false;     // K and V of each layer (kKind: of all) too
+  bool split = false;     // weights and activations apart
+  bool kv = false;        // K and V of each layer (kKind: of all) too
+  bool kv_heads = false;  // each key/value head of them apart; not kKind
 };
 /// The units of a model in forward order; with split, a unit's weights come before its activations.
 std::vector<SensitivityUnit> sensitivity_units(const runtime::BaseModel& base,

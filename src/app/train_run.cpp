@@ -167,11 +167,9 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   if (!options.adapter.empty()) options.train.start = open_start(options, handle, observer);
   if (!options.teacher.empty() && !options.train.teacher_self)
     options.train.teacher = open_teacher(options, handle, observer);
-  if (options.features.max_seq_length > config.max_positions) {
+  if (text::fit_windows(options.features, config.max_positions)) {
     observer.info(fmt::format("windows of {} tokens: the model has {} positions",
                               config.max_positions, config.max_positions));
-    options.features.max_seq_length = config.max_positions;
-    options.features.doc_stride = std::min(options.features.doc_stride, config.max_positions / 3);
   }
   if (options.find_min_bits) options.train.min_bits = train::kFewestBits;  // until it is known
   if (options.train.task == runtime::Task::kClassification)

@@ -6,14 +6,16 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "train/fisher.h"
+#include "train/hessian.h"
+#include "train/phases.h"
 
 namespace qalof::app {
 
 namespace {
 
 // A unit's costs are the sums of its linears'.
-UnitCost cost_of(const SensitivityUnit& unit, const train::FisherResult& estimates, std::size_t low,
-                 int bits) {
+UnitCost fisher_cost(const SensitivityUnit& unit, const train::FisherResult& estimates,
+                     std::size_t low, int bits) {
   double first = 0, second = 0;
   const auto add = [&](const std::vector<train::FisherEstimate>& linears) {
     for (const std::size_t linear : unit.linears) {
@@ -30,13 +32,32 @@ UnitCost cost_of(const SensitivityUnit& unit, const train::FisherResult& estimat
   return cost;
 }
 
+// Mean trace times squared error of each linear, added up (HAWQ-V2).
+UnitCost hessian_cost(const SensitivityUnit& unit, const std::vector<model::LinearSpec>& linears,
+                      const train::HessianResult& found, std::size_t low, int bits) {
+  double score = 0, trace = 0;
+  for (const std::size_t linear : unit.linears) {
+    const auto count = static_cast<double>(linears[linear].in * linears[linear].out);
+    score += found.traces[linear] / count * found.errors[low][linear];
+    trace += found.traces[linear];
+  }
+  UnitCost cost;
+  cost.bits = bits;
+  cost.score = score;
+  cost.mean_trace = trace / static_cast<double>(unit.parameters);
+  return cost;
+}
+
 }  // namespace
 
 SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observer& observer) {
-  QALOF_CHECK(!options.units.kv, ErrorKind::kUnsupported,
+  QALOF_CHECK(!options.units.kv && !options.units.kv_heads, ErrorKind::kUnsupported,
               "--kv: K and V are measured, not estimated; expected --by measured");
   QALOF_CHECK(!options.early_stop, ErrorKind::kUsage,
               "--early_stop: there is nothing to stop early, expected --by measured");
+  const bool is_hessian = options.by == "hessian";
+  QALOF_CHECK(!is_hessian || !options.units.split, ErrorKind::kUnsupported,
+              "--split: --by hessian estimates weights alone, expected --by fisher or measured");
   const runtime::Task task = runtime::parse_task(options.task);
   ModelOptions model = options.model;
   model.precision = options.high;
@@ -48,10 +69,9 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
   text::SpanFeatureOptions features = options.data.features;
   if (handle.adapters && handle.adapters->separator)
     features.separator = handle.adapters->separator;
-  const std::size_t positions = handle.base->config().max_positions;
-  features.max_seq_length = std::min(features.max_seq_length, positions);
+  text::fit_windows(features, handle.base->config().max_positions);
   const std::uint64_t samples =
-      options.data.max_eval_samples > 0 ? options.data.max_eval_samples : kFisherSamples;
+      options.data.max_eval_samples > 0 ? options.data.max_eval_samples : kEstimateSamples;
   const std::string& path = options.data.validation_file;
   std::vector<train::Example> examples;
   std::size_t num_labels = 0;
@@ -65,27 +85,51 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
     examples = load_qa_examples(path, tokenizer, features, samples, observer);
   }
 
-  train::FisherInputs inputs;
-  inputs.network = {options.model.model, handle.base, handle.adapters, plan};
-  inputs.task = task;
-  inputs.num_labels = num_labels;
-  inputs.low = options.low;
-  inputs.on_batch = [&](std::uint64_t windows) {
+  const auto on_batch = [&](std::uint64_t windows) {
     observer.progress("windows", windows, examples.size(), "");
     if (options.should_stop && options.should_stop()) fail(ErrorKind::kInterrupted, "stopped");
   };
-  ThreadPool pool(choose_threads(options.model.threads));
-  const train::FisherResult estimates = train::fisher_estimates(inputs, examples, pool);
-
+  const int threads = choose_threads(options.model.threads);
+  ThreadPool pool(threads);
   SensitivityResult result = empty_result(options, handle);
-  result.by = "fisher";
+  result.by = is_hessian ? "hessian" : "fisher";
   result.samples = examples.size();
-  result.loss = estimates.loss;
-  for (const SensitivityUnit& unit : units) {
-    UnitResult& entry = result.units.emplace_back();
-    entry.unit = unit;
-    for (std::size_t low = 0; low < options.low.size(); ++low)
-      entry.costs.push_back(cost_of(unit, estimates, low, options.low[low]));
+  const auto add_units = [&](const auto& cost_of) {
+    for (const SensitivityUnit& unit : units) {
+      UnitResult& entry = result.units.emplace_back();
+      entry.unit = unit;
+      for (std::size_t low = 0; low < options.low.size(); ++low)
+        entry.costs.push_back(cost_of(unit, low, options.low[low]));
+    }
+  };
+  if (is_hessian) {
+    train::HessianInputs inputs;
+    inputs.network = {options.model.model, handle.base, handle.adapters,
+                      train::uniform_plan(32, std::nullopt, handle.base->target())};
+    inputs.task = task;
+    inputs.num_labels = num_labels;
+    inputs.low = options.low;
+    inputs.scheme = plan.scheme;
+    inputs.seed = options.seed;
+    inputs.threads = threads;
+    inputs.on_batch = on_batch;
+    const train::HessianResult found = train::hessian_traces(inputs, examples, pool);
+    result.loss = found.loss;
+    add_units([&](const SensitivityUnit& unit, std::size_t low, int bits) {
+      return hessian_cost(unit, handle.base->linears(), found, low, bits);
+    });
+  } else {
+    train::FisherInputs inputs;
+    inputs.network = {options.model.model, handle.base, handle.adapters, plan};
+    inputs.task = task;
+    inputs.num_labels = num_labels;
+    inputs.low = options.low;
+    inputs.on_batch = on_batch;
+    const train::FisherResult found = train::fisher_estimates(inputs, examples, pool);
+    result.loss = found.loss;
+    add_units([&](const SensitivityUnit& unit, std::size_t low, int bits) {
+      return fisher_cost(unit, found, low, bits);
+    });
   }
   finish_result(options, result);
   return result;

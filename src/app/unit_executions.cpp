@@ -70,7 +70,11 @@ UnitExecutions::UnitExecutions(const ModelHandle& handle, const quant::Precision
       if (unit.part == Part::kKv) {
         for (const std::size_t layer : unit.kv_layers) {
           std::vector<int>& heads = (unit.is_value ? kv.v_bits : kv.k_bits)[layer];
-          heads.assign(heads.size(), bits);
+          if (unit.kv_head) {
+            heads[*unit.kv_head] = bits;
+          } else {
+            heads.assign(heads.size(), bits);
+          }
         }
       } else {
         const auto by = donor(lowered(plan.linears.front(), unit.part, bits));

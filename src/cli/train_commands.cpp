@@ -129,7 +129,7 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--kv_bits", kv_bits,
               "bits of K and V where not the width's own; 16 is the original's form");
   line.option("--precision,--sp_config", options.model.precision,
-              "full, lora: the precision or plan to train in");
+              "the precision or plan to train in; methods of several widths train around it");
   line.option("--scheme", options.model.scheme,
               "tuned, or parts joined by +: seed, g32, g64, g128, g32-asym, ... (weights), mse "
               "(their ranges), aasym, ag32, ag64, ag128 (activations), rot (both turned); default: "

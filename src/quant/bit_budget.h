@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/json.h"
+#include "core/random.h"
 #include "quant/plan.h"
 
 namespace qalof::quant {
@@ -21,10 +22,17 @@ struct BudgetChoice {
   std::uint64_t size = 0;  // parameters times bits, or bytes
 };
 struct BudgetUnit {
+  /// K or V of a layer, or of one of its heads.
+  struct Kv {
+    std::size_t layer = 0;
+    std::optional<std::size_t> head;
+    bool is_value = false;
+  };
   std::string name;
   std::vector<std::string> modules;
   bool weights_only = false;  // activations stay at the high width
   std::vector<BudgetChoice> choices;
+  std::optional<Kv> kv = std::nullopt;  // then there are no modules
 };
 
 struct BudgetPoint {
@@ -65,6 +73,14 @@ class BudgetFront {
 
 /// Sums of a plan; costs in the order of units.
 BudgetPoint sum_of(std::span<const BudgetUnit> units, std::span<const std::size_t> choices);
+
+/// The choice of every unit at one width. Error{kUsage} where a unit has it not.
+std::vector<std::size_t> uniform_choices(std::span<const BudgetUnit> units, int bits);
+/// Choices drawn at random, then moved one step at a time in units drawn at random until the plan
+/// is no larger than max_size and no unit can grow by a step. A function of (stream, draw).
+/// Error{kUsage} where every plan is larger.
+std::vector<std::size_t> random_choices(std::span<const BudgetUnit> units, std::uint64_t max_size,
+                                        const RandomStream& stream, std::uint64_t draw);
 
 /// The points that no other dominates (at most as large and at most as costly, one of both less; of
 /// equal ones the first), as indices in the order of size.
@@ -108,6 +124,12 @@ struct BudgetInput {
 BudgetInput budget_input(
     const Json& sensitivity, const std::string& where, BudgetCost cost,
     const std::function<std::uint64_t(const std::string& module, int bits)>& size_of = {});
+
+/// The units of K and V alone, each of size 1 times its bits; parameters counts them.
+/// Error{kBadInput} where there are none, or units over all layers.
+BudgetInput kv_budget_input(const Json& sensitivity, const std::string& where, BudgetCost cost);
+/// Sets K and V of a plan to these choices of kv_budget_input's units.
+void set_kv(const BudgetInput& input, std::span<const std::size_t> choices, PlanSpec& plan);
 
 /// The plan of these choices: the high precision by default, and every other module by name.
 PlanSpec budget_plan(const BudgetInput& input, std::span<const std::size_t> choices);

@@ -47,6 +47,24 @@ std::vector<std::string> modules_of(const Json& unit, const std::string& where) 
   return modules;
 }
 
+// The choices that a unit's costs are, and the high width, which costs nothing.
+void add_choices(const Json& entry, const std::string& place, BudgetCost cost, int high_bits,
+                 const std::function<std::uint64_t(int bits)>& size_of, BudgetUnit& unit) {
+  const CostKey key = key_of(cost);
+  for (const Json& measured : list_in(entry, "costs", place)) {
+    const auto bits = static_cast<int>(json_int(measured, "bits", place, 2, high_bits - 1));
+    const double value = std::max(0.0, key.sign * json_number(measured, key.key, place));
+    unit.choices.push_back({bits, value, size_of(bits)});
+  }
+  unit.choices.push_back({high_bits, 0, size_of(high_bits)});
+}
+
+UniformPrecision high_of(const Json& sensitivity, const std::string& where) {
+  QALOF_CHECK(sensitivity.is_object() && sensitivity.contains("high"), ErrorKind::kBadInput,
+              "{}: high is missing", where);
+  return parse_uniform_precision(json_string(sensitivity["high"], "precision", where + ": high"));
+}
+
 }  // namespace
 
 BudgetCost parse_budget_cost(const std::string& text) {
@@ -60,13 +78,8 @@ BudgetCost parse_budget_cost(const std::string& text) {
 BudgetInput budget_input(
     const Json& sensitivity, const std::string& where, BudgetCost cost,
     const std::function<std::uint64_t(const std::string& module, int bits)>& size_of) {
-  QALOF_CHECK(sensitivity.is_object() && sensitivity.contains("high"), ErrorKind::kBadInput,
-              "{}: high is missing", where);
   BudgetInput input;
-  input.high =
-      parse_uniform_precision(json_string(sensitivity["high"], "precision", where + ": high"));
-  const int high_bits = input.high.linear.weight.bits;
-  const CostKey key = key_of(cost);
+  input.high = high_of(sensitivity, where);
   std::set<std::string> seen;
   for (const Json& entry : list_in(sensitivity, "units", where)) {
     BudgetUnit unit;
@@ -85,24 +98,59 @@ BudgetInput budget_input(
                   "(--granularity sublayer, layer or block)",
                   place, module);
     }
-    const auto add = [&](int bits, double value) {
-      BudgetChoice choice{bits, value, 0};
-      if (size_of) {
-        for (const std::string& module : unit.modules) choice.size += size_of(module, bits);
-      } else {
-        choice.size = parameters * static_cast<std::uint64_t>(bits);
-      }
-      unit.choices.push_back(choice);
+    const auto size = [&](int bits) {
+      if (!size_of) return parameters * static_cast<std::uint64_t>(bits);
+      std::uint64_t sum = 0;
+      for (const std::string& module : unit.modules) sum += size_of(module, bits);
+      return sum;
     };
-    for (const Json& measured : list_in(entry, "costs", place)) {
-      const auto bits = static_cast<int>(json_int(measured, "bits", place, 2, high_bits - 1));
-      add(bits, std::max(0.0, key.sign * json_number(measured, key.key, place)));
-    }
-    add(high_bits, 0);
+    add_choices(entry, place, cost, input.high.linear.weight.bits, size, unit);
     input.units.push_back(std::move(unit));
   }
   QALOF_CHECK(!input.units.empty(), ErrorKind::kBadInput, "{}: no unit has weights", where);
   return input;
+}
+
+BudgetInput kv_budget_input(const Json& sensitivity, const std::string& where, BudgetCost cost) {
+  constexpr std::int64_t kMaxIndex = 1'000'000;
+  BudgetInput input;
+  input.high = high_of(sensitivity, where);
+  for (const Json& entry : list_in(sensitivity, "units", where)) {
+    BudgetUnit unit;
+    unit.name = json_string(entry, "name", where + ": units");
+    const std::string place = fmt::format("{}: units: {:.100}", where, unit.name);
+    if (json_string(entry, "part", place) != "kv") continue;
+    QALOF_CHECK(entry.contains("block") && !entry["block"].is_null(), ErrorKind::kBadInput,
+                "{}: is of all layers, expected K and V of each (--granularity sublayer, layer or "
+                "block)",
+                place);
+    BudgetUnit::Kv& kv = unit.kv.emplace();
+    kv.layer = static_cast<std::size_t>(json_int(entry, "block", place, 0, kMaxIndex));
+    if (entry.contains("head"))
+      kv.head = static_cast<std::size_t>(json_int(entry, "head", place, 0, kMaxIndex));
+    kv.is_value = json_string(entry, "kind", place) == "v";
+    const BitWidth high = kv.is_value ? input.high.v : input.high.k;
+    add_choices(
+        entry, place, cost, high.bits, [](int bits) { return static_cast<std::uint64_t>(bits); },
+        unit);
+    input.units.push_back(std::move(unit));
+  }
+  QALOF_CHECK(!input.units.empty(), ErrorKind::kBadInput,
+              "{}: has no unit of K or V, expected an analysis with --kv or --kv_heads", where);
+  input.parameters = input.units.size();
+  return input;
+}
+
+void set_kv(const BudgetInput& input, std::span<const std::size_t> choices, PlanSpec& plan) {
+  for (std::size_t u = 0; u < input.units.size(); ++u) {
+    const BudgetUnit::Kv& kv = input.units[u].kv.value();
+    PlanSpec::LayerKv& layer = plan.kv[kv.layer];
+    std::vector<BitWidth>& widths = kv.is_value ? layer.v : layer.k;
+    const std::size_t head = kv.head.value_or(0);
+    const BitWidth high = kv.is_value ? input.high.v : input.high.k;
+    if (widths.size() <= head) widths.resize(head + 1, high);
+    widths[head] = {input.units[u].choices[choices[u]].bits};
+  }
 }
 
 PlanSpec budget_plan(const BudgetInput& input, std::span<const std::size_t> choices) {

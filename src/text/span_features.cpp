@@ -7,6 +7,13 @@
 
 namespace qalof::text {
 
+bool fit_windows(SpanFeatureOptions& options, std::size_t positions) {
+  if (options.max_seq_length <= positions) return false;
+  options.max_seq_length = positions;
+  options.doc_stride = std::min(options.doc_stride, positions / 3);
+  return true;
+}
+
 EncodedContext encode_context(const BpeTokenizer& tokenizer, const std::string& context) {
   return {tokenizer.encode(context)};
 }

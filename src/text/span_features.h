@@ -20,6 +20,10 @@ struct SpanFeatureOptions {
   std::optional<std::int32_t> separator;  // token id; none by default
 };
 
+/// Cuts windows to the positions of a model, and their overlap to a third of them; false where they
+/// fit as they are.
+bool fit_windows(SpanFeatureOptions& options, std::size_t positions);
+
 /// One window: question tokens, the separator if any, then a stretch of the context.
 struct SpanWindow {
   std::vector<std::int32_t> ids;

@@ -10,6 +10,7 @@
 #include "train/kernel_functions_torch.h"
 #include "train/loss_torch.h"
 #include "train/teacher_torch.h"
+#include "train/window_loss_torch.h"
 
 namespace qalof::train {
 
@@ -177,24 +178,13 @@ FisherResult fisher_estimates(const FisherInputs& inputs, std::span<const Exampl
       });
   const GraphPlan plan(inputs.network.plan, /*clip=*/0);
   double loss = 0;
-  for (std::size_t next = 0; next < examples.size();) {
-    PackedBatch batch;
-    while (next < examples.size() && batch.tokens() < inputs.tokens_per_batch)
-      batch.add(examples[next++]);
+  for_batches(examples, inputs.tokens_per_batch, [&](const PackedBatch& batch, std::size_t done) {
     estimator.begin_batch(batch);
-    const at::Tensor embedded = graph->embed(batch, plan).requires_grad_();
-    const at::Tensor hidden = graph->decode(embedded, batch, plan, view);
     LossParts parts;
-    const bool is_qa = inputs.task == runtime::Task::kQa;
-    const at::Tensor logits =
-        graph->head_logits(is_qa ? hidden : last_rows(hidden, batch), view.head);
-    // Not divided by windows: each has the gradient of its own loss.
-    const at::Tensor sum = is_qa ? span_loss_of(logits, {}, batch, {}, 1, &parts)
-                                 : class_loss_of(logits, {}, batch, {}, 1, &parts);
-    sum.backward();
+    window_loss_sum(*graph, batch, plan, view, inputs.task, &parts).backward();
     loss += parts.hard;
-    if (inputs.on_batch) inputs.on_batch(next);
-  }
+    if (inputs.on_batch) inputs.on_batch(done);
+  });
   FisherResult result = estimator.result(examples.size());
   result.loss = loss / static_cast<double>(examples.size());
   return result;

@@ -73,9 +73,10 @@ struct TrainOptions {
   // Order does not matter. None: 8 4 for switch and joint, 8 7 6 5 4 for random and curriculum, and
   // for cpt an adapter for every width of its range.
   std::vector<int> bit_widths;
-  std::optional<int> kv_bits;                // instead of a width's own, e.g. 16
-  std::optional<quant::PrecisionPlan> plan;  // lora and full: the plan to train in
-  quant::QuantScheme scheme;                 // where there is no plan
+  std::optional<int> kv_bits;  // instead of a width's own, e.g. 16
+  // The plan to train in. Methods of several widths train it with no linear below each of them.
+  std::optional<quant::PrecisionPlan> plan;
+  quant::QuantScheme scheme;  // where there is no plan
   LearnSteps learn_steps = LearnSteps::kNone;
   double learn_steps_rate = 0.1;  // their learning rate over that of the adapters
   int ste_clip = 0;  // 0: the gradient passes everywhere; 2: not where |x| >= 2, as the original

@@ -24,9 +24,6 @@ void check_widths(const TrainOptions& options) {
   QALOF_CHECK(!options.bf16, ErrorKind::kUsage,
               "--bf16: --method {} trains the widths of --bit_widths, add 16 to them instead",
               method);
-  QALOF_CHECK(!options.plan, ErrorKind::kUsage,
-              "--precision: --method {} trains the widths of --bit_widths, use --method lora",
-              method);
   for (const int bits : options.bit_widths) {
     QALOF_CHECK(quant::is_legal(quant::BitWidth{bits}), ErrorKind::kUsage,
                 "--bit_widths: found {}, expected 2..8, 16 or 32", bits);
@@ -135,14 +132,55 @@ Network uniform_network(int bits, const TrainOptions& options, const quant::Plan
   return network;
 }
 
+// The plan of --precision with no linear below bits: the plan itself where none is.
+Network raised_network(int bits, const TrainOptions& options, const quant::PlanTarget& target) {
+  Network network;
+  network.plan = *options.plan;
+  for (quant::Precision& precision : network.plan.linears) {
+    precision.weight.bits = std::max(precision.weight.bits, bits);
+    precision.activation.bits = std::max(precision.activation.bits, bits);
+  }
+  network.name = network.plan == *options.plan ? "plan" : fmt::format("plan{}", bits);
+  network.head_width = options.plan->head_width(target).bits;
+  return network;
+}
+
+Network network_at(int bits, const TrainOptions& options, const quant::PlanTarget& target) {
+  return options.plan ? raised_network(bits, options, target)
+                      : uniform_network(bits, options, target);
+}
+
+// The networks of widths from high to low. Of a plan neighbouring ones may be the same; each stands
+// once.
+std::vector<Network> networks_of(const std::vector<int>& widths, const TrainOptions& options,
+                                 const quant::PlanTarget& target) {
+  std::vector<Network> networks;
+  for (const int bits : widths) {
+    Network network = network_at(bits, options, target);
+    if (networks.empty() || !(networks.back().plan == network.plan))
+      networks.push_back(std::move(network));
+  }
+  return networks;
+}
+
+// Widths of a network's adapters, from high to low. An explicit head may belong to a width that no
+// linear has.
+std::vector<int> adapter_widths(const Network& network) {
+  std::set<int, std::greater<>> widths = {network.head_width};
+  for (const quant::Precision& precision : network.plan.linears)
+    widths.insert(precision.weight.bits);
+  return {widths.begin(), widths.end()};
+}
+
 // Every width is a phase of its own.
 std::vector<Phase> switch_phases(const TrainOptions& options, const quant::PlanTarget& target) {
   std::vector<Phase> phases;
-  for (const int bits : trained_widths(options)) {
+  for (const Network& network : networks_of(trained_widths(options), options, target)) {
     Phase phase;
-    phase.networks = {uniform_network(bits, options, target)};
-    phase.name = phase.networks.front().name;
-    phase.widths = {bits};
+    phase.networks = {network};
+    phase.name = network.name;
+    phase.widths = adapter_widths(network);
+    phase.has_head_per_width = !options.plan;
     if (!phases.empty()) {
       phase.teacher = phases.size() - 1;
       phase.head_from = phases.back().networks.front().head_width;
@@ -165,7 +203,16 @@ Phase walking_phase(const TrainOptions& options, const quant::PlanTarget& target
   }
   if (options.method == Method::kRandom) phase.walk = Walk::kRandom;
   if (options.method == Method::kCurriculum) phase.walk = Walk::kDescend;
-  for (const int bits : served) phase.networks.push_back(uniform_network(bits, options, target));
+  if (options.plan) {
+    phase.has_head_per_width = false;
+    if (options.method == Method::kRandom) phase.around = options.plan;
+  }
+  // These two count networks by width.
+  if (phase.walk == Walk::kCyclic || phase.walk == Walk::kDescend) {
+    for (const int bits : served) phase.networks.push_back(network_at(bits, options, target));
+  } else {
+    phase.networks = networks_of(served, options, target);
+  }
   return phase;
 }
 
@@ -176,13 +223,7 @@ Phase single_phase(const TrainOptions& options, const quant::PlanTarget& target)
   network.plan =
       options.plan ? *options.plan : uniform_plan(options.bf16 ? 16 : 32, options.kv_bits, target);
   network.head_width = network.plan.head_width(target).bits;
-  if (options.method == Method::kLora) {
-    std::set<int, std::greater<>> widths;
-    for (const quant::Precision& precision : network.plan.linears)
-      widths.insert(precision.weight.bits);
-    widths.insert(network.head_width);  // an explicit head may belong to a width no linear has
-    phase.widths.assign(widths.begin(), widths.end());
-  }
+  if (options.method == Method::kLora) phase.widths = adapter_widths(network);
   phase.has_head_per_width = false;
   phase.name = options.method == Method::kFull ? "full"
                : phase.widths.size() == 1      ? fmt::format("w{}", phase.widths.front())
@@ -207,6 +248,10 @@ std::vector<int> trained_widths(const TrainOptions& options) {
       default:
         widths = {8, 4};
     }
+  }
+  if (options.plan && has_widths(options.method)) {
+    for (const quant::Precision& precision : options.plan->linears)
+      widths.insert(precision.weight.bits);
   }
   return {widths.begin(), widths.end()};
 }

@@ -27,10 +27,11 @@ struct Phase {
   std::string name;               // "w8", "full", "plan", "joint"
   std::vector<Network> networks;  // from high to low
   Walk walk = Walk::kAll;
-  std::vector<int> widths;             // adapters that train, from high to low; empty: the base
-  bool has_head_per_width = true;      // false: one head, stored with every width of a plan
-  std::optional<std::size_t> teacher;  // the earlier phase whose network teaches
-  std::optional<int> head_from;        // the width whose head is copied; else the base's or fresh
+  std::vector<int> widths;         // adapters that train, from high to low; empty: the base
+  bool has_head_per_width = true;  // false: one head, stored with every width of a plan
+  std::optional<quant::PrecisionPlan> around;  // random: layers draw widths next to the plan's
+  std::optional<std::size_t> teacher;          // the earlier phase whose network teaches
+  std::optional<int> head_from;  // the width whose head is copied; else the base's or fresh
 };
 
 /// Checks the options against each other and the model (Error{kUsage}, {kUnsupported}).
@@ -39,7 +40,8 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
 void check_teacher(const TrainOptions& options, const model::ModelConfig& student);
 std::vector<Phase> make_phases(const TrainOptions& options, const quant::PlanTarget& target);
 
-/// The widths of --bit_widths, else the method's default, from high to low without repetition.
+/// The widths of --bit_widths, else the method's default, and those of the plan, from high to low
+/// without repetition.
 std::vector<int> trained_widths(const TrainOptions& options);
 
 /// A plan with one width everywhere.

@@ -67,6 +67,27 @@ std::vector<TeacherReference> teachers_of(const Phase& phase, const TrainOptions
   return teachers;
 }
 
+// The plan of a phase with some linears at the next trained width above or below.
+quant::PrecisionPlan plan_near(const Phase& phase, const RandomStream& stream, std::uint64_t step) {
+  quant::PrecisionPlan plan = *phase.around;
+  for (std::size_t i = 0; i < plan.linears.size(); ++i) {
+    quant::Precision& precision = plan.linears[i];
+    const std::uint64_t drawn = stream.below(4, step, 2 + i);
+    if (drawn < 2) continue;
+    int next = precision.weight.bits;
+    for (const int bits : phase.widths) {  // from high to low
+      if (drawn == 2 && bits > precision.weight.bits) next = bits;
+      if (drawn == 3 && bits < precision.weight.bits) {
+        next = bits;
+        break;
+      }
+    }
+    if (precision.activation == precision.weight) precision.activation.bits = next;
+    precision.weight.bits = next;
+  }
+  return plan;
+}
+
 }  // namespace
 
 int cyclic_bits(const TrainOptions& options, std::int64_t step, std::int64_t total) {
@@ -92,6 +113,7 @@ quant::PrecisionPlan random_plan(const Phase& phase, const TrainOptions& options
                                  const quant::PlanTarget& target, std::int64_t step) {
   const RandomStream stream(options.seed, "random_widths");
   const auto at = static_cast<std::uint64_t>(step);
+  if (phase.around) return plan_near(phase, stream, at);
   quant::PrecisionPlan plan = phase.networks.front().plan;
   const std::size_t per_layer = plan.linears.size() / target.num_layers;
   for (std::size_t i = 0; i < plan.linears.size(); ++i) {

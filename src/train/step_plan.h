@@ -46,7 +46,8 @@ int cyclic_bits(const TrainOptions& options, std::int64_t step, std::int64_t tot
 void check_cycles(const TrainOptions& options, std::int64_t total);
 
 /// Linears with widths drawn by (seed, step, layer); K and V of a layer have the width of its first
-/// linear.
+/// linear. Around a plan, each linear has its own width with probability 1/2, else the next trained
+/// one above or below where there is one; K and V are the plan's.
 quant::PrecisionPlan random_plan(const Phase& phase, const TrainOptions& options,
                                  const quant::PlanTarget& target, std::int64_t step);
 

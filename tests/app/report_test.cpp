@@ -156,6 +156,8 @@ TEST(Report, NamesCannotWriteHtml) {
   write(dir, "front.json",
         Json{{"cost", evil},
              {"predicted", {{{"bits", 4}, {"cost", 1}}, {{"bits", 5}, {"cost", 0}}}},
+             {"differences",
+              {{{"plan", evil}, {"other", evil}, {"delta_f1", 1.5}, {"standard_error", 0.5}}}},
              {"points",
               {{{"name", evil}, {"kind", evil}, {"bits", 4}, {"f1", 1}},
                {{"name", evil}, {"kind", "b"}, {"bits", 5}, {"f1", 2}}}}}
@@ -164,6 +166,7 @@ TEST(Report, NamesCannotWriteHtml) {
   expect_well_formed(page);
   expect_self_contained(page);
   EXPECT_THAT(page, HasSubstr("&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;]]&gt;"));
+  EXPECT_THAT(page, HasSubstr("+1.50 ± 0.50"));
   EXPECT_THAT(page, HasSubstr("a&lt;b onload=&quot;x&quot;&gt;\xEF\xBF\xBD\xEF\xBF\xBD"));
 }
 
@@ -176,7 +179,8 @@ TEST(Report, ValuesOfOtherTypesAreLeftOut) {
   write(dir, "run.json", R"({"run": [1]})");
   write(dir, "all_results.json", R"({"phases": [{"networks": 3}, 4], "steps": "x"})");
   write(dir, "trainer_state.json", R"([1, 2])");
-  write(dir, "front.json", R"({"points": [{"bits": 4}, {"f1": null, "bits": 5}, 7]})");
+  write(dir, "front.json", R"({"points": [{"bits": 4}, {"f1": null, "bits": 5}, 7],
+                               "differences": [3, {"plan": 1, "delta_f1": "x"}]})");
   write(dir, "metrics.jsonl", "[1]\n{\"loss\": 1}\n{\"loss\": 1, \"step\": 4}\n{\"loss\": ");
   expect_well_formed(page_of(dir));
 }

@@ -4,7 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <map>
+#include <set>
 
+#include "app/budget.h"
+#include "app/plan_comparison.h"
+#include "app/plan_meter.h"
 #include "app/qa_evaluation.h"
 #include "app/sensitivity_state.h"
 #include "app/train_sensitivity.h"
@@ -115,7 +120,7 @@ TEST_F(SensitivityTest, PartsKindsAndKvAreThoseOfEval) {
   SensitivityOptions options = this->options();
   options.units = {Granularity::kKind, /*split=*/true, /*kv=*/true};
   const SensitivityResult result = run(options);
-  EXPECT_EQ(result.units.size(), 2U * 6 + 2);
+  EXPECT_EQ(result.units.size(), 2U * 7 + 2);
   const auto check = [&](const UnitResult& found, const std::string& plan) {
     EXPECT_NEAR(found.costs[0].delta_f1, evaluate(plan).f1 - result.f1, 1e-10) << plan;
   };
@@ -135,13 +140,14 @@ TEST_F(SensitivityTest, UnitsOfEveryGranularityCoverTheModel) {
       result.push_back(unit.name);
       parameters += unit.parameters;
     }
-    EXPECT_EQ(parameters, (granularity == Granularity::kKind ? 2U : 1U) * 2 * 12 * 32 * 32);
+    EXPECT_EQ(parameters, (granularity == Granularity::kKind ? 3U : 1U) * 2 * 12 * 32 * 32);
     return fmt::format("{}", fmt::join(result, " "));
   };
   EXPECT_EQ(names(Granularity::kLayer),
             "h.0.attn h.0.mlp h.1.attn h.1.mlp h.0.k h.0.v h.1.k h.1.v");
   EXPECT_EQ(names(Granularity::kBlock), "h.0 h.1 h.0.k h.0.v h.1.k h.1.v");
-  EXPECT_EQ(names(Granularity::kKind), "attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj attn mlp k v");
+  EXPECT_EQ(names(Granularity::kKind),
+            "attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj attn mlp all k v");
   EXPECT_EQ(error_of([] { parse_granularity("head"); }).message,
             "--granularity: found head, expected sublayer, layer, block or kind");
 }
@@ -262,6 +268,137 @@ TEST_F(SensitivityTest, RanksAreComparedWithAnotherFiles) {
     loss.push_back(entry.costs[0].delta_loss);
   }
   EXPECT_NEAR(rho("kl", "delta_loss"), spearman(kl, loss), 1e-12);
+}
+
+// A plan that lowers one unit costs what the unit does.
+TEST_F(SensitivityTest, PlansMeasuredAsAWholeCostWhatTheirOnlyUnitDoes) {
+  const SensitivityOptions options = this->options();
+  const SensitivityResult result = run(options);
+  PlanMeter meter(options, silent_);
+  for (const char* name : {"h.0.attn.c_attn", "h.1.mlp.c_proj"}) {
+    quant::PlanSpec plan;
+    plan.default_precision = quant::parse_uniform_precision("8");
+    plan.head = 8;
+    plan.modules[name] = quant::parse_uniform_precision("4").linear;
+    const UnitCost& cost = unit(result, name).costs.front();
+    EXPECT_EQ(meter.cost(plan, quant::BudgetCost::kKl), cost.kl);
+    EXPECT_EQ(-meter.cost(plan, quant::BudgetCost::kF1), cost.delta_f1);
+    EXPECT_NEAR(meter.cost(plan, quant::BudgetCost::kLoss), cost.delta_loss, 1e-12);
+  }
+  EXPECT_EQ(qalof::testing::error_of([&] { meter.cost({}, quant::BudgetCost::kScore); }).kind,
+            ErrorKind::kUsage);
+}
+
+TEST_F(SensitivityTest, HeadsOfKAndVAreUnitsOfTheirOwn) {
+  SensitivityOptions options = this->options();
+  options.units = {Granularity::kBlock, /*split=*/false, /*kv=*/false, /*kv_heads=*/true};
+  const SensitivityResult result = run(options);
+  const std::size_t heads = 2;
+  ASSERT_EQ(result.units.size(), 2 + 2 * 2 * heads);
+  const auto check = [&](const std::string& name, const std::string& plan) {
+    EXPECT_NEAR(unit(result, name, Part::kKv).costs[0].delta_f1, evaluate(plan).f1 - result.f1,
+                1e-10)
+        << plan;
+    EXPECT_GT(unit(result, name, Part::kKv).costs[0].kl, 0) << name;
+  };
+  check("h.0.k.1", R"(, "kv": {"0": {"k": [8, 4]}})");
+  check("h.1.v.0", R"(, "kv": {"1": {"v": [4, 8]}})");
+  BudgetOptions budget;
+  budget.target_bits = 8;
+  budget.target_kv_bits = 6;
+  const BudgetResult found = plan_under_budget(to_json(result), "test", budget, nullptr, {});
+  EXPECT_EQ(found.mean_kv_bits, 6.0);
+  EXPECT_EQ(found.plan.kv.size(), 2U);
+  options.units.granularity = Granularity::kKind;
+  EXPECT_EQ(error_of([&] { run(options); }).kind, ErrorKind::kUsage);
+}
+
+TEST_F(SensitivityTest, PlansAreComparedOnTheSameSamples) {
+  SensitivityOptions options = this->options("compared");
+  const Json analysis = to_json(run(options));
+  BudgetOptions budget;
+  budget.target_bits = 6;
+  const BudgetResult plan = plan_under_budget(analysis, "test", budget, nullptr, {});
+  const auto base = runtime::BaseModel::load_directory(model());
+  ComparisonOptions comparison;
+  comparison.measure = 3;
+  comparison.compare = {"uniform", "random", "original", "w8a4"};
+  comparison.random_plans = 3;
+  const auto compare = [&] {
+    PlanMeter meter(options, silent_);
+    return compare_plans(plans_to_compare(analysis, "test", {plan}, comparison, *base, {}),
+                         base->target(), meter, silent_);
+  };
+  const ComparisonResult found = compare();
+  std::map<std::string, const MeasuredPlan*> by_name;
+  for (const MeasuredPlan& one : found.plans) by_name[one.plan.name] = &one;
+  ASSERT_TRUE(by_name.contains("plan 6") && by_name.contains("uniform 4") &&
+              by_name.contains("random 6 #3") && by_name.contains("original") &&
+              by_name.contains("w8a4"));
+  EXPECT_EQ(found.samples, 60U);
+  EXPECT_EQ(by_name["uniform 4"]->f1,
+            evaluate(R"(, "rules": [{"match": ".*", "set": "w4a4"}])").f1);
+  EXPECT_LE(by_name["random 6 #3"]->bits, by_name["plan 6"]->bits);
+  EXPECT_GT(by_name["plan 6"]->tokens_per_second, 0);
+  // The middles of two blocks lie in GPT-2's blocks 3 and 9.
+  std::string low;
+  for (const auto& [name, precision] : by_name["original"]->plan.spec.modules) low += name + " ";
+  EXPECT_EQ(low, "h.0.attn.c_proj h.1.mlp.c_fc h.1.mlp.c_proj ");
+  std::map<std::string, PlanDifference> by_other;
+  for (const PlanDifference& one : found.differences) by_other[one.other] = one;
+  EXPECT_EQ(by_other.size(), 4U);
+  EXPECT_NEAR(by_other["uniform 4"].delta_f1, by_name["plan 6"]->f1 - by_name["uniform 4"]->f1,
+              1e-9);
+  double mean = 0;
+  for (int n = 1; n <= 3; ++n) mean += by_name[fmt::format("random 6 #{}", n)]->f1 / 3;
+  EXPECT_NEAR(by_other["mean of 3 random"].delta_f1, by_name["plan 6"]->f1 - mean, 1e-9);
+  EXPECT_LE(by_other["original"].interval.low, by_other["original"].delta_f1);
+  // What was measured is on disk, speeds included: the same bytes.
+  Json first, second;
+  add_comparison(found, first);
+  add_comparison(compare(), second);
+  EXPECT_EQ(first, second);
+  comparison.compare = {"nonsense"};
+  EXPECT_EQ(error_of([&] { compare(); }).kind, ErrorKind::kUsage);
+}
+
+TEST_F(SensitivityTest, LearnedValuesArePartOfAnAdaptersDigest) {
+  runtime::AdapterSet set;
+  const auto adapter = std::make_shared<runtime::Adapter>();
+  set.by_width[4] = adapter;
+  std::vector<std::string> digests = {adapters_sha256(set)};
+  adapter->learned = runtime::LearnedQuantizers{4, {}, std::vector<runtime::LearnedLinear>(1)};
+  digests.push_back(adapters_sha256(set));
+  adapter->learned->linears[0].clip = 0.5F;
+  digests.push_back(adapters_sha256(set));
+  adapter->learned->linears[0].steps = {1};
+  digests.push_back(adapters_sha256(set));
+  adapter->learned->linears[0].zeros = {1};
+  digests.push_back(adapters_sha256(set));
+  EXPECT_EQ(std::set<std::string>(digests.begin(), digests.end()).size(), digests.size());
+}
+
+TEST_F(SensitivityTest, RefinedPlansCostNoMoreThanTheSumsPlan) {
+  const SensitivityOptions options = this->options();
+  const Json analysis = to_json(run(options));
+  PlanMeter meter(options, silent_);
+  BudgetOptions budget;
+  budget.target_bits = 6;
+  budget.refine = 4;
+  int measured = 0;
+  const BudgetResult found =
+      plan_under_budget(analysis, "test", budget, nullptr, {},
+                        [&](const quant::PlanSpec& plan, quant::BudgetCost cost) {
+                          ++measured;
+                          return meter.cost(plan, cost);
+                        });
+  ASSERT_TRUE(found.refined.has_value());
+  EXPECT_EQ(found.refined->measurements, measured);
+  EXPECT_LE(measured, 4);
+  EXPECT_GE(measured, 2);
+  EXPECT_LE(found.mean_weight_bits, 6.0);
+  EXPECT_LE(found.refined->point.cost, found.refined->first_cost);
+  EXPECT_EQ(meter.cost(found.plan, quant::BudgetCost::kKl), found.refined->point.cost);
 }
 
 }  // namespace

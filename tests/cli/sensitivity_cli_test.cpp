@@ -83,6 +83,23 @@ TEST_F(SensitivityCli, PlansFromAFileUnderABudget) {
   EXPECT_NE(small.err.find(fmt::format("has {}", smallest)), std::string::npos) << small.err;
   const ProgramRun two = run(common + "--target_bits 6 --max_f1_loss 1");
   EXPECT_EQ(two.code, 2);
+  const ProgramRun several = run(common + "--target_bits 5 6 --output_dir " + dir_.file("plans"));
+  ASSERT_EQ(several.code, 0) << several.err;
+  const Json plans = Json::parse(several.out);
+  ASSERT_EQ(plans["plan"].size(), 2U);
+  EXPECT_EQ(Json::parse(slurp(dir_.file("plans") + "/plan_6.json")), result["plan"]);
+  EXPECT_EQ(Json::parse(slurp(dir_.file("plans") + "/plan_5.json")), plans["plan"][0]);
+  EXPECT_LE(plans["budget"][0]["mean_weight_bits"], 5.0);
+  EXPECT_EQ(run(common + "--target_bits 5 6 --output_plan " + plan).err,
+            "qalof: --output_plan: one file for 2 plans; --output_dir gets plan_BITS.json of "
+            "each\n");
+  EXPECT_EQ(run(common + "--target_bits 5 --compare uniform").err,
+            "qalof: --refine, --compare and --measure: need --validation_file, on which plans are "
+            "measured\n");
+  EXPECT_EQ(run(common + "--compare uniform").err,
+            "qalof: --from: needs --target_bits, --target_size or --max_f1_loss\n");
+  EXPECT_NE(run(common + "--target_bits 5 --target_kv_bits 6").err.find("--kv_heads"),
+            std::string::npos);
   const ProgramRun none = run(common);
   EXPECT_EQ(none.code, 2);
   EXPECT_EQ(none.err, "qalof: --from: needs --target_bits, --target_size or --max_f1_loss\n");

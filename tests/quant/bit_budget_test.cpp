@@ -7,6 +7,7 @@
 
 #include <limits>
 #include <random>
+#include <set>
 
 #include "quant/plan_test_util.h"
 #include "support/error_of.h"
@@ -272,6 +273,71 @@ TEST(BitBudget, PlansAreWhatEveryCommandTakes) {
   EXPECT_EQ(plan.k[0][0], BitWidth{8});
   EXPECT_EQ(plan.head, 8);
   EXPECT_TRUE(budget_plan(input, Choices{1, 1}).modules.empty());
+}
+
+TEST(BitBudget, RandomPlansFillTheSizeAndUniformOnesHaveOneWidth) {
+  std::mt19937_64 random(3);
+  std::vector<BudgetUnit> units = random_units(random, 12);
+  for (BudgetUnit& unit : units) {
+    unit.choices.resize(1);
+    const std::uint64_t parameters = 1 + random() % 40;
+    unit.choices = {{8, 0, 8 * parameters}, {4, 1, 4 * parameters}, {6, 0.5, 6 * parameters}};
+  }
+  const auto smallest = sum_of(units, uniform_choices(units, 4)).size;
+  const auto largest = sum_of(units, uniform_choices(units, 8)).size;
+  const RandomStream stream(42, "random_plans");
+  std::set<Choices> seen;
+  for (std::uint64_t draw = 0; draw < 40; ++draw) {
+    const std::uint64_t limit = smallest + (largest - smallest) * (draw % 4) / 4;
+    const Choices choices = random_choices(units, limit, stream, draw);
+    EXPECT_EQ(choices, random_choices(units, limit, stream, draw));
+    seen.insert(choices);
+    const std::uint64_t size = sum_of(units, choices).size;
+    ASSERT_LE(size, limit);
+    for (std::size_t u = 0; u < units.size(); ++u) {
+      if (choices[u] == 0) continue;
+      const std::size_t next = choices[u] == 1 ? 2 : 0;
+      EXPECT_GT(size - units[u].choices[choices[u]].size + units[u].choices[next].size, limit);
+    }
+  }
+  EXPECT_EQ(seen.size(), 31U);  // of the smallest size there is one plan
+  EXPECT_EQ(error_of([&] { random_choices(units, smallest - 1, stream, 0); }).kind,
+            ErrorKind::kUsage);
+  EXPECT_EQ(uniform_choices(units, 6), Choices(12, 2));
+  EXPECT_EQ(error_of([&] { uniform_choices(units, 5); }).message,
+            "bit budget: u0: has no width of 5 bits");
+}
+
+TEST(BitBudget, KAndVHaveABudgetOfTheirOwn) {
+  Json json = sensitivity();
+  EXPECT_THAT(error_of([&] { kv_budget_input(json, "s.json", BudgetCost::kKl); }).message,
+              HasSubstr("h.0.k: is of all layers"));
+  json["units"].erase(2);
+  EXPECT_THAT(error_of([&] { kv_budget_input(json, "s.json", BudgetCost::kKl); }).message,
+              HasSubstr("has no unit of K or V"));
+  const auto add = [&](const char* kind, int block, int head, double kl) {
+    json["units"].push_back({{"name", fmt::format("h.{}.{}.{}", block, kind, head)},
+                             {"modules", Json::array()},
+                             {"part", "kv"},
+                             {"kind", kind},
+                             {"block", block},
+                             {"head", head},
+                             {"parameters", 0},
+                             {"costs", {{{"bits", 4}, {"kl", kl}}}}});
+  };
+  add("k", 0, 0, 0.5);
+  add("k", 0, 1, 0.1);
+  add("v", 1, 0, 0.2);
+  add("v", 1, 1, 0.4);
+  const BudgetInput input = kv_budget_input(json, "s.json", BudgetCost::kKl);
+  EXPECT_EQ(input.parameters, 4U);
+  const BudgetFront front(input.units);
+  PlanSpec spec = budget_plan(budget_input(json, "s.json", BudgetCost::kKl), Choices{1, 1});
+  set_kv(input, front.choices(front.within_size(6 * 4).value()), spec);
+  const PrecisionPlan plan = resolve(plan_from_json(to_json(spec), "plan.json"), two_layers());
+  EXPECT_THAT(plan.k[0], ElementsAre(BitWidth{8}, BitWidth{4}));
+  EXPECT_THAT(plan.v[1], ElementsAre(BitWidth{4}, BitWidth{8}));
+  EXPECT_THAT(plan.v[0], ElementsAre(BitWidth{8}, BitWidth{8}));
 }
 
 TEST(BitBudget, CostsHaveNames) {

@@ -23,6 +23,15 @@ std::string long_context() {
   return text;
 }
 
+TEST(SpanFeatures, WindowsFitTheModelsPositions) {
+  SpanFeatureOptions options;
+  EXPECT_FALSE(fit_windows(options, 384));
+  EXPECT_EQ(options.doc_stride, 128U);
+  EXPECT_TRUE(fit_windows(options, 96));
+  EXPECT_EQ(options.max_seq_length, 96U);
+  EXPECT_EQ(options.doc_stride, 32U);
+}
+
 TEST(SpanFeatures, WindowsAndLabelsEqualThoseOfRunQa) {
   std::size_t windows_seen = 0, labelled = 0;
   for (const std::string& line : read_lines("windows.jsonl")) {

@@ -178,6 +178,78 @@ std::vector<std::size_t> levels_of(const TrainOptions& options, std::int64_t tot
   return levels;
 }
 
+// A plan of 8 bits but for two linears of 6 and one of 4.
+TrainOptions around_plan(Method method) {
+  TrainOptions options = options_of(method);
+  options.plan = plan_of("8", *tiny_base());
+  options.plan->linears[1] = options.plan->linears[2] = {{6}, {6}};
+  options.plan->linears[5] = {{4}, {8}};
+  return options;
+}
+
+TEST(AroundAPlan, NetworksAreThePlanWithNoLinearBelowAWidth) {
+  TrainOptions options = around_plan(Method::kJoint);
+  const Plans plans(options);
+  EXPECT_EQ(plans.phase.widths, (std::vector<int>{8, 6, 4}));  // joint's own and the plan's
+  EXPECT_FALSE(plans.phase.has_head_per_width);
+  const StepPlan step = plans.at(0, 10);
+  ASSERT_EQ(step.passes.size(), 3U);
+  EXPECT_EQ(step.passes[0].network.name, "plan8");
+  EXPECT_EQ(step.passes[0].network.plan, plan_of("8", *tiny_base()));
+  EXPECT_EQ(step.passes[1].network.plan.linears[1], options.plan->linears[1]);
+  EXPECT_EQ(step.passes[1].network.plan.linears[5], (quant::Precision{{6}, {8}}));
+  EXPECT_EQ(step.passes[2].network.name, "plan");
+  EXPECT_EQ(step.passes[2].network.plan, *options.plan);
+
+  // One phase after the other, the last in the plan, taught by the one before.
+  options.method = Method::kSwitch;
+  const std::vector<Phase> phases = make_phases(options, plans.target);
+  ASSERT_EQ(phases.size(), 3U);
+  EXPECT_EQ(phases[0].widths, std::vector<int>{8});
+  EXPECT_EQ(phases[2].name, "plan");
+  EXPECT_EQ(phases[2].widths, (std::vector<int>{8, 6, 4}));
+  EXPECT_EQ(phases[2].teacher, 1U);
+  EXPECT_EQ(phases[2].head_from, 8);
+
+  // By width, and so by step, even where networks are the same.
+  options.method = Method::kCpt;
+  const Phase cyclic = make_phases(options, plans.target).front();
+  ASSERT_EQ(cyclic.networks.size(), 5U);
+  EXPECT_EQ(cyclic.networks[1].plan.linears[1].weight.bits, 7);
+  EXPECT_EQ(cyclic.networks[2].plan.linears[1].weight.bits, 6);
+  EXPECT_EQ(cyclic.networks[4].plan, *options.plan);
+}
+
+TEST(AroundAPlan, RandomLayersKeepTheirWidthOrTakeTheNextOne) {
+  TrainOptions options = around_plan(Method::kRandom);
+  options.random_widths = RandomWidths::kLayer;
+  options.bit_widths = {8, 6, 5, 4};
+  const Plans plans(options);
+  constexpr int kSteps = 4000;
+  std::map<int, int> of_six, of_four, of_eight;
+  for (std::int64_t step = 0; step < kSteps; ++step) {
+    const StepPlan drawn = plans.at(step, kSteps);
+    ASSERT_EQ(drawn.passes.size(), 1U);
+    const quant::PrecisionPlan& plan = drawn.passes[0].network.plan;
+    ++of_eight[plan.linears[0].weight.bits];
+    ++of_six[plan.linears[1].weight.bits];
+    ++of_four[plan.linears[5].weight.bits];
+    EXPECT_EQ(plan.linears[1].activation, plan.linears[1].weight);
+    EXPECT_EQ(plan.linears[5].activation.bits, 8);  // weights alone were low
+    EXPECT_EQ(plan.k, options.plan->k);
+  }
+  // Five standard deviations of a binomial share.
+  const double most = 5 * std::sqrt(kSteps * 0.25);
+  EXPECT_NEAR(of_six[6], kSteps / 2, most);
+  EXPECT_NEAR(of_six[8], kSteps / 4, most);
+  EXPECT_NEAR(of_six[5], kSteps / 4, most);
+  EXPECT_EQ(of_six.size(), 3U);
+  EXPECT_NEAR(of_four[4], kSteps * 3 / 4, most);  // nothing below is trained
+  EXPECT_NEAR(of_four[5], kSteps / 4, most);
+  EXPECT_NEAR(of_eight[8], kSteps * 3 / 4, most);
+  EXPECT_NEAR(of_eight[6], kSteps / 4, most);
+}
+
 TEST(CurriculumTest, ScheduleHasEqualParts) {
   const TrainOptions options = options_of(Method::kCurriculum);
   const auto levels = levels_of(options, 50, [](std::int64_t) { return 1.0; });

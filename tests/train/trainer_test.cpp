@@ -204,6 +204,35 @@ TEST(Train, MixedPlanTrainsEveryWidthItUses) {
   EXPECT_FALSE(is_zero(8, 1));
 }
 
+// A plan of 8 and 4 bits in every method: what is deployed in it has learned.
+TEST_P(TrainFamilies, EveryMethodOfSeveralWidthsTrainsAroundAPlan) {
+  const auto base = tiny_base(GetParam());
+  const auto examples = tiny_examples(4);
+  for (const Method method :
+       {Method::kSwitch, Method::kJoint, Method::kCpt, Method::kRandom, Method::kCurriculum}) {
+    TrainOptions options = short_run(method);
+    options.plan = mixed_plan(*base);
+    options.max_steps = 60;
+    options.num_cyclic_period = 4;
+    options.random_widths = RandomWidths::kBoth;
+    options.lr_scheduler_type = LrSchedule::kConstant;
+    options.batch_size = 4;
+    options.learning_rate = 1e-2;
+    const TrainResult result = train(base, options, examples, {});
+    // One head, whatever the width.
+    EXPECT_EQ(result.weights.adapters.at(4)->qa_head->weight,
+              result.weights.adapters.at(8)->qa_head->weight)
+        << to_string(method);
+    const auto loss_of = [](const StepRecord& step) {
+      return step.hard_loss / static_cast<double>(step.passes.size());
+    };
+    const PhaseHistory& last = result.phases.back();
+    EXPECT_LT(loss_of(last.steps.back()), 0.8 * loss_of(result.phases[0].steps.front()))
+        << to_string(method);
+    EXPECT_EQ(last.name, method == Method::kSwitch ? "plan" : to_string(method));
+  }
+}
+
 TEST_P(TrainFamilies, FullHandsBackEveryTensorInTheFilesLayout) {
   const auto base = tiny_base(GetParam());
   TrainOptions options = short_run(Method::kFull);

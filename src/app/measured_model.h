@@ -1,0 +1,39 @@
+// What measuring on the packed runtime opens once: model, adapters, samples and threads.
+#pragma once
+
+#include <memory>
+
+#include "app/sample_batches.h"
+#include "app/sensitivity.h"
+#include "core/threads.h"
+#include "text/bpe_tokenizer.h"
+
+namespace qalof::app {
+
+class MeasuredModel {
+ public:
+  /// Error{kUsage}, {kNotFound} or {kBadInput} for options that nothing can be measured with. The
+  /// observer must outlive it.
+  MeasuredModel(const SensitivityOptions& options, Observer& observer);
+  /// As given, with the adapters' separator.
+  const SensitivityOptions& options() const { return options_; }
+  const ModelHandle& handle() const { return handle_; }
+  ThreadPool& pool() { return pool_; }
+  /// What makes scores of a plan the ones they are, the plan apart.
+  Json identity() const;
+  /// The head of the task. Error{kBadInput} where neither model nor adapter holds one.
+  const runtime::Head& head(const runtime::Execution& execution) const;
+  std::unique_ptr<SampleReader> reader(const runtime::Head& head) const;
+  /// Tokens of a batch whose states before every block fit the memory set aside.
+  std::size_t batch_tokens() const;
+
+ private:
+  SensitivityOptions options_;
+  Observer& observer_;
+  runtime::Task task_;
+  ModelHandle handle_;
+  text::BpeTokenizer tokenizer_;
+  ThreadPool pool_;
+};
+
+}  // namespace qalof::app

@@ -1,0 +1,39 @@
+// Traces of the Hessian of the loss by the weights of each linear (Hutchinson 1990), and the cost
+// that HAWQ-V2 makes of them (Dong et al., arXiv:1911.03852, eq. 8; docs/sensitivity.md).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "core/threads.h"
+#include "train/options.h"
+
+namespace qalof::train {
+
+struct HessianInputs {
+  TeacherModel network;  // its plan is of 32 bits
+  runtime::Task task = runtime::Task::kQa;
+  std::size_t num_labels = 0;           // classification
+  std::vector<int> low;                 // 2..8
+  quant::QuantScheme scheme;            // of the low widths
+  std::uint64_t seed = 42;              // of the random vectors
+  int threads = 1;                      // of ATen
+  bool in_double = false;               // f64 instead of f32: twice the memory
+  std::size_t tokens_per_batch = 2048;  // windows run together up to about this many
+  std::function<void(std::uint64_t windows)> on_batch;  // may be empty
+};
+struct HessianResult {
+  double loss = 0;                          // mean over windows, at 32 bits
+  std::vector<double> traces;               // [linear], of the mean over windows
+  std::vector<std::vector<double>> errors;  // [low][linear]: ||Q(W) - W||^2
+};
+
+/// One random vector of signs over all linears per batch; its product with the Hessian is a central
+/// difference of gradients of the ATen graph. Error{kUnsupported} for language models and for
+/// adapters that own weights, {kBadInput} where there is no head.
+HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Example> examples,
+                             ParallelFor& parallel);
+
+}  // namespace qalof::train
