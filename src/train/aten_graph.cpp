@@ -85,10 +85,14 @@ class AtenGraph final : public Graph {
   at::Device device() const override { return params_.wte.device(); }
 
   at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) override {
-    const at::Tensor tokens =
-        rounded_embedding(params_.wte, plan).index_select(0, indices(batch.ids));
-    if (params_.wpe.numel() == 0) return tokens;
-    return tokens + rounded_embedding(params_.wpe, plan).index_select(0, indices(batch.positions));
+    return embed_rows(rounded_embedding(params_.wte, plan).index_select(0, indices(batch.ids)),
+                      batch, plan);
+  }
+
+  at::Tensor embed_rows(const at::Tensor& rows, const PackedBatch& batch,
+                        const GraphPlan& plan) override {
+    if (params_.wpe.numel() == 0) return rows;
+    return rows + rounded_embedding(params_.wpe, plan).index_select(0, indices(batch.positions));
   }
 
   at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch, const GraphPlan& plan,
