@@ -1,5 +1,6 @@
 #include "app/sensitivity_state.h"
 
+#include "app/run_identity.h"
 #include "core/error.h"
 
 namespace qalof::app {
@@ -41,16 +42,6 @@ std::vector<SampleScore> scores_of(const Json& record, const std::string& where)
   return scores;
 }
 
-// "KEY is X there and Y here" of the first difference, or "".
-std::string difference(const Json& there, const Json& here) {
-  for (const auto& [key, value] : here.items()) {
-    const Json other = there.is_object() ? there.value(key, Json()) : Json();
-    if (other != value)
-      return fmt::format("{} is {:.80} there and {:.80} here", key, other.dump(), value.dump());
-  }
-  return there == here ? "" : "more is said there";
-}
-
 }  // namespace
 
 SensitivityState::SensitivityState(const std::string& path, const Json& identity, bool overwrite) {
@@ -73,11 +64,7 @@ void SensitivityState::read(const std::string& path, const Json& identity) {
       const std::int64_t version = json_int(json, "format_version", where, 0, kMaxIndex);
       QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,
                   "{}: format_version {}, expected {}", path, version, kFormatVersion);
-      const std::string differs = difference(json.value("run", Json()), identity);
-      QALOF_CHECK(differs.empty(), ErrorKind::kUsage,
-                  "{}: is of another run ({}); give another --output_dir or "
-                  "--overwrite_output_dir",
-                  path, differs);
+      check_same_run(json.value("run", Json()), identity, path);
       continue;
     }
     const auto batch = static_cast<std::size_t>(json_int(json, "batch", where, 0, kMaxIndex));

@@ -7,21 +7,17 @@
 
 namespace qalof::app {
 
-namespace {
-
-void check_same_tokens(const std::string& path, const text::BpeTokenizer& teacher,
-                       const text::BpeTokenizer& student) {
-  const auto count = static_cast<std::int32_t>(student.vocab_size());
-  QALOF_CHECK(teacher.vocab_size() == student.vocab_size(), ErrorKind::kBadInput,
-              "--teacher {}: its tokenizer has {} tokens, the model's has {}", path,
-              teacher.vocab_size(), student.vocab_size());
+void check_same_tokens(const std::string& where, const text::BpeTokenizer& other,
+                       const text::BpeTokenizer& model) {
+  const auto count = static_cast<std::int32_t>(model.vocab_size());
+  QALOF_CHECK(other.vocab_size() == model.vocab_size(), ErrorKind::kBadInput,
+              "{}: its tokenizer has {} tokens, the model's has {}", where, other.vocab_size(),
+              model.vocab_size());
   for (std::int32_t id = 0; id < count; ++id) {
-    QALOF_CHECK(teacher.piece(id) == student.piece(id), ErrorKind::kBadInput,
-                "--teacher {}: its tokenizer differs from the model's at token {}", path, id);
+    QALOF_CHECK(other.piece(id) == model.piece(id), ErrorKind::kBadInput,
+                "{}: its tokenizer differs from the model's at token {}", where, id);
   }
 }
-
-}  // namespace
 
 std::shared_ptr<const train::TeacherModel> open_teacher(const TrainRunOptions& options,
                                                         const ModelHandle& student,
@@ -40,7 +36,8 @@ std::shared_ptr<const train::TeacherModel> open_teacher(const TrainRunOptions& o
   teacher->adapters = handle.adapters;
   teacher->plan = quant::resolve(handle.plan, teacher->base->target());
   teacher->plan.scheme = *handle.plan.scheme;
-  if (!has_adapters) check_same_tokens(path, open_tokenizer(handle), open_tokenizer(student));
+  if (!has_adapters)
+    check_same_tokens("--teacher " + path, open_tokenizer(handle), open_tokenizer(student));
   if (has_adapters && handle.adapters->separator != options.features.separator) {
     observer.warn(
         fmt::format("--teacher {}: was trained with another --separator than this run has", path));

@@ -17,6 +17,9 @@ inline constexpr const char* kTeacherSelf = "self";
 std::shared_ptr<const train::TeacherModel> open_teacher(const TrainRunOptions& options,
                                                         const ModelHandle& student,
                                                         Observer& observer);
+/// Error{kBadInput} where a token of other is not that of model; where names other.
+void check_same_tokens(const std::string& where, const text::BpeTokenizer& other,
+                       const text::BpeTokenizer& model);
 /// What makes a teacher another one: for run_identity. Null without a teacher.
 Json teacher_identity(const TrainRunOptions& options);
 

@@ -26,6 +26,7 @@ constexpr Command kCommands[] = {
     {"train", "fine-tune adapters on a quantized base", true, run_train},
     {"eval", "score a model, adapter and precision", false, run_eval},
     {"sensitivity", "what each part of a model loses at few bits", false, run_sensitivity},
+    {"attack", "gradient-based attack on a classifier", false, run_attack},
     {"generate", "text from a prompt", false, run_generate},
     {"bench", "speed on this machine", false, run_bench},
     {"metric", "official SQuAD scores of a predictions file", false, run_metric},

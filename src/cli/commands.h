@@ -9,6 +9,8 @@
 #include "core/progress.h"
 
 namespace qalof::app {
+struct AttackRunOptions;
+struct AttackScores;
 struct SensitivityOptions;
 struct SensitivityResult;
 }  // namespace qalof::app
@@ -26,6 +28,7 @@ void run_tokenize(std::vector<std::string> arguments);
 void run_init(std::vector<std::string> arguments);
 void run_import(std::vector<std::string> arguments);
 void run_eval(std::vector<std::string> arguments);
+void run_attack(std::vector<std::string> arguments);
 void run_metric(std::vector<std::string> arguments);
 void run_quantize(std::vector<std::string> arguments);
 void run_inspect(std::vector<std::string> arguments);
@@ -43,6 +46,11 @@ void run_bench_train(std::vector<std::string> arguments);
 app::SensitivityResult estimated_sensitivity(const app::SensitivityOptions& options,
                                              Observer& observer,
                                              const std::vector<std::string>& arguments);
+
+/// `attack` without --rescore; device and expectation are values of flags.
+app::AttackScores searched_attack(app::AttackRunOptions& options, const std::string& device,
+                                  const std::string& expectation, Observer& observer,
+                                  const std::vector<std::string>& arguments);
 
 /// All commands, in the order help lists them.
 std::span<const Command> commands();

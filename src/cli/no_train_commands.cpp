@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "app/sensitivity.h"
+#include "app/train_attack.h"
 #include "cli/commands.h"
 #include "core/error.h"
 
@@ -39,6 +40,11 @@ app::SensitivityResult estimated_sensitivity(const app::SensitivityOptions& /*op
                                              Observer& /*observer*/,
                                              const std::vector<std::string>& arguments) {
   hand_over("sensitivity", arguments);
+}
+app::AttackScores searched_attack(app::AttackRunOptions& /*options*/, const std::string& /*device*/,
+                                  const std::string& /*expectation*/, Observer& /*observer*/,
+                                  const std::vector<std::string>& arguments) {
+  hand_over("attack", arguments);
 }
 void run_bench_train(std::vector<std::string> arguments) {
   arguments.insert(arguments.begin(), "train");

@@ -2,6 +2,7 @@
 #include <csignal>
 
 #include "app/demo.h"
+#include "app/train_attack.h"
 #include "app/train_bench.h"
 #include "app/train_run.h"
 #include "app/train_sensitivity.h"
@@ -292,6 +293,14 @@ app::SensitivityResult estimated_sensitivity(const app::SensitivityOptions& opti
                                              Observer& observer,
                                              const std::vector<std::string>& /*arguments*/) {
   return app::estimate_sensitivity(options, observer);
+}
+
+app::AttackScores searched_attack(app::AttackRunOptions& options, const std::string& device,
+                                  const std::string& expectation, Observer& observer,
+                                  const std::vector<std::string>& /*arguments*/) {
+  options.device = train::parse_device(device);
+  options.attack.expectation = train::parse_expectation(expectation);
+  return app::run_attack(options, observer);
 }
 
 void run_bench_train(std::vector<std::string> arguments) {

@@ -30,6 +30,16 @@ std::vector<double> ranks(std::span<const double> values) {
 
 }  // namespace
 
+Interval wilson_interval(double share, std::uint64_t count) {
+  if (count == 0) return {0, 1};
+  constexpr double kZ = 1.959963984540054;  // of 97.5 %
+  const auto n = static_cast<double>(count);
+  const double scale = 1 / (1 + kZ * kZ / n);
+  const double middle = (share + kZ * kZ / (2 * n)) * scale;
+  const double half = kZ * scale * std::sqrt(share * (1 - share) / n + kZ * kZ / (4 * n * n));
+  return {std::max(0.0, middle - half), std::min(1.0, middle + half)};
+}
+
 PairedBootstrap::PairedBootstrap(std::size_t samples, std::uint64_t seed)
     : samples_(samples), counts_(kDraws * samples) {
   QALOF_CHECK(samples >= 1, ErrorKind::kInternal, "a bootstrap of no samples");

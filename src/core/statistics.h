@@ -12,6 +12,11 @@ struct Interval {
   double low = 0, high = 0;
 };
 
+/// 95 % interval of a probability after Wilson (1927), given the share of count trials that came
+/// true: never empty, also where the share is 0 or 1. Of a mean of count numbers in [0, 1] it is at
+/// least as wide as it must be. {0, 1} where count is 0.
+Interval wilson_interval(double share, std::uint64_t count);
+
 /// Percentile bootstrap (Efron 1979) of the mean over samples: the same draws serve every quantity
 /// that was measured on them, so that differences are paired. Immutable.
 class PairedBootstrap {

@@ -264,13 +264,22 @@ void BaseModel::embed(std::span<const std::int32_t> ids, std::span<const std::in
     source_->copy_rows(names_.token_embedding, static_cast<std::size_t>(ids[i]), {row, hidden});
     if (width.bits < 32) kernels::round_to_bf16(row, hidden, row, serial);
     if (!has_positions) continue;
-    source_->copy_rows(names_.position_embedding, static_cast<std::size_t>(positions[i]),
-                       position_row);
-    if (width.bits < 32)
-      kernels::round_to_bf16(position_row.data(), hidden, position_row.data(), serial);
+    position_rows(positions.subspan(i, 1), width, position_row.data());
     for (std::size_t j = 0; j < hidden; ++j) row[j] += position_row[j];
   }
   if (rotation_) rotation_->enter_residual(dst, ids.size());
+}
+
+void BaseModel::position_rows(std::span<const std::int32_t> positions, quant::BitWidth width,
+                              float* dst) const {
+  const std::size_t hidden = config_.hidden;
+  SerialFor serial;
+  for (std::size_t i = 0; i < positions.size(); ++i) {
+    float* row = dst + i * hidden;
+    source_->copy_rows(names_.position_embedding, static_cast<std::size_t>(positions[i]),
+                       {row, hidden});
+    if (width.bits < 32) kernels::round_to_bf16(row, hidden, row, serial);
+  }
 }
 
 namespace {

@@ -119,6 +119,11 @@ class BaseModel {
   void embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,
              quant::BitWidth width, float* dst) const;
 
+  /// dst [positions, hidden] = position embeddings alone, rounded likewise, not rotated; of a model
+  /// that has them.
+  void position_rows(std::span<const std::int32_t> positions, quant::BitWidth width,
+                     float* dst) const;
+
   /// Heads the directory itself holds (a QuestionAnswering or SequenceClassification model).
   const std::optional<Head>& qa_head() const { return qa_head_; }
   const std::optional<Head>& class_head() const { return class_head_; }

@@ -120,9 +120,13 @@ class AtenGraph final : public Graph {
   at::Device device() const override { return params_.wte.device(); }
 
   at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) override {
-    const at::Tensor tokens = embeddings(params_.wte, batch.ids, plan);
-    if (params_.wpe.numel() == 0) return tokens;
-    return tokens + embeddings(params_.wpe, batch.positions, plan);
+    return embed_rows(embeddings(params_.wte, batch.ids, plan), batch, plan);
+  }
+
+  at::Tensor embed_rows(const at::Tensor& rows, const PackedBatch& batch,
+                        const GraphPlan& plan) override {
+    if (params_.wpe.numel() == 0) return rows;
+    return rows + embeddings(params_.wpe, batch.positions, plan);
   }
 
   at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch, const GraphPlan& plan,

@@ -35,6 +35,10 @@ class Graph {
   virtual at::Device device() const = 0;
   /// Embeddings [tokens, hidden], learned positions included. Differentiable where the base trains.
   virtual at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) = 0;
+  /// The same for rows [tokens, hidden] in the place of token embeddings: only what else embed adds
+  /// to them. Differentiable in them.
+  virtual at::Tensor embed_rows(const at::Tensor& rows, const PackedBatch& batch,
+                                const GraphPlan& plan) = 0;
   /// Final-normed hidden states [tokens, hidden] of embeddings, which need not be those of tokens.
   /// Differentiable in them, in the adapters of view and, where the base trains, in its tensors.
   /// blocks, where not null, receives the residual after each block, [tokens, hidden] each,

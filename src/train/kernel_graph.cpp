@@ -51,6 +51,24 @@ class KernelGraph final : public Graph {
     return rows;
   }
 
+  at::Tensor embed_rows(const at::Tensor& rows, const PackedBatch& batch,
+                        const GraphPlan& plan) override {
+    QALOF_CHECK(trainable_ == nullptr, ErrorKind::kInternal,
+                "embeddings that are not of tokens, on a base that trains");
+    const runtime::BaseModel& base = model_of(plan.scheme);
+    at::Tensor result = rows;
+    if (!base.config().rotary) {
+      at::Tensor positions = at::empty_like(rows);
+      base.position_rows(batch.positions, plan.embedding, positions.mutable_data_ptr<float>());
+      result = rows + positions;
+    }
+    const runtime::Rotation* rotation = base.rotation().get();
+    if (rotation == nullptr) return result;
+    if (base.config().norm == model::NormKind::kLayer)
+      result = result - result.mean({-1}, /*keepdim=*/true);
+    return turned(result, rotation->residual(), 1);
+  }
+
   at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch, const GraphPlan& plan,
                     const NetworkView& view, std::vector<at::Tensor>* blocks) override {
     const model::ModelConfig& config = base_->config();

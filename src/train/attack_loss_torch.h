@@ -1,0 +1,57 @@
+// What an attack minimizes, after docs/numerics.md, "Attack": parts of a loss over packed rows of
+// mixed embeddings, each differentiable.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "train/batch.h"
+#include "train/gradient_gemm.h"
+
+namespace qalof::train {
+
+/// A model's token embeddings [vocab, hidden], to be multiplied with from both sides: by the
+/// kernels where they are f32 on the CPU, else by ATen. Outlives what was computed with it.
+class TokenMatrix {
+ public:
+  TokenMatrix(const at::Tensor& table, ParallelFor& parallel);
+  std::int64_t vocab() const { return table_.size(0); }
+  /// weights [rows, vocab] -> [rows, hidden]
+  at::Tensor mix(const at::Tensor& weights) const;
+  /// rows [rows, hidden] -> [rows, vocab], added to where add.
+  void scores(const at::Tensor& rows, at::Tensor& scores, bool add) const;
+  ParallelFor& parallel() const { return parallel_; }
+
+ private:
+  at::Tensor table_;
+  ParallelFor& parallel_;
+  std::vector<float> mix_panels_, score_panels_;  // none: ATen
+  kernels::PackedMatrix mix_matrix_, score_matrix_;
+};
+
+/// Calls task for stretches of rows on the threads of parallel, without gradient; the stretches
+/// depend on rows and size alone.
+void for_rows(std::int64_t rows, std::int64_t size, ParallelFor& parallel,
+              const std::function<void(std::int64_t first, std::int64_t count)>& task);
+
+/// max(0, z_label - max of the others + kappa) per row of logits [windows, classes]: [windows].
+at::Tensor margin_losses(const at::Tensor& logits, std::span<const std::int32_t> labels,
+                         double kappa);
+
+/// Per window the mean over its tokens but the first of -sum_v pi_v log p(v | before), where p are
+/// a language model's predictions from its states hidden [tokens, hidden] and pi mixes its token
+/// embeddings to mixed [tokens, hidden]: [windows], in terms of mixed alone because sum_v pi_v = 1
+/// (a window of one token: 0). Differentiable in both.
+at::Tensor fluency_losses(const at::Tensor& hidden, const at::Tensor& mixed,
+                          const PackedBatch& batch, const TokenMatrix& tokens);
+
+/// The recall of BERTScore (Zhang et al. 2020): sum_i weights_i max_j cos(original_i, hidden_j) per
+/// window of hidden [windows * n, hidden]; original [n, hidden], weights [n]. Differentiable in
+/// hidden: [windows].
+at::Tensor similarities(const at::Tensor& hidden, const at::Tensor& original,
+                        const at::Tensor& weights);
+
+}  // namespace qalof::train

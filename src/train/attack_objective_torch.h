@@ -1,0 +1,64 @@
+// One evaluation of an attack's loss and of its gradient with respect to the distributions' theta.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "train/attack.h"
+#include "train/attack_loss_torch.h"
+#include "train/graph_torch.h"
+
+namespace qalof::train {
+
+/// A network at one precision, ready to be differentiated.
+struct AttackNetwork {
+  Graph* graph = nullptr;
+  std::shared_ptr<const GraphPlan> plan;
+  NetworkView view;
+  std::shared_ptr<const TokenMatrix> tokens;  // as the plan rounds them
+};
+
+/// A text under attack: theta and noise are [positions, vocab].
+struct TextState {
+  const AttackText* text = nullptr;
+  at::Tensor theta;
+  at::Tensor original;  // states of the reference on the original [positions, hidden]
+  at::Tensor weights;   // of the similarity [positions]
+  at::Tensor gradient;  // of the loss, [positions, vocab]: set by evaluate
+  AttackLosses losses;  // likewise
+};
+
+class AttackObjective {
+ public:
+  /// classifiers: at least one; allowed [vocab] is 0 or 1.
+  AttackObjective(std::vector<AttackNetwork> classifiers, AttackNetwork reference,
+                  at::Tensor allowed, const AttackOptions& options, ParallelFor& parallel);
+
+  /// States of the reference on a text.
+  at::Tensor original_states(const AttackText& text);
+  /// exp((theta - max) / temperature) of allowed tokens.
+  at::Tensor weights_of(const at::Tensor& theta) const;
+  /// The loss of each text at its noise [samples][positions, vocab] (GumbelNoise's form) and its
+  /// gradient. chosen: the classifiers whose mean is taken, none: all.
+  void evaluate(std::span<TextState> texts, const std::vector<std::vector<at::Tensor>>& noise,
+                std::span<const std::size_t> chosen);
+
+ private:
+  at::Tensor sample(std::span<TextState> texts, const std::vector<std::vector<at::Tensor>>& noise);
+  at::Tensor margins(const PackedBatch& batch, const std::vector<std::size_t>& chosen,
+                     std::map<const TokenMatrix*, at::Tensor>& mixed);
+  void differentiate_samples(std::span<TextState> texts, const at::Tensor& samples,
+                             const at::Tensor& gradient) const;
+
+  std::vector<AttackNetwork> classifiers_;
+  AttackNetwork reference_;
+  at::Tensor allowed_;
+  AttackOptions options_;
+  ParallelFor& parallel_;
+  at::Tensor samples_, scores_;  // [rows, vocab], kept between calls
+};
+
+}  // namespace qalof::train

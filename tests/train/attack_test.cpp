@@ -1,0 +1,394 @@
+// The attack: noise and draws by their distribution, losses and gradients by their definition, the
+// same texts whatever runs beside them.
+#include "train/attack.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "support/error_of.h"
+#include "tensor_test_util.h"
+#include "train/attack_objective_torch.h"
+#include "train/teacher_torch.h"
+#include "train_test_util.h"
+
+namespace qalof::train {
+namespace {
+
+constexpr std::size_t kClasses = 3;
+constexpr std::size_t kVocab = 97;
+
+TEST(GumbelNoise, NumbersHaveTheDistributionAndStretchesDoNotDependOnTheLongest) {
+  ThreadPool pool(2);
+  SerialFor serial;
+  const GumbelNoise noise(5, 1.0, 1000, pool), longer(5, 1.0, 5000, serial);
+  double sum = 0, squares = 0;
+  for (const float value : noise.values()) {
+    const double g = std::log(static_cast<double>(value));
+    ASSERT_TRUE(std::isfinite(g));
+    sum += g;
+    squares += g * g;
+  }
+  const auto count = static_cast<double>(noise.values().size());
+  const double mean = sum / count;
+  // Euler's constant and pi^2 / 6; errors of the estimates are 0.001 and 0.003.
+  EXPECT_NEAR(mean, 0.57722, 0.005);
+  EXPECT_NEAR(squares / count - mean * mean, 1.64493, 0.015);
+  for (const std::uint64_t step : {0, 3}) {
+    const auto a = noise.stretch("s", step, 7, 900), b = longer.stretch("s", step, 7, 900);
+    EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin()));
+    EXPECT_NE(noise.stretch("t", step, 7, 1)[0], a[0]);
+  }
+  const GumbelNoise colder(5, 0.5, 1000, serial);
+  EXPECT_FLOAT_EQ(colder.values()[11], noise.values()[11] * noise.values()[11]);
+  EXPECT_THAT(qalof::testing::error_of([&] { GumbelNoise(5, 0.1, 10, serial); }).message,
+              ::testing::HasSubstr("--temperature: found 0.1, expected at least 0.3"));
+}
+
+TEST(GumbelNoise, DrawsFollowTheWeights) {
+  SerialFor serial;
+  const GumbelNoise noise(6, 1.0, 16, serial);
+  const TokenDistribution distribution{2, 4, {1, 2, 3, 4, 0, 5, 0, 5}};
+  constexpr std::size_t kDraws = 20000;
+  double counts[2][4] = {};
+  for (std::size_t i = 0; i < kDraws; ++i) {
+    const auto tokens = draw_tokens(distribution, noise.stretch("d", 0, i, 8));
+    for (const std::size_t t : {0, 1}) counts[t][tokens[t]] += 1.0 / kDraws;
+  }
+  // Four standard errors of a share are at most 0.015.
+  for (std::size_t v = 0; v < 4; ++v) {
+    EXPECT_NEAR(counts[0][v], 0.1 * (static_cast<double>(v) + 1), 0.015);
+    EXPECT_NEAR(counts[1][v], v % 2 == 1 ? 0.5 : 0.0, v % 2 == 1 ? 0.015 : 0.0);
+  }
+}
+
+class AttackTest : public ::testing::TestWithParam<model::Family> {
+ protected:
+  AttackTest() : base_(tiny_base(GetParam())), pool_(2) {
+    at::set_num_threads(1);
+    // Another model of the same tokens.
+    const qalof::testing::TempDir dir;
+    qalof::testing::write_model(dir.path(),
+                                GetParam() == model::Family::kGpt2
+                                    ? qalof::testing::tiny_config()
+                                    : qalof::testing::tiny_llama_config(),
+                                /*seed=*/9);
+    reference_ = runtime::BaseModel::load_directory(dir.path());
+    adapters_ = std::make_shared<runtime::AdapterSet>();
+    auto adapter = std::make_shared<runtime::Adapter>();
+    adapter->class_head = runtime::Head{
+        kClasses,
+        qalof::testing::tensor_values("score", kClasses * base_->config().hidden, 0.3F),
+        {}};
+    adapters_->by_width[0] = adapter;
+    for (const std::size_t length : {5, 1, 9}) {
+      AttackText text;
+      text.index = texts_.size();
+      for (std::size_t t = 0; t < length; ++t)
+        text.ids.push_back(static_cast<std::int32_t>((t * 31 + length) % 90));
+      text.label = static_cast<std::int32_t>(texts_.size() % kClasses);
+      texts_.push_back(text);
+    }
+    texts_[2].weights = {0.1F, 0.2F, 0.0F, 0.1F, 0.1F, 0.1F, 0.1F, 0.1F, 0.2F};
+    options_.gumbel_samples = 2;
+    options_.initial = 3;
+    options_.kappa = 50;  // every sample counts
+    options_.lambda_similarity = 0.7;
+    options_.lambda_fluency = 1.3;
+    options_.temperature = 0.8;
+  }
+
+  TeacherModel model(const std::shared_ptr<const runtime::BaseModel>& base,
+                     const std::string& precision) const {
+    return {"tiny", base, base == base_ ? adapters_ : nullptr, plan_of(precision, *base)};
+  }
+  AttackNetworks networks(const std::vector<std::string>& precisions) const {
+    AttackNetworks result;
+    for (const std::string& precision : precisions)
+      result.classifiers.push_back(model(base_, precision));
+    result.num_labels = kClasses;
+    result.reference = model(reference_, "32");
+    result.allowed.assign(kVocab, true);
+    result.allowed[96] = false;
+    return result;
+  }
+
+  // Graphs of both models in one form.
+  struct Graphs {
+    std::unique_ptr<Graph> base, reference;
+    at::ScalarType type = at::kFloat;
+  };
+  Graphs kernel_graphs() {
+    return {make_kernel_graph(base_, nullptr, pool_),
+            make_kernel_graph(reference_, nullptr, pool_)};
+  }
+  Graphs aten_graphs(at::ScalarType type) {
+    auto make = [&](const runtime::BaseModel& base) {
+      return make_aten_graph(base.config(), load_base_params(base, at::kCPU, type));
+    };
+    return {make(*base_), make(*reference_), type};
+  }
+  std::unique_ptr<AttackObjective> objective(const Graphs& graphs,
+                                             const std::vector<std::string>& precisions) {
+    auto network = [&](Graph* graph, const TeacherModel& from, runtime::Task task) {
+      AttackNetwork result;
+      result.graph = graph;
+      result.plan = std::make_shared<GraphPlan>(from.plan, 0);
+      result.view = frozen_view(from, task, kClasses, "test", at::kCPU);
+      if (result.view.head.weight.defined()) {
+        result.view.head.weight = result.view.head.weight.to(graphs.type);
+        result.view.head.bias = result.view.head.bias.to(graphs.type);
+      }
+      at::Tensor table = load_base_params(*from.base, at::kCPU).wte;
+      if (result.plan->embedding.bits < 32) table = table.to(at::kBFloat16);
+      result.tokens = std::make_shared<TokenMatrix>(table.to(graphs.type), pool_);
+      return result;
+    };
+    const AttackNetworks all = networks(precisions);
+    std::vector<AttackNetwork> classifiers;
+    for (const TeacherModel& one : all.classifiers)
+      classifiers.push_back(network(graphs.base.get(), one, runtime::Task::kClassification));
+    at::Tensor allowed = at::ones({kVocab}, graphs.type);
+    allowed[96] = 0;
+    return std::make_unique<AttackObjective>(
+        std::move(classifiers), network(graphs.reference.get(), all.reference, runtime::Task::kLm),
+        allowed, options_, pool_);
+  }
+
+  // Thetas that are no longer where they began, and noise, in a type.
+  std::vector<TextState> states(AttackObjective& objective, at::ScalarType type) {
+    std::vector<TextState> result(texts_.size());
+    for (std::size_t i = 0; i < texts_.size(); ++i) {
+      const auto positions = static_cast<std::int64_t>(texts_[i].ids.size());
+      TextState& state = result[i];
+      state.text = &texts_[i];
+      state.theta = to_tensor(qalof::testing::tensor_values(fmt::format("theta{}", i),
+                                                            texts_[i].ids.size() * kVocab, 1.0F),
+                              {positions, kVocab})
+                        .to(type);
+      for (std::int64_t t = 0; t < positions; ++t)
+        state.theta[t][texts_[i].ids[static_cast<std::size_t>(t)]] += options_.initial;
+      state.original = objective.original_states(texts_[i]);
+      state.weights = (texts_[i].weights.empty()
+                           ? at::full({positions}, 1.0 / static_cast<double>(positions), at::kFloat)
+                           : to_tensor(texts_[i].weights, {positions}))
+                          .to(type);
+    }
+    return result;
+  }
+  std::vector<std::vector<at::Tensor>> noise(at::ScalarType type) const {
+    SerialFor serial;
+    static const GumbelNoise source(8, 0.8, 9 * kVocab, serial);
+    std::vector<std::vector<at::Tensor>> result(texts_.size());
+    for (std::size_t i = 0; i < texts_.size(); ++i) {
+      const std::size_t count = texts_[i].ids.size() * kVocab;
+      for (std::size_t b = 0; b < options_.gumbel_samples; ++b) {
+        const auto part = source.stretch("n", i, b, count);
+        result[i].push_back(to_tensor({part.begin(), part.end()},
+                                      {static_cast<std::int64_t>(texts_[i].ids.size()), kVocab})
+                                .to(type));
+      }
+    }
+    return result;
+  }
+  std::vector<TextState> evaluated(const Graphs& graphs,
+                                   const std::vector<std::string>& precisions) {
+    const auto target = objective(graphs, precisions);
+    std::vector<TextState> result = states(*target, graphs.type);
+    target->evaluate(result, noise(graphs.type), {});
+    return result;
+  }
+
+  std::shared_ptr<const runtime::BaseModel> base_, reference_;
+  std::shared_ptr<runtime::AdapterSet> adapters_;
+  ThreadPool pool_;
+  std::vector<AttackText> texts_;
+  AttackOptions options_;
+};
+INSTANTIATE_TEST_SUITE_P(Families, AttackTest,
+                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+                         family_name);
+
+TEST_P(AttackTest, GradientOfThetaIsTheDerivativeAndTheGraphsAgree) {
+  const Graphs exact_graphs = aten_graphs(at::kDouble);
+  const auto exact = objective(exact_graphs, {"32"});
+  std::vector<TextState> found = states(*exact, at::kDouble);
+  const auto numbers = noise(at::kDouble);
+  exact->evaluate(found, numbers, {});
+  constexpr double kStep = 1e-5;
+  for (const std::size_t i : {std::size_t{0}, std::size_t{1}, std::size_t{2}}) {
+    const std::int64_t last = found[i].theta.size(0) - 1;
+    for (const auto& [row, col] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+             {0, texts_[i].ids[0]}, {0, 11}, {last, 40}, {last / 2, 63}, {last, 96}}) {
+      double sides[2];
+      for (const int side : {0, 1}) {
+        std::vector<TextState> moved = found;
+        moved[i].theta = found[i].theta.clone();
+        moved[i].theta[row][col] += side == 0 ? -kStep : kStep;
+        exact->evaluate(moved, numbers, {});
+        sides[side] = moved[i].losses.total(options_);
+      }
+      // Central differences in f64: kStep^2 and rounding / kStep.
+      EXPECT_NEAR(found[i].gradient[row][col].item<double>(), (sides[1] - sides[0]) / (2 * kStep),
+                  1e-7)
+          << i << " " << row << " " << col;
+    }
+    EXPECT_EQ(found[i].gradient.select(1, 96).abs().max().item<double>(), 0) << "may not come";
+  }
+  for (const Graphs& graphs : {kernel_graphs(), aten_graphs(at::kFloat)}) {
+    const std::vector<TextState> same = evaluated(graphs, {"32"});
+    for (std::size_t i = 0; i < same.size(); ++i) {
+      // f32 sums.
+      EXPECT_LE(relative_error(same[i].gradient, found[i].gradient), 2e-4) << i;
+      EXPECT_NEAR(same[i].losses.total(options_), found[i].losses.total(options_), 1e-4) << i;
+    }
+  }
+}
+
+TEST_P(AttackTest, GradientPassesTheQuantizerStraightAndIsTheMeanOverWidths) {
+  std::map<std::string, std::vector<TextState>> found;
+  for (const char* text : {"8", "4"}) {
+    found[text] = evaluated(kernel_graphs(), {text});
+    const std::vector<TextState> oracle = evaluated(aten_graphs(at::kDouble), {text});
+    for (std::size_t i = 0; i < texts_.size(); ++i) {
+      const at::Tensor a = found[text][i].gradient.to(at::kDouble).flatten(),
+                       b = oracle[i].gradient.flatten();
+      // The graphs round a few codes to the other side; at 4 bits a code is a fifteenth of a range.
+      const double cosine = (a.dot(b) / (a.norm() * b.norm())).item<double>();
+      EXPECT_GE(cosine, text[0] == '8' ? 0.99 : 0.8) << text << " " << i;
+    }
+  }
+  const std::vector<TextState> both = evaluated(kernel_graphs(), {"8", "4"});
+  for (std::size_t i = 0; i < both.size(); ++i) {
+    EXPECT_LE(
+        relative_error(both[i].gradient, (found["8"][i].gradient + found["4"][i].gradient) / 2),
+        1e-5);
+    EXPECT_NEAR(both[i].losses.margin,
+                (found["8"][i].losses.margin + found["4"][i].losses.margin) / 2, 1e-5);
+  }
+}
+
+// What lies between theta and the network is the definition's, at widths where the network itself
+// has no exact counterpart.
+TEST_P(AttackTest, LossesAreThoseOfTheDefinition) {
+  options_.lambda_fluency = 1;
+  const Graphs graphs = kernel_graphs();
+  for (const char* text : {"32", "4"}) {
+    const auto target = objective(graphs, {text});
+    std::vector<TextState> found = states(*target, at::kFloat);
+    const auto numbers = noise(at::kFloat);
+    target->evaluate(found, numbers, {});
+    const GraphPlan plan(plan_of(text, *base_), 0), full(plan_of("32", *reference_), 0);
+    const NetworkView view =
+        frozen_view(model(base_, text), runtime::Task::kClassification, kClasses, "test", at::kCPU);
+    const at::Tensor wte = load_base_params(*base_, at::kCPU).wte,
+                     reference_wte = load_base_params(*reference_, at::kCPU).wte;
+    const at::Tensor rounded =
+        plan.embedding.bits < 32 ? wte.to(at::kBFloat16).to(at::kFloat) : wte;
+    for (std::size_t i = 0; i < texts_.size(); ++i) {
+      Example example;
+      example.ids = texts_[i].ids;
+      PackedBatch batch;
+      batch.add(example);
+      AttackLosses expected;
+      for (std::size_t b = 0; b < options_.gumbel_samples; ++b) {
+        // log of the noise is g / temperature.
+        at::Tensor scores = found[i].theta / options_.temperature + numbers[i][b].log();
+        scores.select(1, 96).fill_(-std::numeric_limits<float>::infinity());
+        const at::Tensor pi = at::softmax(scores, 1);
+        const at::Tensor hidden = graphs.base->decode(
+            graphs.base->embed_rows(pi.mm(rounded), batch, plan), batch, plan, view);
+        const at::Tensor z = graphs.base->head_logits(last_rows(hidden, batch), view.head)[0];
+        double other = -1e9;
+        for (std::int64_t k = 0; k < z.size(0); ++k)
+          if (k != texts_[i].label) other = std::max(other, z[k].item<double>());
+        const double share = 1.0 / static_cast<double>(options_.gumbel_samples);
+        expected.margin +=
+            share * std::max(0.0, z[texts_[i].label].item<double>() - other + options_.kappa);
+        const at::Tensor states = graphs.reference->decode(
+            graphs.reference->embed_rows(pi.mm(reference_wte), batch, full), batch, full, {});
+        const at::Tensor log_p = at::log_softmax(states.mm(reference_wte.t()), 1);
+        const std::int64_t n = pi.size(0);
+        for (std::int64_t t = 1; t < n; ++t)
+          expected.fluency -=
+              share * (pi[t] * log_p[t - 1]).sum().item<double>() / static_cast<double>(n - 1);
+        for (std::int64_t t = 0; t < n; ++t) {
+          double best = -1;
+          for (std::int64_t s = 0; s < n; ++s)
+            best = std::max(
+                best, at::cosine_similarity(found[i].original[t], states[s], 0).item<double>());
+          expected.similarity += share * found[i].weights[t].item<double>() * best;
+        }
+      }
+      // Sums in f32; at 4 bits a mixed row may round to another code.
+      const double tolerance = text[0] == '4' ? 0.05 : 1e-4;
+      EXPECT_NEAR(found[i].losses.margin, expected.margin, tolerance) << text << " " << i;
+      EXPECT_NEAR(found[i].losses.fluency, expected.fluency, 1e-4) << text << " " << i;
+      EXPECT_NEAR(found[i].losses.similarity, expected.similarity, 1e-4) << text << " " << i;
+    }
+  }
+}
+
+TEST_P(AttackTest, ATextDependsOnNeitherThreadsNorItsNeighbours) {
+  options_ = {};
+  options_.iterations = 8;
+  options_.gumbel_samples = 3;
+  auto attack = [&](int threads, std::span<const AttackText> texts,
+                    const std::vector<std::string>& precisions) {
+    ThreadPool pool(threads);
+    Attacker attacker(networks(precisions), options_, Device::kCpu, 9, pool);
+    std::vector<AttackedText> result = attacker.attack(texts, {});
+    std::vector<std::vector<std::int32_t>> hard;
+    for (std::size_t i = 0; i < texts.size(); ++i)
+      hard.push_back(attacker.hard_sample(texts[i], result[i].distribution, 3));
+    return std::pair(std::move(result), std::move(hard));
+  };
+  for (const Expectation expectation : {Expectation::kAll, Expectation::kOne}) {
+    options_.expectation = expectation;
+    const auto together = attack(2, texts_, {"8", "4"});
+    for (std::size_t i = 0; i < texts_.size(); ++i) {
+      const auto alone = attack(1, std::span(texts_).subspan(i, 1), {"8", "4"});
+      EXPECT_TRUE(
+          same_bytes(alone.first[0].distribution.weights, together.first[i].distribution.weights))
+          << i;
+      EXPECT_EQ(alone.first[0].last.margin, together.first[i].last.margin);
+      EXPECT_EQ(alone.second[0], together.second[i]);
+      for (const std::int32_t id : together.second[i]) EXPECT_NE(id, 96);
+    }
+  }
+  options_.seed = 43;
+  EXPECT_FALSE(same_bytes(attack(2, texts_, {"8"}).first[0].distribution.weights,
+                          attack(2, texts_, {"4"}).first[0].distribution.weights));
+}
+
+TEST_P(AttackTest, LowersTheMarginAtEveryWidth) {
+  options_ = {};
+  options_.iterations = 40;
+  for (const char* text : {"32", "8", "4"}) {
+    Attacker attacker(networks({text}), options_, Device::kCpu, 9, pool_);
+    for (const AttackedText& attacked : attacker.attack(texts_, {}))
+      EXPECT_LT(attacked.last.margin, attacked.first.margin) << text;
+  }
+}
+
+TEST_P(AttackTest, RefusesWhatItCannotAttack) {
+  auto error = [&](const AttackNetworks& networks, const AttackOptions& options) {
+    return qalof::testing::error_of([&] { Attacker(networks, options, Device::kCpu, 9, pool_); })
+        .message;
+  };
+  AttackNetworks headless = networks({"8"});
+  headless.classifiers[0].adapters = nullptr;
+  EXPECT_THAT(error(headless, options_),
+              ::testing::HasSubstr("has no classification head (score)"));
+  AttackOptions bad = options_;
+  bad.learning_rate = -1;
+  EXPECT_THAT(error(networks({"8"}), bad),
+              ::testing::HasSubstr("--learning_rate: found -1, expected more than 0"));
+  bad = options_;
+  bad.gumbel_samples = 0;
+  EXPECT_THAT(error(networks({"8"}), bad), ::testing::HasSubstr("--gumbel_samples: found 0"));
+}
+
+}  // namespace
+}  // namespace qalof::train
