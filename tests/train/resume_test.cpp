@@ -116,6 +116,11 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
   }
   const auto base = tiny_base();
   const auto examples = tiny_examples(8, /*shortest=*/2);
+  if (name.find("adversarial") != std::string::npos) {
+    options.adversarial = {.steps = 2, .epsilon = 0.2};
+    options.gradient_accumulation_steps = 2;
+    if (name.ends_with("_qa")) options.adversarial.norm = PerturbationNorm::kLinf;
+  }
   if (name.ends_with("_self")) options.teacher_self = true;
   if (name.find("_teacher") != std::string::npos) {
     auto teacher = std::make_shared<TeacherModel>();
@@ -144,18 +149,18 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, ResumeTest,
-                         ::testing::Values("switch", "joint", "cpt", "random", "curriculum", "lora",
-                                           "full", "switch_gradient8", "curriculum_loss",
-                                           "random_both", "joint_lm", "switch_teacher",
-                                           "joint_teacher", "lora_teacher_lm", "cpt_self",
-                                           "curriculum_self", "joint_cascaded", "cpt_cascaded",
-                                           "random_cascaded", "curriculum_cascaded",
-                                           "switch_residual", "switch_learned", "joint_merged",
-                                           "curriculum_merged_learned", "random_learned_cascaded",
-                                           "lora_by_length", "switch_classification",
-                                           "full_classification", "joint_teacher_classification"),
-                         [](const auto& name) { return std::string(name.param); });
+INSTANTIATE_TEST_SUITE_P(
+    Methods, ResumeTest,
+    ::testing::Values("switch", "joint", "cpt", "random", "curriculum", "lora", "full",
+                      "switch_gradient8", "curriculum_loss", "random_both", "joint_lm",
+                      "switch_teacher", "joint_teacher", "lora_teacher_lm", "cpt_self",
+                      "curriculum_self", "joint_cascaded", "cpt_cascaded", "random_cascaded",
+                      "curriculum_cascaded", "switch_residual", "switch_learned", "joint_merged",
+                      "curriculum_merged_learned", "random_learned_cascaded", "lora_by_length",
+                      "switch_classification", "full_classification",
+                      "joint_teacher_classification", "random_adversarial_classification",
+                      "joint_adversarial_qa"),
+    [](const auto& name) { return std::string(name.param); });
 
 TEST(Resume, ACheckpointOfAnotherShapeIsRefused) {
   const auto base = tiny_base();
