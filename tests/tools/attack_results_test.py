@@ -48,8 +48,8 @@ class DataTest(unittest.TestCase):
             self.assertEqual(data.read_examples(root / "a.tsv"), [("it is good", "1"), ("bad", "0")])
             (root / "b.csv").write_text('"3","Title","say ""hi"", all"\n')
             self.assertEqual(data.read_examples(root / "b.csv"), [('Title say "hi", all', "3")])
-            data.write_examples(root / "c.tsv", [("two\nlines\tand more", 2)])
-            self.assertEqual(data.read_examples(root / "c.tsv"), [("two lines and more", "2")])
+            data.write_examples(root / "c.tsv", [("two\nlines\tand  more ", 2)])
+            self.assertEqual(data.read_examples(root / "c.tsv"), [("two lines and  more ", "2")])
 
 
 SUITE = """

@@ -43,10 +43,10 @@ def main():
         print(json.dumps({"precision": precision}))
     if command == "attack":
         rows = rows[:int(value_of("--num_samples"))]
-        with (directory / "texts.jsonl").open("w") as file:
+        with (directory / "attack.jsonl").open("w") as file:
             for text, label in rows:
-                file.write(json.dumps({"text": text, "adversarial": "! " + text, "label": label}) + "\n")
-        print(json.dumps({"adversarial_accuracy": 50.0, "num_samples": len(rows)}))
+                file.write(json.dumps({"original": text, "text": "! " + text, "label": label}) + "\n")
+        print(json.dumps({"adversarial_accuracy": 50.0, "samples": len(rows)}))
     with (pathlib.Path(sys.argv[0]).parent / "calls.txt").open("a") as file:
         file.write(command + "\n")
 

@@ -140,7 +140,7 @@ TEST_P(PerturbationTest, IsThatOfStepsByHandAndRaisesTheLoss) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Widths, PerturbationTest, ::testing::Values("32", "8", "4"),
-                         [](const auto& test) { return "W" + std::string(test.param); });
+                         [](const auto& test) { return fmt::format("W{}", test.param); });
 
 TrainOptions adversarial_run() {
   TrainOptions options;

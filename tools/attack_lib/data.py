@@ -17,6 +17,11 @@ def one_line(text):
     return " ".join(text.split())
 
 
+def one_field(text):
+    """Nothing but what would end the field is changed: spaces are tokens. No text at all has no token."""
+    return text.translate({9: " ", 10: " ", 13: " "}) or " "
+
+
 def write_texts(path, examples):
     """A text per line, as the vocabulary and the language model learn from."""
     pathlib.Path(path).write_text("".join(one_line(text) + "\n" for text, _ in examples), encoding="utf-8")
@@ -31,4 +36,4 @@ def write_examples(path, examples):
             csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(
                 [label, *(text.split(" ", 1) + [""])[:2]] for text, label in examples)
         else:
-            file.writelines(f"{one_line(text)}\t{label}\n" for text, label in examples)
+            file.writelines(f"{one_field(text)}\t{label}\n" for text, label in examples)

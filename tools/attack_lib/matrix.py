@@ -60,14 +60,17 @@ class Matrix:
         if line is not None and saved.exists():
             return line
         directory = self.work / f"attack-{target.id}-{key}"
+        if defence.is_random:  # the attacker knows the set, the defender draws from it
+            model = [*model[:-2], "--precisions", defence.precision.removeprefix("random:")]
         command = [self.qalof, "attack", *model, "--reference_model", str(lm), "--validation_file", str(self.test_file),
-                   "--num_samples", str(self.num_samples), "--seed", str(self.suite.seed), *arguments_of(flags),
+                   "--max_seq_length",
+                   str(self.suite.classifier["max_seq_length"]), "--num_samples", str(self.num_samples), "--seed", str(self.suite.seed), *arguments_of(flags),
                    "--output_dir", str(directory)]
         self.report(shlex.join(command))
         result, seconds = call([*command, "--threads", str(self.threads), "--json"],
                                self.work / "logs" / f"{directory.name}.txt")
         saved.parent.mkdir(exist_ok=True)
-        shutil.copyfile(directory / "texts.jsonl", saved)
+        shutil.copyfile(directory / "attack.jsonl", saved)
         line = {"kind": "attack", "key": key, "target": target.id, "defence": defence.id, "command": shlex.join(command),
                 "seconds": seconds, "result": result, "texts": file_digest(saved)}
         self.journal.add(line)
@@ -77,7 +80,7 @@ class Matrix:
         """[(text, class from 0)] that an attack left, in the order of the test file."""
         rows = [json.loads(text) for text in
                 (self.output / "texts" / f"{target.id}.jsonl").read_text(encoding="utf-8").splitlines()]
-        return [(row["adversarial"], int(row["label"])) for row in rows if "adversarial" in row]
+        return [(row["text"], int(row["label"])) for row in rows if "text" in row]
 
     # Scores
 

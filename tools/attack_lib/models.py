@@ -54,14 +54,14 @@ class Models:
     def start(self):
         """Tokenizer, config and random weights."""
         vocabulary = self.suite.vocabulary
-        key = digest(["start", vocabulary, self.data_key, self.suite.seed])
+        key = digest(["start", vocabulary, self.suite.init, self.data_key])
         tokenizer, directory = self.work / f"tokenizer-{key}", self.work / f"start-{key}"
         self._run("vocabulary", key + "v", [
             sys.executable, str(TOOLS / "train_nano_vocab.py"), "--text", str(self.texts()),
             *arguments_of(vocabulary), "--output_dir", str(tokenizer)], tokenizer)
         self._run("init", key + "i", [
-            self.qalof, "init", "--config_name", str(tokenizer), "--tokenizer_name", str(tokenizer), "--seed",
-            str(self.suite.seed), "--output_dir", str(directory)], directory)
+            self.qalof, "init", "--config_name", str(tokenizer), "--tokenizer_name", str(tokenizer),
+            *arguments_of(self.suite.init), "--output_dir", str(directory)], directory)
         return key, directory
 
     def _train(self, name, source_key, source, flags, train_file):

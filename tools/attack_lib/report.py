@@ -87,7 +87,7 @@ def markdown_of(table):
             if line is None:
                 continue
             result = line["result"]
-            count = result.get("num_samples") or result.get("samples") or suite.num_samples
+            count = result["samples"]
             lines.append(f"| {target.name} | {count} | {result['adversarial_accuracy']:.1f} | {line['seconds'] / count:.2f} |")
         lines += [""]
     rows = table.comparisons()

@@ -4,7 +4,7 @@ import pathlib
 import tomllib
 
 TABLES = {
-    "": {"title", "train_suffix", "seed", "vocabulary", "language_model", "classifier", "adapters", "attack", "defence", "draws"},
+    "": {"title", "train_suffix", "seed", "vocabulary", "init", "language_model", "classifier", "adapters", "attack", "defence", "draws"},
     "adapters": {"id", "train"},
     "defence": {"id", "name", "model", "precision"},
     "attack": {"flags", "num_samples", "clean_samples", "target"},
@@ -44,6 +44,7 @@ class Suite:
     title: str
     seed: int
     vocabulary: dict
+    init: dict  # flags of `qalof init`
     language_model: dict
     classifier: dict
     adapters: dict  # id -> flags of `qalof train`
@@ -80,8 +81,8 @@ def load(path):
             check_keys(row, kind, path)
     defences = [Defence(row["id"], row["name"], row["model"], str(row["precision"])) for row in table["defence"]]
     targets = [Target(row["id"], row["name"], row["defence"], row.get("flags", {})) for row in attack["target"]]
-    suite = Suite(path.stem, table["title"], table.get("seed", 1), table["vocabulary"], table["language_model"],
-                  table["classifier"], {row["id"]: row["train"] for row in table["adapters"]}, defences, targets,
+    suite = Suite(path.stem, table["title"], table.get("seed", 1), table["vocabulary"], table.get("init", {}),
+                  table["language_model"], table["classifier"], {row["id"]: row["train"] for row in table["adapters"]}, defences, targets,
                   attack.get("flags", {}), attack["num_samples"], table.get("draws", 5))
     for defence in defences:
         if defence.model != "classifier" and defence.model not in suite.adapters:
