@@ -2,6 +2,7 @@
 // trainer's.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,8 +20,22 @@ struct BenchOptions {
   std::size_t new_tokens = 64;      // decode: per sequence
   std::size_t batch = 1;            // sequences at once
   int repeats = 5;                  // after one warm-up
+  std::size_t requests = 0;         // random precision: per repeat; 0 = 8 batches a width
   bool all_logits = false;          // prefill: the LM head on every token instead of the last
   bool profile = false;
+};
+/// Random precision beside its widths, whose speeds are measured in the same repeats.
+struct RandomBench {
+  std::uint64_t seed = 0;
+  std::size_t requests = 0;  // of one repeat
+  struct Width {
+    std::string precision;
+    std::uint64_t draws = 0;  // of the requests
+    double tokens_per_second = 0;
+  };
+  std::vector<Width> widths;
+  double harmonic_mean = 0;  // tokens per second of the same requests at their widths' own speeds
+  double ratio = 0;          // of the speed to it
 };
 struct BenchResult {
   std::string precision;  // effective, in words
@@ -31,8 +46,9 @@ struct BenchResult {
   double seconds = 0;               // median
   std::vector<double> all_seconds;  // in the order measured
   double tokens_per_second = 0;     // tokens / median
-  std::size_t kv_bytes = 0;         // of one sequence's cache
-  runtime::Profile profile;         // of all repeats
+  std::optional<RandomBench> random;
+  std::size_t kv_bytes = 0;  // of one sequence's cache
+  runtime::Profile profile;  // of all repeats
 };
 
 /// The middle value, or the mean of the two; values must not be empty.
@@ -40,6 +56,9 @@ double median(std::vector<double> values);
 
 /// Random prompts, the same in every run. Error{kUsage} for numbers out of range, sequences longer
 /// than the model's positions among them.
+///
+/// Random precision serves requests as they come: those of one width wait for each other until
+/// `batch` of them run together; at the end what is left runs.
 BenchResult run_bench(const BenchOptions& options, Observer& observer);
 
 }  // namespace qalof::app

@@ -16,20 +16,28 @@ constexpr std::size_t kBatchTokens = 2048;
 // Collects texts until a batch is full, runs it and scores it.
 class Classifier {
  public:
-  Classifier(const runtime::Execution& execution, ParallelFor& parallel, runtime::Profile* profile)
-      : execution_(execution), parallel_(parallel), profile_(profile) {}
+  Classifier(const runtime::RequestExecutions& executions, ParallelFor& parallel,
+             runtime::Profile* profile)
+      : executions_(executions),
+        batch_tokens_(kBatchTokens * executions.set().size()),
+        parallel_(parallel),
+        profile_(profile) {}
 
   void add(std::vector<std::int32_t> ids, std::int32_t label) {
     pending_tokens_ += ids.size();
     pending_.push_back(std::move(ids));
     scores_.labels.push_back(label);
-    if (pending_tokens_ >= kBatchTokens) flush();
+    if (pending_tokens_ >= batch_tokens_) flush();
   }
   void flush() {
     if (pending_.empty()) return;
     std::vector<runtime::Sequence> sequences;
-    for (const auto& ids : pending_) sequences.push_back({ids});
-    runtime::class_logits(execution_, sequences, workspace_, logits_, parallel_, profile_);
+    std::vector<std::shared_ptr<const runtime::Execution>> served;  // text by text
+    for (const auto& ids : pending_) {
+      served.push_back(executions_.of_request(scores_.predictions.size() + served.size()));
+      sequences.push_back({ids, nullptr, served.back().get()});
+    }
+    runtime::class_logits(executions_.front(), sequences, workspace_, logits_, parallel_, profile_);
     const std::size_t classes = logits_.size() / sequences.size();
     for (std::size_t i = 0; i < sequences.size(); ++i) {
       const auto row = std::span<const float>(logits_).subspan(i * classes, classes);
@@ -53,7 +61,8 @@ class Classifier {
   }
 
  private:
-  const runtime::Execution& execution_;
+  const runtime::RequestExecutions& executions_;
+  std::size_t batch_tokens_;  // as many for each execution
   ParallelFor& parallel_;
   runtime::Profile* profile_;
   runtime::ClassifierWorkspace workspace_;
@@ -117,20 +126,20 @@ std::uint64_t check_classification(const std::string& path, std::size_t classes)
   return examples;
 }
 
-ClassificationScores evaluate_classification(const runtime::Execution& execution,
+ClassificationScores evaluate_classification(const runtime::RequestExecutions& executions,
                                              const text::BpeTokenizer& tokenizer,
                                              const ClassificationEvaluationOptions& options,
                                              ParallelFor& parallel, Observer& observer,
                                              runtime::Profile* profile) {
-  const std::size_t classes = runtime::num_classes(execution);
+  const std::size_t classes = runtime::num_classes(executions.front());
   // The first pass checks the whole file, so that bad data does not surface after an hour of work.
   std::uint64_t total = check_classification(options.validation_file, classes);
   if (options.max_eval_samples > 0) total = std::min(total, options.max_eval_samples);
   const auto start = std::chrono::steady_clock::now();
   ClassificationEncoder encoder(
       tokenizer, options.validation_file,
-      std::min(options.max_seq_length, execution.base().config().max_positions));
-  Classifier classifier(execution, parallel, profile);
+      std::min(options.max_seq_length, executions.front().base().config().max_positions));
+  Classifier classifier(executions, parallel, profile);
   std::uint64_t added = 0;
   text::read_classification(options.validation_file, [&](text::LabeledText&& example) {
     classifier.add(encoder.encode(example), example.label);

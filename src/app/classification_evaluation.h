@@ -54,7 +54,7 @@ struct ClassificationScores {
 std::uint64_t check_classification(const std::string& path, std::size_t classes);
 
 /// Error{kBadInput} where there is no class head; check_classification's.
-ClassificationScores evaluate_classification(const runtime::Execution& execution,
+ClassificationScores evaluate_classification(const runtime::RequestExecutions& executions,
                                              const text::BpeTokenizer& tokenizer,
                                              const ClassificationEvaluationOptions& options,
                                              ParallelFor& parallel, Observer& observer,

@@ -1,9 +1,43 @@
 #include "app/eval.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/file.h"
 
 namespace qalof::app {
+
+namespace {
+
+// Random precision needs every width's bytes, and has the mean of their bits.
+runtime::Footprint footprint_of(const runtime::RequestExecutions& executions) {
+  runtime::Footprint sum;
+  for (const auto& execution : executions.set()) {
+    const runtime::Footprint one = runtime::measure_footprint(*execution);
+    const auto share = 1.0 / static_cast<double>(executions.set().size());
+    sum.linear_bytes += one.linear_bytes;
+    sum.adapter_bytes += one.adapter_bytes;
+    sum.other_bytes = std::max(sum.other_bytes, one.other_bytes);
+    sum.bits_per_weight += one.bits_per_weight * share;
+    sum.bits_per_activation += one.bits_per_activation * share;
+    sum.bits_per_kv += one.bits_per_kv * share;
+  }
+  sum.total_bytes = sum.linear_bytes + sum.adapter_bytes + sum.other_bytes;
+  return sum;
+}
+
+RandomDraws draws_of(const runtime::RequestExecutions& executions, std::uint64_t requests) {
+  RandomDraws draws;
+  draws.seed = executions.seed();
+  const std::vector<std::uint64_t> counts = executions.draws(requests);
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    const runtime::Execution& execution = *executions.set()[i];
+    draws.requests[quant::describe(execution.plan(), execution.base().target())] = counts[i];
+  }
+  return draws;
+}
+
+}  // namespace
 
 EvalResult run_eval(const EvalOptions& options, Observer& observer) {
   const runtime::Task task = runtime::parse_task(options.task);
@@ -14,10 +48,11 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
   const ModelHandle handle = open_model(options.model, observer);
   const text::BpeTokenizer tokenizer = open_tokenizer(handle);
   ThreadPool pool(choose_threads(options.model.threads));
-  const auto execution = make_execution(handle, pool, observer);
+  const runtime::RequestExecutions executions = make_request_executions(handle, pool, observer);
+  std::uint64_t requests = 0;
   EvalResult result;
-  result.precision = execution->description();
-  result.footprint = runtime::measure_footprint(*execution);
+  result.precision = executions.description();
+  result.footprint = footprint_of(executions);
   runtime::Profile* profile = options.profile ? &result.profile : nullptr;
   if (task == runtime::Task::kClassification) {
     ClassificationEvaluationOptions classification;
@@ -25,23 +60,27 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
     classification.max_eval_samples = options.qa.max_eval_samples;
     classification.max_seq_length = options.qa.features.max_seq_length;
     classification.output_dir = options.qa.output_dir;
-    classification.label_names = label_names(handle, runtime::num_classes(*execution));
+    classification.label_names = label_names(handle, runtime::num_classes(executions.front()));
     result.classification =
-        evaluate_classification(*execution, tokenizer, classification, pool, observer, profile);
+        evaluate_classification(executions, tokenizer, classification, pool, observer, profile);
+    requests = result.classification->samples;
     result.tokens_per_second =
         static_cast<double>(result.classification->tokens) / result.classification->seconds;
   } else if (task == runtime::Task::kQa) {
     QaEvaluationOptions qa = options.qa;
     if (handle.adapters && handle.adapters->separator)
       qa.features.separator = handle.adapters->separator;
-    result.qa = evaluate_qa(*execution, tokenizer, qa, pool, observer, profile);
+    result.qa = evaluate_qa(executions, tokenizer, qa, pool, observer, profile);
+    requests = result.qa->samples;
     result.tokens_per_second = static_cast<double>(result.qa->tokens) / result.qa->seconds;
   } else {
     LmEvaluationOptions lm = options.lm;
     lm.validation_file = options.qa.validation_file;
-    result.lm = evaluate_lm(*execution, tokenizer, lm, pool, observer, profile);
+    result.lm = evaluate_lm(executions, tokenizer, lm, pool, observer, profile);
+    requests = result.lm->windows;
     result.tokens_per_second = static_cast<double>(result.lm->tokens) / result.lm->seconds;
   }
+  if (executions.is_random()) result.draws = draws_of(executions, requests);
   return result;
 }
 

@@ -1,6 +1,7 @@
 // qalof eval: scores of a model, adapter and precision on the packed runtime.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 
@@ -19,8 +20,14 @@ struct EvalOptions {
   LmEvaluationOptions lm;
   bool profile = false;
 };
+/// What random precision drew.
+struct RandomDraws {
+  std::uint64_t seed = 0;
+  std::map<std::string, std::uint64_t> requests;  // or layers, by precision
+};
 struct EvalResult {
   std::string precision;  // effective, in words
+  std::optional<RandomDraws> draws;
   std::optional<QaScores> qa;
   std::optional<LmScores> lm;
   std::optional<ClassificationScores> classification;

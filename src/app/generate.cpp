@@ -17,9 +17,11 @@ GenerateResult run_generate(const GenerateOptions& options, const runtime::TextC
       generation.stop_ids.push_back(static_cast<std::int32_t>(id));
   }
   ThreadPool pool(choose_threads(options.model.threads));
-  const auto execution = make_execution(handle, pool, observer);
+  const runtime::RequestExecutions executions = make_request_executions(handle, pool, observer);
+  const auto execution = executions.of_request(options.request);
   GenerateResult result;
   result.precision = execution->description();
+  if (executions.is_random()) result.random_seed = executions.seed();
   result.lm_head_bits = execution->lm_head_width().bits;
   result.generation = runtime::generate(*execution, tokenizer, prompt, generation, pool, on_text,
                                         options.profile ? &result.profile : nullptr);

@@ -1,6 +1,7 @@
 // qalof generate: text from a prompt.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "app/model_handle.h"
@@ -12,12 +13,14 @@ struct GenerateOptions {
   ModelOptions model;
   std::string prompt;  // UTF-8; "" begins with the model's bos token
   runtime::GenerateOptions generation;
-  bool ignore_eos = false;  // go on where the model's eos token comes
+  std::uint64_t request = 0;  // random precision: the width is a function of seed and this
+  bool ignore_eos = false;    // go on where the model's eos token comes
   bool profile = false;
 };
 struct GenerateResult {
   runtime::Generation generation;
-  std::string precision;  // effective, in words
+  std::string precision;                     // effective, in words
+  std::optional<std::uint64_t> random_seed;  // of the draw
   int lm_head_bits = 0;
   runtime::Profile profile;
 };

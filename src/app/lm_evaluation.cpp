@@ -45,10 +45,10 @@ std::vector<std::string_view> documents_of(std::string_view text, bool line_by_l
   return documents;
 }
 
-LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
-                     const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
-                     runtime::Profile* profile) {
-  const model::ModelConfig& config = execution.base().config();
+LmScores evaluate_lm(const runtime::RequestExecutions& executions,
+                     const text::BpeTokenizer& tokenizer, const LmEvaluationOptions& options,
+                     ParallelFor& parallel, Observer& observer, runtime::Profile* profile) {
+  const model::ModelConfig& config = executions.front().base().config();
   const std::size_t length =
       options.max_seq_length == 0 ? config.max_positions : options.max_seq_length;
   QALOF_CHECK(length >= 2 && length <= config.max_positions, ErrorKind::kUsage,
@@ -70,39 +70,54 @@ LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokeniz
   QALOF_CHECK(scores.tokens > 0, ErrorKind::kBadInput,
               "{}: holds {} tokens, no document with the 2 that are needed",
               options.validation_file, ids.size());
+  scores.windows = windows.size();
   const auto start = std::chrono::steady_clock::now();
-  runtime::DecoderWorkspace workspace;
+  // As many tokens for each execution.
+  const std::size_t batch_tokens = kBatchTokens * executions.set().size();
+  runtime::GroupedWorkspace workspace;
   std::vector<float> hidden, scored_rows;
   std::vector<std::int32_t> targets;
   double sum = 0;
   for (std::size_t next = 0; next < windows.size();) {
     std::vector<runtime::Sequence> sequences;
+    std::vector<std::shared_ptr<const runtime::Execution>> served;  // window by window
     std::size_t tokens = 0;
     const std::size_t first_window = next;
     while (next < windows.size() &&
-           (tokens == 0 || tokens + windows[next].end - windows[next].first <= kBatchTokens)) {
+           (tokens == 0 || tokens + windows[next].end - windows[next].first <= batch_tokens)) {
+      served.push_back(executions.of_request(next));
       const Window& window = windows[next++];
-      sequences.push_back({std::span(ids).subspan(window.first, window.end - window.first)});
+      sequences.push_back({std::span(ids).subspan(window.first, window.end - window.first), nullptr,
+                           served.back().get()});
       tokens += window.end - window.first;
     }
     hidden.resize(tokens * config.hidden);
-    runtime::forward(execution, sequences, workspace, hidden.data(), parallel, profile);
+    runtime::forward_by_execution(executions.front(), sequences, workspace, hidden.data(), parallel,
+                                  profile);
+    const auto score = [&](const runtime::Execution& execution) {
+      const runtime::Profile::Scope scope(profile, "lm_head",
+                                          targets.size() * config.vocab_size * sizeof(float));
+      for (const float loss :
+           runtime::lm_token_losses(execution, scored_rows.data(), targets, parallel)) {
+        sum += static_cast<double>(loss);
+      }
+      scored_rows.clear();
+      targets.clear();
+    };
     scored_rows.clear();
     targets.clear();
     std::size_t row0 = 0;
     for (std::size_t w = first_window; w < next; ++w) {
+      const runtime::Execution& execution = *served[w - first_window];
+      const bool is_last = w + 1 == next || served[w + 1 - first_window]->lm_head_width() !=
+                                                execution.lm_head_width();
       for (std::size_t t = windows[w].scored_from; t < windows[w].end; ++t) {
         const float* row = hidden.data() + (row0 + t - 1 - windows[w].first) * config.hidden;
         scored_rows.insert(scored_rows.end(), row, row + config.hidden);
         targets.push_back(ids[t]);
       }
       row0 += windows[w].end - windows[w].first;
-    }
-    const runtime::Profile::Scope scope(profile, "lm_head",
-                                        targets.size() * config.vocab_size * sizeof(float));
-    for (const float loss :
-         runtime::lm_token_losses(execution, scored_rows.data(), targets, parallel)) {
-      sum += static_cast<double>(loss);
+      if (is_last) score(execution);
     }
     observer.progress("windows", next, windows.size(), "");
   }

@@ -9,7 +9,7 @@
 
 #include "core/progress.h"
 #include "core/threads.h"
-#include "runtime/decoder.h"
+#include "runtime/request_executions.h"
 #include "text/bpe_tokenizer.h"
 
 namespace qalof::app {
@@ -24,6 +24,7 @@ struct LmScores {
   double loss = 0;  // mean negative log-likelihood, nats per token
   double perplexity = 0;
   std::uint64_t tokens = 0;  // predicted tokens
+  std::uint64_t windows = 0;
   double seconds = 0;
 };
 
@@ -32,8 +33,9 @@ std::vector<std::string_view> documents_of(std::string_view text, bool line_by_l
 
 /// Each token of a document but its first is scored once, in the first window that holds it with a
 /// predecessor.
-LmScores evaluate_lm(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
-                     const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
+LmScores evaluate_lm(const runtime::RequestExecutions& executions,
+                     const text::BpeTokenizer& tokenizer, const LmEvaluationOptions& options,
+                     ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile = nullptr);
 
 }  // namespace qalof::app

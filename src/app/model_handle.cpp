@@ -112,7 +112,18 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
     }
     handle.adapters = std::move(adapters);
   }
-  if (!options.precision.empty()) plan = quant::parse_plan(options.precision);
+  const quant::DrawnWidths drawn = quant::parse_drawn_widths(options.random_widths);
+  if (options.takes_random && quant::is_random_precision(options.precision)) {
+    handle.random = quant::parse_random_precision(options.precision);
+    handle.random->drawn = drawn;
+    handle.random_seed = options.random_seed;
+    plan = quant::plans_of(*handle.random).front();
+  } else if (!options.precision.empty()) {
+    plan = quant::parse_plan(options.precision);
+  }
+  QALOF_CHECK(handle.random || drawn == quant::DrawnWidths::kRequest, ErrorKind::kUsage,
+              "--random_widths {}: nothing is drawn, expected --precision random:4,8 or the like",
+              options.random_widths);
   handle.plan = plan ? *plan : quant::parse_plan("32");
   handle.plan.scheme = choose_scheme(options, handle, stored_scheme, observer);
   return handle;
@@ -173,20 +184,48 @@ std::string adapters_sha256(const runtime::AdapterSet& set) {
   return hash.finish();
 }
 
-std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle,
-                                                         ParallelFor& parallel,
-                                                         Observer& observer) {
-  quant::PrecisionPlan plan = quant::resolve(handle.plan, handle.base->target());
+namespace {
+
+std::shared_ptr<const runtime::Execution> execution_of(const ModelHandle& handle,
+                                                       const quant::PlanSpec& spec,
+                                                       ParallelFor& parallel) {
+  quant::PrecisionPlan plan = quant::resolve(spec, handle.base->target());
   if (handle.kv_bits) {
     for (auto* side : {&plan.k, &plan.v}) {
       for (std::vector<quant::BitWidth>& heads : *side)
         std::fill(heads.begin(), heads.end(), *handle.kv_bits);
     }
   }
-  auto execution = runtime::Execution::create(handle.base, std::move(plan), handle.adapters,
-                                              parallel, handle.execution);
+  return runtime::Execution::create(handle.base, std::move(plan), handle.adapters, parallel,
+                                    handle.execution);
+}
+
+}  // namespace
+
+std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle,
+                                                         ParallelFor& parallel,
+                                                         Observer& observer) {
+  auto execution = execution_of(handle, handle.plan, parallel);
   observer.info(fmt::format("precision {}", execution->description()));
   return execution;
+}
+
+runtime::RequestExecutions make_request_executions(const ModelHandle& handle, ParallelFor& parallel,
+                                                   Observer& observer) {
+  std::vector<std::shared_ptr<const runtime::Execution>> set;
+  if (!handle.random) {
+    set.push_back(make_execution(handle, parallel, observer));
+    return runtime::RequestExecutions(std::move(set.front()));
+  }
+  for (quant::PlanSpec& spec : quant::plans_of(*handle.random)) {
+    spec.scheme = handle.plan.scheme;
+    set.push_back(execution_of(handle, spec, parallel));
+  }
+  const std::uint64_t seed = handle.random_seed ? *handle.random_seed : quant::system_seed();
+  runtime::RequestExecutions requests(std::move(set), handle.random->drawn, seed,
+                                      quant::to_string(*handle.random));
+  observer.info(fmt::format("precision {}", requests.description()));
+  return requests;
 }
 
 }  // namespace qalof::app

@@ -10,6 +10,7 @@
 #include "core/threads.h"
 #include "runtime/execution.h"
 #include "runtime/packed_file.h"
+#include "runtime/request_executions.h"
 #include "text/bpe_tokenizer.h"
 
 namespace qalof::app {
@@ -26,14 +27,20 @@ struct ModelOptions {
   std::string kv_scheme = "seed";
   int lm_head_bits = 0;  // 4, 8, 16 or 32; 0 = the embedding's width
   int threads = 0;       // 0 = all available
+  // Random precision ("random:4,8"), where the command serves requests.
+  bool takes_random = false;
+  std::string random_widths = "request";     // or "layer"
+  std::optional<std::uint64_t> random_seed;  // of the draws; none: the system's random source
 };
 
 struct ModelHandle {
   std::shared_ptr<const runtime::BaseModel> base;
   std::shared_ptr<const runtime::AdapterSet> adapters;  // null: none
   quant::PlanSpec plan;                                 // its scheme is the one that runs
-  std::map<std::string, std::string> packed_files;      // tokenizer files of a packed file
-  std::optional<quant::BitWidth> kv_bits;               // instead of the plan's
+  std::optional<quant::RandomPrecision> random;         // instead of plan, which is its first
+  std::optional<std::uint64_t> random_seed;
+  std::map<std::string, std::string> packed_files;  // tokenizer files of a packed file
+  std::optional<quant::BitWidth> kv_bits;           // instead of the plan's
   runtime::ExecutionOptions execution;
 };
 
@@ -49,6 +56,9 @@ std::string adapters_sha256(const runtime::AdapterSet& set);
 /// Resolves plan and adapters to pointers and tells observer the effective precision.
 std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle,
                                                          ParallelFor& parallel, Observer& observer);
+/// The same for requests: one execution, or those that random precision draws from.
+runtime::RequestExecutions make_request_executions(const ModelHandle& handle, ParallelFor& parallel,
+                                                   Observer& observer);
 /// --threads, else QALOF_THREADS, else every available one. Error{kUsage} for a value
 /// outside 1..1024.
 int choose_threads(int requested);

@@ -1,5 +1,6 @@
 #include "app/qa_evaluation.h"
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 
@@ -17,29 +18,34 @@ constexpr std::uint64_t kUntrainedSeed = 42;  // the default --seed of training
 // Runs batches of questions and scores them in file order.
 class QaEvaluator {
  public:
-  QaEvaluator(const runtime::Execution& execution, const runtime::Head& head,
+  // untrained: the head of executions without one.
+  QaEvaluator(const runtime::RequestExecutions& executions, const runtime::Head* untrained,
               const QaEvaluationOptions& options, ParallelFor& parallel, runtime::Profile* profile)
-      : execution_(execution),
+      : executions_(executions),
         options_(options),
         parallel_(parallel),
         profile_(profile),
-        head_(head),
+        untrained_(untrained),
         decoder_(options.decode) {
     if (!options.output_dir.empty())
       writer_.emplace(options.output_dir, "eval_", options.decode.version_2_with_negative);
   }
 
   void run(const QaBatch& batch) {
-    const std::vector<runtime::Sequence> sequences = batch.sequences();
-    const std::size_t hidden = execution_.base().config().hidden;
+    std::vector<runtime::Sequence> sequences = batch.sequences();
+    std::vector<std::shared_ptr<const runtime::Execution>> served;  // question by question
+    std::size_t next = 0;
+    for (const QaItem& item : batch.items) {
+      served.push_back(executions_.of_request(scores_.samples + served.size()));
+      for (std::size_t w = 0; w < item.windows.size(); ++w)
+        sequences[next++].execution = served.back().get();
+    }
+    const std::size_t hidden = executions_.front().base().config().hidden;
     hidden_.resize(batch.tokens * hidden);
     logits_.resize(batch.tokens * 2);
-    runtime::forward(execution_, sequences, workspace_, hidden_.data(), parallel_, profile_);
-    {
-      const runtime::Profile::Scope scope(profile_, "span_head",
-                                          batch.tokens * hidden * sizeof(float));
-      runtime::apply_head(head_, hidden_.data(), batch.tokens, hidden, logits_.data(), parallel_);
-    }
+    runtime::forward_by_execution(executions_.front(), sequences, workspace_, hidden_.data(),
+                                  parallel_, profile_);
+    apply_heads(batch, served);
     std::size_t row = 0;
     for (const QaItem& item : batch.items) {
       for (const text::SpanWindow& window : item.windows) {
@@ -63,6 +69,29 @@ class QaEvaluator {
   std::uint64_t done() const { return scores_.samples; }
 
  private:
+  // Stretches of questions that have one head.
+  void apply_heads(const QaBatch& batch,
+                   const std::vector<std::shared_ptr<const runtime::Execution>>& served) {
+    const std::size_t hidden = executions_.front().base().config().hidden;
+    const runtime::Profile::Scope scope(profile_, "span_head",
+                                        batch.tokens * hidden * sizeof(float));
+    const auto head_of = [&](std::size_t item) {
+      const runtime::Head* own = served[item]->head(runtime::Task::kQa);
+      return own != nullptr ? own : untrained_;
+    };
+    std::size_t row = 0;
+    for (std::size_t first = 0; first < batch.items.size();) {
+      std::size_t end = first, rows = 0;
+      for (; end < batch.items.size() && head_of(end) == head_of(first); ++end) {
+        for (const text::SpanWindow& window : batch.items[end].windows) rows += window.ids.size();
+      }
+      runtime::apply_head(*head_of(first), hidden_.data() + row * hidden, rows, hidden,
+                          logits_.data() + 2 * row, parallel_);
+      row += rows;
+      first = end;
+    }
+  }
+
   void finish(const QaItem& item) {
     const text::SpanPrediction prediction = decoder_.finish(*item.context);
     const text::QuestionScore score = score_answer(options_, prediction.text, item.question);
@@ -73,14 +102,14 @@ class QaEvaluator {
     if (writer_) writer_->add(item.question.id, prediction, score);
   }
 
-  const runtime::Execution& execution_;
+  const runtime::RequestExecutions& executions_;
   const QaEvaluationOptions& options_;
   ParallelFor& parallel_;
   runtime::Profile* profile_;
-  const runtime::Head& head_;
+  const runtime::Head* untrained_;
   text::SpanDecoder decoder_;
   std::optional<text::PredictionWriter> writer_;
-  runtime::DecoderWorkspace workspace_;
+  runtime::GroupedWorkspace workspace_;
   std::vector<float> hidden_, logits_;
   double exact_ = 0, f1_ = 0;
   QaScores scores_;
@@ -88,22 +117,27 @@ class QaEvaluator {
 
 }  // namespace
 
-QaScores evaluate_qa(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
-                     const QaEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
-                     runtime::Profile* profile) {
-  const runtime::Head* head = execution.head(runtime::Task::kQa);
+QaScores evaluate_qa(const runtime::RequestExecutions& executions,
+                     const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
+                     ParallelFor& parallel, Observer& observer, runtime::Profile* profile) {
+  const runtime::BaseModel& base = executions.front().base();
   std::optional<runtime::Head> untrained;
-  if (head == nullptr) {
+  const auto has_head = [](const auto& execution) {
+    return execution->head(runtime::Task::kQa) != nullptr;
+  };
+  if (!std::all_of(executions.set().begin(), executions.set().end(), has_head)) {
     observer.warn(fmt::format(
         "{}: neither the model nor an adapter holds a question-answering head (qa_outputs): an "
         "untrained one answers, and its scores are chance; train one or give --adapter",
-        execution.base().path()));
-    head = &untrained.emplace(runtime::untrained_qa_head(execution.base(), kUntrainedSeed));
+        base.path()));
+    untrained = runtime::untrained_qa_head(base, kUntrainedSeed);
   }
-  const QaReader reader(tokenizer, options, execution.base().config().max_positions, observer);
+  const QaReader reader(tokenizer, options, base.config().max_positions, observer);
   const auto start = std::chrono::steady_clock::now();
-  QaEvaluator evaluator(execution, *head, reader.options(), parallel, profile);
-  reader.read(kBatchTokens, [&](const QaBatch& batch) {
+  QaEvaluator evaluator(executions, untrained ? &*untrained : nullptr, reader.options(), parallel,
+                        profile);
+  // As many tokens for each execution.
+  reader.read(kBatchTokens * executions.set().size(), [&](const QaBatch& batch) {
     evaluator.run(batch);
     observer.progress("questions", evaluator.done(), reader.total(), "");
     return true;

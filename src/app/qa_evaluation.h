@@ -10,7 +10,7 @@
 #include "app/qa_batches.h"
 #include "core/progress.h"
 #include "core/threads.h"
-#include "runtime/decoder.h"
+#include "runtime/request_executions.h"
 #include "text/bpe_tokenizer.h"
 
 namespace qalof::app {
@@ -26,8 +26,9 @@ struct QaScores {
 };
 
 /// Scores a file. Error{kBadInput} where the execution has no QA head.
-QaScores evaluate_qa(const runtime::Execution& execution, const text::BpeTokenizer& tokenizer,
-                     const QaEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
+QaScores evaluate_qa(const runtime::RequestExecutions& executions,
+                     const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
+                     ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile = nullptr);
 
 }  // namespace qalof::app

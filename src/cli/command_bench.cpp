@@ -20,11 +20,19 @@ void run_bench(std::vector<std::string> arguments) {
       "Speed on this machine: one warm-up, then the median of the repeats. `bench train -h` shows "
       "the trainer's flags.",
       "  qalof bench prefill --model_name_or_path gpt2 --precision 4 --prompt_tokens 512\n"
-      "  qalof bench decode --model_name_or_path gpt2 --precision 4 --lm_head_bits 8 --batch 4\n",
+      "  qalof bench decode --model_name_or_path gpt2 --precision 4 --lm_head_bits 8 --batch 4\n"
+      "  qalof bench prefill --model_name_or_path gpt2.qalof --precision random:4,5,6,7,8\n",
       std::move(arguments));
   line.positional("WHAT", what, "prefill, decode or train");
   add_model_flags(line, options.model);
   add_run_flags(line, options.model);
+  options.model.takes_random = true;
+  std::uint64_t seed = 0;
+  line.option("--seed", seed,
+              "of the widths of --precision random:...; the system draws one unless given");
+  line.option("--requests", options.requests,
+              "--precision random:...: requests of a repeat, each with a width of its own; 0 = 8 "
+              "batches a width");
   line.option("--prompt_tokens,--seq", options.prompt_tokens, "tokens of a prompt");
   line.option("--new_tokens", options.new_tokens, "decode: tokens added to each sequence");
   line.option("--batch", options.batch, "sequences at once");
@@ -32,6 +40,7 @@ void run_bench(std::vector<std::string> arguments) {
   line.option("--logits", logits, "prefill: LM head on the last token of a prompt or on all");
   line.flag("--profile", options.profile, "time and bytes per operation");
   line.parse();
+  if (line.given("--seed")) options.model.random_seed = seed;
   QALOF_CHECK(what == "prefill" || what == "decode", ErrorKind::kUsage,
               "bench: found {}, expected prefill, decode or train", what);
   QALOF_CHECK(logits == "last" || logits == "all", ErrorKind::kUsage,
@@ -63,6 +72,25 @@ void run_bench(std::vector<std::string> arguments) {
       *std::min_element(result.all_seconds.begin(), result.all_seconds.end()),
       *std::max_element(result.all_seconds.begin(), result.all_seconds.end()), result.threads,
       result.isa, result.precision);
+  if (result.random) {
+    const app::RandomBench& random = *result.random;
+    Json widths = Json::array();
+    for (const app::RandomBench::Width& width : random.widths) {
+      widths.push_back({{"precision", width.precision},
+                        {"draws", width.draws},
+                        {"tokens_per_second", width.tokens_per_second}});
+      text += fmt::format("  {:<24} {:6} requests   {:.1f} tokens/s alone\n", width.precision,
+                          width.draws, width.tokens_per_second);
+    }
+    json["random"] = {{"seed", random.seed},
+                      {"requests", random.requests},
+                      {"widths", widths},
+                      {"harmonic_mean", random.harmonic_mean},
+                      {"ratio", random.ratio}};
+    text +=
+        fmt::format("  harmonic mean {:.1f} tokens/s, random precision reaches {:.1f} % of it\n",
+                    random.harmonic_mean, 100 * random.ratio);
+  }
   if (options.profile) {
     json["profile"] = profile_json(result.profile);
     text += profile_text(result.profile);

@@ -14,10 +14,17 @@ void run_eval(std::vector<std::string> arguments) {
       "--precision 4\n"
       "  qalof eval --task classification --model_name_or_path gpt2 --adapter out "
       "--validation_file dev.tsv\n"
+      "  qalof eval --task classification --model_name_or_path gpt2.qalof --validation_file "
+      "dev.tsv "
+      "--precision random:4,5,6,7,8 --seed 1\n"
       "  qalof eval --task lm --model_name_or_path gpt2 --validation_file text.txt --json\n",
       std::move(arguments));
   add_model_flags(line, options.model);
   add_run_flags(line, options.model);
+  add_random_flags(line, options.model);
+  std::uint64_t seed = 0;
+  line.option("--seed", seed,
+              "of the widths of --precision random:...; the system draws one unless given");
   line.option("--task", options.task, "qa, lm or classification");
   line.option("--validation_file", qa.validation_file,
               "qa: SQuAD JSON or JSONL; lm: UTF-8 text; classification: SST-2 TSV or AG News CSV")
@@ -42,6 +49,7 @@ void run_eval(std::vector<std::string> arguments) {
               "classification likewise");
   line.flag("--profile", options.profile, "time and bytes per operation");
   line.parse();
+  if (line.given("--seed")) options.model.random_seed = seed;
   if (length->count() > 0) options.lm.max_seq_length = qa.features.max_seq_length;
 
   const app::EvalResult result = app::run_eval(options, line.observer());
@@ -56,6 +64,10 @@ void run_eval(std::vector<std::string> arguments) {
                 {{"linears", result.footprint.linear_bytes},
                  {"adapters", result.footprint.adapter_bytes},
                  {"other", result.footprint.other_bytes}}}};
+  if (result.draws) {
+    json["precision_seed"] = result.draws->seed;
+    json["draws"] = result.draws->requests;
+  }
   std::string text;
   if (result.qa) {
     json["eval_exact_match"] = result.qa->exact_match;

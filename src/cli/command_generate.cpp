@@ -33,6 +33,9 @@ void run_generate(std::vector<std::string> arguments) {
       std::move(arguments));
   add_model_flags(line, options.model);
   add_run_flags(line, options.model);
+  add_random_flags(line, options.model);
+  line.option("--request", options.request,
+              "--precision random:...: the width drawn is a function of seed and this number");
   line.option("--prompt", options.prompt,
               "text to continue; - reads standard input, less the line end that closes it")
       ->required();
@@ -41,13 +44,16 @@ void run_generate(std::vector<std::string> arguments) {
   line.option("--top_k", generation.sampling.top_k, "choose among the k most likely; 0 = all");
   line.option("--top_p", generation.sampling.top_p,
               "choose among the fewest most likely that have this probability together");
-  line.option("--seed", generation.sampling.seed, "of the choices");
+  line.option("--seed", generation.sampling.seed,
+              "of the choices, and of --precision random:..., for which the system draws one "
+              "unless given");
   line.option("--stop", generation.stop_strings, "texts that end the generation");
   line.option("--prefill_chunk", generation.prefill_chunk,
               "prompt tokens per pass: bounds memory, not results");
   line.flag("--ignore_eos", options.ignore_eos, "go on where the model ends its text");
   line.flag("--profile", options.profile, "time and bytes per operation");
   line.parse();
+  if (line.given("--seed")) options.model.random_seed = generation.sampling.seed;
   if (options.prompt == "-") options.prompt = read_prompt();
 
   const StopSignals signals;
@@ -73,6 +79,7 @@ void run_generate(std::vector<std::string> arguments) {
                {"kv_bytes", found.kv_bytes},
                {"lm_head_bits", result.lm_head_bits},
                {"precision", result.precision}};
+  if (result.random_seed) json["precision_seed"] = *result.random_seed;
   std::string text = "\n";
   if (options.profile) {
     json["profile"] = profile_json(result.profile);

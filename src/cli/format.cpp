@@ -29,6 +29,13 @@ void add_run_flags(CommandLine& line, app::ModelOptions& options) {
               "weights of the LM head: 4, 8, 16 or 32; 0 = the embedding's width");
 }
 
+void add_random_flags(CommandLine& line, app::ModelOptions& options) {
+  options.takes_random = true;
+  line.option("--random_widths", options.random_widths,
+              "--precision random:4,5,6,7,8 draws one of these widths for each request, or with "
+              "layer for each of its layers");
+}
+
 std::string bytes_text(std::uint64_t bytes) {
   constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB"};
   auto value = static_cast<double>(bytes);

@@ -81,7 +81,7 @@ void run_train(std::vector<std::string> arguments) {
   std::string task = "qa", method = "lora", scheduler = "cosine", device = "cpu",
               save_dtype = "f32", report_to = "none", random_widths = "step",
               curriculum = "schedule", adapter_form = "separate", init_lora = "default",
-              min_bits = "4", learn_steps = "none", kd_loss;
+              min_bits = "4", learn_steps = "none", adversarial_norm = "l2", kd_loss;
   int kv_bits = 0;
   std::uint64_t teacher_cache_mb = train.teacher_cache_bytes >> 20;
   std::int32_t separator = -1;
@@ -127,6 +127,15 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--curriculum", curriculum,
               "curriculum: a lower width after equal parts of the run (schedule) or where the loss "
               "stops falling (loss)");
+  line.option("--adversarial_steps", train.adversarial.steps,
+              "qa, classification: examples are moved in embedding space by so many steps of "
+              "projected gradient ascent against the network that then trains on them; 0 = not");
+  line.option("--adversarial_epsilon", train.adversarial.epsilon,
+              "how far a token's embedding moves at most");
+  line.option("--adversarial_step_size", train.adversarial.step_size,
+              "length of a step; 0 = 2.5 epsilon / steps");
+  line.option("--adversarial_norm", adversarial_norm,
+              "what epsilon bounds: l2 (the length of a token's move) or linf (each number of it)");
   line.option("--kv_bits", kv_bits,
               "bits of K and V where not the width's own; 16 is the original's form");
   line.option("--precision,--sp_config", options.model.precision,
@@ -233,6 +242,7 @@ void run_train(std::vector<std::string> arguments) {
   QALOF_CHECK(options.find_min_bits || CLI::detail::lexical_cast(min_bits, train.min_bits),
               ErrorKind::kUsage, "--min_bits: found {}, expected auto or a number", min_bits);
   train.learn_steps = train::parse_learn_steps(learn_steps);
+  train.adversarial.norm = train::parse_perturbation_norm(adversarial_norm);
   if (!kd_loss.empty()) train.kd_loss = train::parse_kd_loss(kd_loss);
   options.log_events = report_to == "tensorboard";
   options.flags = identifying_flags(line.values());

@@ -37,7 +37,8 @@ void class_logits(const Execution& execution, std::span<const Sequence> sequence
     tokens += sequence.ids.size();
   }
   workspace.hidden.resize(tokens * hidden);
-  forward(execution, sequences, workspace.decoder, workspace.hidden.data(), parallel, profile);
+  forward_by_execution(execution, sequences, workspace.decoder, workspace.hidden.data(), parallel,
+                       profile);
   workspace.last.resize(sequences.size() * hidden);
   logits.resize(sequences.size() * classes);
   std::size_t row = 0;

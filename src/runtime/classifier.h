@@ -4,13 +4,13 @@
 #include <span>
 #include <vector>
 
-#include "runtime/decoder.h"
+#include "runtime/request_executions.h"
 
 namespace qalof::runtime {
 
 /// Buffers kept between calls.
 struct ClassifierWorkspace {
-  DecoderWorkspace decoder;
+  GroupedWorkspace decoder;
   std::vector<float> hidden, last;
 };
 

@@ -31,6 +31,8 @@ constexpr Named<AdapterForm> kAdapterForms[] = {{"separate", AdapterForm::kSepar
                                                 {"merged", AdapterForm::kMerged}};
 constexpr Named<InitLora> kInitLora[] = {{"default", InitLora::kDefault},
                                          {"residual_svd", InitLora::kResidualSvd}};
+constexpr Named<PerturbationNorm> kNorms[] = {{"l2", PerturbationNorm::kL2},
+                                              {"linf", PerturbationNorm::kLinf}};
 constexpr Named<KdLoss> kKdLosses[] = {{"kl", KdLoss::kKl}, {"mse", KdLoss::kMse}};
 
 constexpr Named<LearnSteps> kLearnSteps[] = {{"none", LearnSteps::kNone},
@@ -63,6 +65,9 @@ Curriculum parse_curriculum(const std::string& text) {
 }
 LearnSteps parse_learn_steps(const std::string& text) {
   return parse("--learn_steps", kLearnSteps, text);
+}
+PerturbationNorm parse_perturbation_norm(const std::string& text) {
+  return parse("--adversarial_norm", kNorms, text);
 }
 KdLoss parse_kd_loss(const std::string& text) { return parse("--kd_loss", kKdLosses, text); }
 AdapterForm parse_adapter_form(const std::string& text) {

@@ -42,6 +42,8 @@ enum class InitLora { kDefault, kResidualSvd };
 enum class KdLoss { kKl, kMse };
 /// Which quantizer values are learned, one set per width.
 enum class LearnSteps { kNone, kWeights, kActivations, kAll };
+/// What bounds the perturbation of a token's embedding: its length, or its largest number.
+enum class PerturbationNorm { kL2, kLinf };
 enum class LrSchedule { kCosine, kLinear, kConstant };
 enum class Device { kCpu, kCuda };
 
@@ -55,6 +57,7 @@ KdLoss parse_kd_loss(const std::string& text);
 AdapterForm parse_adapter_form(const std::string& text);
 InitLora parse_init_lora(const std::string& text);
 LearnSteps parse_learn_steps(const std::string& text);
+PerturbationNorm parse_perturbation_norm(const std::string& text);
 std::string to_string(Method method);
 
 /// A fine-tuned network that teaches from outside: a base in full or half precision and perhaps
@@ -64,6 +67,20 @@ struct TeacherModel {
   std::shared_ptr<const runtime::BaseModel> base;
   std::shared_ptr<const runtime::AdapterSet> adapters;  // or null
   quant::PrecisionPlan plan;
+};
+
+/// Training on examples that projected gradient ascent of the labels' loss has moved in embedding
+/// space, at the precision of the pass that trains on them (adversarial_torch.h). With `random`:
+/// random precision training (Fu et al. 2021).
+struct AdversarialOptions {
+  std::int64_t steps = 0;  // of ascent; 0: examples stay as they are
+  double epsilon = 0;      // radius of the ball around a token's embedding
+  double step_size = 0;    // 0: 2.5 epsilon / steps
+  PerturbationNorm norm = PerturbationNorm::kL2;
+
+  double step_length() const {
+    return step_size > 0 ? step_size : 2.5 * epsilon / static_cast<double>(steps);
+  }
 };
 
 struct TrainOptions {
@@ -111,6 +128,7 @@ struct TrainOptions {
   int min_bits = 4, max_bits = 8;       // cpt
   RandomWidths random_widths = RandomWidths::kStep;
   Curriculum curriculum = Curriculum::kSchedule;
+  AdversarialOptions adversarial;
   std::uint64_t seed = 42;
   bool bf16 = false;  // lora and full without a plan: linears at w16a16
   std::int64_t logging_steps = 10;

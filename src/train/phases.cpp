@@ -123,6 +123,24 @@ void check_losses(const TrainOptions& options) {
               "--hidden_kd and --contrastive compare with a teacher: add --teacher");
 }
 
+void check_adversarial(const TrainOptions& options) {
+  const AdversarialOptions& adversarial = options.adversarial;
+  QALOF_CHECK(adversarial.steps >= 0, ErrorKind::kUsage,
+              "--adversarial_steps: found {}, expected at least 0", adversarial.steps);
+  check_number("--adversarial_epsilon", adversarial.epsilon, 0);
+  check_number("--adversarial_step_size", adversarial.step_size, 0);
+  if (adversarial.steps == 0) {
+    QALOF_CHECK(adversarial.epsilon == 0 && adversarial.step_size == 0, ErrorKind::kUsage,
+                "--adversarial_epsilon and --adversarial_step_size: nothing is perturbed without "
+                "--adversarial_steps");
+    return;
+  }
+  QALOF_CHECK(adversarial.epsilon > 0, ErrorKind::kUsage,
+              "--adversarial_steps {}: needs a positive --adversarial_epsilon", adversarial.steps);
+  QALOF_CHECK(options.task != runtime::Task::kLm, ErrorKind::kUnsupported,
+              "--adversarial_steps: not implemented for --task lm, expected classification or qa");
+}
+
 Network uniform_network(int bits, const TrainOptions& options, const quant::PlanTarget& target) {
   Network network;
   network.name = fmt::format("w{}", bits);
@@ -265,6 +283,7 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
   check_number("--num_train_epochs", options.num_train_epochs, 0);
   check_number("--lora_alpha", options.lora_alpha, 0);
   check_losses(options);
+  check_adversarial(options);
   QALOF_CHECK(options.ste_clip == 0 || options.ste_clip == 2, ErrorKind::kUsage,
               "--ste_clip: found {}, expected 0 or 2", options.ste_clip);
   QALOF_CHECK(options.lora_r >= 1, ErrorKind::kUsage, "--lora_r: found 0, expected at least 1");

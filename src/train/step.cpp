@@ -3,6 +3,7 @@
 #include <set>
 
 #include "train/adapter_form.h"
+#include "train/adversarial_torch.h"
 #include "train/feature_loss_torch.h"
 #include "train/step_torch.h"
 
@@ -37,6 +38,7 @@ PassOutput detached(const PassOutput& output) {
 StepRunner::StepRunner(const StepContext& context)
     : context_(context),
       wanted_(context.options),
+      perturbations_(context.options.seed, "adversarial " + context.phase.name),
       phase_teacher_(wanted_, cache_limit(context.options, context.graph.device())) {
   const TrainOptions& options = context_.options;
   // Logits of a network that is trained already are far from a student's at its first steps: their
@@ -62,8 +64,24 @@ StepRunner::Student StepRunner::student_of(const StepPass& pass) const {
           context_.parameters.view(pass.network)};
 }
 
-PassOutput StepRunner::forward(const PackedBatch& batch, const Student& student) {
-  return run_network(context_.graph, student.plan, student.view, batch, wanted_);
+PassOutput StepRunner::forward(const PackedBatch& batch, const Student& student,
+                               const at::Tensor& embedded) {
+  return run_network(context_.graph, student.plan, student.view, batch, wanted_, embedded);
+}
+
+at::Tensor StepRunner::adversarial_embeddings(const PackedBatch& batch, const Student& student,
+                                              const Normalizers& normalizers, std::int64_t step,
+                                              std::size_t pass, std::size_t first_token) {
+  const AdversarialOptions& options = context_.options.adversarial;
+  const at::Tensor embedded = context_.graph.embed(batch, *student.plan);
+  at::Tensor start = start_of_perturbation(perturbations_, options, step, pass, first_token,
+                                           embedded.size(0), embedded.size(1))
+                         .to(embedded.device());
+  return embedded +
+         perturbation_of(embedded, std::move(start), options, [&](const at::Tensor& moved) {
+           LossParts parts;  // labels alone: no teachers
+           return task_loss_of(forward(batch, student, moved), {}, batch, normalizers.loss, parts);
+         });
 }
 
 PassOutput StepRunner::teach(const TeacherReference& teacher,
@@ -134,7 +152,7 @@ at::Tensor StepRunner::loss_of(const PassOutput& student, const std::vector<Pass
 
 void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& students,
                            std::span<const std::uint32_t> windows, const Normalizers& normalizers,
-                           StepRecord& record) {
+                           std::size_t first_token, StepRecord& record) {
   Stopwatch watch;
   PackedBatch batch;
   for (const std::uint32_t index : windows) batch.add(context_.examples[index]);
@@ -144,7 +162,12 @@ void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& stu
     std::vector<PassOutput> teachers;
     for (const TeacherReference& teacher : pass.teachers)
       teachers.push_back(teach(teacher, windows, batch, outputs));
-    const PassOutput output = forward(batch, students[i]);
+    at::Tensor embedded;  // undefined: the batch's own
+    if (context_.options.adversarial.steps > 0) {
+      embedded =
+          adversarial_embeddings(batch, students[i], normalizers, record.step - 1, i, first_token);
+    }
+    const PassOutput output = forward(batch, students[i], embedded);
     LossParts parts;
     at::Tensor loss = loss_of(output, teachers, batch, normalizers, parts);
     const double total = parts.total;
@@ -177,9 +200,12 @@ void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> window
   }
   flat.gradients().zero_();
   const Normalizers normalizers = normalizers_of(windows);
+  std::size_t first_token = 0;
   for (std::size_t first = 0; first < windows.size(); first += options.batch_size) {
     const std::size_t count = std::min(options.batch_size, windows.size() - first);
-    run_batch(plan, students, windows.subspan(first, count), normalizers, record);
+    const auto part = windows.subspan(first, count);
+    run_batch(plan, students, part, normalizers, first_token, record);
+    for (const std::uint32_t window : part) first_token += context_.examples[window].ids.size();
   }
   for (std::size_t i = 0; i < plan.passes.size(); ++i) {
     record.loss += plan.passes[i].weight * record.passes[i].loss;

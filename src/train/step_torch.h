@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "core/random.h"
 #include "train/graph_torch.h"
 #include "train/loss_torch.h"
 #include "train/optimizer_torch.h"
@@ -53,12 +54,18 @@ class StepRunner {
   };
   Normalizers normalizers_of(std::span<const std::uint32_t> windows) const;
   Student student_of(const StepPass& pass) const;
+  // first_token: of the batch, among those of the step.
   void run_batch(const StepPlan& plan, const std::vector<Student>& students,
                  std::span<const std::uint32_t> windows, const Normalizers& normalizers,
-                 StepRecord& record);
+                 std::size_t first_token, StepRecord& record);
   PassOutput teach(const TeacherReference& teacher, std::span<const std::uint32_t> windows,
                    const PackedBatch& batch, const std::vector<PassOutput>& passes);
-  PassOutput forward(const PackedBatch& batch, const Student& student);
+  PassOutput forward(const PackedBatch& batch, const Student& student,
+                     const at::Tensor& embedded = {});
+  // Embeddings [tokens, hidden] of the batch, moved against the student. step: 0-based.
+  at::Tensor adversarial_embeddings(const PackedBatch& batch, const Student& student,
+                                    const Normalizers& normalizers, std::int64_t step,
+                                    std::size_t pass, std::size_t first_token);
   at::Tensor loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
                      const PackedBatch& batch, const Normalizers& normalizers, LossParts& parts);
   at::Tensor task_loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
@@ -67,6 +74,7 @@ class StepRunner {
   StepContext context_;
   Distillation distillation_;
   WantedOutputs wanted_;
+  RandomStream perturbations_;
   TeacherCache phase_teacher_;  // a finished phase's network does not change
 };
 

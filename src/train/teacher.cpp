@@ -67,9 +67,11 @@ WantedOutputs::WantedOutputs(const TrainOptions& options)
       last_logits(options.task == runtime::Task::kClassification) {}
 
 PassOutput run_network(Graph& graph, std::shared_ptr<const GraphPlan> plan, const NetworkView& view,
-                       const PackedBatch& batch, const WantedOutputs& wanted) {
+                       const PackedBatch& batch, const WantedOutputs& wanted,
+                       const at::Tensor& embedded) {
   PassOutput output;
-  output.hidden = graph.hidden(batch, *plan, view, wanted.blocks ? &output.blocks : nullptr);
+  output.hidden = graph.decode(embedded.defined() ? embedded : graph.embed(batch, *plan), batch,
+                               *plan, view, wanted.blocks ? &output.blocks : nullptr);
   if (wanted.logits) {
     output.logits = graph.head_logits(
         wanted.last_logits ? last_rows(output.hidden, batch) : output.hidden, view.head);

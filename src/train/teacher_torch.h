@@ -31,9 +31,11 @@ struct PassOutput {
   Graph* graph = nullptr;          // makes logits of hidden (lm)
   std::shared_ptr<const GraphPlan> plan;
 };
-/// A forward pass, differentiable unless the caller forbids it.
+/// A forward pass, differentiable unless the caller forbids it. embedded: instead of the batch's
+/// own embeddings, where defined.
 PassOutput run_network(Graph& graph, std::shared_ptr<const GraphPlan> plan, const NetworkView& view,
-                       const PackedBatch& batch, const WantedOutputs& wanted);
+                       const PackedBatch& batch, const WantedOutputs& wanted,
+                       const at::Tensor& embedded = {});
 
 /// What the adapters of a set give each linear, as the runtime chooses them, and the head of a task
 /// (none for lm). where names the network in messages: Error{kUnsupported} where an adapter owns

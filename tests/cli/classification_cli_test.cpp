@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "program.h"
+#include "quant/random_precision.h"
 #include "support/tiny_model.h"
 
 namespace qalof::cli {
@@ -96,6 +97,66 @@ TEST_F(ClassificationCliTest, AdaptersAndPackedFileHaveTheAccuracyOfTraining) {
   EXPECT_EQ(kept["labels"], (Json{0, 1, 2, 0}));
   EXPECT_EQ(kept["predictions"].size(), 4U);
   EXPECT_EQ(kept["label_names"], (Json{"1", "2", "3"}));
+}
+
+// One packed file serves every width; a text is answered as at the width drawn for it alone.
+TEST_F(ClassificationCliTest, RandomPrecisionDrawsAWidthForEachText) {
+  const ProgramRun trained =
+      run(train("data.csv", "rpt",
+                "--method random --bit_widths 8 6 4 --max_steps 12 --adversarial_steps 2 "
+                "--adversarial_epsilon 0.1 --adversarial_norm linf"));
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const ProgramRun packed =
+      run("quantize --model_name_or_path " + dir_.file("model") + " --adapter " + dir_.file("rpt") +
+          " --bit_widths 8 6 4 --output " + dir_.file("rpt.qalof"));
+  ASSERT_EQ(packed.code, 0) << packed.err;
+  const auto predictions = [&](const std::string& flags, Json* result = nullptr) {
+    const Json found =
+        eval("rpt.qalof", "data.csv", flags + " --output_dir " + dir_.file("scores"));
+    if (result != nullptr) *result = found;
+    return Json::parse(slurp(dir_.file("scores/eval_predictions.json")))["predictions"];
+  };
+  Json found;
+  const Json drawn = predictions("--precision random:4,6,8 --seed 3 --threads 1", &found);
+  EXPECT_EQ(predictions("--precision random:4,6,8 --seed 3 --threads 2"), drawn);
+  EXPECT_EQ(found["precision_seed"], 3);
+  EXPECT_THAT(found["precision"].get<std::string>(),
+              ::testing::StartsWith("random:w4a4kv4,w6a6kv6,w8a8kv8, seed 3; w4a4kv4, head w4; "));
+  int total = 0;
+  for (const auto& [precision, count] : found["draws"].items()) total += count.get<int>();
+  EXPECT_EQ(total, 15);
+  EXPECT_EQ(found["draws"].size(), 3U);
+  const quant::PrecisionDraws draws(3, 3);
+  const char* widths[] = {"4", "6", "8"};
+  Json fixed[3];
+  for (int i = 0; i < 3; ++i) fixed[i] = predictions(std::string("--precision ") + widths[i]);
+  for (std::size_t i = 0; i < 15; ++i) EXPECT_EQ(drawn[i], fixed[draws.of_request(i)][i]) << i;
+
+  Json system, layers;
+  predictions("--precision random:4,8", &system);
+  EXPECT_GT(system["precision_seed"].get<std::uint64_t>(), 0U);
+  predictions("--precision random:4,6,8 --random_widths layer --seed 3", &layers);
+  total = 0;
+  for (const auto& [precision, count] : layers["draws"].items()) total += count.get<int>();
+  EXPECT_EQ(total, 30) << "texts times layers";
+}
+
+TEST_F(ClassificationCliTest, WhereOnePrecisionIsNeededADrawIsRefused) {
+  const std::string model = " --model_name_or_path " + dir_.file("model");
+  const ProgramRun quantized =
+      run("quantize" + model + " --precision random:4,8 --output " + dir_.file("x.qalof"));
+  EXPECT_EQ(quantized.code, 3) << quantized.err;
+  EXPECT_THAT(quantized.err, HasSubstr("here one precision is needed"));
+  const std::string data = " --validation_file " + dir_.file("data.tsv");
+  for (const auto& [flags, says] :
+       {std::pair{"--precision random:8", "one width leaves nothing to draw"},
+        {"--precision random:4,8,4", "w4a4kv4 stands twice"},
+        {"--precision 8 --random_widths layer", "--random_widths layer: nothing is drawn"},
+        {"--precision random:4,8 --random_widths text", "--random_widths: found text"}}) {
+    const ProgramRun bad = run("eval --task classification" + model + data + " " + flags);
+    EXPECT_EQ(bad.code, 2) << flags;
+    EXPECT_THAT(bad.err, HasSubstr(says));
+  }
 }
 
 TEST_F(ClassificationCliTest, FullWritesADirectoryThatClassifies) {

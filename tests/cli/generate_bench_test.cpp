@@ -1,5 +1,6 @@
 // generate, bench and the flags of a run, on the shipped nano model.
 #include <algorithm>
+#include <set>
 
 #include "cli/program.h"
 
@@ -48,6 +49,20 @@ TEST_F(GenerateTest, SeedDecidesAndThreadsAndChunksDoNot) {
   const Json one = generate(flags + "--seed 1 --threads 1");
   EXPECT_EQ(generate(flags + "--seed 1 --threads 3 --prefill_chunk 2")["ids"], one["ids"]);
   EXPECT_NE(generate(flags + "--seed 2")["ids"], one["ids"]);
+}
+
+TEST_F(GenerateTest, ADrawnWidthGivesTheTextOfThatWidth) {
+  const std::string flags = "--prompt 'Hugo has' --max_new_tokens 12 --seed 1 ";
+  std::set<std::string> drawn;
+  for (int request = 0; request < 8; ++request) {
+    const Json found =
+        generate(flags + "--precision random:3,8 --request " + std::to_string(request));
+    EXPECT_EQ(found["precision_seed"], 1);
+    const std::string precision = found["precision"];
+    drawn.insert(precision);
+    EXPECT_EQ(generate(flags + "--precision " + precision)["ids"], found["ids"]);
+  }
+  EXPECT_EQ(drawn, (std::set<std::string>{"w3a3kv3", "w8a8kv8"}));
 }
 
 TEST_F(GenerateTest, PromptFromStandardInputIsThatOfTheFlag) {
@@ -155,6 +170,47 @@ TEST_F(GenerateTest, BenchReportsTheMedianOfItsRepeats) {
   for (const Json& entry : profiled["profile"]) {
     if (entry["operation"] != "lm_head") continue;
     EXPECT_EQ(entry["calls"], 6);
+  }
+}
+
+TEST_F(GenerateTest, BenchOfRandomPrecisionMeasuresItsWidthsBeside) {
+  for (const char* what : {"prefill", "decode --new_tokens 3"}) {
+    const Json found =
+        json_of("bench " + std::string(what) + " " + model() +
+                "--prompt_tokens 8 --batch 2 --repeats 3 --precision random:4,6,8 --seed 5 "
+                "--requests 11");
+    const Json& random = found["random"];
+    EXPECT_EQ(random["seed"], 5);
+    EXPECT_EQ(random["requests"], 11);
+    EXPECT_EQ(found["tokens"], 11 * (found["bench"] == "decode" ? 3 : 8));
+    double draws = 0, seconds = 0;
+    for (const Json& width : random["widths"]) {
+      draws += width["draws"].get<double>();
+      seconds += width["draws"].get<double>() / width["tokens_per_second"].get<double>();
+    }
+    EXPECT_EQ(draws, 11);
+    const double mean = random["harmonic_mean"];
+    EXPECT_NEAR(mean, draws / seconds, 1e-6 * mean);
+    EXPECT_NEAR(random["ratio"].get<double>(), found["tokens_per_second"].get<double>() / mean,
+                1e-9);
+  }
+}
+
+TEST_F(GenerateTest, EvalOfTextAndQuestionsDrawsToo) {
+  const std::string data = QALOF_SOURCE_DIR "/assets/nano/data/";
+  for (const auto& [task, file] :
+       {std::pair{"lm --stride 200", "text.txt"}, {"qa", "validation.json"}}) {
+    const std::string command = std::string("eval --task ") + task + " " + model() +
+                                "--validation_file " + data + file + " --max_eval_samples 20 ";
+    const auto loss = [&](const std::string& precision) {
+      const Json found = json_of(command + precision);
+      return std::pair(found.value("eval_loss", 0.0), found.value("eval_f1", 0.0));
+    };
+    const auto drawn = loss("--precision random:2,8 --seed 1 --threads 1");
+    EXPECT_EQ(loss("--precision random:2,8 --seed 1 --threads 2"), drawn);
+    if (std::string(task) == "qa") continue;
+    EXPECT_GT(drawn.first, loss("--precision 8").first);
+    EXPECT_LT(drawn.first, loss("--precision 2").first);
   }
 }
 

@@ -200,7 +200,7 @@ const BadPlan kBadPlans[] = {
     {"DefaultFloat", R"({"format_version": 1, "default": 8.0})", kBad, "found 8.0"},
     {"DefaultNegative", R"({"format_version": 1, "default": -8})", kBad, "2..8, 16 or 32"},
     {"DefaultRandom", R"({"format_version": 1, "default": "random:4,8"})", kNotHere,
-     "not implemented"},
+     "here one precision is needed"},
     {"UnknownKey", R"({"format_version": 1, "default": 8, "rule": []})", kBad,
      "unknown key rule, nearest known key rules"},
     {"OtherScheme", R"({"format_version": 1, "default": 8, "scheme": "ag64"})", kBad,

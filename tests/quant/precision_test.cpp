@@ -133,11 +133,14 @@ TEST(Precision, IllegalPairSaysWhatItNeeds) {
   EXPECT_THAT(linear.message, HasSubstr("found 16"));
 }
 
-TEST(Precision, FormsToComeAreUnsupportedNotUnknown) {
-  for (const char* text : {"f16", "random:4,5,6,7,8", "random:"}) {
-    const auto error = error_of([&] { parse_uniform_precision(text); });
-    EXPECT_EQ(error.kind, ErrorKind::kUnsupported) << text;
-    EXPECT_THAT(error.message, HasSubstr("not implemented")) << text;
+TEST(Precision, FormsToComeAndDrawsAreUnsupportedNotUnknown) {
+  const auto error = error_of([] { parse_uniform_precision("f16"); });
+  EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
+  EXPECT_THAT(error.message, HasSubstr("not implemented"));
+  for (const char* text : {"random:4,5,6,7,8", "random:"}) {
+    const auto drawn = error_of([&] { parse_uniform_precision(text); });
+    EXPECT_EQ(drawn.kind, ErrorKind::kUnsupported) << text;
+    EXPECT_THAT(drawn.message, HasSubstr("here one precision is needed")) << text;
   }
 }
 

@@ -120,6 +120,11 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
     options.plan = mixed_plan(*base);
     options.random_widths = RandomWidths::kBoth;
   }
+  if (name.find("adversarial") != std::string::npos) {
+    options.adversarial = {.steps = 2, .epsilon = 0.2};
+    options.gradient_accumulation_steps = 2;
+    if (name.ends_with("_qa")) options.adversarial.norm = PerturbationNorm::kLinf;
+  }
   if (name.ends_with("_self")) options.teacher_self = true;
   if (name.find("_teacher") != std::string::npos) {
     auto teacher = std::make_shared<TeacherModel>();
@@ -157,7 +162,8 @@ INSTANTIATE_TEST_SUITE_P(
                       "curriculum_cascaded", "switch_residual", "switch_learned", "joint_merged",
                       "curriculum_merged_learned", "random_learned_cascaded", "random_plan",
                       "switch_plan", "curriculum_plan", "lora_by_length", "switch_classification",
-                      "full_classification", "joint_teacher_classification"),
+                      "full_classification", "joint_teacher_classification",
+                      "random_adversarial_classification", "joint_adversarial_qa"),
     [](const auto& name) { return std::string(name.param); });
 
 TEST(Resume, ACheckpointOfAnotherShapeIsRefused) {
