@@ -38,12 +38,12 @@ def median_seconds(run, repeats=3):
     return statistics.median(seconds)
 
 
-def peer_llama(directory, kind, threads):
+def peer_llama(file, threads):
+    """llama.cpp on a GGUF file. The K and V cache is its default, f16."""
     import llama_cpp
 
-    model = llama_cpp.Llama(f"{directory}/gpt2r-{kind}.gguf", n_threads=threads, n_threads_batch=threads, n_ctx=1024,
-                            n_batch=PREFILL, verbose=False)
-    ids = [i * 7919 % 50000 for i in range(PREFILL)]
+    model = llama_cpp.Llama(str(file), n_threads=threads, n_threads_batch=threads, n_ctx=1024, n_batch=PREFILL, verbose=False)
+    ids = [i * 7919 % (model.n_vocab() - 1000) for i in range(PREFILL)]
 
     def prompt(count):
         model.reset()
@@ -78,7 +78,9 @@ def peer_ctranslate2(directory, kind, threads):
 
 def peer(directory, name, threads):
     program, kind = name.split(" ")
-    return (peer_llama if program == "llama.cpp" else peer_ctranslate2)(directory, kind, threads)
+    if program == "llama.cpp":
+        return peer_llama(directory / f"gpt2r-{kind}.gguf", threads)
+    return peer_ctranslate2(directory, kind, threads)
 
 
 def write_random_adapter(directory):

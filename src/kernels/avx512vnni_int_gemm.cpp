@@ -12,6 +12,31 @@ void multiply_grouped(const IntGemmBlock& block) {
                                          : multiply<Format<true>>(block);
 }
 
+// Few rows with the lines of memory that come asked for ahead: on the processors with AMX one
+// thread then reads up to twice as fast, where those of vector_tile.h without AMX only lose by it.
+template <typename Base>
+struct Ahead : Base {
+  static constexpr std::size_t kTallest = kFewRows;
+  static constexpr int kWidest = 1;
+  static constexpr std::size_t kBytes = 4096, kGroups = 8;
+  static void fetch(const void* at, std::size_t bytes) {
+    _mm_prefetch(static_cast<const char*>(at) + bytes, _MM_HINT_T0);
+  }
+  static __m512i weights(const char* at, int step) {
+    if (step == 0) fetch(at, kBytes);
+    return Base::weights(at, step);
+  }
+  static __m512 add_group(const IntGemmBlock& block, std::size_t row, std::size_t first,
+                          std::size_t group, __m512i sum, __m512 total) {
+    fetch(block.w_scales + group_at(block, first, group), kGroups * kVectorBytes);
+    return Base::add_group(block, row, first, group, sum, total);
+  }
+};
+template <bool kXScales>
+using AheadInt8 = Ahead<GroupedInt8Format<kXScales>>;
+template <bool kXScales>
+using AheadInt4 = Ahead<GroupedInt4Format<kXScales>>;
+
 // dst = x with the bytes of flip inverted, then zeros to the end of the cache line, which the
 // padding of panels multiplies by code 0.
 void copy_row(const std::int8_t* x, std::size_t k, __m512i flip, void* dst) {
@@ -35,10 +60,14 @@ void pad_row(const std::int8_t* x, std::size_t k, void* dst) {
 }  // namespace
 
 void avx512vnni_gemm(const IntGemmBlock& block, bool nibbles) {
+  if (block.rows <= kFewRows)
+    return nibbles ? multiply<Ahead<Int4Format>>(block) : multiply<Ahead<Int8Format>>(block);
   return nibbles ? multiply<Int4Format>(block) : multiply<Int8Format>(block);
 }
 
 void avx512vnni_gemm_grouped(const IntGemmBlock& block, bool nibbles) {
+  if (block.rows <= kFewRows)
+    return nibbles ? multiply_grouped<AheadInt4>(block) : multiply_grouped<AheadInt8>(block);
   return nibbles ? multiply_grouped<GroupedInt4Format>(block)
                  : multiply_grouped<GroupedInt8Format>(block);
 }

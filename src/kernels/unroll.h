@@ -2,10 +2,25 @@
 // plain loops it keeps the sums in memory. Internal linkage, for the files of one instruction set.
 #pragma once
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define QALOF_PLAIN_LOOPS
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define QALOF_PLAIN_LOOPS
+#endif
+#endif
+
 namespace qalof::kernels {
 namespace {
 
-/// body(0) .. body(kCount - 1), each with a constant.
+/// body(0) .. body(kCount - 1), each with a constant. Under sanitizers a plain loop: they check the
+/// same accesses, and code unrolled this far takes them many minutes to compile.
+#ifdef QALOF_PLAIN_LOOPS
+template <int kCount, typename Body>
+inline void unrolled(const Body& body) {
+  for (int i = 0; i < kCount; ++i) body(i);
+}
+#else
 template <int kCount, typename Body>
 [[gnu::always_inline]] inline void unrolled(const Body& body) {
   if constexpr (kCount > 0) {
@@ -13,6 +28,7 @@ template <int kCount, typename Body>
     body(kCount - 1);
   }
 }
+#endif
 
 }  // namespace
 }  // namespace qalof::kernels

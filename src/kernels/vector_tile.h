@@ -172,9 +172,13 @@ void run_rows(const typename Format::Block& block, std::size_t row, std::size_t 
     case 4:
       return run_tile<Format, 4, kPanels>(block, row, panel, stretch);
     case 5:
-      return run_tile<Format, 5, kPanels>(block, row, panel, stretch);
+      if constexpr (Format::kTallest > 4)
+        return run_tile<Format, 5, kPanels>(block, row, panel, stretch);
+      break;
     case 6:
-      return run_tile<Format, 6, kPanels>(block, row, panel, stretch);
+      if constexpr (Format::kTallest > 4)
+        return run_tile<Format, 6, kPanels>(block, row, panel, stretch);
+      break;
     default:
       if constexpr (Format::kTallest > 6) {
         return rows == 7 ? run_tile<Format, 7, kPanels>(block, row, panel, stretch)

@@ -15,6 +15,8 @@ namespace qalof::runtime {
 
 namespace {
 
+const std::string kLmHeadTensor = "lm_head.weight";
+
 std::string shape_text(const std::vector<std::size_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
@@ -243,13 +245,15 @@ const kernels::PackedMatrix& BaseModel::lm_head(quant::BitWidth width,
 std::unique_ptr<OwnedMatrix> BaseModel::make_lm_head(quant::BitWidth width,
                                                      ParallelFor& parallel) const {
   if (auto stored = source_->lm_head_packed(width, parallel)) return stored;
-  std::optional<std::vector<float>> weights;
-  if (!config_.tie_word_embeddings) weights = source_->tensor_f32("lm_head.weight");
-  if (!weights) weights = source_->tensor_f32(names_.token_embedding);
-  if (width.is_integer())
-    kernels::round_to_bf16(weights->data(), weights->size(), weights->data(), parallel);
-  return pack_weights(*weights, config_.vocab_size, config_.hidden, lm_head_precision(width), {},
-                      parallel);
+  const std::string& name = config_.tie_word_embeddings ? names_.token_embedding : kLmHeadTensor;
+  source_->check(name);
+  return pack_rows(
+      [&](std::size_t first, std::span<float> rows) {
+        source_->copy_rows(name, first, rows);
+        if (width.is_integer())
+          kernels::round_to_bf16(rows.data(), rows.size(), rows.data(), parallel);
+      },
+      config_.vocab_size, config_.hidden, lm_head_precision(width), parallel);
 }
 
 void BaseModel::embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,

@@ -51,9 +51,12 @@ class WeightSource {
   /// A named float tensor without prefix; empty optional where absent.
   virtual std::optional<std::vector<float>> tensor_f32(const std::string& name) const = 0;
   /// Rows of a [rows, cols] tensor from row first on, as many as fill dst, so that a large
-  /// embedding is never copied whole.
+  /// embedding is never copied whole. Unchecked: check() reads its checksum.
   virtual void copy_rows(const std::string& name, std::size_t first,
                          std::span<float> dst) const = 0;
+  /// Error{kCorruptFile} where the source keeps a checksum of the named tensor and it is not the
+  /// tensor's.
+  virtual void check(const std::string& /*name*/) const {}
   /// Weight widths this source can serve; empty means any.
   virtual std::vector<int> widths() const = 0;
   /// sha256 (hex) that identifies the base the numbers come from.

@@ -71,6 +71,7 @@ void ForwardingSource::copy_rows(const std::string& name, std::size_t first,
                                  std::span<float> dst) const {
   source_->copy_rows(name, first, dst);
 }
+void ForwardingSource::check(const std::string& name) const { source_->check(name); }
 std::vector<int> ForwardingSource::widths() const { return source_->widths(); }
 std::string ForwardingSource::sha256() const { return source_->sha256(); }
 std::uint64_t ForwardingSource::stored_bytes() const { return source_->stored_bytes(); }

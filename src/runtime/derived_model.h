@@ -30,6 +30,7 @@ class ForwardingSource : public WeightSource {
   int embedding_bits() const override;
   std::optional<std::vector<float>> tensor_f32(const std::string& name) const override;
   void copy_rows(const std::string& name, std::size_t first, std::span<float> dst) const override;
+  void check(const std::string& name) const override;
   std::vector<int> widths() const override;
   std::string sha256() const override;
   std::uint64_t stored_bytes() const override;

@@ -133,6 +133,12 @@ class PackedSource final : public WeightSource {
     io::copy_as_f32(view.dtype, view.bytes.subspan(first * row_bytes, dst.size() * element), dst);
   }
 
+  void check(const std::string& name) const override {
+    const io::TensorView& view = file_->tensors().at(name);
+    SerialFor serial;
+    file_->read(name, view.dtype, view.shape, serial);
+  }
+
   std::vector<int> widths() const override {
     std::set<int> common = widths_.front();
     for (const std::set<int>& of_linear : widths_) {

@@ -1,5 +1,7 @@
 #include "runtime/weight_packing.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "kernels/bf16.h"
 #include "kernels/codebook.h"
@@ -196,6 +198,29 @@ std::unique_ptr<OwnedMatrix> pack_floats(const std::vector<float>& weights, std:
                       reinterpret_cast<float*>(owned->panels.data()), parallel);
   }
   return owned;
+}
+
+std::unique_ptr<OwnedMatrix> pack_rows(
+    const std::function<void(std::size_t, std::span<float>)>& fill, std::size_t out, std::size_t in,
+    quant::Precision precision, ParallelFor& parallel) {
+  constexpr std::size_t kPartValues = std::size_t{1} << 22;
+  constexpr std::size_t kPanel = kernels::kPanelRows;
+  const std::size_t part = std::max<std::size_t>(1, kPartValues / in / kPanel) * kPanel;
+  auto whole = make_owned(weight_format(precision), out, in);
+  std::vector<float> values;
+  for (std::size_t row = 0; row < out; row += part) {
+    values.resize(std::min(part, out - row) * in);
+    fill(row, values);
+    const auto rows = pack_weights(values, values.size() / in, in, precision, {}, parallel);
+    // A part is a number of whole panels, and panels lie one behind the other.
+    std::copy(rows->panels.begin(), rows->panels.end(),
+              whole->panels.begin() + static_cast<std::ptrdiff_t>(kernels::packed_matrix_bytes(
+                                          whole->view.format, row, in)));
+    whole->scales.insert(whole->scales.end(), rows->scales.begin(), rows->scales.end());
+    whole->code_sums.insert(whole->code_sums.end(), rows->code_sums.begin(), rows->code_sums.end());
+  }
+  whole->update_view();
+  return whole;
 }
 
 std::vector<float> unpack_reals(const kernels::PackedMatrix& packed, ParallelFor& parallel) {

@@ -6,7 +6,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "core/threads.h"
@@ -56,6 +58,12 @@ std::unique_ptr<OwnedMatrix> pack_floats(const std::vector<float>& weights, std:
 std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out,
                                           std::size_t in, quant::Precision precision,
                                           quant::QuantScheme scheme, ParallelFor& parallel);
+
+/// The same in scheme seed for weights that come in parts, so that their floats are never held
+/// whole: fill(first row, rows) writes as many rows as it is given.
+std::unique_ptr<OwnedMatrix> pack_rows(
+    const std::function<void(std::size_t, std::span<float>)>& fill, std::size_t out, std::size_t in,
+    quant::Precision precision, ParallelFor& parallel);
 
 /// Packed weights as reals [n, k]: exactly the numbers their products are made of. Floats are those
 /// of f32 panels of kPanelRows rows or of bf16.

@@ -49,5 +49,23 @@ TEST_F(LargeModelCliTest, QuantizeHoldsLessThanHalfOfTheModel) {
   EXPECT_EQ(run("inspect " + dir_.file("packed")).code, 0);
 }
 
+TEST_F(LargeModelCliTest, AnLmHeadOfItsOwnIsNeverHeldAsFloats) {
+  // The embedding and the head are 82 MB each as floats, the rest 17 MB.
+  const Json config = {
+      {"model_type", "llama"},         {"vocab_size", 40000},         {"hidden_size", 512},
+      {"intermediate_size", 2048},     {"num_hidden_layers", 1},      {"num_attention_heads", 8},
+      {"max_position_embeddings", 64}, {"tie_word_embeddings", false}};
+  std::ofstream(dir_.file("config.json")) << config.dump();
+  const std::string model = dir_.file("model");
+  ASSERT_EQ(run("init --config_name " + dir_.file("config.json") + " --output_dir " + model).code,
+            0);
+  const std::uint64_t floats = std::filesystem::file_size(model + "/model.safetensors");
+  ASSERT_GT(floats, 175'000'000U);
+  const std::uint64_t peak = peak_of("quantize --model_name_or_path " + model + " --output " +
+                                     dir_.file("packed") + " --bit_widths 4 --lm_head_bits 8 4");
+  EXPECT_GT(peak, 0U);
+  EXPECT_LE(peak, floats / 2);
+}
+
 }  // namespace
 }  // namespace qalof::cli
