@@ -363,6 +363,8 @@ AttackScores run_attack(const AttackRunOptions& options, Observer& observer) {
   const std::vector<Sample> samples =
       read_samples(options, tokenizer, runtime::num_classes(target.own()), max_tokens, observer);
 
+  const train::AttackNetworks networks = networks_of(options, handle, reference, target, tokenizer);
+  Search search(options, samples, networks, target, tokenizer, pool, observer);
   make_directories(options.score.output_dir);
   const DirectoryLock lock(options.score.output_dir);
   AttackStore store(options.score.output_dir,
@@ -370,15 +372,10 @@ AttackScores run_attack(const AttackRunOptions& options, Observer& observer) {
                     options.overwrite_output_dir);
   const std::size_t resumed = store.records().size();
   if (resumed > 0) observer.info(fmt::format("goes on behind {} samples", resumed));
-  double seconds = 0;
-  if (resumed < samples.size()) {
-    const train::AttackNetworks networks =
-        networks_of(options, handle, reference, target, tokenizer);
-    Search search(options, samples, networks, target, tokenizer, pool, observer);
-    const auto start = std::chrono::steady_clock::now();
-    search.run(store);
-    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
+  const auto start = std::chrono::steady_clock::now();
+  search.run(store);
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   AttackScores scores =
       score_attack(target, tokenizer, options.score, store.records(), pool, observer);
   write_scores(scores, options.score.output_dir);

@@ -103,6 +103,10 @@ void run_attack(std::vector<std::string> arguments) {
   add_score_flags(line, options.score, defence);
   add_search_flags(line, options, device, expectation);
   line.parse();
+  for (const char* search : {"--reference_model", "--validation_file", "--adaptive"}) {
+    QALOF_CHECK(options.score.rescore.empty() || !line.given(search), ErrorKind::kUsage,
+                "{}: is for a search, which --rescore leaves out", search);
+  }
   options.score.defence = app::parse_defence(defence);
   options.score.seed = options.attack.seed;
   const StopSignals signals;

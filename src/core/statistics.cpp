@@ -37,7 +37,9 @@ Interval wilson_interval(double share, std::uint64_t count) {
   const double scale = 1 / (1 + kZ * kZ / n);
   const double middle = (share + kZ * kZ / (2 * n)) * scale;
   const double half = kZ * scale * std::sqrt(share * (1 - share) / n + kZ * kZ / (4 * n * n));
-  return {std::max(0.0, middle - half), std::min(1.0, middle + half)};
+  // At the ends the bound is the share itself, but for rounding.
+  return {share <= 0 ? 0 : std::max(0.0, middle - half),
+          share >= 1 ? 1 : std::min(1.0, middle + half)};
 }
 
 PairedBootstrap::PairedBootstrap(std::size_t samples, std::uint64_t seed)

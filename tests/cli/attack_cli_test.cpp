@@ -131,6 +131,8 @@ TEST_F(AttackCliTest, RefusesWithASentence) {
   make_model("wide", config, 2);
   refused(attack("b", "--reference_model " + dir_.file("wide")), 3, "640 embeddings");
   refused(rescore("nowhere", ""), 3, "nowhere");
+  refused(rescore("nowhere", "--adaptive"), 2,
+          "--adaptive: is for a search, which --rescore leaves out");
   std::ofstream(dir_.file("bad.jsonl")) << "{\"index\": 0}\n";
   refused(rescore("bad.jsonl", ""), 3, "bad.jsonl: line 1: ");
   std::ofstream(dir_.file("cut.jsonl")) << "{\"index\": 0";

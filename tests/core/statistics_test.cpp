@@ -40,5 +40,18 @@ TEST(Bootstrap, EqualDifferencesLeaveNothingOpen) {
   EXPECT_EQ(interval.high, 3);
 }
 
+// Values of R's prop.test without continuity correction.
+TEST(WilsonInterval, IsThatOfTheTextbookAndHoldsItsShare) {
+  const Interval some = wilson_interval(0.08, 50);
+  EXPECT_NEAR(some.low, 0.03155, 5e-5);
+  EXPECT_NEAR(some.high, 0.18838, 5e-5);
+  const Interval none = wilson_interval(0, 200), all = wilson_interval(1, 200);
+  EXPECT_EQ(none.low, 0);
+  EXPECT_NEAR(none.high, 0.01885, 5e-5);
+  EXPECT_EQ(all.high, 1);
+  EXPECT_DOUBLE_EQ(all.low, 1 - none.high);
+  EXPECT_EQ(wilson_interval(0, 0).high, 1);
+}
+
 }  // namespace
 }  // namespace qalof

@@ -10,6 +10,7 @@
 #include "support/error_of.h"
 #include "tensor_test_util.h"
 #include "train/attack_objective_torch.h"
+#include "train/loss_torch.h"
 #include "train/teacher_torch.h"
 #include "train_test_util.h"
 
