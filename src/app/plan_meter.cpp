@@ -29,6 +29,7 @@ double median(std::vector<double> values) {
 struct PlanMeter::Impl {
   MeasuredModel model;
   Observer& observer;
+  std::unique_ptr<SampleReader> reader;        // heads of a task have the same number of outputs
   std::vector<std::vector<float>> references;  // all-high's logits, by batch
   std::vector<SampleScore> high;
   runtime::DecoderWorkspace workspace;
@@ -56,7 +57,7 @@ struct PlanMeter::Impl {
     PlanScores result;
     std::vector<double> speeds;
     std::size_t index = 0;
-    const auto reader = model.reader(head);
+    if (!reader) reader = model.reader(head);
     reader->read(model.batch_tokens(), [&](const SampleBatch& batch) {
       if (state.find(index, 0) == nullptr) {
         const auto& should_stop = model.options().should_stop;

@@ -27,6 +27,7 @@ struct SensitivityOptions {
   std::string output_dir;             // "" = no files: a killed run begins anew
   std::string against;                // sensitivity.json to compare the ranks with; "" = none
   std::uint64_t seed = 42;            // of hessian's random vectors
+  int hessian_vectors = 1;            // passes over the samples, each with vectors of its own
   std::function<bool()> should_stop;  // asked between passes; may be empty
 };
 
@@ -38,7 +39,8 @@ struct UnitCost {
   Interval delta_f1_interval, delta_loss_interval;
   std::optional<double> score;
   std::optional<double> first_order;  // fisher
-  std::optional<double> mean_trace;   // hessian: of a weight
+  // hessian: of a weight, and its standard error, linears taken as independent
+  std::optional<double> mean_trace, mean_trace_error;
 };
 struct UnitResult {
   SensitivityUnit unit;

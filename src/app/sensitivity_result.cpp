@@ -100,7 +100,10 @@ Json to_json(const SensitivityResult& result) {
       if (cost.score) {
         Json& entry = entries.emplace_back(Json{{"bits", cost.bits}, {"score", *cost.score}});
         if (cost.first_order) entry["first_order"] = *cost.first_order;
-        if (cost.mean_trace) entry["mean_trace"] = *cost.mean_trace;
+        if (cost.mean_trace) {
+          entry["mean_trace"] = *cost.mean_trace;
+          entry["mean_trace_standard_error"] = *cost.mean_trace_error;
+        }
         continue;
       }
       entries.push_back(

@@ -1,5 +1,6 @@
 #include "app/train_sensitivity.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "app/train_data.h"
@@ -35,16 +36,18 @@ UnitCost fisher_cost(const SensitivityUnit& unit, const train::FisherResult& est
 // Mean trace times squared error of each linear, added up (HAWQ-V2).
 UnitCost hessian_cost(const SensitivityUnit& unit, const std::vector<model::LinearSpec>& linears,
                       const train::HessianResult& found, std::size_t low, int bits) {
-  double score = 0, trace = 0;
+  double score = 0, trace = 0, squares = 0;
   for (const std::size_t linear : unit.linears) {
     const auto count = static_cast<double>(linears[linear].in * linears[linear].out);
     score += found.traces[linear] / count * found.errors[low][linear];
     trace += found.traces[linear];
+    squares += found.trace_errors[linear] * found.trace_errors[linear];
   }
   UnitCost cost;
   cost.bits = bits;
   cost.score = score;
   cost.mean_trace = trace / static_cast<double>(unit.parameters);
+  cost.mean_trace_error = std::sqrt(squares) / static_cast<double>(unit.parameters);
   return cost;
 }
 
@@ -85,8 +88,10 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
     examples = load_qa_examples(path, tokenizer, features, samples, observer);
   }
 
+  const std::uint64_t passes =
+      is_hessian ? static_cast<std::uint64_t>(std::max(options.hessian_vectors, 1)) : 1;
   const auto on_batch = [&](std::uint64_t windows) {
-    observer.progress("windows", windows, examples.size(), "");
+    observer.progress("windows", windows, passes * examples.size(), "");
     if (options.should_stop && options.should_stop()) fail(ErrorKind::kInterrupted, "stopped");
   };
   const int threads = choose_threads(options.model.threads);
@@ -111,6 +116,7 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
     inputs.low = options.low;
     inputs.scheme = plan.scheme;
     inputs.seed = options.seed;
+    inputs.vectors = options.hessian_vectors;
     inputs.threads = threads;
     inputs.on_batch = on_batch;
     const train::HessianResult found = train::hessian_traces(inputs, examples, pool);

@@ -33,8 +33,9 @@ std::string ranking_text(const app::SensitivityResult& result) {
       row = {unit.name, to_string(unit.part), std::to_string(cost.bits)};
       if (!is_measured) {
         row.push_back(fmt::format("{:.3g}", *cost.score));
-        row.push_back(
-            fmt::format("{:.3g}", cost.first_order.value_or(cost.mean_trace.value_or(0))));
+        row.push_back(cost.mean_trace ? fmt::format("{:.3g} ± {:.1g}", *cost.mean_trace,
+                                                    cost.mean_trace_error.value_or(0))
+                                      : fmt::format("{:.3g}", cost.first_order.value_or(0)));
         continue;
       }
       row.push_back(fmt::format("{:.3g}", cost.kl));
@@ -116,6 +117,8 @@ void run_sensitivity(std::vector<std::string> arguments) {
   line.option("--by", options.by,
               "measured; fisher: from one backward pass; hessian: from the trace of the Hessian")
       ->check(CLI::IsMember({"measured", "fisher", "hessian"}));
+  line.option("--hessian_vectors", options.hessian_vectors,
+              "by hessian: passes over the samples, each with random vectors of its own");
   line.option("--task", options.task, "qa or classification");
   line.option("--validation_file", options.data.validation_file,
               "qa: SQuAD JSON or JSONL; classification: SST-2 TSV or AG News CSV");

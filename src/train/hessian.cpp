@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/random.h"
@@ -84,6 +85,8 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
       frozen_view(inputs.network, inputs.task, inputs.num_labels, inputs.network.name, at::kCPU);
   const at::ScalarType type = inputs.in_double ? at::kDouble : at::kFloat;
   set_dtype(view, type);
+  QALOF_CHECK(inputs.vectors >= 1, ErrorKind::kUsage,
+              "--hessian_vectors: found {}, expected at least 1", inputs.vectors);
   TrainOptions options;
   options.task = inputs.task;
   options.num_labels = inputs.num_labels;
@@ -100,12 +103,13 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
 
   HessianResult result;
   result.errors = quantization_errors(inputs, parallel);
-  result.traces.assign(weights.size(), 0);
-  std::uint64_t number = 0;
-  for_batches(examples, inputs.tokens_per_batch, [&](const PackedBatch& batch, std::size_t done) {
+  std::vector<std::vector<double>> of_batches(weights.size());
+  std::vector<double> windows;  // [batch]
+  const auto run = [&](const PackedBatch& batch) {
     std::vector<at::Tensor> vectors;
     for (std::size_t i = 0; i < weights.size(); ++i)
-      vectors.push_back(signs(stream, number, i, weights[i]));
+      vectors.push_back(signs(stream, windows.size(), i, weights[i]));
+    for (std::vector<double>& traces : of_batches) traces.push_back(0);
     // The weights move there and, by the third move, back.
     const auto move = [&](double by) {
       const at::NoGradGuard no_grad;
@@ -116,7 +120,8 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
       const at::Tensor loss = window_loss_sum(*graph, batch, plan, view, inputs.task, &parts);
       const auto gradients = torch::autograd::grad({loss}, weights);
       for (std::size_t i = 0; i < weights.size(); ++i)
-        result.traces[i] += factor * (gradients[i] * vectors[i]).sum(at::kDouble).item<double>();
+        of_batches[i].back() +=
+            factor * (gradients[i] * vectors[i]).sum(at::kDouble).item<double>();
       result.loss += 0.5 * parts.hard;
     };
     move(step);
@@ -124,11 +129,26 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
     move(-2 * step);
     add_products(-0.5 / step);
     move(step);
-    ++number;
-    if (inputs.on_batch) inputs.on_batch(done);
-  });
-  const auto count = static_cast<double>(examples.size());
-  for (double& trace : result.traces) trace /= count;
+    windows.push_back(static_cast<double>(batch.windows()));
+  };
+  for (int pass = 0; pass < inputs.vectors; ++pass) {
+    for_batches(examples, inputs.tokens_per_batch, [&](const PackedBatch& batch, std::size_t done) {
+      run(batch);
+      if (inputs.on_batch)
+        inputs.on_batch(static_cast<std::uint64_t>(pass) * examples.size() + done);
+    });
+  }
+  const double count = static_cast<double>(examples.size()) * inputs.vectors;
+  for (const std::vector<double>& traces : of_batches) {
+    const double mean = std::accumulate(traces.begin(), traces.end(), 0.0) / count;
+    double squares = 0;
+    for (std::size_t b = 0; b < traces.size(); ++b) {
+      const double rest = traces[b] - windows[b] * mean;
+      squares += rest * rest;
+    }
+    result.traces.push_back(mean);
+    result.trace_errors.push_back(std::sqrt(squares) / count);
+  }
   result.loss /= count;
   return result;
 }

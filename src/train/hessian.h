@@ -15,18 +15,21 @@ namespace qalof::train {
 struct HessianInputs {
   TeacherModel network;  // its plan is of 32 bits
   runtime::Task task = runtime::Task::kQa;
-  std::size_t num_labels = 0;           // classification
-  std::vector<int> low;                 // 2..8
-  quant::QuantScheme scheme;            // of the low widths
-  std::uint64_t seed = 42;              // of the random vectors
-  int threads = 1;                      // of ATen
-  bool in_double = false;               // f64 instead of f32: twice the memory
-  std::size_t tokens_per_batch = 2048;  // windows run together up to about this many
-  std::function<void(std::uint64_t windows)> on_batch;  // may be empty
+  std::size_t num_labels = 0;  // classification
+  std::vector<int> low;        // 2..8
+  quant::QuantScheme scheme;   // of the low widths
+  std::uint64_t seed = 42;     // of the random vectors
+  int vectors = 1;             // passes over the windows, each with vectors of its own
+  int threads = 1;             // of ATen
+  bool in_double = false;      // f64 instead of f32: twice the memory
+  // Windows run together up to about this many: few, since each batch has another vector.
+  std::size_t tokens_per_batch = 512;
+  std::function<void(std::uint64_t windows)> on_batch;  // of all passes; may be empty
 };
 struct HessianResult {
   double loss = 0;                          // mean over windows, at 32 bits
   std::vector<double> traces;               // [linear], of the mean over windows
+  std::vector<double> trace_errors;         // [linear], standard errors over batches
   std::vector<std::vector<double>> errors;  // [low][linear]: ||Q(W) - W||^2
 };
 

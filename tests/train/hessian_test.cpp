@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <numeric>
 
 #include "core/statistics.h"
 #include "runtime/weight_packing.h"
@@ -119,9 +120,28 @@ TEST_P(HessianTest, SinglePrecisionIsEnough) {
   const HessianResult found = hessian_traces(inputs_, examples, pool_);
   double largest = 0;
   for (const double trace : exact.traces) largest = std::max(largest, std::abs(trace));
-  for (std::size_t i = 0; i < exact.traces.size(); ++i)
+  for (std::size_t i = 0; i < exact.traces.size(); ++i) {
     EXPECT_NEAR(found.traces[i], exact.traces[i], 0.02 * largest) << i;
+    EXPECT_GT(exact.trace_errors[i], 0) << i;
+  }
   EXPECT_EQ(hessian_traces(inputs_, examples, pool_).traces, found.traces);
+}
+
+TEST_P(HessianTest, MoreVectorsLeaveASmallerError) {
+  const std::vector<Example> examples = tiny_examples(4);
+  inputs_.tokens_per_batch = 1;
+  const auto sum_of_errors = [&](int vectors) {
+    inputs_.vectors = vectors;
+    const HessianResult found = hessian_traces(inputs_, examples, pool_);
+    return std::accumulate(found.trace_errors.begin(), found.trace_errors.end(), 0.0);
+  };
+  // As one over the root: a quarter, but for chance.
+  const double few = sum_of_errors(4), many = sum_of_errors(64);
+  EXPECT_LT(many, 0.4 * few);
+  EXPECT_GT(many, 0.15 * few);
+  inputs_.vectors = 0;
+  EXPECT_EQ(qalof::testing::error_of([&] { hessian_traces(inputs_, examples, pool_); }).kind,
+            ErrorKind::kUsage);
 }
 
 TEST_P(HessianTest, ErrorsAreThoseOfQuantizedWeights) {
