@@ -52,7 +52,9 @@ def main() -> int:
                         "--max_answer_length", str(MAX_ANSWER_LENGTH), "--max_seq_length", "100000", "--output_dir", directory],
                        check=True, stdout=subprocess.DEVNULL)
         ours = json.loads((pathlib.Path(directory) / "eval_nbest_predictions.json").read_text(encoding="utf-8"))
-    base = transformers.AutoModelForQuestionAnswering.from_pretrained(arguments.model, dtype=torch.float32)
+    # LlamaForQuestionAnswering calls the decoder "transformer" and leaves it random where the files say "model".
+    mapping = {"^model\\.": "transformer."} if json.loads((arguments.model / "config.json").read_text())["model_type"] == "llama" else None
+    base = transformers.AutoModelForQuestionAnswering.from_pretrained(arguments.model, dtype=torch.float32, key_mapping=mapping)
     with warnings.catch_warnings():
         # Of tensors that are missing or not used peft only warns.
         warnings.filterwarnings("error", message="(?s).*(missing|unexpected).*")
@@ -67,7 +69,13 @@ def main() -> int:
         if found.shape != expected.shape:
             print(f"{qa['id']}: {len(found)} spans, expected {len(expected)}")
             return 1
-        largest = max(largest, (found - expected).abs().max().item())
+        # Spans whose sums differ in the last bits may change places, and with the last one drop out: sums are compared in order,
+        # starts and ends of those before the last by size.
+        sums = expected.sum(1)
+        kept = int((sums > sums[-1] + arguments.tolerance).sum())
+        pairs = ((found.sum(1), sums), (found[:kept].sort(0).values, expected[:kept].sort(0).values))
+        pairs = pairs if kept > 0 else pairs[:1]
+        largest = max(largest, *((mine - theirs).abs().max().item() for mine, theirs in pairs))
         compared += found.numel()
     print(f"largest difference of {compared} logits of {arguments.questions} questions: {largest:.3g}")
     return 0 if compared > 0 and largest <= arguments.tolerance else 1

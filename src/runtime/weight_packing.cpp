@@ -203,7 +203,7 @@ std::unique_ptr<OwnedMatrix> pack_floats(const std::vector<float>& weights, std:
 std::unique_ptr<OwnedMatrix> pack_rows(
     const std::function<void(std::size_t, std::span<float>)>& fill, std::size_t out, std::size_t in,
     quant::Precision precision, ParallelFor& parallel) {
-  constexpr std::size_t kPartValues = std::size_t{1} << 22;
+  constexpr std::size_t kPartValues = std::size_t{1} << 20;
   constexpr std::size_t kPanel = kernels::kPanelRows;
   const std::size_t part = std::max<std::size_t>(1, kPartValues / in / kPanel) * kPanel;
   auto whole = make_owned(weight_format(precision), out, in);
