@@ -199,8 +199,14 @@ BenchResult run_bench(const BenchOptions& options, Observer& observer) {
   for (int repeat = -1; repeat < options.repeats; ++repeat) {
     if (repeat == 0) result.profile.entries.clear();  // warm-up and prompt do not count
     for (std::size_t e = 0; e < executions.size() && requests.is_random(); ++e) {
-      const double seconds = seconds_of([&] { bench.run(e, options.batch); });
-      if (repeat >= 0) own[e].push_back(seconds);
+      // As many as were drawn, in whole batches: as long as its share of the mixture.
+      const auto draws = static_cast<std::size_t>(std::count(drawn.begin(), drawn.end(), e));
+      const std::size_t batches =
+          std::max<std::size_t>(1, (draws + options.batch - 1) / options.batch);
+      const double seconds = seconds_of([&] {
+        for (std::size_t b = 0; b < batches; ++b) bench.run(e, options.batch);
+      });
+      if (repeat >= 0) own[e].push_back(seconds / static_cast<double>(batches));
     }
     const double seconds = seconds_of([&] {
       if (requests.is_random()) {
