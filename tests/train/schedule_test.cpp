@@ -174,14 +174,6 @@ TEST(Options, ContradictionsAndBadNumbersAreRefusedBySentence) {
                 ErrorKind::kUsage)
                 .find("--bit_widths: found 9"),
             std::string::npos);
-  EXPECT_NE(refusal(
-                [&](auto& o) {
-                  o.method = Method::kSwitch;
-                  o.plan = mixed_plan(*base);
-                },
-                ErrorKind::kUsage)
-                .find("--precision"),
-            std::string::npos);
 }
 
 TEST(Examples, BadWindowsAreNamed) {
