@@ -16,6 +16,9 @@ namespace {
 
 constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;  // of Adam
 
+// Products with token embeddings, the larger half of an iteration; of linears, as in training.
+constexpr int kProductBits = 16;
+
 struct Moments {
   at::Tensor mean, square;
 };
@@ -93,8 +96,9 @@ struct Attacker::State {
     float* values = allowed.mutable_data_ptr<float>();
     for (std::size_t v = 0; v < std::min(vocab, networks.allowed.size()); ++v)
       values[v] = networks.allowed[v] ? 1.0F : 0.0F;
-    objective = std::make_unique<AttackObjective>(std::move(classifiers), std::move(reference),
-                                                  allowed.to(device), options, parallel);
+    objective =
+        std::make_unique<AttackObjective>(std::move(classifiers), std::move(reference),
+                                          allowed.to(device), options, kProductBits, parallel);
     num_classifiers = networks.classifiers.size();
     noise_table = at::from_blob(const_cast<float*>(noise.values().data()),
                                 {static_cast<std::int64_t>(noise.values().size())})
@@ -111,7 +115,7 @@ struct Attacker::State {
     result.view = frozen_view(model, task, num_labels, where + " " + model.name, device);
     std::unique_ptr<Graph>& graph = graphs[model.base.get()];
     if (!graph && device.is_cpu()) {
-      graph = make_kernel_graph(model.base, nullptr, parallel, {.bits = 16});
+      graph = make_kernel_graph(model.base, nullptr, parallel, {.bits = kProductBits});
     } else if (!graph) {
       graph = make_aten_graph(model.base->config(), load_base_params(*model.base, device));
     }
@@ -120,7 +124,8 @@ struct Attacker::State {
         matrices[{model.base.get(), result.plan->embedding.bits}];
     if (!tokens) {
       tokens = std::make_shared<TokenMatrix>(
-          token_table(*model.base, result.plan->embedding, parallel).to(device), parallel);
+          token_table(*model.base, result.plan->embedding, parallel).to(device), kProductBits,
+          parallel);
     }
     result.tokens = tokens;
     return result;

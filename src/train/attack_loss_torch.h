@@ -13,22 +13,26 @@
 
 namespace qalof::train {
 
-/// A model's token embeddings [vocab, hidden], to be multiplied with from both sides: by the
-/// kernels where they are f32 on the CPU, else by ATen. Outlives what was computed with it.
+/// Token embeddings [vocab, hidden], to be multiplied with from both sides: by the kernels where
+/// they are f32 on the CPU, else by ATen. Outlives what was computed with it.
 class TokenMatrix {
  public:
-  TokenMatrix(const at::Tensor& table, ParallelFor& parallel);
+  /// bits: 32, or on the CPU 16: factors are rounded to bfloat16, sums are f32.
+  TokenMatrix(const at::Tensor& table, int bits, ParallelFor& parallel);
+  const at::Tensor& table() const { return table_; }
   std::int64_t vocab() const { return table_.size(0); }
   /// weights [rows, vocab] -> [rows, hidden]
   at::Tensor mix(const at::Tensor& weights) const;
-  /// rows [rows, hidden] -> [rows, vocab], added to where add.
-  void scores(const at::Tensor& rows, at::Tensor& scores, bool add) const;
+  /// rows [rows, hidden] -> scores [rows, vocab]
+  void scores(const at::Tensor& rows, at::Tensor& scores) const;
   ParallelFor& parallel() const { return parallel_; }
 
  private:
+  void multiply(const at::Tensor& x, const kernels::PackedMatrix& w, at::Tensor& y) const;
+
   at::Tensor table_;
   ParallelFor& parallel_;
-  std::vector<float> mix_panels_, score_panels_;  // none: ATen
+  std::vector<std::byte> mix_panels_, score_panels_;  // none: ATen
   kernels::PackedMatrix mix_matrix_, score_matrix_;
 };
 

@@ -49,7 +49,7 @@ struct FluencyFunction : torch::autograd::Function<FluencyFunction> {
     for (std::int64_t first = 0; first < count; first += kScoreRows) {
       const std::int64_t part = std::min(kScoreRows, count - first);
       at::Tensor z = scores.narrow(0, 0, part);
-      tokens->scores(x.narrow(0, first, part), z, /*add=*/false);
+      tokens->scores(x.narrow(0, first, part), z);
       constexpr std::int64_t kTaskRows = 8;
       for_rows(part, kTaskRows, tokens->parallel(), [&](std::int64_t begin, std::int64_t size) {
         at::Tensor mine = z.narrow(0, begin, size);
@@ -94,42 +94,61 @@ void for_rows(std::int64_t rows, std::int64_t size, ParallelFor& parallel,
   });
 }
 
-TokenMatrix::TokenMatrix(const at::Tensor& table, ParallelFor& parallel)
+namespace {
+
+// w [n, k] as kernels read it, from rows of n or, transposed, of k numbers.
+kernels::PackedMatrix packed(const at::Tensor& w, int bits, std::vector<std::byte>& panels,
+                             ParallelFor& parallel) {
+  const auto n = static_cast<std::size_t>(w.size(0)), k = static_cast<std::size_t>(w.size(1));
+  const kernels::WeightFormat format =
+      bits == 16 ? kernels::WeightFormat::kBf16 : kernels::f32_format(n);
+  panels.resize(kernels::packed_matrix_bytes(format, n, k));
+  const at::Tensor values = w.contiguous();
+  if (bits == 16) {
+    kernels::pack_bf16(values.const_data_ptr<float>(), n, k,
+                       reinterpret_cast<std::uint16_t*>(panels.data()), parallel);
+  } else {
+    kernels::pack_f32(values.const_data_ptr<float>(), n, k, k, /*transposed=*/false,
+                      reinterpret_cast<float*>(panels.data()), parallel, format);
+  }
+  return {format, n, k, panels.data(), nullptr, nullptr};
+}
+
+}  // namespace
+
+TokenMatrix::TokenMatrix(const at::Tensor& table, int bits, ParallelFor& parallel)
     : table_(table.detach().contiguous()), parallel_(parallel) {
   if (!is_kernel_tensor(table_)) return;
-  const auto vocab = static_cast<std::size_t>(table_.size(0));
-  const auto hidden = static_cast<std::size_t>(table_.size(1));
-  const float* values = table_.const_data_ptr<float>();
-  mix_matrix_ = pack_right({values, vocab, hidden}, mix_panels_, parallel);
-  const kernels::WeightFormat format = kernels::f32_format(vocab);
-  score_panels_.resize(kernels::packed_matrix_bytes(format, vocab, hidden) / sizeof(float));
-  kernels::pack_f32(values, vocab, hidden, hidden, /*transposed=*/false, score_panels_.data(),
-                    parallel, format);
-  score_matrix_ = {format, vocab, hidden, score_panels_.data(), nullptr, nullptr};
+  mix_matrix_ = packed(table_.t(), bits, mix_panels_, parallel);
+  score_matrix_ = packed(table_, bits, score_panels_, parallel);
+}
+
+void TokenMatrix::multiply(const at::Tensor& x, const kernels::PackedMatrix& w,
+                           at::Tensor& y) const {
+  const auto rows = static_cast<std::size_t>(x.size(0));
+  const float* from = x.const_data_ptr<float>();
+  float* to = y.mutable_data_ptr<float>();
+  if (w.format == kernels::WeightFormat::kBf16) {
+    kernels::gemm_bf16(from, rows, nullptr, w, nullptr, to, parallel_);
+  } else {
+    kernels::gemm_f32(from, rows, w.k, w, 1.0F, nullptr, kernels::Accumulate::kStore, to,
+                      parallel_);
+  }
 }
 
 at::Tensor TokenMatrix::mix(const at::Tensor& weights) const {
   if (mix_panels_.empty()) return weights.mm(table_);
   at::Tensor mixed = at::empty({weights.size(0), table_.size(1)}, table_.options());
-  kernels::gemm_f32(weights.const_data_ptr<float>(), static_cast<std::size_t>(weights.size(0)),
-                    static_cast<std::size_t>(weights.size(1)), mix_matrix_, 1.0F, nullptr,
-                    kernels::Accumulate::kStore, mixed.mutable_data_ptr<float>(), parallel_);
+  multiply(weights, mix_matrix_, mixed);
   return mixed;
 }
 
-void TokenMatrix::scores(const at::Tensor& rows, at::Tensor& scores, bool add) const {
+void TokenMatrix::scores(const at::Tensor& rows, at::Tensor& scores) const {
   if (score_panels_.empty()) {
-    if (add) {
-      scores.addmm_(rows, table_.t());
-    } else {
-      at::mm_out(scores, rows, table_.t());
-    }
-    return;
+    at::mm_out(scores, rows, table_.t());
+  } else {
+    multiply(rows, score_matrix_, scores);
   }
-  kernels::gemm_f32(rows.const_data_ptr<float>(), static_cast<std::size_t>(rows.size(0)),
-                    static_cast<std::size_t>(rows.size(1)), score_matrix_, 1.0F, nullptr,
-                    add ? kernels::Accumulate::kAdd : kernels::Accumulate::kStore,
-                    scores.mutable_data_ptr<float>(), parallel_);
 }
 
 at::Tensor margin_losses(const at::Tensor& logits, std::span<const std::int32_t> labels,

@@ -37,13 +37,27 @@ struct Slice {
 }  // namespace
 
 AttackObjective::AttackObjective(std::vector<AttackNetwork> classifiers, AttackNetwork reference,
-                                 at::Tensor allowed, const AttackOptions& options,
+                                 at::Tensor allowed, const AttackOptions& options, int product_bits,
                                  ParallelFor& parallel)
     : classifiers_(std::move(classifiers)),
       reference_(std::move(reference)),
       allowed_(std::move(allowed)),
       options_(options),
-      parallel_(parallel) {}
+      parallel_(parallel) {
+  std::vector<at::Tensor> tables;
+  std::int64_t width = 0;
+  auto add = [&](const AttackNetwork& network) {
+    for (const Column& column : columns_) {
+      if (column.tokens == network.tokens) return;
+    }
+    columns_.push_back({network.tokens, width});
+    tables.push_back(network.tokens->table());
+    width += tables.back().size(1);
+  };
+  for (const AttackNetwork& network : classifiers_) add(network);
+  add(reference_);
+  all_tokens_ = std::make_unique<TokenMatrix>(at::cat(tables, 1), product_bits, parallel);
+}
 
 at::Tensor AttackObjective::original_states(const AttackText& text) {
   const at::NoGradGuard no_grad;
@@ -118,12 +132,11 @@ void AttackObjective::evaluate(std::span<TextState> texts,
   {
     const at::NoGradGuard no_grad;
     samples = sample(texts, noise);
-    auto mix = [&](const AttackNetwork& network) {
-      at::Tensor& rows = mixed[network.tokens.get()];
-      if (!rows.defined()) rows = network.tokens->mix(samples);
-    };
-    for (const std::size_t index : networks) mix(classifiers_[index]);
-    mix(reference_);
+    const at::Tensor all = all_tokens_->mix(samples);
+    for (const Column& column : columns_) {
+      mixed[column.tokens.get()] =
+          all.narrow(1, column.first, column.tokens->table().size(1)).contiguous();
+    }
   }
   for (auto& [tokens, rows] : mixed) rows.set_requires_grad(true);
   const at::Tensor margin = margins(batch, networks, mixed);
@@ -150,12 +163,12 @@ void AttackObjective::evaluate(std::span<TextState> texts,
 
   const at::NoGradGuard no_grad;
   at::Tensor gradient = rows_of(scores_, samples.size(0), samples.size(1), samples.options());
-  bool add = false;
-  for (const auto& [tokens, rows] : mixed) {
-    if (!rows.grad().defined()) continue;
-    tokens->scores(rows.grad().contiguous(), gradient, add);
-    add = true;
+  std::vector<at::Tensor> gradients;
+  for (const Column& column : columns_) {
+    const at::Tensor& rows = mixed.at(column.tokens.get());
+    gradients.push_back(rows.grad().defined() ? rows.grad() : at::zeros_like(rows));
   }
+  all_tokens_->scores(at::cat(gradients, 1), gradient);
   differentiate_samples(texts, samples, gradient);
   auto mean = [&](const at::Tensor& values, std::size_t text) {
     if (!values.defined()) return 0.0;

@@ -33,9 +33,10 @@ struct TextState {
 
 class AttackObjective {
  public:
-  /// classifiers: at least one; allowed [vocab] is 0 or 1.
+  /// classifiers: at least one; allowed [vocab] is 0 or 1. product_bits: TokenMatrix's.
   AttackObjective(std::vector<AttackNetwork> classifiers, AttackNetwork reference,
-                  at::Tensor allowed, const AttackOptions& options, ParallelFor& parallel);
+                  at::Tensor allowed, const AttackOptions& options, int product_bits,
+                  ParallelFor& parallel);
 
   /// States of the reference on a text.
   at::Tensor original_states(const AttackText& text);
@@ -53,8 +54,16 @@ class AttackObjective {
   void differentiate_samples(std::span<TextState> texts, const at::Tensor& samples,
                              const at::Tensor& gradient) const;
 
+  // Embeddings side by side, so that samples are read and their gradient is written once.
+  struct Column {
+    std::shared_ptr<const TokenMatrix> tokens;
+    std::int64_t first = 0;
+  };
+
   std::vector<AttackNetwork> classifiers_;
   AttackNetwork reference_;
+  std::vector<Column> columns_;
+  std::unique_ptr<const TokenMatrix> all_tokens_;
   at::Tensor allowed_;
   AttackOptions options_;
   ParallelFor& parallel_;

@@ -22,7 +22,9 @@ GumbelNoise::GumbelNoise(std::uint64_t seed, double temperature, std::size_t lon
       for (std::size_t k = 0; k < 4 && i + k < end; ++k) {
         // In (0, 1): g = -log(-log u) is finite, and exp(g) is the inverse of -log u.
         const double u = (static_cast<double>(words[k]) + 0.5) * 0x1p-32;
-        values_[i + k] = static_cast<float>(std::pow(-std::log(u), -1.0 / temperature));
+        const double inverse = -std::log(u);
+        values_[i + k] = static_cast<float>(
+            temperature == 1 ? 1 / inverse : std::pow(inverse, -1.0 / temperature));
       }
     }
   });

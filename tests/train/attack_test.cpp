@@ -131,7 +131,8 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
     return {make(*base_), make(*reference_), type};
   }
   std::unique_ptr<AttackObjective> objective(const Graphs& graphs,
-                                             const std::vector<std::string>& precisions) {
+                                             const std::vector<std::string>& precisions,
+                                             int bits = 32) {
     auto network = [&](Graph* graph, const TeacherModel& from, runtime::Task task) {
       AttackNetwork result;
       result.graph = graph;
@@ -143,7 +144,7 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
       }
       at::Tensor table = load_base_params(*from.base, at::kCPU).wte;
       if (result.plan->embedding.bits < 32) table = table.to(at::kBFloat16);
-      result.tokens = std::make_shared<TokenMatrix>(table.to(graphs.type), pool_);
+      result.tokens = std::make_shared<TokenMatrix>(table.to(graphs.type), bits, pool_);
       return result;
     };
     const AttackNetworks all = networks(precisions);
@@ -154,7 +155,7 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
     allowed[96] = 0;
     return std::make_unique<AttackObjective>(
         std::move(classifiers), network(graphs.reference.get(), all.reference, runtime::Task::kLm),
-        allowed, options_, pool_);
+        allowed, options_, bits, pool_);
   }
 
   // Thetas that are no longer where they began, and noise, in a type.
@@ -193,9 +194,9 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
     }
     return result;
   }
-  std::vector<TextState> evaluated(const Graphs& graphs,
-                                   const std::vector<std::string>& precisions) {
-    const auto target = objective(graphs, precisions);
+  std::vector<TextState> evaluated(const Graphs& graphs, const std::vector<std::string>& precisions,
+                                   int bits = 32) {
+    const auto target = objective(graphs, precisions, bits);
     std::vector<TextState> result = states(*target, graphs.type);
     target->evaluate(result, noise(graphs.type), {});
     return result;
@@ -221,7 +222,7 @@ TEST_P(AttackTest, GradientOfThetaIsTheDerivativeAndTheGraphsAgree) {
   for (const std::size_t i : {std::size_t{0}, std::size_t{1}, std::size_t{2}}) {
     const std::int64_t last = found[i].theta.size(0) - 1;
     for (const auto& [row, col] : std::vector<std::pair<std::int64_t, std::int64_t>>{
-             {0, texts_[i].ids[0]}, {0, 11}, {last, 40}, {last / 2, 63}, {last, 96}}) {
+             {0, texts_[i].ids[0]}, {last, 40}, {last / 2, 63}}) {
       double sides[2];
       for (const int side : {0, 1}) {
         std::vector<TextState> moved = found;
@@ -237,14 +238,15 @@ TEST_P(AttackTest, GradientOfThetaIsTheDerivativeAndTheGraphsAgree) {
     }
     EXPECT_EQ(found[i].gradient.select(1, 96).abs().max().item<double>(), 0) << "may not come";
   }
-  for (const Graphs& graphs : {kernel_graphs(), aten_graphs(at::kFloat)}) {
-    const std::vector<TextState> same = evaluated(graphs, {"32"});
+  auto agrees = [&](const std::vector<TextState>& same, double tolerance) {
     for (std::size_t i = 0; i < same.size(); ++i) {
-      // f32 sums.
-      EXPECT_LE(relative_error(same[i].gradient, found[i].gradient), 2e-4) << i;
-      EXPECT_NEAR(same[i].losses.total(options_), found[i].losses.total(options_), 1e-4) << i;
+      EXPECT_LE(relative_error(same[i].gradient, found[i].gradient), tolerance) << i;
+      EXPECT_NEAR(same[i].losses.total(options_), found[i].losses.total(options_), tolerance) << i;
     }
-  }
+  };
+  agrees(evaluated(kernel_graphs(), {"32"}), 2e-4);  // f32 sums
+  agrees(evaluated(aten_graphs(at::kFloat), {"32"}), 2e-4);
+  agrees(evaluated(kernel_graphs(), {"32"}, 16), 0.02);  // factors have 8 bits
 }
 
 TEST_P(AttackTest, GradientPassesTheQuantizerStraightAndIsTheMeanOverWidths) {
@@ -333,7 +335,7 @@ TEST_P(AttackTest, LossesAreThoseOfTheDefinition) {
 
 TEST_P(AttackTest, ATextDependsOnNeitherThreadsNorItsNeighbours) {
   options_ = {};
-  options_.iterations = 8;
+  options_.iterations = 4;
   options_.gumbel_samples = 3;
   auto attack = [&](int threads, std::span<const AttackText> texts,
                     const std::vector<std::string>& precisions) {
@@ -365,7 +367,8 @@ TEST_P(AttackTest, ATextDependsOnNeitherThreadsNorItsNeighbours) {
 
 TEST_P(AttackTest, LowersTheMarginAtEveryWidth) {
   options_ = {};
-  options_.iterations = 40;
+  options_.iterations = 20;
+  options_.gumbel_samples = 4;
   for (const char* text : {"32", "8", "4"}) {
     Attacker attacker(networks({text}), options_, Device::kCpu, 9, pool_);
     for (const AttackedText& attacked : attacker.attack(texts_, {}))
