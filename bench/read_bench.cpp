@@ -1,4 +1,5 @@
-// How fast this machine reads memory: read_bench [THREADS] sums a gibibyte, best and median of nine.
+// How fast this machine reads memory: read_bench [THREADS] sums a gibibyte, best and median of
+// nine.
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
