@@ -33,5 +33,12 @@ template <int kCount, typename Body>
 }  // namespace
 }  // namespace qalof::kernels
 
+/// Before a tile, which sanitizers keep out of the function of all tiles for the same reason.
+#ifdef QALOF_PLAIN_LOOPS
+#define QALOF_TILE [[gnu::noinline]]
+#else
+#define QALOF_TILE
+#endif
+
 /// A body for unrolled: QALOF_UNROLLED(r) { ... }.
 #define QALOF_UNROLLED(index) [&](int index) __attribute__((always_inline))

@@ -88,8 +88,8 @@ template <typename Format, int kRows>
 }
 
 template <typename Format, int kRows, int kPanels>
-void run_tile(const typename Format::Block& block, std::size_t row, std::size_t panel,
-              const Stretch& stretch) {
+QALOF_TILE void run_tile(const typename Format::Block& block, std::size_t row, std::size_t panel,
+                         const Stretch& stretch) {
   using Sum = typename Format::Sum;
   const std::size_t panel_bytes = Format::num_vectors(block) * kVectorBytes;
   const char* w = static_cast<const char*>(block.panels) + panel * panel_bytes;
