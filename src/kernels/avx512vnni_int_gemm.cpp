@@ -18,9 +18,9 @@ template <typename Base>
 struct Ahead : Base {
   static constexpr std::size_t kTallest = kFewRows;
   static constexpr int kWidest = 1;
-  static constexpr std::size_t kBytes = 4096, kGroups = 8;
+  static constexpr std::size_t kBytes = 8192, kGroups = 16;
   static void fetch(const void* at, std::size_t bytes) {
-    _mm_prefetch(static_cast<const char*>(at) + bytes, _MM_HINT_T0);
+    _mm_prefetch(static_cast<const char*>(at) + bytes, _MM_HINT_T1);
   }
   static __m512i weights(const char* at, int step) {
     if (step == 0) fetch(at, kBytes);
