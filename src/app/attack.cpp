@@ -135,8 +135,7 @@ Defence parse_defence(const std::string& text) {
 
 AttackTarget::AttackTarget(const ModelHandle& handle, const AttackScoreOptions& options,
                            ParallelFor& parallel, Observer& observer)
-    // The stream of random precision inference.
-    : stream_(options.seed, "random_precision") {
+    : draws_(options.seed, options.precisions.size()) {
   QALOF_CHECK(options.defence == Defence::kNone || options.precisions.size() >= 2,
               ErrorKind::kUsage, "--defence rpi: found {} --precisions, expected at least 2",
               options.precisions.size());
@@ -158,7 +157,7 @@ AttackTarget::AttackTarget(const ModelHandle& handle, const AttackScoreOptions& 
 }
 
 const runtime::Execution& AttackTarget::drawn(std::uint64_t request) const {
-  return *set_[stream_.below(set_.size(), request, 0)];
+  return *set_[draws_.of_request(request)];
 }
 
 std::vector<std::int32_t> classifier_tokens(const text::BpeTokenizer& tokenizer,

@@ -10,8 +10,8 @@
 
 #include "app/attack_texts.h"
 #include "app/model_handle.h"
-#include "core/random.h"
 #include "core/statistics.h"
+#include "quant/random_precision.h"
 
 namespace qalof::app {
 
@@ -69,7 +69,7 @@ class AttackTarget {
  private:
   std::vector<quant::PlanSpec> plans_;
   std::vector<std::shared_ptr<const runtime::Execution>> executions_, set_;
-  RandomStream stream_;
+  quant::PrecisionDraws draws_;  // of random precision inference
 };
 
 /// Tokens of a text for a classifier: none, or at most as many as it takes.

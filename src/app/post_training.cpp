@@ -14,28 +14,30 @@ namespace {
 
 constexpr std::size_t kBatchTokens = 2048;
 
-using InputObserver = std::function<void(std::size_t, const float*, std::size_t)>;
+// Windows run together, and the states that a layer reads in them.
+struct Batch {
+  std::vector<runtime::Sequence> sequences;
+  std::size_t tokens = 0;
+  std::vector<float> states;
+};
 
-// Runs the 32-bit network over the windows; observe sees what every linear reads.
-void run_windows(const std::shared_ptr<const runtime::BaseModel>& base,
-                 const std::shared_ptr<const runtime::AdapterSet>& adapters,
-                 const TokenWindows& windows, const InputObserver& observe, ParallelFor& parallel) {
-  const auto execution = runtime::Execution::create(
-      base, quant::resolve(quant::parse_plan("32"), base->target()), adapters, parallel);
-  runtime::DecoderWorkspace workspace;
-  workspace.observe_inputs = observe;
-  std::vector<float> hidden;
-  for (std::size_t next = 0; next < windows.size();) {
-    std::vector<runtime::Sequence> sequences;
-    std::size_t tokens = 0;
-    while (next < windows.size() &&
-           (tokens == 0 || tokens + windows[next].size() <= kBatchTokens)) {
-      sequences.push_back({windows[next]});
-      tokens += windows[next++].size();
-    }
-    hidden.resize(tokens * base->config().hidden);
-    runtime::forward(*execution, sequences, workspace, hidden.data(), parallel);
+std::vector<Batch> batches_of(const TokenWindows& windows) {
+  std::vector<Batch> batches;
+  for (const std::vector<std::int32_t>& window : windows) {
+    if (batches.empty() || batches.back().tokens + window.size() > kBatchTokens)
+      batches.emplace_back();
+    batches.back().sequences.push_back({window});
+    batches.back().tokens += window.size();
   }
+  return batches;
+}
+
+// The network in 32 bits.
+std::shared_ptr<const runtime::Execution> float_execution(
+    const std::shared_ptr<const runtime::BaseModel>& base,
+    const std::shared_ptr<const runtime::AdapterSet>& adapters, ParallelFor& parallel) {
+  return runtime::Execution::create(base, quant::resolve(quant::parse_plan("32"), base->target()),
+                                    adapters, parallel);
 }
 
 }  // namespace
@@ -46,16 +48,18 @@ PostTrained smooth_model(const std::shared_ptr<const runtime::BaseModel>& base,
                          Observer& observer) {
   runtime::InputRanges ranges;
   for (const model::LinearSpec& spec : base->linears()) ranges.emplace_back(spec.in, 0.0F);
-  run_windows(
-      base, adapters, windows,
-      [&](std::size_t linear, const float* rows, std::size_t m) {
-        std::vector<float>& range = ranges[linear];
-        for (std::size_t i = 0; i < m * range.size(); ++i) {
-          float& largest = range[i % range.size()];
-          largest = std::max(largest, std::fabs(rows[i]));
-        }
-      },
-      parallel);
+  const auto execution = float_execution(base, adapters, parallel);
+  runtime::DecoderWorkspace workspace;
+  workspace.observe_inputs = [&](std::size_t linear, const float* rows, std::size_t m) {
+    std::vector<float>& range = ranges[linear];
+    for (std::size_t i = 0; i < m * range.size(); ++i) {
+      float& largest = range[i % range.size()];
+      largest = std::max(largest, std::fabs(rows[i]));
+    }
+  };
+  for (const Batch& batch : batches_of(windows))
+    runtime::forward_layers(*execution, batch.sequences, 0, base->config().num_layers, nullptr,
+                            workspace, parallel);
   observer.progress("windows", windows.size(), windows.size(), "");
   runtime::Smoothed smoothed = runtime::smooth(base, adapters, ranges, alpha);
   return {std::move(smoothed.base), std::move(smoothed.adapters), {}};
@@ -67,33 +71,46 @@ PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& given,
                        ParallelFor& parallel, Observer& observer) {
   const std::shared_ptr<const runtime::BaseModel> base = runtime::model_for(given, plan.scheme);
   const std::vector<model::LinearSpec>& specs = base->linears();
-  runtime::DerivedWeights so_far, result;
+  runtime::DerivedWeights result;
   result.scheme = plan.scheme;
   PostTrained trained;
   trained.adapters = adapters;
-  for (std::size_t first = 0; first < specs.size();) {
-    std::size_t end = first;
-    while (end < specs.size() && specs[end].layer == specs[first].layer) ++end;
-    std::vector<runtime::InputProducts> products;
-    for (std::size_t i = first; i < end; ++i) products.emplace_back(specs[i].in);
-    run_windows(
-        runtime::derive_model(base, so_far), adapters, windows,
-        [&](std::size_t linear, const float* rows, std::size_t m) {
-          if (linear >= first && linear < end) products[linear - first].add(rows, m, parallel);
-        },
-        parallel);
-    for (std::size_t i = first; i < end; ++i) {
-      const quant::BitWidth width = plan.linears[i].weight;
-      if (!width.is_integer()) continue;
-      runtime::GptqResult codes =
-          runtime::quantize_gptq(base->source().linear_f32(i), specs[i].out, products[i - first],
-                                 width.bits, plan.scheme, parallel);
-      trained.layers.push_back({specs[i].name, codes.nearest_error, codes.error});
-      so_far.linears[i] = runtime::reals_of(codes.codes, parallel);
-      result.codes[{i, width.bits}] = std::move(codes.codes);
+  std::vector<Batch> batches = batches_of(windows);
+  const std::size_t width = base->config().hidden;
+  auto execution = float_execution(base, adapters, parallel);
+  runtime::DecoderWorkspace workspace;
+  for (std::size_t layer = 0; layer < base->layers().size(); ++layer) {
+    const model::LayerSteps& steps = base->layers()[layer];
+    const std::vector<std::size_t> inputs[] = {
+        steps.attention_in, {steps.attention_out}, steps.mlp_in, {steps.mlp_out}};
+    for (const std::vector<std::size_t>& readers : inputs) {
+      runtime::InputProducts products(specs[readers.front()].in);
+      workspace.observe_inputs = [&](std::size_t linear, const float* rows, std::size_t m) {
+        if (linear == readers.front()) products.add(rows, m, parallel);
+      };
+      // States are those that the layer reads: the first pass makes them out of the layer before.
+      const bool moves_on = &readers == inputs && layer > 0;
+      for (Batch& batch : batches) {
+        const std::vector<float> states = batch.states;
+        workspace.observe_states = [&](std::size_t at, const float* rows, std::size_t m) {
+          if (at == layer) batch.states.assign(rows, rows + m * width);
+        };
+        runtime::forward_layers(*execution, batch.sequences, moves_on ? layer - 1 : layer,
+                                layer + 1, states.empty() ? nullptr : states.data(), workspace,
+                                parallel);
+      }
+      for (const std::size_t i : readers) {
+        const quant::BitWidth bits = plan.linears[i].weight;
+        if (!bits.is_integer()) continue;
+        runtime::GptqResult codes = runtime::quantize_gptq(
+            base->source().linear_f32(i), specs[i].out, products, bits.bits, plan.scheme, parallel);
+        trained.layers.push_back({specs[i].name, codes.nearest_error, codes.error});
+        execution = runtime::Execution::with_weights(
+            execution, i, runtime::reals_of(codes.codes, parallel), parallel);
+        result.codes[{i, bits.bits}] = std::move(codes.codes);
+        observer.progress("linears", i + 1, specs.size(), specs[i].name);
+      }
     }
-    observer.progress("linears", end, specs.size(), "");
-    first = end;
   }
   trained.base = runtime::derive_model(base, std::move(result));
   return trained;

@@ -180,10 +180,15 @@ QkvLayout qkv_layout(const model::ModelConfig& config, const model::LayerSteps& 
 
 namespace {
 
-// states: what first_layer reads, or null: layer 0 reads the embeddings.
-void run_layers(const Execution& execution, std::span<const Sequence> sequences,
-                std::size_t first_layer, const float* states, DecoderWorkspace& workspace,
-                float* hidden_out, ParallelFor& parallel, Profile* profile) {
+struct Layers {
+  std::size_t first, end;
+  const float* states;  // what first reads, or null: layer 0 reads the embeddings
+};
+
+// hidden_out null: nothing runs behind the layers.
+void run_layers(const Execution& execution, std::span<const Sequence> sequences, Layers layers,
+                DecoderWorkspace& workspace, float* hidden_out, ParallelFor& parallel,
+                Profile* profile) {
   const BaseModel& base = execution.base();
   const model::ModelConfig& config = base.config();
   const std::size_t hidden = config.hidden;
@@ -270,8 +275,8 @@ void run_layers(const Execution& execution, std::span<const Sequence> sequences,
     kernels::add_in_place(workspace.projected.data(), tokens * hidden, residual, parallel);
   };
 
-  if (states != nullptr) {
-    std::copy_n(states, tokens * hidden, residual);
+  if (layers.states != nullptr) {
+    std::copy_n(layers.states, tokens * hidden, residual);
   } else {
     const Profile::Scope scope(profile, "embed", 2 * row_bytes);
     const std::span<const std::int32_t> ids(workspace.ids), positions(workspace.positions);
@@ -290,7 +295,7 @@ void run_layers(const Execution& execution, std::span<const Sequence> sequences,
   float* const qkv_outputs[] = {qkv.q, qkv.k, qkv.v};
   float* const inner_outputs[] = {workspace.inner.data(),
                                   workspace.inner.data() + tokens * config.inner};
-  for (std::size_t layer = first_layer; layer < config.num_layers; ++layer) {
+  for (std::size_t layer = layers.first; layer < layers.end; ++layer) {
     if (workspace.observe_states) workspace.observe_states(layer, residual, tokens);
     const model::LayerSteps& steps = base.layers()[layer];
     linears_of_norm(steps.attention_in, base.attention_norm(layer), qkv_outputs);
@@ -314,6 +319,7 @@ void run_layers(const Execution& execution, std::span<const Sequence> sequences,
     linear(steps.mlp_out, activated, workspace.projected.data());
     add_projected();
   }
+  if (hidden_out == nullptr) return;
   if (rotation != nullptr) rotation->leave_residual(residual, tokens, parallel);
   if (workspace.groups.size() <= 1) {
     final_norm(0, tokens, hidden_out);
@@ -326,25 +332,41 @@ void run_layers(const Execution& execution, std::span<const Sequence> sequences,
   }
 }
 
-}  // namespace
-
-void forward(const Execution& execution, std::span<const Sequence> sequences,
-             DecoderWorkspace& workspace, float* hidden, ParallelFor& parallel, Profile* profile) {
-  run_layers(execution, sequences, 0, nullptr, workspace, hidden, parallel, profile);
-}
-
-void forward_from(const Execution& execution, std::span<const Sequence> sequences,
-                  std::size_t first_layer, const float* states, DecoderWorkspace& workspace,
-                  float* hidden, ParallelFor& parallel) {
-  QALOF_CHECK(first_layer < execution.base().config().num_layers, ErrorKind::kInternal,
-              "forward from layer {}: the model has {}", first_layer,
-              execution.base().config().num_layers);
+void check_layers(const Execution& execution, std::span<const Sequence> sequences,
+                  std::size_t first_layer, std::size_t end_layer) {
+  const std::size_t layers = execution.base().config().num_layers;
+  QALOF_CHECK(first_layer < end_layer && end_layer <= layers, ErrorKind::kInternal,
+              "forward from layer {} to {}: the model has {}", first_layer, end_layer, layers);
   for (const Sequence& sequence : sequences) {
     QALOF_CHECK(sequence.cache == nullptr && sequence.execution == nullptr, ErrorKind::kInternal,
                 "forward from layer {}: a sequence has a cache or an execution of its own",
                 first_layer);
   }
-  run_layers(execution, sequences, first_layer, states, workspace, hidden, parallel, nullptr);
+}
+
+}  // namespace
+
+void forward(const Execution& execution, std::span<const Sequence> sequences,
+             DecoderWorkspace& workspace, float* hidden, ParallelFor& parallel, Profile* profile) {
+  run_layers(execution, sequences, {0, execution.base().config().num_layers, nullptr}, workspace,
+             hidden, parallel, profile);
+}
+
+void forward_from(const Execution& execution, std::span<const Sequence> sequences,
+                  std::size_t first_layer, const float* states, DecoderWorkspace& workspace,
+                  float* hidden, ParallelFor& parallel) {
+  const std::size_t end = execution.base().config().num_layers;
+  check_layers(execution, sequences, first_layer, end);
+  run_layers(execution, sequences, {first_layer, end, states}, workspace, hidden, parallel,
+             nullptr);
+}
+
+void forward_layers(const Execution& execution, std::span<const Sequence> sequences,
+                    std::size_t first_layer, std::size_t end_layer, const float* states,
+                    DecoderWorkspace& workspace, ParallelFor& parallel) {
+  check_layers(execution, sequences, first_layer, end_layer);
+  run_layers(execution, sequences, {first_layer, end_layer, states}, workspace, nullptr, parallel,
+             nullptr);
 }
 
 void apply_head(const Head& head, const float* hidden, std::size_t rows, std::size_t width,

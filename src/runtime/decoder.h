@@ -79,6 +79,11 @@ void forward(const Execution& execution, std::span<const Sequence> sequences,
 void forward_from(const Execution& execution, std::span<const Sequence> sequences,
                   std::size_t first_layer, const float* states, DecoderWorkspace& workspace,
                   float* hidden, ParallelFor& parallel);
+/// The same as far as end_layer: layers first_layer .. end_layer - 1 run for what the workspace
+/// observes. states null: layer 0 reads the embeddings.
+void forward_layers(const Execution& execution, std::span<const Sequence> sequences,
+                    std::size_t first_layer, std::size_t end_layer, const float* states,
+                    DecoderWorkspace& workspace, ParallelFor& parallel);
 
 /// logits [rows, head.outputs] = hidden W^T + bias in f32.
 void apply_head(const Head& head, const float* hidden, std::size_t rows, std::size_t width,

@@ -91,7 +91,7 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
     }
     if (adapted.weight) {
       call.weight = adapted.weight->view;
-      run->adapter_weights_.push_back(std::move(adapted.weight));
+      run->own_weights_.push_back(std::move(adapted.weight));
     } else {
       call.weight = base->packed(i, call.precision, plan.scheme, parallel);
     }
@@ -132,15 +132,23 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
   return run;
 }
 
+Execution::Execution(const std::shared_ptr<const Execution>& whole)
+    : base_(whole->base_),
+      adapters_(whole->adapters_),
+      plan_(whole->plan_),
+      calls_(whole->calls_),
+      parts_{whole},
+      kv_(whole->kv_),
+      embedding_width_(whole->embedding_width_),
+      lm_head_width_(whole->lm_head_width_),
+      qa_head_(whole->qa_head_),
+      class_head_(whole->class_head_),
+      description_(whole->description_) {}
+
 std::shared_ptr<const Execution> Execution::spliced(const std::shared_ptr<const Execution>& whole,
                                                     std::span<const Replacement> replacements,
                                                     const KvPrecision& kv) {
-  std::shared_ptr<Execution> run(new Execution());
-  run->base_ = whole->base_;
-  run->adapters_ = whole->adapters_;
-  run->plan_ = whole->plan_;
-  run->calls_ = whole->calls_;
-  run->parts_.push_back(whole);
+  std::shared_ptr<Execution> run(new Execution(whole));
   for (const auto& [linear, by] : replacements) {
     QALOF_CHECK(by->base_ == whole->base_, ErrorKind::kInternal,
                 "linear {}: its execution is of another base model", linear);
@@ -153,11 +161,20 @@ std::shared_ptr<const Execution> Execution::spliced(const std::shared_ptr<const 
     run->plan_.k[layer] = to_widths(kv.k_bits[layer]);
     run->plan_.v[layer] = to_widths(kv.v_bits[layer]);
   }
-  run->embedding_width_ = whole->embedding_width_;
-  run->lm_head_width_ = whole->lm_head_width_;
-  run->qa_head_ = whole->qa_head_;
-  run->class_head_ = whole->class_head_;
   run->description_ = quant::describe(run->plan_, run->base_->target());
+  return run;
+}
+
+std::shared_ptr<const Execution> Execution::with_weights(
+    const std::shared_ptr<const Execution>& whole, std::size_t linear,
+    const std::vector<float>& weights, ParallelFor& parallel) {
+  std::shared_ptr<Execution> run(new Execution(whole));
+  LinearCall& call = run->calls_.at(linear);
+  QALOF_CHECK(call.weight.format == kernels::WeightFormat::kF32, ErrorKind::kInternal,
+              "linear {}: weights are no 32-bit floats", linear);
+  run->own_weights_.push_back(
+      pack_floats(weights, call.weight.n, call.weight.k, kernels::WeightFormat::kF32, parallel));
+  call.weight = run->own_weights_.back()->view;
   return run;
 }
 

@@ -52,6 +52,11 @@ class Execution {
                                                   std::span<const Replacement> replacements,
                                                   const KvPrecision& kv);
 
+  /// whole with other weights [out, in] of a linear whose weights are 32-bit floats.
+  static std::shared_ptr<const Execution> with_weights(
+      const std::shared_ptr<const Execution>& whole, std::size_t linear,
+      const std::vector<float>& weights, ParallelFor& parallel);
+
   /// The model that runs: the one given, or its rotated form where the plan's scheme is rotated.
   const BaseModel& base() const { return *base_; }
   const quant::PrecisionPlan& plan() const { return plan_; }
@@ -75,12 +80,13 @@ class Execution {
 
  private:
   Execution() = default;
+  explicit Execution(const std::shared_ptr<const Execution>& whole);  // points at what whole does
   std::shared_ptr<const BaseModel> base_;
   std::shared_ptr<const AdapterSet> adapters_;
   quant::PrecisionPlan plan_;
   std::vector<LinearCall> calls_;
-  std::vector<std::shared_ptr<const OwnedMatrix>> adapter_weights_;  // that calls_ point into
-  std::vector<std::shared_ptr<const Execution>> parts_;              // likewise, of spliced
+  std::vector<std::shared_ptr<const OwnedMatrix>> own_weights_;  // that calls_ point into
+  std::vector<std::shared_ptr<const Execution>> parts_;          // likewise, of spliced
   // Of linears with an adapter in a rotated model.
   struct RotatedLora {
     std::unique_ptr<LoraLinear> pair;

@@ -11,11 +11,12 @@
 
 namespace qalof::runtime {
 
-/// H = X^T X of the rows a linear read, upper triangle, in f64.
+/// H = X^T X of the rows a linear read, upper triangle: sums of 256 rows each in f32, their sums in
+/// f64.
 class InputProducts {
  public:
   explicit InputProducts(std::size_t in) : in_(in), sums_(in * in) {}
-  /// x [rows, in]; every sum runs over rows in the order they are added, on any number of threads.
+  /// x [rows, in]; the same bits on any number of threads.
   void add(const float* x, std::size_t rows, ParallelFor& parallel);
   std::size_t in() const { return in_; }
   std::size_t rows() const { return rows_; }

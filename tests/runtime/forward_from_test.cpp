@@ -73,6 +73,19 @@ TEST_P(ForwardFromTest, SecondLayerLoweredHasTheBitsOfTheWholePass) {
                  serial);
     EXPECT_TRUE(same_bytes(hidden, expected.hidden)) << layer;
   }
+
+  // A part of the layers shows observers what the whole pass does.
+  DecoderWorkspace workspace;
+  std::vector<std::size_t> seen;
+  workspace.observe_states = [&](std::size_t layer, const float* rows, std::size_t m) {
+    seen.push_back(layer);
+    EXPECT_TRUE(same_bytes(std::vector<float>(rows, rows + m * tiny.config().hidden),
+                           at_high.before[layer]));
+  };
+  SerialFor serial;
+  forward_layers(*high, sequences, 0, 1, nullptr, workspace, serial);
+  forward_layers(*high, sequences, 1, 2, at_high.before[1].data(), workspace, serial);
+  EXPECT_EQ(seen, (std::vector<std::size_t>{0, 1}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ForwardFromTest, ::testing::Values("gpt2", "llama", "rotated"),
@@ -90,7 +103,7 @@ TEST(ForwardFrom, LayersThatAreNotThereAndCachesAreRefused) {
               forward_from(*execution, {&sequence, 1}, 2, states.data(), workspace, hidden.data(),
                            serial);
             }).message,
-            "forward from layer 2: the model has 2");
+            "forward from layer 2 to 2: the model has 2");
   KvCache cache(tiny.config(), execution->kv(), 3);
   sequence.cache = &cache;
   EXPECT_EQ(qalof::testing::error_of([&] {

@@ -4,7 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "runtime/derived_model.h"
 #include "runtime/packed_file.h"
@@ -102,8 +104,8 @@ TEST_F(GptqTest, UncorrelatedInputsGetTheNearestCodes) {
 }
 
 TEST_F(GptqTest, CodesFollowTheDefinitionByEliminationColumnByColumn) {
-  // The textbook form: after column j, the remaining weights move by -e / [H^-1]_jj * [H^-1]_j,
-  // and column j is eliminated from H^-1.
+  // The textbook form, from the input with the largest sum of squares on: after column j, the
+  // remaining weights move by -e / [H^-1]_jj * [H^-1]_j, and column j is eliminated from H^-1.
   std::vector<double> h(kIn * kIn), inverse(kIn * kIn, 0.0);
   double mean = 0;
   for (std::size_t i = 0; i < kIn; ++i) {
@@ -127,8 +129,14 @@ TEST_F(GptqTest, CodesFollowTheDefinitionByEliminationColumnByColumn) {
   }
   const GptqResult found = quantize_gptq(weights_, kOut, products_, 4, {}, serial_);
   std::vector<double> w(weights_.begin(), weights_.end());
+  std::vector<std::size_t> remaining(kIn);
+  std::iota(remaining.begin(), remaining.end(), std::size_t{0});
+  std::stable_sort(remaining.begin(), remaining.end(), [&](std::size_t a, std::size_t b) {
+    return products_.at(a, a) > products_.at(b, b);
+  });
   std::size_t different = 0;
-  for (std::size_t j = 0; j < kIn; ++j) {
+  while (!remaining.empty()) {
+    const std::size_t j = remaining.front();
     for (std::size_t o = 0; o < kOut; ++o) {
       const auto scale = static_cast<double>(found.codes.scales[o]);
       const double code = std::clamp(std::nearbyint(w[o * kIn + j] / scale), -7.0, 7.0);
@@ -136,27 +144,48 @@ TEST_F(GptqTest, CodesFollowTheDefinitionByEliminationColumnByColumn) {
       // On with the codes found, so that one middle does not upset the rest.
       const double error =
           (w[o * kIn + j] - found.codes.codes[o * kIn + j] * scale) / inverse[j * kIn + j];
-      for (std::size_t c = j; c < kIn; ++c) w[o * kIn + c] -= error * inverse[j * kIn + c];
+      for (const std::size_t c : remaining) w[o * kIn + c] -= error * inverse[j * kIn + c];
     }
     const std::vector<double> row(inverse.begin() + static_cast<std::ptrdiff_t>(j * kIn),
                                   inverse.begin() + static_cast<std::ptrdiff_t>((j + 1) * kIn));
-    for (std::size_t a = j; a < kIn; ++a)
-      for (std::size_t b = j; b < kIn; ++b) inverse[a * kIn + b] -= row[a] * row[b] / row[j];
+    for (const std::size_t a : remaining)
+      for (const std::size_t b : remaining) inverse[a * kIn + b] -= row[a] * row[b] / row[j];
+    remaining.erase(remaining.begin());
   }
   EXPECT_LE(different, 1U);
 }
 
-TEST_F(GptqTest, ThreadsAndBatchesOfRowsChangeNothing) {
-  InputProducts batches(kIn);
-  batches.add(x_.data(), 100, threads_);
-  batches.add(x_.data() + 100 * kIn, kRows - 100, threads_);
+TEST_F(GptqTest, ThreadsChangeNothing) {
+  InputProducts other_products(kIn);
+  other_products.add(x_.data(), kRows, threads_);
   const quant::QuantScheme scheme{32, true};
   const GptqResult one = quantize_gptq(weights_, kOut, products_, 4, scheme, serial_);
-  const GptqResult other = quantize_gptq(weights_, kOut, batches, 4, scheme, threads_);
+  const GptqResult other = quantize_gptq(weights_, kOut, other_products, 4, scheme, threads_);
   EXPECT_EQ(one.codes.codes, other.codes.codes);
   EXPECT_EQ(one.codes.scales, other.codes.scales);
   EXPECT_EQ(one.codes.zeros, other.codes.zeros);
   EXPECT_EQ(one.error, other.error);
+}
+
+// Sums of a few rows are f32: 2^-24 of the terms for each of 256 additions at most.
+TEST_F(GptqTest, ProductsAreThoseOfTheRowsInAnyBatches) {
+  InputProducts batches(kIn);
+  batches.add(x_.data(), 100, threads_);
+  batches.add(x_.data() + 100 * kIn, kRows - 100, threads_);
+  ASSERT_EQ(batches.rows(), kRows);
+  for (std::size_t i = 0; i < kIn; ++i) {
+    for (std::size_t j = i; j < kIn; ++j) {
+      double sum = 0, sizes = 0;
+      for (std::size_t row = 0; row < kRows; ++row) {
+        const double term =
+            static_cast<double>(x_[row * kIn + i]) * static_cast<double>(x_[row * kIn + j]);
+        sum += term;
+        sizes += std::abs(term);
+      }
+      ASSERT_NEAR(products_.at(i, j), sum, 256 * 0x1p-24 * sizes) << i << " " << j;
+      ASSERT_NEAR(batches.at(i, j), sum, 256 * 0x1p-24 * sizes) << i << " " << j;
+    }
+  }
 }
 
 TEST_F(GptqTest, InputsThatSayNothingAreRefused) {

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from attack_lib import data
-from results_lib.runner import arguments_of
+from results_lib.runner import arguments_of, recorded
 from results_lib.suite import digest, file_digest
 
 
@@ -71,7 +71,7 @@ class Matrix:
                                self.work / "logs" / f"{directory.name}.txt")
         saved.parent.mkdir(exist_ok=True)
         shutil.copyfile(directory / "attack.jsonl", saved)
-        line = {"kind": "attack", "key": key, "target": target.id, "defence": defence.id, "command": shlex.join(command),
+        line = {"kind": "attack", "key": key, "target": target.id, "defence": defence.id, "command": recorded(command),
                 "seconds": seconds, "result": result, "texts": file_digest(saved)}
         self.journal.add(line)
         return line

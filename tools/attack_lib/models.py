@@ -1,17 +1,14 @@
 """The small models of a suite, each by one recorded command: vocabulary, random weights, language model, classifier,
 adapters. What is there already is not made again."""
 import json
-import pathlib
 import shlex
 import subprocess
 import sys
 import time
 
 from attack_lib import data
-from results_lib.runner import arguments_of
+from results_lib.runner import TOOLS, arguments_of, recorded
 from results_lib.suite import digest, file_digest
-
-TOOLS = pathlib.Path(__file__).resolve().parent.parent
 
 
 class Models:
@@ -36,7 +33,7 @@ class Models:
         log.write_text(f"{shlex.join(command)}\n{done.stderr}{done.stdout}", encoding="utf-8")
         if done.returncode != 0:
             raise RuntimeError(f"{shlex.join(command)}: exit status {done.returncode}: {done.stderr.strip()[-300:]}")
-        line = {"kind": kind, "key": key, "command": shlex.join(command), "seconds": round(time.monotonic() - start, 1)}
+        line = {"kind": kind, "key": key, "command": recorded(command), "seconds": round(time.monotonic() - start, 1)}
         if kind == "train":
             result = json.loads(done.stdout.strip().splitlines()[-1])
             line.update(loss=round(result["train_loss"], 4), steps=result["steps"], eval=[

@@ -6,11 +6,14 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 
 from results_lib import journal as journals
 from results_lib import statistics
 from results_lib.suite import PLACEHOLDER, digest, file_digest, split_squad
+
+TOOLS = pathlib.Path(__file__).resolve().parent.parent
 
 
 class RunError(Exception):
@@ -19,6 +22,16 @@ class RunError(Exception):
 
 class Stopped(Exception):
     pass
+
+
+def recorded(command):
+    """A command as journals and documents hold it: runnable anywhere, with no program's own place in it."""
+    words = list(command)
+    if words[0] == sys.executable:
+        words = ["python3", f"tools/{pathlib.Path(words[1]).relative_to(TOOLS)}", *words[2:]]
+    else:
+        words[0] = "qalof"
+    return shlex.join(words)
 
 
 def arguments_of(flags):
@@ -185,7 +198,7 @@ class Runner:
                 "tokens": result["tokens"], "steps": result["steps"], "loss": round(result["train_loss"], 4),
                 "seconds": round(sum(phase["seconds"] for phase in result["phases"]), 1), "version": self.version}
         if stage == "final":
-            line["command"] = shlex.join(command)
+            line["command"] = recorded(command)
         self.journal.add(line)
         return str(directory)
 
@@ -228,7 +241,7 @@ class Runner:
         if stage == "final":
             scores = json.loads((output / "eval_scores.json").read_text(encoding="utf-8"))
             line["scores"] = journals.encode_scores(list(scores.values()))
-            line["commands"] = [shlex.join(command) for command in commands]
+            line["commands"] = [recorded(command) for command in commands]
         shutil.rmtree(output)
         packed.unlink(missing_ok=True)
         self.journal.add(line)
