@@ -6,11 +6,13 @@ A DIR is what `qalof sensitivity --output_dir DIR` has left. Claims on single li
 several tables. Needs Python's standard library.
 
 Of every claim: the mean cost of one group of units less that of another, over the same questions. 95 % interval: percentile bootstrap over questions (2,000 draws) of
-the mean over units. A second interval draws units, too: what other blocks of the same kind would say.
+the mean over units. A second interval draws units, too: what other blocks of the same kind would say. The rank correlation between halves of the questions says how far
+costs repeat at all: no estimate can be expected to agree with them better.
 """
 
 import argparse
 import json
+import math
 import pathlib
 import random
 import sys
@@ -73,6 +75,31 @@ def interval(draws):
     return ordered[int(0.025 * (len(ordered) - 1))], ordered[int(round(0.975 * (len(ordered) - 1)))]
 
 
+def ranks(values):
+    """From 0, tied values share their mean."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    found = [0.0] * len(values)
+    first = 0
+    while first < len(order):
+        end = first
+        while end < len(order) and values[order[end]] == values[order[first]]:
+            end += 1
+        for index in order[first:end]:
+            found[index] = (first + end - 1) / 2
+        first = end
+    return found
+
+
+def repeatability(sweep):
+    """Spearman's rank correlation over units of costs on every other question with costs on the rest."""
+    units = [unit["costs"] for unit in sweep.units]
+    halves = [ranks([mean(costs[first::2]) for costs in units]) for first in (0, 1)]
+    middle = (len(units) - 1) / 2
+    product = lambda a, b: sum((x - middle) * (y - middle) for x, y in zip(a, b))
+    size = math.sqrt(product(halves[0], halves[0]) * product(halves[1], halves[1]))
+    return product(*halves) / size if size > 0 else 0.0
+
+
 def difference(group, other):
     """Mean over units and questions of group less other, with both intervals."""
     samples = len(group[0])
@@ -118,12 +145,14 @@ def findings(directories, cost, bits):
     found = []
     for directory in directories:
         sweep = Sweep(directory, cost, bits)
+        agreement = repeatability(sweep)
         for claim, words, group, other, expected in claims(sweep):
             if not group or not other:
                 continue
             result = difference(group, other)
             found.append({"model": sweep.result["model"], "samples": sweep.samples, "bits": sweep.bits, "claim": claim, "groups": words,
-                          "units": len(group), "other_units": len(other), **result, "verdict": verdict(result, expected)})
+                          "units": len(group), "other_units": len(other),
+                          "granularity": sweep.result["granularity"], "repeatability": agreement, **result, "verdict": verdict(result, expected)})
     return found
 
 
@@ -131,8 +160,10 @@ def markdown(found, cost):
     text = ""
     for model in dict.fromkeys(entry["model"] for entry in found):
         rows = [entry for entry in found if entry["model"] == model]
-        text += f"{model}: units at {rows[0]['bits']} bits, cost in {UNITS[cost]} ({cost}), {rows[0]['samples']} questions.\n\n"
-        text += "| claim | compared | difference | 95 %, questions | 95 %, units | |\n| --- | --- | ---: | ---: | ---: | --- |\n"
+        text += f"{pathlib.Path(model).name}: units at {rows[0]['bits']} bits, cost in {UNITS[cost]} ({cost}), {rows[0]['samples']} questions.\n\n"
+        for granularity, agreement in dict.fromkeys((entry["granularity"], entry["repeatability"]) for entry in rows):
+            text += f"By {granularity}, rank correlation of costs on every other question with costs on the rest: {agreement:.2f}.\n"
+        text += "\n| claim | compared | difference | 95 %, questions | 95 %, units | |\n| --- | --- | ---: | ---: | ---: | --- |\n"
         for entry in rows:
             span = lambda pair: f"{pair[0]:+.4g} .. {pair[1]:+.4g}"
             units = span(entry["units_interval"]) if entry["units"] > 1 else ""

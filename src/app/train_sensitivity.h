@@ -9,7 +9,7 @@ namespace qalof::app {
 /// kEstimateSamples): fisher at all-high with one backward pass each, hessian at 32 bits with two.
 /// Error{kUnsupported} for K and V, for hessian's activations apart, and as train::fisher_estimates
 /// and train::hessian_traces.
-inline constexpr std::uint64_t kEstimateSamples = 64;
+inline constexpr std::uint64_t kEstimateSamples = 32;
 SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observer& observer);
 
 }  // namespace qalof::app

@@ -123,7 +123,7 @@ void run_sensitivity(std::vector<std::string> arguments) {
   line.option("--validation_file", options.data.validation_file,
               "qa: SQuAD JSON or JSONL; classification: SST-2 TSV or AG News CSV");
   line.option("--max_eval_samples", options.data.max_eval_samples,
-              "the first N questions or texts; 0 = all (fisher, hessian: 64)");
+              "the first N questions or texts; 0 = all (fisher, hessian: 32)");
   line.option("--granularity", granularity,
               "sublayer (every linear), layer (attention or MLP of a block), block, or kind (a "
               "linear type over all blocks, all attention, all MLP, everything)");
