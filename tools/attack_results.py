@@ -66,7 +66,7 @@ def main():
                           **describe_machine(arguments.qalof, arguments.jobs, arguments.threads)}
         journal.rewrite()
     report.write(report.Table(suite, journal), arguments.report, arguments.output_dir)
-    print(f"{len(failed)} failed; {arguments.report}, {arguments.output_dir / 'table.json'}")
+    print(f"{len(failed)} failed; {arguments.report}, {arguments.output_dir / 'attack_table.json'}")
     return 1 if failed else 0
 
 

@@ -48,7 +48,9 @@ ReportRun read_run(const std::string& directory, const std::string& name) {
                {"results.json", run.results},
                {"eval_results.json", run.eval_results},
                {"sensitivity.json", run.sensitivity},
-               {"front.json", run.front}};
+               {"front.json", run.front},
+               {"attack_results.json", run.attack_results},
+               {"attack_table.json", run.attack_table}};
   for (const auto& [file, into] : files) {
     if (here(file)) into = read_json_file(place + "/" + file, kMaxFileBytes);
   }
@@ -96,12 +98,12 @@ ReportResult run_report(const ReportOptions& options) {
   for (const ReportRun& run : runs)
     result.sources.insert(result.sources.end(), run.sources.begin(), run.sources.end());
   const std::string sections = results_section(runs) + front_section(runs) +
-                               sensitivity_section(runs) + training_section(runs) +
-                               commands_section(runs);
+                               sensitivity_section(runs) + attack_section(runs) +
+                               training_section(runs) + commands_section(runs);
   QALOF_CHECK(!sections.empty(), ErrorKind::kNotFound,
               "{}: nothing to report; expected metrics.jsonl, trainer_state.json, "
-              "all_results.json, results.json, eval_results.json, sensitivity.json, front.json or "
-              "run.json there or in a directory below",
+              "all_results.json, results.json, eval_results.json, sensitivity.json, front.json, "
+              "attack_results.json, attack_table.json or run.json there or in a directory below",
               directory);
   std::string places;
   for (const ReportRun& run : runs) {

@@ -26,7 +26,8 @@ ReportResult run_report(const ReportOptions& options);
 struct ReportRun {
   std::string name;           // relative to the report's directory; "" = itself
   std::vector<Json> metrics;  // lines of metrics.jsonl
-  Json trainer_state, all_results, run, results, eval_results, sensitivity, front;
+  Json trainer_state, all_results, run, results, eval_results, sensitivity, front, attack_results,
+      attack_table;
   std::vector<std::string> sources;
 };
 
@@ -35,6 +36,7 @@ std::string results_section(const std::vector<ReportRun>& runs);
 std::string training_section(const std::vector<ReportRun>& runs);
 std::string sensitivity_section(const std::vector<ReportRun>& runs);
 std::string front_section(const std::vector<ReportRun>& runs);
+std::string attack_section(const std::vector<ReportRun>& runs);
 std::string commands_section(const std::vector<ReportRun>& runs);
 
 /// The whole page: style sheet, heading, sections.

@@ -162,12 +162,61 @@ TEST(Report, NamesCannotWriteHtml) {
               {{{"name", evil}, {"kind", evil}, {"bits", 4}, {"f1", 1}},
                {{"name", evil}, {"kind", "b"}, {"bits", 5}, {"f1", 2}}}}}
             .dump());
+  write(dir, "attack_table.json",
+        Json{{"title", evil},
+             {"targets", {{{"id", "fp"}, {"name", evil}}}},
+             {"cells",
+              {{{"defence", "rpi"},
+                {"name", evil},
+                {"texts", "fp"},
+                {"share", 0.5},
+                {"low", 0.25},
+                {"high", 0.75}}}}}
+            .dump());
   const std::string page = page_of(dir);
   expect_well_formed(page);
   expect_self_contained(page);
+  EXPECT_THAT(page, HasSubstr("50.0 [25.0, 75.0]"));
   EXPECT_THAT(page, HasSubstr("&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;]]&gt;"));
   EXPECT_THAT(page, HasSubstr("+1.50 ± 0.50"));
   EXPECT_THAT(page, HasSubstr("a&lt;b onload=&quot;x&quot;&gt;\xEF\xBF\xBD\xEF\xBF\xBD"));
+}
+
+TEST(Report, AttacksShowWhatEachDefenderKeepsAndTheWorstOfSeveral) {
+  const TempDir dir;
+  const auto score = [](const char* precision, double clean, double attacked) {
+    return Json{{"precision", precision},
+                {"clean_accuracy", clean},
+                {"clean_ci95", {clean - 5, clean + 5}},
+                {"adversarial_accuracy", attacked},
+                {"ci95", {attacked - 2, attacked + 2}}};
+  };
+  Json attack = score("random:4,8", 70, 31);
+  attack["samples"] = 300;
+  attack["per_precision"] = {score("w8a8kv8", 71, 11), score("w4a4kv4", 69, 12)};
+  write(dir, "attack_results.json", attack.dump());
+  const auto cell = [](const char* defence, const char* texts, double share) {
+    return Json{{"defence", defence},    {"name", std::string(defence) + " named"},
+                {"texts", texts},        {"share", share},
+                {"low", share - 0.0625}, {"high", share + 0.0625}};
+  };
+  write(dir, "attack_table.json",
+        Json{{"title", "Sentences"},
+             {"targets", {{{"id", "a"}, {"name", "FP"}}, {{"id", "b"}, {"name", "RPI"}}}},
+             {"cells",
+              {cell("fp", "clean", 0.75), cell("fp", "a", 0.125), cell("fp", "b", 0.25),
+               cell("rpi", "clean", 0.5)}}}
+            .dump());
+  const std::string page = page_of(dir);
+  expect_well_formed(page);
+  for (const char* part :
+       {"Under attack", "random:4,8", "31.0 [29.0, 33.0]", "11.0 [9.0, 13.0]", "300 samples",
+        "<th>attack on FP</th><th>attack on RPI</th></tr>",
+        "<td>fp named</td><td>75.0 [68.8, 81.2]</td><td>12.5 [6.2, 18.8]</td><td>25.0 [18.8, 31.2]"
+        "</td>",
+        "<td>rpi named</td><td>50.0 [43.8, 56.2]</td><td></td><td></td>",
+        "Sentences: Accuracy under the attack that does most"})
+    EXPECT_THAT(page, HasSubstr(part));
 }
 
 TEST(Report, ValuesOfOtherTypesAreLeftOut) {
@@ -181,6 +230,8 @@ TEST(Report, ValuesOfOtherTypesAreLeftOut) {
   write(dir, "trainer_state.json", R"([1, 2])");
   write(dir, "front.json", R"({"points": [{"bits": 4}, {"f1": null, "bits": 5}, 7],
                                "differences": [3, {"plan": 1, "delta_f1": "x"}]})");
+  write(dir, "attack_results.json", R"({"per_precision": [1, {"clean_accuracy": "x"}]})");
+  write(dir, "attack_table.json", R"({"targets": [3], "cells": [1, {"defence": 2, "share": 1}]})");
   write(dir, "metrics.jsonl", "[1]\n{\"loss\": 1}\n{\"loss\": 1, \"step\": 4}\n{\"loss\": ");
   expect_well_formed(page_of(dir));
 }

@@ -179,7 +179,7 @@ class RunTest(unittest.TestCase):
         self.assertIn("**25.0 [", first)
         report.write(table, output / "report.md", output)
         self.assertEqual((output / "report.md").read_text(), first, "replaced, not added")
-        plot = json.loads((output / "table.json").read_text())
+        plot = json.loads((output / "attack_table.json").read_text())
         self.assertEqual(len(plot["cells"]), 9)
         names = [row["name"] for row in plot["comparisons"]]
         self.assertIn("RPI beside fixed 4, each under the attack on itself", names)

@@ -115,8 +115,8 @@ def json_of(table):
 
 
 def write(table, markdown, output):
-    """Replaces the suite's part of markdown, between marks; writes table.json into output."""
-    (output / "table.json").write_text(json.dumps(json_of(table), indent=1) + "\n", encoding="utf-8")
+    """Replaces the suite's part of markdown, between marks; writes attack_table.json into output."""
+    (output / "attack_table.json").write_text(json.dumps(json_of(table), indent=1) + "\n", encoding="utf-8")
     begin, end = (f"<!-- {table.suite.name}: {word} of what tools/attack_results.py writes -->" for word in ("begin", "end"))
     part = f"{begin}\n{markdown_of(table)}{end}"
     markdown = pathlib.Path(markdown)
