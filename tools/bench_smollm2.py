@@ -27,7 +27,7 @@ WANTED = 1.3
 # llama.cpp's file types.
 QUANTIZED = {"q8_0": 7, "q4_0": 2}
 PAIRS = (("qalof W8", "llama.cpp q8_0"), ("qalof W4 groups of 64", "llama.cpp q4_0"))
-CALIBRATION = ["--task", "lm", "--max_seq_length", str(WINDOW), "--calibration_samples", "8"]
+CALIBRATION = ["--task", "lm", "--max_seq_length", str(WINDOW), "--calibration_samples", "32"]
 GPTQ = ["--ptq", "gptq", "--precision", "w4a16"]
 # Packed files: name -> (flags of quantize, flags that run it at full speed, flags of weights alone).
 PACKED = {"W8": (["--bit_widths", "8"], ["--precision", "w8a8kv8"], ["--precision", "w8a32kv32"]),
