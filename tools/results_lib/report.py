@@ -5,8 +5,6 @@ from results_lib import ablation
 from results_lib.journal import decode_scores
 from results_lib.statistics import Bootstrap, choose_rate, deviation, mean_and_spread
 
-TOKEN_TOLERANCE = 0.02  # rows read other windows in another order
-
 
 class Results:
     """What the lines of a journal say about the rows of a suite."""
@@ -109,8 +107,8 @@ def check_tokens(results):
                 gap = deviation(line["tokens"], reference[seed]["tokens"])
                 if gap >= worst:
                     worst, where = gap, f"{row}, seed {seed}"
-    return worst <= TOKEN_TOLERANCE, (f"student tokens of {len(trains)} trained rows: at most "
-                                      f"{100 * worst:.2f} % from the reference's ({where}), allowed {100 * TOKEN_TOLERANCE:g} %")
+    return worst <= suite.token_tolerance, (f"student tokens of {len(trains)} trained rows: at most "
+                                      f"{100 * worst:.2f} % from the reference's ({where}), allowed {100 * suite.token_tolerance:g} %")
 
 
 def check_difference(results, check):

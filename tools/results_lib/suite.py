@@ -8,7 +8,8 @@ import tomllib
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
 SUITE_KEYS = {"title", "model", "train_file", "validation_file", "reference", "steps", "learning_rates", "choice_seed",
-              "held_out", "final", "report", "train", "eval", "check", "row", "ablation", "notes", "every_seed"}
+              "held_out", "final", "report", "train", "eval", "check", "row", "ablation", "notes", "every_seed",
+              "token_tolerance"}
 ROW_KEYS = {"id", "name", "from", "train", "eval", "learning_rates", "passes", "steps"}
 
 
@@ -62,6 +63,7 @@ class Suite:
     notes: str
     ablation: dict | None
     every_seed: bool  # a row without one of the seeds does not count
+    token_tolerance: float  # share by which rows' student tokens may differ: they read other windows in another order
 
     def row(self, name):
         for row in self.rows:
@@ -148,7 +150,7 @@ def load(path):
                   table["reference"], table["steps"], rates, table.get("choice_seed", 1), table.get("held_out", 0.1),
                   table.get("final", "validation"), table.get("report", f"docs/results_{name}.md"),
                   table.get("train", {}), table.get("eval", {}), table.get("check", []), rows, table.get("notes", ""),
-                  table.get("ablation"), table.get("every_seed", True))
+                  table.get("ablation"), table.get("every_seed", True), table.get("token_tolerance", 0.02))
     known = [row.id for row in rows]
     if len(set(known)) != len(known):
         raise SuiteError(f"{main}: rows {known}: expected an id for each")
