@@ -76,6 +76,8 @@ KvChoice choose_kv(quant::BudgetInput input, double target_bits) {
 void check_budget(const BudgetOptions& options) {
   QALOF_CHECK(options.refine >= 0, ErrorKind::kUsage, "--refine: found {}, expected 0 or more",
               options.refine);
+  QALOF_CHECK(!options.max_f1_loss || options.refine_cost == "f1", ErrorKind::kUsage,
+              "--refine_cost: found {}, --max_f1_loss measures f1", options.refine_cost);
   const int limits =
       (options.target_bits ? 1 : 0) + (options.target_size ? 1 : 0) + (options.max_f1_loss ? 1 : 0);
   QALOF_CHECK(limits == 1, ErrorKind::kUsage,
@@ -129,8 +131,9 @@ BudgetResult plan_under_budget(const Json& sensitivity, const std::string& where
     return plan;
   };
   if (options.refine > 0) {
+    const quant::BudgetCost goal = quant::parse_budget_cost(options.refine_cost);
     const quant::MeasurePlan measured = [&](std::span<const std::size_t> chosen) {
-      return measure(plan_of(chosen), cost);
+      return measure(plan_of(chosen), goal);
     };
     if (options.max_f1_loss) {
       result.refined = quant::refine_within_cost(input.units, front, *options.max_f1_loss,
@@ -138,8 +141,8 @@ BudgetResult plan_under_budget(const Json& sensitivity, const std::string& where
     } else {
       const std::uint64_t limit =
           options.target_size ? *options.target_size : bits_limit(options, input.parameters);
-      result.refined =
-          quant::refine_within_size(input.units, choices, limit, options.refine, measured);
+      result.refined = quant::refine_within_size(
+          input.units, quant::starting_plans(input.units, limit), limit, options.refine, measured);
     }
     choices = result.refined->choices;
   }

@@ -23,10 +23,12 @@ struct BudgetOptions {
   std::string cost;
   /// Plans measured as a whole at most; 0: none.
   int refine = 0;
+  /// What they are measured by: f1, loss or kl.
+  std::string refine_cost = "f1";
   /// Mean bits of K and V over layers (heads, where the analysis has them); none: they stay high.
   std::optional<double> target_kv_bits;
 };
-/// Cost of a plan as a whole, in the unit of single costs.
+/// Cost of a plan as a whole.
 using MeasureCost = std::function<double(const quant::PlanSpec& plan, quant::BudgetCost cost)>;
 
 /// Error{kUsage} for limits that contradict each other or mean nothing.

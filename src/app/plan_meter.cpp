@@ -113,7 +113,7 @@ PlanScores PlanMeter::measure(const quant::PlanSpec& plan) {
 
 double PlanMeter::cost(const quant::PlanSpec& plan, quant::BudgetCost cost) {
   QALOF_CHECK(cost != quant::BudgetCost::kScore, ErrorKind::kUsage,
-              "--refine: measures f1, loss or kl, not scores; choose with --cost");
+              "--refine_cost: found score, expected f1, loss or kl: scores are not measured");
   const std::vector<SampleScore> found = measure(plan).samples;
   double sum = 0;
   for (std::size_t i = 0; i < found.size(); ++i) {

@@ -27,7 +27,8 @@ Json budget_json(const app::BudgetResult& found, const app::BudgetOptions& budge
   return json;
 }
 
-std::string budget_text(const app::BudgetResult& found, const std::string& words) {
+std::string budget_text(const app::BudgetResult& found, const app::BudgetOptions& budget,
+                        const std::string& words) {
   std::string text = fmt::format(
       "\nplan: {}; {:.3f} weight bits on average; sum of single costs ({}) {:.4g}; one of {} "
       "plans on the front, {} dominated sums dropped\n",
@@ -35,8 +36,9 @@ std::string budget_text(const app::BudgetResult& found, const std::string& words
       found.dominated);
   if (found.refined) {
     text += fmt::format(
-        "measured as a whole: {:.4g}, before refinement {:.4g}, {} plans measured\n",
-        found.refined->point.cost, found.refined->first_cost, found.refined->measurements);
+        "measured as a whole ({}): {:.4g}, before refinement {:.4g}, {} plans measured\n",
+        budget.refine_cost, found.refined->point.cost, found.refined->first_cost,
+        found.refined->measurements);
   }
   return text;
 }
@@ -82,7 +84,12 @@ void add_plan_flags(CommandLine& line, PlanFlags& flags) {
       ->check(CLI::IsMember({"f1", "loss", "kl", "score"}));
   line.option("--refine", flags.refine,
               "plan: at most so many plans are measured as a whole, since single costs do not add "
-              "up exactly; needs --validation_file");
+              "up exactly, and the best is kept; needs --validation_file");
+  line.option("--refine_cost", flags.refine_cost, "plan: what --refine measures: f1, loss or kl")
+      ->check(CLI::IsMember({"f1", "loss", "kl"}));
+  line.option("--refine_file", flags.refine_file,
+              "questions or texts that --refine measures plans on, all of them; default: those of "
+              "--validation_file, on which plans are compared");
   line.option("--output_plan", flags.output_plan,
               "plan file to write; --output_dir gets plan_BITS.json of each");
   line.option("--from", flags.from, "a sensitivity.json to plan from; nothing is swept");
@@ -103,9 +110,14 @@ std::vector<app::BudgetOptions> plan_budgets(const CommandLine& line, const Plan
   if (line.given("--target_kv_bits")) options.target_kv_bits = flags.target_kv_bits;
   options.cost = flags.cost;
   options.refine = flags.refine;
+  options.refine_cost = flags.refine_cost;
   std::vector<app::BudgetOptions> budgets;
   for (const double bits : flags.target_bits) budgets.emplace_back(options).target_bits = bits;
   if (budgets.empty() && (options.target_size || options.max_f1_loss)) budgets = {options};
+  for (const char* needs_refine : {"--refine_cost", "--refine_file"}) {
+    QALOF_CHECK(flags.refine > 0 || !line.given(needs_refine), ErrorKind::kUsage,
+                "{}: needs --refine", needs_refine);
+  }
   for (const char* needs_limit : {"--cost", "--output_plan", "--from", "--refine", "--compare",
                                   "--measure", "--target_kv_bits"}) {
     QALOF_CHECK(!budgets.empty() || !line.given(needs_limit), ErrorKind::kUsage,
@@ -124,14 +136,22 @@ std::string add_plans(const app::SensitivityOptions& options,
   const app::ModelHandle handle = app::open_model(options.model, observer);
   const std::string where = flags.from.empty() ? app::sensitivity_file(options.by) : flags.from;
   const quant::QuantScheme scheme = handle.plan.scheme.value_or(quant::QuantScheme{});
-  std::optional<app::PlanMeter> meter;
-  if (flags.refine > 0 || !flags.comparison.is_empty()) {
+  std::optional<app::PlanMeter> meter, refine_meter;
+  const bool refines_apart = !flags.refine_file.empty();
+  if ((flags.refine > 0 && !refines_apart) || !flags.comparison.is_empty()) {
     QALOF_CHECK(!options.data.validation_file.empty(), ErrorKind::kUsage,
                 "--refine, --compare and --measure: need --validation_file, on which plans are "
                 "measured");
-    app::SensitivityOptions measured = options;
-    measured.high = json_string(analysis.value("high", Json::object()), "precision", where);
+  }
+  app::SensitivityOptions measured = options;
+  measured.high = json_string(analysis.value("high", Json::object()), "precision", where);
+  if (!flags.comparison.is_empty() || (flags.refine > 0 && !refines_apart))
     meter.emplace(measured, observer);
+  if (refines_apart) {
+    measured.data.validation_file = flags.refine_file;
+    measured.data.max_eval_samples = 0;
+    if (!options.output_dir.empty()) measured.output_dir = options.output_dir + "/refine";
+    refine_meter.emplace(measured, observer);
   }
   if (!options.output_dir.empty()) make_directories(options.output_dir);
   std::vector<app::BudgetResult> results;
@@ -141,12 +161,13 @@ std::string add_plans(const app::SensitivityOptions& options,
     const app::BudgetResult& found = results.emplace_back(
         app::plan_under_budget(analysis, where, budget, handle.base.get(), scheme,
                                [&](const quant::PlanSpec& plan, quant::BudgetCost cost) {
-                                 return meter->cost(plan, cost);
+                                 return (refines_apart ? refine_meter : meter)->cost(plan, cost);
                                }));
     plans.push_back(quant::to_json(found.plan));
     summaries.push_back(budget_json(found, budget));
-    text += budget_text(found, quant::describe(quant::resolve(found.plan, handle.base->target()),
-                                               handle.base->target()));
+    text += budget_text(
+        found, budget,
+        quant::describe(quant::resolve(found.plan, handle.base->target()), handle.base->target()));
     const std::string file = plans.back().dump(2) + "\n";
     if (!flags.output_plan.empty()) write_file_atomic(flags.output_plan, file);
     if (!options.output_dir.empty()) {

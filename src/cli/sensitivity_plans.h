@@ -16,7 +16,7 @@ struct PlanFlags {
   std::vector<double> target_bits;
   double max_f1_loss = 0, target_kv_bits = 0;
   std::uint64_t target_size = 0;
-  std::string cost, output_plan, from;
+  std::string cost, refine_cost = "f1", refine_file, output_plan, from;
   int refine = 0;
   app::ComparisonOptions comparison;
 };

@@ -92,14 +92,22 @@ using MeasurePlan = std::function<double(std::span<const std::size_t> choices)>;
 struct RefinedPlan {
   std::vector<std::size_t> choices;
   BudgetPoint point;      // cost as measured
-  double first_cost = 0;  // measured, of the plan it began with
+  double first_cost = 0;  // measured, of the first plan
   int measurements = 0;
   int moves = 0;  // changes that were kept
 };
-/// Greedy: of the plans that differ from the best so far in one unit or in two, and are no larger
-/// than max_size, the one that promises most by single costs is measured, and kept where it costs
-/// less; until max_measurements (at least 1) are made or nothing is left to try.
-RefinedPlan refine_within_size(std::span<const BudgetUnit> units, std::vector<std::size_t> choices,
+/// Plans of at most max_size that single costs name: over all widths, then over ever fewer
+/// neighbouring ones around the budget, down to the largest width that fits everywhere. Adapters of
+/// few widths are mixed less, which single costs do not see. Each once; none where every plan is
+/// larger.
+std::vector<std::vector<std::size_t>> starting_plans(std::span<const BudgetUnit> units,
+                                                     std::uint64_t max_size);
+/// The cheapest of the starts as measured, then greedy: of the plans that differ from the best so
+/// far in one unit or in two, and are no larger than max_size, the one that promises most by single
+/// costs is measured, and kept where it costs less; until max_measurements (at least 1) are made or
+/// nothing is left to try. At least one start.
+RefinedPlan refine_within_size(std::span<const BudgetUnit> units,
+                               std::span<const std::vector<std::size_t>> starts,
                                std::uint64_t max_size, int max_measurements,
                                const MeasurePlan& measure);
 /// The smallest plan of the front whose measured cost is at most max_cost, by bisection from the

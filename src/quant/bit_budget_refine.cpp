@@ -51,21 +51,81 @@ std::vector<Move> moves_within(std::span<const BudgetUnit> units,
   return moves;
 }
 
+bool uniform_fits(std::span<const BudgetUnit> units, int bits, std::uint64_t max_size) {
+  std::uint64_t size = 0;
+  for (const BudgetUnit& unit : units) {
+    for (const BudgetChoice& choice : unit.choices)
+      if (choice.bits == bits) size += choice.size;
+  }
+  return size <= max_size;
+}
+
 }  // namespace
 
-RefinedPlan refine_within_size(std::span<const BudgetUnit> units, std::vector<std::size_t> choices,
+std::vector<std::vector<std::size_t>> starting_plans(std::span<const BudgetUnit> units,
+                                                     std::uint64_t max_size) {
+  std::set<int> known;
+  for (const BudgetUnit& unit : units)
+    for (const BudgetChoice& choice : unit.choices) known.insert(choice.bits);
+  const std::vector<int> widths(known.begin(), known.end());
+  std::vector<std::vector<std::size_t>> plans;
+  for (std::size_t count = widths.size(); count >= 1; --count) {
+    for (std::size_t first = 0; first + count <= widths.size(); ++first) {
+      const int low = widths[first], high = widths[first + count - 1];
+      std::vector<BudgetUnit> some(units.begin(), units.end());
+      std::vector<std::vector<std::size_t>> originals;  // [unit][choice of some]
+      bool has_all = true;
+      for (BudgetUnit& unit : some) {
+        std::vector<std::size_t>& of_unit = originals.emplace_back();
+        std::vector<BudgetChoice> choices;
+        for (std::size_t c = 0; c < unit.choices.size(); ++c) {
+          if (unit.choices[c].bits < low || unit.choices[c].bits > high) continue;
+          of_unit.push_back(c);
+          choices.push_back(unit.choices[c]);
+        }
+        has_all = has_all && !choices.empty();
+        unit.choices = std::move(choices);
+      }
+      if (!has_all) continue;
+      const BudgetFront front(some);
+      const auto point = front.within_size(max_size);
+      if (!point) continue;
+      std::vector<std::size_t> plan = front.choices(*point);
+      for (std::size_t u = 0; u < plan.size(); ++u) plan[u] = originals[u][plan[u]];
+      // Where everything fits at high, a range that reaches further is the same or better.
+      const bool reaches = first + count == widths.size() || *point + 1 < front.points().size();
+      if (!reaches && count > 1) continue;
+      if (count == 1 && first + 1 < widths.size() &&
+          uniform_fits(units, widths[first + 1], max_size))
+        continue;
+      if (std::find(plans.begin(), plans.end(), plan) == plans.end())
+        plans.push_back(std::move(plan));
+    }
+  }
+  return plans;
+}
+
+RefinedPlan refine_within_size(std::span<const BudgetUnit> units,
+                               std::span<const std::vector<std::size_t>> starts,
                                std::uint64_t max_size, int max_measurements,
                                const MeasurePlan& measure) {
-  const BudgetPoint start = sum_of(units, choices);
-  QALOF_CHECK(start.size <= max_size, ErrorKind::kInternal,
-              "bit budget: the plan to refine has size {}, expected at most {}", start.size,
-              max_size);
+  QALOF_CHECK(!starts.empty(), ErrorKind::kInternal, "bit budget: no plan to refine");
   RefinedPlan best;
-  best.choices = std::move(choices);
-  best.first_cost = measure(best.choices);
-  best.point = {start.size, best.first_cost};
-  best.measurements = 1;
-  std::set<std::vector<std::size_t>> measured = {best.choices};
+  std::set<std::vector<std::size_t>> measured;
+  for (const std::vector<std::size_t>& start : starts) {
+    const std::uint64_t size = sum_of(units, start).size;
+    QALOF_CHECK(size <= max_size, ErrorKind::kInternal,
+                "bit budget: the plan to refine has size {}, expected at most {}", size, max_size);
+    if (best.measurements > 0 && best.measurements >= max_measurements) break;
+    if (!measured.insert(start).second) continue;
+    const double cost = measure(start);
+    const bool is_first = best.measurements++ == 0;
+    if (is_first) best.first_cost = cost;
+    if (!is_first && !(cost < best.point.cost)) continue;
+    best.choices = start;
+    best.point = {size, cost};
+    if (!is_first) ++best.moves;
+  }
   bool improved = true;
   while (improved) {
     improved = false;

@@ -385,6 +385,7 @@ TEST_F(SensitivityTest, RefinedPlansCostNoMoreThanTheSumsPlan) {
   BudgetOptions budget;
   budget.target_bits = 6;
   budget.refine = 4;
+  budget.refine_cost = "kl";
   int measured = 0;
   const BudgetResult found =
       plan_under_budget(analysis, "test", budget, nullptr, {},

@@ -165,7 +165,8 @@ TEST(BitBudget, RefinementFindsInteractions) {
   const BudgetFront front(units);
   const std::size_t start = front.within_size(24).value();
   EXPECT_THAT(front.choices(start), ElementsAre(0, 0, 1, 1));
-  const RefinedPlan plan = refine_within_size(units, front.choices(start), 24, 100, measure);
+  const std::vector<Choices> starts = {front.choices(start)};
+  const RefinedPlan plan = refine_within_size(units, starts, 24, 100, measure);
   EXPECT_THAT(plan.choices, ElementsAre(0, 1, 0, 1));
   EXPECT_EQ(plan.first_cost, 13);
   EXPECT_EQ(plan.point.cost, 4);
@@ -189,13 +190,15 @@ TEST(BitBudget, RefinementStopsAtItsLimitAndNeverGrowsCost) {
       for (const std::size_t c : choices) hash = (hash ^ c) * 1099511628211ULL;
       return static_cast<double>(hash >> 40);
     };
-    const RefinedPlan plan = refine_within_size(units, front.choices(start), limit, 8,
-                                                [&](std::span<const std::size_t> choices) {
-                                                  ++measured;
-                                                  seen.emplace_back(choices.begin(), choices.end());
-                                                  EXPECT_LE(sum_of(units, choices).size, limit);
-                                                  return noise(choices);
-                                                });
+    const std::vector<Choices> starts = starting_plans(units, limit);
+    ASSERT_EQ(starts.at(0), front.choices(start));
+    const RefinedPlan plan =
+        refine_within_size(units, starts, limit, 8, [&](std::span<const std::size_t> choices) {
+          ++measured;
+          seen.emplace_back(choices.begin(), choices.end());
+          EXPECT_LE(sum_of(units, choices).size, limit);
+          return noise(choices);
+        });
     EXPECT_LE(measured, 8);
     EXPECT_EQ(plan.measurements, measured);
     EXPECT_LE(plan.point.cost, plan.first_cost);
@@ -203,6 +206,38 @@ TEST(BitBudget, RefinementStopsAtItsLimitAndNeverGrowsCost) {
     std::sort(seen.begin(), seen.end());
     EXPECT_EQ(std::unique(seen.begin(), seen.end()), seen.end()) << "a plan was measured twice";
   }
+}
+
+TEST(BitBudget, StartsAreTheBestOfEveryRangeOfWidthsAroundTheBudget) {
+  // Single costs fall so that 4 and 8 bits beat 6 everywhere.
+  std::vector<BudgetUnit> units;
+  for (int i = 0; i < 4; ++i)
+    units.push_back(
+        {std::to_string(i), {}, false, {{4, 1 + 0.01 * i, 4}, {6, 0.9 + 0.005 * i, 6}, {8, 0, 8}}});
+  EXPECT_THAT(starting_plans(units, 24), ElementsAre(ElementsAre(0, 0, 2, 2),    // 4, 6, 8
+                                                     ElementsAre(1, 1, 1, 1)));  // 6
+  // 6 bits do not fit everywhere.
+  EXPECT_THAT(starting_plans(units, 20), ElementsAre(ElementsAre(0, 0, 0, 2),    // 4, 6, 8
+                                                     ElementsAre(0, 0, 1, 1),    // 4, 6
+                                                     ElementsAre(0, 0, 0, 0)));  // 4
+  EXPECT_THAT(starting_plans(units, 32), ElementsAre(ElementsAre(2, 2, 2, 2)));
+  EXPECT_TRUE(starting_plans(units, 15).empty());
+  for (const std::uint64_t limit : {16U, 21U, 25U, 30U})
+    for (const Choices& plan : starting_plans(units, limit))
+      EXPECT_LE(sum_of(units, plan).size, limit);
+}
+
+TEST(BitBudget, RefinementKeepsTheStartThatMeasuresBest) {
+  const auto units = four_units();
+  const std::vector<Choices> starts = {{0, 0, 1, 1}, {1, 1, 0, 0}, {0, 1, 1, 0}};
+  const auto measure = [&](std::span<const std::size_t> choices) {
+    return choices[2] == 0 && choices[3] == 0 ? 1.0 : 2.0;
+  };
+  const RefinedPlan two = refine_within_size(units, starts, 24, 2, measure);
+  EXPECT_EQ(two.choices, starts[1]);
+  EXPECT_EQ(two.first_cost, 2);
+  EXPECT_EQ(two.measurements, 2);
+  EXPECT_EQ(refine_within_size(units, starts, 24, 1, measure).choices, starts[0]);
 }
 
 TEST(BitBudget, RefinementToACostFindsTheSmallestPlanThatHoldsIt) {
