@@ -63,7 +63,7 @@ def main():
             return 0
         failed = Matrix(suite, models, arguments, journal, say).run(arguments.targets, attacks=arguments.stage == "all")
         journal.header = {"format_version": 1, "suite": suite.name,
-                          **describe_machine(arguments.qalof, arguments.jobs, arguments.threads)}
+                          **describe_machine(arguments.qalof, arguments.jobs, arguments.threads, "cpu")}
         journal.rewrite()
     report.write(report.Table(suite, journal), arguments.report, arguments.output_dir)
     print(f"{len(failed)} failed; {arguments.report}, {arguments.output_dir / 'attack_table.json'}")

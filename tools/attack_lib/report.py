@@ -31,19 +31,19 @@ class Table:
         draws = self.scores.get((defence, texts))
         return draws[min(draws)] if draws else None
 
-    def compare(self, name, first, second):
+    def compare(self, name, first, second, is_shown):
         """McNemar's test of two (defence, texts) on the same samples, of the first draw where widths are drawn."""
         a, b = self.first(*first), self.first(*second)
         if a is None or b is None or len(a) != len(b):
             return None
         only_a, only_b, p = mcnemar(a, b)
         share_a, share_b = sum(a) / len(a), sum(b) / len(b)
-        return {"name": name, "first": share_a, "second": share_b, "only_first": only_a, "only_second": only_b,
+        return {"name": name, "shown": is_shown, "first": share_a, "second": share_b, "only_first": only_a, "only_second": only_b,
                 "mcnemar_p": p, "two_proportions_p": two_proportions(share_a, len(a), share_b, len(b))}
 
     def comparisons(self):
         """Every random defence beside its fixed counterparts: under each attack that was made, the same texts on both;
-        and each under the attack made for itself."""
+        and each under the attack made for itself. Markdown shows those of one model and the latter."""
         found = []
         own = {target.defence: target.id for target in self.suite.targets}
         fixed = [d for d in self.suite.defences if not d.is_random]
@@ -53,10 +53,10 @@ class Table:
             for other in fixed:
                 for target in self.suite.targets:
                     found.append(self.compare(f"{defence.name} beside {other.name}, texts of {target.name}",
-                                              (defence.id, target.id), (other.id, target.id)))
+                                              (defence.id, target.id), (other.id, target.id), defence.model == other.model))
                 if defence.id in own and other.id in own:
                     found.append(self.compare(f"{defence.name} beside {other.name}, each under the attack on itself",
-                                              (defence.id, own[defence.id]), (other.id, own[other.id])))
+                                              (defence.id, own[defence.id]), (other.id, own[other.id]), True))
         return [row for row in found if row is not None]
 
 
@@ -90,7 +90,7 @@ def markdown_of(table):
             count = result["samples"]
             lines.append(f"| {target.name} | {count} | {result['adversarial_accuracy']:.1f} | {line['seconds'] / count:.2f} |")
         lines += [""]
-    rows = table.comparisons()
+    rows = [row for row in table.comparisons() if row["shown"]]
     if rows:
         lines += ["| compared on the same samples | first, % | second, % | right in one alone | McNemar p | two proportions p |",
                   "| --- | --- | --- | --- | --- | --- |"]
