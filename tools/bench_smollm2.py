@@ -26,7 +26,7 @@ WINDOW, STRIDE = 512, 256
 WANTED = 1.3
 # llama.cpp's file types.
 QUANTIZED = {"q8_0": 7, "q4_0": 2}
-PAIRS = (("qalof W8", "llama.cpp q8_0"), ("qalof W4 groups of 64", "llama.cpp q4_0"))
+PAIRS = (("qalof W8", "llama.cpp q8_0"), ("qalof W4 groups of 64", "llama.cpp q4_0"), ("qalof W4 groups of 64, zero points", "llama.cpp q4_0"))
 CALIBRATION = ["--task", "lm", "--max_seq_length", str(WINDOW), "--calibration_samples", "32"]
 GPTQ = ["--ptq", "gptq", "--precision", "w4a16"]
 # Packed files: name -> (flags of quantize, flags that run it at full speed, flags of weights alone).
@@ -135,7 +135,7 @@ class Bench:
                 "--stride", str(STRIDE)]
 
     def measure_speed(self):
-        for row in [row for pair in PAIRS for row in pair]:
+        for row in dict.fromkeys(row for pair in PAIRS for row in pair):
             for threads in self.arguments.threads:
                 program, kind = row.split(" ", 1)
                 if program == "qalof":
