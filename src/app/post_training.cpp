@@ -91,7 +91,7 @@ PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& given,
       // States are those that the layer reads: the first pass makes them out of the layer before.
       const bool moves_on = &readers == inputs && layer > 0;
       for (Batch& batch : batches) {
-        const std::vector<float> states = batch.states;
+        const std::vector<float> states = std::move(batch.states);
         workspace.observe_states = [&](std::size_t at, const float* rows, std::size_t m) {
           if (at == layer) batch.states.assign(rows, rows + m * width);
         };

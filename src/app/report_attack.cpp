@@ -21,11 +21,7 @@ struct Accuracy {
 std::optional<Accuracy> accuracy_in(const Json& object, const char* key, const char* interval) {
   const auto value = number_in(object, key);
   if (!value) return std::nullopt;
-  Accuracy found{*value, std::nullopt};
-  const Json& ends = list_of(object, interval);
-  if (ends.size() == 2 && ends[0].is_number() && ends[1].is_number())
-    found.interval = {ends[0].get<double>(), ends[1].get<double>()};
-  return found;
+  return Accuracy{*value, interval_in(object, interval)};
 }
 
 std::string words(const Accuracy& accuracy) {

@@ -23,6 +23,12 @@ std::string text_in(const Json& object, const char* key) {
   return found != object.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
+std::optional<std::pair<double, double>> interval_in(const Json& object, const char* key) {
+  const Json& ends = list_of(object, key);
+  if (ends.size() != 2 || !ends[0].is_number() || !ends[1].is_number()) return std::nullopt;
+  return std::pair{ends[0].get<double>(), ends[1].get<double>()};
+}
+
 const Json& list_of(const Json& object, const char* key) {
   static const Json none = Json::array();
   if (!object.is_object()) return none;

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/json.h"
@@ -12,6 +13,8 @@ namespace qalof::app {
 
 std::optional<double> number_in(const Json& object, const char* key);
 std::string text_in(const Json& object, const char* key);
+/// A list of two numbers.
+std::optional<std::pair<double, double>> interval_in(const Json& object, const char* key);
 /// The list, or an empty one.
 const Json& list_of(const Json& object, const char* key);
 

@@ -59,12 +59,8 @@ std::vector<UnitCost> unit_costs(const Json& sensitivity, const CostKind& cost) 
     }
     found.block = number_in(unit, "block");
     found.value = cost.sign * *value;
-    const Json& interval = list_of(*lowest, cost.interval);
-    if (interval.size() == 2 && interval[0].is_number() && interval[1].is_number()) {
-      const double a = cost.sign * interval[0].get<double>(),
-                   b = cost.sign * interval[1].get<double>();
-      found.interval = std::minmax({a, b});
-    }
+    if (const auto interval = interval_in(*lowest, cost.interval))
+      found.interval = std::minmax({cost.sign * interval->first, cost.sign * interval->second});
     units.push_back(std::move(found));
   }
   return units;
@@ -197,13 +193,10 @@ std::string differences_card(const Json& front) {
   std::vector<std::vector<TableCell>> rows;
   for (const Json& found : list_of(front, "differences")) {
     const auto delta = number_in(found, "delta_f1"), error = number_in(found, "standard_error");
-    const Json& interval = list_of(found, "interval");
     if (!delta || !error) continue;
     TableCell range;
-    if (interval.size() == 2 && interval[0].is_number() && interval[1].is_number()) {
-      range.text =
-          fmt::format("{:+.2f} .. {:+.2f}", interval[0].get<double>(), interval[1].get<double>());
-    }
+    if (const auto interval = interval_in(found, "interval"))
+      range.text = fmt::format("{:+.2f} .. {:+.2f}", interval->first, interval->second);
     rows.push_back({{fmt::format("{} over {}", text_in(found, "plan"), text_in(found, "other"))},
                     {fmt::format("{:+.2f} ± {:.2f}", *delta, *error)},
                     range});

@@ -138,15 +138,14 @@ std::string add_plans(const app::SensitivityOptions& options,
   const quant::QuantScheme scheme = handle.plan.scheme.value_or(quant::QuantScheme{});
   std::optional<app::PlanMeter> meter, refine_meter;
   const bool refines_apart = !flags.refine_file.empty();
-  if ((flags.refine > 0 && !refines_apart) || !flags.comparison.is_empty()) {
-    QALOF_CHECK(!options.data.validation_file.empty(), ErrorKind::kUsage,
-                "--refine, --compare and --measure: need --validation_file, on which plans are "
-                "measured");
-  }
+  const bool needs_meter = (flags.refine > 0 && !refines_apart) || !flags.comparison.is_empty();
+  QALOF_CHECK(!needs_meter || !options.data.validation_file.empty(), ErrorKind::kUsage,
+              "--refine, --compare and --measure: need --validation_file, on which plans are "
+              "measured");
   app::SensitivityOptions measured = options;
-  measured.high = json_string(analysis.value("high", Json::object()), "precision", where);
-  if (!flags.comparison.is_empty() || (flags.refine > 0 && !refines_apart))
-    meter.emplace(measured, observer);
+  if (needs_meter || refines_apart)
+    measured.high = json_string(analysis.value("high", Json::object()), "precision", where);
+  if (needs_meter) meter.emplace(measured, observer);
   if (refines_apart) {
     measured.data.validation_file = flags.refine_file;
     measured.data.max_eval_samples = 0;

@@ -1,5 +1,6 @@
 // Plans that are measured as a whole: interactions between units, which single costs leave out.
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include "core/error.h"
@@ -51,13 +52,33 @@ std::vector<Move> moves_within(std::span<const BudgetUnit> units,
   return moves;
 }
 
-bool uniform_fits(std::span<const BudgetUnit> units, int bits, std::uint64_t max_size) {
-  std::uint64_t size = 0;
-  for (const BudgetUnit& unit : units) {
-    for (const BudgetChoice& choice : unit.choices)
-      if (choice.bits == bits) size += choice.size;
+struct RangePlan {
+  std::vector<std::size_t> choices;
+  bool is_last = false;  // of the front: more size would not help
+};
+
+// The cheapest plan by single costs of widths low .. high; none where a unit has no such width or
+// all are larger.
+std::optional<RangePlan> plan_of_range(std::span<const BudgetUnit> units, int low, int high,
+                                       std::uint64_t max_size) {
+  std::vector<BudgetUnit> narrowed(units.begin(), units.end());
+  std::vector<std::vector<std::size_t>> originals(units.size());  // [unit][choice of narrowed]
+  for (std::size_t u = 0; u < units.size(); ++u) {
+    narrowed[u].choices.clear();
+    for (std::size_t c = 0; c < units[u].choices.size(); ++c) {
+      const BudgetChoice& choice = units[u].choices[c];
+      if (choice.bits < low || choice.bits > high) continue;
+      originals[u].push_back(c);
+      narrowed[u].choices.push_back(choice);
+    }
+    if (originals[u].empty()) return std::nullopt;
   }
-  return size <= max_size;
+  const BudgetFront front(narrowed);
+  const auto point = front.within_size(max_size);
+  if (!point) return std::nullopt;
+  RangePlan found{front.choices(*point), *point + 1 == front.points().size()};
+  for (std::size_t u = 0; u < units.size(); ++u) found.choices[u] = originals[u][found.choices[u]];
+  return found;
 }
 
 }  // namespace
@@ -69,38 +90,22 @@ std::vector<std::vector<std::size_t>> starting_plans(std::span<const BudgetUnit>
     for (const BudgetChoice& choice : unit.choices) known.insert(choice.bits);
   const std::vector<int> widths(known.begin(), known.end());
   std::vector<std::vector<std::size_t>> plans;
-  for (std::size_t count = widths.size(); count >= 1; --count) {
+  const auto add = [&](const std::vector<std::size_t>& plan) {
+    if (std::find(plans.begin(), plans.end(), plan) == plans.end()) plans.push_back(plan);
+  };
+  for (std::size_t count = widths.size(); count > 1; --count) {
     for (std::size_t first = 0; first + count <= widths.size(); ++first) {
-      const int low = widths[first], high = widths[first + count - 1];
-      std::vector<BudgetUnit> some(units.begin(), units.end());
-      std::vector<std::vector<std::size_t>> originals;  // [unit][choice of some]
-      bool has_all = true;
-      for (BudgetUnit& unit : some) {
-        std::vector<std::size_t>& of_unit = originals.emplace_back();
-        std::vector<BudgetChoice> choices;
-        for (std::size_t c = 0; c < unit.choices.size(); ++c) {
-          if (unit.choices[c].bits < low || unit.choices[c].bits > high) continue;
-          of_unit.push_back(c);
-          choices.push_back(unit.choices[c]);
-        }
-        has_all = has_all && !choices.empty();
-        unit.choices = std::move(choices);
-      }
-      if (!has_all) continue;
-      const BudgetFront front(some);
-      const auto point = front.within_size(max_size);
-      if (!point) continue;
-      std::vector<std::size_t> plan = front.choices(*point);
-      for (std::size_t u = 0; u < plan.size(); ++u) plan[u] = originals[u][plan[u]];
-      // Where everything fits at high, a range that reaches further is the same or better.
-      const bool reaches = first + count == widths.size() || *point + 1 < front.points().size();
-      if (!reaches && count > 1) continue;
-      if (count == 1 && first + 1 < widths.size() &&
-          uniform_fits(units, widths[first + 1], max_size))
-        continue;
-      if (std::find(plans.begin(), plans.end(), plan) == plans.end())
-        plans.push_back(std::move(plan));
+      const std::size_t last = first + count - 1;
+      const auto found = plan_of_range(units, widths[first], widths[last], max_size);
+      // Where more size would not help, a range that reaches further is the same or better.
+      if (found && (last + 1 == widths.size() || !found->is_last)) add(found->choices);
     }
+  }
+  for (auto width = widths.rbegin(); width != widths.rend(); ++width) {
+    const auto found = plan_of_range(units, *width, *width, max_size);
+    if (!found) continue;
+    add(found->choices);
+    break;
   }
   return plans;
 }

@@ -222,6 +222,10 @@ TEST(BitBudget, StartsAreTheBestOfEveryRangeOfWidthsAroundTheBudget) {
                                                      ElementsAre(0, 0, 0, 0)));  // 4
   EXPECT_THAT(starting_plans(units, 32), ElementsAre(ElementsAre(2, 2, 2, 2)));
   EXPECT_TRUE(starting_plans(units, 15).empty());
+  // A width that a unit lacks is no uniform plan, and hides none below it.
+  auto lacking = units;
+  lacking[3].choices.pop_back();
+  EXPECT_EQ(starting_plans(lacking, 30).back(), (Choices{1, 1, 1, 1}));
   for (const std::uint64_t limit : {16U, 21U, 25U, 30U})
     for (const Choices& plan : starting_plans(units, limit))
       EXPECT_LE(sum_of(units, plan).size, limit);
