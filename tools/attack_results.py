@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the small models of a suite, attacks them, scores every attack's texts on every defence, writes the table
+"""Makes the models of a suite, attacks them, scores every attack's texts on every defence, writes the table
 (docs/attack_results.md), and goes on where it stopped.
 
     tools/attack_results.py configs/attack_small/sst2.toml --train_file train.tsv --test_file dev.tsv
@@ -24,7 +24,7 @@ def parse_arguments():
     parser.add_argument("suite", type=pathlib.Path)
     parser.add_argument("--train_file", type=pathlib.Path, required=True, help="SST-2 TSV or AG News CSV")
     parser.add_argument("--test_file", type=pathlib.Path, required=True, help="what is classified and attacked, in its order")
-    parser.add_argument("--output_dir", type=pathlib.Path, help="default: results/attack_small/NAME")
+    parser.add_argument("--output_dir", type=pathlib.Path, help="default: results/ and the suite's directory and name")
     parser.add_argument("--report", type=pathlib.Path, default=pathlib.Path("docs/attack_results.md"))
     parser.add_argument("--stage", choices=["models", "clean", "all"], default="all")
     parser.add_argument("--targets", nargs="+", help="only these attacks")
@@ -43,7 +43,7 @@ def main():
     except SuiteError as error:
         print(error, file=sys.stderr)
         return 2
-    arguments.output_dir = arguments.output_dir or pathlib.Path("results/attack_small") / suite.name
+    arguments.output_dir = arguments.output_dir or pathlib.Path("results") / arguments.suite.resolve().parent.name / suite.name
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     journal = Journal(arguments.output_dir / "journal.jsonl")
     failed = {}

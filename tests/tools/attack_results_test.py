@@ -4,6 +4,7 @@ import argparse
 import json
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -92,14 +93,48 @@ defence = "rpi"
 flags = {adaptive = true}
 """
 
+PRETRAINED = """
+title = "P"
+model = "m"
+max_seq_length = 8
+[[adapters]]
+id = "lora"
+train = {method = "lora"}
+[[adapters]]
+id = "widths"
+from = "lora"
+train = {method = "random"}
+[[defence]]
+id = "fp"
+name = "full"
+model = "lora"
+precision = "16"
+[[defence]]
+id = "rpi"
+name = "RPI"
+model = "widths"
+precision = "random:4,8"
+[attack]
+num_samples = 3
+[[attack.target]]
+id = "rpi"
+name = "RPI"
+defence = "rpi"
+"""
+
 
 class SuiteTest(unittest.TestCase):
     def test_what_is_unknown_is_named(self):
         with tempfile.TemporaryDirectory() as name:
             path = pathlib.Path(name) / "s.toml"
             for bad, says in ((SUITE.replace('defence = "w4"', 'defence = "w5"'), "no defence w5"),
-                              (SUITE.replace('model = "widths"', 'model = "wide"', 1), "no adapters wide"),
-                              (SUITE.replace("draws = 3", "drawn = 3"), "unknown key drawn")):
+                              (SUITE.replace('model = "widths"', 'model = "wide"', 1), "no model wide"),
+                              (SUITE.replace("draws = 3", "drawn = 3"), "unknown key drawn"),
+                              (SUITE.replace("draws = 3", 'model = "m"'), "found vocabulary language_model classifier beside model"),
+                              (SUITE.replace("max_seq_length = 16", ""), "no max_seq_length"),
+                              (PRETRAINED.replace('model = "m"', ""), "found none"),
+                              (PRETRAINED.replace('model = "lora"', 'model = "classifier"'), "no model classifier"),
+                              (PRETRAINED.replace('from = "lora"', 'from = "widths"'), "start from widths")):
                 path.write_text(bad)
                 with self.assertRaisesRegex(suite.SuiteError, says):
                     suite.load(path)
@@ -109,6 +144,8 @@ class SuiteTest(unittest.TestCase):
             found = suite.load(path)
             self.assertGreaterEqual(len(found.defences), 8, path)
             self.assertGreaterEqual(found.num_samples, 100, path)
+        for path in sorted((HERE.parent.parent / "configs" / "attack_smollm2").glob("*.toml")):
+            self.assertGreaterEqual(suite.load(path).num_samples, 50, path)
 
 
 class RunTest(unittest.TestCase):
@@ -183,6 +220,30 @@ class RunTest(unittest.TestCase):
         self.assertEqual(len(plot["cells"]), 9)
         names = [row["name"] for row in plot["comparisons"]]
         self.assertIn("RPI beside fixed 4, each under the attack on itself", names)
+
+    def test_a_pretrained_model_by_the_command(self):
+        (self.root / "p.toml").write_text(PRETRAINED)
+        command = [sys.executable, str(HERE.parent.parent / "tools" / "attack_results.py"), str(self.root / "p.toml"),
+                   "--train_file", str(self.root / "train.tsv"), "--test_file", str(self.root / "test.tsv"),
+                   "--output_dir", str(self.root / "out"), "--report", str(self.root / "report.md"), "--qalof", str(self.root / "qalof")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        calls = self.calls()
+        self.assertEqual([calls.count(name) for name in ("train", "attack", "eval")], [2, 1, 2 * (1 + 5)])
+        lora, widths = (next((self.root / "out" / "work").glob(f"{name}-*")) for name in ("lora", "widths"))
+        flags = json.loads((widths / "flags.json").read_text())
+        self.assertEqual(flags[flags.index("--model_name_or_path") + 1], "m")
+        self.assertEqual(flags[flags.index("--adapter") + 1], str(lora))
+        self.assertNotIn("--adapter", json.loads((lora / "flags.json").read_text()))
+        text = (self.root / "report.md").read_text()
+        self.assertIn("<!-- p: begin", text)
+        self.assertEqual(subprocess.run([*command, "--table_only"], capture_output=True).returncode, 0)
+        self.assertEqual(self.calls(), [])
+        self.assertEqual((self.root / "report.md").read_text(), text)
+        (self.root / "p.toml").write_text(PRETRAINED + "[[defense]]\n")
+        done = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("unknown key defense", done.stderr)
 
     def test_an_attack_that_fails_is_told_and_left_out(self):
         text = SUITE.replace("flags = {adaptive = true}", 'flags = {adversarial_steps = "fail"}')

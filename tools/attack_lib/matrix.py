@@ -63,9 +63,8 @@ class Matrix:
         if defence.is_random:  # the attacker knows the set, the defender draws from it
             model = [*model[:-2], "--precisions", defence.precision.removeprefix("random:")]
         command = [self.qalof, "attack", *model, "--reference_model", str(lm), "--validation_file", str(self.test_file),
-                   "--max_seq_length",
-                   str(self.suite.classifier["max_seq_length"]), "--num_samples", str(self.num_samples), "--seed", str(self.suite.seed), *arguments_of(flags),
-                   "--output_dir", str(directory)]
+                   "--max_seq_length", str(self.suite.max_seq_length), "--num_samples", str(self.num_samples),
+                   "--seed", str(self.suite.seed), *arguments_of(flags), "--output_dir", str(directory)]
         self.report(shlex.join(command))
         result, seconds = call([*command, "--threads", str(self.threads), "--json"],
                                self.work / "logs" / f"{directory.name}.txt")
@@ -95,7 +94,7 @@ class Matrix:
         path = directory / "texts.tsv"
         data.write_examples(path, [(text, label) for text, label in examples])
         command = [self.qalof, "eval", "--task", "classification", *model, "--validation_file", str(path),
-                   "--max_seq_length", str(self.suite.classifier["max_seq_length"]), "--output_dir", str(directory)]
+                   "--max_seq_length", str(self.suite.max_seq_length), "--output_dir", str(directory)]
         if defence.is_random:
             command += ["--seed", str(seed)]
         result, _ = call([*command, "--threads", str(self.threads), "--json"], self.work / "logs" / f"score-{key}.txt")

@@ -1,6 +1,7 @@
-"""The small models of a suite, each by one recorded command: vocabulary, random weights, language model, classifier,
-adapters. What is there already is not made again."""
+"""The models of a suite, each by one recorded command: vocabulary, random weights, language model and classifier, unless a
+pretrained model is named, and adapters. What is there already is not made again."""
 import json
+import pathlib
 import shlex
 import subprocess
 import sys
@@ -70,23 +71,32 @@ class Models:
         return key, directory
 
     def language_model(self):
+        if self.suite.model:
+            return digest(["model", self.suite.model]), pathlib.Path(self.suite.model)
         key, start = self.start()
         return self._train("lm", key, start, {"task": "lm", "method": "full", **self.suite.language_model}, self.texts())
 
-    def classifier(self):
+    def base(self):
+        """What adapters are trained on: the suite's classifier or the pretrained model."""
         key, start = self.language_model()
+        if self.suite.model:
+            return key, start
         flags = {"task": "classification", "method": "full", "validation_file": str(self.test_file),
                  **self.suite.classifier}
         return self._train("classifier", key, start, flags, self.train_file)
 
     def adapters(self, name):
-        key, base = self.classifier()
-        flags = {"task": "classification", "validation_file": str(self.test_file), **self.suite.adapters[name]}
+        key, base = self.base()
+        adapters = self.suite.adapters[name]
+        flags = {"task": "classification", "validation_file": str(self.test_file), **adapters.train}
+        if adapters.source is not None:
+            source_key, source = self.adapters(adapters.source)
+            key, flags["adapter"] = digest([key, source_key]), str(source)
         return self._train(name, key, base, flags, self.train_file)
 
     def of_defence(self, defence):
         """(key, flags of qalof that open it)."""
-        key, base = self.classifier()
+        key, base = self.base()
         flags = ["--model_name_or_path", str(base)]
         if defence.model != "classifier":
             key, directory = self.adapters(defence.model)

@@ -4,10 +4,11 @@ import pathlib
 import tomllib
 
 TABLES = {
-    "": {"title", "train_suffix", "seed", "vocabulary", "init", "language_model", "classifier", "adapters", "attack", "defence", "draws"},
-    "adapters": {"id", "train"},
+    "": {"title", "seed", "model", "max_seq_length", "vocabulary", "init", "language_model", "classifier", "adapters", "attack", "defence",
+         "draws"},
+    "adapters": {"id", "from", "train"},
     "defence": {"id", "name", "model", "precision"},
-    "attack": {"flags", "num_samples", "clean_samples", "target"},
+    "attack": {"flags", "num_samples", "target"},
     "target": {"id", "name", "defence", "flags"},
 }
 
@@ -21,12 +22,19 @@ class Defence:
     """What answers a request: a trained form and the precision it runs in."""
     id: str
     name: str
-    model: str  # "classifier", or the id of adapters on it
+    model: str  # "classifier" (where the suite makes one), or the id of adapters
     precision: str
 
     @property
     def is_random(self):
         return self.precision.startswith("random:")
+
+
+@dataclasses.dataclass
+class Adapters:
+    id: str
+    train: dict  # flags of `qalof train`
+    source: str | None  # adapters they start from
 
 
 @dataclasses.dataclass
@@ -43,11 +51,13 @@ class Suite:
     name: str
     title: str
     seed: int
+    model: str | None  # a pretrained model that adapters are trained on and that is the attack's reference; else all of these:
     vocabulary: dict
     init: dict  # flags of `qalof init`
     language_model: dict
     classifier: dict
-    adapters: dict  # id -> flags of `qalof train`
+    max_seq_length: int  # of attacks and scores
+    adapters: dict  # id -> Adapters
     defences: list
     targets: list
     attack: dict  # flags of `qalof attack` for every target
@@ -81,13 +91,25 @@ def load(path):
             check_keys(row, kind, path)
     defences = [Defence(row["id"], row["name"], row["model"], str(row["precision"])) for row in table["defence"]]
     targets = [Target(row["id"], row["name"], row["defence"], row.get("flags", {})) for row in attack["target"]]
-    suite = Suite(path.stem, table["title"], table.get("seed", 1), table["vocabulary"], table.get("init", {}),
-                  table["language_model"], table["classifier"], {row["id"]: row["train"] for row in table["adapters"]}, defences, targets,
+    made = [key for key in ("vocabulary", "language_model", "classifier") if key in table]
+    if len(made) != (0 if "model" in table else 3):
+        raise SuiteError(f"{path}: expected model, or vocabulary, language_model and classifier, found {' '.join(made) or 'none'}"
+                         f"{' beside model' if 'model' in table else ''}")
+    classifier = table.get("classifier", {})
+    length = table.get("max_seq_length", classifier.get("max_seq_length"))
+    if length is None:
+        raise SuiteError(f"{path}: no max_seq_length, neither of the suite nor of the classifier")
+    adapters = {row["id"]: Adapters(row["id"], row["train"], row.get("from")) for row in table["adapters"]}
+    suite = Suite(path.stem, table["title"], table.get("seed", 1), table.get("model"), table.get("vocabulary", {}), table.get("init", {}),
+                  table.get("language_model", {}), classifier, length, adapters, defences, targets,
                   attack.get("flags", {}), attack["num_samples"], table.get("draws", 5))
+    known = list(adapters) if suite.model else ["classifier", *adapters]
     for defence in defences:
-        if defence.model != "classifier" and defence.model not in suite.adapters:
-            raise SuiteError(f"{path}: defence {defence.id}: no adapters {defence.model}, "
-                             f"expected classifier or one of {' '.join(suite.adapters)}")
+        if defence.model not in known:
+            raise SuiteError(f"{path}: defence {defence.id}: no model {defence.model}, expected one of {' '.join(known)}")
+    for index, row in enumerate(adapters.values()):
+        if row.source is not None and row.source not in list(adapters)[:index]:
+            raise SuiteError(f"{path}: adapters {row.id}: they start from {row.source}, which is not listed before them")
     for target in targets:
         suite.defence(target.defence)
     return suite
