@@ -23,6 +23,13 @@ constexpr Isa kAll[] = {Isa::kPortable,   Isa::kAvx2,       Isa::kAvxVnni, Isa::
                         Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmx};
 
 #if defined(__x86_64__)
+// Leaf 1; clang's run-time support has no name for this bit.
+bool has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) return false;
+  return (ecx & bit_F16C) != 0;
+}
+
 // Leaf 7, second part; compilers of our range do not all know a name for this bit.
 bool has_avx_vnni() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -52,8 +59,8 @@ bool x86_has(Isa isa) {
     case Isa::kPortable:
       return true;
     case Isa::kAvx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
+             __builtin_cpu_supports("bmi2");
     case Isa::kAvxVnni:
       return x86_has(Isa::kAvx2) && has_avx_vnni();
     case Isa::kAvx512:

@@ -21,18 +21,20 @@ struct BudgetChoice {
   double cost = 0;         // against the high width, which costs 0
   std::uint64_t size = 0;  // parameters times bits, or bytes
 };
+
+/// K or V of a layer, or of one of its heads.
+struct BudgetKv {
+  std::size_t layer = 0;
+  std::optional<std::size_t> head;
+  bool is_value = false;
+};
+
 struct BudgetUnit {
-  /// K or V of a layer, or of one of its heads.
-  struct Kv {
-    std::size_t layer = 0;
-    std::optional<std::size_t> head;
-    bool is_value = false;
-  };
   std::string name;
   std::vector<std::string> modules;
   bool weights_only = false;  // activations stay at the high width
   std::vector<BudgetChoice> choices;
-  std::optional<Kv> kv = std::nullopt;  // then there are no modules
+  std::optional<BudgetKv> kv = std::nullopt;  // then there are no modules
 };
 
 struct BudgetPoint {

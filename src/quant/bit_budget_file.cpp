@@ -124,7 +124,7 @@ BudgetInput kv_budget_input(const Json& sensitivity, const std::string& where, B
                 "{}: is of all layers, expected K and V of each (--granularity sublayer, layer or "
                 "block)",
                 place);
-    BudgetUnit::Kv& kv = unit.kv.emplace();
+    BudgetKv& kv = unit.kv.emplace();
     kv.layer = static_cast<std::size_t>(json_int(entry, "block", place, 0, kMaxIndex));
     if (entry.contains("head"))
       kv.head = static_cast<std::size_t>(json_int(entry, "head", place, 0, kMaxIndex));
@@ -143,7 +143,7 @@ BudgetInput kv_budget_input(const Json& sensitivity, const std::string& where, B
 
 void set_kv(const BudgetInput& input, std::span<const std::size_t> choices, PlanSpec& plan) {
   for (std::size_t u = 0; u < input.units.size(); ++u) {
-    const BudgetUnit::Kv& kv = input.units[u].kv.value();
+    const BudgetKv& kv = input.units[u].kv.value();
     PlanSpec::LayerKv& layer = plan.kv[kv.layer];
     std::vector<BitWidth>& widths = kv.is_value ? layer.v : layer.k;
     const std::size_t head = kv.head.value_or(0);

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "runtime/weight_packing.h"
 #include "train/graph_torch.h"
+#include "train/rotation_functions_torch.h"
 
 namespace qalof::train {
 
@@ -109,50 +110,69 @@ at::Tensor fake_quantize(const at::Tensor& x, int bits, double clip) {
   return straight_through(x, quantize_rows(value, bits).real(), clip);
 }
 
+// The matrix of a rotation, for rows from the left.
+at::Tensor matrix_of(const kernels::Hadamard& hadamard, const at::Tensor& like) {
+  const auto order = static_cast<std::int64_t>(hadamard.order());
+  const at::Tensor matrix = at::eye(order);
+  for (std::int64_t row = 0; row < order; ++row)
+    hadamard.apply(matrix.mutable_data_ptr<float>() + row * order);
+  return matrix.to(like.device(), like.scalar_type());
+}
+
 class AtenGraph final : public Graph {
  public:
-  AtenGraph(const model::ModelConfig& config, BaseParams params, WeightReals weight_reals)
-      : config_(config),
-        params_(std::move(params)),
-        weight_reals_(std::move(weight_reals)),
-        steps_(model::layer_steps(config)) {}
+  // base: of frozen params, for schemes whose numbers are the runtime's; else null.
+  AtenGraph(const model::ModelConfig& config, BaseParams params,
+            std::shared_ptr<const runtime::BaseModel> base, ParallelFor* parallel)
+      : config_(config), parallel_(parallel), steps_(model::layer_steps(config)) {
+    own_.params = std::move(params);
+    own_.base = std::move(base);
+  }
 
-  at::Device device() const override { return params_.wte.device(); }
+  at::Device device() const override { return own_.params.wte.device(); }
 
   at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) override {
-    return embed_rows(embeddings(params_.wte, batch.ids, plan), batch, plan);
+    return embed_rows(embeddings(own_.params.wte, batch.ids, plan), batch, plan);
   }
 
   at::Tensor embed_rows(const at::Tensor& rows, const PackedBatch& batch,
                         const GraphPlan& plan) override {
-    if (params_.wpe.numel() == 0) return rows;
-    return rows + embeddings(params_.wpe, batch.positions, plan);
+    at::Tensor result = rows;
+    if (own_.params.wpe.numel() > 0)
+      result = rows + embeddings(own_.params.wpe, batch.positions, plan);
+    const Side& side = side_of(plan);
+    if (side.rotation == nullptr) return result;
+    if (config_.norm == model::NormKind::kLayer)
+      result = result - result.mean({-1}, /*keepdim=*/true);
+    return result.mm(side.residual);
   }
 
   at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch, const GraphPlan& plan,
                     const NetworkView& view, std::vector<at::Tensor>* blocks) override {
     const Layout layout = layout_of(batch);
+    const Side& side = side_of(plan);
     at::Tensor residual = embedded;
     for (std::size_t layer = 0; layer < config_.num_layers; ++layer) {
       const model::LayerSteps& steps = steps_[layer];
-      const at::Tensor entry = norm(residual, params_.attention_norms[layer]);
+      const at::Tensor entry = norm(residual, side.params.attention_norms[layer]);
       std::vector<at::Tensor> parts;
       for (const std::size_t index : steps.attention_in)
         parts.push_back(linear(index, entry, plan, view));
-      const at::Tensor qkv = rotated(at::cat(parts, 1), layout);
+      const at::Tensor qkv = turned_heads(positioned(at::cat(parts, 1), layout), side);
       const at::Tensor attended = attention(qkv, layout, plan, layer);
       residual = residual + linear(steps.attention_out, attended, plan, view);
-      const at::Tensor middle = norm(residual, params_.mlp_norms[layer]);
+      const at::Tensor middle = norm(residual, side.params.mlp_norms[layer]);
       const at::Tensor inner = linear(steps.mlp_in.front(), middle, plan, view);
-      const at::Tensor activated =
+      at::Tensor activated =
           config_.activation == model::Activation::kGelu
               ? at::gelu(inner, "tanh")
               : at::silu(inner) * linear(steps.mlp_in[1], middle, plan, view);
+      if (side.rotation != nullptr) activated = activated.mm(side.inner);
       residual = residual + linear(steps.mlp_out, activated, plan, view);
-      if (blocks != nullptr) blocks->push_back(residual);
+      if (blocks != nullptr) blocks->push_back(in_own_basis(residual, side));
     }
     input_ = {};
-    return norm(residual, params_.final_norm);
+    return norm(in_own_basis(residual, side), own_.params.final_norm);
   }
 
   at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) override {
@@ -170,10 +190,69 @@ class AtenGraph final : public Graph {
     dhead.addmm_(dlogits.t(), hidden);
   }
   at::Tensor lm_head_parameter() const override {
-    return params_.wte.requires_grad() ? params_.wte : at::Tensor();
+    const at::Tensor& wte = own_.params.wte;
+    return wte.requires_grad() ? wte : at::Tensor();
   }
 
  private:
+  // The numbers that plans compute with: the base's own, or those of the base rotated.
+  struct Side {
+    BaseParams params;
+    std::shared_ptr<const runtime::BaseModel> base;
+    const runtime::Rotation* rotation = nullptr;
+    at::Tensor residual, heads, inner;  // its matrices; heads where they turn after positions
+    std::map<std::pair<std::size_t, int>, Codes> codes;
+    std::map<std::tuple<std::size_t, int, quant::QuantScheme>, at::Tensor> reals;
+  };
+
+  Side& side_of(const GraphPlan& plan) {
+    if (!plan.scheme.rotated) return own_;
+    if (rotated_.rotation == nullptr) {
+      QALOF_CHECK(own_.base != nullptr, ErrorKind::kUnsupported,
+                  "scheme {}: a base that trains cannot be rotated", quant::to_string(plan.scheme));
+      load_rotated();
+    }
+    return rotated_;
+  }
+
+  void load_rotated() {
+    const at::Tensor& like = own_.params.wte;
+    const at::Tensor none = at::empty({0}, like.options());
+    rotated_.base = own_.base->rotated();
+    const runtime::BaseModel& base = *rotated_.base;
+    const NormParams without_gain{none, none};
+    rotated_.params.attention_norms.assign(config_.num_layers, without_gain);
+    rotated_.params.mlp_norms.assign(config_.num_layers, without_gain);
+    auto load = [&](const std::vector<float>& values, std::vector<std::int64_t> shape) {
+      return to_tensor(values, std::move(shape)).to(like.device(), like.scalar_type());
+    };
+    for (std::size_t i = 0; i < base.linears().size(); ++i) {
+      const auto out = static_cast<std::int64_t>(base.linears()[i].out);
+      const auto in = static_cast<std::int64_t>(base.linears()[i].in);
+      rotated_.params.weights.push_back(load(base.source().linear_f32(i), {out, in}));
+      rotated_.params.biases.push_back(base.bias(i).empty() ? none : load(base.bias(i), {out}));
+    }
+    rotated_.rotation = base.rotation().get();
+    rotated_.residual = matrix_of(rotated_.rotation->residual(), like);
+    rotated_.inner = matrix_of(rotated_.rotation->inner(), like);
+    if (rotated_.rotation->after_positions() != nullptr)
+      rotated_.heads = matrix_of(*rotated_.rotation->after_positions(), like);
+  }
+
+  static at::Tensor in_own_basis(const at::Tensor& residual, const Side& side) {
+    return side.rotation == nullptr ? residual : residual.mm(side.residual.t());
+  }
+
+  // Heads of q and k of qkv turned, where the rotation comes after positions.
+  at::Tensor turned_heads(const at::Tensor& qkv, const Side& side) const {
+    if (!side.heads.defined()) return qkv;
+    const auto kv_width = static_cast<std::int64_t>(config_.kv_width());
+    const std::int64_t turned = qkv.size(1) - kv_width;
+    const at::Tensor heads =
+        qkv.narrow(1, 0, turned).reshape({-1, side.heads.size(0)}).mm(side.heads);
+    return at::cat({heads.reshape({qkv.size(0), turned}), qkv.narrow(1, turned, kv_width)}, 1);
+  }
+
   // Where each row of a batch lies in a [windows, longest] grid for attention; cosines and sines of
   // rotary positions [tokens, 1, head_dim / 2].
   struct Layout {
@@ -208,13 +287,13 @@ class AtenGraph final : public Graph {
     // The angle is one f32 product, as the kernels have it.
     const at::Tensor angle =
         (indices(batch.positions).to(at::kFloat).unsqueeze(1) * frequencies).to(at::kDouble);
-    layout.cos = angle.cos().to(params_.wte.scalar_type()).unsqueeze(1);
-    layout.sin = angle.sin().to(params_.wte.scalar_type()).unsqueeze(1);
+    layout.cos = angle.cos().to(own_.params.wte.scalar_type()).unsqueeze(1);
+    layout.sin = angle.sin().to(own_.params.wte.scalar_type()).unsqueeze(1);
     return layout;
   }
 
   at::Tensor lm_head(const GraphPlan& plan) const {
-    const at::Tensor wte = params_.wte.detach();
+    const at::Tensor wte = own_.params.wte.detach();
     return plan.embedding.bits == 32 ? wte : round_to_bf16(wte);
   }
 
@@ -227,9 +306,11 @@ class AtenGraph final : public Graph {
   }
 
   at::Tensor norm(const at::Tensor& x, const NormParams& weights) const {
-    if (config_.norm == model::NormKind::kRms) {
+    const bool has_gain = weights.gamma.numel() > 0;
+    if (config_.norm == model::NormKind::kRms || !has_gain) {
       const at::Tensor square = x.square().mean({-1}, /*keepdim=*/true);
-      return x * (square + static_cast<double>(config_.norm_epsilon)).rsqrt() * weights.gamma;
+      const at::Tensor y = x * (square + static_cast<double>(config_.norm_epsilon)).rsqrt();
+      return has_gain ? y * weights.gamma : y;
     }
     return at::layer_norm(x, {x.size(-1)}, weights.gamma, weights.beta,
                           static_cast<double>(config_.norm_epsilon));
@@ -239,22 +320,29 @@ class AtenGraph final : public Graph {
                     const NetworkView& view) {
     const quant::Precision precision = plan.linears[index];
     const int x_bits = precision.activation.bits, w_bits = precision.weight.bits;
-    const at::Tensor& weight = params_.weights[index];
+    Side& side = side_of(plan);
     at::Tensor y;
     if (!plan.scheme.is_seed() && w_bits < 16) {
-      y = at::linear(input_reals(x, x_bits, plan), reals(index, w_bits, plan.scheme));
+      y = at::linear(input_reals(x, x_bits, plan), reals(side, index, w_bits, plan.scheme));
     } else if (x_bits < 16 && w_bits < 16) {
-      const Codes wq = codes(index, w_bits);
-      y = IntegerLinear::apply(x, weight, &input_codes(x, x_bits), &wq, plan.ste_clip);
+      const Codes wq = codes(side, index, w_bits);
+      y = IntegerLinear::apply(x, side.params.weights[index], &input_codes(x, x_bits), &wq,
+                               plan.ste_clip);
     } else {
-      y = at::linear(input_reals(x, x_bits, plan), fake_weight(index, w_bits, plan.ste_clip));
+      y = at::linear(input_reals(x, x_bits, plan), fake_weight(side, index, w_bits, plan.ste_clip));
     }
-    if (params_.biases[index].numel() > 0) y = y + params_.biases[index];
+    at::Tensor bias = side.params.biases[index];
     if (!view.lora.empty() && view.lora[index].a.defined()) {
-      const LoraParams& lora = view.lora[index];
+      LoraParams lora = view.lora[index];
+      if (side.rotation != nullptr) {
+        const auto pair =
+            RotatePairFunction::apply(lora.a, lora.b, side.rotation, index, view.lora_scaling);
+        lora = {pair[0], pair[1]};
+        if (is_given(pair[2])) bias = pair[2];
+      }
       y = y + at::linear(at::linear(x, lora.a), lora.b) * view.lora_scaling;
     }
-    return y;
+    return bias.numel() > 0 ? y + bias : y;
   }
 
   // What linears that share an input make of it.
@@ -283,32 +371,37 @@ class AtenGraph final : public Graph {
   }
 
   // A weight in scheme seed as floats multiply it, made once where it is frozen.
-  at::Tensor fake_weight(std::size_t index, int bits, double clip) {
-    const at::Tensor& weight = params_.weights[index];
+  static at::Tensor fake_weight(Side& side, std::size_t index, int bits, double clip) {
+    const at::Tensor& weight = side.params.weights[index];
     if (weight.requires_grad() || bits == 32) return fake_quantize(weight, bits, clip);
-    at::Tensor& kept = reals_[{index, bits, {}}];
+    at::Tensor& kept = side.reals[{index, bits, {}}];
     if (!kept.defined()) kept = fake_quantize(weight, bits, /*clip=*/0);
     return kept;
   }
 
   // Codes of a weight in scheme seed, made once where it is frozen.
-  Codes codes(std::size_t index, int bits) {
-    const at::Tensor& weight = params_.weights[index];
+  static Codes codes(Side& side, std::size_t index, int bits) {
+    const at::Tensor& weight = side.params.weights[index];
     if (weight.requires_grad()) return quantize_rows(weight.detach(), bits);
-    Codes& kept = codes_[{index, bits}];
+    Codes& kept = side.codes[{index, bits}];
     if (!kept.codes.defined()) kept = quantize_rows(weight, bits);
     return kept;
   }
 
   // The numbers that a frozen weight stands for in another scheme.
-  const at::Tensor& reals(std::size_t index, int bits, const quant::QuantScheme& scheme) {
-    at::Tensor& kept = reals_[{index, bits, scheme.weights()}];
+  const at::Tensor& reals(Side& side, std::size_t index, int bits,
+                          const quant::QuantScheme& scheme) const {
+    at::Tensor& kept = side.reals[{index, bits, scheme.weights()}];
     if (kept.defined()) return kept;
-    QALOF_CHECK(weight_reals_ != nullptr, ErrorKind::kUnsupported,
+    QALOF_CHECK(side.base != nullptr, ErrorKind::kUnsupported,
                 "scheme {}: on this device weights that train have seed alone",
                 quant::to_string(scheme));
-    const at::Tensor& weight = params_.weights[index];
-    kept = to_tensor(weight_reals_(index, bits, scheme), weight.sizes().vec())
+    const model::LinearSpec& spec = side.base->linears()[index];
+    const runtime::RowCodes codes =
+        runtime::quantize_weights(side.base->source().linear_f32(index), spec.out, spec.in, bits,
+                                  scheme.weights(), *parallel_);
+    const at::Tensor& weight = side.params.weights[index];
+    kept = to_tensor(runtime::reals_of(codes, *parallel_), weight.sizes().vec())
                .to(weight.device(), weight.scalar_type());
     return kept;
   }
@@ -363,7 +456,7 @@ class AtenGraph final : public Graph {
   }
 
   // q and k of qkv turned by the angles of rotary positions; qkv itself where there are none.
-  at::Tensor rotated(const at::Tensor& qkv, const Layout& layout) const {
+  at::Tensor positioned(const at::Tensor& qkv, const Layout& layout) const {
     if (!config_.rotary) return qkv;
     const auto hidden = static_cast<std::int64_t>(config_.hidden);
     const auto kv_width = static_cast<std::int64_t>(config_.kv_width());
@@ -380,29 +473,23 @@ class AtenGraph final : public Graph {
   }
 
   model::ModelConfig config_;
-  BaseParams params_;
-  WeightReals weight_reals_;
+  ParallelFor* parallel_;
   std::vector<model::LayerSteps> steps_;
+  Side own_, rotated_;
   Input input_;
-  std::map<std::pair<std::size_t, int>, Codes> codes_;
-  std::map<std::tuple<std::size_t, int, quant::QuantScheme>, at::Tensor> reals_;
 };
 
 }  // namespace
 
-WeightReals quantized_reals(std::shared_ptr<const runtime::BaseModel> base, ParallelFor& parallel) {
-  return [base = std::move(base), &parallel](std::size_t linear, int bits,
-                                             const quant::QuantScheme& scheme) {
-    const model::LinearSpec& spec = base->linears()[linear];
-    return runtime::reals_of(runtime::quantize_weights(base->source().linear_f32(linear), spec.out,
-                                                       spec.in, bits, scheme.weights(), parallel),
-                             parallel);
-  };
+std::unique_ptr<Graph> make_aten_graph(const model::ModelConfig& config, BaseParams params) {
+  return std::make_unique<AtenGraph>(config, std::move(params), nullptr, nullptr);
 }
 
-std::unique_ptr<Graph> make_aten_graph(const model::ModelConfig& config, BaseParams params,
-                                       WeightReals weight_reals) {
-  return std::make_unique<AtenGraph>(config, std::move(params), std::move(weight_reals));
+std::unique_ptr<Graph> make_aten_graph(std::shared_ptr<const runtime::BaseModel> base,
+                                       at::Device device, ParallelFor& parallel) {
+  BaseParams params = load_base_params(*base, device);
+  const model::ModelConfig& config = base->config();
+  return std::make_unique<AtenGraph>(config, std::move(params), std::move(base), &parallel);
 }
 
 }  // namespace qalof::train

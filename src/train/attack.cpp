@@ -117,8 +117,7 @@ struct Attacker::State {
     if (!graph && device.is_cpu()) {
       graph = make_kernel_graph(model.base, nullptr, parallel, {.bits = kProductBits});
     } else if (!graph) {
-      graph = make_aten_graph(model.base->config(), load_base_params(*model.base, device),
-                              quantized_reals(model.base, parallel));
+      graph = make_aten_graph(model.base, device, parallel);
     }
     result.graph = graph.get();
     std::shared_ptr<const TokenMatrix>& tokens =

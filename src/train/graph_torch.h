@@ -86,15 +86,13 @@ std::unique_ptr<Graph> make_kernel_graph(std::shared_ptr<const runtime::BaseMode
                                          const BaseParams* trainable, ParallelFor& parallel,
                                          GradientPrecision gradient = {},
                                          LinearObserver observe_linear = nullptr);
-/// The numbers [out, in] that the codes of a linear's weights stand for.
-using WeightReals =
-    std::function<std::vector<float>(std::size_t linear, int bits, const quant::QuantScheme&)>;
-/// Those of the runtime's codes of a frozen base; parallel must outlive the function.
-WeightReals quantized_reals(std::shared_ptr<const runtime::BaseModel> base, ParallelFor& parallel);
-/// The ATen graph over params (frozen or trainable), on their device and in their dtype. Integer
-/// plans of other schemes than seed take the numbers of frozen weights from weight_reals, once for
-/// each width; without it Error{kUnsupported}. No rotated schemes, no adapters that own weights.
-std::unique_ptr<Graph> make_aten_graph(const model::ModelConfig& config, BaseParams params,
-                                       WeightReals weight_reals = nullptr);
+/// The ATen graph over params (frozen or trainable), on their device and in their dtype: scheme seed
+/// alone, others are Error{kUnsupported}. No adapters that own weights.
+std::unique_ptr<Graph> make_aten_graph(const model::ModelConfig& config, BaseParams params);
+/// The ATen graph of a frozen base in f32 on a device, in every scheme: integer plans of others than
+/// seed take the numbers that the runtime's codes stand for, once for each width, rotated schemes
+/// those of base->rotated(). parallel must outlive it. No adapters that own weights.
+std::unique_ptr<Graph> make_aten_graph(std::shared_ptr<const runtime::BaseModel> base,
+                                       at::Device device, ParallelFor& parallel);
 
 }  // namespace qalof::train

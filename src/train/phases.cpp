@@ -36,11 +36,6 @@ void check_widths(const TrainOptions& options) {
               "--num_cyclic_period: found {}, expected at least 1", options.num_cyclic_period);
 }
 
-// What the graph of a device computes; weights that train are another matter.
-bool runs_on(const quant::QuantScheme& scheme, Device device) {
-  return device == Device::kCpu || !scheme.rotated;
-}
-
 void check_start(const TrainOptions& options) {
   if (options.start == nullptr) return;
   const runtime::AdapterSet& start = *options.start;
@@ -299,11 +294,9 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
               options.threads);
   const quant::QuantScheme scheme = options.plan ? options.plan->scheme : options.scheme;
   QALOF_CHECK(
-      runs_on(scheme, options.device) &&
-          (scheme.is_seed() || options.device == Device::kCpu || options.method != Method::kFull),
+      scheme.is_seed() || options.device == Device::kCpu || options.method != Method::kFull,
       ErrorKind::kUnsupported,
-      "--scheme {}: rot, and --method full in another scheme than seed, are implemented on "
-      "--device cpu alone",
+      "--scheme {}: --method full in another scheme than seed is implemented on --device cpu alone",
       quant::to_string(scheme));
   QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUnsupported,
               "--scheme {}: is for evaluation alone, training has seed and the group schemes",
@@ -359,10 +352,8 @@ void check_teacher(const TrainOptions& options, const model::ModelConfig& studen
   if (options.hidden_kd > 0)
     check_equal("the number of its blocks", config.num_layers, student.num_layers);
   const quant::QuantScheme scheme = teacher.plan.scheme;
-  QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform && runs_on(scheme, options.device),
-              ErrorKind::kUnsupported,
-              "--teacher {}: runs in scheme {}, training has seed, the group schemes and, on "
-              "--device cpu, rot",
+  QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUnsupported,
+              "--teacher {}: runs in scheme {}, training has seed, the group schemes and rot",
               teacher.name, quant::to_string(scheme));
 }
 

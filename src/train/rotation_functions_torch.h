@@ -20,7 +20,7 @@ struct HadamardFunction : torch::autograd::Function<HadamardFunction> {
 };
 
 /// {a, b, bias} of Rotation::rotate_pair from a pair in the base's own basis; bias is no_tensor()
-/// where the linear has none.
+/// where the linear has none. On any device; the map itself is made on the host.
 struct RotatePairFunction : torch::autograd::Function<RotatePairFunction> {
   static variable_list forward(AutogradContext* ctx, const Variable& a, const Variable& b,
                                const runtime::Rotation* rotation, std::size_t linear,

@@ -54,8 +54,7 @@ namespace {
 std::unique_ptr<Graph> graph_of(const TeacherModel& teacher, at::Device device,
                                 ParallelFor& parallel) {
   if (device.is_cpu()) return make_kernel_graph(teacher.base, nullptr, parallel, {.bits = 0});
-  return make_aten_graph(teacher.base->config(), load_base_params(*teacher.base, device),
-                         quantized_reals(teacher.base, parallel));
+  return make_aten_graph(teacher.base, device, parallel);
 }
 
 }  // namespace

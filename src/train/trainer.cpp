@@ -105,8 +105,7 @@ class Trainer {
     const bool trains_base = options_.method == Method::kFull;
     if (device_.is_cuda()) {
       if (trains_base) return make_aten_graph(base_->config(), params.base());
-      return make_aten_graph(base_->config(), load_base_params(*base_, device_),
-                             quantized_reals(base_, parallel_));
+      return make_aten_graph(base_, device_, parallel_);
     }
     return make_kernel_graph(base_, trains_base ? &params.base() : nullptr, parallel_,
                              {options_.gradient_bits, options_.seed});

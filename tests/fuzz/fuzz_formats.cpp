@@ -80,10 +80,10 @@ bool read_safetensors(std::span<const std::byte> input) {
   const MemoryFile memory(input);
   return accepts([&] {
     const io::SafetensorsFile file = io::SafetensorsFile::open(memory.path());
-    for (const auto& [name, view] : file.tensors()) {
+    for (const auto& tensor : file.tensors()) {
       accepts([&] {
-        std::vector<float> values(view.num_elements());
-        io::copy_as_f32(view, values);
+        std::vector<float> values(tensor.second.num_elements());
+        io::copy_as_f32(tensor.second, values);
       });
     }
   });

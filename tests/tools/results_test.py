@@ -147,6 +147,17 @@ class SuiteTest(unittest.TestCase):
         self.assertEqual(rows["without-g64"]["scheme"], "g128")
         self.assertEqual(rows["with-g32"]["scheme"], "mse+g32+ag32")
 
+    def test_ablation_of_what_is_not_trained(self):
+        option = {"kind": "k", "text": "t", "why": "w", "id": "mse", "scheme": "mse", "kept": True}
+        rows = {row["id"]: row for row in ablation.rows({"from": "lora", "option": [option]}, "x")}
+        self.assertEqual(rows["alone-mse"], {"id": "alone-mse", "name": "t", "from": "lora",
+                                             "eval": [{"id": "4", "precision": "4", "scheme": "mse"}]})
+        self.assertEqual(rows["base"]["eval"], [{"id": "4", "precision": "4"}])
+        for bad, says in (({"option": [option]}, "either base or from"),
+                          ({"from": "lora", "option": [{**option, "train": {"lora_r": 4}}]}, "nothing is trained")):
+            with self.assertRaisesRegex(suite.SuiteError, says):
+                ablation.rows(bad, "x")
+
 
 class RunnerTest(unittest.TestCase):
     def setUp(self):
@@ -196,6 +207,23 @@ class RunnerTest(unittest.TestCase):
             if "-choice-" in call and not call.startswith("quantize"):
                 self.assertNotIn("validation.json", call)
                 self.assertIn("rest.json" if call.startswith("train ") else "held_out.json", call)
+
+    def test_questions_of_their_own_choose_and_the_chosen_run_is_the_final_one(self):
+        choice = self.output.parent / "choice.json"
+        choice.write_text(json.dumps(squad(12, prefix="c")))
+        self.suite.choice_file = str(choice)
+        failed, calls, results = self.run_suite()
+        self.assertEqual(failed, {})
+        # lora and joint: two rates with seed 1, of which one is the table's, and the other seed.
+        self.assertEqual(sum(call.startswith("train ") for call in calls), 6)
+        self.assertTrue(all("train.json" in call for call in calls if call.startswith("train ")))
+        self.assertEqual({line["rate"] for line in results.trains["lora"].values()}, {0.02})
+        self.assertTrue(all(passed for passed, _ in report.run_checks(results)), report.run_checks(results))
+        for call in calls:
+            if "-choice-" in call and call.startswith("eval"):
+                self.assertIn("choice.json", call)
+        self.assertIn(str(choice), report.suite_text(results, report.summarize(results), [], "", ""))
+        self.assertEqual(self.run_suite()[1], [])
 
     def test_a_run_that_fails_leaves_the_others(self):
         os.environ["FAIL"] = "joint"

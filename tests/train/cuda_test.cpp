@@ -1,7 +1,6 @@
 // The ATen graph on a CUDA device against the same graph on CPU, and training there. Skipped where
 // there is no device.
 #include <ATen/ATen.h>
-#include <ATen/Context.h>
 #include <gtest/gtest.h>
 
 #include "tensor_test_util.h"
@@ -12,8 +11,6 @@
 
 namespace qalof::train {
 namespace {
-
-bool has_cuda() { return at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0; }
 
 class CudaTest : public ::testing::TestWithParam<model::Family> {
  protected:
@@ -31,8 +28,7 @@ class CudaTest : public ::testing::TestWithParam<model::Family> {
   };
   // The span loss of a plan with random pairs, and its gradients, on CPU in the end.
   Outcome run(const quant::PrecisionPlan& plan, at::Device device) {
-    const auto graph = make_aten_graph(base_->config(), load_base_params(*base_, device),
-                                       quantized_reals(base_, pool_));
+    const auto graph = make_aten_graph(base_, device, pool_);
     std::vector<at::Tensor> leaves;
     auto leaf = [&](const std::string& name, std::vector<std::int64_t> shape, float scale) {
       const auto count = static_cast<std::size_t>(c10::multiply_integers(shape));

@@ -378,8 +378,7 @@ TEST_P(GraphTest, ClipStopsTheGradientOfLargeInputs) {
 
 TEST_P(GraphTest, QuantizedPlansAgreeWithAtenInDivergence) {
   const auto kernel = make_kernel_graph(base_, nullptr, pool_);
-  const auto aten = make_aten_graph(base_->config(), load_base_params(*base_, at::kCPU),
-                                    quantized_reals(base_, pool_));
+  const auto aten = make_aten_graph(base_, at::kCPU, pool_);
   const Network net = network({8, 4});
   const at::NoGradGuard no_grad;
   for (const char* scheme : {"seed", "g32", "g32-asym+mse", "aasym", "g32-asym+aasym+ag32+mse"}) {

@@ -3,10 +3,12 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
 #include "runtime/decoder.h"
 #include "support/error_of.h"
+#include "tensor_test_util.h"
 #include "train/graph_torch.h"
 #include "train/loss_torch.h"
 #include "train/phases.h"
@@ -55,6 +57,12 @@ class RotationGraphTest : public ::testing::TestWithParam<model::Family> {
   quant::PrecisionPlan plan(const char* precision, const char* scheme) const {
     quant::PrecisionPlan result = plan_of(precision, *base_);
     result.scheme = quant::parse_scheme(scheme, "test");
+    return result;
+  }
+  std::vector<std::unique_ptr<Graph>> graphs() {
+    std::vector<std::unique_ptr<Graph>> result;
+    result.push_back(make_kernel_graph(base_, nullptr, pool_));
+    result.push_back(make_aten_graph(base_, at::kCPU, pool_));
     return result;
   }
   std::vector<float> runtime_hidden(const quant::PrecisionPlan& plan) {
@@ -108,30 +116,71 @@ TEST_P(RotationGraphTest, HasTheRuntimesBits) {
 }
 
 TEST_P(RotationGraphTest, GradientsAt32BitsAreThoseWithoutRotation) {
-  const auto graph = make_kernel_graph(base_, nullptr, pool_);
-  const auto expected = gradients(*graph, GraphPlan(plan("32", "seed"), 0));
-  const auto found = gradients(*graph, GraphPlan(plan("32", "rot"), 0));
-  ASSERT_EQ(found.size(), expected.size());
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    const double scale = expected[i].abs().max().item<double>();
-    EXPECT_GT(scale, 0) << i;
-    EXPECT_LE((found[i] - expected[i]).abs().max().item<double>(), kTolerance * scale) << i;
+  for (const auto& graph : graphs()) {
+    const auto expected = gradients(*graph, GraphPlan(plan("32", "seed"), 0));
+    const auto found = gradients(*graph, GraphPlan(plan("32", "rot"), 0));
+    ASSERT_EQ(found.size(), expected.size());
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const double scale = expected[i].abs().max().item<double>();
+      EXPECT_GT(scale, 0) << i;
+      EXPECT_LE((found[i] - expected[i]).abs().max().item<double>(), kTolerance * scale) << i;
+    }
   }
 }
 
 // Residuals come in the base's own basis; layer norms do not see their means.
 TEST_P(RotationGraphTest, BlocksAreInTheBasesOwnBasis) {
-  const auto graph = make_kernel_graph(base_, nullptr, pool_);
-  std::vector<at::Tensor> expected, found;
-  graph->hidden(batch_, GraphPlan(plan("32", "seed"), 0), view_, &expected);
-  graph->hidden(batch_, GraphPlan(plan("32", "rot"), 0), view_, &found);
-  ASSERT_EQ(found.size(), base_->config().num_layers);
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    at::Tensor reference = expected[i];
-    if (GetParam() == model::Family::kGpt2)
-      reference = reference - reference.mean({-1}, /*keepdim=*/true);
-    EXPECT_LE((found[i] - reference).abs().max().item<double>(),
-              kTolerance * reference.abs().max().item<double>());
+  for (const auto& graph : graphs()) {
+    std::vector<at::Tensor> expected, found;
+    graph->hidden(batch_, GraphPlan(plan("32", "seed"), 0), view_, &expected);
+    graph->hidden(batch_, GraphPlan(plan("32", "rot"), 0), view_, &found);
+    ASSERT_EQ(found.size(), base_->config().num_layers);
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      at::Tensor reference = expected[i];
+      if (GetParam() == model::Family::kGpt2)
+        reference = reference - reference.mean({-1}, /*keepdim=*/true);
+      EXPECT_LE((found[i] - reference).abs().max().item<double>(),
+                kTolerance * reference.abs().max().item<double>());
+    }
+  }
+}
+
+// The sums are in another order, so a rounding boundary is crossed here and there.
+TEST_P(RotationGraphTest, QuantizedPlansAgreeWithAtenInDivergence) {
+  const auto both = graphs();
+  const at::NoGradGuard no_grad;
+  for (const char* scheme : {"rot", "g32-asym+aasym+ag32+mse+rot"}) {
+    for (const char* precision : {"8", "4", "w4a16"}) {
+      const GraphPlan network(plan(precision, scheme), 0);
+      auto log_p = [&](Graph& graph) {
+        return at::log_softmax(graph.lm_logits(graph.hidden(batch_, network, view_), network), 1);
+      };
+      const at::Tensor a = log_p(*both[0]), b = log_p(*both[1]);
+      EXPECT_LE((a.exp() * (a - b)).sum(1).mean().item<double>(), *precision == '8' ? 1e-3 : 5e-2)
+          << scheme << " " << precision;
+    }
+  }
+}
+
+TEST_P(RotationGraphTest, CudaAgreesWithCpuInValueAndGradient) {
+  if (!has_cuda()) GTEST_SKIP() << "no CUDA device";
+  at::globalContext().setFloat32MatmulPrecision("highest");
+  const GraphPlan network(plan("32", "rot"), 0);
+  const auto expected = gradients(*make_aten_graph(base_, at::kCPU, pool_), network);
+  // What is copied to the device keeps its leaves here.
+  const NetworkView own = view_;
+  for (LoraParams& lora : view_.lora) lora = {lora.a.to(at::kCUDA), lora.b.to(at::kCUDA)};
+  view_.head = {own.head.weight.to(at::kCUDA), own.head.bias.to(at::kCUDA)};
+  const auto graph = make_aten_graph(base_, at::kCUDA, pool_);
+  const at::Tensor logits = graph->head_logits(graph->hidden(batch_, network, view_), view_.head);
+  LossParts parts;
+  span_loss_of(logits, {}, batch_, Distillation{}, 5, &parts).backward();
+  for (std::size_t i = 0; i < own.lora.size(); ++i) {
+    for (const auto& [leaf, reference] :
+         {std::pair(own.lora[i].a, expected[2 * i]), std::pair(own.lora[i].b, expected[2 * i + 1])})
+      EXPECT_LE((leaf.grad() - reference).abs().max().item<double>(),
+                1e-3 * reference.abs().max().item<double>() + 1e-7)
+          << i;
   }
 }
 
@@ -160,9 +209,13 @@ TEST_P(RotationGraphTest, TrainsAndRefusesToTrainTheBase) {
   const TrainableBase trainable(*base_, flat);
   flat.build(at::kCPU);
   const BaseParams params = trainable.bind(flat);
-  const auto graph = make_kernel_graph(base_, &params, pool_);
-  EXPECT_EQ(error_of([&] { graph->hidden(batch_, GraphPlan(plan("8", "rot"), 0), {}); }).kind,
-            ErrorKind::kUnsupported);
+  std::vector<std::unique_ptr<Graph>> trained;
+  trained.push_back(make_kernel_graph(base_, &params, pool_));
+  trained.push_back(make_aten_graph(base_->config(), params));
+  for (const auto& graph : trained) {
+    EXPECT_EQ(error_of([&] { graph->hidden(batch_, GraphPlan(plan("8", "rot"), 0), {}); }).kind,
+              ErrorKind::kUnsupported);
+  }
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
-// Comparison of tensors in tests of training.
+// Comparison of tensors in tests of training, and the device of some.
 #pragma once
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 
 namespace qalof::train {
 
@@ -11,5 +12,7 @@ inline double relative_error(const at::Tensor& found, const at::Tensor& expected
   const double scale = reference.abs().max().item<double>() + 1e-12;
   return (found.to(at::kDouble) - reference).abs().max().item<double>() / scale;
 }
+
+inline bool has_cuda() { return at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0; }
 
 }  // namespace qalof::train

@@ -18,9 +18,11 @@ class Results:
         self.cells = {}  # (row, evaluation) -> {seed: line}
         for line in find(kind="eval", stage="final"):
             self.cells.setdefault((line["row"], line["eval"]), {})[line["seed"]] = line
-        self.trains = {}  # row -> {seed: line}
+        scored = {(suite.row(row).source, seed, line["rate"]) for (row, _), cell in self.cells.items() for seed, line in cell.items()}
+        self.trains = {}  # row -> {seed: line}, of what was scored: a rate that was not chosen may have a line as well
         for line in find(kind="train", stage="final"):
-            self.trains.setdefault(line["row"], {})[line["seed"]] = line
+            if (line["row"], line["seed"], line["rate"]) in scored:
+                self.trains.setdefault(line["row"], {})[line["seed"]] = line
         self.choices = {}  # row -> {rate: [F1, ...]}
         for line in find(kind="eval", stage="choice"):
             self.choices.setdefault(line["row"], {}).setdefault(line["rate"], []).append(line["f1"])
@@ -226,9 +228,12 @@ def suite_text(results, entries, checks, conditions, threads):
     text += "\n## Checks\n\n" + "".join(f"- {'pass' if passed else 'FAIL'}: {line}\n" for passed, line in checks)
     chosen = choices_text(results)
     if chosen.count("\n") > 2:
-        text += (f"\n## Learning rates\n\nMean F1 over a row's precisions on {100 * suite.held_out:g} % of the training file's "
-                 f"paragraphs, chosen by the hash of an id, after training on the others with seed {suite.choice_seed}; the "
-                 f"highest is taken, the first of equals. The validation file decides nothing.\n\n{chosen}")
+        asked, decides = (suite.choice_file, "The questions of the table decide nothing.") if suite.choice_file else (
+            f"{100 * suite.held_out:g} % of the training file's paragraphs, chosen by the hash of an id",
+            "The validation file decides nothing.")
+        text += (f"\n## Learning rates\n\nMean F1 over a row's precisions on {asked}, after training on the "
+                 f"{'whole training file' if suite.choice_file else 'others'} with seed {suite.choice_seed}; the "
+                 f"highest is taken, the first of equals. {decides}\n\n{chosen}")
     return text + (f"\n{suite.notes.strip()}\n" if suite.notes else "")
 
 

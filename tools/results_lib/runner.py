@@ -103,7 +103,7 @@ class Runner:
         self.processes = Processes(jobs)
         self.version = subprocess.run([qalof, "--version"], capture_output=True, text=True, check=True).stdout.strip()
         self.files = {"model": suite.model, "all": suite.train_file, "validation": suite.validation_file,
-                      **self._split()}
+                      **({"choice": suite.choice_file} if suite.choice_file else self._split())}
         self.digests = {name: file_digest(path) for name, path in self.files.items()}
         self.used = set()  # keys of lines that this suite needs
         self._futures = {}
@@ -145,8 +145,9 @@ class Runner:
 
     def _data(self, stage):
         """Names of the files a stage trains on and scores."""
-        whole = stage == "final" and self.suite.final == "validation"
-        return ("all", "validation") if whole else ("rest", "held_out")
+        if stage == "final" and self.suite.final == "validation":
+            return "all", "validation"
+        return ("all", "choice") if self.suite.choice_file else ("rest", "held_out")
 
     def _keys_of(self, flags, stage, seed):
         """Of the rows whose outputs flags name, and what the plan files hold that they name."""
@@ -174,7 +175,10 @@ class Runner:
             self.used.update(keys)
 
     def trained(self, row, stage, seed, rate=None):
-        """The directory a training wrote, at the chosen rate unless rate is given."""
+        """The directory a training wrote, at the chosen rate unless rate is given. What reads the whole training file is a
+        final run, whoever asks first."""
+        if self.suite.choice_file:
+            stage = "final"
         key, rate, row = self._training(row, stage, seed, rate)
         return self.once(("train", key), lambda: self._train(row, stage, seed, rate, key))
 

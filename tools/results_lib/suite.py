@@ -8,7 +8,7 @@ import tomllib
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
 SUITE_KEYS = {"title", "model", "train_file", "validation_file", "reference", "steps", "learning_rates", "choice_seed",
-              "held_out", "final", "report", "train", "eval", "check", "row", "ablation", "notes", "every_seed",
+              "choice_file", "held_out", "final", "report", "train", "eval", "check", "row", "ablation", "notes", "every_seed",
               "token_tolerance"}
 ROW_KEYS = {"id", "name", "from", "train", "eval", "learning_rates", "passes", "steps"}
 
@@ -53,6 +53,7 @@ class Suite:
     steps: int  # student forward passes of every row, each of one batch
     learning_rates: list
     choice_seed: int
+    choice_file: str | None  # questions that rates are chosen by; None: those held out of the training file
     held_out: float  # share of the training file's paragraphs
     final: str  # what is scored: "validation", or "held_out" questions of the training file
     report: str
@@ -147,10 +148,13 @@ def load(path):
     rows = [make_row(row, rates, where) for row, where in tables]
     name = path.name if path.is_dir() else path.stem
     suite = Suite(name, table.get("title", name), table["model"], table["train_file"], table["validation_file"],
-                  table["reference"], table["steps"], rates, table.get("choice_seed", 1), table.get("held_out", 0.1),
+                  table["reference"], table["steps"], rates, table.get("choice_seed", 1), table.get("choice_file"),
+                  table.get("held_out", 0.1),
                   table.get("final", "validation"), table.get("report", f"docs/results_{name}.md"),
                   table.get("train", {}), table.get("eval", {}), table.get("check", []), rows, table.get("notes", ""),
                   table.get("ablation"), table.get("every_seed", True), table.get("token_tolerance", 0.02))
+    if suite.choice_file and suite.final != "validation":
+        raise SuiteError(f"{main}: choice_file and final = \"{suite.final}\": one file must not both choose and be scored")
     known = [row.id for row in rows]
     if len(set(known)) != len(known):
         raise SuiteError(f"{main}: rows {known}: expected an id for each")
