@@ -1,6 +1,5 @@
 #include "kernels/hadamard.h"
 
-#include <bit>
 #include <cmath>
 
 #include "core/error.h"
@@ -12,18 +11,18 @@ namespace qalof::kernels {
 
 namespace {
 
-// order = power * 12^twelves; power is 0 where there is no such pair.
+// The largest divisor power * 12^twelves of n, power being one of two.
 struct Factors {
-  std::size_t power = 0, twelves = 0;
+  std::size_t power = 1, twelves = 0;
 };
 
-Factors factors_of(std::size_t order) {
-  Factors factors{order, 0};
-  while (factors.power % 12 == 0 && factors.power > 0) {
-    factors.power /= 12;
+Factors factors_of(std::size_t n) {
+  Factors factors;
+  while (n % 12 == 0) {
+    n /= 12;
     ++factors.twelves;
   }
-  if (!std::has_single_bit(factors.power)) factors.power = 0;
+  for (; n % 2 == 0; n /= 2) factors.power *= 2;
   return factors;
 }
 
@@ -42,14 +41,19 @@ void for_blocks(float* x, std::size_t rows, std::size_t stride, std::size_t bloc
 
 }  // namespace
 
-bool is_hadamard_order(std::size_t n) { return factors_of(n).power != 0; }
+std::size_t hadamard_block(std::size_t n) {
+  auto [block, twelves] = factors_of(n);
+  for (; twelves > 0; --twelves) block *= 12;
+  return block;
+}
 
 Hadamard::Hadamard(std::size_t order) {
+  QALOF_CHECK(order > 0, ErrorKind::kInternal, "rotation of order 0");
   const auto [power, twelves] = factors_of(order);
-  QALOF_CHECK(power != 0, ErrorKind::kInternal, "Hadamard matrix of order {}", order);
   power_ = power;
   twelves_ = twelves;
-  const auto length = static_cast<float>(1.0 / std::sqrt(static_cast<double>(order)));
+  block_ = hadamard_block(order);
+  const auto length = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block_)));
   const RandomStream signs(0, "hadamard");
   for (std::size_t i = 0; i < order; ++i)
     factors_.push_back((signs.words(order, i)[0] & 1U) != 0 ? -length : length);
@@ -57,14 +61,16 @@ Hadamard::Hadamard(std::size_t order) {
 
 void Hadamard::apply(float* x) const {
   const KernelTable& table = active_table();
-  table.multiply(factors_.data(), factors_.size(), x);
-  table.hadamard(x, power_, twelves_);
+  table.multiply(factors_.data(), order(), x);
+  for (std::size_t first = 0; first < order(); first += block_)
+    table.hadamard(x + first, power_, twelves_);
 }
 
 void Hadamard::invert(float* x) const {
   const KernelTable& table = active_table();
-  table.hadamard(x, power_, twelves_);
-  table.multiply(factors_.data(), factors_.size(), x);
+  for (std::size_t first = 0; first < order(); first += block_)
+    table.hadamard(x + first, power_, twelves_);
+  table.multiply(factors_.data(), order(), x);
 }
 
 void Hadamard::apply(float* x, std::size_t rows, std::size_t stride, std::size_t blocks,

@@ -1,5 +1,6 @@
-// Rotations by Hadamard matrices: R = D H / sqrt(n) with fixed signs D (docs/numerics.md,
-// "Hadamard transform"). R is orthonormal. One row costs n log n additions; every addition has the
+// Rotations by Hadamard matrices: R = D H / sqrt(m) with fixed signs D, H being blocks of order m
+// along the diagonal (docs/numerics.md, "Hadamard transform"). R is orthonormal. One row of n costs
+// n log m additions; every addition has the
 // same operands on every ISA, so results are bit-equal.
 #pragma once
 
@@ -10,13 +11,13 @@
 
 namespace qalof::kernels {
 
-/// True for 2^b and 12^a 2^b: the orders that are implemented.
-bool is_hadamard_order(std::size_t n);
+/// The order m of the blocks that rotate rows of n > 0: the largest divisor of n of the form
+/// 12^a 2^b. n itself for most sizes of models; a row of 960 is rotated as 5 blocks of 192.
+std::size_t hadamard_block(std::size_t n);
 
 /// The rotation of an order. Immutable: threads may share it.
 class Hadamard {
  public:
-  /// Error{kInternal} where is_hadamard_order(order) is false.
   explicit Hadamard(std::size_t order);
   std::size_t order() const { return factors_.size(); }
 
@@ -31,8 +32,8 @@ class Hadamard {
               ParallelFor& parallel) const;
 
  private:
-  std::size_t power_ = 1, twelves_ = 0;  // order = power * 12^twelves
-  std::vector<float> factors_;           // D / sqrt(n)
+  std::size_t power_ = 1, twelves_ = 0, block_ = 1;  // block = power * 12^twelves
+  std::vector<float> factors_;                       // [order] D / sqrt(block)
 };
 
 }  // namespace qalof::kernels

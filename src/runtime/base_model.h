@@ -78,7 +78,7 @@ class BaseModel {
             std::shared_ptr<const Rotation> rotation = nullptr);
 
   /// This model rotated (runtime/rotation.h); made at the first call and kept. Not for a model that
-  /// is rotated. Error{kUnsupported} where a size of the model has no Hadamard matrix.
+  /// is rotated. Error{kUnsupported} where a size of the model is no multiple of 8.
   std::shared_ptr<const BaseModel> rotated() const;
   /// Null where the model is not rotated. A rotated model's norms inside layers are RMS norms
   /// without gain, whatever the config says.

@@ -34,7 +34,7 @@ class Execution {
  public:
   /// Resolves a plan on a base with adapters (null: none). Packs weights of widths not used before.
   /// Throws Error{kUnsupported} where the base is a packed file that does not hold a width, or
-  /// where a rotated scheme meets a size of the model without a Hadamard matrix.
+  /// where a rotated scheme meets a size of the model that is no multiple of 8.
   static std::shared_ptr<const Execution> create(std::shared_ptr<const BaseModel> base,
                                                  quant::PrecisionPlan plan,
                                                  std::shared_ptr<const AdapterSet> adapters,

@@ -13,10 +13,11 @@ namespace {
 using model::LinearRole;
 
 kernels::Hadamard hadamard_of(std::size_t order, const char* what) {
-  QALOF_CHECK(kernels::is_hadamard_order(order), ErrorKind::kUnsupported,
-              "scheme rot: {} is {}, implemented are powers of two and their products with powers "
-              "of 12",
-              what, order);
+  // In fewer coordinates than these an outlier is not spread.
+  constexpr std::size_t kSmallestBlock = 8;
+  QALOF_CHECK(kernels::hadamard_block(order) >= kSmallestBlock, ErrorKind::kUnsupported,
+              "scheme rot: {} is {}, which only blocks of {} can rotate, expected a multiple of {}",
+              what, order, kernels::hadamard_block(order), kSmallestBlock);
   return kernels::Hadamard(order);
 }
 

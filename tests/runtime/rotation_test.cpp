@@ -262,17 +262,19 @@ TEST_P(RotationTest, GradientsOfTheMapAreDifferences) {
   }
 }
 
-TEST(Rotation, SizesWithoutAMatrixAreNamed) {
-  Json inner = qalof::testing::tiny_llama_config();  // 80
+TEST(Rotation, SizesThatNothingSpreadsAreNamed) {
+  Json inner = qalof::testing::tiny_llama_config();
+  inner["intermediate_size"] = 100;
   Json head = qalof::testing::tiny_config();
   head["n_embd"] = 96;
   head["n_head"] = 16;
   Json hidden = qalof::testing::tiny_config();
-  hidden["n_embd"] = 40;
+  hidden["n_embd"] = 100;
   hidden["n_head"] = 5;
-  for (const auto& [config, text] : {std::pair{inner, "the MLP's inner size is 80"},
-                                     {head, "the size of a head is 6"},
-                                     {hidden, "the hidden size is 40"}}) {
+  for (const auto& [config, text] :
+       {std::pair{inner, "the MLP's inner size is 100, which only blocks of 4"},
+        {head, "the size of a head is 6"},
+        {hidden, "the hidden size is 100"}}) {
     const TinyRuntime tiny(config);
     const auto error = error_of([&] { tiny.base()->rotated(); });
     EXPECT_EQ(error.kind, ErrorKind::kUnsupported);

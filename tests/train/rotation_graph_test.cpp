@@ -23,20 +23,9 @@ using qalof::testing::error_of;
 // f32 against f32 through two layers in another basis, relative to a gradient's largest element.
 constexpr double kTolerance = 2e-4;
 
-std::shared_ptr<const runtime::BaseModel> base_of(model::Family family) {
-  const qalof::testing::TempDir dir;
-  Json config = qalof::testing::tiny_config();
-  if (family == model::Family::kLlama) {
-    config = qalof::testing::tiny_llama_config();
-    config["intermediate_size"] = 96;
-  }
-  qalof::testing::write_model(dir.path(), config);
-  return runtime::BaseModel::load_directory(dir.path());
-}
-
 class RotationGraphTest : public ::testing::TestWithParam<model::Family> {
  protected:
-  RotationGraphTest() : base_(base_of(GetParam())), pool_(2) {
+  RotationGraphTest() : base_(tiny_base(GetParam())), pool_(2) {
     at::set_num_threads(1);
     for (const Example& example : tiny_examples(5)) batch_.add(example);
     auto leaf = [&](const std::string& name, std::vector<std::int64_t> shape, float scale) {
