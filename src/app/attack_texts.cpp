@@ -5,6 +5,7 @@
 
 #include "app/run_identity.h"
 #include "core/error.h"
+#include "core/format_version.h"
 
 namespace qalof::app {
 
@@ -70,9 +71,7 @@ AttackStore::AttackStore(const std::string& directory, const Json& identity, boo
   const std::string header = directory + "/" + kAttackFile, texts = directory + "/" + kAttackTexts;
   if (!overwrite && path_exists(header)) {
     const Json there = read_json_file(header);
-    const std::int64_t version = json_int(there, "format_version", header, 0, kMaxCount);
-    QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,
-                "{}: format_version {}, expected {}", header, version, kFormatVersion);
+    read_format_version(there, header, kFormatVersion);
     check_same_run(there.value("run", Json()), identity, header);
     if (path_exists(texts)) {
       const std::string text = read_file(texts, kMaxBytes);

@@ -2,6 +2,7 @@
 
 #include "app/run_identity.h"
 #include "core/error.h"
+#include "core/format_version.h"
 
 namespace qalof::app {
 
@@ -61,9 +62,7 @@ void SensitivityState::read(const std::string& path, const Json& identity) {
     const std::string where = fmt::format("{}: line {}", path, ++line);
     const Json json = parse_json(std::string_view(text).substr(first, end - first), where);
     if (line == 1) {
-      const std::int64_t version = json_int(json, "format_version", where, 0, kMaxIndex);
-      QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,
-                  "{}: format_version {}, expected {}", path, version, kFormatVersion);
+      read_format_version(json, where, kFormatVersion);
       check_same_run(json.value("run", Json()), identity, path);
       continue;
     }

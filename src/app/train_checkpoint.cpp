@@ -9,6 +9,7 @@
 #include "app/train_teacher.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/format_version.h"
 #include "core/hash.h"
 #include "io/safetensors.h"
 
@@ -249,10 +250,7 @@ train::RunState read_run_state(const std::string& path) {
               "{}: its metadata has no {}, so it is no training state", path, kStateKey);
   const std::string where = fmt::format("{}: {}", path, kStateKey);
   const Json header = parse_json(found->second, where);
-  const std::int64_t version = json_int(header, "format_version", where, 0, 1'000'000);
-  QALOF_CHECK(version == kStateVersion, ErrorKind::kUnsupported,
-              "{}: format_version {}, this program reads {}; another qalof wrote it", where,
-              version, kStateVersion);
+  read_format_version(header, where, kStateVersion);
   const std::vector<std::string> phases = names_of(header, "phases", where);
   const std::vector<std::string> networks = names_of(header, "networks", where);
   train::RunState state;

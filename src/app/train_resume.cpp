@@ -6,6 +6,7 @@
 #include "app/train_checkpoint.h"
 #include "app/train_data.h"
 #include "core/error.h"
+#include "core/format_version.h"
 
 namespace qalof::app {
 
@@ -21,10 +22,8 @@ std::optional<Json> read_identity(const std::string& directory) {
   const std::string path = directory + "/" + kRunFile;
   if (!path_exists(path)) return std::nullopt;
   const Json json = read_json_file(path);
-  const std::int64_t version = json_int(json, "format_version", path, 0, 1'000'000);
-  QALOF_CHECK(version == kFormatVersion && json.contains("run"), ErrorKind::kUnsupported,
-              "{}: format_version {}, this program reads {}; another qalof wrote it", path, version,
-              kFormatVersion);
+  read_format_version(json, path, kFormatVersion);
+  QALOF_CHECK(json.contains("run"), ErrorKind::kBadInput, "{}: run is missing", path);
   return json["run"];
 }
 

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/format_version.h"
 
 namespace qalof::io {
 
@@ -58,10 +59,7 @@ AdapterDir read_adapter_dir(const std::string& path) {
   const std::string where = path + "/qalof.json";
   AdapterDir dir;
   dir.raw = read_json_file(where, kMaxBytes);
-  const std::int64_t version = json_int(dir.raw, "format_version", where, 0, 1'000'000);
-  QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,
-              "{}: format_version {}, this program reads {}; a newer qalof wrote it", where,
-              version, kFormatVersion);
+  read_format_version(dir.raw, where, kFormatVersion);
   static const std::set<std::string> known = {
       "format_version", "base",      "scheme",     "plan",         "adapters",
       "heads",          "separator", "quantizers", "adapter_form", "label_names"};

@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "core/error.h"
+#include "core/format_version.h"
 #include "quant/name_pattern.h"
 #include "quant/plan.h"
 
@@ -132,10 +133,7 @@ PlanSpec read_plan(const Json& json, const std::string& where) {
   PlanSpec spec;
   spec.source = where;
   spec.is_file = true;
-  const std::int64_t version = json_int(json, "format_version", where, 0, 1'000'000);
-  QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,
-              "{}: format_version is {}, this program reads {} (another version of qalof wrote it)",
-              where, version, kFormatVersion);
+  read_format_version(json, where, kFormatVersion);
   check_keys(json, plan_keys(), where);
   if (json.contains("scheme")) {
     const std::string name = json_string(json, "scheme", where);

@@ -14,7 +14,7 @@ namespace {
 constexpr std::size_t kGroups[] = {32, 64, 128};
 
 // What `tuned` stands for.
-constexpr std::string_view kTunedName = "tuned", kTuned = "g64-asym+aasym+ag64+mse";
+constexpr std::string_view kTunedName = "tuned", kTuned = "g64-asym+aasym+ag64+mse+rot";
 
 constexpr std::string_view kLlmInt8 = "llm_int8";
 constexpr float kOutlierThreshold = 6.0F;
@@ -94,10 +94,7 @@ QuantScheme parse_scheme(std::string_view text, std::string_view where, ErrorKin
   QuantScheme scheme;
   if (apply_kind(text, scheme)) return scheme;
   bool weights_named = false;
-  std::string spelled(text);
-  if (text == kTunedName || text.starts_with("tuned+"))
-    spelled = fmt::format("{}{}", kTuned, text.substr(kTunedName.size()));
-  std::string_view rest = spelled;
+  std::string_view rest = text == kTunedName ? kTuned : text;
   for (bool more = true; more;) {
     const std::size_t end = rest.find('+');
     more = end != std::string_view::npos;

@@ -5,6 +5,7 @@
 
 #include "core/crc32c.h"
 #include "core/error.h"
+#include "core/format_version.h"
 #include "runtime/packed_layout.h"
 
 namespace qalof::runtime {
@@ -32,11 +33,7 @@ CheckedFile::CheckedFile(const std::string& path)
   header_ = parse_json(it->second, where);
   QALOF_CHECK(header_.is_object(), ErrorKind::kCorruptFile, "{}: found {}, expected an object",
               where, header_.type_name());
-  const std::int64_t version = json_int(header_, "format_version", where, 0, 1000000);
-  QALOF_CHECK(version >= 1 && version <= kPackedVersion, ErrorKind::kUnsupported,
-              "{}: format_version {}, this program reads 1 to {}; a newer qalof wrote it", path,
-              version, kPackedVersion);
-  version_ = static_cast<int>(version);
+  version_ = read_format_version(header_, where, kPackedVersion, 1);
   QALOF_CHECK(header_.contains("crc32c") && header_["crc32c"].is_object(), ErrorKind::kCorruptFile,
               "{}: crc32c is missing", where);
   for (const auto& [name, view] : file_.tensors()) {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/format_version.h"
 #include "core/json.h"
 #include "io/safetensors.h"
 #include "kernels/learned.h"
@@ -116,10 +117,7 @@ LearnedQuantizers read_learned_quantizers(const std::string& path,
               path, kLearnedMetadataKey);
   const std::string where = fmt::format("{}: {}", path, kLearnedMetadataKey);
   const Json header = parse_json(found->second, where);
-  const std::int64_t version = json_int(header, "format_version", where, 0, 1'000'000);
-  QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,
-              "{}: format_version {}, this program reads {}; a newer qalof wrote it", where,
-              version, kFormatVersion);
+  read_format_version(header, where, kFormatVersion);
   LearnedQuantizers learned;
   learned.bits = static_cast<int>(json_int(header, "bits", where, 2, 8));
   learned.scheme = quant::parse_scheme(json_string(header, "scheme", where), where + ": scheme",

@@ -86,12 +86,12 @@ std::unique_ptr<Graph> make_kernel_graph(std::shared_ptr<const runtime::BaseMode
                                          const BaseParams* trainable, ParallelFor& parallel,
                                          GradientPrecision gradient = {},
                                          LinearObserver observe_linear = nullptr);
-/// The ATen graph over params (frozen or trainable), on their device and in their dtype: scheme seed
-/// alone, others are Error{kUnsupported}. No adapters that own weights.
+/// The ATen graph over params (frozen or trainable), on their device and in their dtype: scheme
+/// seed alone, others are Error{kUnsupported}. No adapters that own weights.
 std::unique_ptr<Graph> make_aten_graph(const model::ModelConfig& config, BaseParams params);
-/// The ATen graph of a frozen base in f32 on a device, in every scheme: integer plans of others than
-/// seed take the numbers that the runtime's codes stand for, once for each width, rotated schemes
-/// those of base->rotated(). parallel must outlive it. No adapters that own weights.
+/// The ATen graph of a frozen base in f32 on a device, in every scheme: integer plans of others
+/// than seed take the numbers that the runtime's codes stand for, once for each width, rotated
+/// schemes those of base->rotated(). parallel must outlive it. No adapters that own weights.
 std::unique_ptr<Graph> make_aten_graph(std::shared_ptr<const runtime::BaseModel> base,
                                        at::Device device, ParallelFor& parallel);
 

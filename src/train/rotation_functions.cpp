@@ -43,9 +43,9 @@ variable_list RotatePairFunction::forward(AutogradContext* ctx, const Variable& 
                                           const Variable& b, const runtime::Rotation* rotation,
                                           std::size_t linear, double scaling) {
   const at::Tensor host_a = on_host(a), host_b = on_host(b);
-  const runtime::RotatedPair pair = rotation->rotate_pair(
-      linear, host_a.const_data_ptr<float>(), host_b.const_data_ptr<float>(),
-      static_cast<std::size_t>(a.size(0)), static_cast<float>(scaling));
+  const runtime::RotatedPair pair =
+      rotation->rotate_pair(linear, host_a.const_data_ptr<float>(), host_b.const_data_ptr<float>(),
+                            static_cast<std::size_t>(a.size(0)), static_cast<float>(scaling));
   const at::Tensor rotated_b = to_tensor(pair.b, b.sizes().vec());
   ctx->save_for_backward({host_a, rotated_b});
   save_pointer(ctx, "rotation", rotation);

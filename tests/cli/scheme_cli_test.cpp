@@ -42,11 +42,11 @@ TEST_F(SchemeCliTest, APackedFileRunsInItsSchemeAndHeadWithTheDirectorysTokens) 
 }
 
 TEST_F(SchemeCliTest, RotatedModelsRunFromDirectoriesAndFiles) {
-  const std::string packed = quantize("rot.qalof", "--bit_widths 8 4 --scheme tuned+rot");
+  const std::string packed = quantize("rot.qalof", "--bit_widths 8 4 --scheme tuned");
   EXPECT_EQ(last_["scheme"], "g64-asym+aasym+ag64+mse+rot");
   const Json found = generate(packed, "--precision 4");
   EXPECT_EQ(found["precision"], "w4a4kv4, scheme g64-asym+aasym+ag64+mse+rot");
-  EXPECT_EQ(found["ids"], generate(directory(), "--precision 4 --scheme tuned+rot")["ids"]);
+  EXPECT_EQ(found["ids"], generate(directory(), "--precision 4 --scheme tuned")["ids"]);
   const std::string data = QALOF_SOURCE_DIR "/assets/nano/data/text.txt";
   const std::string calibration =
       " --task lm --line_by_line --calibration_samples 4 --calibration_file " + data;

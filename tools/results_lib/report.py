@@ -208,9 +208,9 @@ def own_steps_text(suite):
 def rules_text(results, conditions):
     suite = results.suite
     scored = f"{suite.validation_file}" if suite.final == "validation" else \
-        f"held-out questions of {suite.train_file} ({100 * suite.held_out:g} % of its paragraphs, by the hash of an id)"
+        f"those held out of {suite.train_file} ({100 * suite.held_out:g} % of its paragraphs, by the hash of an id)"
     trained = "the whole training file" if suite.final == "validation" else "the other paragraphs"
-    return (f"{len(results.seeds)} seeds ({', '.join(map(str, results.seeds))}), {results.questions} questions of {scored}; "
+    return (f"{len(results.seeds)} seed{'s' * (len(results.seeds) != 1)} ({', '.join(map(str, results.seeds))}), {results.questions} questions of {scored}; "
             f"trained on {trained}. {conditions}\n\n"
             f"Mean ± standard deviation over seeds. Gaps: mean over seeds and questions of the difference to the row's own "
             f"FP LoRA ({suite.reference}), 95 % interval and standard error (SE) by a paired bootstrap that draws questions and "

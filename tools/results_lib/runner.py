@@ -316,5 +316,5 @@ def describe_machine(qalof, jobs, threads, device):
     done = subprocess.run([qalof, "doctor", "--json"], capture_output=True, text=True, check=True)
     info = json.loads(done.stdout)
     trained = "" if device == "cpu" else f" Trained on {device}, scored on this processor."
-    return {"machine": f"{info['processor']}, instruction set {info['isa']}, {jobs} runs at a time.{trained}",
+    return {"machine": f"{info['processor']}, instruction set {info['isa']}, {jobs} run{'s' * (jobs != 1)} at a time.{trained}",
             "threads": f"{threads} thread{'s' * (threads != 1)}"}
