@@ -11,18 +11,20 @@ namespace qalof::kernels {
 
 namespace {
 
-// The largest divisor power * 12^twelves of n, power being one of two.
+// block = power * 12^twelves is the largest divisor of n of that form, power being one of two.
 struct Factors {
-  std::size_t power = 1, twelves = 0;
+  std::size_t power = 1, twelves = 0, block = 1;
 };
 
 Factors factors_of(std::size_t n) {
   Factors factors;
   while (n % 12 == 0) {
     n /= 12;
+    factors.block *= 12;
     ++factors.twelves;
   }
   for (; n % 2 == 0; n /= 2) factors.power *= 2;
+  factors.block *= factors.power;
   return factors;
 }
 
@@ -41,18 +43,14 @@ void for_blocks(float* x, std::size_t rows, std::size_t stride, std::size_t bloc
 
 }  // namespace
 
-std::size_t hadamard_block(std::size_t n) {
-  auto [block, twelves] = factors_of(n);
-  for (; twelves > 0; --twelves) block *= 12;
-  return block;
-}
+std::size_t hadamard_block(std::size_t n) { return factors_of(n).block; }
 
 Hadamard::Hadamard(std::size_t order) {
   QALOF_CHECK(order > 0, ErrorKind::kInternal, "rotation of order 0");
-  const auto [power, twelves] = factors_of(order);
+  const auto [power, twelves, block] = factors_of(order);
   power_ = power;
   twelves_ = twelves;
-  block_ = hadamard_block(order);
+  block_ = block;
   const auto length = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block_)));
   const RandomStream signs(0, "hadamard");
   for (std::size_t i = 0; i < order; ++i)

@@ -1,7 +1,6 @@
 // Rotations by Hadamard matrices: R = D H / sqrt(m) with fixed signs D, H being blocks of order m
 // along the diagonal (docs/numerics.md, "Hadamard transform"). R is orthonormal. One row of n costs
-// n log m additions; every addition has the
-// same operands on every ISA, so results are bit-equal.
+// n log m additions; every addition has the same operands on every ISA, so results are bit-equal.
 #pragma once
 
 #include <cstddef>

@@ -26,8 +26,7 @@ struct RotatedPair {
 
 class Rotation {
  public:
-  /// plain: the model's own numbers. Error{kUnsupported} naming a size that is no multiple
-  /// of 8.
+  /// plain: the model's own numbers. Error{kUnsupported} naming a size that is no multiple of 8.
   Rotation(const model::ModelConfig& config, std::shared_ptr<const WeightSource> plain);
   Rotation(const Rotation&) = delete;
   Rotation& operator=(const Rotation&) = delete;

@@ -53,6 +53,14 @@ class DataTest(unittest.TestCase):
             self.assertEqual(data.read_examples(root / "c.tsv"), [("two lines and  more ", "2")])
 
 
+DRAWN = """
+[[defence]]
+id = "rpi"
+name = "RPI"
+model = "widths"
+precision = "random:4,8"
+"""
+
 SUITE = """
 title = "T"
 draws = 3
@@ -75,11 +83,7 @@ id = "w4"
 name = "fixed 4"
 model = "widths"
 precision = "4"
-[[defence]]
-id = "rpi"
-name = "RPI"
-model = "widths"
-precision = "random:4,8"
+""" + DRAWN + """
 [attack]
 num_samples = 4
 [[attack.target]]
@@ -109,11 +113,7 @@ id = "fp"
 name = "full"
 model = "lora"
 precision = "16"
-[[defence]]
-id = "rpi"
-name = "RPI"
-model = "widths"
-precision = "random:4,8"
+""" + DRAWN + """
 [attack]
 num_samples = 3
 [[attack.target]]

@@ -380,21 +380,20 @@ TEST_P(GraphTest, QuantizedPlansAgreeWithAtenInDivergence) {
   const auto kernel = make_kernel_graph(base_, nullptr, pool_);
   const auto aten = make_aten_graph(base_, at::kCPU, pool_);
   const Network net = network({8, 4});
+  const GraphPlan unrounded(plan_of("32", *base_), 0);
   const at::NoGradGuard no_grad;
   for (const char* scheme : {"seed", "g32", "g32-asym+mse", "aasym", "g32-asym+aasym+ag32+mse"}) {
     for (const char* text : {"8", "4", "w4a16"}) {
       quant::PrecisionPlan plan = plan_of(text, *base_);
       plan.scheme = quant::parse_scheme(scheme, "test");
-      const GraphPlan graph_plan(plan, 0);
-      auto log_p = [&](Graph& graph) {
-        return at::log_softmax(
-            graph.lm_logits(graph.hidden(batch_, graph_plan, net.view(plan)), graph_plan), 1);
+      const auto logits = [&](Graph& graph, const GraphPlan& graph_plan) {
+        return graph.lm_logits(graph.hidden(batch_, graph_plan, net.view(plan)), graph_plan);
       };
-      const at::Tensor a = log_p(*kernel), b = log_p(*aten);
-      const double divergence = (a.exp() * (a - b)).sum(1).mean().item<double>();
-      // A rounding boundary crossed here and there; the plans themselves are 100 times further
-      // apart.
-      EXPECT_LE(divergence, text[0] == '8' ? 1e-3 : 5e-2) << scheme << " " << text;
+      const GraphPlan graph_plan(plan, 0);
+      const at::Tensor found = logits(*kernel, graph_plan);
+      EXPECT_LE(divergence(found, logits(*aten, graph_plan)),
+                kShareOfLoss * divergence(logits(*kernel, unrounded), found))
+          << scheme << " " << text;
     }
   }
 }

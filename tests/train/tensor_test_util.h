@@ -13,6 +13,16 @@ inline double relative_error(const at::Tensor& found, const at::Tensor& expected
   return (found.to(at::kDouble) - reference).abs().max().item<double>() / scale;
 }
 
+/// Mean over rows of KL(p || q), of logits [rows, classes].
+inline double divergence(const at::Tensor& p, const at::Tensor& q) {
+  const at::Tensor log_p = at::log_softmax(p, 1), log_q = at::log_softmax(q, 1);
+  return (log_p.exp() * (log_p - log_q)).sum(1).mean().item<double>();
+}
+
+/// Two graphs that quantize alike differ by codes at rounding boundaries alone: by less than this
+/// share of what the plan loses against 32 bits. One that rounds nothing differs by all of it.
+constexpr double kShareOfLoss = 0.05;
+
 inline bool has_cuda() { return at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0; }
 
 }  // namespace qalof::train

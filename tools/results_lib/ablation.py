@@ -1,8 +1,8 @@
 """Rows of an ablation: every option alone, and the best combination without it or, if it is not kept, with it.
 
-[ablation] has `base`, flags of the row without options, or `from`, the row whose output every row quantizes without training, and a list of [[ablation.option]] tables: `id`, `kind`, `text`,
-`scheme` (parts of --scheme), `train` (flags), `eval` (flags), `kept`, `why`. Where parts need each other, `alone` and
-`without` are the whole scheme of the rows of these names.
+[ablation] has `base`, flags of the row without options, or `from`, the row whose output every row quantizes without training,
+and a list of [[ablation.option]] tables: `id`, `kind`, `text`, `scheme` (parts of --scheme), `train` (flags), `eval` (flags),
+`kept`, `why`. Where parts need each other, `alone` and `without` are the whole scheme of the rows of these names.
 """
 import re
 
