@@ -2,6 +2,7 @@
 // trainer's.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>

@@ -1,6 +1,7 @@
 // qalof doctor: what this machine offers and what was rejected.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 

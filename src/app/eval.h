@@ -1,6 +1,7 @@
 // qalof eval: scores of a model, adapter and precision on the packed runtime.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>

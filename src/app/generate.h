@@ -1,6 +1,7 @@
 // qalof generate: text from a prompt.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 

@@ -1,6 +1,7 @@
 // qalof inspect: what a model directory, packed file, adapter directory or safetensors file holds.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "core/json.h"

@@ -1,6 +1,7 @@
 // Opening what --model_name_or_path, --adapter and --precision name, the same way in every command.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>

@@ -1,6 +1,7 @@
 // qalof attack: the search for texts (docs/attack.md).
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 

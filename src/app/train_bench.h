@@ -1,6 +1,7 @@
 // qalof bench train: speed of a training step on this machine, on random windows.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 

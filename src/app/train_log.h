@@ -2,6 +2,7 @@
 // event file for TensorBoard (docs/file_formats.md, "Logs of a run").
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>

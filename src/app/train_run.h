@@ -1,6 +1,7 @@
 // qalof train: files and flags around the training loop.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <span>

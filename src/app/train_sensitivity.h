@@ -1,6 +1,8 @@
 // qalof sensitivity --by fisher and --by hessian: estimates from gradients instead of measurements.
 #pragma once
 
+#include <cstdint>
+
 #include "app/sensitivity.h"
 
 namespace qalof::app {

@@ -1,6 +1,7 @@
 // The half of `sensitivity` that ends in plans: budgets, refinement, plans compared.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>

@@ -1,6 +1,7 @@
 // Strict JSON (core/json.h) of which some parts are too large for a tree.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <span>
 #include <string>

@@ -6,6 +6,8 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 #include "kernels/avx512_vectors.h"
 #include "kernels/kernel_table.h"
 

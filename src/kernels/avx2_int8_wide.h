@@ -5,6 +5,8 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 #include "kernels/kernel_table.h"
 #include "kernels/unroll.h"
 

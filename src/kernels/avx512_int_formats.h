@@ -4,6 +4,8 @@
 // Sums start at minus that. Nothing saturates. Internal linkage.
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/avx512_vectors.h"
 
 namespace qalof::kernels {

@@ -5,6 +5,8 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 #include "kernels/avx2_math.h"
 #include "kernels/vector_tile.h"
 

@@ -5,6 +5,7 @@
 // AdapterSet.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>

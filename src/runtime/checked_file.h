@@ -3,6 +3,7 @@
 // Thread-safe after opening. Internal to packed files (packed_file.h).
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <mutex>
 #include <optional>

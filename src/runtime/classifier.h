@@ -1,6 +1,7 @@
 // Classification of sequences: the class head on the state of each sequence's last token.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <vector>
 

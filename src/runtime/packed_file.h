@@ -6,6 +6,7 @@
 // docs/file_formats.md, "Packed file".
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>

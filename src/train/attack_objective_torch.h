@@ -1,6 +1,7 @@
 // One evaluation of an attack's loss and of its gradient with respect to the distributions' theta.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>

@@ -2,6 +2,8 @@
 // call what the runtime calls; backward passes follow docs/numerics.md.
 #pragma once
 
+#include <cstdint>
+
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "runtime/adapter_weights.h"

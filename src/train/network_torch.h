@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <vector>
 

@@ -1,6 +1,7 @@
 // The tiny GPT-2 that transformers wrote (tools/make_gpt2_fixtures.py), and helpers to run a model.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>

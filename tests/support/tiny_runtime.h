@@ -2,6 +2,7 @@
 // of decoding.
 #pragma once
 
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <span>
