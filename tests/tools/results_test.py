@@ -262,6 +262,15 @@ class TableTest(unittest.TestCase):
         self.assertNotEqual(results.difference("joint@4", "lora@32"), whole)
         self.assertIn(f"({len(results.seeds) - 1} seed", report.table_text(report.summarize(results)))
 
+    def test_an_interval_suffices_only_where_the_suite_says_so(self):
+        results = self.results()
+        gap = results.difference("joint@4", "lora@32")
+        check = {"row": "joint@4", "than": "lora@32", "at_least": gap["high"]}
+        self.assertGreater(gap["high"], gap["mean"])
+        self.assertFalse(report.check_difference(results, check)[0])
+        self.assertTrue(report.check_difference(results, {**check, "or_interval": True})[0])
+        self.assertFalse(report.check_difference(results, {**check, "at_least": gap["high"] + 1, "or_interval": True})[0])
+
     def test_tokens_of_a_row_that_others_start_from_are_not_compared(self):
         results = self.results()
         for line in results.trains["lora"].values():

@@ -118,8 +118,12 @@ def check_difference(results, check):
     gap = results.difference(check["row"], check["than"], metric)
     least, strict = check.get("at_least", 0), check.get("at_least") is None
     passed = gap["mean"] > 0 if strict else gap["mean"] >= least
-    return passed, (f"{metric.upper()} of {check['row']} minus {check['than']}: {gap['mean']:+.2f} ± {gap['standard_error']:.2f}, expected "
-                    + ("more than 0" if strict else f"at least {least:g}"))
+    expected = "more than 0" if strict else f"at least {least:g}"
+    if check.get("or_interval", False):
+        passed = passed or gap["low"] <= least <= gap["high"]
+        expected += f", or {least:g} in the 95 % interval [{gap['low']:+.2f}, {gap['high']:+.2f}]"
+    return passed, (f"{metric.upper()} of {check['row']} minus {check['than']}: {gap['mean']:+.2f} ± {gap['standard_error']:.2f}, "
+                    f"expected {expected}")
 
 
 def check_steps(results, check):
