@@ -262,6 +262,28 @@ class TableTest(unittest.TestCase):
         self.assertNotEqual(results.difference("joint@4", "lora@32"), whole)
         self.assertIn(f"({len(results.seeds) - 1} seed", report.table_text(report.summarize(results)))
 
+    def test_recovery_is_over_the_seeds_that_all_three_have(self):
+        results = self.results()
+        check = next(check for check in results.suite.checks if check["kind"] == "recovery")
+        names = [check[key] for key in ("row", "lost", "reference")]
+        first = results.seeds[0]
+        for seed in results.seeds[1:]:
+            del results.cells[report.split_name(check["row"])][seed]
+        best, lost, whole = (results.cells[report.split_name(name)][first]["f1"] for name in names)
+        results.cells[report.split_name(check["reference"])][results.seeds[1]]["f1"] += 50
+        self.assertIn(f"{100 * (best - lost) / (whole - lost):.1f} %", report.check_recovery(results, check)[1])
+        del results.cells[report.split_name(check["lost"])][first]
+        self.assertFalse(report.check_recovery(results, check)[0])
+
+    def test_no_rate_is_chosen_before_all_are_scored(self):
+        results = self.results()
+        row = next(row for row in results.suite.rows if row.train is not None and len(results.choices.get(row.id, {})) > 1)
+        whole = next(line for line in report.choices_text(results).splitlines() if row.name in line)
+        results.choices[row.id][row.learning_rates[-1]].pop()
+        cut = next(line for line in report.choices_text(results).splitlines() if row.name in line)
+        self.assertNotEqual(whole.split("|")[-2].strip(), "")
+        self.assertEqual(cut.split("|")[-2].strip(), "")
+
     def test_an_interval_suffices_only_where_the_suite_says_so(self):
         results = self.results()
         gap = results.difference("joint@4", "lora@32")

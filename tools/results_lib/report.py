@@ -45,12 +45,16 @@ class Results:
             self._scores[name, seed] = decode_scores(self.cells[split_name(name)][seed]["scores"])
         return self._scores[name, seed]
 
-    def mean_f1(self, name):
-        return mean_and_spread([line["f1"] for line in self.cells[split_name(name)].values()])[0]
+    def shared_seeds(self, *names):
+        return sorted(set.intersection(*(self.seeds_of(name) for name in names)))
+
+    def mean_f1(self, name, seeds):
+        cell = self.cells[split_name(name)]
+        return mean_and_spread([cell[seed]["f1"] for seed in seeds])[0]
 
     def difference(self, name, reference, metric="f1"):
         """Over the seeds that both have; None where there are none."""
-        seeds = sorted(self.seeds_of(name) & self.seeds_of(reference))
+        seeds = self.shared_seeds(name, reference)
         if not seeds:
             return None
         if len(seeds) not in self._bootstraps:
@@ -137,7 +141,11 @@ def check_steps(results, check):
 
 
 def check_recovery(results, check):
-    best, lost, whole = (results.mean_f1(check[key]) for key in ("row", "lost", "reference"))
+    names = [check[key] for key in ("row", "lost", "reference")]
+    seeds = results.shared_seeds(*names)
+    if not seeds:
+        return False, f"recovery of {check['row']}: no seed that {', '.join(names)} all have"
+    best, lost, whole = (results.mean_f1(name, seeds) for name in names)
     share = (best - lost) / (whole - lost) if whole > lost else float("nan")
     return share >= check["at_least"], (f"{check['row']} (F1 {best:.2f}) wins back {100 * share:.1f} % of what {check['lost']} "
                                         f"({lost:.2f}) loses against {check['reference']} ({whole:.2f}), expected at least "
@@ -198,9 +206,12 @@ def choices_text(results):
     for row in results.suite.rows:
         scores = results.choices.get(row.id)
         if row.train is not None and scores:
-            means = {rate: mean_and_spread(found)[0] for rate, found in scores.items()}
-            best = choose_rate({rate: scores[rate] for rate in row.learning_rates if rate in scores})
-            text += markdown_row([row.name, *(f"{means[rate]:.2f}" if rate in means else "" for rate in rates), f"{best:g}"])
+            # Of a choice that was cut off nothing is said: fewer evaluations have another mean.
+            whole = max(map(len, scores.values()))
+            tried = {rate: scores[rate] for rate in row.learning_rates if len(scores.get(rate, [])) == whole}
+            means = {rate: mean_and_spread(found)[0] for rate, found in tried.items()}
+            best = f"{choose_rate(tried):g}" if len(tried) == len(row.learning_rates) else ""
+            text += markdown_row([row.name, *(f"{means[rate]:.2f}" if rate in means else "" for rate in rates), best])
     return text
 
 
