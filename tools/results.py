@@ -40,7 +40,7 @@ def main():
     try:
         suite = load(arguments.suite)
         if arguments.steps:
-            suite.steps = arguments.steps
+            suite.steps, suite.tokens = arguments.steps, None
         output = arguments.output_dir or pathlib.Path("results") / suite.name
         output.mkdir(parents=True, exist_ok=True)
         if not arguments.table_only:

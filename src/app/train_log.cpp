@@ -64,12 +64,9 @@ WidthScore score_of(const Json& json, const std::string& where) {
   return score;
 }
 
-RunLog::RunLog(const TrainRunOptions& options, std::size_t num_examples, std::size_t num_phases,
+RunLog::RunLog(const TrainRunOptions& options, std::size_t num_examples, std::int64_t max_steps,
                const ResumePoint* resume)
-    : options_(options),
-      num_examples_(num_examples),
-      max_steps_(static_cast<std::int64_t>(num_phases) *
-                 train::steps_of_phase(options.train, num_examples)) {
+    : options_(options), num_examples_(num_examples), max_steps_(max_steps) {
   std::string lines = line_of({{"schema", "qalof.metrics"}, {"format_version", 1}});
   Json evaluations = Json::array();
   if (resume != nullptr) {

@@ -22,7 +22,8 @@ class RunLog {
  public:
   /// Makes the files anew, or cuts them back to where a run goes on: metrics.jsonl is rewritten
   /// from the records of its checkpoint, whose trainer_state.json gives the evaluations.
-  RunLog(const TrainRunOptions& options, std::size_t num_examples, std::size_t num_phases,
+  /// max_steps: of the whole run.
+  RunLog(const TrainRunOptions& options, std::size_t num_examples, std::int64_t max_steps,
          const ResumePoint* resume);
 
   void add(const train::StepRecord& record);

@@ -175,7 +175,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   if (options.train.task == runtime::Task::kClassification)
     choose_labels(options, handle, observer);
   // Flags that contradict each other are refused before anything is written.
-  const std::size_t num_phases = train::make_phases(options.train, handle.base->target()).size();
+  train::make_phases(options.train, handle.base->target());
   Json identity = run_identity(options, handle);
   RunDirectory directory(options, identity, observer);
   if (options.train_file == kTrainFileSelf) directory.claim(identity);  // its text is written there
@@ -209,7 +209,10 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
 
   Scorer scorer(options, handle.base, tokenizer, observer);
   directory.claim(identity);
-  RunLog log(options, examples.size(), num_phases, resume);
+  std::int64_t max_steps = 0;
+  for (const train::Phase& phase : train::make_phases(options.train, handle.base->target()))
+    max_steps += train::steps_of_phase(options.train, phase, examples);
+  RunLog log(options, examples.size(), max_steps, resume);
   hooks.on_gradients = options.on_gradients;
   hooks.resume = resume != nullptr ? &resume->state : nullptr;
   hooks.on_step = [&](const train::StepRecord& record) {

@@ -173,6 +173,9 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--warmup_steps", train.warmup_steps, "steps from 0 to the peak");
   line.option("--max_steps", train.max_steps,
               "optimizer steps a phase; 0 = --num_train_epochs decides");
+  line.option("--max_tokens", train.max_tokens,
+              "instead of --max_steps: tokens a phase, a text that several widths read in a step "
+              "counting for each; the nearest number of steps");
   line.option("--num_train_epochs", train.num_train_epochs, "passes over the data a phase");
   line.option("--per_device_train_batch_size", train.batch_size, "windows a forward pass");
   line.option("--gradient_accumulation_steps", train.gradient_accumulation_steps,

@@ -1,5 +1,6 @@
 #include "kernels/hadamard.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -28,13 +29,15 @@ Factors factors_of(std::size_t n) {
   return factors;
 }
 
-// change(block) for every block of every row.
+// change(block) for every block of every row, copied there from another place if there is one.
 template <typename Change>
-void for_blocks(float* x, std::size_t rows, std::size_t stride, std::size_t blocks,
-                std::size_t order, ParallelFor& parallel, const Change& change) {
+void for_blocks(const float* from, float* x, std::size_t rows, std::size_t stride,
+                std::size_t blocks, std::size_t order, ParallelFor& parallel,
+                const Change& change) {
   for_ranges(parallel, rows, rows_per_piece(blocks * order),
              [&](std::size_t begin, std::size_t end) {
                for (std::size_t row = begin; row < end; ++row) {
+                 if (from != nullptr) std::copy_n(from + row * stride, stride, x + row * stride);
                  for (std::size_t block = 0; block < blocks; ++block)
                    change(x + row * stride + block * order);
                }
@@ -72,13 +75,14 @@ void Hadamard::invert(float* x) const {
 }
 
 void Hadamard::apply(float* x, std::size_t rows, std::size_t stride, std::size_t blocks,
-                     ParallelFor& parallel) const {
-  for_blocks(x, rows, stride, blocks, order(), parallel, [&](float* block) { apply(block); });
+                     ParallelFor& parallel, const float* from) const {
+  for_blocks(from, x, rows, stride, blocks, order(), parallel, [&](float* block) { apply(block); });
 }
 
 void Hadamard::invert(float* x, std::size_t rows, std::size_t stride, std::size_t blocks,
-                      ParallelFor& parallel) const {
-  for_blocks(x, rows, stride, blocks, order(), parallel, [&](float* block) { invert(block); });
+                      ParallelFor& parallel, const float* from) const {
+  for_blocks(from, x, rows, stride, blocks, order(), parallel,
+             [&](float* block) { invert(block); });
 }
 
 }  // namespace qalof::kernels

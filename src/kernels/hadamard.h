@@ -25,10 +25,11 @@ class Hadamard {
   /// x [order] = x R^T, in place: undoes apply, and is the gradient of apply.
   void invert(float* x) const;
   /// apply or invert on `blocks` neighbouring stretches of every row; rows lie stride floats apart.
+  /// from: read instead of x, which is then written as a whole, [rows, stride].
   void apply(float* x, std::size_t rows, std::size_t stride, std::size_t blocks,
-             ParallelFor& parallel) const;
+             ParallelFor& parallel, const float* from = nullptr) const;
   void invert(float* x, std::size_t rows, std::size_t stride, std::size_t blocks,
-              ParallelFor& parallel) const;
+              ParallelFor& parallel, const float* from = nullptr) const;
 
  private:
   std::size_t power_ = 1, twelves_ = 0, block_ = 1;  // block = power * 12^twelves

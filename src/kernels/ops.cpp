@@ -125,6 +125,14 @@ void gelu_new_backward(const float* dy, const float* src, std::size_t count, flo
   });
 }
 
+void copy_matrix(const float* x, std::size_t rows, std::size_t cols, std::size_t x_stride, float* y,
+                 std::size_t y_stride, ParallelFor& parallel) {
+  for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
+    for (std::size_t row = begin; row < end; ++row)
+      std::copy_n(x + row * x_stride, cols, y + row * y_stride);
+  });
+}
+
 void swiglu(const float* gate, const float* up, std::size_t count, float* dst,
             ParallelFor& parallel) {
   const KernelTable& table = active_table();

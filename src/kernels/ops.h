@@ -51,6 +51,10 @@ void swiglu(const float* gate, const float* up, std::size_t count, float* dst,
 void swiglu_backward(const float* dy, const float* gate, const float* up, std::size_t count,
                      float* dgate, float* dup, ParallelFor& parallel);
 
+/// y = x, [rows, cols] each; their rows lie x_stride and y_stride floats apart.
+void copy_matrix(const float* x, std::size_t rows, std::size_t cols, std::size_t x_stride, float* y,
+                 std::size_t y_stride, ParallelFor& parallel);
+
 /// cos and sin of rotary positions: table [rows, 2 * half], a row's cosines and then its sines of
 /// f32(position * frequencies[i]).
 void rotary_table(const std::int32_t* positions, std::size_t rows, const float* frequencies,

@@ -100,4 +100,13 @@ std::vector<std::uint32_t> DataOrder::step(std::int64_t step) {
           permutation_.begin() + static_cast<std::ptrdiff_t>(last)};
 }
 
+DataOrder data_order(const TrainOptions& options, const std::string& phase,
+                     std::span<const Example> examples) {
+  const std::size_t per_step = options.batch_size * options.gradient_accumulation_steps;
+  if (!options.group_by_length) return {options.seed, phase, examples.size(), per_step};
+  std::vector<std::size_t> lengths;
+  for (const Example& example : examples) lengths.push_back(example.ids.size());
+  return {options.seed, phase, std::move(lengths), per_step};
+}
+
 }  // namespace qalof::train

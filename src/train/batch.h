@@ -56,4 +56,8 @@ class DataOrder {
   std::int64_t epoch_ = -1;
 };
 
+/// The order in which a phase draws its windows.
+DataOrder data_order(const TrainOptions& options, const std::string& phase,
+                     std::span<const Example> examples);
+
 }  // namespace qalof::train

@@ -489,38 +489,50 @@ variable_list SwiGluFunction::backward(AutogradContext* ctx, const variable_list
   return {dgate, dup, at::Tensor()};
 }
 
-namespace {
-
-// turn(first of q or k, heads) for both.
-template <typename Turn>
-void turn_qk(const model::ModelConfig& config, at::Tensor& qkv, const Turn& turn) {
-  turn(mutable_data(qkv), config.num_heads);
-  turn(mutable_data(qkv) + config.hidden, config.num_kv_heads);
-}
-
-}  // namespace
-
-Variable RotaryFunction::forward(AutogradContext* ctx, const Variable& qkv,
-                                 const at::Tensor& angles, KernelResources* resources) {
-  at::Tensor y = qkv.clone();
-  turn_qk(*resources->config, y, [&](float* x, std::size_t heads) {
+Variable RotaryFunction::forward(AutogradContext* ctx, const Variable& q, const Variable& k,
+                                 const Variable& v, const at::Tensor& angles,
+                                 KernelResources* resources) {
+  const model::ModelConfig& config = *resources->config;
+  at::Tensor y = at::empty({q.size(0), q.size(1) + k.size(1) + v.size(1)}, q.options());
+  std::size_t first = 0;
+  for (const Variable& part : {q, k, v}) {
+    kernels::copy_matrix(data(part), rows(y), cols(part), cols(part), mutable_data(y) + first,
+                         cols(y), *resources->parallel);
+    first += cols(part);
+  }
+  auto turn = [&](float* x, std::size_t heads) {
     kernels::rotate(x, rows(y), cols(y), heads, cols(angles) / 2, data(angles),
                     *resources->parallel);
-  });
+  };
+  turn(mutable_data(y), config.num_heads);
+  turn(mutable_data(y) + cols(q), config.num_kv_heads);
   ctx->save_for_backward({angles});
+  ctx->saved_data["kv_width"] = k.size(1);
   save_pointer(ctx, "resources", resources);
   return y;
 }
 
 variable_list RotaryFunction::backward(AutogradContext* ctx, const variable_list& grads) {
   const at::Tensor angles = ctx->get_saved_variables()[0];
+  const std::int64_t kv_width = ctx->saved_data["kv_width"].toInt();
   KernelResources& resources = resources_of(ctx);
-  at::Tensor dx = grads[0].clone(at::MemoryFormat::Contiguous);
-  turn_qk(*resources.config, dx, [&](float* x, std::size_t heads) {
-    kernels::rotate_backward(x, rows(dx), cols(dx), heads, cols(angles) / 2, data(angles),
-                             *resources.parallel);
-  });
-  return {dx, at::Tensor(), at::Tensor()};
+  const at::Tensor dy = grads[0].contiguous();
+  std::size_t first = 0;
+  auto part = [&](std::int64_t width) {
+    at::Tensor dx = at::empty({dy.size(0), width}, dy.options());
+    kernels::copy_matrix(data(dy) + first, rows(dy), cols(dx), cols(dy), mutable_data(dx), cols(dx),
+                         *resources.parallel);
+    first += cols(dx);
+    return dx;
+  };
+  at::Tensor dq = part(dy.size(1) - 2 * kv_width), dk = part(kv_width), dv = part(kv_width);
+  auto turn_back = [&](at::Tensor& dx, std::size_t heads) {
+    kernels::rotate_backward(mutable_data(dx), rows(dx), cols(dx), heads, cols(angles) / 2,
+                             data(angles), *resources.parallel);
+  };
+  turn_back(dq, resources.config->num_heads);
+  turn_back(dk, resources.config->num_kv_heads);
+  return {dq, dk, dv, at::Tensor(), at::Tensor()};
 }
 
 Variable EmbedFunction::forward(AutogradContext* ctx, const Variable& wte, const Variable& wpe,

@@ -148,11 +148,11 @@ struct SwiGluFunction : torch::autograd::Function<SwiGluFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// q and k of qkv [tokens, hidden + 2 kv_width] turned by angles [tokens, head_dim], a table of
-/// kernels::rotary_table.
+/// q, k and v side by side [tokens, hidden + 2 kv_width], q and k turned by angles
+/// [tokens, head_dim], a table of kernels::rotary_table.
 struct RotaryFunction : torch::autograd::Function<RotaryFunction> {
-  static Variable forward(AutogradContext* ctx, const Variable& qkv, const at::Tensor& angles,
-                          KernelResources* resources);
+  static Variable forward(AutogradContext* ctx, const Variable& q, const Variable& k,
+                          const Variable& v, const at::Tensor& angles, KernelResources* resources);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 

@@ -98,8 +98,9 @@ class KernelGraph final : public Graph {
       std::vector<at::Tensor> parts;
       for (const std::size_t index : steps.attention_in)
         parts.push_back(linear(index, normed, plan, view));
-      at::Tensor qkv = parts.size() == 1 ? parts.front() : at::cat(parts, 1);
-      if (config.rotary) qkv = RotaryFunction::apply(qkv, angles, &resources_);
+      at::Tensor qkv = parts.front();
+      if (parts.size() == 3)
+        qkv = RotaryFunction::apply(parts[0], parts[1], parts[2], angles, &resources_);
       if (rotation != nullptr && rotation->after_positions() != nullptr) {
         qkv = turned(qkv, *rotation->after_positions(), config.num_heads + config.num_kv_heads);
       }

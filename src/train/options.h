@@ -104,7 +104,8 @@ struct TrainOptions {
   double learning_rate = 1e-3;
   LrSchedule lr_scheduler_type = LrSchedule::kCosine;
   std::int64_t warmup_steps = 20;
-  std::int64_t max_steps = 0;  // per phase; 0: num_train_epochs decides
+  std::int64_t max_steps = 0;   // per phase; 0: num_train_epochs decides
+  std::int64_t max_tokens = 0;  // instead of max_steps: student tokens of a phase, widths together
   double num_train_epochs = 1;
   std::size_t batch_size = 16;  // windows of one forward pass
   std::size_t gradient_accumulation_steps = 1;

@@ -285,8 +285,12 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
   QALOF_CHECK(
       options.batch_size >= 1 && options.gradient_accumulation_steps >= 1, ErrorKind::kUsage,
       "--per_device_train_batch_size and --gradient_accumulation_steps: expected at least 1");
-  QALOF_CHECK(options.warmup_steps >= 0 && options.max_steps >= 0, ErrorKind::kUsage,
-              "--warmup_steps and --max_steps: expected at least 0");
+  QALOF_CHECK(options.warmup_steps >= 0 && options.max_steps >= 0 && options.max_tokens >= 0,
+              ErrorKind::kUsage,
+              "--warmup_steps, --max_steps and --max_tokens: expected at least 0");
+  QALOF_CHECK(options.max_steps == 0 || options.max_tokens == 0, ErrorKind::kUsage,
+              "--max_steps {} --max_tokens {}: each says how long a phase is, expected one of them",
+              options.max_steps, options.max_tokens);
   QALOF_CHECK(
       options.gradient_bits == 8 || options.gradient_bits == 16 || options.gradient_bits == 32,
       ErrorKind::kUsage, "--gradient_bits: found {}, expected 8, 16 or 32", options.gradient_bits);

@@ -21,6 +21,7 @@ TrainOptions probe_options(const TrainOptions& options, int bits) {
   probe.method = Method::kJoint;
   probe.bit_widths = {bits};
   probe.max_steps = kSteps;
+  probe.max_tokens = 0;
   probe.warmup_steps = kWarmup;
   probe.lr_scheduler_type = LrSchedule::kConstant;
   probe.teacher_self = false;

@@ -6,13 +6,15 @@ namespace {
 
 at::Tensor turned(const at::Tensor& x, const kernels::Hadamard& hadamard, std::size_t blocks,
                   bool inverse, ParallelFor& parallel) {
-  at::Tensor y = x.clone(at::MemoryFormat::Contiguous);
+  const at::Tensor source = x.contiguous();
+  at::Tensor y = at::empty_like(source);
   const auto rows = static_cast<std::size_t>(y.size(0)), cols = static_cast<std::size_t>(y.size(1));
+  const float* from = source.const_data_ptr<float>();
   float* values = y.mutable_data_ptr<float>();
   if (inverse) {
-    hadamard.invert(values, rows, cols, blocks, parallel);
+    hadamard.invert(values, rows, cols, blocks, parallel, from);
   } else {
-    hadamard.apply(values, rows, cols, blocks, parallel);
+    hadamard.apply(values, rows, cols, blocks, parallel, from);
   }
   return y;
 }

@@ -3,7 +3,10 @@
 
 #include <cstdint>
 
+#include <span>
+
 #include "train/options.h"
+#include "train/phases.h"
 
 namespace qalof::train {
 
@@ -11,8 +14,10 @@ namespace qalof::train {
 /// schedules.
 double learning_rate_at(const TrainOptions& options, std::int64_t step, std::int64_t total);
 
-/// Optimizer steps of a phase over num_examples windows: max_steps, else whole and part epochs of
-/// ceil(num_examples / (batch_size * gradient_accumulation_steps)) steps.
-std::int64_t steps_of_phase(const TrainOptions& options, std::size_t num_examples);
+/// Optimizer steps of a phase over these windows, at least one: max_steps; with max_tokens those
+/// whose student tokens come nearest, a window counting once for every network that a step runs;
+/// else whole and part epochs of ceil(windows / (batch_size * gradient_accumulation_steps)) steps.
+std::int64_t steps_of_phase(const TrainOptions& options, const Phase& phase,
+                            std::span<const Example> examples);
 
 }  // namespace qalof::train

@@ -152,14 +152,6 @@ class Trainer {
     optimizer.restore(resume.optimizer);
   }
 
-  DataOrder data_order(const Phase& phase) const {
-    const std::size_t per_step = options_.batch_size * options_.gradient_accumulation_steps;
-    if (!options_.group_by_length) return {options_.seed, phase.name, examples_.size(), per_step};
-    std::vector<std::size_t> lengths;
-    for (const Example& example : examples_) lengths.push_back(example.ids.size());
-    return {options_.seed, phase.name, std::move(lengths), per_step};
-  }
-
   PhaseHistory& begin_history(const Phase& phase) {
     PhaseHistory& history = result_.phases.emplace_back();
     history.name = phase.name;
@@ -181,7 +173,7 @@ class Trainer {
 
   void run_phase(const Phase& phase, const RunState* resume) {
     const quant::PlanTarget target = base_->target();
-    const std::int64_t total = steps_of_phase(options_, examples_.size());
+    const std::int64_t total = steps_of_phase(options_, phase, examples_);
     if (phase.walk == Walk::kCyclic) check_cycles(options_, total);
     TrainOptions initial = options_;
     if (resume != nullptr) initial.init_lora = InitLora::kDefault;  // values are restored anyway
@@ -193,13 +185,13 @@ class Trainer {
     PhaseState state;
     if (resume != nullptr) restore_phase(phase, *resume, total, params, optimizer, history, state);
     const std::unique_ptr<Graph> graph = make_graph(params);
-    DataOrder order = data_order(phase);
+    DataOrder order = data_order(options_, phase.name, examples_);
     StepRunner runner({options_, examples_, phases_, phase, finished_, params, *graph,
                        teacher_.get(), gradient_hook()});
 
     if (hooks_.observer != nullptr) {
-      hooks_.observer->info(fmt::format("phase {}: {}, {} trained parameters", phase.name,
-                                        history.precision, params.flat().values().numel()));
+      hooks_.observer->info(fmt::format("phase {}: {} steps, {}, {} trained parameters", phase.name,
+                                        total, history.precision, params.flat().values().numel()));
     }
     auto save = [&] {
       if (!hooks_.on_save || saved_step_ == result_.steps) return;

@@ -152,12 +152,20 @@ TEST_P(HadamardTest, BlocksOfStridedRowsAreRotatedAloneAndNothingElse) {
   rotation.apply(parallel.data(), rows, stride, blocks, two_threads_);
   EXPECT_EQ(found, expected);
   EXPECT_EQ(parallel, expected);
+  // From another place, which stays; what is not rotated is copied.
+  std::vector<float> written(x.size(), -1.0F), source = x;
+  rotation.apply(written.data(), rows, stride, blocks, two_threads_, source.data());
+  EXPECT_EQ(written, expected);
+  EXPECT_EQ(source, x);
   for (std::size_t row = 0; row < rows; ++row) {
     for (std::size_t block = 0; block < blocks; ++block)
       rotation.invert(expected.data() + row * stride + block * order);
   }
   rotation.invert(found.data(), rows, stride, blocks, two_threads_);
   EXPECT_EQ(found, expected);
+  source.swap(written);
+  rotation.invert(written.data(), rows, stride, blocks, two_threads_, source.data());
+  EXPECT_EQ(written, expected);
 }
 
 }  // namespace

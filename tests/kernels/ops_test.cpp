@@ -205,6 +205,18 @@ RowResults all_rows(const std::vector<float>& x, const std::vector<float>& dy, s
   return r;
 }
 
+TEST_P(OpsTest, CopyMatrixMovesAPartAndNothingElse) {
+  const std::size_t rows = 900, cols = 37, x_stride = 40, y_stride = 61, first = 7;
+  const std::vector<float> x = random_floats(rows * x_stride, random_);
+  std::vector<float> expected(rows * y_stride, -1.0F), found = expected;
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t col = 0; col < cols; ++col)
+      expected[row * y_stride + first + col] = x[row * x_stride + col];
+  }
+  copy_matrix(x.data(), rows, cols, x_stride, found.data() + first, y_stride, two_threads_);
+  EXPECT_EQ(found, expected);
+}
+
 TEST(Ops, EverySetFromAvx2OnHasTheSameBits) {
   std::mt19937 random(9);
   const Isa before = active_isa();

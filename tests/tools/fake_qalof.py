@@ -25,8 +25,9 @@ if command == "train":
         sys.exit("error: told to fail")
     output = pathlib.Path(flags["output_dir"])
     output.mkdir(parents=True, exist_ok=True)
-    result = {"tokens": 1000 * int(flags["max_steps"]) * (2 if flags["method"] == "joint" else 1),
-              "steps": int(flags["max_steps"]), "train_loss": 0.5, "phases": [{"seconds": 1}], "interrupted": False}
+    passes = 2 if flags["method"] == "joint" else 1
+    steps = int(flags["max_steps"]) if "max_steps" in flags else int(flags["max_tokens"]) // (1000 * passes)
+    result = {"tokens": 1000 * steps * passes, "steps": steps, "train_loss": 0.5, "phases": [{"seconds": 1}], "interrupted": False}
     (output / "all_results.json").write_text(json.dumps(result))
     (output / "rate").write_text(flags["learning_rate"])
 elif command == "quantize":

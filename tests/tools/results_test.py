@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import statistics as basic
 import sys
 import tempfile
@@ -224,6 +225,35 @@ class RunnerTest(unittest.TestCase):
                 self.assertIn("choice.json", call)
         self.assertIn(str(choice), report.suite_text(results, report.summarize(results), [], "", ""))
         self.assertEqual(self.run_suite()[1], [])
+
+    def test_the_table_may_have_a_budget_in_tokens_and_the_choice_one_in_steps(self):
+        choice = self.output.parent / "choice.json"
+        choice.write_text(json.dumps(squad(12, prefix="c")))
+        self.suite.choice_file, self.suite.tokens = str(choice), 60000
+        failed, calls, results = self.run_suite()
+        self.assertEqual(failed, {})
+        trainings = [call for call in calls if call.startswith("train ")]
+        for stage, budgets in (("choice", {"--max_steps 40", "--max_steps 20"}), ("final", {"--max_tokens 60000"})):
+            mine = [call for call in trainings if f"-{stage}-" in call.split("--output_dir ")[1]]
+            self.assertEqual({re.search(r"--max_\w+s \d+", call)[0] for call in mine}, budgets)
+            self.assertEqual(len(mine), 4)  # two rates, and two seeds
+        for row in ("lora", "joint"):
+            self.assertEqual({line["tokens"] for line in results.trains[row].values()}, {60000})
+        self.assertTrue(all(passed for passed, _ in report.run_checks(results)), report.run_checks(results))
+        self.assertIn("60,000 tokens", report.suite_text(results, report.summarize(results), [], "", ""))
+        # What others start from keeps its steps, and the run of the best rate is the table's.
+        self.suite.row("lora").steps = 80
+        calls = [call for call in self.run_suite()[1] if call.startswith("train ") and "--method lora" in call]
+        self.assertEqual(len(calls), 3)
+        self.assertTrue(all("--max_steps 80" in call and "-final-" in call for call in calls))
+
+    def test_phases_share_a_budget_in_tokens(self):
+        loaded = suite.load(HERE / "data" / "suite")
+        loaded.tokens = 60000
+        row = loaded.row("joint")
+        self.assertEqual(loaded.budget(row, "final"), {"max_tokens": 60000})
+        row.train["method"] = "switch"
+        self.assertEqual(loaded.budget(row, "final"), {"max_tokens": 30000})
 
     def test_a_run_that_fails_leaves_the_others(self):
         os.environ["FAIL"] = "joint"

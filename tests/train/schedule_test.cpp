@@ -35,17 +35,66 @@ TEST(LearningRate, FollowsHandComputedValues) {
   EXPECT_NEAR(learning_rate_at(options, 10, 12), 1e-3, kExact);
 }
 
+std::vector<Example> windows_of(const std::vector<std::size_t>& lengths) {
+  std::vector<Example> examples(lengths.size());
+  for (std::size_t i = 0; i < lengths.size(); ++i) examples[i].ids.assign(lengths[i], 1);
+  return examples;
+}
+
 TEST(StepsOfPhase, CountsPartStepsOfAnEpoch) {
   TrainOptions options;
   options.batch_size = 3;
   options.gradient_accumulation_steps = 2;
   options.num_train_epochs = 2;
-  EXPECT_EQ(steps_of_phase(options, 12), 4);
-  EXPECT_EQ(steps_of_phase(options, 13), 6);
+  EXPECT_EQ(steps_of_phase(options, {}, windows_of(std::vector<std::size_t>(12, 5))), 4);
+  EXPECT_EQ(steps_of_phase(options, {}, windows_of(std::vector<std::size_t>(13, 5))), 6);
   options.num_train_epochs = 0.5;
-  EXPECT_EQ(steps_of_phase(options, 13), 2);
+  EXPECT_EQ(steps_of_phase(options, {}, windows_of(std::vector<std::size_t>(13, 5))), 2);
   options.max_steps = 7;
-  EXPECT_EQ(steps_of_phase(options, 13), 7);
+  EXPECT_EQ(steps_of_phase(options, {}, windows_of(std::vector<std::size_t>(13, 5))), 7);
+}
+
+TEST(StepsOfPhase, OfTokensIsTheNearestToTheBudgetThatThePhaseReads) {
+  std::vector<std::size_t> lengths;
+  for (std::size_t i = 0; i < 40; ++i) lengths.push_back(10 + 7 * i % 50);
+  const std::vector<Example> examples = windows_of(lengths);
+  for (const bool by_length : {false, true}) {
+    TrainOptions options;
+    options.batch_size = 8;
+    options.group_by_length = by_length;
+    for (const std::size_t networks : {1U, 2U}) {
+      Phase phase;
+      phase.name = "joint";
+      phase.networks.resize(networks);
+      DataOrder order = data_order(options, phase.name, examples);
+      std::vector<std::int64_t> read = {0};  // after so many steps, over several epochs
+      for (std::int64_t step = 0; step < 12; ++step) {
+        std::size_t tokens = 0;
+        for (const std::uint32_t w : order.step(step)) tokens += lengths[w];
+        read.push_back(read.back() + static_cast<std::int64_t>(networks * tokens));
+      }
+      for (std::size_t steps = 1; steps < read.size(); ++steps) {
+        const std::int64_t last = read[steps] - read[steps - 1];
+        for (const std::int64_t off : {-last / 3, std::int64_t{0}}) {
+          options.max_tokens = read[steps] + off;
+          EXPECT_EQ(steps_of_phase(options, phase, examples), static_cast<std::int64_t>(steps));
+        }
+      }
+      options.max_tokens = 1;
+      EXPECT_EQ(steps_of_phase(options, phase, examples), 1);
+      // A walk runs one network in a step, of however many.
+      phase.walk = Walk::kCyclic;
+      options.max_tokens = read[6] / static_cast<std::int64_t>(networks);
+      EXPECT_EQ(steps_of_phase(options, phase, examples), 6);
+    }
+  }
+}
+
+TEST(StepsOfPhase, ARunIsGivenItsLengthOnce) {
+  TrainOptions options;
+  options.max_steps = 3;
+  options.max_tokens = 100;
+  EXPECT_THROW(make_phases(options, tiny_base()->target()), Error);
 }
 
 TEST(DataOrder, EveryWindowOncePerEpochInANewOrder) {

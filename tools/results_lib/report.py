@@ -220,6 +220,12 @@ def own_steps_text(suite):
     return f"{'; '.join(own)}, and the others start from it: e" if own else "E"
 
 
+def budget_text(suite):
+    if suite.tokens is None:
+        return f"{suite.steps} batches"
+    return f"{suite.tokens:,} tokens (the nearest number of steps; {suite.steps} batches to choose its rate)"
+
+
 def rules_text(results, conditions):
     suite = results.suite
     scored = f"{suite.validation_file}" if suite.final == "validation" else \
@@ -229,7 +235,7 @@ def rules_text(results, conditions):
             f"trained on {trained}. {conditions}\n\n"
             f"Mean ± standard deviation over seeds. Gaps: mean over seeds and questions of the difference to the row's own "
             f"FP LoRA ({suite.reference}), 95 % interval and standard error (SE) by a paired bootstrap that draws questions and "
-            f"seeds. {own_steps_text(suite)}very trained row reads {suite.steps} batches, counted once for every width that reads them (student "
+            f"seeds. {own_steps_text(suite)}very trained row reads {budget_text(suite)}, counted once for every width that reads them (student "
             f"tokens): two widths in a step or in two phases have half the steps each. Bits: scales included, an f32 scale per "
             f"range of activations and per token and head of K and V. Float is what lies beside the linears' weights: adapters "
             f"and head in f32; embeddings (bf16, f32 in rows of 32 bits), biases and norms. Norms, softmax, the residual stream "

@@ -162,28 +162,26 @@ class Runner:
             return self._training(self.suite.row(row.source), stage, seed)
         if rate is None:
             rate = self.chosen_rate(row)
-        flags = self._train_flags(row, rate)
+        flags = self._train_flags(row, stage, rate)
         parts = [flags, self.digests["model"], self.digests[self._data(stage)[0]], seed,
                  self._keys_of(flags, stage, seed)]
         return digest(parts), rate, row
 
-    def _train_flags(self, row, rate):
-        return {**self.suite.train, **row.train, "learning_rate": rate, "max_steps": self.suite.max_steps(row)}
+    def _train_flags(self, row, stage, rate):
+        return {**self.suite.train, **row.train, "learning_rate": rate, **self.suite.budget(row, stage)}
 
     def _use(self, *keys):
         with self._lock:
             self.used.update(keys)
 
     def trained(self, row, stage, seed, rate=None):
-        """The directory a training wrote, at the chosen rate unless rate is given. What reads the whole training file is a
-        final run, whoever asks first."""
-        if self.suite.choice_file:
-            stage = "final"
+        """The directory a training wrote, at the chosen rate unless rate is given."""
+        stage = self.suite.stage(row, stage)
         key, rate, row = self._training(row, stage, seed, rate)
         return self.once(("train", key), lambda: self._train(row, stage, seed, rate, key))
 
     def _train(self, row, stage, seed, rate, key):
-        data, flags = self._data(stage)[0], self._train_flags(row, rate)
+        data, flags = self._data(stage)[0], self._train_flags(row, stage, rate)
         directory = self.work / f"{row.id}-{stage}-{seed}-{key}"
         done = directory / "all_results.json"
         if key in self.journal.lines and done.exists():

@@ -9,7 +9,7 @@ import tomllib
 PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_.-]+)\}")
 SUITE_KEYS = {"title", "model", "train_file", "validation_file", "reference", "steps", "learning_rates", "choice_seed",
               "choice_file", "held_out", "final", "report", "train", "eval", "check", "row", "ablation", "notes", "every_seed",
-              "token_tolerance"}
+              "token_tolerance", "tokens"}
 ROW_KEYS = {"id", "name", "from", "train", "eval", "learning_rates", "passes", "steps"}
 
 
@@ -65,6 +65,7 @@ class Suite:
     ablation: dict | None
     every_seed: bool  # a row without one of the seeds does not count
     token_tolerance: float  # share by which rows' student tokens may differ: they read other windows in another order
+    tokens: int | None  # student tokens of every row of the table; steps are then of the runs that choose the rates alone
 
     def row(self, name):
         for row in self.rows:
@@ -77,6 +78,17 @@ class Suite:
         if steps % row.passes:
             raise SuiteError(f"{self.name}: row {row.id}: {steps} steps do not divide by {row.passes} passes")
         return steps // row.passes
+
+    def budget(self, row, stage):
+        """Flags that say how long a row's run is."""
+        if self.tokens is None or row.steps is not None or stage != "final":
+            return {"max_steps": self.max_steps(row)}
+        return {"max_tokens": self.tokens // (row.passes if row.train["method"] == "switch" else 1)}
+
+    def stage(self, row, stage):
+        """The stage whose run of a row serves another: the table's run and that of a choice may be one."""
+        is_same = self.choice_file and (self.tokens is None or row.steps is not None)
+        return "final" if is_same else stage
 
 
 def check_keys(table, known, where):
@@ -152,7 +164,7 @@ def load(path):
                   table.get("held_out", 0.1),
                   table.get("final", "validation"), table.get("report", f"docs/results_{name}.md"),
                   table.get("train", {}), table.get("eval", {}), table.get("check", []), rows, table.get("notes", ""),
-                  table.get("ablation"), table.get("every_seed", True), table.get("token_tolerance", 0.02))
+                  table.get("ablation"), table.get("every_seed", True), table.get("token_tolerance", 0.02), table.get("tokens"))
     if suite.choice_file and suite.final != "validation":
         raise SuiteError(f"{main}: choice_file and final = \"{suite.final}\": one file must not both choose and be scored")
     known = [row.id for row in rows]
