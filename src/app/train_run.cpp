@@ -175,7 +175,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   if (options.train.task == runtime::Task::kClassification)
     choose_labels(options, handle, observer);
   // Flags that contradict each other are refused before anything is written.
-  train::make_phases(options.train, handle.base->target());
+  train::check_options(options.train, handle.base->target());
   Json identity = run_identity(options, handle);
   RunDirectory directory(options, identity, observer);
   if (options.train_file == kTrainFileSelf) directory.claim(identity);  // its text is written there

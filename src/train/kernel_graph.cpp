@@ -99,7 +99,9 @@ class KernelGraph final : public Graph {
       for (const std::size_t index : steps.attention_in)
         parts.push_back(linear(index, normed, plan, view));
       at::Tensor qkv = parts.front();
-      if (parts.size() == 3)
+      QALOF_CHECK(parts.size() == (config.rotary ? 3U : 1U), ErrorKind::kInternal,
+                  "layer {}: attention reads {} linears", layer, parts.size());
+      if (config.rotary)
         qkv = RotaryFunction::apply(parts[0], parts[1], parts[2], angles, &resources_);
       if (rotation != nullptr && rotation->after_positions() != nullptr) {
         qkv = turned(qkv, *rotation->after_positions(), config.num_heads + config.num_kv_heads);

@@ -81,14 +81,17 @@ class Suite:
 
     def budget(self, row, stage):
         """Flags that say how long a row's run is."""
-        if self.tokens is None or row.steps is not None or stage != "final":
+        if stage != "final" or self.is_one_length(row):
             return {"max_steps": self.max_steps(row)}
         return {"max_tokens": self.tokens // (row.passes if row.train["method"] == "switch" else 1)}
 
     def stage(self, row, stage):
         """The stage whose run of a row serves another: the table's run and that of a choice may be one."""
-        is_same = self.choice_file and (self.tokens is None or row.steps is not None)
-        return "final" if is_same else stage
+        return "final" if self.choice_file and self.is_one_length(row) else stage
+
+    def is_one_length(self, row):
+        """Whether the table's run of a row is as long as those that choose its rate."""
+        return self.tokens is None or row.steps is not None
 
 
 def check_keys(table, known, where):
