@@ -7,6 +7,7 @@
 #include "core/json_parts.h"
 #include "text/python_json.h"
 #include "text/records.h"
+#include "text/unicode.h"
 
 namespace qalof::text {
 
@@ -465,6 +466,11 @@ void SquadHandler::end_example() {
 }
 
 void SquadHandler::hand_over() {
+  for (const SquadQuestion& question : paragraph_.questions) {
+    if (paragraph_.context.empty() && python_lstrip(question.question).empty()) {
+      refuse(fmt::format("question \"{:.60}\" and its context are empty", question.id));
+    }
+  }
   ++summary_->paragraphs;
   SquadParagraph done = std::move(paragraph_);
   paragraph_ = {};

@@ -303,6 +303,8 @@ TEST_F(Squad, CorruptFilesAreRefusedWithTheirPlace) {
                  "[1].paragraphs: an article among questions");
   expect_refused(std::string(kExample) + "\n{\"id\": []}", bad, "line 2: id: found a list");
   expect_refused(std::string(kExample) + "\n[]", bad, "line 2: found a list");
+  expect_refused(R"([{"id": 7, "question": " \n", "context": ""}])", bad,
+                 "[0]: question \"7\" and its context are empty");
   expect_refused(std::string(kExample) + "\n\n{\"id\": ", corrupt, "line 3: not valid JSON");
   expect_refused(std::string(kExample) + " " + kExample, corrupt, "line 1: not valid JSON");
 }
