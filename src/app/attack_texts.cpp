@@ -6,6 +6,7 @@
 #include "app/run_identity.h"
 #include "core/error.h"
 #include "core/format_version.h"
+#include "text/records.h"
 
 namespace qalof::app {
 
@@ -43,13 +44,10 @@ AttackRecord record_of(const Json& json, const std::string& where) {
 // Calls take for whole lines; returns the bytes they have.
 std::size_t read_lines(const std::string& text, const std::string& path,
                        const std::function<void(AttackRecord&&)>& take) {
-  std::size_t first = 0, line = 0;
-  for (std::size_t end = text.find('\n'); end != std::string::npos;
-       first = end + 1, end = text.find('\n', first)) {
-    const std::string where = fmt::format("{}: line {}", path, ++line);
-    take(record_of(parse_json(std::string_view(text).substr(first, end - first), where), where));
-  }
-  return first;
+  return text::for_each_whole_line(text, [&](std::string_view line, std::size_t number) {
+    const std::string where = fmt::format("{}: line {}", path, number);
+    take(record_of(parse_json(line, where), where));
+  });
 }
 
 }  // namespace

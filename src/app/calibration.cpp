@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "runtime/adapter.h"
+#include "text/records.h"
 #include "text/squad.h"
 
 namespace qalof::app {
@@ -47,7 +48,7 @@ std::vector<std::vector<std::int32_t>> calibration_windows(const text::BpeTokeni
       return !is_full();
     });
   } else {
-    const std::string text = read_file(options.file, kMaxTextBytes);
+    const std::string text = text::read_plain_text(options.file, kMaxTextBytes).text;
     for (const std::string_view document : documents_of(text, options.line_by_line)) {
       const std::vector<std::int32_t> ids = tokenizer.encode(document).ids;
       for (std::size_t first = 0; first < ids.size() && !is_full();) {

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "core/file.h"
+#include "text/records.h"
 
 namespace qalof::app {
 
@@ -57,7 +57,9 @@ LmScores evaluate_lm(const runtime::RequestExecutions& executions,
   const std::size_t stride = options.stride == 0 ? length / 2 : options.stride;
   QALOF_CHECK(stride >= 1 && stride < length, ErrorKind::kUsage,
               "--stride: found {}, expected 1..{} (less than the window)", stride, length - 1);
-  const std::string text = read_file(options.validation_file, kMaxTextBytes);
+  const text::PlainText file = text::read_plain_text(options.validation_file, kMaxTextBytes);
+  const std::string& text = file.text;
+  if (file.is_changed()) observer.info(file.changes(options.validation_file));
   std::vector<std::int32_t> ids;
   std::vector<Window> windows;
   LmScores scores;

@@ -28,12 +28,20 @@ QaReader::QaReader(const text::BpeTokenizer& tokenizer, const QaEvaluationOption
                                           : std::min(options_.max_eval_samples, summary.questions);
   observer.info(fmt::format("{}: {}, {} questions", options_.validation_file,
                             text::to_string(summary.form), total_));
+  if (options_.output_dir.empty()) return;
+  repeated_ = text::repeated_ids(options_.validation_file, total_);
+  if (repeated_.empty()) return;
+  observer.warn(fmt::format(
+      "{}: {} ids belong to several questions each, e.g. \"{:.60}\": all are scored, and files of "
+      "predictions hold the last of each id",
+      options_.validation_file, repeated_.size(), repeated_.begin()->first));
 }
 
 void QaReader::read(std::size_t batch_tokens,
                     const std::function<bool(const QaBatch&)>& take) const {
   QaBatch batch;
   std::uint64_t added = 0, cut = 0;
+  auto left = repeated_;  // questions of an id that are still to come
   bool goes_on = true;
   const auto flush = [&] {
     if (goes_on && !batch.items.empty()) goes_on = take(batch);
@@ -49,6 +57,8 @@ void QaReader::read(std::size_t batch_tokens,
       QaItem& item = batch.items.emplace_back();
       item.windows =
           text::make_windows(tokenizer_, question.question, encoded, options_.features, &was_cut);
+      const auto repeated = left.find(question.id);
+      item.is_superseded = repeated != left.end() && --repeated->second > 0;
       item.question = std::move(question);
       item.context = context;
       cut += was_cut ? 1 : 0;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "core/progress.h"
@@ -32,6 +33,9 @@ struct QaItem {
   text::SquadQuestion question;
   std::shared_ptr<const std::string> context;
   std::vector<text::SpanWindow> windows;
+  /// A later question has this one's id. Files that have ids as keys hold the last, as a dict
+  /// would.
+  bool is_superseded = false;
 };
 /// Questions that run together, in file order.
 struct QaBatch {
@@ -59,6 +63,7 @@ class QaReader {
   Observer& observer_;
   QaEvaluationOptions options_;
   std::uint64_t total_ = 0;
+  std::unordered_map<std::string, std::uint64_t> repeated_;  // ids, where files are written
 };
 
 /// Scores of an answer under the rules of options.

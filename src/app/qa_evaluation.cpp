@@ -99,7 +99,7 @@ class QaEvaluator {
     f1_ += score.f1;
     ++scores_.samples;
     if (options_.keep_scores) scores_.f1_per_question.push_back(static_cast<float>(100 * score.f1));
-    if (writer_) writer_->add(item.question.id, prediction, score);
+    if (writer_ && !item.is_superseded) writer_->add(item.question.id, prediction, score);
   }
 
   const runtime::RequestExecutions& executions_;

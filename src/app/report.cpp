@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "text/records.h"
 
 namespace qalof::app {
 
@@ -20,12 +21,9 @@ constexpr std::size_t kMaxRuns = 64;
 std::vector<Json> read_lines(const std::string& path) {
   const std::string bytes = read_file(path, kMaxFileBytes);
   std::vector<Json> lines;
-  std::size_t begin = 0;
-  for (std::size_t end; (end = bytes.find('\n', begin)) != std::string::npos; begin = end + 1) {
-    if (end == begin) continue;
-    const std::string where = fmt::format("{}: line {}", path, lines.size() + 1);
-    lines.push_back(parse_json(std::string_view(bytes).substr(begin, end - begin), where));
-  }
+  text::for_each_whole_line(bytes, [&](std::string_view line, std::size_t number) {
+    lines.push_back(parse_json(line, fmt::format("{}: line {}", path, number)));
+  });
   return lines;
 }
 

@@ -1,8 +1,11 @@
 #include "app/sensitivity_state.h"
 
+#include <cmath>
+
 #include "app/run_identity.h"
 #include "core/error.h"
 #include "core/format_version.h"
+#include "text/records.h"
 
 namespace qalof::app {
 
@@ -33,10 +36,13 @@ std::vector<SampleScore> scores_of(const Json& record, const std::string& where)
   for (std::size_t i = 0; is_good && i < rows->size(); ++i) {
     const Json& row = (*rows)[i];
     is_good = row.is_array() && row.size() == 4;
-    for (std::size_t k = 0; is_good && k < 4; ++k) is_good = row[k].is_number();
-    if (is_good)
-      scores.push_back(
-          {row[0].get<double>(), row[1].get<double>(), row[2].get<double>(), row[3].get<double>()});
+    double values[4] = {};
+    for (std::size_t k = 0; is_good && k < 4; ++k) {
+      is_good = row[k].is_number() || row[k].is_null();
+      // What is not finite is written as null.
+      if (is_good) values[k] = row[k].is_null() ? std::nan("") : row[k].get<double>();
+    }
+    if (is_good) scores.push_back({values[0], values[1], values[2], values[3]});
   }
   QALOF_CHECK(is_good, ErrorKind::kCorruptFile,
               "{}: scores: expected a list of lists of four numbers", where);
@@ -56,15 +62,15 @@ SensitivityState::SensitivityState(const std::string& path, const Json& identity
 
 void SensitivityState::read(const std::string& path, const Json& identity) {
   const std::string text = read_file(path, kMaxStateBytes);
-  std::size_t first = 0, line = 0;
-  for (std::size_t end = text.find('\n'); end != std::string::npos;
-       first = end + 1, end = text.find('\n', first)) {
-    const std::string where = fmt::format("{}: line {}", path, ++line);
-    const Json json = parse_json(std::string_view(text).substr(first, end - first), where);
-    if (line == 1) {
+  bool has_header = false;
+  const auto take = [&](std::string_view line, std::size_t number) {
+    const std::string where = fmt::format("{}: line {}", path, number);
+    const Json json = parse_json(line, where);
+    if (!has_header) {
       read_format_version(json, where, kFormatVersion);
       check_same_run(json.value("run", Json()), identity, path);
-      continue;
+      has_header = true;
+      return;
     }
     const auto batch = static_cast<std::size_t>(json_int(json, "batch", where, 0, kMaxIndex));
     const auto trial = static_cast<std::size_t>(json_int(json, "trial", where, 0, kMaxIndex));
@@ -72,10 +78,12 @@ void SensitivityState::read(const std::string& path, const Json& identity) {
     pass.scores = scores_of(json, where);
     if (json.contains("tokens_per_second"))
       pass.tokens_per_second = json_number(json, "tokens_per_second", where);
-  }
-  QALOF_CHECK(line > 0, ErrorKind::kCorruptFile, "{}: holds no line, expected a run's state", path);
+  };
+  const std::size_t whole = text::for_each_whole_line(text, take);
+  QALOF_CHECK(has_header, ErrorKind::kCorruptFile, "{}: holds no line, expected a run's state",
+              path);
   resumed_ = passes_.size();
-  if (first < text.size()) write_file_atomic(path, std::string_view(text).substr(0, first));
+  if (whole < text.size()) write_file_atomic(path, std::string_view(text).substr(0, whole));
 }
 
 const std::vector<SampleScore>* SensitivityState::find(std::size_t batch, std::size_t trial) const {

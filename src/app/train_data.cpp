@@ -6,7 +6,7 @@
 #include "app/lm_evaluation.h"
 #include "app/self_text.h"
 #include "core/error.h"
-#include "core/file.h"
+#include "text/records.h"
 #include "text/squad.h"
 #include "text/unicode.h"
 
@@ -70,10 +70,12 @@ std::vector<train::Example> load_qa_examples(const std::string& path,
 std::vector<train::Example> load_lm_examples(const std::string& path,
                                              const text::BpeTokenizer& tokenizer,
                                              std::size_t length, std::uint64_t max_samples,
-                                             bool line_by_line) {
+                                             bool line_by_line, Observer& observer) {
   QALOF_CHECK(length >= 2, ErrorKind::kUsage, "--max_seq_length: found {}, expected at least 2",
               length);
-  const std::string text = read_file(path, kMaxTextBytes);
+  const text::PlainText file = text::read_plain_text(path, kMaxTextBytes);
+  const std::string& text = file.text;
+  if (file.is_changed()) observer.info(file.changes(path));
   std::vector<train::Example> examples;
   const auto is_full = [&] { return max_samples > 0 && examples.size() == max_samples; };
   for (const std::string_view document : documents_of(text, line_by_line)) {
@@ -157,7 +159,7 @@ std::vector<train::Example> load_examples(const TrainRunOptions& options, const 
   if (options.train_file == kTrainFileSelf)
     return load_self_examples(options, handle, tokenizer, observer);
   return load_lm_examples(options.train_file, tokenizer, options.features.max_seq_length,
-                          options.max_train_samples, options.line_by_line);
+                          options.max_train_samples, options.line_by_line, observer);
 }
 
 }  // namespace qalof::app

@@ -18,11 +18,12 @@ std::vector<train::Example> load_qa_examples(const std::string& path,
                                              const text::SpanFeatureOptions& features,
                                              std::uint64_t max_samples, Observer& observer);
 /// A UTF-8 text cut into windows of length tokens; a rest of one token is dropped. With
-/// line_by_line every line is a document of its own and windows never span two.
+/// line_by_line every line is a document of its own and windows never span two. A byte order mark
+/// and carriage returns are left out, which is said.
 std::vector<train::Example> load_lm_examples(const std::string& path,
                                              const text::BpeTokenizer& tokenizer,
                                              std::size_t length, std::uint64_t max_samples,
-                                             bool line_by_line = false);
+                                             bool line_by_line, Observer& observer);
 /// Every text of a classification file as one window of at most length tokens; what is cut is said.
 std::vector<train::Example> load_classification_examples(const std::string& path,
                                                          const text::BpeTokenizer& tokenizer,

@@ -17,6 +17,12 @@ double seconds_since_1970() {
 // JSON has no NaN: null, as the library writes it too.
 Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
+// Of a number that may have been written so.
+double number_of(const Json& json, const char* key, const std::string& where) {
+  const auto found = json.find(key);
+  return found != json.end() && found->is_null() ? std::nan("") : json_number(json, key, where);
+}
+
 std::string line_of(const Json& json) { return json.dump() + "\n"; }
 
 }  // namespace
@@ -53,13 +59,13 @@ WidthScore score_of(const Json& json, const std::string& where) {
   } else if (json.contains("eval_accuracy")) {
     score.classification.emplace();
     score.classification->accuracy = json_number(json, "eval_accuracy", where);
-    score.classification->loss = json_number(json, "eval_loss", where);
+    score.classification->loss = number_of(json, "eval_loss", where);
     score.classification->samples =
         static_cast<std::uint64_t>(json_int(json, "eval_samples", where, 0, INT64_MAX));
   } else {
     score.lm.emplace();
-    score.lm->loss = json_number(json, "eval_loss", where);
-    score.lm->perplexity = json_number(json, "perplexity", where);
+    score.lm->loss = number_of(json, "eval_loss", where);
+    score.lm->perplexity = number_of(json, "perplexity", where);
   }
   return score;
 }
@@ -188,7 +194,9 @@ Json RunLog::trainer_state() const {
                          : entry.contains("eval_accuracy") ? "eval_accuracy"
                                                            : "eval_loss";
     const bool larger_is_better = metric != std::string_view("eval_loss");
-    const double value = entry[metric].get<double>();
+    // None of a resumed run, NaN before.
+    const double value = entry[metric].is_number() ? entry[metric].get<double>() : std::nan("");
+    if (!std::isfinite(value)) continue;
     const bool better =
         best_metric.is_null() ||
         (larger_is_better ? value > best_metric.get<double>() : value < best_metric.get<double>());

@@ -6,18 +6,19 @@
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "cli/signals.h"
+#include "core/byte_order_mark.h"
 #include "core/error.h"
 
 namespace qalof::cli {
 
 namespace {
 
-// Standard input without the line end that closes it.
+// Standard input without a byte order mark and the line end that closes it.
 std::string read_prompt() {
   std::string text{std::istreambuf_iterator<char>(std::cin), {}};
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();
-  return text;
+  return text.substr(byte_order_mark(text, "--prompt -: standard input"));
 }
 
 }  // namespace

@@ -22,6 +22,11 @@ void run_metric(std::vector<std::string> arguments) {
   const text::SquadScores scores = text::score_predictions(references, predictions, version_2);
   if (scores.missing > 0)
     line.observer().warn(fmt::format("{} questions have no prediction", scores.missing));
+  if (scores.repeated > 0)
+    line.observer().warn(
+        fmt::format("{} questions have the id of one before them: as in the official scripts v1.1 "
+                    "counts each, v2.0 the last",
+                    scores.repeated));
   line.print({{"exact_match", scores.exact_match},
               {"f1", scores.f1},
               {"total", scores.total},

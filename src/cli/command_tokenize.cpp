@@ -48,6 +48,7 @@ void run_tokenize(std::vector<std::string> arguments) {
   }
   std::string input, output;
   for (std::size_t number = 1; std::getline(std::cin, input); ++number) {
+    if (input.find_first_not_of(" \t\r") == std::string::npos) continue;
     const std::string where = fmt::format("standard input: line {}", number);
     const Json value = parse_json(input, where);
     QALOF_CHECK(value.is_string(), ErrorKind::kBadInput, "{}: found {}, expected a JSON string",

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/byte_order_mark.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json_parts.h"
@@ -83,15 +84,15 @@ class TreeBuilder {
     find_part();
     return true;
   }
-  bool parse_error(std::size_t position, const std::string&,
+  bool parse_error(std::size_t position, const std::string& token,
                    const nlohmann::detail::exception& error) {
     // "[json.exception.parse_error.101] parse error at line 1, column 2: ..." without the library's
     // own code.
     std::string reason = error.what();
     if (const std::size_t end = reason.find("] "); end != std::string::npos)
       reason.erase(0, end + 2);
-    fail(ErrorKind::kCorruptFile, "{}: not valid JSON (byte {}): {:.300}", where_, position,
-         reason);
+    fail(ErrorKind::kCorruptFile, "{}: not valid JSON (byte {}): {:.300}{}", where_, position,
+         reason, json_token_hint(token));
   }
 
  private:
@@ -221,6 +222,21 @@ void check_json_tokens(std::string_view text, std::string_view where, std::size_
   }
 }
 
+std::string_view json_token_hint(std::string_view token) {
+  // The parser stops at the first letter that no literal of JSON has; before it may stand what was
+  // read since the last token, control bytes as <U+000A>.
+  if (token.empty()) return "";
+  const char last = token.back();
+  token.remove_suffix(1);
+  if (last == 'I' && token.ends_with('-')) token.remove_suffix(1);
+  if (!token.empty() && std::string_view(" :,[{>").find(token.back()) == std::string_view::npos)
+    return "";
+  if (last == 'N' || last == 'I')
+    return "; JSON has no NaN, Infinity or None, null stands for them";
+  if (last == 'T' || last == 'F') return "; JSON writes true and false";
+  return last == '\'' ? "; JSON has double quotation marks only" : "";
+}
+
 std::string dump_json(const Json& json, std::string_view where, int indent) {
   try {
     return json.dump(indent);
@@ -235,6 +251,7 @@ Json parse_json(std::string_view text, std::string_view where, const JsonLimits&
 
 Json parse_json_parts(std::string_view text, std::string_view where,
                       std::span<const JsonPart> parts, const JsonLimits& limits) {
+  byte_order_mark(text, where);  // the parser skips UTF-8's
   check_json_tokens(text, where, limits.max_token_bytes);
   TreeBuilder builder(text, where, limits, parts);
   Json::sax_parse(text.begin(), text.end(), &builder);

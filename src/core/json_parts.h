@@ -35,4 +35,8 @@ struct JsonPart {
 Json parse_json_parts(std::string_view text, std::string_view where,
                       std::span<const JsonPart> parts, const JsonLimits& limits = {});
 
+/// For messages of SAX handlers: what to do about a token at which the parser stopped, "" where
+/// there is nothing to say. Python's json writes NaN and Infinity, which are no JSON.
+std::string_view json_token_hint(std::string_view token);
+
 }  // namespace qalof

@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 
+#include "core/byte_order_mark.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/json_parts.h"
@@ -155,7 +156,7 @@ void split_merge(const std::string& line, const std::string& where, const AddMer
 
 void parse_merges_text(std::string_view text, const std::string& where, const AddMerge& add) {
   std::size_t number = 0;
-  for (std::size_t start = 0; start < text.size();) {
+  for (std::size_t start = byte_order_mark(text, where); start < text.size();) {
     const std::size_t end = std::min(text.find('\n', start), text.size());
     std::string_view line = text.substr(start, end - start);
     start = end + 1;

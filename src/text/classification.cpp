@@ -5,172 +5,228 @@
 #include <string_view>
 
 #include "core/error.h"
-#include "core/file.h"
-#include "text/unicode.h"
+#include "text/records.h"
 
 namespace qalof::text {
 
 namespace {
 
 constexpr std::size_t kMaxLabels = 1000;
-// Of a record: more than any text that a model's positions could take.
-constexpr std::size_t kMaxRecordBytes = std::size_t{4} << 20;
-constexpr std::size_t kMaxFields = 16;
 
-enum class Form { kTsv, kCsv };
+using Fields = std::vector<std::string>;
 
-Form form_of(const std::string& path) {
-  if (path.ends_with(".tsv")) return Form::kTsv;
-  if (path.ends_with(".csv")) return Form::kCsv;
-  fail(ErrorKind::kUsage,
-       "{}: expected a name that ends in .tsv (sentence, tab, label) or .csv (class, title, "
-       "description)",
-       path);
+bool is_csv(const std::string& path) {
+  if (path.ends_with(".csv")) return true;
+  QALOF_CHECK(path.ends_with(".tsv"), ErrorKind::kUsage,
+              "{}: expected a name that ends in .tsv (sentence, tab, label) or .csv (class, title, "
+              "description)",
+              path);
+  return false;
 }
 
-// Cuts a file into records of fields.
-class RecordReader {
- public:
-  RecordReader(const std::string& path, Form form)
-      : file_(MappedFile::open(path)),
-        bytes_(reinterpret_cast<const char*>(file_.bytes().data()), file_.bytes().size()),
-        form_(form) {}
+RecordReader open_records(const std::string& path) {
+  if (is_csv(path))
+    return {path, {',', /*quotes=*/true, "class, title and description between commas"}};
+  return {path, {'\t', /*quotes=*/false, "a sentence, a tab and a label"}};
+}
 
-  bool done() const { return next_ == bytes_.size(); }
-  std::size_t line() const { return record_line_; }
+// What a column holds, by its name in the header.
+enum class Column { kText, kLabel, kClassIndex, kRowNumber, kUnknown };
 
-  std::vector<std::string> next() {
-    record_line_ = line_;
-    first_ = next_;
-    std::vector<std::string> fields(1);
-    while (!done()) {
-      check_length();
-      const char c = bytes_[next_];
-      if (c == '"' && form_ == Form::kCsv && fields.back().empty()) {
-        fields.back() = quoted();
-        check_end_of_quoted();
-        continue;
-      }
-      ++next_;
-      if (c == '\n') break;
-      if (c == (form_ == Form::kCsv ? ',' : '\t')) {
-        check(fields.size() < kMaxFields, "too many fields");
-        fields.emplace_back();
-      } else {
-        check(c != '"' || form_ == Form::kTsv, "a quotation mark inside a field without quotes");
-        fields.back() += c;
-      }
-    }
-    ++line_;
-    if (fields.back().ends_with('\r')) fields.back().pop_back();
-    for (const std::string& field : fields) {
-      check(field.find('\0') == std::string::npos, "a NUL byte");
-      check(find_invalid_utf8(field) == std::string_view::npos, "bytes that are not UTF-8");
-    }
-    return fields;
+Column column_named(std::string_view name) {
+  std::string lower;
+  for (const char c : name) lower += c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  const std::size_t first = std::min(lower.find_first_not_of(' '), lower.size());
+  lower = lower.substr(first, lower.find_last_not_of(' ') + 1 - first);
+  struct Known {
+    std::string_view name;
+    Column column;
+  };
+  static constexpr Known kKnown[] = {{"sentence", Column::kText},
+                                     {"text", Column::kText},
+                                     {"review", Column::kText},
+                                     {"content", Column::kText},
+                                     {"title", Column::kText},
+                                     {"description", Column::kText},
+                                     {"label", Column::kLabel},
+                                     {"labels", Column::kLabel},
+                                     {"class index", Column::kClassIndex},
+                                     {"class", Column::kClassIndex},
+                                     {"idx", Column::kRowNumber},
+                                     {"index", Column::kRowNumber},
+                                     {"unnamed: 0", Column::kRowNumber},
+                                     {"", Column::kRowNumber}};
+  for (const Known& known : kKnown) {
+    if (lower == known.name) return known.column;
   }
+  return Column::kUnknown;
+}
 
-  void check(bool condition, std::string_view found) const {
-    QALOF_CHECK(condition, ErrorKind::kBadInput, "{}: line {}: {}, expected {}", file_.path(),
-                record_line_, found,
-                form_ == Form::kTsv ? "a sentence, a tab and a label"
-                                    : "class, title and description between commas");
-  }
-
- private:
-  // Behind the opening mark; "" stands for a mark.
-  std::string quoted() {
-    std::string field;
-    for (++next_;; ++next_) {
-      check(!done(), "a quoted field that does not end");
-      check_length();
-      const char c = bytes_[next_];
-      line_ += c == '\n' ? 1 : 0;
-      if (c != '"') {
-        field += c;
-        continue;
-      }
-      if (next_ + 1 == bytes_.size() || bytes_[next_ + 1] != '"') break;
-      field += c;
-      ++next_;
-    }
-    ++next_;
-    return field;
-  }
-  void check_end_of_quoted() const {
-    check(done() || bytes_[next_] == ',' || bytes_[next_] == '\n' ||
-              bytes_.substr(next_, 2) == "\r\n",
-          "text behind a quoted field");
-  }
-  void check_length() const {
-    QALOF_CHECK(next_ - first_ <= kMaxRecordBytes, ErrorKind::kBadInput,
-                "{}: line {}: more than {} bytes", file_.path(), record_line_, kMaxRecordBytes);
-  }
-
-  MappedFile file_;
-  std::string_view bytes_;
-  Form form_;
-  std::size_t next_ = 0, first_ = 0, line_ = 1, record_line_ = 1;
+// Where the parts of an example stand in a record.
+struct Layout {
+  bool has_header = false;
+  std::size_t columns = 0, label = 0;
+  std::vector<std::size_t> texts;
+  int first_class = 0;
+  // Data sets count the classes of a column "label" from 0; in a CSV they may be counted from 1.
+  bool must_hold_class_0 = false;
 };
 
-// A label counted from 0.
-std::optional<std::int32_t> parse_label(const std::string& text, Form form) {
-  if (text.empty() || text.size() > 4 ||
-      text.find_first_not_of("0123456789") != std::string::npos ||
-      (text.size() > 1 && text[0] == '0')) {
-    return std::nullopt;
-  }
-  const int label = std::stoi(text) - (form == Form::kCsv ? 1 : 0);
-  if (label < 0 || label >= static_cast<int>(kMaxLabels)) return std::nullopt;
-  return label;
+// Fields that name columns: none is a number, and some name is known.
+bool is_header(const Fields& fields) {
+  const auto is_number = [](const std::string& field) {
+    return parse_whole_number(field).has_value();
+  };
+  const auto is_name = [](const std::string& field) {
+    const Column column = column_named(field);
+    return column != Column::kUnknown && column != Column::kRowNumber;
+  };
+  return std::none_of(fields.begin(), fields.end(), is_number) &&
+         std::any_of(fields.begin(), fields.end(), is_name);
 }
 
-bool is_header(const std::vector<std::string>& fields, Form form) {
-  if (form == Form::kTsv) return fields == std::vector<std::string>{"sentence", "label"};
-  return fields.front() == "Class Index" || fields.front() == "class" || fields.front() == "label";
+Layout layout_of_header(const Fields& names, bool csv, const RecordReader& reader) {
+  Layout layout;
+  layout.has_header = true;
+  layout.columns = names.size();
+  std::optional<std::size_t> label, unknown;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const Column column = column_named(names[i]);
+    if (column == Column::kText) layout.texts.push_back(i);
+    if (column == Column::kUnknown) {
+      reader.check(!unknown,
+                   fmt::format("columns \"{:.40}\" and \"{:.40}\"", names[*unknown], names[i]));
+      unknown = i;
+    }
+    if (column != Column::kLabel && column != Column::kClassIndex) continue;
+    reader.check(!label, "two columns of labels");
+    label = i;
+    layout.first_class = column == Column::kClassIndex ? 1 : 0;
+    layout.must_hold_class_0 = csv && column == Column::kLabel;
+  }
+  reader.check(label.has_value(), "a header without a column of labels, as in test sets");
+  layout.label = *label;
+  // The only column that can be the text is the text, whatever its name.
+  if (unknown && layout.texts.empty())
+    layout.texts.push_back(*std::exchange(unknown, std::nullopt));
+  reader.check(!unknown, fmt::format("column \"{:.40}\"", unknown ? names[*unknown] : ""));
+  reader.check(!layout.texts.empty(), "a header without a column of texts");
+  return layout;
+}
+
+Layout layout_of(const Fields& fields, bool csv, RecordReader& reader) {
+  Layout layout;
+  if (is_header(fields)) {
+    reader.set_expected(
+        "label (from 0) or Class Index (from 1), and sentence, text, review, content, or title and "
+        "description");
+    layout = layout_of_header(fields, csv, reader);
+    reader.set_expected(fmt::format("{}, as line {} names them", fields.size(), reader.line()));
+    return layout;
+  }
+  layout.columns = fields.size();
+  reader.check(csv ? layout.columns == 2 || layout.columns == 3 : layout.columns == 2,
+               fmt::format("{} fields", layout.columns));
+  layout.label = csv ? 0 : 1;
+  layout.first_class = csv ? 1 : 0;
+  for (std::size_t i = 0; i < layout.columns; ++i) {
+    if (i != layout.label) layout.texts.push_back(i);
+  }
+  return layout;
+}
+
+// A label counted from 0.
+std::int32_t label_of(const std::string& field, const Layout& layout, const std::string& path,
+                      std::size_t line) {
+  const std::optional<std::int64_t> number = parse_whole_number(field);
+  const int first = layout.first_class, last = static_cast<int>(kMaxLabels) - 1 + first;
+  if (number && *number >= first && *number <= last) {
+    return static_cast<std::int32_t>(*number - first);
+  }
+  const char* hint = "";
+  if (number && *number == -1) {
+    hint =
+        "; -1 marks a text without a label, as in GLUE's test sets (classes -1 and 1 are to be "
+        "written as 0 and 1)";
+  } else if (number && *number == 0) {
+    hint =
+        "; classes without a header or under Class Index begin at 1, those of a column named label "
+        "at 0";
+  }
+  fail(ErrorKind::kBadInput, "{}: line {}: label \"{:.40}\", expected {}..{}{}", path, line, field,
+       first, last, hint);
+}
+
+std::string text_of(const Fields& fields, const Layout& layout, const RecordReader& reader) {
+  std::string text;
+  bool is_empty = true;
+  for (const std::size_t column : layout.texts) {
+    if (column != layout.texts.front()) text += ' ';
+    text += fields[column];
+    is_empty = is_empty && fields[column].empty();
+  }
+  reader.check(!is_empty, "an empty sentence");
+  return text;
+}
+
+// Whether some record has label 0.
+bool holds_class_0(const std::string& path, const Layout& layout) {
+  RecordReader reader = open_records(path);
+  Fields fields;
+  reader.next(&fields);  // the header
+  while (reader.next(&fields)) {
+    if (fields.size() == layout.columns && parse_whole_number(fields[layout.label]) == 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// read_classification; returns the number of the file's first class.
+int read_examples(const std::string& path, const std::function<bool(LabeledText&&)>& take) {
+  const bool csv = is_csv(path);
+  RecordReader reader = open_records(path);
+  Fields fields;
+  if (!reader.next(&fields)) return csv ? 1 : 0;
+  const Layout layout = layout_of(fields, csv, reader);
+  bool more = !layout.has_header || reader.next(&fields);
+  QALOF_CHECK(
+      !more || !layout.must_hold_class_0 || holds_class_0(path, layout), ErrorKind::kBadInput,
+      "{}: a column \"label\" counts classes from 0, and no label is 0; where classes begin at "
+      "1, name it \"Class Index\"",
+      path);
+  for (; more; more = reader.next(&fields)) {
+    reader.check(fields.size() == layout.columns, fmt::format("{} fields", fields.size()));
+    LabeledText example;
+    example.line = reader.line();
+    example.label = label_of(fields[layout.label], layout, path, reader.line());
+    example.text = text_of(fields, layout, reader);
+    if (!take(std::move(example))) break;
+  }
+  return layout.first_class;
 }
 
 }  // namespace
 
 void read_classification(const std::string& path, const std::function<bool(LabeledText&&)>& take) {
-  const Form form = form_of(path);
-  RecordReader reader(path, form);
-  const std::size_t num_fields = form == Form::kTsv ? 2 : 3;
-  for (bool first = true; !reader.done(); first = false) {
-    std::vector<std::string> fields = reader.next();
-    reader.check(fields.size() == num_fields, fmt::format("{} fields", fields.size()));
-    if (first && is_header(fields, form)) continue;
-    const std::string& label_field = form == Form::kTsv ? fields[1] : fields[0];
-    const std::optional<std::int32_t> label = parse_label(label_field, form);
-    const int base = form == Form::kTsv ? 0 : 1;
-    QALOF_CHECK(label, ErrorKind::kBadInput, "{}: line {}: label \"{:.40}\", expected {}..{}", path,
-                reader.line(), label_field, base, static_cast<int>(kMaxLabels) - 1 + base);
-    LabeledText example;
-    example.label = *label;
-    example.line = reader.line();
-    example.text =
-        form == Form::kTsv ? std::move(fields[0]) : fmt::format("{} {}", fields[1], fields[2]);
-    reader.check(!example.text.empty(), "an empty sentence");
-    if (!take(std::move(example))) return;
-  }
+  read_examples(path, take);
 }
 
 ClassificationFile scan_classification(const std::string& path) {
   ClassificationFile file;
   std::vector<std::size_t> first_lines;  // by label; 0 = has none
-  read_classification(path, [&](LabeledText&& example) {
+  const int first_class = read_examples(path, [&](LabeledText&& example) {
     const auto label = static_cast<std::size_t>(example.label);
     first_lines.resize(std::max(first_lines.size(), label + 1), 0);
     if (first_lines[label] == 0) first_lines[label] = example.line;
     ++file.examples;
     return true;
   });
-  const int base = form_of(path) == Form::kTsv ? 0 : 1;
   for (std::size_t label = 0; label < first_lines.size(); ++label) {
-    file.label_names.push_back(std::to_string(static_cast<int>(label) + base));
+    file.label_names.push_back(std::to_string(static_cast<int>(label) + first_class));
     QALOF_CHECK(first_lines[label] > 0, ErrorKind::kBadInput,
                 "{}: line {}: label {}, but none of the file is {}", path, first_lines.back(),
-                static_cast<int>(first_lines.size()) - 1 + base, file.label_names.back());
+                static_cast<int>(first_lines.size()) - 1 + first_class, file.label_names.back());
   }
   file.num_labels = first_lines.size();
   QALOF_CHECK(file.num_labels >= 2, ErrorKind::kBadInput,

@@ -16,7 +16,6 @@ struct LabeledText {
   std::size_t line = 0;  // 1-based, of its first byte in the file
 };
 
-/// How a file counts its classes: TSV from 0, CSV from 1.
 struct ClassificationFile {
   std::size_t num_labels = 0;            // the largest label and all below it
   std::vector<std::string> label_names;  // as they stand in the file: "0", "1" or "1", "2", ...
@@ -24,9 +23,10 @@ struct ClassificationFile {
 };
 
 /// Passes the examples of a file in order until take returns false. A name that ends in ".tsv" is a
-/// sentence, a tab and a label a line; ".csv" is class, title and description, quoted where needed,
-/// and the text is title, space, description. A header line is passed over. Error{kBadInput} or
-/// {kCorruptFile} names the line that is not so; {kNotFound}; {kUsage} for another name.
+/// sentence, a tab and a label a line, classes from 0; ".csv" is class, title and description (or
+/// class and text), quoted where needed, classes from 1; texts of several columns are joined by
+/// spaces. A header line gives the columns and where classes begin. Error{kBadInput} names the line
+/// that is not so; {kNotFound}; {kUsage} for another name.
 void read_classification(const std::string& path, const std::function<bool(LabeledText&&)>& take);
 /// Reads the whole file. Error{kBadInput} also where a class below the largest has no example, or
 /// where there are fewer than two.

@@ -1,5 +1,6 @@
 #include "text/squad.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
@@ -8,7 +9,9 @@
 #include <iterator>
 #include <memory>
 #include <system_error>
+#include <unordered_set>
 
+#include "core/byte_order_mark.h"
 #include "core/error.h"
 #include "text/squad_handler.h"
 #include "text/unicode.h"
@@ -22,12 +25,15 @@ namespace {
 class SquadInput {
  public:
   explicit SquadInput(const std::string& path) : path_(path), file_(open(path), &std::fclose) {
-    fill();
+    size_ = std::fread(buffer_.data(), 1, buffer_.size(), file_.get());
+    next_ = byte_order_mark({buffer_.data(), size_}, path_);
+    check_buffer();
+    if (next_ == size_) fill();
   }
 
   bool ended() const { return size_ == 0; }
   /// The line or, where lines do not matter, the file has ended.
-  bool at_end() const { return ended() || (stops_at_newline_ && peek() == '\n'); }
+  bool at_end() const { return ended() || (stops_at_newline_ && at_line_end()); }
   char peek() const { return buffer_[next_]; }
   void advance() {
     ++value_bytes_;
@@ -38,6 +44,12 @@ class SquadInput {
     QALOF_CHECK(blank_bytes_ <= kMaxBlankBytes, ErrorKind::kCorruptFile,
                 "{}: more than {} bytes of white space", path_, kMaxBlankBytes);
     if (++next_ == size_) fill();
+  }
+  /// Behind the end of the line, where the input is at one.
+  void skip_line_end() {
+    const bool may_be_pair = !ended() && peek() == '\r';
+    if (!ended()) advance();
+    if (may_be_pair && !ended() && peek() == '\n') advance();
   }
   void stop_at_newline() { stops_at_newline_ = true; }
   /// The parser has taken a value.
@@ -60,9 +72,13 @@ class SquadInput {
                 std::generic_category().message(errno));
     return file;
   }
+  bool at_line_end() const { return peek() == '\n' || peek() == '\r'; }
   void fill() {
     size_ = std::fread(buffer_.data(), 1, buffer_.size(), file_.get());
     next_ = 0;
+    check_buffer();
+  }
+  void check_buffer() const {
     // The parser would take it for the end of the file.
     QALOF_CHECK(std::memchr(buffer_.data(), 0, size_) == nullptr, ErrorKind::kCorruptFile,
                 "{}: not valid JSON: it has a NUL byte", path_);
@@ -150,8 +166,9 @@ class FormPeek : public nlohmann::json::json_sax_t {
   bool end_array() override { return close(); }
   bool key(std::string& name) override {
     if (depth_ != 1) return value();
-    is_json_lines_ = name == "question" || name == "context" || name == "id" || name == "answers";
-    return !is_json_lines_ && name != "data" && value();
+    is_json_lines_ |= name == "question" || name == "context" || name == "id" || name == "answers";
+    if (name == "data") is_json_lines_ = false;
+    return name != "data" && value();
   }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
     return false;  // the pass that reads will say it
@@ -181,13 +198,13 @@ bool is_json_lines(const std::string& path) {
 void read_lines(SquadInput* input, SquadHandler* handler, Events* events) {
   input->stop_at_newline();
   for (std::uint64_t line = 1; !input->ended() && !handler->stopped(); ++line) {
-    while (!input->at_end() && std::strchr(" \t\r", input->peek()) != nullptr) input->advance();
+    while (!input->at_end() && std::strchr(" \t", input->peek()) != nullptr) input->advance();
     input->end_value();
     if (!input->at_end()) {
       handler->begin_line(line);
       nlohmann::json::sax_parse(InputIterator(input), InputIterator(), events);
     }
-    if (!input->ended() && !handler->stopped()) input->advance();  // the end of the line
+    if (!handler->stopped()) input->skip_line_end();
   }
 }
 
@@ -242,14 +259,44 @@ SquadSummary scan_squad(const std::string& path) {
   return summary;
 }
 
+std::unordered_map<std::string, std::uint64_t> repeated_ids(const std::string& path,
+                                                            std::uint64_t max_questions) {
+  const auto for_each_id = [&](const auto& take) {
+    std::uint64_t taken = 0;
+    read_squad(path, [&](SquadParagraph&& paragraph) {
+      for (SquadQuestion& question : paragraph.questions) {
+        if (max_questions > 0 && taken++ == max_questions) return false;
+        take(question.id);
+      }
+      return true;
+    });
+  };
+  const std::hash<std::string> hash;
+  std::vector<std::size_t> hashes;
+  for_each_id([&](const std::string& id) { hashes.push_back(hash(id)); });
+  std::sort(hashes.begin(), hashes.end());
+  std::unordered_set<std::size_t> repeated;
+  for (std::size_t i = 1; i < hashes.size(); ++i) {
+    if (hashes[i] == hashes[i - 1]) repeated.insert(hashes[i]);
+  }
+  std::unordered_map<std::string, std::uint64_t> counts;
+  if (repeated.empty()) return counts;
+  for_each_id([&](const std::string& id) {
+    if (repeated.count(hash(id)) > 0) ++counts[id];
+  });
+  std::erase_if(counts, [](const auto& entry) { return entry.second == 1; });
+  return counts;
+}
+
 std::int64_t find_answer(std::string_view context, const SquadAnswer& answer) {
   const std::string_view text = answer.text;
   if (text.empty()) return -1;
+  const std::int64_t start = std::max<std::int64_t>(answer.start, 0);
   std::size_t byte = 0;
-  for (std::int64_t point = 0; point < answer.start && byte < context.size(); ++point) {
+  for (std::int64_t point = 0; point < start && byte < context.size(); ++point) {
     next_code_point(context, &byte);
   }
-  if (byte < context.size() && context.substr(byte).starts_with(text)) return answer.start;
+  if (byte < context.size() && context.substr(byte).starts_with(text)) return start;
 
   // Knuth, Morris and Pratt (1977): length of the longest border of each prefix of text.
   std::vector<std::size_t> border(text.size() + 1, 0);
@@ -269,7 +316,7 @@ std::int64_t find_answer(std::string_view context, const SquadAnswer& answer) {
     if (context[i] == text[matched]) ++matched;
     if (matched < text.size()) continue;
     const std::int64_t found = points - length;
-    if (best < 0 || std::abs(found - answer.start) < std::abs(best - answer.start)) best = found;
+    if (best < 0 || std::abs(found - start) < std::abs(best - start)) best = found;
   }
   return best;
 }

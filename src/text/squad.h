@@ -5,22 +5,29 @@
 //           [{"text", "answer_start"}], "is_impossible"}]}]}]}
 //   flat:   {"data": [example]}, [example] or one example a line, with an example
 //           {"id", "context", "question", "answers": {"text": [], "answer_start": []}}
+//
+// Either form of answers stands in either file. What exports make of the values is read (docs/
+// file_formats.md, "Questions"): ids that are numbers, positions as 83.0 or "83", -1 for a
+// position that is not known, is_impossible as 0, 1 or "true".
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 namespace qalof::text {
 
+inline constexpr std::int64_t kUnknownStart = -1;
+
 struct SquadAnswer {
   std::string text;
-  std::int64_t start = 0;  // code points into the context
+  std::int64_t start = 0;  // code points into the context, or kUnknownStart
 };
 struct SquadQuestion {
-  std::string id, question;
+  std::string id, question;  // an id that is a number is the text Python makes of it
   std::vector<SquadAnswer> answers;
   bool is_impossible = false;
 };
@@ -47,14 +54,21 @@ struct SquadSummary {
 /// each); it returns false to stop early. Throws Error{kNotFound}, {kCorruptFile} where the bytes
 /// are not JSON, or {kBadInput} with the place, e.g. "data[3].paragraphs[0].qas[2]: id is missing".
 /// Question ids may repeat. Where an answer stands is not compared with the context: find_answer
-/// does. A string may have 4 MiB, the strings of a paragraph 64 MiB, nesting 32 levels.
+/// does; one without text at kUnknownStart is no answer. A string may have 4 MiB, an id 64 KiB, the
+/// strings of a paragraph 64 MiB, nesting 32 levels.
 SquadSummary read_squad(const std::string& path,
                         const std::function<bool(SquadParagraph&&)>& on_paragraph);
 /// Reads the whole file once and checks it.
 SquadSummary scan_squad(const std::string& path);
 
+/// Ids that more than one of the first max_questions (0 = all) questions has, and how many have
+/// them. Reads the file once or twice; memory is 8 bytes a question.
+std::unordered_map<std::string, std::uint64_t> repeated_ids(const std::string& path,
+                                                            std::uint64_t max_questions);
+
 /// Where answer stands in context (code points): at its start, else at the occurrence nearest to
-/// it; -1 where it does not occur or is empty. Time is linear in both.
+/// it, the first one for kUnknownStart; -1 where it does not occur or is empty. Time is linear in
+/// both.
 std::int64_t find_answer(std::string_view context, const SquadAnswer& answer);
 
 }  // namespace qalof::text

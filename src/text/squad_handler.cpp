@@ -1,8 +1,13 @@
 #include "text/squad_handler.h"
 
+#include <cmath>
 #include <utility>
 
 #include "core/error.h"
+#include "core/json_parts.h"
+#include "text/python_json.h"
+#include "text/records.h"
+#include "text/unicode.h"
 
 namespace qalof::text {
 
@@ -11,7 +16,9 @@ namespace {
 constexpr std::size_t kMaxDepth = 32;
 constexpr std::size_t kMaxParagraphBytes = std::size_t{64} << 20;
 constexpr std::size_t kMaxKeyBytes = 256;  // longer keys are none of ours
-constexpr std::size_t kItemBytes = 64;     // what an item costs beside its text
+// An id is a key of the files that are written, where escapes make it six times as long.
+constexpr std::size_t kMaxIdBytes = std::size_t{64} << 10;
+constexpr std::size_t kItemBytes = 64;  // what an item costs beside its text
 
 }  // namespace
 
@@ -68,7 +75,7 @@ const char* SquadHandler::expected() const {
       {Place::kTop, "data", "a list"},
       {Place::kExamples, "", "an object"},
       {Place::kExample, "paragraphs", "a list"},
-      {Place::kExample, "id", "a string"},
+      {Place::kExample, "id", "a string or a number"},
       {Place::kExample, "question", "a string"},
       {Place::kExample, "context", "a string"},
       {Place::kExample, "answers", "a list or an object"},
@@ -77,17 +84,17 @@ const char* SquadHandler::expected() const {
       {Place::kParagraph, "context", "a string"},
       {Place::kParagraph, "qas", "a list"},
       {Place::kQuestions, "", "an object"},
-      {Place::kQuestion, "id", "a string"},
+      {Place::kQuestion, "id", "a string or a number"},
       {Place::kQuestion, "question", "a string"},
       {Place::kQuestion, "answers", "a list or an object"},
       {Place::kQuestion, "is_impossible", "true or false"},
       {Place::kAnswers, "", "an object"},
       {Place::kAnswer, "text", "a string"},
-      {Place::kAnswer, "answer_start", "a position of 0 or more"},
+      {Place::kAnswer, "answer_start", "a position of 0 or more, or -1 for one not known"},
       {Place::kFlatAnswers, "text", "a list"},
       {Place::kFlatAnswers, "answer_start", "a list"},
       {Place::kFlatTexts, "", "a string"},
-      {Place::kFlatStarts, "", "a position of 0 or more"},
+      {Place::kFlatStarts, "", "a position of 0 or more, or -1 for one not known"},
   };
   for (const Rule& rule : kRules) {
     if (at(rule.place, rule.key)) return rule.expected;
@@ -144,36 +151,67 @@ bool SquadHandler::null() {
 
 bool SquadHandler::boolean(bool value) {
   if (!levels_.empty() && in_question() && levels_.back().key == "is_impossible") {
-    question_.is_impossible = value;
-    seen_.is_impossible = true;
-    return true;
+    return impossible(value);
   }
   return scalar(value ? "true" : "false");
 }
 
+bool SquadHandler::impossible(bool value) {
+  question_.is_impossible = value;
+  seen_.is_impossible = true;
+  return true;
+}
+
+bool SquadHandler::number_integer(number_integer_t value) {
+  return number(fmt::format("{}", value), value);
+}
+
 bool SquadHandler::number_unsigned(number_unsigned_t value) {
-  return value <= INT32_MAX ? integer(static_cast<std::int64_t>(value))
-                            : scalar(fmt::format("{}", value));
+  std::optional<std::int64_t> whole;
+  if (value <= INT32_MAX) whole = static_cast<std::int64_t>(value);
+  return number(fmt::format("{}", value), whole);
 }
 
-bool SquadHandler::number_float(number_float_t, const string_t& token) {
-  return scalar(fmt::format("{:.40}", token));
+bool SquadHandler::number_float(number_float_t value, const string_t& token) {
+  // An integer of more than 64 bits keeps its digits.
+  if (token.find_first_of(".eE") == string_t::npos) return number(token, std::nullopt);
+  std::optional<std::int64_t> whole;
+  if (value >= kUnknownStart && value <= INT32_MAX && value == std::floor(value)) {
+    whole = static_cast<std::int64_t>(value);
+  }
+  return number(python_json_float(value), whole);
 }
 
-bool SquadHandler::integer(std::int64_t value) {
-  if (levels_.empty() || value < 0 || value > INT32_MAX) return scalar(fmt::format("{}", value));
+// as_key: the text that Python's json makes of the number as a key; whole: where it is an integer
+// that a position may be.
+bool SquadHandler::number(const std::string& as_key, std::optional<std::int64_t> whole) {
+  const std::string shown = fmt::format("{:.40}", as_key);
+  if (levels_.empty()) return scalar(shown);
+  if (in_question() && levels_.back().key == "id") {
+    std::string id = as_key;
+    return string_of_question(id);
+  }
+  if (in_question() && levels_.back().key == "is_impossible" && (whole == 0 || whole == 1)) {
+    return impossible(whole == 1);
+  }
+  const bool is_position = whole && *whole >= kUnknownStart && *whole <= INT32_MAX;
+  return (is_position && position(*whole)) || scalar(shown);
+}
+
+// Takes the position where one stands; false elsewhere.
+bool SquadHandler::position(std::int64_t value) {
   if (at(Place::kAnswer, "answer_start")) {
     once(&seen_.start);
     answer_.start = value;
     return true;
   }
-  if (place() == Place::kFlatStarts) {
-    spend(0);
-    starts_.push_back(value);
-    ++levels_.back().index;
-    return true;
-  }
-  return scalar(fmt::format("{}", value));
+  const bool is_single = at(Place::kFlatAnswers, "answer_start");
+  if (is_single) once(&seen_.starts);
+  if (!is_single && place() != Place::kFlatStarts) return false;
+  spend(0);
+  starts_.push_back(value);
+  if (!is_single) ++levels_.back().index;
+  return true;
 }
 
 bool SquadHandler::string(string_t& value) {
@@ -184,16 +222,8 @@ bool SquadHandler::string(string_t& value) {
   const std::string& name = levels_.back().key;
   switch (place()) {
     case Place::kExample:
-      if (name == "title") paragraph_.title = value;
-      if (name == "context") set(&paragraph_.context, value, &seen_.context);
-      [[fallthrough]];
     case Place::kQuestion:
-      if (name == "id") set(&question_.id, value, &seen_.id);
-      if (name == "question") set(&question_.question, value, &seen_.question);
-      if (name == "answers" || name == "is_impossible" || name == "paragraphs") {
-        return scalar("a string");
-      }
-      return true;
+      return string_of_question(value);
     case Place::kParagraph:
       if (name == "context") {
         set(&paragraph_.context, value, &seen_.context);
@@ -205,15 +235,54 @@ bool SquadHandler::string(string_t& value) {
         set(&answer_.text, value, &seen_.text);
         return true;
       }
-      return scalar("a string");
+      break;
+    case Place::kFlatAnswers:
+      if (name == "text") {  // one answer without a list
+        set(&texts_.emplace_back(), value, &seen_.texts);
+        return true;
+      }
+      break;
     case Place::kFlatTexts:
       spend(value.size());
       texts_.push_back(std::move(value));
       ++levels_.back().index;
       return true;
     default:
-      return scalar("a string");
+      break;
   }
+  const std::optional<std::int64_t> whole = parse_whole_number(value);
+  const bool is_position = whole && *whole >= kUnknownStart && *whole <= INT32_MAX;
+  return (is_position && position(*whole)) || scalar(fmt::format("\"{:.40}\"", value));
+}
+
+// A string that is a member of a question, or of an example, which holds the context too.
+bool SquadHandler::string_of_question(string_t& value) {
+  const std::string& name = levels_.back().key;
+  if (place() == Place::kExample) {
+    if (name == "title") paragraph_.title = value;
+    if (name == "context") set(&paragraph_.context, value, &seen_.context);
+  }
+  if (name == "id") {
+    if (value.size() > kMaxIdBytes) {
+      refuse(fmt::format("a string of {} bytes, at most {} are read", value.size(), kMaxIdBytes));
+    }
+    set(&question_.id, value, &seen_.id);
+  }
+  if (name == "question") set(&question_.question, value, &seen_.question);
+  if (name == "is_impossible") {
+    for (const auto& [text, is_true] : {std::pair{"true", true},
+                                        {"True", true},
+                                        {"1", true},
+                                        {"false", false},
+                                        {"False", false},
+                                        {"0", false}}) {
+      if (value == text) return impossible(is_true);
+    }
+  }
+  if (name == "answers" || name == "is_impossible" || name == "paragraphs") {
+    return scalar("a string");
+  }
+  return true;
 }
 
 bool SquadHandler::start_object(std::size_t) {
@@ -252,7 +321,7 @@ bool SquadHandler::end_object() {
       if (!seen_.text) refuse("text is missing");
       if (!seen_.start) refuse("answer_start is missing");
       spend(0);
-      question_.answers.push_back(std::move(answer_));
+      add_answer(std::move(answer_));
       break;
     case Place::kFlatAnswers:
       end_flat_answers();
@@ -318,14 +387,14 @@ bool SquadHandler::key(string_t& name) {
   return true;
 }
 
-bool SquadHandler::parse_error(std::size_t position, const std::string&,
+bool SquadHandler::parse_error(std::size_t position, const std::string& token,
                                const nlohmann::detail::exception& error) {
   // The library's own code and its count of lines are left out.
   std::string reason = error.what();
   if (const std::size_t end = reason.find(": "); end != std::string::npos) reason.erase(0, end + 2);
   const std::string line = line_ > 0 ? fmt::format(" line {}:", line_) : "";
-  fail(ErrorKind::kCorruptFile, "{}:{} not valid JSON (byte {}): {:.200}", path_, line, position,
-       reason);
+  fail(ErrorKind::kCorruptFile, "{}:{} not valid JSON (byte {}): {:.200}{}", path_, line, position,
+       reason, json_token_hint(token));
 }
 
 void SquadHandler::once(bool* seen) const {
@@ -357,12 +426,18 @@ void SquadHandler::begin_question() {
   seen_.id = seen_.question = seen_.answers = seen_.is_impossible = false;
 }
 
+// No text nowhere says that there is no answer.
+void SquadHandler::add_answer(SquadAnswer&& answer) {
+  if (answer.text.empty() && answer.start == kUnknownStart) return;
+  question_.answers.push_back(std::move(answer));
+}
+
 void SquadHandler::end_flat_answers() {
   if (texts_.size() != starts_.size()) {
     refuse(fmt::format("answers has {} texts and {} positions", texts_.size(), starts_.size()));
   }
   for (std::size_t i = 0; i < texts_.size(); ++i) {
-    question_.answers.push_back({std::move(texts_[i]), starts_[i]});
+    add_answer({std::move(texts_[i]), starts_[i]});
   }
   texts_.clear();
   starts_.clear();
@@ -391,6 +466,11 @@ void SquadHandler::end_example() {
 }
 
 void SquadHandler::hand_over() {
+  for (const SquadQuestion& question : paragraph_.questions) {
+    if (paragraph_.context.empty() && python_lstrip(question.question).empty()) {
+      refuse(fmt::format("question \"{:.60}\" and its context are empty", question.id));
+    }
+  }
   ++summary_->paragraphs;
   SquadParagraph done = std::move(paragraph_);
   paragraph_ = {};

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,7 +39,7 @@ class SquadHandler {
 
   bool null();
   bool boolean(bool value);
-  bool number_integer(number_integer_t value) { return integer(value); }
+  bool number_integer(number_integer_t value);
   bool number_unsigned(number_unsigned_t value);
   bool number_float(number_float_t, const string_t& token);
   bool string(string_t& value);
@@ -86,12 +87,16 @@ class SquadHandler {
   std::string where() const;
   [[noreturn]] void refuse(const std::string& what) const;
   bool scalar(const std::string& found);
-  bool integer(std::int64_t value);
+  bool number(const std::string& as_key, std::optional<std::int64_t> whole);
+  bool position(std::int64_t value);
+  bool impossible(bool value);
+  bool string_of_question(string_t& value);
   void once(bool* seen) const;
   void opens_once(bool* seen);
   void set(std::string* field, std::string& value, bool* seen);
   void spend(std::size_t bytes);
   void begin_question();
+  void add_answer(SquadAnswer&& answer);
   void end_question();
   void end_flat_answers();
   void end_example();

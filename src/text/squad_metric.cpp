@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "core/error.h"
@@ -133,16 +134,19 @@ SquadScores score_predictions(const std::string& references, const std::string& 
   double exact = 0, f1 = 0;
   // The v2.0 script keeps scores by id: of questions with one id the last counts.
   std::unordered_map<std::string, QuestionScore> by_id;
+  std::unordered_set<std::string> seen;
   read_squad(references, [&](SquadParagraph&& paragraph) {
     for (const SquadQuestion& question : paragraph.questions) {
+      if (!seen.insert(question.id).second) ++scores.repeated;
       const auto it = answers.find(question.id);
       if (it == answers.end()) {
         ++scores.missing;
         if (!version_2) ++scores.total;
         continue;
       }
-      QALOF_CHECK(it->is_string(), ErrorKind::kBadInput, "{}: \"{:.60}\" is {}, expected a text",
-                  predictions, question.id, it->type_name());
+      QALOF_CHECK(it->is_string(), ErrorKind::kBadInput, "{}: \"{:.60}\" is {}, expected a text{}",
+                  predictions, question.id, it->type_name(),
+                  it->is_array() ? "; n-best files hold lists, predictions stand beside them" : "");
       const auto& text = it->get_ref<const std::string&>();
       QuestionScore score;
       if (version_2) {

@@ -28,6 +28,7 @@ struct SquadScores {
   std::uint64_t total = 0;
   std::uint64_t missing =
       0;  // questions without a prediction: count as 0 in v1.1, left out in v2.0
+  std::uint64_t repeated = 0;  // with the id of a question before: v1.1 counts all, v2.0 the last
 };
 /// Scores {"id": "text"} predictions; v2.0 rules where a question has is_impossible or version_2 is
 /// set.

@@ -66,6 +66,7 @@ class PredictionWriter {
   PredictionWriter(const std::string& directory, const std::string& prefix,
                    bool version_2_with_negative);
   ~PredictionWriter();
+  /// An id may be added once: it is a key of the files.
   void add(const std::string& id, const SpanPrediction& prediction, const QuestionScore& score);
   void finish();
 

@@ -14,6 +14,7 @@
 #include "model/config.h"
 #include "text/bpe_tokenizer.h"
 #include "text/classification.h"
+#include "text/squad.h"
 
 namespace qalof::fuzz {
 
@@ -110,18 +111,26 @@ bool read_config(std::span<const std::byte> input) {
 }
 
 bool read_classification(std::span<const std::byte> input) {
-  // The name tells the form, so the file has one; the first byte chooses.
+  // The name tells the form, so the file has one; a tab chooses.
   const std::filesystem::path directory =
       std::filesystem::temp_directory_path() / fmt::format("qalof-fuzz-{}", ::getpid());
   std::filesystem::create_directories(directory);
   const MemoryFile memory(input);
-  const bool csv = !input.empty() && (input[0] == std::byte{'"'} || input[0] == std::byte{'1'});
+  const bool csv = text_of(input).find('\t') == std::string_view::npos;
   const std::filesystem::path link = directory / (csv ? "data.csv" : "data.tsv");
   std::filesystem::remove(link);
   std::filesystem::create_symlink(memory.path(), link);
   const bool accepted = accepts([&] { text::scan_classification(link.string()); });
   std::filesystem::remove_all(directory);
   return accepted;
+}
+
+bool read_squad(std::span<const std::byte> input) {
+  const MemoryFile memory(input);
+  return accepts([&] {
+    text::scan_squad(memory.path());
+    text::repeated_ids(memory.path(), 0);
+  });
 }
 
 }  // namespace
@@ -137,7 +146,11 @@ const std::vector<Format>& formats() {
       {"classification",
        read_classification,
        {"tests/fuzz/corpus/classification/ag_news.csv",
-        "tests/fuzz/corpus/classification/sst2.tsv"}}};
+        "tests/fuzz/corpus/classification/sst2.tsv"}},
+      {"squad",
+       read_squad,
+       {"tests/fuzz/corpus/squad/nested.json", "tests/fuzz/corpus/squad/flat.json",
+        "tests/fuzz/corpus/squad/lines.jsonl"}}};
   return all;
 }
 

@@ -78,6 +78,7 @@ TEST_F(ScorePredictions, MissingOnesCountInV1AndAreSkippedInV2) {
 TEST_F(ScorePredictions, OfOneIdV1CountsAllAndV2TheLast) {
   const SquadScores v1 = score(references(), R"({"1": "cat", "2": "dog"})");
   EXPECT_EQ(v1.total, 3U);
+  EXPECT_EQ(v1.repeated, 1U);
   EXPECT_NEAR(v1.exact_match, 200.0 / 3, 1e-9);
   const SquadScores v2 = score(references(), R"({"1": "cat", "2": "dog"})", true);
   EXPECT_EQ(v2.total, 2U);
@@ -85,9 +86,24 @@ TEST_F(ScorePredictions, OfOneIdV1CountsAllAndV2TheLast) {
   EXPECT_NEAR(v2.f1, 100 * (1 + 2.0 / 3) / 2, 1e-9);
 }
 
+TEST_F(ScorePredictions, IdsThatAreNumbersAreKeysAsPythonWritesThem) {
+  const SquadScores scores = score(
+      R"([{"id": 7, "question": "?", "context": "c", "answers": {"text": ["cat"], "answer_start": [0]}},)"
+      R"( {"id": 7.0, "question": "?", "context": "c", "answers": {"text": ["dog"], "answer_start": [0]}}])",
+      "\xef\xbb\xbf"
+      R"({"7": "cat", "7.0": "dog"})");
+  EXPECT_EQ(scores.exact_match, 100);
+  EXPECT_EQ(scores.total, 2U);
+  EXPECT_EQ(scores.repeated, 0U);
+}
+
 TEST_F(ScorePredictions, PredictionsOfAnotherShapeAreRefused) {
   EXPECT_EQ(error_of([&] { score(references(), "[]"); }).kind, ErrorKind::kBadInput);
   EXPECT_EQ(error_of([&] { score(references(), R"({"1": 3})"); }).kind, ErrorKind::kBadInput);
+  EXPECT_THAT(error_of([&] { score(references(), R"({"1": [{"text": "cat"}]})"); }).message,
+              ::testing::HasSubstr("n-best files hold lists"));
+  EXPECT_THAT(error_of([&] { score(references(), R"({"1": NaN})"); }).message,
+              ::testing::HasSubstr("JSON has no NaN, Infinity or None, null stands for them"));
   EXPECT_EQ(error_of([&] { score(references(), R"({"1": "a")"); }).kind, ErrorKind::kCorruptFile);
 }
 

@@ -10,6 +10,7 @@
 #include "support/temp_dir.h"
 #include "text/fixtures.h"
 #include "text/python_json.h"
+#include "text/unicode.h"
 
 namespace qalof::text {
 namespace {
@@ -114,6 +115,39 @@ TEST(PredictionWriter, FilesAreAsPythonWritesThem) {
 )");
   EXPECT_EQ(read_file(directory.file("scores.json"), 4096),
             "{\n    \"none\": [0.0, 50.0],\n    \"one\": [100.0, 100.0]\n}\n");
+}
+
+TEST(PredictionWriter, OddIdsAndTextsAreReadBack) {
+  const TempDir directory;
+  std::string long_id;
+  while (long_id.size() + 4 < (std::size_t{64} << 10)) long_id += "\U0001f600";
+  const std::vector<std::string> ids = {
+      "",    " ",         "7",    "\"\\/\b\f\n\r\t", "\x01\x7f", "\u2028\ufeff\u4e2d",
+      "NaN", "</script>", long_id};
+  Json references = Json::array();
+  PredictionWriter writer(directory.path(), "", true);
+  SpanDecoder decoder({});
+  for (const std::string& id : ids) {
+    const std::string context = id.empty() ? "x" : id;
+    const auto size = static_cast<std::uint32_t>(count_code_points(context));
+    decoder.add(window_of(0, {{0, size}}), std::vector<float>{8e37F, -8e37F});
+    const SpanPrediction prediction = decoder.finish(context);
+    EXPECT_EQ(prediction.text, context);
+    writer.add(id, prediction, {1, 1});
+    references.push_back({{"id", id},
+                          {"context", context},
+                          {"question", id},
+                          {"answers", {{"text", {context}}, {"answer_start", {0}}}}});
+  }
+  writer.finish();
+  write_file_atomic(directory.file("references.json"), references.dump());
+  const SquadScores scores = score_predictions(directory.file("references.json"),
+                                               directory.file("predictions.json"), false);
+  EXPECT_EQ(scores.total, ids.size());
+  EXPECT_EQ(scores.missing, 0U);
+  EXPECT_EQ(scores.exact_match, 100);
+  for (const char* file : {"nbest_predictions.json", "scores.json", "null_odds.json"})
+    EXPECT_EQ(read_json_file(directory.file(file)).size(), ids.size()) << file;
 }
 
 TEST(PredictionWriter, NoQuestionsGiveAnEmptyObject) {

@@ -101,6 +101,107 @@ TEST_F(Squad, FlatFormsAreTheSameExamples) {
   }
 }
 
+TEST_F(Squad, NumbersAreIdsAsPythonWritesThem) {
+  const std::pair<std::string, std::string> ids[] = {
+      {"7", "7"},        {"-3", "-3"},
+      {"0", "0"},        {"18446744073709551615", "18446744073709551615"},
+      {"7.0", "7.0"},    {"123456789012345678901234567890", "123456789012345678901234567890"},
+      {"\"7\"", "7"},    {"1e3", "1000.0"},
+      {"\"007\"", "007"}};
+  for (const auto& [written, id] : ids) {
+    for (const std::string& text :
+         {R"([{"context": "c", "question": "?", "id": )" + written + "}]",
+          R"({"data": [{"paragraphs": [{"context": "c", "qas": [{"question": "?", "id": )" +
+              written + "}]}]}]}",
+          R"({"context": "c", "question": "?", "id": )" + written + "}\n"}) {
+      EXPECT_EQ(read(text).at(0).questions.at(0).id, id) << text;
+    }
+  }
+}
+
+TEST_F(Squad, ValuesAreReadAsExportsWriteThem) {
+  auto question = [&](const std::string& more) {
+    return read(
+               R"({"data": [{"paragraphs": [{"context": "c", "qas": [{"id": 1, "question": "?", )" +
+               more + "}]}]}]}")
+        .at(0)
+        .questions.at(0);
+  };
+  const std::pair<std::string, std::int64_t> starts[] = {
+      {"83", 83}, {"83.0", 83}, {"\"83\"", 83}, {"\"83.0\"", 83},
+      {"-1", -1}, {"-1.0", -1}, {"\"-1\"", -1}};
+  for (const auto& [written, start] : starts) {
+    for (const std::string& answers : {R"([{"text": "x", "answer_start": )" + written + "}]",
+                                       R"({"text": ["x"], "answer_start": [)" + written + "]}",
+                                       R"({"answer_start": )" + written + R"(, "text": "x"})"}) {
+      const SquadQuestion found = question("\"answers\": " + answers);
+      ASSERT_EQ(found.answers.size(), 1U) << answers;
+      EXPECT_EQ(found.answers[0].start, start) << answers;
+      EXPECT_EQ(found.answers[0].text, "x") << answers;
+    }
+  }
+  const std::pair<std::string, bool> truths[] = {
+      {"true", true},     {"1", true},          {"1.0", true},        {"\"true\"", true},
+      {"\"True\"", true}, {"\"1\"", true},      {"false", false},     {"0", false},
+      {"0.0", false},     {"\"false\"", false}, {"\"False\"", false}, {"\"0\"", false}};
+  for (const auto& [written, is_impossible] : truths) {
+    EXPECT_EQ(question("\"is_impossible\": " + written).is_impossible, is_impossible) << written;
+    EXPECT_TRUE(summary_.has_is_impossible) << written;
+  }
+  for (const std::string written : {"2", "-1", "0.5", "\"no\"", "\"\"", "[]"}) {
+    expect_refused(R"([{"id": 1, "is_impossible": )" + written + "}]", ErrorKind::kBadInput,
+                   "is_impossible: found");
+  }
+  // No text nowhere is no answer.
+  for (const std::string answers :
+       {"null", "[]", R"([{"text": "", "answer_start": -1}])",
+        R"({"text": "", "answer_start": -1})", R"({"text": [""], "answer_start": [-1]})",
+        R"({"text": [], "answer_start": []})"}) {
+    EXPECT_TRUE(question("\"answers\": " + answers).answers.empty()) << answers;
+    EXPECT_EQ(summary_.unanswered, 1U) << answers;
+  }
+  expect_refused(R"([{"answers": {"text": "x", "text": ["y"]}}])", ErrorKind::kBadInput,
+                 "answers.text: stands twice");
+  expect_refused(R"([{"id": 1, "question": "?", "context": "c", "answers": {"text": "x"}}])",
+                 ErrorKind::kBadInput, "answers has 1 texts and 0 positions");
+}
+
+TEST_F(Squad, MarksAndLineEndsDoNotMatter) {
+  const std::string mark = "\xef\xbb\xbf";
+  EXPECT_EQ(read(mark + kNested).size(), 3U);
+  for (const std::string end : {"\n", "\r\n", "\r"}) {
+    const std::string lines = end + kExample + end + end + "  " + end + kOther + end + end;
+    for (const std::string& text : {lines, mark + lines, mark + lines.substr(end.size())}) {
+      EXPECT_EQ(read(text).size(), 2U) << text;
+      EXPECT_EQ(summary_.form, SquadForm::kJsonLines);
+    }
+    expect_refused(std::string(kExample) + end + end + "{\"id\": []}", ErrorKind::kBadInput,
+                   "line 3: id: found a list");
+  }
+  expect_refused(mark, ErrorKind::kCorruptFile, "not valid JSON");
+  expect_refused(std::string("\xff\xfe{\0", 4), ErrorKind::kCorruptFile,
+                 "begins with the byte order mark of UTF-16, expected UTF-8");
+  expect_refused(R"([{"id": NaN}])", ErrorKind::kCorruptFile, "JSON has no NaN");
+  expect_refused(R"([{"id": -Infinity}])", ErrorKind::kCorruptFile, "JSON has no NaN");
+}
+
+TEST_F(Squad, AnIdBesideTheDataIsNoExample) {
+  EXPECT_EQ(read(std::string(R"({"id": "set", "data": [)") + kExample + "]}").size(), 1U);
+  EXPECT_EQ(summary_.form, SquadForm::kFlat);
+}
+
+TEST_F(Squad, RepeatedIdsAreCounted) {
+  std::string qas;
+  for (const char* id : {"1", "\"1\"", "\"b\"", "2", "\"b\"", "1"})
+    qas += fmt::format("{}{{\"id\": {}, \"question\": \"?\"}}", qas.empty() ? "" : ", ", id);
+  const std::string path =
+      write(R"({"data": [{"paragraphs": [{"context": "c", "qas": [)" + qas + "]}]}]}");
+  using Counts = std::unordered_map<std::string, std::uint64_t>;
+  EXPECT_EQ(repeated_ids(path, 0), (Counts{{"1", 3}, {"b", 2}}));
+  EXPECT_EQ(repeated_ids(path, 4), (Counts{{"1", 2}}));
+  EXPECT_EQ(repeated_ids(path, 1), Counts());
+}
+
 TEST_F(Squad, StopsWhenAskedTo) {
   int seen = 0;
   read_squad(write(kNested), [&](SquadParagraph&&) { return ++seen < 2; });
@@ -124,6 +225,9 @@ TEST(FindAnswer, IsTheNearestOccurrenceInCodePoints) {
   EXPECT_EQ(find_answer(context, {"abc", 0}), -1);
   EXPECT_EQ(find_answer(context, {"", 0}), -1);
   EXPECT_EQ(find_answer("", {"a", 0}), -1);
+  EXPECT_EQ(find_answer("ab ab", {"ab", kUnknownStart}), 0);
+  EXPECT_EQ(find_answer("b ab ab", {"ab", kUnknownStart}), 2);
+  EXPECT_EQ(find_answer("b", {"ab", kUnknownStart}), -1);
   EXPECT_EQ(find_answer("aaaa", {"aa", 3}), 2);  // overlapping occurrences count
 }
 
@@ -167,7 +271,10 @@ TEST_F(Squad, CorruptFilesAreRefusedWithTheirPlace) {
   expect_refused(R"({"data": [{"paragraphs": [{"context": "a", "context": "b"}]}]})", bad,
                  "context: stands twice");
   expect_refused(question("{}"), bad, place + ": id is missing");
-  expect_refused(question(R"({"id": 3})"), bad, place + ".id: found 3, expected a string");
+  expect_refused(question(R"({"id": null})"), bad,
+                 place + ".id: found null, expected a string or a number");
+  expect_refused(question("{\"id\": \"" + std::string(70'000, 'x') + "\"}"), bad,
+                 place + ".id: a string of 70000 bytes, at most 65536 are read");
   expect_refused(question(R"({"id": "1"})"), bad, place + ": question is missing");
   expect_refused(question(R"({"id": "1", "is_impossible": "no"})"), bad,
                  place + ".is_impossible: found a string, expected true or false");
@@ -179,8 +286,8 @@ TEST_F(Squad, CorruptFilesAreRefusedWithTheirPlace) {
                  place + ".answers[0]: answer_start is missing");
   expect_refused(question(R"({"id": "1", "answers": [{"answer_start": 1}]})"), bad,
                  place + ".answers[0]: text is missing");
-  for (const std::string start :
-       {"-1", "1.5", "\"4\"", "null", "4294967296", "99999999999999999999"}) {
+  for (const std::string start : {"-2", "1.5", "\"four\"", "\"1.5\"", "\"\"", "true", "null",
+                                  "4294967296", "99999999999999999999"}) {
     expect_refused(
         question(R"({"id": "1", "answers": [{"text": "x", "answer_start": )" + start + "}]}"), bad,
         place + ".answers[0].answer_start: found");
@@ -194,8 +301,10 @@ TEST_F(Squad, CorruptFilesAreRefusedWithTheirPlace) {
                  "[1]: paragraphs is missing");
   expect_refused(std::string("[") + kExample + R"(, {"paragraphs": []}])", bad,
                  "[1].paragraphs: an article among questions");
-  expect_refused(std::string(kExample) + "\n{\"id\": 4}", bad, "line 2: id: found 4");
+  expect_refused(std::string(kExample) + "\n{\"id\": []}", bad, "line 2: id: found a list");
   expect_refused(std::string(kExample) + "\n[]", bad, "line 2: found a list");
+  expect_refused(R"([{"id": 7, "question": " \n", "context": ""}])", bad,
+                 "[0]: question \"7\" and its context are empty");
   expect_refused(std::string(kExample) + "\n\n{\"id\": ", corrupt, "line 3: not valid JSON");
   expect_refused(std::string(kExample) + " " + kExample, corrupt, "line 1: not valid JSON");
 }

@@ -1,0 +1,80 @@
+// What runs write to go on from is read back, odd numbers and texts included.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "app/attack_texts.h"
+#include "app/sensitivity_state.h"
+#include "app/train_log.h"
+#include "support/temp_dir.h"
+
+namespace qalof::app {
+namespace {
+
+using qalof::testing::TempDir;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+TEST(Journals, ScoresThatAreNotFiniteAreReadBack) {
+  const TempDir directory;
+  const std::string path = directory.file("state.jsonl");
+  const Json identity = {{"model", "m"}};
+  {
+    SensitivityState state(path, identity, false);
+    state.add(0, 1, {{100, 50.5, std::nan(""), kInfinity}, {0, 0, 1e300, -0.0}});
+  }
+  // An empty line and a cut one, as an editor or a full disk leaves them.
+  AppendFile(path).append("\r\n\n{\"batch\": 1");
+  SensitivityState state(path, identity, false);
+  EXPECT_EQ(state.resumed(), 1U);
+  const std::vector<SampleScore>* scores = state.find(0, 1);
+  ASSERT_NE(scores, nullptr);
+  ASSERT_EQ(scores->size(), 2U);
+  EXPECT_EQ((*scores)[0].f1, 50.5);
+  EXPECT_TRUE(std::isnan((*scores)[0].loss));
+  EXPECT_TRUE(std::isnan((*scores)[0].kl));
+  EXPECT_EQ((*scores)[1].loss, 1e300);
+  state.add(1, 0, {{0, 0, 0, 0}});
+  EXPECT_EQ(SensitivityState(path, identity, false).resumed(), 2U);
+}
+
+TEST(Journals, TextsOfAnAttackAreReadBack) {
+  const TempDir directory;
+  const Json identity = {{"model", "m"}};
+  AttackRecord record;
+  record.original = "\"\\ \n\r\t\x01\u2028\ufeff\U0001f600";
+  record.text = "";
+  record.losses = {{"first", {{"margin", std::nan("")}}}};
+  {
+    AttackStore store(directory.path(), identity, false);
+    store.add(record);
+  }
+  AppendFile(directory.file(kAttackTexts)).append("\n \r\n");
+  EXPECT_EQ(AttackStore(directory.path(), identity, false).records().size(), 1U);
+  const std::vector<AttackRecord> records = read_attack(directory.path());
+  ASSERT_EQ(records.size(), 1U);
+  EXPECT_EQ(records[0].original, record.original);
+}
+
+TEST(Journals, EvaluationsThatAreNotFiniteAreReadBack) {
+  WidthScore lm;
+  lm.precision = "w4a4kv4";
+  lm.width = 4;
+  lm.lm.emplace();
+  lm.lm->loss = 800;
+  lm.lm->perplexity = kInfinity;
+  WidthScore classes = lm;
+  classes.lm.reset();
+  classes.classification.emplace();
+  classes.classification->loss = std::nan("");
+  for (const WidthScore& score : {lm, classes}) {
+    const Json written = parse_json(score_json(score).dump(), "scores");
+    const WidthScore read = score_of(written, "scores");
+    EXPECT_EQ(read.lm.has_value(), score.lm.has_value());
+    EXPECT_FALSE(std::isfinite(read.lm ? read.lm->perplexity : read.classification->loss));
+  }
+}
+
+}  // namespace
+}  // namespace qalof::app
