@@ -139,7 +139,7 @@ TEST(TextEncoder, WhatIsNotUnderstoodIsRefusedByName) {
   const std::vector<std::tuple<Json, ErrorKind, std::string>> cases = {
       {{{"type", "Magic"}}, kNotHere, "is Magic, implemented are ByteLevel, TemplateProcessing"},
       {sequence({end_template(), end_template()}), kNotHere, "processors[1]: is a second step"},
-      {sequence({sequence(Json::array())}), kNotHere, "processors[0]: is Sequence"},
+      {sequence(Json::array({sequence(Json::array())})), kNotHere, "processors[0]: is Sequence"},
       {sequence("x"), kBad, "processors: is missing or no list"},
       {"x", kBad, "found \"x\", expected an object"},
       {{{"type", 3}}, kBad, "type"},
