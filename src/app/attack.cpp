@@ -58,13 +58,12 @@ Interval percent_interval(double accuracy, std::uint64_t samples) {
 // Scores of texts in two forms, original and attacked.
 class Scorer {
  public:
-  Scorer(const AttackTarget& target, const text::BpeTokenizer& tokenizer, std::size_t max_tokens,
+  Scorer(const AttackTarget& target, const text::TextEncoder& encoder, std::size_t max_tokens,
          const std::vector<AttackRecord>& records, ParallelFor& parallel)
       : target_(target), parallel_(parallel), samples_(records.size()) {
     for (const bool clean : {true, false}) {
       for (const AttackRecord& record : records) {
-        ids_.push_back(
-            classifier_tokens(tokenizer, clean ? record.original : record.text, max_tokens));
+        ids_.push_back(encoder.encode_cut(clean ? record.original : record.text, max_tokens));
         labels_.push_back(record.label);
       }
     }
@@ -160,14 +159,7 @@ const runtime::Execution& AttackTarget::drawn(std::uint64_t request) const {
   return *set_[draws_.of_request(request)];
 }
 
-std::vector<std::int32_t> classifier_tokens(const text::BpeTokenizer& tokenizer,
-                                            const std::string& text, std::size_t max_tokens) {
-  std::vector<std::int32_t> ids = tokenizer.encode(text).ids;
-  ids.resize(std::min(ids.size(), max_tokens));
-  return ids;
-}
-
-AttackScores score_attack(const AttackTarget& target, const text::BpeTokenizer& tokenizer,
+AttackScores score_attack(const AttackTarget& target, const text::TextEncoder& encoder,
                           const AttackScoreOptions& options,
                           const std::vector<AttackRecord>& records, ParallelFor& parallel,
                           Observer& observer) {
@@ -177,10 +169,11 @@ AttackScores score_attack(const AttackTarget& target, const text::BpeTokenizer& 
                 "sample {}: class {} of the texts, the head has {}", record.index, record.label + 1,
                 classes);
   }
-  const Scorer scorer(target, tokenizer,
+  const Scorer scorer(target, encoder,
                       std::min(options.max_seq_length, target.own().base().config().max_positions),
                       records, parallel);
   AttackScores scores;
+  scores.special_tokens = encoder.description();
   const std::uint64_t total = target.all().size() + (options.defence == Defence::kRandom ? 1 : 0);
   for (const auto& execution : target.all()) {
     scores.per_precision.push_back(scorer.score(*execution));
@@ -211,7 +204,7 @@ AttackScores rescore_attack(const AttackScoreOptions& options, Observer& observe
   ThreadPool pool(choose_threads(options.model.threads));
   const AttackTarget target(handle, options, pool, observer);
   AttackScores scores =
-      score_attack(target, open_tokenizer(handle), options, records, pool, observer);
+      score_attack(target, open_encoder(handle, observer), options, records, pool, observer);
   write_scores(scores, options.output_dir);
   return scores;
 }
@@ -222,6 +215,7 @@ Json to_json(const AttackScores& scores) {
   json["attacked"] = scores.attacked;
   json["fooled"] = scores.fooled;
   json["mean_queries"] = scores.mean_queries;
+  json["special_tokens"] = scores.special_tokens;
   json["per_precision"] = Json::array();
   for (const AttackScore& score : scores.per_precision)
     json["per_precision"].push_back(to_json(score));

@@ -45,6 +45,7 @@ struct AttackScores {
   std::uint64_t samples = 0, attacked = 0, fooled = 0;
   double mean_queries = 0;  // of those attacked
   std::string output_dir;
+  Json special_tokens;            // text::TextEncoder's description
   double seconds_per_sample = 0;  // of this process's searching; 0: nothing was searched
 };
 
@@ -72,13 +73,9 @@ class AttackTarget {
   quant::PrecisionDraws draws_;  // of random precision inference
 };
 
-/// Tokens of a text for a classifier: none, or at most as many as it takes.
-std::vector<std::int32_t> classifier_tokens(const text::BpeTokenizer& tokenizer,
-                                            const std::string& text, std::size_t max_tokens);
-
 /// Asks every execution about original and text of every record, on the packed runtime. A text
 /// without tokens is classified rightly.
-AttackScores score_attack(const AttackTarget& target, const text::BpeTokenizer& tokenizer,
+AttackScores score_attack(const AttackTarget& target, const text::TextEncoder& encoder,
                           const AttackScoreOptions& options,
                           const std::vector<AttackRecord>& records, ParallelFor& parallel,
                           Observer& observer);

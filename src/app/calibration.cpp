@@ -18,7 +18,7 @@ constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;
 
 }  // namespace
 
-std::vector<std::vector<std::int32_t>> calibration_windows(const text::BpeTokenizer& tokenizer,
+std::vector<std::vector<std::int32_t>> calibration_windows(const text::TextEncoder& encoder,
                                                            const CalibrationOptions& options,
                                                            std::size_t positions) {
   QALOF_CHECK(!options.file.empty(), ErrorKind::kUsage, "--calibration_file is missing");
@@ -32,25 +32,25 @@ std::vector<std::vector<std::int32_t>> calibration_windows(const text::BpeTokeni
   const auto is_full = [&] { return windows.size() >= options.samples; };
   if (task == runtime::Task::kQa) {
     text::read_squad(options.file, [&](text::SquadParagraph&& paragraph) {
-      const text::EncodedContext context = text::encode_context(tokenizer, paragraph.context);
+      const text::EncodedContext context = text::encode_context(encoder, paragraph.context);
       for (const text::SquadQuestion& question : paragraph.questions) {
         for (text::SpanWindow& window :
-             text::make_windows(tokenizer, question.question, context, features)) {
+             text::make_windows(encoder, question.question, context, features)) {
           if (!is_full()) windows.push_back(std::move(window.ids));
         }
       }
       return !is_full();
     });
   } else if (task == runtime::Task::kClassification) {
-    ClassificationEncoder encoder(tokenizer, options.file, features.max_seq_length);
+    ClassificationEncoder cutter(encoder, options.file, features.max_seq_length);
     text::read_classification(options.file, [&](text::LabeledText&& example) {
-      windows.push_back(encoder.encode(example));
+      windows.push_back(cutter.encode(example));
       return !is_full();
     });
   } else {
     const std::string text = text::read_plain_text(options.file, kMaxTextBytes).text;
     for (const std::string_view document : documents_of(text, options.line_by_line)) {
-      const std::vector<std::int32_t> ids = tokenizer.encode(document).ids;
+      const std::vector<std::int32_t> ids = document_tokens(encoder, document);
       for (std::size_t first = 0; first < ids.size() && !is_full();) {
         const std::size_t end = std::min(ids.size(), first + features.max_seq_length);
         windows.emplace_back(ids.begin() + static_cast<std::ptrdiff_t>(first),

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "text/bpe_tokenizer.h"
 #include "text/span_features.h"
+#include "text/text_encoder.h"
 
 namespace qalof::app {
 
@@ -20,7 +20,7 @@ struct CalibrationOptions {
 
 /// At most options.samples windows of at most positions tokens. Error{kUsage}, {kNotFound}, what
 /// the readers say, or {kBadInput} where the file holds no window.
-std::vector<std::vector<std::int32_t>> calibration_windows(const text::BpeTokenizer& tokenizer,
+std::vector<std::vector<std::int32_t>> calibration_windows(const text::TextEncoder& encoder,
                                                            const CalibrationOptions& options,
                                                            std::size_t positions);
 

@@ -91,18 +91,18 @@ void write_files(const ClassificationEvaluationOptions& options,
 
 }  // namespace
 
-ClassificationEncoder::ClassificationEncoder(const text::BpeTokenizer& tokenizer, std::string path,
+ClassificationEncoder::ClassificationEncoder(const text::TextEncoder& encoder, std::string path,
                                              std::size_t max_tokens)
-    : tokenizer_(tokenizer), path_(std::move(path)), max_tokens_(max_tokens) {
+    : encoder_(encoder), path_(std::move(path)), max_tokens_(max_tokens) {
   QALOF_CHECK(max_tokens >= 1, ErrorKind::kUsage, "--max_seq_length: found 0, expected at least 1");
 }
 
 std::vector<std::int32_t> ClassificationEncoder::encode(const text::LabeledText& example) {
-  std::vector<std::int32_t> ids = tokenizer_.encode(example.text).ids;
+  bool was_cut = false;
+  std::vector<std::int32_t> ids = encoder_.encode_cut(example.text, max_tokens_, &was_cut);
   QALOF_CHECK(!ids.empty(), ErrorKind::kBadInput, "{}: line {}: the tokenizer has no token for it",
               path_, example.line);
-  cut_ += ids.size() > max_tokens_ ? 1 : 0;
-  ids.resize(std::min(ids.size(), max_tokens_));
+  cut_ += was_cut ? 1 : 0;
   return ids;
 }
 
@@ -127,7 +127,7 @@ std::uint64_t check_classification(const std::string& path, std::size_t classes)
 }
 
 ClassificationScores evaluate_classification(const runtime::RequestExecutions& executions,
-                                             const text::BpeTokenizer& tokenizer,
+                                             const text::TextEncoder& encoder,
                                              const ClassificationEvaluationOptions& options,
                                              ParallelFor& parallel, Observer& observer,
                                              runtime::Profile* profile) {
@@ -136,20 +136,20 @@ ClassificationScores evaluate_classification(const runtime::RequestExecutions& e
   std::uint64_t total = check_classification(options.validation_file, classes);
   if (options.max_eval_samples > 0) total = std::min(total, options.max_eval_samples);
   const auto start = std::chrono::steady_clock::now();
-  ClassificationEncoder encoder(
-      tokenizer, options.validation_file,
+  ClassificationEncoder cutter(
+      encoder, options.validation_file,
       std::min(options.max_seq_length, executions.front().base().config().max_positions));
   Classifier classifier(executions, parallel, profile);
   std::uint64_t added = 0;
   text::read_classification(options.validation_file, [&](text::LabeledText&& example) {
-    classifier.add(encoder.encode(example), example.label);
+    classifier.add(cutter.encode(example), example.label);
     observer.progress("texts", classifier.done(), total, "");
     return ++added < total;
   });
   ClassificationScores scores = classifier.finish();
   observer.progress("texts", scores.samples, total, "");
-  encoder.report(observer);
-  scores.cut = encoder.cut();
+  cutter.report(observer);
+  scores.cut = cutter.cut();
   scores.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!options.output_dir.empty()) write_files(options, scores);
   return scores;

@@ -8,8 +8,8 @@
 #include "core/progress.h"
 #include "core/threads.h"
 #include "runtime/classifier.h"
-#include "text/bpe_tokenizer.h"
 #include "text/classification.h"
+#include "text/text_encoder.h"
 
 namespace qalof::app {
 
@@ -17,16 +17,16 @@ namespace qalof::app {
 class ClassificationEncoder {
  public:
   /// max_tokens: at least 1.
-  ClassificationEncoder(const text::BpeTokenizer& tokenizer, std::string path,
-                        std::size_t max_tokens);
-  /// The first max_tokens tokens. Error{kBadInput} names the line of a text without any.
+  ClassificationEncoder(const text::TextEncoder& encoder, std::string path, std::size_t max_tokens);
+  /// At most max_tokens tokens, those of the template among them. Error{kBadInput} names the line
+  /// of a text without any.
   std::vector<std::int32_t> encode(const text::LabeledText& example);
   /// Says how many texts were cut, where any was.
   void report(Observer& observer) const;
   std::uint64_t cut() const { return cut_; }
 
  private:
-  const text::BpeTokenizer& tokenizer_;
+  const text::TextEncoder& encoder_;
   std::string path_;
   std::size_t max_tokens_;
   std::uint64_t cut_ = 0;
@@ -55,7 +55,7 @@ std::uint64_t check_classification(const std::string& path, std::size_t classes)
 
 /// Error{kBadInput} where there is no class head; check_classification's.
 ClassificationScores evaluate_classification(const runtime::RequestExecutions& executions,
-                                             const text::BpeTokenizer& tokenizer,
+                                             const text::TextEncoder& encoder,
                                              const ClassificationEvaluationOptions& options,
                                              ParallelFor& parallel, Observer& observer,
                                              runtime::Profile* profile = nullptr);

@@ -122,7 +122,7 @@ class Demo {
                const std::string& precision, double training_seconds) {
     const Clock::time_point start = Clock::now();
     const ModelHandle handle = open(model_path, adapter, precision);
-    const text::BpeTokenizer tokenizer = open_tokenizer(handle);
+    const text::TextEncoder encoder = open_encoder(handle, observer_);
     const auto execution = make_execution(handle, pool_, observer_);
     QaEvaluationOptions options;
     options.validation_file = data("validation.json");
@@ -134,7 +134,7 @@ class Demo {
         "--doc_stride {} --precision {}",
         model_path, adapter.empty() ? "" : " --adapter ", adapter, options.validation_file, kWindow,
         kStride, precision));
-    const QaScores scores = evaluate_qa(*execution, tokenizer, options, pool_, observer_);
+    const QaScores scores = evaluate_qa(*execution, encoder, options, pool_, observer_);
     const runtime::Footprint footprint = runtime::measure_footprint(*execution);
     DemoRow row;
     row.name = name;

@@ -46,12 +46,13 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
   QALOF_CHECK(path_exists(options.qa.validation_file), ErrorKind::kNotFound, "{}: no such file",
               options.qa.validation_file);
   const ModelHandle handle = open_model(options.model, observer);
-  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
+  const text::TextEncoder encoder = open_encoder(handle, observer);
   ThreadPool pool(choose_threads(options.model.threads));
   const runtime::RequestExecutions executions = make_request_executions(handle, pool, observer);
   std::uint64_t requests = 0;
   EvalResult result;
   result.precision = executions.description();
+  result.special_tokens = encoder.description(task == runtime::Task::kQa);
   result.footprint = footprint_of(executions);
   runtime::Profile* profile = options.profile ? &result.profile : nullptr;
   if (task == runtime::Task::kClassification) {
@@ -62,7 +63,7 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
     classification.output_dir = options.qa.output_dir;
     classification.label_names = label_names(handle, runtime::num_classes(executions.front()));
     result.classification =
-        evaluate_classification(executions, tokenizer, classification, pool, observer, profile);
+        evaluate_classification(executions, encoder, classification, pool, observer, profile);
     requests = result.classification->samples;
     result.tokens_per_second =
         static_cast<double>(result.classification->tokens) / result.classification->seconds;
@@ -70,13 +71,13 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
     QaEvaluationOptions qa = options.qa;
     if (handle.adapters && handle.adapters->separator)
       qa.features.separator = handle.adapters->separator;
-    result.qa = evaluate_qa(executions, tokenizer, qa, pool, observer, profile);
+    result.qa = evaluate_qa(executions, encoder, qa, pool, observer, profile);
     requests = result.qa->samples;
     result.tokens_per_second = static_cast<double>(result.qa->tokens) / result.qa->seconds;
   } else {
     LmEvaluationOptions lm = options.lm;
     lm.validation_file = options.qa.validation_file;
-    result.lm = evaluate_lm(executions, tokenizer, lm, pool, observer, profile);
+    result.lm = evaluate_lm(executions, encoder, lm, pool, observer, profile);
     requests = result.lm->windows;
     result.tokens_per_second = static_cast<double>(result.lm->tokens) / result.lm->seconds;
   }

@@ -28,6 +28,7 @@ struct RandomDraws {
 };
 struct EvalResult {
   std::string precision;  // effective, in words
+  Json special_tokens;    // text::TextEncoder's description
   std::optional<RandomDraws> draws;
   std::optional<QaScores> qa;
   std::optional<LmScores> lm;

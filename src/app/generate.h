@@ -12,7 +12,7 @@ namespace qalof::app {
 
 struct GenerateOptions {
   ModelOptions model;
-  std::string prompt;  // UTF-8; "" begins with the model's bos token
+  std::string prompt;  // UTF-8; where it has no tokens, the model's bos token begins
   runtime::GenerateOptions generation;
   std::uint64_t request = 0;  // random precision: the width is a function of seed and this
   bool ignore_eos = false;    // go on where the model's eos token comes
@@ -21,6 +21,7 @@ struct GenerateOptions {
 struct GenerateResult {
   runtime::Generation generation;
   std::string precision;                     // effective, in words
+  Json special_tokens;                       // text::TextEncoder's description
   std::optional<std::uint64_t> random_seed;  // of the draw
   int lm_head_bits = 0;
   runtime::Profile profile;

@@ -155,6 +155,19 @@ text::PreTokenizer pre_tokenizer_of(const io::GgufFile& file) {
        name);
 }
 
+// The token that stands before ("bos") or behind ("eos") every text, if one does.
+std::optional<std::size_t> template_token(const io::GgufFile& file, const std::string& name,
+                                          bool by_default, std::size_t vocab_size) {
+  const std::string prefix = "tokenizer.ggml.";
+  if (!file.boolean(prefix + "add_" + name + "_token").value_or(by_default)) return std::nullopt;
+  const std::string key = prefix + name + "_token_id";
+  const std::optional<std::uint64_t> id = file.integer(key, kMaxSize);
+  QALOF_CHECK(id.has_value() && *id < vocab_size, ErrorKind::kBadInput,
+              "{}: {} is {}, expected 0..{}: the tokenizer puts this token around every text",
+              file.path(), key, id ? std::to_string(*id) : "missing", vocab_size - 1);
+  return *id;
+}
+
 // The text of tokenizer.json, which has been read once.
 std::string tokenizer_of(const io::GgufFile& file, std::size_t vocab_size) {
   const std::string_view model = file.string("tokenizer.ggml.model").value_or("missing");
@@ -180,6 +193,13 @@ std::string tokenizer_of(const io::GgufFile& file, std::size_t vocab_size) {
   parts.merges = *merges;
   parts.pre_tokenizer = pre_tokenizer_of(file);
   parts.ignores_merges = parts.pre_tokenizer == text::PreTokenizer::kLlama3;
+  // llama.cpp puts a first token before every text for llama-bpe, unless the file says otherwise.
+  parts.bos =
+      template_token(file, "bos", parts.pre_tokenizer == text::PreTokenizer::kLlama3, vocab_size);
+  parts.eos = template_token(file, "eos", /*by_default=*/false, vocab_size);
+  QALOF_CHECK(!file.boolean("tokenizer.ggml.add_sep_token").value_or(false),
+              ErrorKind::kUnsupported,
+              "{}: tokenizer.ggml.add_sep_token is true, implemented is false", file.path());
   std::string json = text::tokenizer_json(parts, file.path());
   // Refuses what does not fit together before anything is written.
   text::BpeTokenizer::from_files({{"tokenizer.json", json}}, file.path());

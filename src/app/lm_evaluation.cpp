@@ -45,9 +45,14 @@ std::vector<std::string_view> documents_of(std::string_view text, bool line_by_l
   return documents;
 }
 
-LmScores evaluate_lm(const runtime::RequestExecutions& executions,
-                     const text::BpeTokenizer& tokenizer, const LmEvaluationOptions& options,
-                     ParallelFor& parallel, Observer& observer, runtime::Profile* profile) {
+std::vector<std::int32_t> document_tokens(const text::TextEncoder& encoder,
+                                          std::string_view document) {
+  return document.empty() ? std::vector<std::int32_t>() : encoder.encode(document).ids;
+}
+
+LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::TextEncoder& encoder,
+                     const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
+                     runtime::Profile* profile) {
   const model::ModelConfig& config = executions.front().base().config();
   const std::size_t length =
       options.max_seq_length == 0 ? config.max_positions : options.max_seq_length;
@@ -64,7 +69,7 @@ LmScores evaluate_lm(const runtime::RequestExecutions& executions,
   std::vector<Window> windows;
   LmScores scores;
   for (const std::string_view document : documents_of(text, options.line_by_line)) {
-    const std::vector<std::int32_t> more = tokenizer.encode(document).ids;
+    const std::vector<std::int32_t> more = document_tokens(encoder, document);
     add_windows(ids.size(), ids.size() + more.size(), length, stride, windows);
     scores.tokens += more.empty() ? 0 : more.size() - 1;
     ids.insert(ids.end(), more.begin(), more.end());

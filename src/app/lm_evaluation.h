@@ -10,7 +10,7 @@
 #include "core/progress.h"
 #include "core/threads.h"
 #include "runtime/request_executions.h"
-#include "text/bpe_tokenizer.h"
+#include "text/text_encoder.h"
 
 namespace qalof::app {
 
@@ -30,12 +30,15 @@ struct LmScores {
 
 /// The documents of a text: all of it, or with line_by_line its lines.
 std::vector<std::string_view> documents_of(std::string_view text, bool line_by_line);
+/// Of a document with what the tokenizer's template adds; none of an empty one.
+std::vector<std::int32_t> document_tokens(const text::TextEncoder& encoder,
+                                          std::string_view document);
 
 /// Each token of a document but its first is scored once, in the first window that holds it with a
-/// predecessor.
-LmScores evaluate_lm(const runtime::RequestExecutions& executions,
-                     const text::BpeTokenizer& tokenizer, const LmEvaluationOptions& options,
-                     ParallelFor& parallel, Observer& observer,
+/// predecessor. What the tokenizer's template adds stands around the document, not around windows,
+/// and is scored as other tokens are; an empty document has no tokens.
+LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::TextEncoder& encoder,
+                     const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile = nullptr);
 
 }  // namespace qalof::app

@@ -30,7 +30,7 @@ MeasuredModel::MeasuredModel(const SensitivityOptions& options, Observer& observ
       observer_(observer),
       task_(runtime::parse_task(options.task)),
       handle_(open_high(options, observer)),
-      tokenizer_(open_tokenizer(handle_)),
+      encoder_(open_encoder(handle_, observer)),
       pool_(choose_threads(options.model.threads)) {
   if (handle_.adapters && handle_.adapters->separator)
     options_.data.features.separator = handle_.adapters->separator;
@@ -38,21 +38,24 @@ MeasuredModel::MeasuredModel(const SensitivityOptions& options, Observer& observ
 
 Json MeasuredModel::identity() const {
   const QaEvaluationOptions& data = options_.data;
-  return {{"base_sha256", handle_.base->source().sha256()},
-          {"adapters_sha256", handle_.adapters ? Json(adapters_sha256(*handle_.adapters)) : Json()},
-          {"validation_file_sha256", sha256_hex(MappedFile::open(data.validation_file).bytes())},
-          {"task", options_.task},
-          {"max_eval_samples", data.max_eval_samples},
-          {"max_seq_length", data.features.max_seq_length},
-          {"doc_stride", data.features.doc_stride},
-          {"separator", data.features.separator ? Json(*data.features.separator) : Json()},
-          {"n_best_size", data.decode.n_best_size},
-          {"max_answer_length", data.decode.max_answer_length},
-          {"version_2_with_negative", data.decode.version_2_with_negative},
-          {"scheme", quant::to_string(handle_.plan.scheme.value_or(quant::QuantScheme{}))},
-          {"kv_scheme", runtime::to_string(handle_.execution.kv_scheme)},
-          {"high", options_.high},
-          {"isa", kernels::to_string(kernels::active_isa())}};
+  Json json = {
+      {"base_sha256", handle_.base->source().sha256()},
+      {"adapters_sha256", handle_.adapters ? Json(adapters_sha256(*handle_.adapters)) : Json()},
+      {"validation_file_sha256", sha256_hex(MappedFile::open(data.validation_file).bytes())},
+      {"task", options_.task},
+      {"max_eval_samples", data.max_eval_samples},
+      {"max_seq_length", data.features.max_seq_length},
+      {"doc_stride", data.features.doc_stride},
+      {"separator", data.features.separator ? Json(*data.features.separator) : Json()},
+      {"n_best_size", data.decode.n_best_size},
+      {"max_answer_length", data.decode.max_answer_length},
+      {"version_2_with_negative", data.decode.version_2_with_negative},
+      {"scheme", quant::to_string(handle_.plan.scheme.value_or(quant::QuantScheme{}))},
+      {"kv_scheme", runtime::to_string(handle_.execution.kv_scheme)},
+      {"high", options_.high},
+      {"isa", kernels::to_string(kernels::active_isa())}};
+  if (!encoder_.is_plain()) json["special_tokens"] = special_tokens();
+  return json;
 }
 
 const runtime::Head& MeasuredModel::head(const runtime::Execution& execution) const {
@@ -65,7 +68,7 @@ const runtime::Head& MeasuredModel::head(const runtime::Execution& execution) co
 }
 
 std::unique_ptr<SampleReader> MeasuredModel::reader(const runtime::Head& head) const {
-  return make_sample_reader(task_, tokenizer_, options_.data, handle_.base->config().max_positions,
+  return make_sample_reader(task_, encoder_, options_.data, handle_.base->config().max_positions,
                             head.outputs, observer_);
 }
 

@@ -6,7 +6,7 @@
 #include "app/sample_batches.h"
 #include "app/sensitivity.h"
 #include "core/threads.h"
-#include "text/bpe_tokenizer.h"
+#include "text/text_encoder.h"
 
 namespace qalof::app {
 
@@ -18,6 +18,8 @@ class MeasuredModel {
   /// As given, with the adapters' separator.
   const SensitivityOptions& options() const { return options_; }
   const ModelHandle& handle() const { return handle_; }
+  /// text::TextEncoder's description.
+  Json special_tokens() const { return encoder_.description(task_ == runtime::Task::kQa); }
   ThreadPool& pool() { return pool_; }
   /// What makes scores of a plan the ones they are, the plan apart.
   Json identity() const;
@@ -32,7 +34,7 @@ class MeasuredModel {
   Observer& observer_;
   runtime::Task task_;
   ModelHandle handle_;
-  text::BpeTokenizer tokenizer_;
+  text::TextEncoder encoder_;
   ThreadPool pool_;
 };
 

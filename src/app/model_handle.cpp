@@ -59,6 +59,7 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   QALOF_CHECK(path_exists(options.model), ErrorKind::kNotFound,
               "{}: no such model directory or packed file", options.model);
   ModelHandle handle;
+  handle.parse_special = options.parse_special;
   handle.execution.kv_scheme = runtime::parse_kv_scheme(options.kv_scheme);
   if (options.lm_head_bits != 0) {
     handle.execution.lm_head = quant::BitWidth{options.lm_head_bits};
@@ -132,6 +133,22 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
 text::BpeTokenizer open_tokenizer(const ModelHandle& handle) {
   if (handle.packed_files.empty()) return text::BpeTokenizer::load(handle.base->path());
   return text::BpeTokenizer::from_files(handle.packed_files, handle.base->path());
+}
+
+text::TextEncoder open_encoder(const ModelHandle& handle, Observer& observer) {
+  text::TextEncoder encoder(open_tokenizer(handle), handle.parse_special);
+  const text::TextTemplate& around = encoder.text_template();
+  if (around.size() > 0) {
+    const auto shown = [&](const std::vector<std::int32_t>& ids) {
+      std::string text;
+      for (const std::int32_t id : ids)
+        text += fmt::format(" {} ({})", encoder.tokenizer().piece(id), id);
+      return text.empty() ? " nothing" : text;
+    };
+    observer.info(fmt::format("{}: the tokenizer puts{} before a text and{} behind it",
+                              handle.base->path(), shown(around.before), shown(around.after)));
+  }
+  return encoder;
 }
 
 std::vector<std::string> label_names(const ModelHandle& handle, std::size_t num_classes) {

@@ -12,7 +12,7 @@
 #include "runtime/execution.h"
 #include "runtime/packed_file.h"
 #include "runtime/request_executions.h"
-#include "text/bpe_tokenizer.h"
+#include "text/text_encoder.h"
 
 namespace qalof::app {
 
@@ -28,6 +28,8 @@ struct ModelOptions {
   std::string kv_scheme = "seed";
   int lm_head_bits = 0;  // 4, 8, 16 or 32; 0 = the embedding's width
   int threads = 0;       // 0 = all available
+  // Special tokens written in texts count as themselves; where the command reads texts.
+  bool parse_special = false;
   // Random precision ("random:4,8"), where the command serves requests.
   bool takes_random = false;
   std::string random_widths = "request";     // or "layer"
@@ -43,12 +45,15 @@ struct ModelHandle {
   std::map<std::string, std::string> packed_files;  // tokenizer files of a packed file
   std::optional<quant::BitWidth> kv_bits;           // instead of the plan's
   runtime::ExecutionOptions execution;
+  bool parse_special = false;
 };
 
 /// Opens model and adapter, chooses the plan, tells observer what an adapter directory had to say.
 ModelHandle open_model(const ModelOptions& options, Observer& observer);
 /// The model's own tokenizer (directory or packed file).
 text::BpeTokenizer open_tokenizer(const ModelHandle& handle);
+/// The same under the one policy for special tokens; tells observer what it adds to texts.
+text::TextEncoder open_encoder(const ModelHandle& handle, Observer& observer);
 /// Names of the classes of the head that runs, from the adapter or the model's id2label; empty
 /// where neither has one for each.
 std::vector<std::string> label_names(const ModelHandle& handle, std::size_t num_classes);

@@ -14,9 +14,9 @@ std::vector<runtime::Sequence> QaBatch::sequences() const {
   return sequences;
 }
 
-QaReader::QaReader(const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
+QaReader::QaReader(const text::TextEncoder& encoder, const QaEvaluationOptions& options,
                    std::size_t positions, Observer& observer)
-    : tokenizer_(tokenizer), observer_(observer), options_(options) {
+    : encoder_(encoder), observer_(observer), options_(options) {
   if (text::fit_windows(options_.features, positions)) {
     observer.info(
         fmt::format("windows of {} tokens: the model has {} positions", positions, positions));
@@ -49,14 +49,14 @@ void QaReader::read(std::size_t batch_tokens,
   };
   text::read_squad(options_.validation_file, [&](text::SquadParagraph&& paragraph) {
     const auto context = std::make_shared<const std::string>(std::move(paragraph.context));
-    const text::EncodedContext encoded = text::encode_context(tokenizer_, *context);
+    const text::EncodedContext encoded = text::encode_context(encoder_, *context);
     for (text::SquadQuestion& question : paragraph.questions) {
       if (added == total_ || !goes_on) return false;
       ++added;
       bool was_cut = false;
       QaItem& item = batch.items.emplace_back();
       item.windows =
-          text::make_windows(tokenizer_, question.question, encoded, options_.features, &was_cut);
+          text::make_windows(encoder_, question.question, encoded, options_.features, &was_cut);
       const auto repeated = left.find(question.id);
       item.is_superseded = repeated != left.end() && --repeated->second > 0;
       item.question = std::move(question);

@@ -11,11 +11,11 @@
 
 #include "core/progress.h"
 #include "runtime/decoder.h"
-#include "text/bpe_tokenizer.h"
 #include "text/span_features.h"
 #include "text/squad.h"
 #include "text/squad_metric.h"
 #include "text/squad_postprocess.h"
+#include "text/text_encoder.h"
 
 namespace qalof::app {
 
@@ -49,7 +49,7 @@ class QaReader {
  public:
   /// Checks the whole file, so that bad data does not surface after an hour of work. positions: the
   /// model's; longer windows are cut to them and observer told.
-  QaReader(const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
+  QaReader(const text::TextEncoder& encoder, const QaEvaluationOptions& options,
            std::size_t positions, Observer& observer);
   /// As given, fitted to the model and the file.
   const QaEvaluationOptions& options() const { return options_; }
@@ -59,7 +59,7 @@ class QaReader {
   void read(std::size_t batch_tokens, const std::function<bool(const QaBatch&)>& take) const;
 
  private:
-  const text::BpeTokenizer& tokenizer_;
+  const text::TextEncoder& encoder_;
   Observer& observer_;
   QaEvaluationOptions options_;
   std::uint64_t total_ = 0;

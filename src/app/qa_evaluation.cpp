@@ -117,9 +117,9 @@ class QaEvaluator {
 
 }  // namespace
 
-QaScores evaluate_qa(const runtime::RequestExecutions& executions,
-                     const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
-                     ParallelFor& parallel, Observer& observer, runtime::Profile* profile) {
+QaScores evaluate_qa(const runtime::RequestExecutions& executions, const text::TextEncoder& encoder,
+                     const QaEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
+                     runtime::Profile* profile) {
   const runtime::BaseModel& base = executions.front().base();
   std::optional<runtime::Head> untrained;
   const auto has_head = [](const auto& execution) {
@@ -132,7 +132,7 @@ QaScores evaluate_qa(const runtime::RequestExecutions& executions,
         base.path()));
     untrained = runtime::untrained_qa_head(base, kUntrainedSeed);
   }
-  const QaReader reader(tokenizer, options, base.config().max_positions, observer);
+  const QaReader reader(encoder, options, base.config().max_positions, observer);
   const auto start = std::chrono::steady_clock::now();
   QaEvaluator evaluator(executions, untrained ? &*untrained : nullptr, reader.options(), parallel,
                         profile);

@@ -11,7 +11,7 @@
 #include "core/progress.h"
 #include "core/threads.h"
 #include "runtime/request_executions.h"
-#include "text/bpe_tokenizer.h"
+#include "text/text_encoder.h"
 
 namespace qalof::app {
 
@@ -26,9 +26,8 @@ struct QaScores {
 };
 
 /// Scores a file. Error{kBadInput} where the execution has no QA head.
-QaScores evaluate_qa(const runtime::RequestExecutions& executions,
-                     const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
-                     ParallelFor& parallel, Observer& observer,
+QaScores evaluate_qa(const runtime::RequestExecutions& executions, const text::TextEncoder& encoder,
+                     const QaEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile = nullptr);
 
 }  // namespace qalof::app

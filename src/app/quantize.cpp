@@ -48,6 +48,8 @@ void check_options(const QuantizeOptions& options) {
               "--calibration_file: {}",
               calibrates ? "is missing, --ptq smoothquant and gptq look at activations"
                          : "is for --ptq smoothquant and gptq");
+  QALOF_CHECK(calibrates || !options.model.parse_special, ErrorKind::kUsage,
+              "--parse_special: is for --calibration_file");
   QALOF_CHECK(ptq != PtqMethod::kGptq || options.bit_widths.size() <= 1, ErrorKind::kUsage,
               "--bit_widths: --ptq gptq makes codes of one width, or of a plan (--precision)");
   const float threshold = options.outlier_threshold.value_or(1.0F);
@@ -56,7 +58,7 @@ void check_options(const QuantizeOptions& options) {
 }
 
 PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
-                      ParallelFor& parallel, Observer& observer) {
+                      const text::TextEncoder& encoder, ParallelFor& parallel, Observer& observer) {
   if (handle.adapters) {
     for (const auto& [width, adapter] : handle.adapters->by_width) {
       QALOF_CHECK(!runtime::owns_weights(*adapter), ErrorKind::kUnsupported,
@@ -65,12 +67,11 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
                   handle.adapters->path, width);
     }
   }
-  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
   CalibrationOptions calibration = options.calibration;
   if (handle.adapters && handle.adapters->separator)
     calibration.features.separator = handle.adapters->separator;
   const TokenWindows windows =
-      calibration_windows(tokenizer, calibration, handle.base->config().max_positions);
+      calibration_windows(encoder, calibration, handle.base->config().max_positions);
   if (options.ptq == PtqMethod::kSmoothQuant) {
     // The fold of norms into weights would undo it.
     QALOF_CHECK(!handle.plan.scheme->rotated, ErrorKind::kUnsupported,
@@ -140,7 +141,9 @@ QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
   ThreadPool pool(choose_threads(options.model.threads));
   QuantizeResult result;
   if (!options.calibration.file.empty()) {
-    PostTrained trained = calibrate(options, handle, pool, observer);
+    const text::TextEncoder encoder = open_encoder(handle, observer);
+    result.special_tokens = encoder.description(options.calibration.task == "qa");
+    PostTrained trained = calibrate(options, handle, encoder, pool, observer);
     request.base = std::move(trained.base);
     request.adapters = std::move(trained.adapters);
     request.method = options.ptq == PtqMethod::kGptq ? "gptq" : "smoothquant";

@@ -32,6 +32,7 @@ struct QuantizeResult {
   std::string output;
   std::string scheme;
   std::vector<LayerError> layers;  // gptq
+  Json special_tokens;             // text::TextEncoder's description; null: no texts were read
 };
 QuantizeResult run_quantize(const QuantizeOptions& options, Observer& observer);
 

@@ -80,9 +80,9 @@ class QaSamples final : public SampleBatch {
 
 class QaSampleReader final : public SampleReader {
  public:
-  QaSampleReader(const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
+  QaSampleReader(const text::TextEncoder& encoder, const QaEvaluationOptions& options,
                  std::size_t positions, Observer& observer)
-      : reader_(tokenizer, options, positions, observer) {}
+      : reader_(encoder, options, positions, observer) {}
   std::uint64_t total() const override { return reader_.total(); }
   void read(std::size_t batch_tokens,
             const std::function<bool(const SampleBatch&)>& take) const override {
@@ -138,9 +138,9 @@ class ClassificationSamples final : public SampleBatch {
 
 class ClassificationReader final : public SampleReader {
  public:
-  ClassificationReader(const text::BpeTokenizer& tokenizer, const QaEvaluationOptions& options,
+  ClassificationReader(const text::TextEncoder& encoder, const QaEvaluationOptions& options,
                        std::size_t positions, std::size_t classes, Observer& observer)
-      : tokenizer_(tokenizer),
+      : encoder_(encoder),
         path_(options.validation_file),
         max_tokens_(std::min(options.features.max_seq_length, positions)),
         total_(check_classification(path_, classes)),
@@ -150,12 +150,12 @@ class ClassificationReader final : public SampleReader {
   std::uint64_t total() const override { return total_; }
   void read(std::size_t batch_tokens,
             const std::function<bool(const SampleBatch&)>& take) const override {
-    ClassificationEncoder encoder(tokenizer_, path_, max_tokens_);
+    ClassificationEncoder cutter(encoder_, path_, max_tokens_);
     ClassificationSamples batch;
     std::uint64_t added = 0;
     bool goes_on = true;
     text::read_classification(path_, [&](text::LabeledText&& example) {
-      batch.texts.push_back(encoder.encode(example));
+      batch.texts.push_back(cutter.encode(example));
       batch.labels.push_back(example.label);
       batch.num_tokens += batch.texts.back().size();
       if (++added == total_ || batch.num_tokens >= batch_tokens) {
@@ -164,11 +164,11 @@ class ClassificationReader final : public SampleReader {
       }
       return goes_on && added < total_;
     });
-    encoder.report(observer_);
+    cutter.report(observer_);
   }
 
  private:
-  const text::BpeTokenizer& tokenizer_;
+  const text::TextEncoder& encoder_;
   std::string path_;
   std::size_t max_tokens_;
   std::uint64_t total_;
@@ -178,16 +178,15 @@ class ClassificationReader final : public SampleReader {
 }  // namespace
 
 std::unique_ptr<SampleReader> make_sample_reader(runtime::Task task,
-                                                 const text::BpeTokenizer& tokenizer,
+                                                 const text::TextEncoder& encoder,
                                                  const QaEvaluationOptions& options,
                                                  std::size_t positions, std::size_t classes,
                                                  Observer& observer) {
   switch (task) {
     case runtime::Task::kQa:
-      return std::make_unique<QaSampleReader>(tokenizer, options, positions, observer);
+      return std::make_unique<QaSampleReader>(encoder, options, positions, observer);
     case runtime::Task::kClassification:
-      return std::make_unique<ClassificationReader>(tokenizer, options, positions, classes,
-                                                    observer);
+      return std::make_unique<ClassificationReader>(encoder, options, positions, classes, observer);
     case runtime::Task::kLm:
       break;
   }

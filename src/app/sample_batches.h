@@ -48,10 +48,10 @@ class SampleReader {
                     const std::function<bool(const SampleBatch&)>& take) const = 0;
 };
 
-/// tokenizer and observer must outlive the reader. classes: of the head, for classification.
+/// encoder and observer must outlive the reader. classes: of the head, for classification.
 /// Error{kUnsupported} for language modelling.
 std::unique_ptr<SampleReader> make_sample_reader(runtime::Task task,
-                                                 const text::BpeTokenizer& tokenizer,
+                                                 const text::TextEncoder& encoder,
                                                  const QaEvaluationOptions& options,
                                                  std::size_t positions, std::size_t classes,
                                                  Observer& observer);

@@ -19,6 +19,7 @@ constexpr std::uint64_t kFewestGreedy = 3, kGreedyChoices = 3;
 
 struct Document {
   std::vector<std::int32_t> ids;
+  std::size_t read = 0;  // tokens of ids that the model has read
   std::size_t greedy = 0;
   runtime::KvCache cache;
   runtime::Sampler sampler;
@@ -48,7 +49,7 @@ class Writer {
   std::vector<Document> write(std::uint64_t first, std::size_t count) {
     std::vector<Document> documents;
     for (std::uint64_t number = first; number < first + count; ++number) {
-      documents.push_back({{},
+      documents.push_back({options_.before, 0,
                            kFewestGreedy + stream_.below(kGreedyChoices, number, 1),
                            runtime::KvCache(config(), execution_.kv(), length_),
                            runtime::Sampler(sampling(stream_, number))});
@@ -68,21 +69,30 @@ class Writer {
   bool add_tokens(std::vector<Document>& documents) {
     std::vector<runtime::Sequence> sequences;
     std::vector<Document*> open;
+    std::size_t rows = 0;
     for (Document& document : documents) {
       if (document.done) continue;
       open.push_back(&document);
-      sequences.push_back({{&document.ids.back(), 1}, &document.cache});
+      sequences.push_back({std::span(document.ids).subspan(document.read), &document.cache});
+      rows += document.ids.size() - document.read;
+      document.read = document.ids.size();
     }
     if (open.empty()) return false;
-    const std::size_t vocab = config().vocab_size;
-    hidden_.resize(open.size() * config().hidden);
+    const std::size_t vocab = config().vocab_size, width = config().hidden;
+    hidden_.resize(rows * width);
     logits_.resize(open.size() * vocab);
     runtime::forward(execution_, sequences, workspace_, hidden_.data(), parallel_);
+    std::size_t row = 0;  // the last of each document's moves to the front
+    for (std::size_t i = 0; i < open.size(); ++i) {
+      row += sequences[i].ids.size();
+      std::copy_n(hidden_.begin() + static_cast<std::ptrdiff_t>((row - 1) * width), width,
+                  hidden_.begin() + static_cast<std::ptrdiff_t>(i * width));
+    }
     runtime::lm_logits(execution_, hidden_.data(), open.size(), logits_.data(), parallel_,
                        &workspace_.linear);
     for (std::size_t i = 0; i < open.size(); ++i) {
       Document& document = *open[i];
-      const std::size_t step = document.ids.size() - 1;
+      const std::size_t step = document.ids.size() - 1 - options_.before.size();
       runtime::Sampler& sampler = step < document.greedy ? greedy_ : document.sampler;
       const std::int32_t id =
           sampler.sample(std::span<const float>(logits_).subspan(i * vocab, choices_), step);
@@ -123,8 +133,9 @@ std::vector<std::vector<std::int32_t>> generate_self_text(const runtime::Executi
                                                           const SelfTextOptions& options,
                                                           ParallelFor& parallel,
                                                           Observer& observer) {
-  QALOF_CHECK(options.max_length >= 2, ErrorKind::kUsage,
-              "--max_seq_length: found {}, expected at least 2", options.max_length);
+  QALOF_CHECK(options.max_length >= 2 + options.before.size(), ErrorKind::kUsage,
+              "--max_seq_length: found {}, expected at least {}", options.max_length,
+              2 + options.before.size());
   QALOF_CHECK(options.tokens >= 1, ErrorKind::kUsage, "--self_tokens: found 0, expected more");
   Writer writer(execution, options, parallel);
   std::vector<std::vector<std::int32_t>> texts;

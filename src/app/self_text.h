@@ -18,15 +18,17 @@ struct SelfTextOptions {
   std::uint64_t tokens = 100'000;  // of all documents, at least
   std::size_t max_length = 384;    // tokens of a document, at most
   std::uint64_t seed = 42;
+  std::vector<std::int32_t> before = {};   // tokens that every document begins with
   std::size_t num_choices = 0;             // tokens that are drawn from: the tokenizer's; 0 = all
   std::size_t documents_at_once = 16;      // written side by side; changes no document
   std::function<bool()> should_stop = {};  // asked now and then; may be empty
 };
 
 /// Documents in the order of their numbers; each is a function of its number, the seed and the
-/// model alone. Each begins with a token drawn from the vocabulary; the next three to five are the
-/// most likely ones, the rest are drawn from the model's distribution, until its end-of-text token
-/// or max_length. Error{kUsage} for a max_length below 2; {kInterrupted} where should_stop says so.
+/// model alone. Each begins with those of before and a token drawn from the vocabulary; the next
+/// three to five are the most likely ones, the rest are drawn from the model's distribution, until
+/// its end-of-text token or max_length. Error{kUsage} for a max_length without room for two tokens
+/// of its own; {kInterrupted} where should_stop says so.
 std::vector<std::vector<std::int32_t>> generate_self_text(const runtime::Execution& execution,
                                                           const SelfTextOptions& options,
                                                           ParallelFor& parallel,

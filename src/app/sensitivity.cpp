@@ -200,6 +200,7 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
   });
 
   SensitivityResult result = empty_result(options, handle);
+  result.special_tokens = model.special_tokens();
   const std::vector<SampleScore>& high = sweep.scores(0);
   result.samples = high.size();
   QALOF_CHECK(result.samples > 0, ErrorKind::kBadInput, "{}: holds no sample",

@@ -57,6 +57,7 @@ struct RankCorrelation {
 struct SensitivityResult {
   std::string by = "measured", task, model, granularity;
   std::uint64_t samples = 0;
+  Json special_tokens;              // text::TextEncoder's description
   std::string high;                 // in words
   double em = 0, f1 = 0, loss = 0;  // all-high
   std::vector<int> low;

@@ -131,6 +131,7 @@ Json to_json(const SensitivityResult& result) {
       {"task", result.task},
       {"model", result.model},
       {"samples", result.samples},
+      {"special_tokens", result.special_tokens},
       {"high",
        {{"precision", result.high}, {"em", result.em}, {"f1", result.f1}, {"loss", result.loss}}},
       {"low", result.low.size() == 1 ? Json(result.low.front()) : Json(result.low)},

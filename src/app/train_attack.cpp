@@ -26,12 +26,11 @@ std::string text_of(const text::BpeTokenizer& tokenizer, const std::vector<std::
 }
 
 // Smoothed inverse document frequencies of tokens in texts, after BERTScore.
-std::vector<double> inverse_frequencies(const std::string& path,
-                                        const text::BpeTokenizer& tokenizer) {
-  std::vector<double> counts(tokenizer.vocab_size(), 0.0);
+std::vector<double> inverse_frequencies(const std::string& path, const text::TextEncoder& encoder) {
+  std::vector<double> counts(encoder.tokenizer().vocab_size(), 0.0);
   double texts = 0;
   text::read_classification(path, [&](text::LabeledText&& example) {
-    std::vector<std::int32_t> ids = tokenizer.encode(example.text).ids;
+    std::vector<std::int32_t> ids = encoder.encode_bare(example.text).ids;
     std::sort(ids.begin(), ids.end());
     ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
     for (const std::int32_t id : ids) counts[static_cast<std::size_t>(id)] += 1;
@@ -42,16 +41,25 @@ std::vector<double> inverse_frequencies(const std::string& path,
   return counts;
 }
 
-// Of the tokens of a text, with sum 1; empty (equal ones) where none counts.
+// Of the tokens of a text, with sum 1; empty (equal ones) where none counts. The template's, the
+// first and last of ids, have none.
 std::vector<float> token_weights(const std::vector<double>& frequencies,
-                                 const std::vector<std::int32_t>& ids) {
-  std::vector<float> weights;
-  if (frequencies.empty()) return weights;
+                                 const std::vector<std::int32_t>& ids,
+                                 const text::TextTemplate& around) {
+  const std::span<const std::int32_t> own =
+      std::span(ids).subspan(around.before.size(), ids.size() - around.size());
+  const auto frequency = [&](std::int32_t id) {
+    return frequencies.empty() ? 1.0 : frequencies[static_cast<std::size_t>(id)];
+  };
   double sum = 0;
-  for (const std::int32_t id : ids) sum += frequencies[static_cast<std::size_t>(id)];
-  if (sum <= 0) return weights;
-  for (const std::int32_t id : ids)
-    weights.push_back(static_cast<float>(frequencies[static_cast<std::size_t>(id)] / sum));
+  for (const std::int32_t id : own) sum += frequency(id);
+  const bool counts = sum > 0;
+  if (around.size() == 0 && (frequencies.empty() || !counts)) return {};
+  std::vector<float> weights(ids.size(), 0.0F);
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    weights[around.before.size() + i] =
+        static_cast<float>(counts ? frequency(own[i]) / sum : 1 / static_cast<double>(own.size()));
+  }
   return weights;
 }
 
@@ -131,20 +139,19 @@ struct Sample {
   std::vector<std::int32_t> ids;
 };
 
-std::vector<Sample> read_samples(const AttackRunOptions& options,
-                                 const text::BpeTokenizer& tokenizer, std::size_t classes,
-                                 std::size_t max_tokens, Observer& observer) {
+std::vector<Sample> read_samples(const AttackRunOptions& options, const text::TextEncoder& encoder,
+                                 std::size_t classes, std::size_t max_tokens, Observer& observer) {
   check_classification(options.validation_file, classes);
-  ClassificationEncoder encoder(tokenizer, options.validation_file, max_tokens);
+  ClassificationEncoder cutter(encoder, options.validation_file, max_tokens);
   std::vector<Sample> samples;
   text::read_classification(options.validation_file, [&](text::LabeledText&& example) {
     Sample& sample = samples.emplace_back();
-    sample.ids = encoder.encode(example);
+    sample.ids = cutter.encode(example);
     sample.label = example.label;
     sample.text = std::move(example.text);
     return samples.size() != options.num_samples;
   });
-  encoder.report(observer);
+  cutter.report(observer);
   return samples;
 }
 
@@ -217,15 +224,16 @@ class Search {
  public:
   Search(const AttackRunOptions& options, const std::vector<Sample>& samples,
          const train::AttackNetworks& networks, const AttackTarget& target,
-         const text::BpeTokenizer& tokenizer, ParallelFor& parallel, Observer& observer)
+         const text::TextEncoder& encoder, ParallelFor& parallel, Observer& observer)
       : options_(options),
         samples_(samples),
-        tokenizer_(tokenizer),
+        encoder_(encoder),
+        allowed_(networks.allowed),
         observer_(observer),
         oracle_(target, options, parallel),
         max_tokens_(
             std::min(options.score.max_seq_length, target.own().base().config().max_positions)) {
-    if (!options.idf_file.empty()) frequencies_ = inverse_frequencies(options.idf_file, tokenizer);
+    if (!options.idf_file.empty()) frequencies_ = inverse_frequencies(options.idf_file, encoder);
     std::size_t longest = 1;
     for (const Sample& sample : samples) longest = std::max(longest, sample.ids.size());
     attacker_ = std::make_unique<train::Attacker>(networks, options.attack, options.device, longest,
@@ -249,7 +257,9 @@ class Search {
         record.fooled = share(oracle_.ask({sample.ids}, sample.label, query(i, 0)).front());
         record.attacked = record.fooled < 1;
         if (!record.attacked) continue;
-        texts.push_back({i, sample.ids, sample.label, token_weights(frequencies_, sample.ids)});
+        texts.push_back({i, sample.ids, sample.label,
+                         token_weights(frequencies_, sample.ids, encoder_.text_template()),
+                         kept_tokens(sample.ids)});
       }
       attack(texts, records, store.records().size());
       for (const AttackRecord& record : records) {
@@ -263,6 +273,23 @@ class Search {
  private:
   double share(const Answer& answer) const {
     return static_cast<double>(answer.fooled) / static_cast<double>(oracle_.networks());
+  }
+  // Tokens that no search puts there stay where they are: the template's, and special ones.
+  std::vector<bool> kept_tokens(const std::vector<std::int32_t>& ids) const {
+    const text::TextTemplate& around = encoder_.text_template();
+    std::vector<bool> kept(ids.size());
+    for (std::size_t t = 0; t < ids.size(); ++t) {
+      kept[t] = t < around.before.size() || t >= ids.size() - around.after.size() ||
+                !allowed_[static_cast<std::size_t>(ids[t])];
+    }
+    return kept;
+  }
+  // The text of a hard sample, without the template's tokens.
+  std::string text_of_sample(const std::vector<std::int32_t>& ids) const {
+    const text::TextTemplate& around = encoder_.text_template();
+    const auto first = ids.begin() + static_cast<std::ptrdiff_t>(around.before.size());
+    const auto last = ids.end() - static_cast<std::ptrdiff_t>(around.after.size());
+    return text_of(encoder_.tokenizer(), {first, last});
   }
   // Queries of samples do not meet; the first is about the original.
   std::uint64_t query(std::size_t sample, std::uint64_t number) const {
@@ -301,8 +328,8 @@ class Search {
       std::vector<std::string> drawn;
       std::vector<std::vector<std::int32_t>> ids;
       for (std::uint64_t number = first; number < end; ++number) {
-        drawn.push_back(text_of(tokenizer_, attacker_->hard_sample(text, distribution, number)));
-        ids.push_back(classifier_tokens(tokenizer_, drawn.back(), max_tokens_));
+        drawn.push_back(text_of_sample(attacker_->hard_sample(text, distribution, number)));
+        ids.push_back(encoder_.encode_cut(drawn.back(), max_tokens_));
       }
       const std::vector<Answer> answers =
           oracle_.ask(ids, text.label, query(text.index, first + 1));
@@ -319,7 +346,8 @@ class Search {
 
   const AttackRunOptions& options_;
   const std::vector<Sample>& samples_;
-  const text::BpeTokenizer& tokenizer_;
+  const text::TextEncoder& encoder_;
+  std::vector<bool> allowed_;  // [tokens] that a search may put
   Observer& observer_;
   Oracle oracle_;
   std::size_t max_tokens_;
@@ -352,24 +380,25 @@ AttackScores run_attack(const AttackRunOptions& options, Observer& observer) {
   ModelOptions reference_options;
   reference_options.model = options.reference_model;
   const ModelHandle reference = open_model(reference_options, observer);
-  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
+  const text::TextEncoder encoder = open_encoder(handle, observer);
   check_same_tokens("--reference_model " + options.reference_model, open_tokenizer(reference),
-                    tokenizer);
+                    encoder.tokenizer());
   ThreadPool pool(choose_threads(options.score.model.threads));
   const AttackTarget target(handle, options.score, pool, observer);
   const std::size_t max_tokens =
       std::min({options.score.max_seq_length, handle.base->config().max_positions,
                 reference.base->config().max_positions});
   const std::vector<Sample> samples =
-      read_samples(options, tokenizer, runtime::num_classes(target.own()), max_tokens, observer);
+      read_samples(options, encoder, runtime::num_classes(target.own()), max_tokens, observer);
 
-  const train::AttackNetworks networks = networks_of(options, handle, reference, target, tokenizer);
-  Search search(options, samples, networks, target, tokenizer, pool, observer);
+  const train::AttackNetworks networks =
+      networks_of(options, handle, reference, target, encoder.tokenizer());
+  Search search(options, samples, networks, target, encoder, pool, observer);
   make_directories(options.score.output_dir);
   const DirectoryLock lock(options.score.output_dir);
-  AttackStore store(options.score.output_dir,
-                    identity_of(options, handle, reference, target, samples),
-                    options.overwrite_output_dir);
+  Json identity = identity_of(options, handle, reference, target, samples);
+  if (!encoder.is_plain()) identity["special_tokens"] = encoder.description();
+  AttackStore store(options.score.output_dir, identity, options.overwrite_output_dir);
   const std::size_t resumed = store.records().size();
   if (resumed > 0) observer.info(fmt::format("goes on behind {} samples", resumed));
   const auto start = std::chrono::steady_clock::now();
@@ -377,7 +406,7 @@ AttackScores run_attack(const AttackRunOptions& options, Observer& observer) {
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   AttackScores scores =
-      score_attack(target, tokenizer, options.score, store.records(), pool, observer);
+      score_attack(target, encoder, options.score, store.records(), pool, observer);
   write_scores(scores, options.score.output_dir);
   scores.output_dir = options.score.output_dir;
   if (resumed < samples.size())

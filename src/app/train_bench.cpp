@@ -46,7 +46,7 @@ TrainBenchResult run_train_bench(const TrainBenchOptions& options, Observer& obs
     text::SpanFeatureOptions features;
     features.max_seq_length = std::min<std::size_t>(options.tokens, config.max_positions);
     features.doc_stride = std::min(features.doc_stride, features.max_seq_length / 3);
-    examples = load_qa_examples(options.train_file, open_tokenizer(handle), features,
+    examples = load_qa_examples(options.train_file, open_encoder(handle, observer), features,
                                 /*max_samples=*/64 * options.batch, observer);
   }
   train::TrainOptions train = options.train;

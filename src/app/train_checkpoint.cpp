@@ -176,7 +176,8 @@ std::string identity_difference(const Json& there, const Json& here) {
                                   {"train_file_sha256", "the contents of --train_file differ"},
                                   {"teacher", "the teacher differs"},
                                   {"start_sha256", "the adapters to start from differ"},
-                                  {"plan", "the precision plan differs"}}) {
+                                  {"plan", "the precision plan differs"},
+                                  {"special_tokens", "the special tokens of texts differ"}}) {
     if (member(there, key) != member(here, key)) differences.emplace_back(what);
   }
   return fmt::format("{}", fmt::join(differences, ", "));

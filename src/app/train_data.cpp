@@ -19,13 +19,13 @@ constexpr std::size_t kMaxTextBytes = std::size_t{4} << 30;
 }  // namespace
 
 std::vector<train::Example> load_qa_examples(const std::string& path,
-                                             const text::BpeTokenizer& tokenizer,
+                                             const text::TextEncoder& encoder,
                                              const text::SpanFeatureOptions& features,
                                              std::uint64_t max_samples, Observer& observer) {
   std::vector<train::Example> examples;
   std::uint64_t questions = 0, unfound = 0, moved = 0, cut = 0;
   text::read_squad(path, [&](text::SquadParagraph&& paragraph) {
-    const text::EncodedContext context = text::encode_context(tokenizer, paragraph.context);
+    const text::EncodedContext context = text::encode_context(encoder, paragraph.context);
     for (const text::SquadQuestion& question : paragraph.questions) {
       if (max_samples > 0 && questions == max_samples) return false;
       ++questions;
@@ -43,7 +43,7 @@ std::vector<train::Example> load_qa_examples(const std::string& path,
       }
       bool was_cut = false;
       for (text::SpanWindow& window :
-           text::make_windows(tokenizer, question.question, context, features, &was_cut)) {
+           text::make_windows(encoder, question.question, context, features, &was_cut)) {
         train::Example& example = examples.emplace_back();
         if (start >= 0)
           std::tie(example.start, example.end) =
@@ -68,7 +68,7 @@ std::vector<train::Example> load_qa_examples(const std::string& path,
 }
 
 std::vector<train::Example> load_lm_examples(const std::string& path,
-                                             const text::BpeTokenizer& tokenizer,
+                                             const text::TextEncoder& encoder,
                                              std::size_t length, std::uint64_t max_samples,
                                              bool line_by_line, Observer& observer) {
   QALOF_CHECK(length >= 2, ErrorKind::kUsage, "--max_seq_length: found {}, expected at least 2",
@@ -79,7 +79,7 @@ std::vector<train::Example> load_lm_examples(const std::string& path,
   std::vector<train::Example> examples;
   const auto is_full = [&] { return max_samples > 0 && examples.size() == max_samples; };
   for (const std::string_view document : documents_of(text, line_by_line)) {
-    const std::vector<std::int32_t> ids = tokenizer.encode(document).ids;
+    const std::vector<std::int32_t> ids = document_tokens(encoder, document);
     for (std::size_t first = 0; first + 1 < ids.size() && !is_full(); first += length) {
       const std::size_t end = std::min(first + length, ids.size());
       examples.emplace_back().ids.assign(ids.begin() + static_cast<std::ptrdiff_t>(first),
@@ -93,19 +93,19 @@ std::vector<train::Example> load_lm_examples(const std::string& path,
 }
 
 std::vector<train::Example> load_classification_examples(const std::string& path,
-                                                         const text::BpeTokenizer& tokenizer,
+                                                         const text::TextEncoder& encoder,
                                                          std::size_t length,
                                                          std::uint64_t max_samples,
                                                          Observer& observer) {
   std::vector<train::Example> examples;
-  ClassificationEncoder encoder(tokenizer, path, length);
+  ClassificationEncoder cutter(encoder, path, length);
   text::read_classification(path, [&](text::LabeledText&& labeled) {
     train::Example& example = examples.emplace_back();
-    example.ids = encoder.encode(labeled);
+    example.ids = cutter.encode(labeled);
     example.label = labeled.label;
     return max_samples == 0 || examples.size() < max_samples;
   });
-  encoder.report(observer);
+  cutter.report(observer);
   return examples;
 }
 
@@ -113,18 +113,20 @@ namespace {
 
 std::vector<train::Example> load_self_examples(const TrainRunOptions& options,
                                                const ModelHandle& handle,
-                                               const text::BpeTokenizer& tokenizer,
+                                               const text::TextEncoder& encoder,
                                                Observer& observer) {
   SelfTextOptions text;
   text.tokens = options.self_tokens;
   text.max_length = options.features.max_seq_length;
   text.seed = options.train.seed;
-  text.num_choices = std::min(handle.base->config().vocab_size, tokenizer.vocab_size());
+  text.num_choices = std::min(handle.base->config().vocab_size, encoder.tokenizer().vocab_size());
+  text.before = encoder.text_template().before;
   text.should_stop = options.should_stop;
-  const Json identity = {{"base_sha256", handle.base->source().sha256()},
-                         {"tokens", text.tokens},
-                         {"max_length", text.max_length},
-                         {"seed", text.seed}};
+  Json identity = {{"base_sha256", handle.base->source().sha256()},
+                   {"tokens", text.tokens},
+                   {"max_length", text.max_length},
+                   {"seed", text.seed}};
+  if (!text.before.empty()) identity["before"] = text.before;
   const std::string path = options.output_dir + "/" + kSelfTextFile;
   auto documents = read_self_text(path, identity);
   if (!documents) {
@@ -144,21 +146,21 @@ std::vector<train::Example> load_self_examples(const TrainRunOptions& options,
 }  // namespace
 
 std::vector<train::Example> load_examples(const TrainRunOptions& options, const ModelHandle& handle,
-                                          const text::BpeTokenizer& tokenizer, Observer& observer) {
+                                          const text::TextEncoder& encoder, Observer& observer) {
   switch (options.train.task) {
     case runtime::Task::kQa:
-      return load_qa_examples(options.train_file, tokenizer, options.features,
+      return load_qa_examples(options.train_file, encoder, options.features,
                               options.max_train_samples, observer);
     case runtime::Task::kClassification:
-      return load_classification_examples(options.train_file, tokenizer,
+      return load_classification_examples(options.train_file, encoder,
                                           options.features.max_seq_length,
                                           options.max_train_samples, observer);
     case runtime::Task::kLm:
       break;
   }
   if (options.train_file == kTrainFileSelf)
-    return load_self_examples(options, handle, tokenizer, observer);
-  return load_lm_examples(options.train_file, tokenizer, options.features.max_seq_length,
+    return load_self_examples(options, handle, encoder, observer);
+  return load_lm_examples(options.train_file, encoder, options.features.max_seq_length,
                           options.max_train_samples, options.line_by_line, observer);
 }
 

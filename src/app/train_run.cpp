@@ -47,10 +47,10 @@ void check_options(const TrainRunOptions& options) {
 class Scorer {
  public:
   Scorer(const TrainRunOptions& options, std::shared_ptr<const runtime::BaseModel> base,
-         const text::BpeTokenizer& tokenizer, Observer& observer)
+         const text::TextEncoder& encoder, Observer& observer)
       : options_(options),
         base_(std::move(base)),
-        tokenizer_(tokenizer),
+        encoder_(encoder),
         observer_(observer),
         pool_(choose_threads(options.model.threads)) {}
 
@@ -67,19 +67,19 @@ class Scorer {
       qa.validation_file = options_.validation_file;
       qa.max_eval_samples = options_.max_eval_samples;
       qa.features = options_.features;
-      score.qa = evaluate_qa(*execution, tokenizer_, qa, pool_, observer_);
+      score.qa = evaluate_qa(*execution, encoder_, qa, pool_, observer_);
     } else if (options_.train.task == runtime::Task::kClassification) {
       ClassificationEvaluationOptions classification;
       classification.validation_file = options_.validation_file;
       classification.max_eval_samples = options_.max_eval_samples;
       classification.max_seq_length = options_.features.max_seq_length;
       score.classification =
-          evaluate_classification(*execution, tokenizer_, classification, pool_, observer_);
+          evaluate_classification(*execution, encoder_, classification, pool_, observer_);
     } else {
       LmEvaluationOptions lm;
       lm.validation_file = options_.validation_file;
       lm.max_seq_length = options_.features.max_seq_length;
-      score.lm = evaluate_lm(*execution, tokenizer_, lm, pool_, observer_);
+      score.lm = evaluate_lm(*execution, encoder_, lm, pool_, observer_);
     }
     return score;
   }
@@ -87,7 +87,7 @@ class Scorer {
  private:
   const TrainRunOptions& options_;
   std::shared_ptr<const runtime::BaseModel> base_;
-  const text::BpeTokenizer& tokenizer_;
+  const text::TextEncoder& encoder_;
   Observer& observer_;
   ThreadPool pool_;
 };
@@ -144,6 +144,7 @@ Json to_json(const TrainRunResult& result) {
                {"tokens", result.train.tokens},
                {"tokens_per_second", result.train.tokens_per_second},
                {"phases", phases},
+               {"special_tokens", result.special_tokens},
                {"output_dir", result.output_dir},
                {"interrupted", result.train.interrupted}};
   if (result.range_test) json["range_test"] = to_json(*result.range_test);
@@ -158,7 +159,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   TrainRunOptions options = given;
   const ModelHandle handle = open_model(options.model, observer);
   const model::ModelConfig& config = handle.base->config();
-  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
+  const text::TextEncoder encoder = open_encoder(handle, observer);
   if (!options.model.precision.empty())
     options.train.plan = quant::resolve(handle.plan, handle.base->target());
   options.train.scheme = *handle.plan.scheme;
@@ -176,10 +177,12 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     choose_labels(options, handle, observer);
   // Flags that contradict each other are refused before anything is written.
   train::check_options(options.train, handle.base->target());
+  const Json special_tokens = encoder.description(options.train.task == runtime::Task::kQa);
   Json identity = run_identity(options, handle);
+  if (!encoder.is_plain()) identity["special_tokens"] = special_tokens;
   RunDirectory directory(options, identity, observer);
   if (options.train_file == kTrainFileSelf) directory.claim(identity);  // its text is written there
-  const std::vector<train::Example> examples = load_examples(options, handle, tokenizer, observer);
+  const std::vector<train::Example> examples = load_examples(options, handle, encoder, observer);
   std::size_t tokens = 0, longest = 0;
   for (const train::Example& example : examples) {
     tokens += example.ids.size();
@@ -191,6 +194,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   const ResumePoint* resume = directory.resume() ? &*directory.resume() : nullptr;
   TrainRunResult result;
   result.output_dir = options.output_dir;
+  result.special_tokens = special_tokens;
   train::TrainHooks hooks;
   hooks.observer = &observer;
   hooks.should_stop = options.should_stop;
@@ -207,7 +211,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
       "memory estimate {:.0f} MB",
       static_cast<double>(train::estimate_training_bytes(config, options.train, longest)) / 1e6));
 
-  Scorer scorer(options, handle.base, tokenizer, observer);
+  Scorer scorer(options, handle.base, encoder, observer);
   directory.claim(identity);
   std::int64_t max_steps = 0;
   for (const train::Phase& phase : train::make_phases(options.train, handle.base->target()))

@@ -61,6 +61,7 @@ struct TrainRunResult {
   train::TrainResult train;
   std::optional<train::RangeTest> range_test;  // find_min_bits
   std::vector<WidthScore> scores;              // with a validation file: every trained width
+  Json special_tokens;                         // text::TextEncoder's description
   std::string output_dir;
 };
 

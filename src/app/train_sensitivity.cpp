@@ -65,7 +65,7 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
   ModelOptions model = options.model;
   model.precision = options.high;
   const ModelHandle handle = open_model(model, observer);
-  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
+  const text::TextEncoder encoder = open_encoder(handle, observer);
   const std::vector<SensitivityUnit> units = sensitivity_units(*handle.base, options.units);
   const quant::PrecisionPlan plan = high_plan(handle, options.high, options.low, units);
 
@@ -83,9 +83,9 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
         runtime::serving_head(*handle.base, handle.adapters.get(), plan.head.value_or(32), task);
     num_labels = head != nullptr ? head->outputs : 0;
     examples =
-        load_classification_examples(path, tokenizer, features.max_seq_length, samples, observer);
+        load_classification_examples(path, encoder, features.max_seq_length, samples, observer);
   } else {
-    examples = load_qa_examples(path, tokenizer, features, samples, observer);
+    examples = load_qa_examples(path, encoder, features, samples, observer);
   }
 
   const std::uint64_t passes =
@@ -97,6 +97,7 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
   const int threads = choose_threads(options.model.threads);
   ThreadPool pool(threads);
   SensitivityResult result = empty_result(options, handle);
+  result.special_tokens = encoder.description(task == runtime::Task::kQa);
   result.by = is_hessian ? "hessian" : "fisher";
   result.samples = examples.size();
   const auto add_units = [&](const auto& cost_of) {

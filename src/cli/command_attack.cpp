@@ -33,6 +33,7 @@ std::string scores_text(const app::AttackScores& scores, bool is_random) {
 
 void add_score_flags(CommandLine& line, app::AttackScoreOptions& score, std::string& defence) {
   add_model_flags(line, score.model);
+  add_text_flags(line, score.model);
   line.option("--precisions", score.precisions,
               "precisions to score beside --precision; those that --defence rpi draws from and "
               "that --adaptive attacks")

@@ -22,6 +22,7 @@ void run_eval(std::vector<std::string> arguments) {
   add_model_flags(line, options.model);
   add_run_flags(line, options.model);
   add_random_flags(line, options.model);
+  add_text_flags(line, options.model);
   std::uint64_t seed = 0;
   line.option("--seed", seed,
               "of the widths of --precision random:...; the system draws one unless given");
@@ -55,6 +56,7 @@ void run_eval(std::vector<std::string> arguments) {
   const app::EvalResult result = app::run_eval(options, line.observer());
   Json json = {{"task", options.task},
                {"precision", result.precision},
+               {"special_tokens", result.special_tokens},
                {"tokens_per_second", result.tokens_per_second},
                {"effective_bits",
                 {{"weights", result.footprint.bits_per_weight},

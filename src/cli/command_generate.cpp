@@ -35,6 +35,7 @@ void run_generate(std::vector<std::string> arguments) {
   add_model_flags(line, options.model);
   add_run_flags(line, options.model);
   add_random_flags(line, options.model);
+  add_text_flags(line, options.model);
   line.option("--request", options.request,
               "--precision random:...: the width drawn is a function of seed and this number");
   line.option("--prompt", options.prompt,
@@ -73,6 +74,7 @@ void run_generate(std::vector<std::string> arguments) {
                {"ids", found.ids},
                {"stop_reason", runtime::to_string(found.reason)},
                {"prompt_tokens", found.prompt_tokens},
+               {"special_tokens", result.special_tokens},
                {"tokens_per_second", found.tokens_per_second()},
                {"prefill_tokens_per_second", found.prefill_tokens_per_second()},
                {"prefill_seconds", found.prefill_seconds},

@@ -44,6 +44,7 @@ void run_quantize(std::vector<std::string> arguments) {
               "window in tokens, at most the model's positions");
   line.option("--doc_stride", options.calibration.features.doc_stride,
               "qa: overlap of neighbouring windows in tokens");
+  add_text_flags(line, options.model);
   line.option("--smooth_alpha", options.smooth_alpha,
               "smoothquant: 0 leaves ranges to activations, 1 moves all to weights");
   line.option("--output", options.output, "file to write")->required();
@@ -76,15 +77,17 @@ void run_quantize(std::vector<std::string> arguments) {
     errors.push_back(
         {layer.name, fmt::format("{:.6f}", layer.nearest), fmt::format("{:.6f}", layer.error)});
   }
+  Json json = {{"bytes", summary.bytes},
+               {"layers", layers},
+               {"bits_per_weight", summary.bits_per_weight},
+               {"weights", summary.weights},
+               {"widths", widths},
+               {"lm_head", lm_head},
+               {"scheme", result.scheme},
+               {"output", result.output}};
+  if (!result.special_tokens.is_null()) json["special_tokens"] = result.special_tokens;
   line.print(
-      {{"bytes", summary.bytes},
-       {"layers", layers},
-       {"bits_per_weight", summary.bits_per_weight},
-       {"weights", summary.weights},
-       {"widths", widths},
-       {"lm_head", lm_head},
-       {"scheme", result.scheme},
-       {"output", result.output}},
+      json,
       fmt::format("{}: {}, scheme {}, {:.2f} stored bits per linear weight (scales included)\n{}{}",
                   result.output, bytes_text(summary.bytes), result.scheme, summary.bits_per_weight,
                   table_text(rows, {2}), layers.empty() ? "" : table_text(errors, {1, 2})));

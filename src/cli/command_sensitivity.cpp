@@ -112,6 +112,7 @@ void run_sensitivity(std::vector<std::string> arguments) {
                    "4.5 5 6 7 --compare uniform random original --output_dir c\n",
                    std::move(arguments));
   add_model_flags(line, options.model, /*with_precision=*/false);
+  add_text_flags(line, options.model);
   line.option("--kv_scheme", options.model.kv_scheme,
               "what shares a scale of K and V: seed (a token) or head (a token and head)");
   line.option("--by", options.by,

@@ -5,22 +5,25 @@
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "core/error.h"
-#include "text/bpe_tokenizer.h"
+#include "text/text_encoder.h"
 
 namespace qalof::cli {
 
 namespace {
 
-text::BpeTokenizer open(const std::string& path) {
-  if (!runtime::is_packed_file(path)) return text::BpeTokenizer::load(path);
-  return text::BpeTokenizer::from_files(runtime::open_packed_file(path).files, path);
+text::TextEncoder open(const std::string& path, bool parse_special) {
+  text::BpeTokenizer tokenizer =
+      runtime::is_packed_file(path)
+          ? text::BpeTokenizer::from_files(runtime::open_packed_file(path).files, path)
+          : text::BpeTokenizer::load(path);
+  return text::TextEncoder(std::move(tokenizer), parse_special);
 }
 
 // {"ids": [...], "offsets": [[start, end], ...]}
-std::string encoding_text(const text::Encoding& encoding) {
+Json encoding_json(const text::Encoding& encoding) {
   Json offsets = Json::array();
   for (const auto& [start, end] : encoding.offsets) offsets.push_back({start, end});
-  return Json{{"ids", encoding.ids}, {"offsets", offsets}}.dump();
+  return {{"ids", encoding.ids}, {"offsets", offsets}};
 }
 
 }  // namespace
@@ -28,7 +31,8 @@ std::string encoding_text(const text::Encoding& encoding) {
 void run_tokenize(std::vector<std::string> arguments) {
   std::string model;
   bool jsonl = false, special = false;
-  CommandLine line("tokenize", "Standard input to token ids and code-point offsets.",
+  CommandLine line("tokenize",
+                   "Standard input to the token ids that a model sees, and code-point offsets.",
                    "  echo 'Hello world' | qalof tokenize --model_name_or_path gpt2\n"
                    "  qalof tokenize --model_name_or_path gpt2 --jsonl < strings.jsonl\n",
                    std::move(arguments));
@@ -38,12 +42,13 @@ void run_tokenize(std::vector<std::string> arguments) {
             "each input line is a JSON string; one JSON object per line comes out");
   line.flag("--parse_special", special, "special tokens in the text become their ids");
   line.parse();
-  const text::BpeTokenizer tokenizer = open(model);
+  const text::TextEncoder encoder = open(model, special);
   if (!jsonl) {
     const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
-    const text::Encoding encoding = tokenizer.encode(input, special);
-    line.print(parse_json(encoding_text(encoding), "tokenize"),
-               fmt::format("{}\n", fmt::join(encoding.ids, " ")));
+    const text::Encoding encoding = encoder.encode(input);
+    Json json = encoding_json(encoding);
+    json["special_tokens"] = encoder.description();
+    line.print(json, fmt::format("{}\n", fmt::join(encoding.ids, " ")));
     return;
   }
   std::string input, output;
@@ -53,7 +58,7 @@ void run_tokenize(std::vector<std::string> arguments) {
     const Json value = parse_json(input, where);
     QALOF_CHECK(value.is_string(), ErrorKind::kBadInput, "{}: found {}, expected a JSON string",
                 where, value.type_name());
-    output += encoding_text(tokenizer.encode(value.get_ref<const std::string&>(), special)) + "\n";
+    output += encoding_json(encoder.encode(value.get_ref<const std::string&>())).dump() + "\n";
     if (output.size() > (std::size_t{1} << 20)) {
       std::cout << output;
       output.clear();

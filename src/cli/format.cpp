@@ -29,6 +29,12 @@ void add_run_flags(CommandLine& line, app::ModelOptions& options) {
               "weights of the LM head: 4, 8, 16 or 32; 0 = the embedding's width");
 }
 
+void add_text_flags(CommandLine& line, app::ModelOptions& options) {
+  line.flag("--parse_special", options.parse_special,
+            "special tokens written in texts count as themselves, not as text; those that the "
+            "tokenizer's own files put around texts are always there");
+}
+
 void add_random_flags(CommandLine& line, app::ModelOptions& options) {
   options.takes_random = true;
   line.option("--random_widths", options.random_widths,

@@ -18,6 +18,8 @@ namespace qalof::cli {
 void add_model_flags(CommandLine& line, app::ModelOptions& options, bool with_precision = true);
 /// Declares --kv_bits, --kv_scheme and --lm_head_bits: what a run chooses beside its plan.
 void add_run_flags(CommandLine& line, app::ModelOptions& options);
+/// Declares --parse_special, for commands that read texts.
+void add_text_flags(CommandLine& line, app::ModelOptions& options);
 /// Declares --random_widths and says that --precision takes random:SET.
 void add_random_flags(CommandLine& line, app::ModelOptions& options);
 /// "1.2 MB", "340 B"; decimal units.

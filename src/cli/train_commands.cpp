@@ -67,7 +67,8 @@ Json identifying_flags(Json flags) {
                            "--precision",
                            "--teacher",
                            "--adapter",
-                           "--teacher_cache_mb"}) {
+                           "--teacher_cache_mb",
+                           "--parse_special"}) {
     flags.erase(name);
   }
   return flags;
@@ -207,6 +208,7 @@ void run_train(std::vector<std::string> arguments) {
               "qa: overlap of neighbouring windows in tokens");
   line.flag("--line_by_line", options.line_by_line,
             "lm: every line of the text is a document of its own");
+  add_text_flags(line, options.model);
   line.option("--separator", separator, "qa: token id between question and context; -1 = none");
   line.option("--max_train_samples", options.max_train_samples,
               "the first N questions, windows or texts; 0 = all");

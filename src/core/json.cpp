@@ -51,12 +51,14 @@ class TreeBuilder {
   }
   bool number_unsigned(number_unsigned_t value) {
     if (value > static_cast<number_unsigned_t>(std::numeric_limits<std::int64_t>::max())) {
+      if (told(JsonEvent::kOther, std::to_string(value))) return true;
       refuse("an integer beyond 64 signed bits");
     }
     return told(JsonEvent::kInteger, {}, static_cast<std::int64_t>(value)) || add(Json(value));
   }
   bool number_float(number_float_t value, const string_t& token) {
-    if (token.find_first_of(".eE") == string_t::npos) refuse("an integer beyond 64 signed bits");
+    if (part_ == nullptr && token.find_first_of(".eE") == string_t::npos)
+      refuse("an integer beyond 64 signed bits");
     if (!std::isfinite(value)) refuse("a number too large");
     return told(JsonEvent::kOther, token) || add(Json(value));
   }

@@ -24,7 +24,8 @@ enum class JsonEvent {
 };
 
 /// A part of a document that is told piece by piece. text is a key, a string or another value as it
-/// is written. Duplicate keys are the receiver's business.
+/// is written; an integer beyond 64 signed bits is another value. Duplicate keys are the receiver's
+/// business.
 struct JsonPart {
   std::vector<std::string> path;  // keys from the root; none: the whole document
   std::function<void(JsonEvent event, std::string_view text, std::int64_t number)> take;

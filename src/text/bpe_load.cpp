@@ -282,18 +282,18 @@ PreTokenizer read_pre_tokenizer(const Json& json, const std::string& where) {
   return PreTokenizer::kLlama3;
 }
 
-// The byte-level post-processor, alone or in a sequence; null where there is none. Templates only
-// add special tokens, which are not asked for.
-const Json* find_byte_level(const Json& json) {
+// The post-processor that trims offsets, alone or in a sequence; null where there is none.
+const Json* find_trimming(const Json& json) {
   const auto post = json.find("post_processor");
   if (post == json.end() || !post->is_object()) return nullptr;
-  auto is_byte_level = [](const Json& processor) {
-    return processor.is_object() && processor.contains("type") && processor["type"] == "ByteLevel";
+  auto trims = [](const Json& processor) {
+    return processor.is_object() && processor.contains("type") &&
+           (processor["type"] == "ByteLevel" || processor["type"] == "RobertaProcessing");
   };
-  if (is_byte_level(*post)) return &*post;
+  if (trims(*post)) return &*post;
   const auto processors = post->find("processors");
   if (processors == post->end() || !processors->is_array()) return nullptr;
-  const auto found = std::find_if(processors->begin(), processors->end(), is_byte_level);
+  const auto found = std::find_if(processors->begin(), processors->end(), trims);
   return found == processors->end() ? nullptr : &*found;
 }
 
@@ -394,9 +394,9 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
   check_settings(json, path);
   pre_tokenizer_ = read_pre_tokenizer(json, path);
   ignores_merges_ = is_set(json["model"], "ignore_merges");
-  if (const Json* byte_level = find_byte_level(json)) {
-    trim_.spaces = is_set(*byte_level, "trim_offsets");
-    trim_.keep_first_leading = is_set(*byte_level, "add_prefix_space");
+  if (const Json* trimming = find_trimming(json)) {
+    trim_.spaces = is_set(*trimming, "trim_offsets");
+    trim_.keep_first_leading = is_set(*trimming, "add_prefix_space");
   }
   const Json& model = json["model"];
   QALOF_CHECK(model.contains("vocab") && model.contains("merges"), ErrorKind::kBadInput,
@@ -428,6 +428,7 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
     }
   }
   set_vocabulary(vocabulary, path);
+  template_ = read_text_template(json, pieces_.size(), path);
   const AddMerge add = [&](const std::string& left, const std::string& right) {
     add_merge(left, right, path);
   };
@@ -439,9 +440,10 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
   check_reachable(path);
 }
 
-void BpeTokenizer::read_vocabulary_and_merges(std::string_view vocabulary_json,
-                                              std::string_view merges_text,
+void BpeTokenizer::read_vocabulary_and_merges(const std::map<std::string, std::string_view>& files,
                                               const std::string& directory) {
+  const std::string_view vocabulary_json = files.at("vocab.json"),
+                         merges_text = files.at("merges.txt");
   const std::string vocab_path = directory + "/vocab.json", merges_path = directory + "/merges.txt";
   VocabularyReader reader(vocab_path, kMaxNodeBytes);
   const JsonPart whole[] = {reader.part({})};
@@ -457,6 +459,7 @@ void BpeTokenizer::read_vocabulary_and_merges(std::string_view vocabulary_json,
   QALOF_CHECK(invalid == std::string::npos, ErrorKind::kCorruptFile, "{}: not UTF-8 at byte {}",
               merges_path, invalid);
   set_vocabulary(vocabulary, vocab_path);
+  template_ = read_text_template(files, vocabulary, directory);
   parse_merges_text(merges_text, merges_path,
                     [&](const std::string& left, const std::string& right) {
                       add_merge(left, right, merges_path);
@@ -474,7 +477,7 @@ BpeTokenizer BpeTokenizer::from_texts(const std::map<std::string, std::string_vi
   } else {
     QALOF_CHECK(vocab != files.end() && merges != files.end(), ErrorKind::kNotFound,
                 "{}: has neither tokenizer.json nor vocab.json with merges.txt", where);
-    tokenizer.read_vocabulary_and_merges(vocab->second, merges->second, where);
+    tokenizer.read_vocabulary_and_merges(files, where);
   }
   return tokenizer;
 }
@@ -490,7 +493,8 @@ BpeTokenizer BpeTokenizer::load(const std::string& directory) {
   // Mapped, so that the texts cost no memory beside what is made of them.
   std::vector<MappedFile> mappings;
   std::map<std::string, std::string_view> files;
-  for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt"}) {
+  for (const char* name : kFileNames) {
+    if (files.contains("tokenizer.json")) break;  // the first, which needs no other
     const std::string path = (fs::path(directory) / name).string();
     if (!path_exists(path)) continue;
     const std::span<const std::byte> bytes = mappings.emplace_back(MappedFile::open(path)).bytes();

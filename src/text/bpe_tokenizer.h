@@ -2,7 +2,9 @@
 //
 // Special tokens in user text are text unless asked for (a prompt must not be able to end itself);
 // added tokens that are not special are always matched. Not for: pre-tokenizers other than those of
-// text/pre_tokenizer.h, normalizers, dropout; files that want them are refused by name.
+// text/pre_tokenizer.h, normalizers, dropout; files that want them are refused by name. What a
+// model reads comes from text/text_encoder.h, which puts the tokens of the tokenizer's template
+// around.
 #pragma once
 
 #include <array>
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "text/pre_tokenizer.h"
+#include "text/text_template.h"
 
 namespace qalof::text {
 
@@ -28,9 +31,10 @@ struct Encoding {
 /// Immutable after loading: threads may share it.
 class BpeTokenizer {
  public:
-  /// Reads tokenizer.json, or else vocab.json and merges.txt, of a directory. Error{kNotFound},
-  /// {kCorruptFile}, {kBadInput} where vocabulary and merges contradict each other, {kUnsupported}
-  /// for settings that are not implemented.
+  /// Reads tokenizer.json, or else vocab.json and merges.txt (with tokenizer_config.json and
+  /// special_tokens_map.json for the template), of a directory. Error{kNotFound}, {kCorruptFile},
+  /// {kBadInput} where vocabulary and merges contradict each other, {kUnsupported} for settings
+  /// that are not implemented.
   static BpeTokenizer load(const std::string& directory);
   /// The same from contents by file name; where names the source in messages.
   static BpeTokenizer from_files(const std::map<std::string, std::string>& files,
@@ -48,6 +52,8 @@ class BpeTokenizer {
   const std::string& piece(std::int32_t id) const { return pieces_[static_cast<std::size_t>(id)]; }
   /// Added tokens by content, e.g. "<|endoftext|>".
   const std::map<std::string, std::int32_t>& added_tokens() const { return added_; }
+  /// What the files put around texts; encode leaves it out.
+  const TextTemplate& text_template() const { return template_; }
 
  private:
   struct Merge {
@@ -75,7 +81,7 @@ class BpeTokenizer {
   static BpeTokenizer from_texts(const std::map<std::string, std::string_view>& files,
                                  const std::string& where);
   void read_tokenizer_json(std::string_view text, const std::string& path);
-  void read_vocabulary_and_merges(std::string_view vocabulary_json, std::string_view merges_text,
+  void read_vocabulary_and_merges(const std::map<std::string, std::string_view>& files,
                                   const std::string& directory);
   void set_vocabulary(const std::map<std::string, std::int32_t>& vocabulary,
                       const std::string& where);
@@ -105,6 +111,7 @@ class BpeTokenizer {
   bool ignores_merges_ = false;  // a word that is a token is not made by merges
   bool always_matches_ = false;  // some added token is not special
   OffsetTrim trim_;
+  TextTemplate template_;
 };
 
 /// Copies the tokenizer's files of a directory; Error{kNotFound} where it has none.

@@ -14,34 +14,40 @@ bool fit_windows(SpanFeatureOptions& options, std::size_t positions) {
   return true;
 }
 
-EncodedContext encode_context(const BpeTokenizer& tokenizer, const std::string& context) {
-  return {tokenizer.encode(context)};
+EncodedContext encode_context(const TextEncoder& encoder, const std::string& context) {
+  return {encoder.encode_bare(context)};
 }
 
-std::vector<SpanWindow> make_windows(const BpeTokenizer& tokenizer, const std::string& question,
+std::vector<SpanWindow> make_windows(const TextEncoder& encoder, const std::string& question,
                                      const EncodedContext& context,
                                      const SpanFeatureOptions& options, bool* was_cut) {
-  QALOF_CHECK(options.max_seq_length >= 8 && options.doc_stride <= options.max_seq_length - 2,
+  const TextTemplate& around = encoder.text_template();
+  const std::size_t added = around.pair_size() + (options.separator ? 1 : 0);
+  QALOF_CHECK(options.max_seq_length >= 8 + around.pair_size() &&
+                  options.doc_stride <= options.max_seq_length - 2 - around.pair_size(),
               ErrorKind::kUsage, "--doc_stride {} leaves no room in --max_seq_length {}",
               options.doc_stride, options.max_seq_length);
-  std::vector<std::int32_t> head = tokenizer.encode(python_lstrip(question)).ids;
-  const std::size_t separator_tokens = options.separator ? 1 : 0;
-  const std::size_t longest = options.max_seq_length - options.doc_stride - 1 - separator_tokens;
-  if (was_cut != nullptr) *was_cut = head.size() > longest;
-  if (head.size() > longest) head.resize(std::min(longest, kCutQuestionTokens));
+  std::vector<std::int32_t> asked = encoder.encode_bare(python_lstrip(question)).ids;
+  const std::size_t longest = options.max_seq_length - options.doc_stride - 1 - added;
+  if (was_cut != nullptr) *was_cut = asked.size() > longest;
+  if (asked.size() > longest) asked.resize(std::min(longest, kCutQuestionTokens));
+  std::vector<std::int32_t> head = around.pair_before;
+  head.insert(head.end(), asked.begin(), asked.end());
   if (options.separator) head.push_back(*options.separator);
+  head.insert(head.end(), around.pair_between.begin(), around.pair_between.end());
 
   const std::vector<std::int32_t>& tokens = context.encoding.ids;
-  const std::size_t room = options.max_seq_length - head.size();
+  const std::size_t room = options.max_seq_length - head.size() - around.pair_after.size();
   std::vector<SpanWindow> windows;
   for (std::size_t first = 0;; first += room - options.doc_stride) {
     const std::size_t end = std::min(first + room, tokens.size());
     SpanWindow& window = windows.emplace_back();
     window.context_start = head.size();
-    window.ids.reserve(head.size() + end - first);
+    window.ids.reserve(head.size() + end - first + around.pair_after.size());
     window.ids = head;
     window.ids.insert(window.ids.end(), tokens.begin() + static_cast<std::ptrdiff_t>(first),
                       tokens.begin() + static_cast<std::ptrdiff_t>(end));
+    window.ids.insert(window.ids.end(), around.pair_after.begin(), around.pair_after.end());
     window.offsets.assign(context.encoding.offsets.begin() + static_cast<std::ptrdiff_t>(first),
                           context.encoding.offsets.begin() + static_cast<std::ptrdiff_t>(end));
     if (end == tokens.size()) return windows;

@@ -1,6 +1,6 @@
 // Question and context to windows of tokens, as Hugging Face's run_qa.py makes them (only the
-// context is cut; doc_stride is the overlap of neighbouring windows), plus an optional separator
-// token between the two.
+// context is cut; doc_stride is the overlap of neighbouring windows; what the tokenizer's template
+// puts around a pair is in every window), plus an optional separator token behind the question.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "text/bpe_tokenizer.h"
 #include "text/squad.h"
+#include "text/text_encoder.h"
 
 namespace qalof::text {
 
@@ -24,7 +24,8 @@ struct SpanFeatureOptions {
 /// fit as they are.
 bool fit_windows(SpanFeatureOptions& options, std::size_t positions);
 
-/// One window: question tokens, the separator if any, then a stretch of the context.
+/// One window: question tokens, the separator if any, then a stretch of the context; before,
+/// between and behind them the tokens of the template.
 struct SpanWindow {
   std::vector<std::int32_t> ids;
   std::size_t context_start = 0;  // index in ids of the first context token
@@ -36,14 +37,14 @@ struct SpanWindow {
 struct EncodedContext {
   Encoding encoding;
 };
-EncodedContext encode_context(const BpeTokenizer& tokenizer, const std::string& context);
+EncodedContext encode_context(const TextEncoder& encoder, const std::string& context);
 
 /// Windows of a question over a context; every context token is in at least one, an empty context
 /// has one window. A question that would leave less room than doc_stride + 1 tokens is cut to its
 /// first kCutQuestionTokens tokens, or fewer where these leave too little room (was_cut tells).
 /// Error{kUsage} where doc_stride does not leave room in max_seq_length.
 inline constexpr std::size_t kCutQuestionTokens = 64;
-std::vector<SpanWindow> make_windows(const BpeTokenizer& tokenizer, const std::string& question,
+std::vector<SpanWindow> make_windows(const TextEncoder& encoder, const std::string& question,
                                      const EncodedContext& context,
                                      const SpanFeatureOptions& options, bool* was_cut = nullptr);
 

@@ -51,12 +51,14 @@ void SpanDecoder::add(const SpanWindow& window, std::span<const float> logits) {
     null_start_ = logits[0];
     null_end_ = logits[1];
   }
+  const std::size_t context_end = window.context_start + window.offsets.size();
   const std::vector<std::size_t> starts = top_indices(logits, 0, options_.n_best_size);
   const std::vector<std::size_t> ends = top_indices(logits, 1, options_.n_best_size);
   for (const std::size_t start : starts) {
     if (start < window.context_start) continue;
     for (const std::size_t end : ends) {
-      if (end < start || end - start + 1 > options_.max_answer_length) continue;
+      if (end < start || end >= context_end || end - start + 1 > options_.max_answer_length)
+        continue;
       const float start_logit = logits[2 * start], end_logit = logits[2 * end + 1];
       candidates_.push_back({start_logit + end_logit, start_logit, end_logit,
                              window.offsets[start - window.context_start].first,

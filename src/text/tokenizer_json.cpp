@@ -33,6 +33,34 @@ Json pre_tokenizer(PreTokenizer kind) {
   return {{"type", "Sequence"}, {"pretokenizers", Json::array({first, second})}};
 }
 
+// Tokens before and behind each of some texts ("A" or "A", "B").
+Json text_template(const BpeParts& parts, const std::vector<const char*>& texts) {
+  Json pieces = Json::array();
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    const auto add_token = [&](std::optional<std::size_t> id) {
+      if (id) pieces.push_back({{"SpecialToken", {{"id", parts.tokens[*id]}, {"type_id", i}}}});
+    };
+    add_token(parts.bos);
+    pieces.push_back({{"Sequence", {{"id", texts[i]}, {"type_id", i}}}});
+    add_token(parts.eos);
+  }
+  return pieces;
+}
+
+Json post_processor(const BpeParts& parts) {
+  if (!parts.bos && !parts.eos) return nullptr;
+  Json tokens = Json::object();
+  for (const std::optional<std::size_t> id : {parts.bos, parts.eos}) {
+    if (!id) continue;
+    const std::string token(parts.tokens[*id]);
+    tokens[token] = {{"id", token}, {"ids", Json::array({*id})}, {"tokens", Json::array({token})}};
+  }
+  return {{"type", "TemplateProcessing"},
+          {"single", text_template(parts, {"A"})},
+          {"pair", text_template(parts, {"A", "B"})},
+          {"special_tokens", std::move(tokens)}};
+}
+
 }  // namespace
 
 std::string tokenizer_json(const BpeParts& parts, const std::string& where) {
@@ -70,7 +98,7 @@ std::string tokenizer_json(const BpeParts& parts, const std::string& where) {
                      {"added_tokens", std::move(added)},
                      {"normalizer", nullptr},
                      {"pre_tokenizer", pre_tokenizer(parts.pre_tokenizer)},
-                     {"post_processor", nullptr},
+                     {"post_processor", post_processor(parts)},
                      {"decoder", byte_level(true)},
                      {"model", model}};
   return dump_json(json, where, 1) + "\n";

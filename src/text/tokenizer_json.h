@@ -1,6 +1,7 @@
 // A tokenizer.json that both this project and Hugging Face `tokenizers` read to the same ids.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,7 @@ struct BpeParts {
   std::vector<Added> added;  // taken from text as they are
   PreTokenizer pre_tokenizer = PreTokenizer::kGpt2;
   bool ignores_merges = false;
+  std::optional<std::size_t> bos, eos;  // ids of tokens before and behind every text
 };
 
 /// The file's text. Error{kBadInput} where a token is not UTF-8 or stands twice; where names the

@@ -45,11 +45,13 @@ struct AttackNetworks {
 };
 
 /// ids: at least one. weights [ids]: of tokens in the similarity, with sum 1; empty: equal ones.
+/// kept [ids]: tokens that stay as they are, allowed or not; empty: none.
 struct AttackText {
   std::uint64_t index = 0;  // of the sample in its file: what its random numbers depend on
   std::vector<std::int32_t> ids;
   std::int32_t label = 0;
   std::vector<float> weights;
+  std::vector<bool> kept = {};
 };
 
 /// Means over the samples of an iteration, and the mean over classifiers.

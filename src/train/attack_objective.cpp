@@ -68,11 +68,16 @@ at::Tensor AttackObjective::original_states(const AttackText& text) {
   return reference_.graph->hidden(batch, *reference_.plan, reference_.view).detach();
 }
 
-at::Tensor AttackObjective::weights_of(const at::Tensor& theta) const {
-  return (theta - theta.amax({1}, /*keepdim=*/true))
-      .div_(options_.temperature)
-      .exp_()
-      .mul_(allowed_);
+at::Tensor AttackObjective::weights_of(const TextState& state) const {
+  const at::Tensor& theta = state.theta;
+  at::Tensor weights =
+      (theta - theta.amax({1}, /*keepdim=*/true)).div_(options_.temperature).exp_().mul_(allowed_);
+  for (std::size_t t = 0; t < state.text->kept.size(); ++t) {
+    if (!state.text->kept[t]) continue;
+    at::Tensor row = weights.select(0, static_cast<std::int64_t>(t)).zero_();
+    row.select(0, state.text->ids[t]).fill_(1);
+  }
+  return weights;
 }
 
 at::Tensor AttackObjective::sample(std::span<TextState> texts,
@@ -89,7 +94,7 @@ at::Tensor AttackObjective::sample(std::span<TextState> texts,
   for_rows(static_cast<std::int64_t>(texts.size()), 1, parallel_,
            [&](std::int64_t i, std::int64_t) {
              const auto text = static_cast<std::size_t>(i);
-             weights[text] = weights_of(texts[text].theta);
+             weights[text] = weights_of(texts[text]);
            });
   at::Tensor samples = rows_of(samples_, rows, texts[0].theta.size(1), texts[0].theta.options());
   for_rows(static_cast<std::int64_t>(slices.size()), 1, parallel_,

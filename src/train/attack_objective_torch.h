@@ -41,8 +41,9 @@ class AttackObjective {
 
   /// States of the reference on a text.
   at::Tensor original_states(const AttackText& text);
-  /// exp((theta - max) / temperature) of allowed tokens.
-  at::Tensor weights_of(const at::Tensor& theta) const;
+  /// exp((theta - max) / temperature) of allowed tokens; where a token is kept, 1 for it alone, so
+  /// that every sample is that token and the gradient there is 0.
+  at::Tensor weights_of(const TextState& state) const;
   /// The loss of each text at its noise [samples][positions, vocab] (GumbelNoise's form) and its
   /// gradient. chosen: the classifiers whose mean is taken, none: all.
   void evaluate(std::span<TextState> texts, const std::vector<std::vector<at::Tensor>>& noise,

@@ -16,7 +16,7 @@
 #include "support/gguf_bytes.h"
 #include "support/temp_dir.h"
 #include "support/thread_seconds.h"
-#include "text/bpe_tokenizer.h"
+#include "text/text_encoder.h"
 
 namespace qalof::app {
 namespace {
@@ -115,6 +115,83 @@ TEST_F(ImportGgufTest, TokenizerHasTheIdsOfTokenizers) {
   for (const auto& [text, ids] : expected_["encodings"].items())
     EXPECT_EQ(tokenizer.encode(text).ids, ids.get<std::vector<std::int32_t>>()) << text;
   EXPECT_EQ(tokenizer.encode("<|end|>", /*parse_special=*/true).ids, std::vector<std::int32_t>{0});
+}
+
+// The sound file with more metadata, and a filler that keeps the data aligned.
+std::string with_entries(std::string bytes,
+                         const std::vector<std::pair<std::string, bool>>& flags) {
+  using qalof::testing::GgufBytes;
+  std::string entries;
+  for (const auto& [key, value] : flags)
+    entries += GgufBytes::text(key) + GgufBytes::raw<std::uint32_t>(7) + (value ? '\1' : '\0');
+  const std::string filler = GgufBytes::text("filler") + GgufBytes::raw<std::uint32_t>(8);
+  const std::size_t rest = 32 - (entries.size() + filler.size() + 8) % 32;
+  entries += filler + GgufBytes::text(std::string(rest, 'x'));
+  std::uint64_t count = 0;
+  std::memcpy(&count, bytes.data() + 16, 8);
+  bytes.replace(16, 8, GgufBytes::raw(count + flags.size() + 1));
+  return bytes.insert(24, entries);
+}
+
+TEST_F(ImportGgufTest, FlagsOfFirstAndLastTokensBecomeTheTemplate) {
+  const std::string bos = "tokenizer.ggml.add_bos_token", eos = "tokenizer.ggml.add_eos_token";
+  const auto piece = [](int type) {
+    return Json{{"SpecialToken", {{"id", "<|end|>"}, {"type_id", type}}}};
+  };
+  const auto text = [](const char* id, int type) {
+    return Json{{"Sequence", {{"id", id}, {"type_id", type}}}};
+  };
+  const auto import_with = [&](const std::vector<std::pair<std::string, bool>>& flags) {
+    import(put(with_entries(sound(), flags)));
+    return read_json_file(dir_.file("model/tokenizer.json"))["post_processor"];
+  };
+  // The form in which `tokenizers` writes it.
+  EXPECT_EQ(import_with({{bos, true}, {eos, true}}),
+            (Json{{"type", "TemplateProcessing"},
+                  {"single", {piece(0), text("A", 0), piece(0)}},
+                  {"pair", {piece(0), text("A", 0), piece(0), piece(1), text("B", 1), piece(1)}},
+                  {"special_tokens",
+                   {{"<|end|>", {{"id", "<|end|>"}, {"ids", {0}}, {"tokens", {"<|end|>"}}}}}}}));
+  const text::TextEncoder encoder(text::BpeTokenizer::load(dir_.file("model")));
+  EXPECT_EQ(encoder.text_template(), text::text_template_of({0}, {0}));
+  const std::vector<std::int32_t> bare = encoder.encode_bare("hello").ids;
+  EXPECT_EQ(encoder.encode("hello").ids, (std::vector<std::int32_t>{0, bare.at(0), 0}));
+  import_with({{bos, true}});
+  EXPECT_EQ(text::BpeTokenizer::load(dir_.file("model")).text_template(),
+            text::text_template_of({0}, {}));
+  EXPECT_TRUE(import_with({{bos, false}, {eos, false}}).is_null());
+  EXPECT_TRUE(import_with({}).is_null());
+}
+
+TEST_F(ImportGgufTest, LlamaBpeHasAFirstTokenUnlessTheFileSaysOtherwise) {
+  const auto llama = [&] {
+    std::string bytes = sound();
+    // A name of the same length as the fixture's.
+    const std::string from = "smollm", to = "llama3";
+    bytes.replace(bytes.find(from), from.size(), to);
+    return bytes;
+  }();
+  import(put(llama));
+  EXPECT_EQ(text::BpeTokenizer::load(dir_.file("model")).text_template(),
+            text::text_template_of({0}, {}));
+  import(put(with_entries(llama, {{ "tokenizer.ggml.add_bos_token", false }})));
+  EXPECT_EQ(text::BpeTokenizer::load(dir_.file("model")).text_template(), text::TextTemplate{});
+}
+
+TEST_F(ImportGgufTest, TemplatesThatCannotBeKeptAreRefused) {
+  const auto message_of = [&](const std::string& bytes) {
+    return error_of([&] { import(put(bytes)); }).message;
+  };
+  EXPECT_THAT(message_of(with_entries(sound(), {{"tokenizer.ggml.add_sep_token", true}})),
+              HasSubstr("tokenizer.ggml.add_sep_token is true"));
+  std::string lost = sound();
+  const std::string key = "tokenizer.ggml.bos_token_id";
+  lost[lost.find(key) + key.size() - 1] = 'X';
+  EXPECT_THAT(message_of(with_entries(lost, {{"tokenizer.ggml.add_bos_token", true}})),
+              HasSubstr("tokenizer.ggml.bos_token_id is missing"));
+  std::string far = read_file(with_number(key, 5000), std::size_t{1} << 20);
+  EXPECT_THAT(message_of(with_entries(far, {{"tokenizer.ggml.add_bos_token", true}})),
+              HasSubstr("bos_token_id"));
 }
 
 TEST_F(ImportGgufTest, MisfitsAreRefusedByName) {

@@ -64,7 +64,7 @@ double divergence(const float* a, const float* b, std::size_t count) {
 
 class NanoAgreement : public ::testing::Test {
  protected:
-  NanoAgreement() : pool_(2), tokenizer_(open()) {
+  NanoAgreement() : pool_(2), encoder_(open()) {
     at::set_num_threads(1);
     const std::string data = std::string(QALOF_SOURCE_DIR) + "/assets/nano/data/";
     text::SpanFeatureOptions features;
@@ -76,26 +76,25 @@ class NanoAgreement : public ::testing::Test {
     options.threads = 2;
     weights_ =
         train::train(handle_.base, options,
-                     load_qa_examples(data + "train.json", tokenizer_, features, 0, silent_), {})
+                     load_qa_examples(data + "train.json", encoder_, features, 0, silent_), {})
             .weights;
     scaling_ = options.lora_alpha / static_cast<double>(options.lora_r);
     text::read_squad(data + "validation.json", [&](text::SquadParagraph&& paragraph) {
-      const text::EncodedContext encoded = text::encode_context(tokenizer_, paragraph.context);
+      const text::EncodedContext encoded = text::encode_context(encoder_, paragraph.context);
       for (text::SquadQuestion& question : paragraph.questions) {
         bool was_cut = false;
-        auto windows =
-            text::make_windows(tokenizer_, question.question, encoded, features, &was_cut);
+        auto windows = text::make_windows(encoder_, question.question, encoded, features, &was_cut);
         questions_.push_back({std::move(question), paragraph.context, std::move(windows)});
       }
       return questions_.size() < kQuestions;
     });
   }
 
-  text::BpeTokenizer open() {
+  text::TextEncoder open() {
     ModelOptions options;
     options.model = std::string(QALOF_SOURCE_DIR) + "/assets/nano/model";
     handle_ = open_model(options, silent_);
-    return open_tokenizer(handle_);
+    return open_encoder(handle_, silent_);
   }
 
   train::NetworkView view_of(const runtime::Adapter& adapter) const {
@@ -162,7 +161,7 @@ class NanoAgreement : public ::testing::Test {
   Observer silent_;  // the base class says nothing
   ThreadPool pool_;
   ModelHandle handle_;
-  text::BpeTokenizer tokenizer_;
+  text::TextEncoder encoder_;
   train::TrainedWeights weights_;
   double scaling_ = 1;
   std::vector<Question> questions_;

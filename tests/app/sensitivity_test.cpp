@@ -73,7 +73,7 @@ class SensitivityTest : public ::testing::Test {
     chosen.precision = dir_.file("plan.json");
     const ModelHandle handle = open_model(chosen, silent_);
     ThreadPool pool(2);
-    return evaluate_qa(*make_execution(handle, pool, silent_), open_tokenizer(handle),
+    return evaluate_qa(*make_execution(handle, pool, silent_), open_encoder(handle, silent_),
                        options().data, pool, silent_);
   }
   static const UnitResult& unit(const SensitivityResult& result, const std::string& name,

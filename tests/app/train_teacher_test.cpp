@@ -183,6 +183,34 @@ TEST_F(SelfText, DocumentsAreThoseOfTheGeneratorWhateverTheirCompany) {
   EXPECT_EQ(error_of([&] { generate(given); }).kind, ErrorKind::kInterrupted);
 }
 
+TEST_F(SelfText, DocumentsBeginWithWhatTheTokenizerPutsBeforeTexts) {
+  SelfTextOptions given;
+  given.tokens = 300;
+  given.max_length = 24;
+  given.before = {7, 9};
+  const auto documents = generate(given);
+  given.documents_at_once = 3;
+  EXPECT_EQ(generate(given), documents);
+  const text::BpeTokenizer tokenizer = text::BpeTokenizer::load(model());
+  const RandomStream stream(42, "self_text");
+  for (std::size_t d = 0; d < documents.size(); ++d) {
+    const std::vector<std::int32_t>& ids = documents[d];
+    ASSERT_GT(ids.size(), 3U);
+    EXPECT_EQ(ids[0], 7);
+    EXPECT_EQ(ids[1], 9);
+    EXPECT_EQ(ids[2], static_cast<std::int32_t>(stream.below(640, d, 0)));
+    runtime::GenerateOptions rule;
+    rule.max_new_tokens = 3 + stream.below(3, d, 1);
+    rule.stop_ids = {0};
+    const auto likely =
+        runtime::generate(*execution_, tokenizer, std::span(ids).first(3), rule, pool_).ids;
+    EXPECT_TRUE(std::equal(likely.begin(), likely.end(), ids.begin() + 3)) << d;
+    EXPECT_LE(ids.size(), 24U);
+  }
+  given.max_length = 3;
+  EXPECT_EQ(error_of([&] { generate(given); }).kind, ErrorKind::kUsage);
+}
+
 TEST_F(SelfText, FileGivesWhatWasWrittenOrNothing) {
   const std::vector<std::vector<std::int32_t>> documents = {{5, 6}, {1, 2, 3}};
   const std::string path = dir_.file("text");

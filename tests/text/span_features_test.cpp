@@ -12,9 +12,9 @@ using qalof::testing::error_of;
 using qalof::testing::read_lines;
 using qalof::testing::text_data;
 
-const BpeTokenizer& tiny() {
-  static const BpeTokenizer tokenizer = BpeTokenizer::load(text_data("tiny"));
-  return tokenizer;
+const TextEncoder& tiny() {
+  static const TextEncoder encoder(BpeTokenizer::load(text_data("tiny")));
+  return encoder;
 }
 
 std::string long_context() {

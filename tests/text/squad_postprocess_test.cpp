@@ -166,6 +166,16 @@ TEST(SpanDecoder, OnlyEmptyTextsAreNoCrashInV2) {
   EXPECT_EQ(prediction.n_best.front().text, "empty");
 }
 
+TEST(SpanDecoder, TokensBehindTheContextAnswerNothing) {
+  SpanDecoder decoder({});
+  SpanWindow window = window_of(1, {{0, 1}, {1, 2}});
+  window.ids.resize(5);
+  decoder.add(window, std::vector<float>{0, 0, 2, 0, 1, 3, 9, 9, 9, 9});
+  const SpanPrediction prediction = decoder.finish("abc");
+  EXPECT_EQ(prediction.text, "ab");
+  EXPECT_EQ(prediction.n_best.size(), 3U);
+}
+
 TEST(SpanDecoder, TiesGoToTheLowerIndex) {
   SpanDecoder decoder({});
   decoder.add(window_of(0, {{0, 1}, {1, 2}, {2, 3}}), std::vector<float>(6, 1.0F));

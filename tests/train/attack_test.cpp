@@ -365,6 +365,30 @@ TEST_P(AttackTest, ATextDependsOnNeitherThreadsNorItsNeighbours) {
                           attack(2, texts_, {"4"}).first[0].distribution.weights));
 }
 
+TEST_P(AttackTest, TokensThatAreKeptStayInEverySample) {
+  options_ = {};
+  options_.iterations = 5;
+  options_.learning_rate = 2;
+  options_.gumbel_samples = 3;
+  // One that no attack may put, at the start and at the end.
+  AttackText& text = texts_[2];
+  text.ids.front() = text.ids.back() = 96;
+  text.kept.assign(text.ids.size(), false);
+  text.kept.front() = text.kept.back() = text.kept[4] = true;
+  Attacker attacker(networks({"8"}), options_, Device::kCpu, 9, pool_);
+  const std::vector<AttackedText> attacked = attacker.attack(texts_, {});
+  EXPECT_LT(attacked[2].last.margin, attacked[2].first.margin);
+  std::size_t moved = 0;
+  for (std::uint64_t number = 0; number < 20; ++number) {
+    const auto sample = attacker.hard_sample(text, attacked[2].distribution, number);
+    for (std::size_t t = 0; t < sample.size(); ++t) {
+      if (text.kept[t]) EXPECT_EQ(sample[t], text.ids[t]) << t;
+      moved += sample[t] != text.ids[t] ? 1 : 0;
+    }
+  }
+  EXPECT_GT(moved, 0U);
+}
+
 TEST_P(AttackTest, LowersTheMarginAtEveryWidth) {
   options_ = {};
   options_.iterations = 20;
