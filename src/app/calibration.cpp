@@ -8,6 +8,7 @@
 #include "core/file.h"
 #include "runtime/adapter.h"
 #include "text/squad.h"
+#include "text/unicode.h"
 
 namespace qalof::app {
 
@@ -48,6 +49,7 @@ std::vector<std::vector<std::int32_t>> calibration_windows(const text::BpeTokeni
     });
   } else {
     const std::string text = read_file(options.file, kMaxTextBytes);
+    text::check_utf8(text, options.file);
     for (const std::string_view document : documents_of(text, options.line_by_line)) {
       const std::vector<std::int32_t> ids = tokenizer.encode(document).ids;
       for (std::size_t first = 0; first < ids.size() && !is_full();) {

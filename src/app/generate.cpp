@@ -1,6 +1,7 @@
 #include "app/generate.h"
 
 #include "core/error.h"
+#include "text/unicode.h"
 
 namespace qalof::app {
 
@@ -9,6 +10,7 @@ GenerateResult run_generate(const GenerateOptions& options, const runtime::TextC
   const ModelHandle handle = open_model(options.model, observer);
   const text::BpeTokenizer tokenizer = open_tokenizer(handle);
   const model::ModelConfig& config = handle.base->config();
+  text::check_utf8(options.prompt, "--prompt");
   std::vector<std::int32_t> prompt = tokenizer.encode(options.prompt).ids;
   if (prompt.empty()) prompt.push_back(static_cast<std::int32_t>(config.bos_token_id));
   runtime::GenerateOptions generation = options.generation;

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "text/unicode.h"
 
 namespace qalof::app {
 
@@ -58,6 +59,7 @@ LmScores evaluate_lm(const runtime::RequestExecutions& executions,
   QALOF_CHECK(stride >= 1 && stride < length, ErrorKind::kUsage,
               "--stride: found {}, expected 1..{} (less than the window)", stride, length - 1);
   const std::string text = read_file(options.validation_file, kMaxTextBytes);
+  text::check_utf8(text, options.validation_file);
   std::vector<std::int32_t> ids;
   std::vector<Window> windows;
   LmScores scores;

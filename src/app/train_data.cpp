@@ -74,6 +74,7 @@ std::vector<train::Example> load_lm_examples(const std::string& path,
   QALOF_CHECK(length >= 2, ErrorKind::kUsage, "--max_seq_length: found {}, expected at least 2",
               length);
   const std::string text = read_file(path, kMaxTextBytes);
+  text::check_utf8(text, path);
   std::vector<train::Example> examples;
   const auto is_full = [&] { return max_samples > 0 && examples.size() == max_samples; };
   for (const std::string_view document : documents_of(text, line_by_line)) {

@@ -7,6 +7,7 @@
 #include "cli/format.h"
 #include "cli/signals.h"
 #include "core/error.h"
+#include "text/unicode.h"
 
 namespace qalof::cli {
 
@@ -15,6 +16,7 @@ namespace {
 // Standard input without the line end that closes it.
 std::string read_prompt() {
   std::string text{std::istreambuf_iterator<char>(std::cin), {}};
+  text::check_utf8(text, "standard input");
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();
   return text;

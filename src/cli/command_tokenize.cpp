@@ -6,6 +6,7 @@
 #include "cli/format.h"
 #include "core/error.h"
 #include "text/bpe_tokenizer.h"
+#include "text/unicode.h"
 
 namespace qalof::cli {
 
@@ -41,6 +42,7 @@ void run_tokenize(std::vector<std::string> arguments) {
   const text::BpeTokenizer tokenizer = open(model);
   if (!jsonl) {
     const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
+    text::check_utf8(input, "standard input");
     const text::Encoding encoding = tokenizer.encode(input, special);
     line.print(parse_json(encoding_text(encoding), "tokenize"),
                fmt::format("{}\n", fmt::join(encoding.ids, " ")));
