@@ -365,7 +365,7 @@ AttackScores run_attack(const AttackRunOptions& options, Observer& observer) {
 
   const train::AttackNetworks networks = networks_of(options, handle, reference, target, tokenizer);
   Search search(options, samples, networks, target, tokenizer, pool, observer);
-  make_directories(options.score.output_dir);
+  const NewDirectory made(options.score.output_dir);
   const DirectoryLock lock(options.score.output_dir);
   AttackStore store(options.score.output_dir,
                     identity_of(options, handle, reference, target, samples),
