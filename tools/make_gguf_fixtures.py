@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Writes tests/app/data/gguf: a tiny Llama as a GGUF file with every stored type, and what it is worth elsewhere.
+"""Writes tests/app/data/gguf: a tiny Llama as a GGUF file, and what it is worth elsewhere; and blocks of every stored type.
 
-The file is written by gguf-py with llama.cpp's order of the rows of q and k; expected.json holds the token losses that
+tiny.gguf is written by gguf-py with llama.cpp's order of the rows of q and k; expected.json holds the token losses that
 transformers computes in float64 from its dequantized weights, the sum of each tensor, and ids that Hugging Face tokenizers
-gives for its vocabulary. Needs torch, transformers, tokenizers and gguf.
+gives for its vocabulary. blocks.gguf has a tensor of random blocks of each type, NAME, and beside it the numbers that gguf-py
+reads in them, NAME.f32. Needs torch, transformers, tokenizers and gguf; gguf alone with --blocks_only.
 
-  tools/make_gguf_fixtures.py [--output tests/app/data/gguf]
+  tools/make_gguf_fixtures.py [--output tests/app/data/gguf] [--blocks_only]
 """
 import argparse
 import json
@@ -13,9 +14,6 @@ import pathlib
 
 import gguf
 import numpy as np
-import tokenizers
-import torch
-import transformers
 from gguf import GGMLQuantizationType as T
 
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ hello", "Ġ Ġ", "1 2", "Ġ 1", "t h", "th e", "Ġ the"]
@@ -26,8 +24,33 @@ TYPES = {"token_embd": T.Q8_0, "attn_q": T.Q4_1, "attn_k": T.F16, "attn_v": T.BF
          "ffn_gate": T.Q4_1, "ffn_up": T.F32, "ffn_down": T.Q8_0}
 STRINGS = ["", "hello", "say hello the 1234 hellos", "a  b\n\n 12  12", "<|end|>", "it's 5'LL", "naïve ½ 二"]
 
+# Where the f16 factors of a block stand, in bytes.
+FACTORS = {T.Q8_0: [0], T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2], T.Q2_K: [80, 82], T.Q3_K: [108], T.Q4_K: [0, 2],
+           T.Q5_K: [0, 2], T.Q6_K: [208], T.IQ4_NL: [0], T.IQ4_XS: [0]}
+BLOCK_ROWS, BLOCK_COLS = 2, 256
+
+
+def write_blocks(path: pathlib.Path) -> None:
+    random = np.random.default_rng(5)
+    writer = gguf.GGUFWriter(path, "blocks")
+    for kind, places in FACTORS.items():
+        elements, size = gguf.GGML_QUANT_SIZES[kind]
+        blocks = random.integers(0, 256, (BLOCK_ROWS * BLOCK_COLS // elements, size), dtype=np.uint8)
+        for place in places:
+            factors = random.normal(0.0, 0.1, len(blocks)).astype("<f2")
+            factors[0] = 3e-6  # a subnormal
+            blocks[:, place:place + 2] = factors.view(np.uint8).reshape(-1, 2)
+        stored = blocks.reshape(BLOCK_ROWS, -1)
+        writer.add_tensor(kind.name, stored, raw_dtype=kind)
+        writer.add_tensor(kind.name + ".f32", gguf.quants.dequantize(stored, kind).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
 
 def vocabulary() -> list[str]:
+    import tokenizers
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     return SPECIAL + alphabet + [merge.replace(" ", "") for merge in MERGES]
 
@@ -42,8 +65,20 @@ def main() -> None:
     root = pathlib.Path(__file__).resolve().parent.parent
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, default=root / "tests/app/data/gguf")
-    output = parser.parse_args().output
+    parser.add_argument("--blocks_only", action="store_true", help="write blocks.gguf alone")
+    args = parser.parse_args()
+    output = args.output
     output.mkdir(parents=True, exist_ok=True)
+    write_blocks(output / "blocks.gguf")
+    if not args.blocks_only:
+        write_model(output)
+
+
+def write_model(output: pathlib.Path) -> None:
+    import tokenizers
+    import torch
+    import transformers
+
     torch.set_num_threads(1)
     tokens = vocabulary()
     config = transformers.LlamaConfig(vocab_size=len(tokens), hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS,

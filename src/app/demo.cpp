@@ -44,9 +44,8 @@ class Demo {
       : options_(options),
         observer_(observer),
         assets_(find_assets(options.assets)),
-        pool_(choose_threads(options.threads)) {
-    make_directories(options.output_dir);
-  }
+        pool_(choose_threads(options.threads)),
+        directory_(options.output_dir) {}
 
   void train_and_score_all() {
     const std::string full = train("full", train::Method::kFull, kFullSteps, kFullRate);
@@ -209,6 +208,7 @@ class Demo {
   Observer& observer_;
   std::string assets_;
   ThreadPool pool_;
+  NewDirectory directory_;
   double training_seconds_ = 0;
   std::vector<double> phase_seconds_;
   std::vector<std::string> commands_;  // what does the same

@@ -1,6 +1,7 @@
 #include "app/generate.h"
 
 #include "core/error.h"
+#include "text/unicode.h"
 
 namespace qalof::app {
 
@@ -28,6 +29,7 @@ GenerateResult run_generate(const GenerateOptions& options, const runtime::TextC
   const ModelHandle handle = open_model(options.model, observer);
   const text::TextEncoder encoder = open_encoder(handle, observer);
   const model::ModelConfig& config = handle.base->config();
+  text::check_utf8(options.prompt, "--prompt");
   std::vector<std::int32_t> prompt = encoder.encode(options.prompt).ids;
   warn_of_prompt(encoder, prompt, observer);
   if (prompt.empty()) prompt.push_back(static_cast<std::int32_t>(config.bos_token_id));

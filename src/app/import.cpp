@@ -23,7 +23,8 @@ Format format_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   file.read(magic.data(), magic.size());
   const std::string_view start(magic.data(), static_cast<std::size_t>(file.gcount()));
-  if (start.starts_with("GGUF")) return Format::kGguf;
+  // A file of that name that begins otherwise is refused by its reader.
+  if (start.starts_with("GGUF") || path.ends_with(".gguf")) return Format::kGguf;
   // PyTorch writes a zip archive of pickles, and wrote bare ones.
   if (start.starts_with("PK\x03\x04") || start.starts_with("\x80\x02")) return Format::kPickle;
   // The length of the header, then the header.
@@ -62,6 +63,7 @@ ImportResult run_import(const ImportOptions& options, Observer& observer) {
   } else {
     format = format_of(options.source);
   }
+  const NewDirectory made(options.output_dir);
   switch (format) {
     case Format::kSafetensors:
       return import_original(options, observer);

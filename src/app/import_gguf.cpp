@@ -175,11 +175,13 @@ std::string tokenizer_of(const io::GgufFile& file, std::size_t vocab_size) {
               "{}: tokenizer.ggml.model is {:.40}, implemented is gpt2 (byte-level BPE)",
               file.path(), model);
   text::BpeParts parts;
+  for (const char* key :
+       {"tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.token_type"}) {
+    QALOF_CHECK(file.contains(key), ErrorKind::kBadInput, "{}: {} is missing", file.path(), key);
+  }
   const auto tokens = file.strings("tokenizer.ggml.tokens", kMaxTokens);
   const auto merges = file.strings("tokenizer.ggml.merges", kMaxMerges);
   const auto types = file.integers("tokenizer.ggml.token_type", kMaxTokens);
-  QALOF_CHECK(tokens && merges && types, ErrorKind::kBadInput,
-              "{}: tokenizer.ggml.tokens, token_type or merges is missing", file.path());
   QALOF_CHECK(tokens->size() == vocab_size && types->size() == vocab_size, ErrorKind::kBadInput,
               "{}: {} tokens and {} token types for an embedding of {}", file.path(),
               tokens->size(), types->size(), vocab_size);
@@ -293,7 +295,6 @@ ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
   const model::ModelConfig config = model::parse_model_config(raw, file.path());
   const std::vector<Work> work = tensors_of(file, config);
   const std::string tokenizer = tokenizer_of(file, config.vocab_size);
-  make_directories(options.output_dir);
   const fs::path directory = options.output_dir;
   const std::string prefix = model::decoder_prefix(config, model::ModelClass::kCausalLm);
   std::vector<io::TensorToMake> tensors;

@@ -206,7 +206,7 @@ void write_base(Checkpoint& checkpoint, const model::ModelConfig& config,
     fail(ErrorKind::kBadInput, "{}: tensor {} is not part of such a checkpoint", checkpoint.where,
          name);
   }
-  make_directories(directory);
+  const NewDirectory made(directory);
   io::write_safetensors(directory + "/model.safetensors", tensors, {});
   bool has_tokenizer = false;
   for (const char* name : {"tokenizer.json", "vocab.json"})
@@ -256,8 +256,6 @@ ImportResult import_original(const ImportOptions& options, Observer& observer) {
     dir.base_id = base;
     dir.base_sha256 = io::ModelDir::open(base).sha256();
     result.directories.push_back(base);
-  } else {
-    make_directories(options.output_dir);
   }
   for (const auto& [width, adapter] : adapters) {
     const std::string name = fmt::format("w{}", width);

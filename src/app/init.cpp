@@ -61,7 +61,10 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
   QALOF_CHECK(options.overwrite || !path_exists((directory / "config.json").string()),
               ErrorKind::kUsage, "{}: holds a model already, --overwrite_output_dir replaces it",
               options.output_dir);
-  make_directories(options.output_dir);
+  const NewDirectory made(options.output_dir);
+  // First: a directory without tokenizer files is refused.
+  if (!options.tokenizer_name.empty())
+    text::copy_tokenizer_files(options.tokenizer_name, options.output_dir);
 
   std::vector<model::TensorSpec> specs = model::expected_tensors(config);
   if (!config.tie_word_embeddings)
@@ -84,8 +87,6 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
   io::write_model_weights(options.output_dir, tensors, options.bf16,
                           [&] { observer.progress("tensors", ++done, tensors.size(), ""); });
   write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");
-  if (!options.tokenizer_name.empty())
-    text::copy_tokenizer_files(options.tokenizer_name, options.output_dir);
   return {model::parameter_count(config), options.output_dir};
 }
 

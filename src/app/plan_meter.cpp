@@ -92,7 +92,6 @@ struct PlanMeter::Impl {
     Json identity = model.identity();
     identity["plan"] = quant::to_json(plan);
     const std::string directory = fmt::format("{}/{}", options.output_dir, kStateDirectory);
-    make_directories(directory);
     const std::string text = identity["plan"].dump();
     return {fmt::format("{}/{:.16}.jsonl", directory,
                         sha256_hex(std::as_bytes(std::span(text.data(), text.size())))),

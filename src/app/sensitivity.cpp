@@ -182,10 +182,11 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
   const runtime::Head& head = model.head(executions.high());
   const auto reader = model.reader(head);
 
+  std::optional<NewDirectory> made;
   std::optional<DirectoryLock> lock;
   SensitivityState state;
   if (!options.output_dir.empty()) {
-    make_directories(options.output_dir);
+    made.emplace(options.output_dir);
     lock.emplace(options.output_dir);
     state = SensitivityState(fmt::format("{}/{}", options.output_dir, kStateFile),
                              identity_of(model, units), options.overwrite_output_dir);

@@ -1,6 +1,7 @@
 #include "app/sensitivity_state.h"
 
 #include <cmath>
+#include <filesystem>
 
 #include "app/run_identity.h"
 #include "core/error.h"
@@ -52,12 +53,13 @@ std::vector<SampleScore> scores_of(const Json& record, const std::string& where)
 }  // namespace
 
 SensitivityState::SensitivityState(const std::string& path, const Json& identity, bool overwrite) {
+  path_ = path;
   if (!overwrite && path_exists(path)) {
     read(path, identity);
+    file_ = std::make_unique<AppendFile>(path);
   } else {
-    write_file_atomic(path, header_text(identity));
+    header_ = header_text(identity);
   }
-  file_ = std::make_unique<AppendFile>(path);
 }
 
 void SensitivityState::read(const std::string& path, const Json& identity) {
@@ -98,6 +100,11 @@ double SensitivityState::tokens_per_second(std::size_t batch, std::size_t trial)
 
 void SensitivityState::add(std::size_t batch, std::size_t trial, std::vector<SampleScore> scores,
                            double tokens_per_second) {
+  if (!file_ && !path_.empty()) {
+    make_directories(std::filesystem::path(path_).parent_path().string());
+    write_file_atomic(path_, header_);
+    file_ = std::make_unique<AppendFile>(path_);
+  }
   if (file_) file_->append(record_text(batch, trial, scores, tokens_per_second));
   passes_[{batch, trial}] = {std::move(scores), tokens_per_second};
 }

@@ -42,6 +42,7 @@ class SensitivityState {
     double tokens_per_second = 0;
   };
   std::map<std::pair<std::size_t, std::size_t>, Pass> passes_;
+  std::string path_, header_;  // of a file that the first record makes
   std::unique_ptr<AppendFile> file_;
   std::size_t resumed_ = 0;
 };

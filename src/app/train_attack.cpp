@@ -394,7 +394,7 @@ AttackScores run_attack(const AttackRunOptions& options, Observer& observer) {
   const train::AttackNetworks networks =
       networks_of(options, handle, reference, target, encoder.tokenizer());
   Search search(options, samples, networks, target, encoder, pool, observer);
-  make_directories(options.score.output_dir);
+  const NewDirectory made(options.score.output_dir);
   const DirectoryLock lock(options.score.output_dir);
   Json identity = identity_of(options, handle, reference, target, samples);
   if (!encoder.is_plain()) identity["special_tokens"] = encoder.description();

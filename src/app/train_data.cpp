@@ -8,7 +8,6 @@
 #include "core/error.h"
 #include "text/records.h"
 #include "text/squad.h"
-#include "text/unicode.h"
 
 namespace qalof::app {
 

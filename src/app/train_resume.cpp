@@ -73,17 +73,15 @@ void write_identity(const std::string& directory, const Json& identity) {
 }
 
 RunDirectory::RunDirectory(const TrainRunOptions& options, const Json& identity, Observer& observer)
-    : options_(options), identity_(identity) {
-  make_directories(options.output_dir);
-  lock_.emplace(options.output_dir);
+    : options_(options), identity_(identity), made_(options.output_dir), lock_(options.output_dir) {
   io::remove_unfinished_checkpoints(options.output_dir);
   remove_unfinished_files(options.output_dir);
   choose_checkpoint(observer);
-  const bool goes_on = resume_ && is_parent(options.output_dir, resume_->checkpoint.path);
-  io::remove_checkpoints_after(options.output_dir, goes_on ? resume_->checkpoint.step : -1);
 }
 
 void RunDirectory::claim(const Json& identity) {
+  const bool goes_on = resume_ && is_parent(options_.output_dir, resume_->checkpoint.path);
+  io::remove_checkpoints_after(options_.output_dir, goes_on ? resume_->checkpoint.step : -1);
   std::error_code ignored;
   fs::remove(options_.output_dir + "/" + kResultsFile, ignored);
   write_identity(options_.output_dir, identity);

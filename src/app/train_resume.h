@@ -21,15 +21,15 @@ struct ResumePoint {
 /// An output directory, locked while this lives, ready to be written by one run.
 class RunDirectory {
  public:
-  /// Makes or takes over the directory. Error{kUsage} where it holds what another run wrote, unless
-  /// --overwrite_output_dir; {kNotFound}, {kCorruptFile} where --resume_from_checkpoint names no
-  /// whole checkpoint.
+  /// Makes or takes over the directory; where claim is not called, what was made is gone again.
+  /// Error{kUsage} where it holds what another run wrote, unless --overwrite_output_dir;
+  /// {kNotFound}, {kCorruptFile} where --resume_from_checkpoint names no whole checkpoint.
   RunDirectory(const TrainRunOptions& options, const Json& identity, Observer& observer);
 
-  /// Where the run goes on, or nothing. Checkpoints of later steps are gone then; without one, all
-  /// are.
+  /// Where the run goes on, or nothing.
   const std::optional<ResumePoint>& resume() const { return resume_; }
-  /// Says in the directory whose it is (run.json); results of an earlier run are gone then.
+  /// Says in the directory whose it is (run.json); results of an earlier run are gone then, and
+  /// checkpoints of later steps than those the run goes on from.
   /// identity: the constructor's, perhaps with more, which does not tell runs apart.
   void claim(const Json& identity);
 
@@ -40,7 +40,8 @@ class RunDirectory {
 
   const TrainRunOptions& options_;
   Json identity_;
-  std::optional<DirectoryLock> lock_;
+  NewDirectory made_;
+  DirectoryLock lock_;
   std::optional<ResumePoint> resume_;
 };
 

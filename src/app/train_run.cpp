@@ -1,6 +1,7 @@
 #include "app/train_run.h"
 
 #include <filesystem>
+#include <optional>
 
 #include "app/train_checkpoint.h"
 #include "app/train_data.h"
@@ -212,20 +213,23 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
       static_cast<double>(train::estimate_training_bytes(config, options.train, longest)) / 1e6));
 
   Scorer scorer(options, handle.base, encoder, observer);
-  directory.claim(identity);
   std::int64_t max_steps = 0;
   for (const train::Phase& phase : train::make_phases(options.train, handle.base->target()))
     max_steps += train::steps_of_phase(options.train, phase, examples);
-  RunLog log(options, examples.size(), max_steps, resume);
+  std::optional<RunLog> log;
+  hooks.on_begin = [&] {
+    directory.claim(identity);
+    log.emplace(options, examples.size(), max_steps, resume);
+  };
   hooks.on_gradients = options.on_gradients;
   hooks.resume = resume != nullptr ? &resume->state : nullptr;
   hooks.on_step = [&](const train::StepRecord& record) {
-    log.add(record);
+    log->add(record);
     if (options.on_step) options.on_step(record);
   };
   hooks.on_save = [&](const train::Checkpoint& point) {
-    log.sync();
-    save_checkpoint(options, handle, identity, point, log.trainer_state());
+    log->sync();
+    save_checkpoint(options, handle, identity, point, log->trainer_state());
     observer.info(fmt::format("checkpoint after step {}", point.global_step));
   };
   if (!options.validation_file.empty()) {
@@ -237,14 +241,14 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
         observer.info(
             fmt::format("{} step {}: {}", point.phase, point.step, score_text(scores.back())));
       }
-      log.add(point, scores, at_phase_end);
+      log->add(point, scores, at_phase_end);
     };
     hooks.on_eval = [score](const train::Checkpoint& point) { score(point, false); };
     hooks.on_phase_end = [score](const train::Checkpoint& point) { score(point, true); };
   }
   result.train = train::train(handle.base, options.train, examples, hooks);
-  result.scores = log.phase_scores();
-  write_training_output(options, handle, result, log.trainer_state());
+  result.scores = log->phase_scores();
+  write_training_output(options, handle, result, log->trainer_state());
   return result;
 }
 

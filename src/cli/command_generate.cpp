@@ -8,6 +8,7 @@
 #include "cli/signals.h"
 #include "core/byte_order_mark.h"
 #include "core/error.h"
+#include "text/unicode.h"
 
 namespace qalof::cli {
 
@@ -16,6 +17,7 @@ namespace {
 // Standard input without a byte order mark and the line end that closes it.
 std::string read_prompt() {
   std::string text{std::istreambuf_iterator<char>(std::cin), {}};
+  text::check_utf8(text, "standard input");
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();
   return text.substr(byte_order_mark(text, "--prompt -: standard input"));

@@ -6,6 +6,7 @@
 #include "cli/format.h"
 #include "core/error.h"
 #include "text/text_encoder.h"
+#include "text/unicode.h"
 
 namespace qalof::cli {
 
@@ -45,6 +46,7 @@ void run_tokenize(std::vector<std::string> arguments) {
   const text::TextEncoder encoder = open(model, special);
   if (!jsonl) {
     const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
+    text::check_utf8(input, "standard input");
     const text::Encoding encoding = encoder.encode(input);
     Json json = encoding_json(encoding);
     json["special_tokens"] = encoder.description();

@@ -152,7 +152,8 @@ std::string add_plans(const app::SensitivityOptions& options,
     if (!options.output_dir.empty()) measured.output_dir = options.output_dir + "/refine";
     refine_meter.emplace(measured, observer);
   }
-  if (!options.output_dir.empty()) make_directories(options.output_dir);
+  std::optional<NewDirectory> made;
+  if (!options.output_dir.empty()) made.emplace(options.output_dir);
   std::vector<app::BudgetResult> results;
   Json plans = Json::array(), summaries = Json::array();
   std::string text;

@@ -247,6 +247,19 @@ void make_directories(const std::string& path) {
               error ? error.message() : "a file of that name is there");
 }
 
+NewDirectory::NewDirectory(const std::string& path) : NewDirectory() {
+  // The destructor runs where the rest of this throws.
+  std::filesystem::path missing = path;
+  if (!missing.has_filename()) missing = missing.parent_path();
+  for (; !missing.empty() && !path_exists(missing.string()); missing = missing.parent_path())
+    made_.push_back(missing.string());
+  make_directories(path);
+}
+
+NewDirectory::~NewDirectory() {
+  for (const std::string& path : made_) ::rmdir(path.c_str());  // fails where it holds something
+}
+
 void sync_directory(const std::string& path) {
   const Descriptor directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   QALOF_CHECK(directory.get() >= 0 && ::fsync(directory.get()) == 0, ErrorKind::kResource,
@@ -265,19 +278,30 @@ void rename_path(const std::string& from, const std::string& to) {
 }
 
 DirectoryLock::DirectoryLock(const std::string& directory) {
-  const std::string path = directory + "/.lock";
-  fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  QALOF_CHECK(fd_ >= 0, ErrorKind::kResource, "{}: {}", path, system_reason());
-  if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
+  path_ = directory + "/.lock";
+  for (;;) {
+    fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    QALOF_CHECK(fd_ >= 0, ErrorKind::kResource, "{}: {}", path_, system_reason());
+    if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) break;
+    // Another holder may have removed the file since it was opened: a lock on it holds nothing.
+    struct stat opened {
+    }, there{};
+    if (::fstat(fd_, &opened) == 0 && ::stat(path_.c_str(), &there) == 0 &&
+        opened.st_ino == there.st_ino && opened.st_dev == there.st_dev)
+      return;
+    ::close(std::exchange(fd_, -1));
+  }
   const int error = errno;
   ::close(std::exchange(fd_, -1));
   QALOF_CHECK(error != EWOULDBLOCK, ErrorKind::kUsage,
               "{}: another run writes there; choose another directory", directory);
-  fail(ErrorKind::kResource, "{}: cannot be locked: {}", path, system_reason(error));
+  fail(ErrorKind::kResource, "{}: cannot be locked: {}", path_, system_reason(error));
 }
 
 DirectoryLock::~DirectoryLock() {
-  if (fd_ >= 0) ::close(fd_);
+  if (fd_ < 0) return;
+  ::unlink(path_.c_str());  // while it is held
+  ::close(fd_);
 }
 
 }  // namespace qalof

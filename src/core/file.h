@@ -104,6 +104,19 @@ bool path_exists(const std::string& path) noexcept;
 bool is_directory(const std::string& path) noexcept;
 /// mkdir -p; Error{kResource}.
 void make_directories(const std::string& path);
+/// make_directories whose work is undone where nothing comes of it: directories that were made and
+/// are empty when this ends are removed, so that a refusal leaves nothing behind.
+class NewDirectory {
+ public:
+  explicit NewDirectory(const std::string& path);
+  ~NewDirectory();
+  NewDirectory(const NewDirectory&) = delete;
+  NewDirectory& operator=(const NewDirectory&) = delete;
+
+ private:
+  NewDirectory() = default;
+  std::vector<std::string> made_;  // innermost first
+};
 /// Flushes a directory's entries to disk.
 void sync_directory(const std::string& path);
 /// Flushes a file's contents to disk, whoever wrote it.
@@ -111,8 +124,8 @@ void sync_file(const std::string& path);
 /// rename(2); Error{kResource}.
 void rename_path(const std::string& from, const std::string& to);
 
-/// Holds an exclusive lock on a directory (a file .lock in it) while it lives. Error{kUsage} where
-/// another process has it.
+/// Holds an exclusive lock on a directory (a file .lock in it, removed in the end) while it lives.
+/// Error{kUsage} where another process has it.
 class DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& directory);
@@ -121,6 +134,7 @@ class DirectoryLock {
   DirectoryLock& operator=(const DirectoryLock&) = delete;
 
  private:
+  std::string path_;
   int fd_ = -1;
 };
 

@@ -8,7 +8,6 @@
 #include <limits>
 
 #include "core/error.h"
-#include "io/safetensors.h"
 
 namespace qalof::io {
 
@@ -22,6 +21,12 @@ constexpr std::size_t kMaxAllNamesBytes = std::size_t{16} << 20;
 constexpr std::uint32_t kMaxRank = 4;
 constexpr std::uint64_t kMaxAlignment = 65'536;
 constexpr std::uint64_t kDefaultAlignment = 32;
+
+// Keys of a file that is one of several.
+constexpr const char* kPartIndex = "split.no";
+constexpr const char* kPartCount = "split.count";
+constexpr const char* kPartTensors = "split.tensors.count";
+constexpr std::uint64_t kMaxParts = 10'000;
 
 // Types of metadata.
 constexpr std::uint32_t kUint8 = 0, kInt8 = 1, kUint16 = 2, kInt16 = 3, kUint32 = 4, kInt32 = 5,
@@ -51,25 +56,7 @@ std::size_t scalar_bytes(std::uint32_t type) {
   }
 }
 
-struct TypeInfo {
-  GgufType type;
-  std::string_view name;
-  std::size_t block, bytes;  // elements and bytes of a block
-};
-constexpr std::array<TypeInfo, 6> kTypes = {{{GgufType::kF32, "F32", 1, 4},
-                                             {GgufType::kF16, "F16", 1, 2},
-                                             {GgufType::kBF16, "BF16", 1, 2},
-                                             {GgufType::kQ8_0, "Q8_0", 32, 34},
-                                             {GgufType::kQ4_0, "Q4_0", 32, 18},
-                                             {GgufType::kQ4_1, "Q4_1", 32, 20}}};
-
-const TypeInfo* info_of(std::uint32_t type) {
-  for (const TypeInfo& info : kTypes) {
-    if (static_cast<std::uint32_t>(info.type) == type) return &info;
-  }
-  return nullptr;
-}
-const TypeInfo& info_of(GgufType type) { return *info_of(static_cast<std::uint32_t>(type)); }
+const GgufBlock& block_of(GgufType type) { return *gguf_block(static_cast<std::uint32_t>(type)); }
 
 template <typename T>
 T load(const std::byte* at) {
@@ -112,11 +99,9 @@ std::optional<std::uint64_t> as_unsigned(std::uint32_t type, const std::byte* at
 
 }  // namespace
 
-std::string_view to_string(GgufType type) { return info_of(type).name; }
-
 std::size_t GgufTensor::num_elements() const {
-  const TypeInfo& info = info_of(type);
-  return bytes.size() / info.bytes * info.block;
+  const GgufBlock& block = block_of(type);
+  return bytes.size() / block.bytes * block.elements;
 }
 
 // Reads a file from front to back; every length is compared with what is left first.
@@ -127,11 +112,14 @@ class GgufParser {
   void run() {
     const std::span<const std::byte> all = rest_;
     if (all.size() < kMagic.size() || std::memcmp(all.data(), kMagic.data(), kMagic.size()) != 0)
-      refuse("is no GGUF file (it does not begin with \"GGUF\")");
+      refuse("is no GGUF file (it does not begin with the magic \"GGUF\")");
     rest_ = rest_.subspan(kMagic.size());
     const auto version = number<std::uint32_t>("version");
+    // A small number has its bytes at the other end.
+    if ((version & 0xFFFFU) == 0 && version != 0)
+      refuse("is a big-endian GGUF file, read are little-endian ones");
     QALOF_CHECK(version == 2 || version == 3, ErrorKind::kCorruptFile,
-                "{}: GGUF version {}, read are 2 and 3, little-endian", file_.path(), version);
+                "{}: GGUF version {}, read are 2 and 3", file_.path(), version);
     const auto tensors = number<std::uint64_t>("number of tensors");
     const auto entries = number<std::uint64_t>("number of metadata entries");
     if (tensors > kMaxTensors)
@@ -244,15 +232,14 @@ class GgufParser {
         refuse(fmt::format("{}: its dimensions are 0 or overflow", what));
     }
     const auto type = number<std::uint32_t>(what);
-    const TypeInfo* info = info_of(type);
-    QALOF_CHECK(info != nullptr, ErrorKind::kUnsupported,
-                "{}: {} has type {}, implemented are F32, F16, BF16, Q8_0, Q4_0 and Q4_1",
-                file_.path(), what, type);
-    if (pending.tensor.shape.back() % info->block != 0)
+    const GgufBlock* block = gguf_block(type);
+    QALOF_CHECK(block != nullptr, ErrorKind::kUnsupported, "{}: {} has type {}, implemented are {}",
+                file_.path(), what, gguf_type_name(type), gguf_types_read());
+    if (pending.tensor.shape.back() % block->elements != 0)
       refuse(fmt::format("{}: rows of {} numbers are no multiple of the {} of a block of {}", what,
-                         pending.tensor.shape.back(), info->block, info->name));
-    pending.tensor.type = info->type;
-    pending.bytes = elements / info->block * info->bytes;
+                         pending.tensor.shape.back(), block->elements, gguf_type_name(type)));
+    pending.tensor.type = block->type;
+    pending.bytes = elements / block->elements * block->bytes;
     pending.offset = number<std::uint64_t>(what);
     if (pending.offset % alignment != 0)
       refuse(fmt::format("{} begins at {}, no multiple of the alignment {}", what, pending.offset,
@@ -289,9 +276,50 @@ class GgufParser {
 };
 
 GgufFile GgufFile::open(const std::string& path) {
+  GgufFile file = open_one(path);
+  const std::uint64_t parts = file.integer(kPartCount, kMaxParts).value_or(1);
+  if (parts > 1) file.add_parts(parts);
+  return file;
+}
+
+GgufFile GgufFile::open_one(const std::string& path) {
   GgufFile file(MappedFile::open(path));
   GgufParser(file).run();
   return file;
+}
+
+// Tensors of the other files of a model that was split, all of which are named alike.
+void GgufFile::add_parts(std::uint64_t parts) {
+  const auto ending = [&](std::uint64_t part) {
+    return fmt::format("-{:05}-of-{:05}.gguf", part + 1, parts);
+  };
+  const std::uint64_t own = integer(kPartIndex, kMaxParts).value_or(0);
+  QALOF_CHECK(own == 0, ErrorKind::kUsage,
+              "{}: is part {} of {}; give part 1, which finds the others beside it", path(),
+              own + 1, parts);
+  QALOF_CHECK(path().ends_with(ending(0)), ErrorKind::kUsage,
+              "{}: is part 1 of {}, whose others are found where its name ends in {}", path(),
+              parts, ending(0));
+  const std::string stem = path().substr(0, path().size() - ending(0).size());
+  for (std::uint64_t part = 1; part < parts; ++part) {
+    const std::string name = stem + ending(part);
+    QALOF_CHECK(path_exists(name), ErrorKind::kNotFound, "{}: no such file, part {} of {} of {}",
+                name, part + 1, parts, path());
+    GgufFile other = open_one(name);
+    QALOF_CHECK(other.integer(kPartIndex, kMaxParts) == part &&
+                    other.integer(kPartCount, kMaxParts) == parts,
+                ErrorKind::kCorruptFile, "{}: {} and {} do not say that it is part {} of {}", name,
+                kPartIndex, kPartCount, part + 1, parts);
+    for (auto& [tensor_name, tensor] : other.tensors_) {
+      QALOF_CHECK(tensors_.emplace(tensor_name, std::move(tensor)).second, ErrorKind::kCorruptFile,
+                  "{}: tensor {} stands in another part too", name, name_text(tensor_name));
+    }
+    other_parts_.push_back(std::move(other.file_));
+  }
+  const std::optional<std::uint64_t> total = integer(kPartTensors, kMaxTensors);
+  QALOF_CHECK(!total || *total == tensors_.size(), ErrorKind::kCorruptFile,
+              "{}: its parts hold {} tensors, {} is {}", path(), tensors_.size(), kPartTensors,
+              *total);
 }
 
 const GgufFile::Value* GgufFile::find(const std::string& key, bool is_array,
@@ -374,50 +402,13 @@ std::optional<std::vector<std::int32_t>> GgufFile::integers(const std::string& k
 }
 
 void copy_as_f32(const GgufTensor& tensor, std::size_t first_row, std::span<float> dst) {
-  const TypeInfo& info = info_of(tensor.type);
-  const std::size_t row_bytes = tensor.shape.back() / info.block * info.bytes;
-  const std::size_t bytes = dst.size() / info.block * info.bytes;
+  const GgufBlock& block = block_of(tensor.type);
+  const std::size_t row_bytes = tensor.shape.back() / block.elements * block.bytes;
+  const std::size_t bytes = dst.size() / block.elements * block.bytes;
   QALOF_CHECK(
       dst.size() % tensor.shape.back() == 0 && first_row * row_bytes + bytes <= tensor.bytes.size(),
       ErrorKind::kInternal, "copy_as_f32: rows lie outside the tensor");
-  const std::span<const std::byte> source = tensor.bytes.subspan(first_row * row_bytes, bytes);
-  switch (tensor.type) {
-    case GgufType::kF32:
-      return copy_as_f32(DType::kF32, source, dst);
-    case GgufType::kF16:
-      return copy_as_f32(DType::kF16, source, dst);
-    case GgufType::kBF16:
-      return copy_as_f32(DType::kBF16, source, dst);
-    case GgufType::kQ8_0:
-    case GgufType::kQ4_0:
-    case GgufType::kQ4_1:
-      break;
-  }
-  constexpr std::size_t kBlock = 32;
-  const bool has_minimum = tensor.type == GgufType::kQ4_1;
-  for (std::size_t block = 0; block * info.bytes < bytes; ++block) {
-    const std::byte* at = source.data() + block * info.bytes;
-    float* out = dst.data() + block * kBlock;
-    // The scale and, in Q4_1, what is added.
-    float factors[2] = {0.0F, 0.0F};
-    const std::size_t count = has_minimum ? 2 : 1;
-    copy_as_f32(DType::kF16, {at, 2 * count}, {factors, count});
-    const std::byte* codes = at + 2 * count;
-    for (std::size_t i = 0; i < (tensor.type == GgufType::kQ8_0 ? kBlock : kBlock / 2); ++i) {
-      const auto byte = std::to_integer<unsigned>(codes[i]);
-      if (tensor.type == GgufType::kQ8_0) {
-        out[i] = static_cast<float>(static_cast<std::int8_t>(byte)) * factors[0];
-        continue;
-      }
-      const float low = static_cast<float>(byte & 0xFU), high = static_cast<float>(byte >> 4);
-      const float zero = has_minimum ? 0.0F : 8.0F;
-      out[i] = (low - zero) * factors[0];
-      out[i + kBlock / 2] = (high - zero) * factors[0];
-      if (!has_minimum) continue;
-      out[i] += factors[1];
-      out[i + kBlock / 2] += factors[1];
-    }
-  }
+  blocks_as_f32(tensor.type, tensor.bytes.subspan(first_row * row_bytes, bytes), dst);
 }
 
 bool is_gguf_file(const std::string& path) {

@@ -15,19 +15,9 @@
 #include <vector>
 
 #include "core/file.h"
+#include "io/gguf_blocks.h"
 
 namespace qalof::io {
-
-/// How numbers of a tensor are stored, with the numbers of the format.
-enum class GgufType : std::uint32_t {
-  kF32 = 0,
-  kF16 = 1,
-  kQ4_0 = 2,
-  kQ4_1 = 3,
-  kQ8_0 = 8,
-  kBF16 = 30
-};
-std::string_view to_string(GgufType type);
 
 /// A tensor; views the mapping of its file.
 struct GgufTensor {
@@ -43,8 +33,9 @@ void copy_as_f32(const GgufTensor& tensor, std::size_t first_row, std::span<floa
 /// An opened file. Movable; threads may share it.
 class GgufFile {
  public:
-  /// Throws Error{kNotFound}, {kResource}, {kCorruptFile} (with a sentence per rule of the format)
-  /// or {kUnsupported} for other versions and tensor types.
+  /// With the tensors of all parts where path is the first of several (NAME-00001-of-00003.gguf).
+  /// Throws Error{kNotFound}, {kResource}, {kCorruptFile} (with a sentence per rule of the format),
+  /// {kUnsupported} for other tensor types or {kUsage} for a later part.
   static GgufFile open(const std::string& path);
 
   const std::string& path() const { return file_.path(); }
@@ -72,8 +63,11 @@ class GgufFile {
     std::span<const std::byte> bytes;
   };
   explicit GgufFile(MappedFile file) : file_(std::move(file)) {}
+  static GgufFile open_one(const std::string& path);
+  void add_parts(std::uint64_t parts);
   const Value* find(const std::string& key, bool is_array, std::size_t max_count = 1) const;
   MappedFile file_;
+  std::vector<MappedFile> other_parts_;
   std::map<std::string, GgufTensor> tensors_;
   std::map<std::string, Value> values_;
 };

@@ -185,6 +185,51 @@ void gelu_dx(const float* dy, const float* x, std::size_t count, float* dx) {
       });
 }
 
+// Phi(x) and exp(-x^2 / 2), what the exact GELU and its derivative are made of
+// (docs/numerics.md, "Activation").
+struct Normal {
+  __m256 below, bell;
+};
+Normal normal_of(__m256 x) {
+  const __m256 one = _mm256_set1_ps(1.0F);
+  const __m256 bell = exp_lanes(_mm256_mul_ps(_mm256_mul_ps(x, x), _mm256_set1_ps(-0.5F)));
+  const __m256 size = _mm256_andnot_ps(_mm256_set1_ps(-0.0F), x);
+  const __m256 t = _mm256_div_ps(one, _mm256_fmadd_ps(size, _mm256_set1_ps(0.28F), one));
+  __m256 sum = _mm256_set1_ps(0.02305598184466362F);
+  sum = _mm256_fmadd_ps(sum, t, _mm256_set1_ps(-0.08466631174087524F));
+  sum = _mm256_fmadd_ps(sum, t, _mm256_set1_ps(0.07250028103590012F));
+  sum = _mm256_fmadd_ps(sum, t, _mm256_set1_ps(0.01769009791314602F));
+  sum = _mm256_fmadd_ps(sum, t, _mm256_set1_ps(0.05546824634075165F));
+  sum = _mm256_fmadd_ps(sum, t, _mm256_set1_ps(0.0911249965429306F));
+  sum = _mm256_fmadd_ps(sum, t, _mm256_set1_ps(0.10117769986391068F));
+  sum = _mm256_fmadd_ps(sum, t, _mm256_set1_ps(0.11195968091487885F));
+  sum = _mm256_fmadd_ps(sum, t, _mm256_set1_ps(0.11168935894966125F));
+  const __m256 tail = _mm256_mul_ps(_mm256_mul_ps(t, sum), bell);
+  return {_mm256_blendv_ps(_mm256_sub_ps(one, tail), tail, x), bell};
+}
+
+void gelu_erf(const float* x, std::size_t count, float* dst) {
+  map_row(
+      count, dst, QALOF_LANES {
+        const __m256 v = _mm256_maskload_ps(x + i, mask);
+        return _mm256_mul_ps(v, normal_of(v).below);
+      });
+}
+
+void gelu_erf_dx(const float* dy, const float* x, std::size_t count, float* dx) {
+  // Beyond 100 the derivative is 0 or 1, and the square stays finite.
+  const __m256 flat = _mm256_set1_ps(100.0F);
+  map_row(
+      count, dx, QALOF_LANES {
+        __m256 v = _mm256_maskload_ps(x + i, mask);
+        v = _mm256_min_ps(flat, _mm256_max_ps(_mm256_sub_ps(_mm256_setzero_ps(), flat), v));
+        const Normal normal = normal_of(v);
+        const __m256 density = _mm256_mul_ps(normal.bell, _mm256_set1_ps(0.3989422804F));
+        return _mm256_mul_ps(_mm256_maskload_ps(dy + i, mask),
+                             _mm256_fmadd_ps(v, density, normal.below));
+      });
+}
+
 // 1 / (1 + exp(-x)).
 __m256 sigmoid(__m256 x) {
   const __m256 one = _mm256_set1_ps(1.0F);
@@ -244,6 +289,8 @@ void set_avx2_ops(KernelTable& table) {
   table.rms_norm_dx = rms_norm_dx;
   table.gelu = gelu;
   table.gelu_dx = gelu_dx;
+  table.gelu_erf = gelu_erf;
+  table.gelu_erf_dx = gelu_erf_dx;
   table.swiglu = swiglu;
   table.swiglu_dx = swiglu_dx;
   table.rotate_pairs = rotate_pairs;

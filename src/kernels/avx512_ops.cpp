@@ -191,6 +191,53 @@ void gelu_dx(const float* dy, const float* x, std::size_t count, float* dx) {
       });
 }
 
+// Phi(x) and exp(-x^2 / 2), what the exact GELU and its derivative are made of
+// (docs/numerics.md, "Activation").
+struct Normal {
+  __m512 below, bell;
+};
+Normal normal_of(__m512 x) {
+  const __m512 one = _mm512_set1_ps(1.0F);
+  const __m512 bell = exp_lanes(_mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-0.5F)));
+  const __m512 size = _mm512_abs_ps(x);
+  const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(size, _mm512_set1_ps(0.28F), one));
+  __m512 sum = _mm512_set1_ps(0.02305598184466362F);
+  sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(-0.08466631174087524F));
+  sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(0.07250028103590012F));
+  sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(0.01769009791314602F));
+  sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(0.05546824634075165F));
+  sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(0.0911249965429306F));
+  sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(0.10117769986391068F));
+  sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(0.11195968091487885F));
+  sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(0.11168935894966125F));
+  const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(t, sum), bell);
+  return {_mm512_mask_mov_ps(_mm512_sub_ps(one, tail), _mm512_movepi32_mask(_mm512_castps_si512(x)),
+                             tail),
+          bell};
+}
+
+void gelu_erf(const float* x, std::size_t count, float* dst) {
+  map_row(
+      count, dst, QALOF_LANES {
+        const __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
+        return _mm512_mul_ps(v, normal_of(v).below);
+      });
+}
+
+void gelu_erf_dx(const float* dy, const float* x, std::size_t count, float* dx) {
+  // Beyond 100 the derivative is 0 or 1, and the square stays finite.
+  const __m512 flat = _mm512_set1_ps(100.0F);
+  map_row(
+      count, dx, QALOF_LANES {
+        __m512 v = _mm512_maskz_loadu_ps(mask, x + i);
+        v = _mm512_min_ps(flat, _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), flat), v));
+        const Normal normal = normal_of(v);
+        const __m512 density = _mm512_mul_ps(normal.bell, _mm512_set1_ps(0.3989422804F));
+        return _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, dy + i),
+                             _mm512_fmadd_ps(v, density, normal.below));
+      });
+}
+
 // 1 / (1 + exp(-x)).
 __m512 sigmoid(__m512 x) {
   const __m512 one = _mm512_set1_ps(1.0F);
@@ -252,6 +299,8 @@ void set_avx512_ops(KernelTable& table) {
   table.rms_norm_dx = rms_norm_dx;
   table.gelu = gelu;
   table.gelu_dx = gelu_dx;
+  table.gelu_erf = gelu_erf;
+  table.gelu_erf_dx = gelu_erf_dx;
   table.swiglu = swiglu;
   table.swiglu_dx = swiglu_dx;
   table.rotate_pairs = rotate_pairs;

@@ -319,8 +319,11 @@ const float* apply(const KernelTable& table, const RowInput& input, std::size_t 
     case RowInput::Op::kLayerNorm:
       table.layer_norm(x, k, input.gamma, input.beta, input.eps, dst, stats);
       break;
-    case RowInput::Op::kGelu:
+    case RowInput::Op::kGeluTanh:
       table.gelu(x, k, dst);
+      break;
+    case RowInput::Op::kGeluErf:
+      table.gelu_erf(x, k, dst);
       break;
     case RowInput::Op::kRmsNorm:
       table.rms_norm(x, k, input.gamma, input.eps, dst, stats);

@@ -136,13 +136,13 @@ class Hadamard;
 
 /// Rows of x [m, k] and the operation that a decoder does on them first.
 struct RowInput {
-  enum class Op { kNone, kLayerNorm, kGelu, kRmsNorm, kSwiGlu };
+  enum class Op { kNone, kLayerNorm, kGeluTanh, kGeluErf, kRmsNorm, kSwiGlu };
   const float* x = nullptr;
   Op op = Op::kNone;
   const float* gamma = nullptr;  // [k], with beta and eps of kLayerNorm, eps of kRmsNorm
   const float* beta = nullptr;
   float eps = 0.0F;
-  // [m, k], receives the rows after the operation; may be x in kGelu and kSwiGlu, and null where
+  // [m, k], receives the rows after the operation; may be x in all but the norms, and null where
   // nobody reads them.
   float* result = nullptr;
   const float* up = nullptr;  // [m, k], the second factor of kSwiGlu; x is the gate

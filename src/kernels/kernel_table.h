@@ -146,6 +146,8 @@ struct KernelTable {
                       std::size_t cols, float* dx);
   void (*gelu)(const float* x, std::size_t count, float* dst);
   void (*gelu_dx)(const float* dy, const float* x, std::size_t count, float* dx);
+  void (*gelu_erf)(const float* x, std::size_t count, float* dst);
+  void (*gelu_erf_dx)(const float* dy, const float* x, std::size_t count, float* dx);
   void (*swiglu)(const float* gate, const float* up, std::size_t count, float* dst);
   void (*swiglu_dx)(const float* dy, const float* gate, const float* up, std::size_t count,
                     float* dgate, float* dup);

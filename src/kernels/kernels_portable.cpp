@@ -251,6 +251,22 @@ void gelu_dx(const float* dy, const float* x, std::size_t count, float* dx) {
   }
 }
 
+constexpr float kHalfRoot = 0.7071067812F;    // sqrt(1 / 2)
+constexpr float kDensityAt0 = 0.3989422804F;  // 1 / sqrt(2 pi)
+
+// erfc keeps what 1 + erf loses for negative x.
+void gelu_erf(const float* x, std::size_t count, float* dst) {
+  for (std::size_t i = 0; i < count; ++i) dst[i] = x[i] * (0.5F * std::erfc(-kHalfRoot * x[i]));
+}
+
+void gelu_erf_dx(const float* dy, const float* x, std::size_t count, float* dx) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const float v = std::clamp(x[i], -kGeluFlat, kGeluFlat);
+    const float density = kDensityAt0 * std::exp(-0.5F * v * v);
+    dx[i] = dy[i] * (0.5F * std::erfc(-kHalfRoot * v) + v * density);
+  }
+}
+
 void swiglu(const float* gate, const float* up, std::size_t count, float* dst) {
   for (std::size_t i = 0; i < count; ++i) dst[i] = gate[i] / (1.0F + std::exp(-gate[i])) * up[i];
 }
@@ -355,6 +371,8 @@ const KernelTable kPortableTable = {
     .rms_norm_dx = rms_norm_dx,
     .gelu = gelu,
     .gelu_dx = gelu_dx,
+    .gelu_erf = gelu_erf,
+    .gelu_erf_dx = gelu_erf_dx,
     .swiglu = swiglu,
     .swiglu_dx = swiglu_dx,
     .rotate_pairs = rotate_pairs,

@@ -125,6 +125,21 @@ void gelu_new_backward(const float* dy, const float* src, std::size_t count, flo
   });
 }
 
+void gelu_erf(const float* src, std::size_t count, float* dst, ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
+    table.gelu_erf(src + begin, end - begin, dst + begin);
+  });
+}
+
+void gelu_erf_backward(const float* dy, const float* src, std::size_t count, float* dx,
+                       ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
+    table.gelu_erf_dx(dy + begin, src + begin, end - begin, dx + begin);
+  });
+}
+
 void copy_matrix(const float* x, std::size_t rows, std::size_t cols, std::size_t x_stride, float* y,
                  std::size_t y_stride, ParallelFor& parallel) {
   for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {

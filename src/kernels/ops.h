@@ -44,6 +44,12 @@ void gelu_new(const float* src, std::size_t count, float* dst, ParallelFor& para
 void gelu_new_backward(const float* dy, const float* src, std::size_t count, float* dx,
                        ParallelFor& parallel);
 
+/// The exact GELU: x Phi(x) = 0.5 x (1 + erf(x / sqrt(2))), within (8 + 2 x^2) roundings relative
+/// to the result. src and dst may be the same.
+void gelu_erf(const float* src, std::size_t count, float* dst, ParallelFor& parallel);
+void gelu_erf_backward(const float* dy, const float* src, std::size_t count, float* dx,
+                       ParallelFor& parallel);
+
 /// SwiGLU: gate / (1 + exp(-gate)) * up. dst may be gate or up.
 void swiglu(const float* gate, const float* up, std::size_t count, float* dst,
             ParallelFor& parallel);

@@ -10,24 +10,41 @@ namespace qalof::model {
 
 namespace {
 
-void refuse_unimplemented(const Json& json, const std::string& where) {
-  if (!present_key(json, "activation_function", nullptr).empty()) {
-    const std::string activation = json_string(json, "activation_function", where);
-    QALOF_CHECK(activation == "gelu_new" || activation == "gelu_pytorch_tanh",
-                ErrorKind::kUnsupported,
-                "{}: activation_function is {:.40}, implemented is gelu_new", where, activation);
+// transformers has several names for each of the two forms.
+constexpr std::array kActivations = {std::pair{"gelu_new", Activation::kGeluTanh},
+                                     std::pair{"gelu", Activation::kGeluErf},
+                                     std::pair{"gelu_pytorch_tanh", Activation::kGeluTanh},
+                                     std::pair{"gelu_python_tanh", Activation::kGeluTanh},
+                                     std::pair{"gelu_fast", Activation::kGeluTanh},
+                                     std::pair{"gelu_accurate", Activation::kGeluTanh},
+                                     std::pair{"gelu_python", Activation::kGeluErf}};
+
+Activation read_activation(const Json& json, const std::string& where) {
+  if (present_key(json, "activation_function", nullptr).empty()) return Activation::kGeluTanh;
+  const std::string name = json_string(json, "activation_function", where);
+  for (const auto& [known, activation] : kActivations) {
+    if (name == known) return activation;
   }
+  fail(ErrorKind::kUnsupported,
+       "{}: activation_function is {:.40}, implemented are gelu_new and gelu and their other names",
+       where, name);
+}
+
+void refuse_unimplemented(const Json& json, const std::string& where) {
   require_bool(json, "scale_attn_weights", true, where);
-  for (const char* key : {"scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn",
-                          "add_cross_attention", "is_encoder_decoder"}) {
+  for (const char* key :
+       {"scale_attn_by_inverse_layer_idx", "add_cross_attention", "is_encoder_decoder"}) {
     require_bool(json, key, false, where);
   }
+  // Says in which order and precision scores are computed; here they are f32 whatever it is.
+  read_bool(json, "reorder_and_upcast_attn", false, where);
 }
 
 ModelConfig parse_gpt2_config(const Json& json, const std::string& where) {
   refuse_unimplemented(json, where);
   ModelConfig config;
   config.raw = json;
+  config.activation = read_activation(json, where);
   config.vocab_size = read_size(json, "vocab_size", nullptr, config.vocab_size, kMaxVocab, where);
   config.max_positions = read_size(json, "n_positions", "max_position_embeddings",
                                    config.max_positions, kMaxPositions, where);

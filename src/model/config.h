@@ -14,7 +14,7 @@ namespace qalof::model {
 
 enum class Family { kGpt2, kLlama };
 enum class NormKind { kLayer, kRms };
-enum class Activation { kGelu, kSwiGlu };
+enum class Activation { kGeluTanh, kGeluErf, kSwiGlu };
 
 /// Rotary positions (docs/numerics.md, "Rotary positions").
 struct RotaryPositions {
@@ -32,7 +32,7 @@ struct RotaryPositions {
 struct ModelConfig {
   Family family = Family::kGpt2;
   NormKind norm = NormKind::kLayer;
-  Activation activation = Activation::kGelu;
+  Activation activation = Activation::kGeluTanh;
   std::optional<RotaryPositions> rotary;  // none: learned position embeddings
   std::size_t vocab_size = 50257;
   std::size_t max_positions = 1024;

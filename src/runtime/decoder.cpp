@@ -26,6 +26,18 @@ const Execution& execution_of(const Execution& call, const Sequence& sequence) {
   return sequence.execution != nullptr ? *sequence.execution : call;
 }
 
+kernels::RowInput::Op row_operation(model::Activation activation) {
+  switch (activation) {
+    case model::Activation::kGeluTanh:
+      return kernels::RowInput::Op::kGeluTanh;
+    case model::Activation::kGeluErf:
+      return kernels::RowInput::Op::kGeluErf;
+    case model::Activation::kSwiGlu:
+      return kernels::RowInput::Op::kSwiGlu;
+  }
+  fail(ErrorKind::kInternal, "activation {}", static_cast<int>(activation));
+}
+
 void check_sequence(const Execution& execution, const BaseModel& base, const Sequence& sequence,
                     std::size_t s) {
   const model::ModelConfig& config = base.config();
@@ -309,13 +321,10 @@ void run_layers(const Execution& execution, std::span<const Sequence> sequences,
     linear(steps.attention_out, {workspace.attended.data()}, workspace.projected.data());
     add_projected();
     linears_of_norm(steps.mlp_in, base.mlp_norm(layer), inner_outputs);
-    kernels::RowInput activated{workspace.inner.data(), kernels::RowInput::Op::kGelu};
+    kernels::RowInput activated{workspace.inner.data(), row_operation(config.activation)};
     activated.result = workspace.inner.data();
     if (rotation != nullptr) activated.hadamard = &rotation->inner();
-    if (config.activation == model::Activation::kSwiGlu) {
-      activated.op = kernels::RowInput::Op::kSwiGlu;
-      activated.up = inner_outputs[1];
-    }
+    if (config.activation == model::Activation::kSwiGlu) activated.up = inner_outputs[1];
     linear(steps.mlp_out, activated, workspace.projected.data());
     add_projected();
   }

@@ -116,8 +116,11 @@ void run_linear(const LinearCall& call, const kernels::RowInput& input, std::siz
       kernels::layer_norm(input.x, m, k, input.gamma, input.beta, input.eps, input.result, nullptr,
                           parallel);
       break;
-    case Op::kGelu:
+    case Op::kGeluTanh:
       kernels::gelu_new(input.x, m * k, input.result, parallel);
+      break;
+    case Op::kGeluErf:
+      kernels::gelu_erf(input.x, m * k, input.result, parallel);
       break;
     case Op::kRmsNorm:
       kernels::rms_norm(input.x, m, k, input.gamma, input.eps, input.result, nullptr, parallel);

@@ -455,9 +455,7 @@ void BpeTokenizer::read_vocabulary_and_merges(const std::map<std::string, std::s
       add_token({token, id, /*is_special=*/true, /*is_normalized=*/false});
     }
   }
-  const std::size_t invalid = find_invalid_utf8(merges_text);
-  QALOF_CHECK(invalid == std::string::npos, ErrorKind::kCorruptFile, "{}: not UTF-8 at byte {}",
-              merges_path, invalid);
+  check_utf8(merges_text, merges_path, ErrorKind::kCorruptFile);
   set_vocabulary(vocabulary, vocab_path);
   template_ = read_text_template(files, vocabulary, directory);
   parse_merges_text(merges_text, merges_path,

@@ -179,8 +179,8 @@ struct PredictionWriter::Files {
 };
 
 PredictionWriter::PredictionWriter(const std::string& directory, const std::string& prefix,
-                                   bool version_2_with_negative) {
-  make_directories(directory);
+                                   bool version_2_with_negative)
+    : directory_(directory) {
   files_ = std::make_unique<Files>(directory + "/" + prefix, version_2_with_negative);
 }
 

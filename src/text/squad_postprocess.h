@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/file.h"
 #include "text/span_features.h"
 #include "text/squad_metric.h"
 
@@ -72,6 +73,7 @@ class PredictionWriter {
 
  private:
   struct Files;
+  NewDirectory directory_;
   std::unique_ptr<Files> files_;
 };
 

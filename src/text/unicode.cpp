@@ -92,6 +92,15 @@ std::size_t find_invalid_utf8(std::string_view text) {
   return std::string_view::npos;
 }
 
+void check_utf8(std::string_view text, const std::string& where, ErrorKind kind) {
+  const std::size_t invalid = find_invalid_utf8(text);
+  if (invalid == std::string_view::npos) return;
+  if (text.starts_with("\xff\xfe") || text.starts_with("\xfe\xff"))
+    fail(kind, "{}: begins as UTF-16 does, expected UTF-8", where);
+  fail(kind, "{}: line {}: not UTF-8 at byte {}", where,
+       1 + std::ranges::count(text.substr(0, invalid), '\n'), invalid);
+}
+
 void append_utf8(std::uint32_t point, std::string* text) {
   auto add = [&](std::uint32_t byte) { text->push_back(static_cast<char>(byte)); };
   if (point < 0x80) {

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/error.h"
+
 namespace qalof::text {
 
 /// Decodes one code point at position and moves position behind it; 0xffffffff (position moves by
@@ -17,6 +19,9 @@ inline constexpr std::uint32_t kInvalidCodePoint = 0xffffffffU;
 
 /// Byte offset of the first invalid byte, or npos.
 std::size_t find_invalid_utf8(std::string_view text);
+/// Error of that kind where text, all of a file or a flag's value, is not UTF-8; where names it.
+void check_utf8(std::string_view text, const std::string& where,
+                ErrorKind kind = ErrorKind::kBadInput);
 void append_utf8(std::uint32_t code_point, std::string* text);
 /// Code points of valid UTF-8.
 std::vector<std::uint32_t> to_code_points(std::string_view text);

@@ -163,9 +163,11 @@ class AtenGraph final : public Graph {
       residual = residual + linear(steps.attention_out, attended, plan, view);
       const at::Tensor middle = norm(residual, side.params.mlp_norms[layer]);
       const at::Tensor inner = linear(steps.mlp_in.front(), middle, plan, view);
-      at::Tensor activated = config_.activation == model::Activation::kGelu
-                                 ? at::gelu(inner, "tanh")
-                                 : at::silu(inner) * linear(steps.mlp_in[1], middle, plan, view);
+      at::Tensor activated =
+          config_.activation == model::Activation::kSwiGlu
+              ? at::silu(inner) * linear(steps.mlp_in[1], middle, plan, view)
+              : at::gelu(inner,
+                         config_.activation == model::Activation::kGeluErf ? "none" : "tanh");
       if (side.rotation != nullptr) activated = activated.mm(side.inner);
       residual = residual + linear(steps.mlp_out, activated, plan, view);
       if (blocks != nullptr) blocks->push_back(in_own_basis(residual, side));

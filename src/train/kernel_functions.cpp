@@ -453,10 +453,19 @@ variable_list AttentionFunction::backward(AutogradContext* ctx, const variable_l
   return {dqkv, at::Tensor(), at::Tensor()};
 }
 
+namespace {
+
+bool has_exact_gelu(const KernelResources& resources) {
+  return resources.config->activation == model::Activation::kGeluErf;
+}
+
+}  // namespace
+
 Variable GeluFunction::forward(AutogradContext* ctx, const Variable& x,
                                KernelResources* resources) {
   at::Tensor y = at::empty_like(x);
-  kernels::gelu_new(data(x), count(x), mutable_data(y), *resources->parallel);
+  const auto gelu = has_exact_gelu(*resources) ? kernels::gelu_erf : kernels::gelu_new;
+  gelu(data(x), count(x), mutable_data(y), *resources->parallel);
   ctx->save_for_backward({x});
   save_pointer(ctx, "resources", resources);
   return y;
@@ -466,8 +475,10 @@ variable_list GeluFunction::backward(AutogradContext* ctx, const variable_list& 
   const at::Tensor x = ctx->get_saved_variables()[0];
   const at::Tensor dy = grads[0].contiguous();
   at::Tensor dx = at::empty_like(x);
-  kernels::gelu_new_backward(data(dy), data(x), count(x), mutable_data(dx),
-                             *resources_of(ctx).parallel);
+  const KernelResources& resources = resources_of(ctx);
+  const auto gelu_backward =
+      has_exact_gelu(resources) ? kernels::gelu_erf_backward : kernels::gelu_new_backward;
+  gelu_backward(data(dy), data(x), count(x), mutable_data(dx), *resources.parallel);
   return {dx, at::Tensor()};
 }
 

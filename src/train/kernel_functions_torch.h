@@ -136,6 +136,7 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
+/// The form of the config's activation, which is not SwiGLU.
 struct GeluFunction : torch::autograd::Function<GeluFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, KernelResources* resources);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);

@@ -112,10 +112,10 @@ class KernelGraph final : public Graph {
       add_and_norm(linear(steps.attention_out, attended, plan, view), params.mlp_norms[layer]);
       const at::Tensor inner = linear(steps.mlp_in.front(), normed, plan, view);
       at::Tensor activated =
-          config.activation == model::Activation::kGelu
-              ? GeluFunction::apply(inner, &resources_)
-              : SwiGluFunction::apply(inner, linear(steps.mlp_in[1], normed, plan, view),
-                                      &resources_);
+          config.activation == model::Activation::kSwiGlu
+              ? SwiGluFunction::apply(inner, linear(steps.mlp_in[1], normed, plan, view),
+                                      &resources_)
+              : GeluFunction::apply(inner, &resources_);
       if (rotation != nullptr) activated = turned(activated, rotation->inner(), 1);
       const at::Tensor added = linear(steps.mlp_out, activated, plan, view);
       const bool last = layer + 1 == config.num_layers;

@@ -237,6 +237,7 @@ struct Checkpoint {
 /// Every member may be empty. Called on the training thread, between steps.
 struct TrainHooks {
   Observer* observer = nullptr;
+  std::function<void()> on_begin;  // once, when nothing is left to refuse but what steps give
   std::function<void(const StepRecord&)> on_step;
   std::function<void(const Checkpoint&)> on_eval;       // every eval_steps
   std::function<void(const Checkpoint&)> on_phase_end;  // also of the last phase

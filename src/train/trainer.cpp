@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
 #include "core/memory.h"
@@ -193,6 +194,7 @@ class Trainer {
       hooks_.observer->info(fmt::format("phase {}: {} steps, {}, {} trained parameters", phase.name,
                                         total, history.precision, params.flat().values().numel()));
     }
+    if (hooks_.on_begin && !std::exchange(begun_, true)) hooks_.on_begin();
     auto save = [&] {
       if (!hooks_.on_save || saved_step_ == result_.steps) return;
       saved_step_ = result_.steps;
@@ -339,6 +341,7 @@ class Trainer {
   std::unique_ptr<OutsideTeacher> teacher_;  // or null
   std::map<int, AdapterParams> finished_;    // by width, without gradient
   TrainResult result_;
+  bool begun_ = false;
   std::int64_t saved_step_ = 0;  // of all phases; also that of the checkpoint it goes on from
 };
 

@@ -1,5 +1,5 @@
-// A GGUF file of every stored type arrives as transformers would read it: weights, rows of q and k,
-// config and tokenizer (tools/make_gguf_fixtures.py); misfits are refused in one sentence.
+// A GGUF file of several stored types arrives as transformers would read it: weights, rows of q and
+// k, config and tokenizer (tools/make_gguf_fixtures.py); misfits are refused in one sentence.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -199,7 +199,7 @@ TEST_F(ImportGgufTest, MisfitsAreRefusedByName) {
     std::filesystem::remove_all(dir_.file("model"));
     const auto error = error_of([&] { import(path); });
     EXPECT_EQ(error.kind, kind) << error.message;
-    EXPECT_FALSE(path_exists(dir_.file("model/config.json")));
+    EXPECT_FALSE(path_exists(dir_.file("model")));
     return error.message;
   };
   constexpr ErrorKind kNotHere = ErrorKind::kUnsupported, kBad = ErrorKind::kBadInput;
@@ -226,7 +226,9 @@ TEST_F(ImportGgufTest, MisfitsAreRefusedByName) {
   EXPECT_THAT(refused(with("llama.context_length", "llama.context_lengtX"), kBad),
               HasSubstr("llama.context_length is missing"));
   EXPECT_THAT(refused(with("tokenizer.ggml.merges", "tokenizer.ggml.mergeX"), kBad),
-              HasSubstr("merges is missing"));
+              HasSubstr("tokenizer.ggml.merges is missing"));
+  EXPECT_THAT(refused(put("version https://example.com\n"), ErrorKind::kCorruptFile),
+              HasSubstr("is no GGUF file (it does not begin with the magic \"GGUF\")"));
   EXPECT_THAT(refused(with(text("h e"), text("h q")), kBad), HasSubstr("merge 0"));
 }
 

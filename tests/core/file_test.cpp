@@ -193,6 +193,42 @@ TEST(MakeDirectories, MakesParentsAndRefusesAFileInTheWay) {
   EXPECT_EQ(error_of([&] { make_directories(dir.file("file")); }).kind, ErrorKind::kResource);
 }
 
+TEST(NewDirectory, IsGoneAgainWhereNothingIsInIt) {
+  const TempDir dir;
+  for (const char* path : {"a", "a/b/c", "a/b/c/", "./a//b/../c"}) {
+    {
+      const NewDirectory made(dir.file(path));
+      EXPECT_TRUE(is_directory(dir.file(path)));
+    }
+    EXPECT_FALSE(path_exists(dir.file("a"))) << path;
+  }
+  make_directories(dir.file("own"));
+  { const NewDirectory made(dir.file("own/a/b")); }
+  EXPECT_TRUE(is_directory(dir.file("own")));
+  EXPECT_FALSE(path_exists(dir.file("own/a")));
+  { const NewDirectory made(dir.file("own")); }
+  EXPECT_TRUE(is_directory(dir.file("own"))) << "it was there before";
+  {
+    const NewDirectory made(dir.file("own/a/b"));
+    put(dir.file("own/a/file"), "");
+  }
+  EXPECT_TRUE(path_exists(dir.file("own/a/file")));
+  EXPECT_FALSE(path_exists(dir.file("own/a/b")));
+  put(dir.file("file"), "");
+  EXPECT_EQ(error_of([&] { NewDirectory made(dir.file("file/a")); }).kind, ErrorKind::kResource);
+  EXPECT_TRUE(path_exists(dir.file("file")));
+}
+
+TEST(DirectoryLock, LeavesNoFile) {
+  const TempDir dir;
+  {
+    const NewDirectory made(dir.file("new"));
+    const DirectoryLock lock(dir.file("new"));
+    EXPECT_TRUE(path_exists(dir.file("new/.lock")));
+  }
+  EXPECT_FALSE(path_exists(dir.file("new")));
+}
+
 TEST(DirectoryLock, IsHeldByOneAndFreedAtTheEnd) {
   const TempDir dir;
   {

@@ -137,7 +137,7 @@ bool read_squad(std::span<const std::byte> input) {
 
 const std::vector<Format>& formats() {
   static const std::vector<Format> all = {
-      {"gguf", read_gguf, {"tests/app/data/gguf/tiny.gguf"}},
+      {"gguf", read_gguf, {"tests/app/data/gguf/tiny.gguf", "tests/app/data/gguf/blocks.gguf"}},
       {"safetensors", read_safetensors, {"tests/runtime/data/gpt2/bf16/model.safetensors"}},
       {"tokenizer", read_tokenizer, {"tests/text/data/tiny/tokenizer.json"}},
       {"config",

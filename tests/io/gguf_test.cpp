@@ -93,6 +93,88 @@ TEST_F(GgufTest, EveryTypeIsReadAsItsDefinitionSays) {
   EXPECT_EQ(values[31], 7.75F);
 }
 
+// The numbers beside the blocks are those of gguf-py (tools/make_gguf_fixtures.py).
+TEST(Gguf, BlocksOfEveryTypeHaveTheBitsOfTheReference) {
+  const GgufFile file = GgufFile::open(QALOF_SOURCE_DIR "/tests/app/data/gguf/blocks.gguf");
+  std::size_t types = 0;
+  for (const auto& [name, stored] : file.tensors()) {
+    if (name.ends_with(".f32")) continue;
+    ++types;
+    EXPECT_EQ(gguf_type_name(static_cast<std::uint32_t>(stored.type)), name);
+    std::vector<float> expected(stored.num_elements()), found(expected.size());
+    copy_as_f32(file.tensors().at(name + ".f32"), 0, expected);
+    copy_as_f32(stored, 0, found);
+    ASSERT_GT(found.size(), stored.shape.back());
+    EXPECT_EQ(std::memcmp(found.data(), expected.data(), found.size() * sizeof(float)), 0) << name;
+    std::vector<float> row(stored.shape.back());
+    copy_as_f32(stored, 1, row);
+    EXPECT_TRUE(
+        std::equal(row.begin(), row.end(), found.begin() + static_cast<std::ptrdiff_t>(row.size())))
+        << name;
+  }
+  EXPECT_EQ(types, 12U);
+}
+
+class GgufPartsTest : public GgufTest {
+ protected:
+  // Part of a file of parts with tensor t0, t1, ...
+  void write(
+      std::uint16_t part, std::uint16_t parts, const std::string& name,
+      const std::function<void(GgufBytes&)>& more = [](GgufBytes&) {}) {
+    GgufBytes file;
+    file.entry("split.no", 2, raw(part));
+    file.entry("split.count", 2, raw(parts));
+    more(file);
+    file.tensor(fmt::format("t{}", part), {1}, 0, 0);
+    file.data = raw(static_cast<float>(part));
+    std::ofstream(dir_.file(name), std::ios::binary) << file.bytes();
+  }
+  std::string refused(const std::string& name, ErrorKind kind) {
+    const auto error = error_of([&] { GgufFile::open(dir_.file(name)); });
+    EXPECT_EQ(error.kind, kind) << error.message;
+    return error.message;
+  }
+};
+
+TEST_F(GgufPartsTest, AreReadAsOneFromTheFirst) {
+  write(0, 3, "m-00001-of-00003.gguf", [](GgufBytes& file) {
+    file.entry("split.tensors.count", 5, raw<std::int32_t>(3));
+    file.entry("general.architecture", 8, GgufBytes::text("llama"));
+  });
+  write(1, 3, "m-00002-of-00003.gguf");
+  write(2, 3, "m-00003-of-00003.gguf");
+  const GgufFile file = GgufFile::open(dir_.file("m-00001-of-00003.gguf"));
+  EXPECT_EQ(file.string("general.architecture"), "llama");
+  ASSERT_EQ(file.tensors().size(), 3U);
+  for (std::size_t part = 0; part < 3; ++part) {
+    float value = -1.0F;
+    copy_as_f32(file.tensors().at(fmt::format("t{}", part)), 0, {&value, 1});
+    EXPECT_EQ(value, static_cast<float>(part));
+  }
+}
+
+TEST_F(GgufPartsTest, RefusalsNameThePart) {
+  write(1, 3, "m-00002-of-00003.gguf");
+  EXPECT_THAT(refused("m-00002-of-00003.gguf", ErrorKind::kUsage),
+              HasSubstr("is part 2 of 3; give part 1"));
+  write(0, 3, "m.gguf");
+  EXPECT_THAT(refused("m.gguf", ErrorKind::kUsage),
+              HasSubstr("is part 1 of 3, whose others are found where its name ends in "
+                        "-00001-of-00003.gguf"));
+  write(0, 3, "m-00001-of-00003.gguf");
+  EXPECT_THAT(refused("m-00001-of-00003.gguf", ErrorKind::kNotFound),
+              HasSubstr("m-00003-of-00003.gguf: no such file, part 3 of 3"));
+  write(1, 3, "m-00003-of-00003.gguf");
+  EXPECT_THAT(refused("m-00001-of-00003.gguf", ErrorKind::kCorruptFile),
+              HasSubstr("m-00003-of-00003.gguf: split.no and split.count do not say that it is "
+                        "part 3 of 3"));
+  write(2, 3, "m-00003-of-00003.gguf");
+  write(0, 3, "m-00001-of-00003.gguf",
+        [](GgufBytes& file) { file.entry("split.tensors.count", 5, raw<std::int32_t>(4)); });
+  EXPECT_THAT(refused("m-00001-of-00003.gguf", ErrorKind::kCorruptFile),
+              HasSubstr("hold 3 tensors, split.tensors.count is 4"));
+}
+
 TEST_F(GgufTest, RowsAreReadOneByOne) {
   GgufBytes file;
   file.tensor("w", {2, 3}, 0, 0);
@@ -146,9 +228,11 @@ TEST_F(GgufTest, RulesOfTheFormatAreKept) {
   };
   using F = GgufBytes;
   constexpr std::uint64_t kHuge = ~0ULL;
-  EXPECT_THAT(refused(with([](F& f) { f.magic = "GGML"; })), HasSubstr("no GGUF file"));
+  EXPECT_THAT(refused(with([](F& f) { f.magic = "GGML"; })),
+              HasSubstr("no GGUF file (it does not begin with the magic \"GGUF\")"));
   EXPECT_THAT(refused(with([](F& f) { f.version = 1; })), HasSubstr("version 1"));
-  EXPECT_THAT(refused(with([](F& f) { f.version = 0x03000000; })), HasSubstr("little-endian"));
+  EXPECT_THAT(refused(with([](F& f) { f.version = 0x03000000; })),
+              HasSubstr("is a big-endian GGUF file, read are little-endian ones"));
   EXPECT_THAT(refused(with([](F& f) { f.entry("a", 13, ""); })), HasSubstr("type 13"));
   EXPECT_THAT(refused(with([](F& f) { f.list("a", 9, 1, ""); })), HasSubstr("array in an array"));
   EXPECT_THAT(refused(with([](F& f) { f.list("a", 5, kHuge, ""); })), HasSubstr("numbers"));
@@ -183,7 +267,18 @@ TEST_F(GgufTest, RulesOfTheFormatAreKept) {
   EXPECT_THAT(refused(tensor({8}, 0, 32, 64)), HasSubstr("expected 0"));
   EXPECT_THAT(refused(tensor({9}, 0, 0, 32)), HasSubstr("needs 36 bytes at 0, the data has 32"));
   EXPECT_THAT(refused(tensor({8}, 0, 0, 33)), HasSubstr("1 bytes follow"));
-  EXPECT_THAT(refused(tensor({256}, 12, 0, 144), ErrorKind::kUnsupported), HasSubstr("type 12"));
+  for (const auto& [type, name] : {std::pair{9U, "type Q8_1,"},
+                                   {16U, "type IQ2_XXS,"},
+                                   {39U, "type MXFP4,"},
+                                   {24U, "type I8,"},
+                                   {34U, "type TQ1_0,"},
+                                   {41U, "type number 41,"},
+                                   {~0U, "type number 4294967295,"}}) {
+    EXPECT_THAT(refused(tensor({256}, type, 0, 144), ErrorKind::kUnsupported), HasSubstr(name));
+  }
+  EXPECT_THAT(refused(tensor({32}, 14, 0, 210)),
+              HasSubstr("rows of 32 numbers are no multiple of the 256 of a block of Q6_K"));
+  EXPECT_THAT(refused(tensor({256}, 14, 0, 209)), HasSubstr("needs 210 bytes"));
   EXPECT_THAT(refused(with([](F& f) {  // overlap
                 f.tensor("a", {16}, 0, 0);
                 f.tensor("b", {8}, 0, 32);

@@ -173,6 +173,61 @@ TEST_P(OpsTest, GeluGradientMatchesNumericDifferences) {
   }
 }
 
+// x Phi(x) and its derivative.
+double exact_gelu(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
+double exact_gelu_slope(double x) {
+  return 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2.0 * M_PI);
+}
+
+TEST_P(OpsTest, ExactGeluAgreesWithDoublesOverTheWholeRange) {
+  std::vector<float> x;
+  for (int i = -4000; i <= 4000; ++i) x.push_back(static_cast<float>(i) * 0.005F);
+  for (const float big : {30.0F, 100.0F, 1e4F, 1e20F, 3e38F, 0.0F, 1e-30F, 1e-42F}) {
+    x.push_back(big);
+    x.push_back(-big);
+  }
+  std::vector<float> y(x.size()), dy(x.size(), 1.0F), dx(x.size());
+  gelu_erf(x.data(), x.size(), y.data(), two_threads_);
+  gelu_erf_backward(dy.data(), x.data(), x.size(), dx.data(), two_threads_);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double value = x[i];
+    const double expected = exact_gelu(value);
+    // exp(-x^2 / 2) multiplies the rounding of its argument by x^2.
+    const double square = std::min(value * value, 400.0);
+    ASSERT_LE(std::fabs(y[i] - expected),
+              1e-37 + (8.0 + 2.0 * square) * kRounding * std::fabs(expected))
+        << value;
+    ASSERT_LE(std::fabs(dx[i] - exact_gelu_slope(std::clamp(value, -50.0, 50.0))), 1e-6) << value;
+  }
+}
+
+TEST_P(OpsTest, ExactGeluIsTheSameAtEveryPositionAndInPlace) {
+  for (const std::size_t count : kSizes) {
+    const std::vector<float> x = random_floats(count, random_);
+    std::vector<float> y(count), in_place = x;
+    gelu_erf(x.data(), count, y.data(), serial_);
+    gelu_erf(in_place.data(), count, in_place.data(), two_threads_);
+    ASSERT_EQ(y, in_place);
+    for (std::size_t i = 0; i < count; ++i) {
+      float alone = 0.0F;
+      gelu_erf(&x[i], 1, &alone, serial_);
+      ASSERT_EQ(alone, y[i]);
+    }
+  }
+}
+
+TEST_P(OpsTest, ExactGeluGradientMatchesNumericDifferences) {
+  for (double x = -6.0; x <= 6.0; x += 0.1) {
+    const auto value = static_cast<float>(x);
+    const float dy = 1.7F;
+    float dx = 0.0F;
+    gelu_erf_backward(&dy, &value, 1, &dx, serial_);
+    const double h = 1e-5;
+    const double numeric = 1.7 * (exact_gelu(value + h) - exact_gelu(value - h)) / (2.0 * h);
+    EXPECT_LE(std::fabs(dx - numeric), 1e-5) << x;
+  }
+}
+
 TEST_P(OpsTest, AddInPlaceAddsEveryElementOnce) {
   for (const std::size_t count : {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 50000}) {
     const std::vector<float> src = random_floats(count, random_);
@@ -184,7 +239,7 @@ TEST_P(OpsTest, AddInPlaceAddsEveryElementOnce) {
 }
 
 struct RowResults {
-  std::vector<float> norm, stats, dx, dgamma, dbeta, gelu, gelu_dx, sum;
+  std::vector<float> norm, stats, dx, dgamma, dbeta, gelu, gelu_dx, exact, exact_dx, sum;
   bool operator==(const RowResults&) const = default;
 };
 
@@ -193,14 +248,19 @@ RowResults all_rows(const std::vector<float>& x, const std::vector<float>& dy, s
   SerialFor serial;
   const std::vector<float> gamma(dy.begin(), dy.begin() + static_cast<std::ptrdiff_t>(cols));
   const std::vector<float> none(x.size());
-  RowResults r{
-      none, std::vector<float>(rows * 2), none, std::vector<float>(cols), gamma, none, none, dy};
+  RowResults r{none,  std::vector<float>(rows * 2),
+               none,  std::vector<float>(cols),
+               gamma, none,
+               none,  none,
+               none,  dy};
   layer_norm(x.data(), rows, cols, gamma.data(), gamma.data(), 1e-5F, r.norm.data(), r.stats.data(),
              serial);
   layer_norm_backward(dy.data(), x.data(), r.stats.data(), gamma.data(), rows, cols, r.dx.data(),
                       r.dgamma.data(), r.dbeta.data(), serial);
   gelu_new(x.data(), x.size(), r.gelu.data(), serial);
   gelu_new_backward(dy.data(), x.data(), x.size(), r.gelu_dx.data(), serial);
+  gelu_erf(x.data(), x.size(), r.exact.data(), serial);
+  gelu_erf_backward(dy.data(), x.data(), x.size(), r.exact_dx.data(), serial);
   add_in_place(x.data(), x.size(), r.sum.data(), serial);
   return r;
 }
@@ -239,6 +299,11 @@ TEST_P(OpsTest, NanIsKept) {
   std::vector<float> x(17, 1.0F), y(17);
   x[12] = nan;
   gelu_new(x.data(), 17, y.data(), serial_);
+  for (std::size_t i = 0; i < 17; ++i) EXPECT_EQ(std::isnan(y[i]), i == 12);
+  gelu_erf(x.data(), 17, y.data(), serial_);
+  for (std::size_t i = 0; i < 17; ++i) EXPECT_EQ(std::isnan(y[i]), i == 12);
+  const std::vector<float> dy(17, 1.0F);
+  gelu_erf_backward(dy.data(), x.data(), 17, y.data(), serial_);
   for (std::size_t i = 0; i < 17; ++i) EXPECT_EQ(std::isnan(y[i]), i == 12);
   const std::vector<float> ones(17, 1.0F);
   layer_norm(x.data(), 1, 17, ones.data(), ones.data(), 1e-5F, y.data(), nullptr, serial_);

@@ -59,7 +59,8 @@ struct QuantizedProductTest : IsaTest {
     std::vector<float> rows = x, expected(m * n), inner(m * 3);
     if (op == Op::kLayerNorm)
       layer_norm(x.data(), m, k, gamma.data(), beta.data(), 1e-5F, rows.data(), nullptr, serial_);
-    if (op == Op::kGelu) gelu_new(x.data(), m * k, rows.data(), serial_);
+    if (op == Op::kGeluTanh) gelu_new(x.data(), m * k, rows.data(), serial_);
+    if (op == Op::kGeluErf) gelu_erf(x.data(), m * k, rows.data(), serial_);
     if (op == Op::kRmsNorm)
       rms_norm(x.data(), m, k, gamma.data(), 1e-5F, rows.data(), nullptr, serial_);
     const auto up = random_floats(m * k, random_);
@@ -100,7 +101,8 @@ TEST_P(QuantizedProductTest, HasTheBitsOfItsParts) {
     for (const std::size_t k : {1, 30, 33, 256}) {
       for (const std::size_t n : {1, 17, 200}) {
         for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
-          for (const Op op : {Op::kNone, Op::kLayerNorm, Op::kGelu, Op::kRmsNorm, Op::kSwiGlu}) {
+          for (const Op op : {Op::kNone, Op::kLayerNorm, Op::kGeluTanh, Op::kGeluErf, Op::kRmsNorm,
+                              Op::kSwiGlu}) {
             for (const bool adapter : {false, true}) check(m, n, k, format, op, adapter);
           }
         }
@@ -116,7 +118,7 @@ TEST_P(QuantizedProductTest, HasTheBitsOfItsPartsForRangesOfActivations) {
         for (const std::size_t m : {1, 5, 33}) {
           for (const std::size_t k : {30, 256, 300}) {
             const RowRange range{group, asymmetric, clip};
-            check(m, 49, k, WeightFormat::kInt8, Op::kGelu, true, range);
+            check(m, 49, k, WeightFormat::kInt8, Op::kGeluTanh, true, range);
             check(m, 49, k, WeightFormat::kInt4, Op::kLayerNorm, false, range);
           }
         }

@@ -94,11 +94,24 @@ TEST(ModelConfig, DropoutIsNoted) {
 
 TEST(ModelConfig, ValuesThatChangeNothingAreAccepted) {
   EXPECT_NO_THROW(parsed(R"({"model_type": "gpt2", "scale_attn_weights": true, "is_decoder": true,
-      "scale_attn_by_inverse_layer_idx": false, "reorder_and_upcast_attn": false,
+      "scale_attn_by_inverse_layer_idx": false, "reorder_and_upcast_attn": true,
       "add_cross_attention": false, "is_encoder_decoder": false, "activation_function": "gelu_new",
       "use_cache": true})"));
   // A small vocabulary with GPT-2's own token ids is common in test models.
   EXPECT_NO_THROW(parsed(R"({"model_type": "gpt2", "vocab_size": 100, "eos_token_id": 50256})"));
+}
+
+TEST(ModelConfig, BothGelusHaveSeveralNames) {
+  const auto activation = [](const char* name) {
+    return parsed(fmt::format(R"({{"model_type": "gpt2", "activation_function": "{}"}})", name))
+        .activation;
+  };
+  for (const char* name :
+       {"gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"})
+    EXPECT_EQ(activation(name), Activation::kGeluTanh) << name;
+  for (const char* name : {"gelu", "gelu_python"})
+    EXPECT_EQ(activation(name), Activation::kGeluErf) << name;
+  EXPECT_EQ(parsed(R"({"model_type": "gpt2"})").activation, Activation::kGeluTanh);
 }
 
 struct BadConfig {
@@ -123,14 +136,17 @@ constexpr ErrorKind kNotHere = ErrorKind::kUnsupported;
 
 const BadConfig kBadConfigs[] = {
     {"Activation", R"("activation_function": "relu")", kNotHere,
-     "activation_function is relu, implemented is gelu_new"},
-    {"ExactGelu", R"("activation_function": "gelu")", kNotHere, "activation_function is gelu"},
+     "activation_function is relu, implemented are gelu_new and gelu"},
+    {"QuickGelu", R"("activation_function": "quick_gelu")", kNotHere,
+     "activation_function is quick_gelu"},
+    {"ClippedGelu", R"("activation_function": "gelu_10")", kNotHere,
+     "activation_function is gelu_10"},
     {"ActivationType", R"("activation_function": 3)", kBad, "expected a string"},
     {"UnscaledAttention", R"("scale_attn_weights": false)", kNotHere,
      "scale_attn_weights is false, implemented is true"},
     {"LayerScaledAttention", R"("scale_attn_by_inverse_layer_idx": true)", kNotHere,
      "scale_attn_by_inverse_layer_idx is true"},
-    {"UpcastAttention", R"("reorder_and_upcast_attn": true)", kNotHere, "reorder_and_upcast_attn"},
+    {"UpcastAttention", R"("reorder_and_upcast_attn": 1)", kBad, "reorder_and_upcast_attn"},
     {"CrossAttention", R"("add_cross_attention": true)", kNotHere, "add_cross_attention"},
     {"EncoderDecoder", R"("is_encoder_decoder": true)", kNotHere, "is_encoder_decoder"},
     {"BoolAsNumber", R"("add_cross_attention": 1)", kBad, "expected true or false"},

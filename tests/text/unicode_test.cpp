@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "support/error_of.h"
 #include "text/fixtures.h"
 
 #ifdef QALOF_HAS_PCRE2
@@ -43,6 +44,20 @@ TEST(Unicode, BytesThatAreNotUtf8AreFoundWhereTheyStand) {
                                 "\xf8\x88\x80\x80", "\xf4\x90\x80\x80", "\xf0\x9f\x98"}) {
     EXPECT_EQ(find_invalid_utf8("a\u00e9" + bad), 3U);
   }
+}
+
+TEST(Unicode, ARefusalNamesTheFileTheLineAndTheByte) {
+  const auto refusal = [](const std::string& text) {
+    const auto error = qalof::testing::error_of([&] { check_utf8(text, "notes.txt"); });
+    EXPECT_EQ(error.kind, ErrorKind::kBadInput);
+    return error.message;
+  };
+  EXPECT_NO_THROW(check_utf8("a\n\u00e9\n", "notes.txt"));
+  EXPECT_NO_THROW(check_utf8("", "notes.txt"));
+  EXPECT_EQ(refusal("a\nb\ncd\xff"), "notes.txt: line 3: not UTF-8 at byte 6");
+  EXPECT_EQ(refusal("\xe9"), "notes.txt: line 1: not UTF-8 at byte 0");
+  EXPECT_EQ(refusal(std::string("\xff\xfe\x61\x00", 4)),
+            "notes.txt: begins as UTF-16 does, expected UTF-8");
 }
 
 // Hashes over all code points, computed by Python itself.

@@ -44,10 +44,26 @@ struct Network {
   }
 };
 
-// Each test runs for both families.
-class GraphTest : public ::testing::TestWithParam<model::Family> {
+std::shared_ptr<const runtime::BaseModel> exact_gelu_base() {
+  const qalof::testing::TempDir dir;
+  Json config = qalof::testing::tiny_config();
+  config["activation_function"] = "gelu";
+  qalof::testing::write_model(dir.path(), config);
+  return runtime::BaseModel::load_directory(dir.path());
+}
+
+struct Kind {
+  const char* name;
+  std::shared_ptr<const runtime::BaseModel> (*base)();
+};
+constexpr Kind kKinds[] = {{"Gpt2", [] { return tiny_base(model::Family::kGpt2); }},
+                           {"Gpt2WithTheExactGelu", exact_gelu_base},
+                           {"Llama", [] { return tiny_base(model::Family::kLlama); }}};
+
+// Each test runs for both families and every activation.
+class GraphTest : public ::testing::TestWithParam<Kind> {
  protected:
-  GraphTest() : base_(tiny_base(GetParam())), pool_(2) {
+  GraphTest() : base_(GetParam().base()), pool_(2) {
     at::set_num_threads(1);
     for (const Example& example : tiny_examples(5)) batch_.add(example);
   }
@@ -103,9 +119,8 @@ class GraphTest : public ::testing::TestWithParam<model::Family> {
   PackedBatch batch_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Families, GraphTest,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         family_name);
+INSTANTIATE_TEST_SUITE_P(Families, GraphTest, ::testing::ValuesIn(kKinds),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 std::vector<at::Tensor> take_gradients(const std::vector<at::Tensor>& leaves) {
   std::vector<at::Tensor> gradients;
