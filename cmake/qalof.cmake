@@ -19,6 +19,8 @@ find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(OpenSSL REQUIRED)
+include(re2)
+qalof_find_re2()
 # Binaries run where they were built and, moved together, beside each other.
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
 
@@ -32,7 +34,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
 endif()
 target_include_directories(qalof_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
 if(QALOF_SANITIZE)
-  # g++ 12 warns inside std::regex when sanitizers are on.
+  # g++ 12 warns inside std::regex, which tests use, when sanitizers are on.
   if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
     target_compile_options(qalof_options INTERFACE -Wno-maybe-uninitialized)
   endif()

@@ -3,8 +3,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/json.h"
@@ -12,29 +15,44 @@
 
 namespace qalof::io {
 
+/// Values by pattern, in the order of the file: the first pattern that matches a module counts.
+template <typename T>
+using PatternValues = std::vector<std::pair<std::string, T>>;
+
+/// What adapter_config.json says about loading; io/peft_modules.h says what it means for a module.
 struct PeftConfig {
   std::size_t r = 8;
   double lora_alpha = 16;
   bool use_rslora = false;
   bool fan_in_fan_out = false;
   std::string task_type;  // "QUESTION_ANS", "CAUSAL_LM", "SEQ_CLS" or ""
-  std::vector<std::string>
-      target_modules;  // name suffixes; empty with all_linear or target_pattern
+  // Name suffixes; empty with all_linear or target_pattern.
+  std::vector<std::string> target_modules;
   bool all_linear = false;
-  std::string target_pattern;  // a regular expression, full match; "" = none; at most 4 of * + {
+  std::string target_pattern;                // a regular expression, full match; "" = none
+  std::vector<std::string> exclude_modules;  // name suffixes
+  std::string exclude_pattern;               // as target_pattern
+  // Layers that are adapted; empty: all. Which part of a name is the layer's number is told by the
+  // patterns before it, if there are any.
+  std::vector<std::int64_t> layers_to_transform;
+  std::vector<std::string> layers_pattern;
+  // False where a pattern is more than is implemented: the tensors alone tell.
+  bool targets_known = true, ranks_known = true;
+  // peft starts a module that has no tensors at random numbers, not at nothing.
+  bool starts_at_random = false;
   std::vector<std::string> modules_to_save;
-  std::map<std::string, std::size_t>
-      rank_pattern;  // name suffix -> r; no suffix ends in another with a different value
-  std::map<std::string, double> alpha_pattern;
+  PatternValues<std::size_t> rank_pattern;
+  PatternValues<double> alpha_pattern;
   std::string base_model_name_or_path;
   std::string revision;  // of the base; "" = none
   Json raw;              // as read
-
-  /// True where the adapter is meant to apply to a module ("transformer.h.0.attn.c_attn").
-  bool targets(const std::string& module) const;
-  std::size_t rank_of(const std::string& module) const;
-  double alpha_of(const std::string& module) const;
 };
+
+/// Reads the text of an adapter_config.json; where is its path. Settings on which peft's loading
+/// depends are acted on or refused by name, the others passed over. What was passed over although
+/// it is not known goes to *warnings. Error{kCorruptFile}, {kBadInput}, {kUnsupported}.
+PeftConfig parse_peft_config(std::string_view text, const std::string& where,
+                             std::vector<std::string>* warnings);
 
 /// An adapter directory, opened; keeps the mapping its tensors view.
 class PeftAdapter {
@@ -43,7 +61,7 @@ class PeftAdapter {
   const PeftConfig& config() const { return config_; }
   /// By name without "base_model.model." ("transformer.h.0.attn.c_attn.lora_A.weight").
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
-  /// Unknown settings that do nothing.
+  /// What reading the configuration had to say.
   const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
@@ -53,12 +71,11 @@ class PeftAdapter {
   std::vector<std::string> warnings_;
 };
 
-/// Error{kNotFound}, {kCorruptFile}, {kBadInput}, or {kUnsupported} for DoRA, lora_bias, trained
-/// biases, pickled weights and unknown settings that would change results.
+/// Error{kNotFound}, and those of parse_peft_config; {kUnsupported} for pickled weights.
 PeftAdapter read_peft(const std::string& directory);
 /// tensors are named without "base_model.model.". The configuration is written last; a task_type
-/// that is empty is written as null. Error{kResource}; {kInternal} for r of 0 or an alpha that is
-/// not finite.
+/// that is empty is written as null. Error{kResource}; {kInternal} for r of 0, an alpha that is not
+/// finite, and what training never sets: excluded modules, layers, and ranks and alphas by pattern.
 void write_peft(const std::string& directory, const PeftConfig& config,
                 std::vector<TensorToWrite> tensors);
 

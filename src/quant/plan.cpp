@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "quant/name_pattern.h"
+#include "core/name_pattern.h"
 
 namespace qalof::quant {
 

@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "core/format_version.h"
-#include "quant/name_pattern.h"
+#include "core/name_pattern.h"
 #include "quant/plan.h"
 
 namespace qalof::quant {
@@ -16,8 +16,9 @@ namespace {
 
 constexpr int kFormatVersion = 1;
 constexpr std::size_t kMaxPlanBytes = std::size_t{4} << 20;
-// With a pattern's largest size and GPT-2's longest models, resolving stays below some seconds.
+// With both, resolving stays below some seconds for models of many modules.
 constexpr std::size_t kMaxRules = 512;
+constexpr std::size_t kMaxPatternSteps = std::size_t{1} << 17;  // of all rules together
 
 const std::vector<std::string>& plan_keys() {
   static const std::vector<std::string> keys = {"format_version", "scheme",  "default", "head",
@@ -104,12 +105,17 @@ void read_rules(const Json& rules, const std::string& where, PlanSpec* spec) {
               text_of(rules));
   QALOF_CHECK(rules.size() <= kMaxRules, ErrorKind::kBadInput, "{}: {} rules, expected at most {}",
               where, rules.size(), kMaxRules);
+  std::size_t num_steps = 0;
   for (std::size_t i = 0; i < rules.size(); ++i) {
     const std::string inner = fmt::format("{}: rules[{}]", where, i);
     const std::string match = json_string(rules[i], "match", inner);
     check_keys(rules[i], {"match", "set"}, inner);
     QALOF_CHECK(rules[i].contains("set"), ErrorKind::kBadInput, "{}: set is missing", inner);
     const NamePattern check(match, inner);  // a bad pattern is told before any model is loaded
+    num_steps += check.size();
+    QALOF_CHECK(num_steps <= kMaxPatternSteps, ErrorKind::kUnsupported,
+                "{}: the patterns up to here have {} steps, at most {} are matched", inner,
+                num_steps, kMaxPatternSteps);
     spec->rules.push_back({match, linear_from_json(rules[i]["set"], inner + ".set")});
   }
 }

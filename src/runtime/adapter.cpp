@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <set>
 
 #include "core/error.h"
 #include "core/file.h"
 #include "io/adapter_dir.h"
 #include "io/peft.h"
+#include "io/peft_modules.h"
 
 namespace qalof::runtime {
 
@@ -19,12 +21,38 @@ constexpr std::string_view kBSuffix = ".lora_B.weight";
 
 // name without what stands before a decoder's names, which goes to *prefix.
 std::string without_model_prefix(const std::string& name, std::string* prefix = nullptr) {
+  if (prefix != nullptr) prefix->clear();
   for (const std::string_view known : {"transformer.", "model."}) {
     if (!name.starts_with(known)) continue;
     if (prefix != nullptr) *prefix = known;
     return name.substr(known.size());
   }
   return name;
+}
+
+// A tensor of a model's state, where the name of the adapter, "default" unless it was given
+// another, stands before the last part, as the name it has in a file; peft loads both.
+std::string without_adapter_name(const std::string& name) {
+  for (const std::string_view suffix : {kASuffix, kBSuffix}) {
+    const std::string part(suffix.substr(0, suffix.rfind('.')));  // ".lora_A"
+    const std::string long_suffix = part + ".default.weight";
+    if (name.ends_with(long_suffix))
+      return name.substr(0, name.size() - long_suffix.size()) + std::string(suffix);
+  }
+  return name;
+}
+
+// What a tensor of peft is that is not implemented, as a phrase; "" for one that is nothing known.
+std::string_view foreign_tensor(const std::string& name, const std::string& embedding) {
+  if (name.find(".lora_embedding_") != std::string::npos) return "an adapter of an embedding";
+  if (name.starts_with("lm_head.lora_")) return "an adapter of the LM head";
+  if (name.starts_with("lm_head.")) return "an LM head that was trained as a whole";
+  if (name == embedding || name.starts_with(embedding.substr(0, embedding.rfind('.')) + "."))
+    return "an embedding that was trained as a whole";
+  if (name.ends_with(".base_layer.bias")) return "a trained bias";
+  if (name.ends_with(".lora_B.bias")) return "a bias of lora_B";
+  if (name.ends_with(".lora_magnitude_vector")) return "a magnitude of DoRA";
+  return "";
 }
 
 std::vector<float> read_tensor(const io::PeftAdapter& adapter, const std::string& key,
@@ -51,22 +79,25 @@ class PeftReader {
         config_(config),
         linears_(model::linears(config)),
         peft_(io::read_peft(directory)),
-        prefix_(model::decoder_prefix(config, model::ModelClass::kCausalLm)) {
+        prefix_(model::decoder_prefix(config, model::ModelClass::kCausalLm)),
+        warnings_(peft_.warnings()) {
     for (const model::LinearSpec& spec : linears_) names_.push_back(spec.name);
   }
 
   std::shared_ptr<Adapter> read() {
     index_tensors();
+    read_modules();
     auto adapter = std::make_shared<Adapter>();
     adapter->rank = peft_.config().r;
     adapter->alpha = static_cast<float>(peft_.config().lora_alpha);
     adapter->linears.resize(linears_.size());
     for (std::size_t i = 0; i < linears_.size(); ++i) adapter->linears[i] = read_linear(i);
+    warn_of_bare_modules();
     adapter->qa_head = read_head("qa_outputs", 2);
     adapter->class_head = read_head("score", std::nullopt);
     return adapter;
   }
-  const std::vector<std::string>& warnings() const { return peft_.warnings(); }
+  const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
   // Every tensor must belong to a known linear or head, and at least one linear must match.
@@ -75,19 +106,38 @@ class PeftReader {
                                                 "score.weight"};
     std::vector<std::string> unknown;
     for (const auto& [key, view] : peft_.tensors()) {
-      const std::string name = without_model_prefix(key);
+      const std::string name = without_model_prefix(without_adapter_name(key));
       const bool is_a = name.ends_with(kASuffix), is_b = name.ends_with(kBSuffix);
       const std::string module = is_a   ? name.substr(0, name.size() - kASuffix.size())
                                  : is_b ? name.substr(0, name.size() - kBSuffix.size())
                                         : "";
       if (std::find(names_.begin(), names_.end(), module) != names_.end()) {
         without_model_prefix(key, &prefix_);
-        (is_a ? a_keys_ : b_keys_)[module] = key;
+        add_key(is_a ? &a_keys_ : &b_keys_, module, key);
       } else if (heads.contains(name)) {
-        head_keys_[name] = key;
+        add_key(&head_keys_, name, key);
       } else {
         unknown.push_back(key);
       }
+    }
+    refuse_unknown(unknown);
+    QALOF_CHECK(!a_keys_.empty(), ErrorKind::kBadInput, "{}: holds no LoRA tensor", directory_);
+  }
+
+  // Names with and without prefix or adapter name mean the same.
+  void add_key(std::map<std::string, std::string>* keys, const std::string& name,
+               const std::string& key) const {
+    const auto [entry, is_new] = keys->emplace(name, key);
+    QALOF_CHECK(is_new, ErrorKind::kBadInput, "{}: tensors {} and {} are the same one of {}",
+                directory_, entry->second, key, name);
+  }
+
+  void refuse_unknown(const std::vector<std::string>& unknown) const {
+    const std::string embedding = model::tensor_names(config_).token_embedding;
+    for (const std::string& key : unknown) {
+      const std::string_view what = foreign_tensor(without_model_prefix(key), embedding);
+      QALOF_CHECK(what.empty(), ErrorKind::kUnsupported,
+                  "{}: tensor {} is {}, which is not implemented", directory_, key, what);
     }
     QALOF_CHECK(!a_keys_.empty() || unknown.empty(), ErrorKind::kBadInput,
                 "{}: no adapter tensor matches this model; it holds e.g. {}, expected e.g. "
@@ -97,33 +147,68 @@ class PeftReader {
                 "{}: tensor {} ({} in all) does not belong to this model, nearest {}", directory_,
                 unknown.front(), unknown.size(),
                 quant::nearest_name(without_model_prefix(unknown.front()), names_));
-    QALOF_CHECK(!a_keys_.empty(), ErrorKind::kBadInput, "{}: holds no LoRA tensor", directory_);
   }
 
-  std::unique_ptr<LoraLinear> read_linear(std::size_t i) const {
-    const model::LinearSpec& spec = linears_[i];
-    const auto a = a_keys_.find(spec.name), b = b_keys_.find(spec.name);
-    const bool targeted = peft_.config().targets(prefix_ + spec.name);
-    for (const auto& [found, suffix] :
-         {std::pair{a != a_keys_.end(), kASuffix}, {b != b_keys_.end(), kBSuffix}}) {
-      const bool other = a != a_keys_.end() || b != b_keys_.end();
-      QALOF_CHECK(found || !(targeted || other), ErrorKind::kBadInput,
-                  "{}: tensor {}{} is missing although target_modules names it", directory_,
-                  spec.name, suffix);
+  // What the configuration says about every linear. A linear, embedding or LM head that it saves as
+  // a whole is nothing that can be loaded.
+  void read_modules() {
+    const std::string where = directory_ + "/adapter_config.json";
+    const std::string embedding = model::tensor_names(config_).token_embedding;
+    std::vector<std::string> names;
+    for (const std::string& name : names_) names.push_back(prefix_ + name);
+    names.push_back(prefix_ + embedding.substr(0, embedding.rfind('.')));
+    names.push_back("lm_head");
+    modules_ = io::peft_modules(peft_.config(), names, where);
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      QALOF_CHECK(modules_[i].left_out_by != "modules_to_save", ErrorKind::kUnsupported,
+                  "{}: modules_to_save names {}, implemented are qa_outputs and score", where,
+                  names[i]);
     }
-    if (a == a_keys_.end()) return nullptr;
-    QALOF_CHECK(targeted, ErrorKind::kBadInput,
-                "{}: tensor {} is there although target_modules does not name it", directory_,
-                a->second);
-    const std::size_t rank = peft_.config().rank_of(prefix_ + spec.name);
-    const double alpha = peft_.config().alpha_of(prefix_ + spec.name);
-    const double divisor = peft_.config().use_rslora ? std::sqrt(static_cast<double>(rank))
-                                                     : static_cast<double>(rank);
+  }
+
+  // The tensors tell which linears have an adapter. One that the configuration leaves alone is
+  // refused: peft would pass over its tensors without a word.
+  std::unique_ptr<LoraLinear> read_linear(std::size_t i) {
+    const model::LinearSpec& spec = linears_[i];
+    const io::PeftModule& module = modules_[i];
+    const auto a = a_keys_.find(spec.name), b = b_keys_.find(spec.name);
+    if (a == a_keys_.end() && b == b_keys_.end()) {
+      if (module.left_out_by.empty()) bare_modules_.push_back(prefix_ + spec.name);
+      return nullptr;
+    }
+    QALOF_CHECK(a != a_keys_.end() && b != b_keys_.end(), ErrorKind::kBadInput,
+                "{}: tensor {}{} is missing, the other half of {}", directory_, spec.name,
+                a == a_keys_.end() ? kASuffix : kBSuffix,
+                a == a_keys_.end() ? b->second : a->second);
+    QALOF_CHECK(module.left_out_by.empty(), ErrorKind::kBadInput,
+                "{}: tensor {} is there although {}", directory_, a->second,
+                module.left_out_by == "target_modules"
+                    ? "target_modules does not name it"
+                    : module.left_out_by + " leaves its module out");
+    const std::vector<std::size_t>& a_shape = peft_.tensors().at(a->second).shape;
+    const bool has_own_rank = !peft_.config().ranks_known && !a_shape.empty();
+    const std::size_t rank = has_own_rank ? std::max<std::size_t>(a_shape.front(), 1) : module.rank;
     std::vector<float> a_values = read_tensor(peft_, a->second, directory_, {rank, spec.in});
     std::vector<float> b_values = read_tensor(peft_, b->second, directory_, {spec.out, rank});
-    return std::make_unique<LoraLinear>(rank, static_cast<float>(alpha / divisor),
-                                        std::move(a_values), std::move(b_values), spec.in,
-                                        spec.out);
+    const double divisor = peft_.config().use_rslora ? std::sqrt(static_cast<double>(rank))
+                                                     : static_cast<double>(rank);
+    const double scaling = module.alpha / divisor;
+    QALOF_CHECK(std::abs(scaling) <= std::numeric_limits<float>::max(), ErrorKind::kBadInput,
+                "{}: the alpha of {} is {}, too large for a float", directory_, spec.name,
+                module.alpha);
+    return std::make_unique<LoraLinear>(rank, static_cast<float>(scaling), std::move(a_values),
+                                        std::move(b_values), spec.in, spec.out);
+  }
+
+  // Modules that are named and have no tensors do nothing in peft, unless it starts at random.
+  void warn_of_bare_modules() {
+    if (bare_modules_.empty() || !peft_.config().targets_known) return;
+    const std::string found = fmt::format(
+        "{}: target_modules names {}{}, which has no tensors", directory_, bare_modules_.front(),
+        bare_modules_.size() == 1 ? "" : fmt::format(" and {} others", bare_modules_.size() - 1));
+    QALOF_CHECK(!peft_.config().starts_at_random, ErrorKind::kUnsupported,
+                "{}; with this init_lora_weights peft would start it at random numbers", found);
+    warnings_.push_back(found + ": nothing is added to it");
   }
 
   std::optional<Head> read_head(const std::string& name, std::optional<std::size_t> outputs) const {
@@ -150,6 +235,9 @@ class PeftReader {
   io::PeftAdapter peft_;
   std::string prefix_;  // as the file has it; which one it is depends on the class it was made for
   std::map<std::string, std::string> a_keys_, b_keys_, head_keys_;  // module -> key in the file
+  std::vector<io::PeftModule> modules_;                             // [linear], then others
+  std::vector<std::string> bare_modules_;  // named by the configuration, without tensors
+  std::vector<std::string> warnings_;
 };
 
 // The alpha whose quotient by the rank, rounded to float, is the scale of the pairs, which a float
@@ -209,8 +297,7 @@ AdapterSet load_adapters(const std::string& path, const model::ModelConfig& conf
       set.warnings.push_back(fmt::format("{}: is not used, no qalof.json above names it", values));
     }
     set.by_width[width] = adapter;
-    for (const std::string& warning : reader.warnings())
-      set.warnings.push_back(directory + ": " + warning);
+    for (const std::string& warning : reader.warnings()) set.warnings.push_back(warning);
   };
   if (!io::is_adapter_dir(path)) {
     read(path, 0, /*merged=*/false, /*learned=*/false);

@@ -80,9 +80,11 @@ class AdapterSet {
   std::optional<int> serving_width(int weight_bits) const;
 };
 
-/// Reads a training output directory (qalof.json) or one plain PEFT directory. Strict: zero
-/// matches, a missing, an extra or a transposed tensor, and an adapter of another shape are errors
-/// that name the tensor.
+/// Reads a training output directory (qalof.json) or one plain PEFT directory. The tensors tell
+/// which linears have an adapter. Strict: zero matches, half a pair, a tensor that the
+/// configuration leaves out or the model lacks, a transposed one, and one of another shape are
+/// errors that name the tensor; a linear that the configuration names and that has no tensors is a
+/// warning.
 AdapterSet load_adapters(const std::string& path, const model::ModelConfig& config);
 
 /// What an adapter is for; decides peft's task type and head name.

@@ -10,8 +10,10 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "io/gguf.h"
+#include "io/peft_modules.h"
 #include "io/safetensors.h"
 #include "model/config.h"
+#include "quant/plan.h"
 #include "text/bpe_tokenizer.h"
 #include "text/classification.h"
 #include "text/squad.h"
@@ -133,6 +135,41 @@ bool read_squad(std::span<const std::byte> input) {
   });
 }
 
+const model::ModelConfig& small_config() {
+  static const model::ModelConfig config = model::parse_model_config(
+      parse_json(R"({"model_type": "llama", "hidden_size": 16, "intermediate_size": 24,
+                     "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 12,
+                     "vocab_size": 50, "max_position_embeddings": 32})",
+                 "fuzz"),
+      "fuzz");
+  return config;
+}
+
+bool read_adapter_config(std::span<const std::byte> input) {
+  return accepts([&] {
+    std::vector<std::string> warnings;
+    const io::PeftConfig config = io::parse_peft_config(text_of(input), "fuzz", &warnings);
+    std::vector<std::string> names = {"lm_head", ""};
+    for (const model::LinearSpec& spec : model::linears(small_config()))
+      names.push_back("model." + spec.name);
+    io::peft_modules(config, names, "fuzz");
+  });
+}
+
+bool read_plan(std::span<const std::byte> input) {
+  return accepts([&] {
+    const quant::PlanSpec spec = quant::plan_from_json(parse_json(text_of(input), "fuzz"), "fuzz");
+    // What was read can be written and read again.
+    const quant::PlanSpec again = quant::plan_from_json(quant::to_json(spec), "fuzz");
+    const quant::PlanTarget target = model::plan_target(small_config());
+    accepts([&] {
+      const quant::PrecisionPlan plan = quant::resolve(spec, target);
+      quant::describe(plan, target);
+      if (!spec.covers_every_module && plan != quant::resolve(again, target)) std::abort();
+    });
+  });
+}
+
 }  // namespace
 
 const std::vector<Format>& formats() {
@@ -150,7 +187,14 @@ const std::vector<Format>& formats() {
       {"squad",
        read_squad,
        {"tests/fuzz/corpus/squad/nested.json", "tests/fuzz/corpus/squad/flat.json",
-        "tests/fuzz/corpus/squad/lines.jsonl"}}};
+        "tests/fuzz/corpus/squad/lines.jsonl"}},
+      {"adapter_config",
+       read_adapter_config,
+       {"tests/fuzz/corpus/adapter_config/regex.json",
+        "tests/fuzz/corpus/adapter_config/layers.json"}},
+      {"plan",
+       read_plan,
+       {"tests/fuzz/corpus/plan/rules.json", "tests/fuzz/corpus/plan/flat.json"}}};
   return all;
 }
 

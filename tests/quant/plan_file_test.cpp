@@ -223,7 +223,7 @@ const BadPlan kBadPlans[] = {
      kBad, "expected a string"},
     {"RuleBadPattern",
      R"({"format_version": 1, "default": 8, "rules": [{"match": "(", "set": 4}]})", kBad,
-     "rules[0]: pattern \"(\" has ( without )"},
+     "rules[0]: pattern \"(\" is not a regular expression of RE2: missing ): ("},
     {"RuleSetsKv",
      R"({"format_version": 1, "default": 8, "rules": [{"match": ".*", "set": "w4a4kv4"}]})", kBad,
      "rules[0].set: \"w4a4kv4\""},

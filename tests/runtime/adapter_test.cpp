@@ -38,7 +38,7 @@ std::shared_ptr<const AdapterSet> load(const std::string& directory) {
 
 TEST(PeftParity, LogitsEqualPythonPefts) {
   const Json expected = read_json_file(runtime_data("peft/expected.json"));
-  ASSERT_EQ(expected.size(), 4U);
+  ASSERT_EQ(expected.size(), 10U);
   for (const auto& [name, entries] : expected.items()) {
     SCOPED_TRACE(name);
     const auto execution = execution_of(fixture_base(), "32", load(runtime_data("peft/" + name)));
@@ -192,20 +192,25 @@ TEST(HostileAdapter, MisfitsAreRefusedByName) {
        bad, "no adapter tensor matches this model"},
       {"adapter name in keys",
        [](Draft& d) {
-         d.rename(
-             [](const std::string& n) { return n.substr(0, n.size() - 6) + "default.weight"; });
+         d.rename([](const std::string& n) { return n.substr(0, n.size() - 6) + "mine.weight"; });
        },
        bad, "no adapter tensor matches"},
+      {"the same tensor twice",
+       [&](Draft& d) {
+         d.set(a0.substr(0, a0.size() - 6) + "default.weight", {3, 16});
+       },
+       bad, "c_attn.lora_A.weight are the same one of h.0.attn.c_attn"},
       {"A missing", [&](Draft& d) { d.shapes.erase(a0); }, bad,
        "h.0.attn.c_attn.lora_A.weight is missing"},
       {"B missing", [&](Draft& d) { d.shapes.erase(b0); }, bad,
        "h.0.attn.c_attn.lora_B.weight is missing"},
-      {"pair missing",
+      {"pair missing where peft starts at random",
        [&](Draft& d) {
          d.shapes.erase(a0);
          d.shapes.erase(b0);
+         d.config["init_lora_weights"] = false;
        },
-       bad, "h.0.attn.c_attn.lora_A.weight is missing although target_modules names it"},
+       unsupported, "target_modules names transformer.h.0.attn.c_attn, which has no tensors"},
       {"extra layer",
        [](Draft& d) {
          d.set(kPrefix + "h.2.attn.c_attn.lora_A.weight", {3, 16});
@@ -220,12 +225,38 @@ TEST(HostileAdapter, MisfitsAreRefusedByName) {
        [](Draft& d) {
          d.set(kPrefix + "wte.weight", {61, 16});
        },
-       bad, "wte.weight"},
+       unsupported, "wte.weight is an embedding that was trained as a whole"},
+      {"adapted embedding",
+       [](Draft& d) {
+         d.set(kPrefix + "wte.lora_embedding_A", {3, 61});
+       },
+       unsupported, "wte.lora_embedding_A is an adapter of an embedding"},
+      {"adapted LM head",
+       [](Draft& d) {
+         d.set("base_model.model.lm_head.lora_A.weight", {3, 16});
+       },
+       unsupported, "lm_head.lora_A.weight is an adapter of the LM head"},
+      {"trained LM head",
+       [](Draft& d) {
+         d.set("base_model.model.lm_head.weight", {61, 16});
+       },
+       unsupported, "lm_head.weight is an LM head that was trained"},
+      {"trained bias", [](Draft& d) { d.set(kPrefix + "h.0.attn.c_attn.base_layer.bias", {48}); },
+       unsupported, "c_attn.base_layer.bias is a trained bias"},
       {"magnitudes",
-       [](Draft& d) { d.set(kPrefix + "h.0.attn.c_attn.lora_magnitude_vector", {48}); }, bad,
-       "lora_magnitude_vector"},
-      {"bias of B", [](Draft& d) { d.set(kPrefix + "h.0.attn.c_attn.lora_B.bias", {48}); }, bad,
-       "lora_B.bias"},
+       [](Draft& d) { d.set(kPrefix + "h.0.attn.c_attn.lora_magnitude_vector", {48}); },
+       unsupported, "lora_magnitude_vector is a magnitude of DoRA"},
+      {"bias of B", [](Draft& d) { d.set(kPrefix + "h.0.attn.c_attn.lora_B.bias", {48}); },
+       unsupported, "lora_B.bias is a bias of lora_B"},
+      {"saved LM head", set("modules_to_save", {"lm_head"}), unsupported,
+       "modules_to_save names lm_head"},
+      {"saved linears", set("modules_to_save", {"mlp"}), unsupported,
+       "modules_to_save names transformer.h.0.mlp.c_fc"},
+      {"excluded module", set("exclude_modules", {"0.attn.c_proj"}), bad,
+       "h.0.attn.c_proj.lora_A.weight is there although exclude_modules leaves its module out"},
+      {"layer left out", set("layers_to_transform", 1), bad,
+       "h.0.attn.c_attn.lora_A.weight is there although layers_to_transform leaves"},
+      {"alpha beyond floats", set("lora_alpha", 1e300), bad, "too large for a float"},
       {"untargeted module",
        [](Draft& d) {
          d.config["target_modules"] = {"c_attn", "c_proj"};
@@ -312,6 +343,34 @@ TEST(HostileAdapter, MisfitsAreRefusedByName) {
     EXPECT_EQ(static_cast<int>(error.kind), static_cast<int>(c.kind)) << error.message;
     EXPECT_THAT(error.message, HasSubstr(c.piece));
   }
+}
+
+// A linear that the configuration names and that has no tensors has no adapter, as in peft.
+TEST(HostileAdapter, TensorsTellWhichLinearsHaveAnAdapter) {
+  const TempDir directory;
+  Draft draft = sound_draft();
+  for (const char* half : {".lora_A.weight", ".lora_B.weight"})
+    draft.shapes.erase(kPrefix + "h.0.attn.c_attn" + half);
+  draft.write(directory.path());
+  auto set = load(directory.path());
+  EXPECT_EQ(set->by_width.at(0)->linears[0], nullptr);
+  EXPECT_NE(set->by_width.at(0)->linears[1], nullptr);
+  EXPECT_THAT(set->warnings,
+              ::testing::Contains(HasSubstr(
+                  "target_modules names transformer.h.0.attn.c_attn, which has no tensors")));
+  // Where the pattern cannot be read there is nothing to compare.
+  draft.config["target_modules"] = "^(?!.*vision).*";
+  draft.write(directory.path());
+  set = load(directory.path());
+  EXPECT_NE(set->by_width.at(0)->linears[1], nullptr);
+  EXPECT_THAT(set->warnings, ::testing::Contains(HasSubstr("uses look-around")));
+  // Nor are ranks compared; they are the tensors'.
+  draft = sound_draft();
+  draft.config["rank_pattern"] = {{"(?=c)c_attn", 7}};
+  draft.write(directory.path());
+  set = load(directory.path());
+  EXPECT_EQ(set->by_width.at(0)->linears[0]->rank(), 3U);
+  EXPECT_EQ(set->by_width.at(0)->linears[0]->view().scaling, 2.0F);
 }
 
 TEST(HostileAdapter, DirectoriesThatAreNotAdaptersAreRefused) {

@@ -1,0 +1,43 @@
+// Regular expressions for names of modules. They come from outside, so they are matched by RE2,
+// whose time is linear in the name and whose memory is bounded. Not for text.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace re2 {
+class RE2;
+}
+
+namespace qalof {
+
+/// A compiled pattern. Immutable: threads may share it.
+class NamePattern {
+ public:
+  static constexpr std::size_t kMaxBytes = std::size_t{64} << 10;
+
+  /// Error with where: {kBadInput} for what is no regular expression, {kUnsupported} for what RE2
+  /// does not have (look-around, back references, ...), what it reads unlike Python ({,n}, [:x:]),
+  /// and patterns too long or too large once their counts are written out.
+  NamePattern(std::string_view pattern, std::string_view where);
+  NamePattern(NamePattern&& other) noexcept;
+  NamePattern& operator=(NamePattern&& other) noexcept;
+  ~NamePattern();
+
+  /// True where the whole name matches.
+  bool matches(std::string_view name) const;
+  /// True where the name matches from its first byte on, as far as it may be; group, where it is
+  /// given, gets what (?P<NAME>...) of the pattern took, "" where that took no part in the match.
+  bool matches_start(std::string_view name) const;
+  bool matches_start(std::string_view name, const std::string& group_name,
+                     std::string* group) const;
+  /// Steps of the compiled pattern: what matching a byte costs at worst.
+  std::size_t size() const;
+
+ private:
+  std::unique_ptr<const re2::RE2> pattern_;
+};
+
+}  // namespace qalof
