@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/finite.h"
 #include "runtime/classifier.h"
 
 namespace qalof::app {
@@ -18,7 +19,7 @@ struct Question {
   const runtime::Execution* execution = nullptr;
 };
 
-// Whether each is classified rightly.
+// Whether each is classified rightly: originals of samples, then their attacked texts.
 std::vector<bool> ask(const runtime::Execution& any, const std::vector<Question>& questions,
                       ParallelFor& parallel) {
   runtime::ClassifierWorkspace workspace;
@@ -42,6 +43,10 @@ std::vector<bool> ask(const runtime::Execution& any, const std::vector<Question>
     runtime::class_logits(any, sequences, workspace, logits, parallel);
     for (std::size_t i = 0; i < asked.size(); ++i) {
       const auto row = std::span<const float>(logits).subspan(i * classes, classes);
+      check_finite(row, "a logit", [&] {
+        return fmt::format("sample {} at {}", asked[i] % (questions.size() / 2),
+                           questions[asked[i]].execution->description());
+      });
       right[asked[i]] = runtime::best_class(row) == questions[asked[i]].label;
     }
   }
@@ -132,6 +137,18 @@ Defence parse_defence(const std::string& text) {
   fail(ErrorKind::kUsage, "--defence: found {}, expected none or rpi", text);
 }
 
+void check_count(const char* flag, std::uint64_t found) {
+  static constexpr std::uint64_t kMost = 1'000'000;
+  QALOF_CHECK(found >= 1 && found <= kMost, ErrorKind::kUsage, "{}: found {}, expected 1..{}", flag,
+              found, kMost);
+}
+
+void check_attack_scores(const AttackScoreOptions& options) {
+  check_count("--draws", options.draws);
+  QALOF_CHECK(options.max_seq_length >= 1, ErrorKind::kUsage,
+              "--max_seq_length: found 0, expected at least 1");
+}
+
 AttackTarget::AttackTarget(const ModelHandle& handle, const AttackScoreOptions& options,
                            ParallelFor& parallel, Observer& observer)
     : draws_(options.seed, options.precisions.size()) {
@@ -175,6 +192,7 @@ AttackScores score_attack(const AttackTarget& target, const text::TextEncoder& e
   AttackScores scores;
   scores.special_tokens = encoder.description();
   const std::uint64_t total = target.all().size() + (options.defence == Defence::kRandom ? 1 : 0);
+  observer.progress("precisions", 0, total, "");
   for (const auto& execution : target.all()) {
     scores.per_precision.push_back(scorer.score(*execution));
     observer.progress("precisions", scores.per_precision.size(), total, "");
@@ -184,7 +202,7 @@ AttackScores score_attack(const AttackTarget& target, const text::TextEncoder& e
     std::string name = "random:";
     for (std::size_t i = 0; i < options.precisions.size(); ++i)
       name += (i > 0 ? "," : "") + options.precisions[i];
-    scores.defended = scorer.score_random(name, std::max<std::uint64_t>(options.draws, 1));
+    scores.defended = scorer.score_random(name, options.draws);
     observer.progress("precisions", total, total, "");
   }
   scores.samples = records.size();
@@ -199,6 +217,7 @@ AttackScores score_attack(const AttackTarget& target, const text::TextEncoder& e
 }
 
 AttackScores rescore_attack(const AttackScoreOptions& options, Observer& observer) {
+  check_attack_scores(options);
   const std::vector<AttackRecord> records = read_attack(options.rescore);
   const ModelHandle handle = open_model(options.model, observer);
   ThreadPool pool(choose_threads(options.model.threads));

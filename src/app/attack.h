@@ -20,6 +20,9 @@ enum class Defence { kNone, kRandom };
 /// "none" or "rpi"; Error{kUsage}.
 Defence parse_defence(const std::string& text);
 
+/// Error{kUsage} unless a flag that counts something is 1 to a million.
+void check_count(const char* flag, std::uint64_t found);
+
 struct AttackScoreOptions {
   ModelOptions model;
   std::vector<std::string> precisions;  // text forms or plan files
@@ -30,6 +33,8 @@ struct AttackScoreOptions {
   std::string rescore;     // file or directory of texts
   std::string output_dir;  // "" = no file
 };
+/// Error{kUsage} names the flag of a value out of range.
+void check_attack_scores(const AttackScoreOptions& options);
 
 /// Of one precision over all samples. Accuracies are 0-100, intervals 95 % (wilson_interval).
 struct AttackScore {

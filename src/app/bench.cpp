@@ -147,8 +147,8 @@ void serve(const std::vector<std::size_t>& drawn, std::size_t executions, std::s
 }
 
 void check(const BenchOptions& options, const model::ModelConfig& config) {
-  QALOF_CHECK(options.repeats >= 1, ErrorKind::kUsage, "--repeats: found {}, expected at least 1",
-              options.repeats);
+  QALOF_CHECK(options.repeats >= 1 && options.repeats <= 1'000'000, ErrorKind::kUsage,
+              "--repeats: found {}, expected 1..1000000", options.repeats);
   QALOF_CHECK(options.batch >= 1 && options.batch <= 1024, ErrorKind::kUsage,
               "--batch: found {}, expected 1..1024", options.batch);
   QALOF_CHECK(options.prompt_tokens >= 1 && options.prompt_tokens <= config.max_positions,
@@ -191,6 +191,7 @@ BenchResult run_bench(const BenchOptions& options, Observer& observer) {
   const std::size_t tokens =
       options.kind == BenchKind::kDecode ? options.new_tokens : options.prompt_tokens;
   result.tokens = served * tokens;
+  observer.progress("repeats", 0, static_cast<std::uint64_t>(options.repeats), "warming up");
   Bench bench(executions, options, pool, options.profile ? &result.profile : nullptr);
   result.kv_bytes = bench.kv_bytes();
   for (std::size_t e = 0; e < executions.size() && options.kind == BenchKind::kDecode; ++e)

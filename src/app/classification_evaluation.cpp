@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/finite.h"
 #include "core/json.h"
 
 namespace qalof::app {
@@ -16,9 +17,10 @@ constexpr std::size_t kBatchTokens = 2048;
 // Collects texts until a batch is full, runs it and scores it.
 class Classifier {
  public:
-  Classifier(const runtime::RequestExecutions& executions, ParallelFor& parallel,
+  Classifier(const runtime::RequestExecutions& executions, std::string path, ParallelFor& parallel,
              runtime::Profile* profile)
       : executions_(executions),
+        path_(std::move(path)),
         batch_tokens_(kBatchTokens * executions.set().size()),
         parallel_(parallel),
         profile_(profile) {}
@@ -41,6 +43,10 @@ class Classifier {
     const std::size_t classes = logits_.size() / sequences.size();
     for (std::size_t i = 0; i < sequences.size(); ++i) {
       const auto row = std::span<const float>(logits_).subspan(i * classes, classes);
+      check_finite(row, "a logit", [&] {
+        return fmt::format("{}: text {} at {}", path_, scores_.predictions.size() + 1,
+                           served[i]->description());
+      });
       const std::int32_t label = scores_.labels[scores_.predictions.size()];
       scores_.predictions.push_back(runtime::best_class(row));
       correct_ += scores_.predictions.back() == label ? 1 : 0;
@@ -62,6 +68,7 @@ class Classifier {
 
  private:
   const runtime::RequestExecutions& executions_;
+  std::string path_;
   std::size_t batch_tokens_;  // as many for each execution
   ParallelFor& parallel_;
   runtime::Profile* profile_;
@@ -132,6 +139,7 @@ ClassificationScores evaluate_classification(const runtime::RequestExecutions& e
                                              ParallelFor& parallel, Observer& observer,
                                              runtime::Profile* profile) {
   const std::size_t classes = runtime::num_classes(executions.front());
+  observer.status("reading " + options.validation_file);
   // The first pass checks the whole file, so that bad data does not surface after an hour of work.
   std::uint64_t total = check_classification(options.validation_file, classes);
   if (options.max_eval_samples > 0) total = std::min(total, options.max_eval_samples);
@@ -139,7 +147,8 @@ ClassificationScores evaluate_classification(const runtime::RequestExecutions& e
   ClassificationEncoder cutter(
       encoder, options.validation_file,
       std::min(options.max_seq_length, executions.front().base().config().max_positions));
-  Classifier classifier(executions, parallel, profile);
+  Classifier classifier(executions, options.validation_file, parallel, profile);
+  observer.progress("texts", 0, total, "");
   std::uint64_t added = 0;
   text::read_classification(options.validation_file, [&](text::LabeledText&& example) {
     classifier.add(cutter.encode(example), example.label);

@@ -46,8 +46,16 @@ GenerateResult run_generate(const GenerateOptions& options, const runtime::TextC
   result.precision = execution->description();
   if (executions.is_random()) result.random_seed = executions.seed();
   result.lm_head_bits = execution->lm_head_width().bits;
-  result.generation = runtime::generate(*execution, encoder.tokenizer(), prompt, generation, pool,
-                                        on_text, options.profile ? &result.profile : nullptr);
+  // The text tells of itself.
+  observer.status(fmt::format("reading the prompt of {} tokens", prompt.size()));
+  const auto first_ends_status = [&](std::string_view piece) {
+    observer.status("");
+    return !on_text || on_text(piece);
+  };
+  result.generation =
+      runtime::generate(*execution, encoder.tokenizer(), prompt, generation, pool,
+                        first_ends_status, options.profile ? &result.profile : nullptr);
+  observer.status("");
   return result;
 }
 

@@ -289,6 +289,7 @@ std::vector<float> values_of(const Work& work) {
 }  // namespace
 
 ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
+  observer.status("opening " + options.source);
   const io::GgufFile file = io::GgufFile::open(options.source);
   Json raw = config_of(file);
   raw["dtype"] = options.bf16 ? "bfloat16" : "float32";
@@ -304,6 +305,7 @@ ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
         {(is_head ? "" : prefix) + one.name, one.source->shape, [&one] { return values_of(one); }});
   }
   std::uint64_t done = 0;
+  observer.progress("tensors", done, work.size(), "");
   io::write_model_weights(options.output_dir, tensors, options.bf16,
                           [&] { observer.progress("tensors", ++done, work.size(), ""); });
   write_file_atomic((directory / "tokenizer.json").string(), tokenizer);

@@ -222,6 +222,7 @@ void write_base(Checkpoint& checkpoint, const model::ModelConfig& config,
 }  // namespace
 
 ImportResult import_original(const ImportOptions& options, Observer& observer) {
+  observer.status("opening " + options.source);
   Checkpoint checkpoint = open_checkpoint(options.source);
   const std::string config_path = (fs::path(checkpoint.directory) / "config.json").string();
   const model::ModelConfig config = model::parse_model_config(checkpoint.config, config_path);
@@ -252,6 +253,7 @@ ImportResult import_original(const ImportOptions& options, Observer& observer) {
   dir.base_id = "gpt2";  // the base the original's code loads by name
   if (!checkpoint.tensors.empty()) {
     const std::string base = options.output_dir + "/base";
+    observer.status("writing " + base);
     write_base(checkpoint, config, head, base);
     dir.base_id = base;
     dir.base_sha256 = io::ModelDir::open(base).sha256();
@@ -268,6 +270,7 @@ ImportResult import_original(const ImportOptions& options, Observer& observer) {
   // The original leaves K and V as they are.
   dir.plan = quant::to_json(quant::parse_plan(fmt::format("w{0}a{0}", adapters.rbegin()->first)));
   io::write_adapter_dir(options.output_dir, dir);
+  observer.status("");
   return result;
 }
 

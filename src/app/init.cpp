@@ -84,6 +84,7 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
                        [&] { return initial_values(spec, config, options.seed, pool); }});
   }
   std::uint64_t done = 0;
+  observer.progress("tensors", done, tensors.size(), "");
   io::write_model_weights(options.output_dir, tensors, options.bf16,
                           [&] { observer.progress("tensors", ++done, tensors.size(), ""); });
   write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/finite.h"
 #include "text/records.h"
 
 namespace qalof::app {
@@ -62,6 +63,7 @@ LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::T
   const std::size_t stride = options.stride == 0 ? length / 2 : options.stride;
   QALOF_CHECK(stride >= 1 && stride < length, ErrorKind::kUsage,
               "--stride: found {}, expected 1..{} (less than the window)", stride, length - 1);
+  observer.status("reading " + options.validation_file);
   const text::PlainText file = text::read_plain_text(options.validation_file, kMaxTextBytes);
   const std::string& text = file.text;
   if (file.is_changed()) observer.info(file.changes(options.validation_file));
@@ -84,7 +86,9 @@ LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::T
   runtime::GroupedWorkspace workspace;
   std::vector<float> hidden, scored_rows;
   std::vector<std::int32_t> targets;
+  std::vector<std::size_t> scored;  // index in ids of each target
   double sum = 0;
+  observer.progress("windows", 0, windows.size(), "");
   for (std::size_t next = 0; next < windows.size();) {
     std::vector<runtime::Sequence> sequences;
     std::vector<std::shared_ptr<const runtime::Execution>> served;  // window by window
@@ -104,15 +108,19 @@ LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::T
     const auto score = [&](const runtime::Execution& execution) {
       const runtime::Profile::Scope scope(profile, "lm_head",
                                           targets.size() * config.vocab_size * sizeof(float));
-      for (const float loss :
-           runtime::lm_token_losses(execution, scored_rows.data(), targets, parallel)) {
-        sum += static_cast<double>(loss);
+      const std::vector<float> losses =
+          runtime::lm_token_losses(execution, scored_rows.data(), targets, parallel);
+      for (std::size_t i = 0; i < losses.size(); ++i) {
+        check_finite(static_cast<double>(losses[i]), "the loss", [&] {
+          return fmt::format("{}: token {} of {} at {}", options.validation_file, scored[i] + 1,
+                             ids.size(), execution.description());
+        });
+        sum += static_cast<double>(losses[i]);
       }
       scored_rows.clear();
       targets.clear();
+      scored.clear();
     };
-    scored_rows.clear();
-    targets.clear();
     std::size_t row0 = 0;
     for (std::size_t w = first_window; w < next; ++w) {
       const runtime::Execution& execution = *served[w - first_window];
@@ -122,6 +130,7 @@ LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::T
         const float* row = hidden.data() + (row0 + t - 1 - windows[w].first) * config.hidden;
         scored_rows.insert(scored_rows.end(), row, row + config.hidden);
         targets.push_back(ids[t]);
+        scored.push_back(t);
       }
       row0 += windows[w].end - windows[w].first;
       if (is_last) score(execution);
@@ -130,6 +139,8 @@ LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::T
   }
   scores.loss = sum / static_cast<double>(scores.tokens);
   scores.perplexity = std::exp(scores.loss);
+  check_finite(scores.perplexity, "the perplexity",
+               [&] { return fmt::format("{}: loss {}", options.validation_file, scores.loss); });
   scores.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return scores;
 }

@@ -58,6 +58,7 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   QALOF_CHECK(!options.model.empty(), ErrorKind::kUsage, "--model_name_or_path is missing");
   QALOF_CHECK(path_exists(options.model), ErrorKind::kNotFound,
               "{}: no such model directory or packed file", options.model);
+  observer.status("opening " + options.model);
   ModelHandle handle;
   handle.parse_special = options.parse_special;
   handle.execution.kv_scheme = runtime::parse_kv_scheme(options.kv_scheme);
@@ -127,6 +128,7 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
               options.random_widths);
   handle.plan = plan ? *plan : quant::parse_plan("32");
   handle.plan.scheme = choose_scheme(options, handle, stored_scheme, observer);
+  observer.status("");
   return handle;
 }
 
@@ -222,7 +224,9 @@ std::shared_ptr<const runtime::Execution> execution_of(const ModelHandle& handle
 std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle,
                                                          ParallelFor& parallel,
                                                          Observer& observer) {
+  observer.status("packing weights");
   auto execution = execution_of(handle, handle.plan, parallel);
+  observer.status("");
   observer.info(fmt::format("precision {}", execution->description()));
   return execution;
 }
@@ -234,10 +238,12 @@ runtime::RequestExecutions make_request_executions(const ModelHandle& handle, Pa
     set.push_back(make_execution(handle, parallel, observer));
     return runtime::RequestExecutions(std::move(set.front()));
   }
+  observer.status("packing weights");
   for (quant::PlanSpec& spec : quant::plans_of(*handle.random)) {
     spec.scheme = handle.plan.scheme;
     set.push_back(execution_of(handle, spec, parallel));
   }
+  observer.status("");
   const std::uint64_t seed = handle.random_seed ? *handle.random_seed : quant::system_seed();
   runtime::RequestExecutions requests(std::move(set), handle.random->drawn, seed,
                                       quant::to_string(*handle.random));

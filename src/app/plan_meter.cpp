@@ -58,6 +58,7 @@ struct PlanMeter::Impl {
     std::vector<double> speeds;
     std::size_t index = 0;
     if (!reader) reader = model.reader(head);
+    observer.progress("questions", 0, reader->total(), "");
     reader->read(model.batch_tokens(), [&](const SampleBatch& batch) {
       if (state.find(index, 0) == nullptr) {
         const auto& should_stop = model.options().should_stop;
@@ -68,8 +69,10 @@ struct PlanMeter::Impl {
         runtime::forward(execution, sequences, workspace, hidden.data(), model.pool());
         const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
         std::vector<float> logits = batch.logits(head, hidden.data(), width, model.pool());
-        state.add(index, 0, batch.score(logits, is_reference ? logits : references[index]),
-                  static_cast<double>(batch.tokens()) / seconds.count());
+        state.add(
+            index, 0,
+            batch.score(logits, is_reference ? logits : references[index], execution.description()),
+            static_cast<double>(batch.tokens()) / seconds.count());
         if (is_reference) references.push_back(std::move(logits));
       }
       const std::vector<SampleScore>& scores = *state.find(index, 0);

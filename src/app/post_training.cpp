@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/finite.h"
 #include "runtime/decoder.h"
 #include "runtime/derived_model.h"
 #include "runtime/gptq.h"
@@ -32,6 +33,10 @@ std::vector<Batch> batches_of(const TokenWindows& windows) {
   return batches;
 }
 
+void check_inputs(const std::string& linear, std::span<const float> rows) {
+  check_finite(rows, "an input", [&] { return fmt::format("--calibration_file: {}", linear); });
+}
+
 // The network in 32 bits.
 std::shared_ptr<const runtime::Execution> float_execution(
     const std::shared_ptr<const runtime::BaseModel>& base,
@@ -52,15 +57,20 @@ PostTrained smooth_model(const std::shared_ptr<const runtime::BaseModel>& base,
   runtime::DecoderWorkspace workspace;
   workspace.observe_inputs = [&](std::size_t linear, const float* rows, std::size_t m) {
     std::vector<float>& range = ranges[linear];
+    check_inputs(base->linears()[linear].name, {rows, m * range.size()});
     for (std::size_t i = 0; i < m * range.size(); ++i) {
       float& largest = range[i % range.size()];
       largest = std::max(largest, std::fabs(rows[i]));
     }
   };
-  for (const Batch& batch : batches_of(windows))
+  std::size_t done = 0;
+  observer.progress("windows", done, windows.size(), "");
+  for (const Batch& batch : batches_of(windows)) {
     runtime::forward_layers(*execution, batch.sequences, 0, base->config().num_layers, nullptr,
                             workspace, parallel);
-  observer.progress("windows", windows.size(), windows.size(), "");
+    done += batch.sequences.size();
+    observer.progress("windows", done, windows.size(), "");
+  }
   runtime::Smoothed smoothed = runtime::smooth(base, adapters, ranges, alpha);
   return {std::move(smoothed.base), std::move(smoothed.adapters), {}};
 }
@@ -79,6 +89,8 @@ PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& given,
   const std::size_t width = base->config().hidden;
   auto execution = float_execution(base, adapters, parallel);
   runtime::DecoderWorkspace workspace;
+  std::size_t done = 0;  // linears, in the order in which they run
+  observer.progress("linears", done, specs.size(), "");
   for (std::size_t layer = 0; layer < base->layers().size(); ++layer) {
     const model::LayerSteps& steps = base->layers()[layer];
     const std::vector<std::size_t> inputs[] = {
@@ -86,7 +98,9 @@ PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& given,
     for (const std::vector<std::size_t>& readers : inputs) {
       runtime::InputProducts products(specs[readers.front()].in);
       workspace.observe_inputs = [&](std::size_t linear, const float* rows, std::size_t m) {
-        if (linear == readers.front()) products.add(rows, m, parallel);
+        if (linear != readers.front()) return;
+        check_inputs(specs[linear].name, {rows, m * specs[linear].in});
+        products.add(rows, m, parallel);
       };
       // States are those that the layer reads: the first pass makes them out of the layer before.
       const bool moves_on = &readers == inputs && layer > 0;
@@ -99,7 +113,13 @@ PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& given,
                                 layer + 1, states.empty() ? nullptr : states.data(), workspace,
                                 parallel);
       }
+      const std::string& name = specs[readers.front()].name;
+      for (std::size_t i = 0; i < products.in(); ++i) {
+        check_finite(products.at(i, i), "a sum of squared inputs",
+                     [&] { return fmt::format("--calibration_file: {}", name); });
+      }
       for (const std::size_t i : readers) {
+        observer.progress("linears", done++, specs.size(), specs[i].name);
         const quant::BitWidth bits = plan.linears[i].weight;
         if (!bits.is_integer()) continue;
         runtime::GptqResult codes = runtime::quantize_gptq(
@@ -108,10 +128,10 @@ PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& given,
         execution = runtime::Execution::with_weights(
             execution, i, runtime::reals_of(codes.codes, parallel), parallel);
         result.codes[{i, bits.bits}] = std::move(codes.codes);
-        observer.progress("linears", i + 1, specs.size(), specs[i].name);
       }
     }
   }
+  observer.progress("linears", done, specs.size(), "");
   trained.base = runtime::derive_model(base, std::move(result));
   return trained;
 }

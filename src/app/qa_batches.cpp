@@ -21,6 +21,7 @@ QaReader::QaReader(const text::TextEncoder& encoder, const QaEvaluationOptions& 
     observer.info(
         fmt::format("windows of {} tokens: the model has {} positions", positions, positions));
   }
+  observer.status("reading " + options_.validation_file);
   const text::SquadSummary summary = text::scan_squad(options_.validation_file);
   options_.decode.version_2_with_negative =
       options_.decode.version_2_with_negative || summary.has_is_impossible;

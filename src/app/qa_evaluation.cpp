@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/finite.h"
 #include "text/squad_metric.h"
 
 namespace qalof::app {
@@ -47,10 +48,15 @@ class QaEvaluator {
                                   parallel_, profile_);
     apply_heads(batch, served);
     std::size_t row = 0;
-    for (const QaItem& item : batch.items) {
+    for (std::size_t i = 0; i < batch.items.size(); ++i) {
+      const QaItem& item = batch.items[i];
       for (const text::SpanWindow& window : item.windows) {
-        decoder_.add(window,
-                     std::span<const float>(logits_).subspan(2 * row, 2 * window.ids.size()));
+        const auto logits = std::span<const float>(logits_).subspan(2 * row, 2 * window.ids.size());
+        check_finite(logits, "a logit", [&] {
+          return fmt::format("{}: question {} at {}", options_.validation_file, item.question.id,
+                             served[i]->description());
+        });
+        decoder_.add(window, logits);
         row += window.ids.size();
         ++scores_.windows;
       }
@@ -136,6 +142,7 @@ QaScores evaluate_qa(const runtime::RequestExecutions& executions, const text::T
   const auto start = std::chrono::steady_clock::now();
   QaEvaluator evaluator(executions, untrained ? &*untrained : nullptr, reader.options(), parallel,
                         profile);
+  observer.progress("questions", 0, reader.total(), "");
   // As many tokens for each execution.
   reader.read(kBatchTokens * executions.set().size(), [&](const QaBatch& batch) {
     evaluator.run(batch);

@@ -70,6 +70,7 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
   CalibrationOptions calibration = options.calibration;
   if (handle.adapters && handle.adapters->separator)
     calibration.features.separator = handle.adapters->separator;
+  observer.status("reading " + calibration.file);
   const TokenWindows windows =
       calibration_windows(encoder, calibration, handle.base->config().max_positions);
   if (options.ptq == PtqMethod::kSmoothQuant) {
@@ -149,7 +150,12 @@ QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
     request.method = options.ptq == PtqMethod::kGptq ? "gptq" : "smoothquant";
     result.layers = std::move(trained.layers);
   }
+  request.on_linear = [&](std::size_t done, std::size_t total) {
+    observer.progress("linears packed", done, total, "");
+    if (done == total) observer.status("writing " + options.output);
+  };
   result.summary = runtime::write_packed_file(options.output, request, pool);
+  observer.status("");
   result.output = options.output;
   result.scheme = quant::to_string(request.scheme);
   return result;

@@ -4,6 +4,7 @@
 
 #include "app/classification_evaluation.h"
 #include "core/error.h"
+#include "core/finite.h"
 #include "runtime/classifier.h"
 #include "runtime/distribution.h"
 #include "text/unicode.h"
@@ -41,8 +42,8 @@ class QaSamples final : public SampleBatch {
   }
 
   // Start and end weigh alike, and so do a question's windows.
-  std::vector<SampleScore> score(std::span<const float> logits,
-                                 std::span<const float> reference) const override {
+  std::vector<SampleScore> score(std::span<const float> logits, std::span<const float> reference,
+                                 const std::string& network) const override {
     std::vector<SampleScore> scores;
     std::vector<double> log_p, log_q;
     text::SpanDecoder decoder(options_.decode);
@@ -54,6 +55,10 @@ class QaSamples final : public SampleBatch {
       for (std::size_t w = 0; w < item.windows.size(); ++w) {
         const std::size_t count = item.windows[w].ids.size();
         const auto window = logits.subspan(2 * row, 2 * count);
+        check_finite(window, "a logit", [&] {
+          return fmt::format("{}: question {}: {}", options_.validation_file, item.question.id,
+                             network);
+        });
         decoder.add(item.windows[w], window);
         for (std::size_t column = 0; column < 2; ++column) {
           const auto label = static_cast<std::size_t>(column == 0 ? labels_of_windows[w].first
@@ -96,6 +101,8 @@ class QaSampleReader final : public SampleReader {
 
 class ClassificationSamples final : public SampleBatch {
  public:
+  std::string path;
+  std::uint64_t first = 0;  // number of the first text among those of path
   std::vector<std::vector<std::int32_t>> texts;
   std::vector<std::int32_t> labels;
   std::size_t num_tokens = 0;
@@ -118,13 +125,15 @@ class ClassificationSamples final : public SampleBatch {
     runtime::apply_head(head, last.data(), texts.size(), width, result.data(), parallel);
     return result;
   }
-  std::vector<SampleScore> score(std::span<const float> logits,
-                                 std::span<const float> reference) const override {
+  std::vector<SampleScore> score(std::span<const float> logits, std::span<const float> reference,
+                                 const std::string& network) const override {
     std::vector<SampleScore> scores;
     std::vector<double> log_p, log_q;
     const std::size_t classes = logits.size() / texts.size();
     for (std::size_t i = 0; i < texts.size(); ++i) {
       const auto row = logits.subspan(i * classes, classes);
+      check_finite(row, "a logit",
+                   [&] { return fmt::format("{}: text {}: {}", path, first + i + 1, network); });
       SampleScore& score = scores.emplace_back();
       score.exact = score.f1 = runtime::best_class(row) == labels[i] ? 100 : 0;
       score.loss = runtime::class_loss(row, labels[i]);
@@ -152,6 +161,7 @@ class ClassificationReader final : public SampleReader {
             const std::function<bool(const SampleBatch&)>& take) const override {
     ClassificationEncoder cutter(encoder_, path_, max_tokens_);
     ClassificationSamples batch;
+    batch.path = path_;
     std::uint64_t added = 0;
     bool goes_on = true;
     text::read_classification(path_, [&](text::LabeledText&& example) {
@@ -161,6 +171,8 @@ class ClassificationReader final : public SampleReader {
       if (++added == total_ || batch.num_tokens >= batch_tokens) {
         goes_on = take(batch);
         batch = {};
+        batch.path = path_;
+        batch.first = added;
       }
       return goes_on && added < total_;
     });

@@ -33,9 +33,11 @@ class SampleBatch {
   /// Logits of a head on hidden states [tokens, hidden] of the sequences.
   virtual std::vector<float> logits(const runtime::Head& head, const float* hidden,
                                     std::size_t width, ParallelFor& parallel) const = 0;
-  /// One score per sample; reference: the logits that distances are taken from.
+  /// One score per sample; reference: the logits that distances are taken from. Error{kDiverged}
+  /// where a logit is not finite, naming the sample and the network, e.g. "unit h.0 at 4 bits".
   virtual std::vector<SampleScore> score(std::span<const float> logits,
-                                         std::span<const float> reference) const = 0;
+                                         std::span<const float> reference,
+                                         const std::string& network) const = 0;
 };
 
 class SampleReader {

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/finite.h"
 #include "core/hash.h"
 #include "core/random.h"
 #include "runtime/sampling.h"
@@ -47,6 +48,7 @@ class Writer {
         greedy_(runtime::SamplingOptions{}) {}
 
   std::vector<Document> write(std::uint64_t first, std::size_t count) {
+    first_ = first;
     std::vector<Document> documents;
     for (std::uint64_t number = first; number < first + count; ++number) {
       documents.push_back({options_.before, 0,
@@ -94,8 +96,13 @@ class Writer {
       Document& document = *open[i];
       const std::size_t step = document.ids.size() - 1 - options_.before.size();
       runtime::Sampler& sampler = step < document.greedy ? greedy_ : document.sampler;
-      const std::int32_t id =
-          sampler.sample(std::span<const float>(logits_).subspan(i * vocab, choices_), step);
+      const auto logits = std::span<const float>(logits_).subspan(i * vocab, choices_);
+      check_finite(logits, "a logit", [&] {
+        return fmt::format("--train_file self: document {}, token {}",
+                           first_ + static_cast<std::uint64_t>(&document - documents.data()) + 1,
+                           step + 2);
+      });
+      const std::int32_t id = sampler.sample(logits, step);
       document.ids.push_back(id);
       const std::vector<std::int64_t>& ends = config().eos_token_ids;
       document.done =
@@ -109,6 +116,7 @@ class Writer {
   ParallelFor& parallel_;
   RandomStream stream_;
   std::size_t choices_, length_;
+  std::uint64_t first_ = 0;  // number of the first of the documents being written
   runtime::Sampler greedy_;
   runtime::DecoderWorkspace workspace_;
   std::vector<float> hidden_, logits_;
@@ -140,6 +148,7 @@ std::vector<std::vector<std::int32_t>> generate_self_text(const runtime::Executi
   Writer writer(execution, options, parallel);
   std::vector<std::vector<std::int32_t>> texts;
   std::uint64_t tokens = 0;
+  observer.progress("self text", 0, options.tokens, "");
   while (tokens < options.tokens) {
     for (Document& document : writer.write(texts.size(), options.documents_at_once)) {
       if (tokens >= options.tokens) break;

@@ -96,7 +96,8 @@ class Sweep {
     workspace_.observe_states = nullptr;
     reference_ = batch.logits(head_, hidden_.data(), hidden, parallel_);
     if (state_.find(batches_, 0) == nullptr)
-      state_.add(batches_, 0, batch.score(reference_, reference_));
+      state_.add(batches_, 0,
+                 batch.score(reference_, reference_, executions_.high().description()));
   }
 
   void run_trial(const SampleBatch& batch, std::size_t trial) {
@@ -108,7 +109,10 @@ class Sweep {
                           states_.data() + layer * batch.tokens() * hidden, workspace_,
                           hidden_.data(), parallel_);
     const std::vector<float> logits = batch.logits(head_, hidden_.data(), hidden, parallel_);
-    state_.add(batches_, trial, batch.score(logits, reference_));
+    state_.add(batches_, trial,
+               batch.score(logits, reference_,
+                           fmt::format("unit {} ({}) at {} bits", units_[unit].name,
+                                       to_string(units_[unit].part), options_.low[low])));
     done_ += batch.samples();
     observer_.progress("questions x units", done_, total_, units_[unit].name);
   }
@@ -176,6 +180,7 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
   const ModelHandle& handle = model.handle();
   ThreadPool& pool = model.pool();
   const std::vector<SensitivityUnit> units = sensitivity_units(*handle.base, options.units);
+  observer.status(fmt::format("packing the weights of {} units", units.size()));
   const UnitExecutions executions(handle, high_plan(handle, options.high, options.low, units),
                                   options.low, units, pool);
   observer.info(fmt::format("high {}, {} units", executions.high().description(), units.size()));
@@ -194,6 +199,8 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
       observer.info(
           fmt::format("{}: {} passes were measured before", options.output_dir, state.resumed()));
   }
+  observer.progress("questions x units", 0, reader->total() * units.size() * options.low.size(),
+                    "");
   Sweep sweep(options, executions, head, units, state, reader->total(), pool, observer);
   reader->read(model.batch_tokens(), [&](const SampleBatch& batch) {
     sweep.run(batch);

@@ -8,6 +8,7 @@
 #include "app/classification_evaluation.h"
 #include "app/train_teacher.h"
 #include "core/error.h"
+#include "core/finite.h"
 #include "core/hash.h"
 #include "runtime/classifier.h"
 #include "text/text_stream.h"
@@ -63,6 +64,9 @@ std::vector<float> token_weights(const std::vector<double>& frequencies,
   return weights;
 }
 
+// Queries of samples do not meet; the first is about the original.
+std::uint64_t queries_per_sample(const AttackRunOptions& options) { return options.queries + 1; }
+
 // What the networks that are asked say about a text.
 struct Answer {
   std::size_t fooled = 0;
@@ -100,6 +104,10 @@ class Oracle {
     const std::size_t classes = logits_.size() / sequences.size();
     for (std::size_t k = 0; k < sequences.size(); ++k) {
       const auto row = std::span<const float>(logits_).subspan(k * classes, classes);
+      check_finite(row, "a logit", [&] {
+        return fmt::format("sample {} at {}", (query + owners[k]) / queries_per_sample(options_),
+                           sequences[k].execution->description());
+      });
       Answer& answer = answers[owners[k]];
       if (std::isinf(answer.margin)) answer.margin = 0;
       answer.fooled += runtime::best_class(row) != label ? 1 : 0;
@@ -141,6 +149,7 @@ struct Sample {
 
 std::vector<Sample> read_samples(const AttackRunOptions& options, const text::TextEncoder& encoder,
                                  std::size_t classes, std::size_t max_tokens, Observer& observer) {
+  observer.status("reading " + options.validation_file);
   check_classification(options.validation_file, classes);
   ClassificationEncoder cutter(encoder, options.validation_file, max_tokens);
   std::vector<Sample> samples;
@@ -242,6 +251,7 @@ class Search {
 
   void run(AttackStore& store) {
     for (const AttackRecord& record : store.records()) fooled_ += record.success ? 1 : 0;
+    progress(store.records().size(), 0);
     while (store.records().size() < samples_.size()) {
       // Neighbours that are classified rightly run together; those between them cost nothing.
       std::vector<AttackRecord> records;
@@ -291,9 +301,8 @@ class Search {
     const auto last = ids.end() - static_cast<std::ptrdiff_t>(around.after.size());
     return text_of(encoder_.tokenizer(), {first, last});
   }
-  // Queries of samples do not meet; the first is about the original.
   std::uint64_t query(std::size_t sample, std::uint64_t number) const {
-    return sample * (options_.queries + 1) + number;
+    return sample * queries_per_sample(options_) + number;
   }
   void progress(std::size_t done, std::size_t iteration) {
     observer_.progress("samples", done, samples_.size(),
@@ -369,6 +378,9 @@ void check_options(const AttackRunOptions& options) {
     QALOF_CHECK(path->empty() || path_exists(*path), ErrorKind::kNotFound, "{}: no such file",
                 *path);
   }
+  check_count("--queries", options.queries);
+  check_count("--batch_size", options.batch_size);
+  check_attack_scores(options.score);
   train::check_attack(options.attack);
 }
 

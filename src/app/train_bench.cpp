@@ -25,8 +25,8 @@ std::vector<train::Example> random_windows(std::size_t count, std::size_t tokens
 }
 
 void check(const TrainBenchOptions& options, std::size_t positions) {
-  QALOF_CHECK(options.repeats >= 1, ErrorKind::kUsage, "--repeats: found {}, expected at least 1",
-              options.repeats);
+  QALOF_CHECK(options.repeats >= 1 && options.repeats <= 1'000'000, ErrorKind::kUsage,
+              "--repeats: found {}, expected 1..1000000", options.repeats);
   QALOF_CHECK(options.batch >= 1 && options.batch <= 1024, ErrorKind::kUsage,
               "--batch: found {}, expected 1..1024", options.batch);
   QALOF_CHECK(options.tokens >= 2 && options.tokens <= positions, ErrorKind::kUsage,
@@ -54,7 +54,7 @@ TrainBenchResult run_train_bench(const TrainBenchOptions& options, Observer& obs
   train.plan = quant::resolve(handle.plan, handle.base->target());
   train.batch_size = options.batch;
   train.max_steps = options.repeats + 1;
-  train.logging_steps = 1;
+  train.warmup_steps = 0;
   train.threads = choose_threads(options.model.threads);
   train::TrainHooks hooks;
   hooks.observer = &observer;

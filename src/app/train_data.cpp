@@ -21,6 +21,7 @@ std::vector<train::Example> load_qa_examples(const std::string& path,
                                              const text::TextEncoder& encoder,
                                              const text::SpanFeatureOptions& features,
                                              std::uint64_t max_samples, Observer& observer) {
+  observer.status("reading " + path);
   std::vector<train::Example> examples;
   std::uint64_t questions = 0, unfound = 0, moved = 0, cut = 0;
   text::read_squad(path, [&](text::SquadParagraph&& paragraph) {

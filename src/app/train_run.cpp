@@ -14,6 +14,7 @@
 #include "train/memory.h"
 #include "train/phases.h"
 #include "train/schedule.h"
+#include "train/step_plan.h"
 #include "train/trainer.h"
 
 namespace qalof::app {
@@ -23,6 +24,27 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kRangeTest = "range_test";
+
+// What no other check below sees before the first file is written.
+void check_numbers(const TrainRunOptions& options) {
+  const train::TrainOptions& train = options.train;
+  QALOF_CHECK(train.learning_rate > 0, ErrorKind::kUsage,
+              "--learning_rate: found {}, expected a positive number", train.learning_rate);
+  QALOF_CHECK(train.logging_steps >= 1, ErrorKind::kUsage,
+              "--logging_steps: found {}, expected at least 1", train.logging_steps);
+  for (const auto& [flag, steps] :
+       {std::pair{"--eval_steps", train.eval_steps}, {"--save_steps", train.save_steps}}) {
+    QALOF_CHECK(steps >= 0, ErrorKind::kUsage, "{}: found {}, expected at least 0", flag, steps);
+  }
+  const text::SpanFeatureOptions& features = options.features;
+  const std::size_t least = train.task == runtime::Task::kLm               ? 2
+                            : train.task == runtime::Task::kClassification ? 1
+                                                                           : 8;
+  QALOF_CHECK(features.max_seq_length >= least, ErrorKind::kUsage,
+              "--max_seq_length: found {}, expected at least {}", features.max_seq_length, least);
+  QALOF_CHECK(options.train_file != kTrainFileSelf || options.self_tokens >= 1, ErrorKind::kUsage,
+              "--self_tokens: found 0, expected at least 1");
+}
 
 void check_options(const TrainRunOptions& options) {
   QALOF_CHECK(!options.find_min_bits || options.train.method == train::Method::kCpt,
@@ -42,6 +64,7 @@ void check_options(const TrainRunOptions& options) {
   QALOF_CHECK(fs::is_directory(options.model.model),
               fs::exists(options.model.model) ? ErrorKind::kUsage : ErrorKind::kNotFound,
               "{}: training needs a model directory with float weights", options.model.model);
+  check_numbers(options);
 }
 
 // Scores a network under training or at its end, on the packed runtime.
@@ -119,29 +142,72 @@ void choose_labels(TrainRunOptions& options, const ModelHandle& handle, Observer
   }
 }
 
+// Optimizer steps of all phases. Error{kUsage} for a length that cannot be.
+std::int64_t count_steps(const train::TrainOptions& options, const quant::PlanTarget& target,
+                         const std::vector<train::Example>& examples) {
+  std::int64_t steps = 0;
+  for (const train::Phase& phase : train::make_phases(options, target)) {
+    const std::int64_t of_phase = train::steps_of_phase(options, phase, examples);
+    if (phase.walk == train::Walk::kCyclic) train::check_cycles(options, of_phase);
+    steps += of_phase;
+  }
+  return steps;
+}
+
+// Scores that are not finite say of which point of the run they are.
+template <typename Work>
+auto in_place(const std::string& place, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kDiverged) throw;
+    fail(ErrorKind::kDiverged, "{}: {}", place, error.what());
+  }
+}
+
+// What a run that diverged leaves.
+std::string left_text(const std::string& output_dir) {
+  const std::vector<io::CheckpointDir> checkpoints = io::list_checkpoints(output_dir);
+  if (checkpoints.empty()) return "no weights are written";
+  return fmt::format(
+      "no weights are written but those of its checkpoints, the newest of which is {}",
+      checkpoints.front().path);
+}
+
 }  // namespace
 
 Json to_json(const TrainRunResult& result) {
-  Json phases = Json::array();
+  Json phases = Json::array(), last_loss;
+  std::int64_t skipped = 0;
+  // There is none where no step counts.
+  const auto loss_json = [](double loss, std::int64_t steps) {
+    return steps > 0 ? Json(loss) : Json();
+  };
   for (const train::PhaseHistory& phase : result.train.phases) {
     Json networks = Json::array();
     for (const train::NetworkHistory& network : phase.networks) {
       networks.push_back({{"name", network.network},
                           {"steps", network.steps},
+                          {"skipped_steps", network.steps - network.counted_steps},
                           {"tokens", network.tokens},
-                          {"train_loss", network.train_loss}});
+                          {"train_loss", loss_json(network.train_loss, network.counted_steps)}});
     }
+    const std::int64_t counted =
+        static_cast<std::int64_t>(phase.steps.size()) - phase.skipped_steps;
+    skipped += phase.skipped_steps;
+    last_loss = loss_json(phase.train_loss, counted);
     phases.push_back({{"name", phase.name},
                       {"precision", phase.precision},
-                      {"train_loss", phase.train_loss},
+                      {"train_loss", last_loss},
                       {"steps", phase.steps.size()},
                       {"skipped_steps", phase.skipped_steps},
                       {"tokens", phase.tokens},
                       {"seconds", phase.seconds},
                       {"networks", networks}});
   }
-  Json json = {{"train_loss", result.train.train_loss},
+  Json json = {{"train_loss", last_loss},
                {"steps", result.train.steps},
+               {"skipped_steps", skipped},
                {"tokens", result.train.tokens},
                {"tokens_per_second", result.train.tokens_per_second},
                {"phases", phases},
@@ -173,12 +239,17 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     observer.info(fmt::format("windows of {} tokens: the model has {} positions",
                               config.max_positions, config.max_positions));
   }
+  QALOF_CHECK(options.train.task != runtime::Task::kQa ||
+                  options.features.doc_stride + 2 <= options.features.max_seq_length,
+              ErrorKind::kUsage, "--doc_stride {} leaves no room in --max_seq_length {}",
+              options.features.doc_stride, options.features.max_seq_length);
   if (options.find_min_bits) options.train.min_bits = train::kFewestBits;  // until it is known
   if (options.train.task == runtime::Task::kClassification)
     choose_labels(options, handle, observer);
   // Flags that contradict each other are refused before anything is written.
   train::check_options(options.train, handle.base->target());
   const Json special_tokens = encoder.description(options.train.task == runtime::Task::kQa);
+  observer.status("reading " + options.train_file);
   Json identity = run_identity(options, handle);
   if (!encoder.is_plain()) identity["special_tokens"] = special_tokens;
   RunDirectory directory(options, identity, observer);
@@ -208,14 +279,14 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     identity[kRangeTest] = to_json(*result.range_test);
     observer.info(fmt::format("range test: --min_bits {}", options.train.min_bits));
   }
-  observer.info(fmt::format(
-      "memory estimate {:.0f} MB",
-      static_cast<double>(train::estimate_training_bytes(config, options.train, longest)) / 1e6));
+  observer.info(
+      fmt::format("memory estimate {:.0f} MB",
+                  static_cast<double>(train::estimate_training_bytes(
+                      config, train::with_batches_of(examples.size(), options.train), longest)) /
+                      1e6));
 
   Scorer scorer(options, handle.base, encoder, observer);
-  std::int64_t max_steps = 0;
-  for (const train::Phase& phase : train::make_phases(options.train, handle.base->target()))
-    max_steps += train::steps_of_phase(options.train, phase, examples);
+  const std::int64_t max_steps = count_steps(options.train, handle.base->target(), examples);
   std::optional<RunLog> log;
   hooks.on_begin = [&] {
     directory.claim(identity);
@@ -237,7 +308,9 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
       const train::TrainedWeights weights = point.weights();
       std::vector<WidthScore> scores;
       for (const quant::PrecisionPlan* plan : point.plans) {
-        scores.push_back(scorer.score(weights, *plan, plan->default_width.bits));
+        scores.push_back(in_place(fmt::format("phase {} step {}", point.phase, point.step), [&] {
+          return scorer.score(weights, *plan, plan->default_width.bits);
+        }));
         observer.info(
             fmt::format("{} step {}: {}", point.phase, point.step, score_text(scores.back())));
       }
@@ -246,9 +319,17 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     hooks.on_eval = [score](const train::Checkpoint& point) { score(point, false); };
     hooks.on_phase_end = [score](const train::Checkpoint& point) { score(point, true); };
   }
-  result.train = train::train(handle.base, options.train, examples, hooks);
+  try {
+    result.train = train::train(handle.base, options.train, examples, hooks);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kDiverged) throw;
+    if (log) log->sync();
+    fail(ErrorKind::kDiverged, "{}; {}", error.what(), left_text(options.output_dir));
+  }
   result.scores = log->phase_scores();
+  observer.status("writing " + options.output_dir);
   write_training_output(options, handle, result, log->trainer_state());
+  observer.status("");
   return result;
 }
 

@@ -59,6 +59,9 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
   QALOF_CHECK(!options.early_stop, ErrorKind::kUsage,
               "--early_stop: there is nothing to stop early, expected --by measured");
   const bool is_hessian = options.by == "hessian";
+  QALOF_CHECK(options.hessian_vectors >= 1 && options.hessian_vectors <= 1'000'000,
+              ErrorKind::kUsage, "--hessian_vectors: found {}, expected 1..1000000",
+              options.hessian_vectors);
   QALOF_CHECK(!is_hessian || !options.units.split, ErrorKind::kUnsupported,
               "--split: --by hessian estimates weights alone, expected --by fisher or measured");
   const runtime::Task task = runtime::parse_task(options.task);
@@ -76,6 +79,7 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
   const std::uint64_t samples =
       options.data.max_eval_samples > 0 ? options.data.max_eval_samples : kEstimateSamples;
   const std::string& path = options.data.validation_file;
+  observer.status("reading " + path);
   std::vector<train::Example> examples;
   std::size_t num_labels = 0;
   if (task == runtime::Task::kClassification) {
@@ -88,12 +92,12 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
     examples = load_qa_examples(path, encoder, features, samples, observer);
   }
 
-  const std::uint64_t passes =
-      is_hessian ? static_cast<std::uint64_t>(std::max(options.hessian_vectors, 1)) : 1;
+  const std::uint64_t passes = is_hessian ? static_cast<std::uint64_t>(options.hessian_vectors) : 1;
   const auto on_batch = [&](std::uint64_t windows) {
     observer.progress("windows", windows, passes * examples.size(), "");
     if (options.should_stop && options.should_stop()) fail(ErrorKind::kInterrupted, "stopped");
   };
+  observer.progress("windows", 0, passes * examples.size(), "");
   const int threads = choose_threads(options.model.threads);
   ThreadPool pool(threads);
   SensitivityResult result = empty_result(options, handle);

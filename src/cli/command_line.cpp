@@ -180,6 +180,7 @@ Observer& CommandLine::observer() {
 }
 
 void CommandLine::print(const Json& result, const std::string& text) const {
+  if (observer_) observer_->status("");
   // One write after all progress is done, so that --json output is exactly one object.
   const std::string line = json_ ? result.dump() + "\n" : text;
   std::fwrite(line.data(), 1, line.size(), stdout);

@@ -1,6 +1,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <optional>
 
@@ -181,9 +182,11 @@ void run_sensitivity(std::vector<std::string> arguments) {
     text += fmt::format("exact match {:.2f}   F1 {:.2f}   ", result.em, result.f1);
   text += fmt::format("loss {:.4f}   {} samples\n", result.loss, result.samples);
   for (const app::RankCorrelation& found : result.correlations)
-    text +=
-        fmt::format("{} bits: Spearman's rho of {} with {} of {}: {:.3f} ({} units)\n", found.bits,
-                    found.ours, found.theirs, options.against, found.rho, found.units);
+    text += fmt::format("{} bits: Spearman's rho of {} with {} of {}: {} ({} units)\n", found.bits,
+                        found.ours, found.theirs, options.against,
+                        std::isnan(found.rho) ? "none, one side is the same for all"
+                                              : fmt::format("{:.3f}", found.rho),
+                        found.units);
   Json json = app::to_json(result);
   if (!budgets.empty()) text += add_plans(options, budgets, plan_flags, line.observer(), json);
   line.print(json, text);

@@ -1,11 +1,18 @@
 #include "cli/terminal.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <chrono>
+#include <condition_variable>
+#include <csignal>
 #include <cstdio>
-#include <string>
+#include <cstdlib>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#include "cli/progress_display.h"
 
 namespace qalof::cli {
 
@@ -13,75 +20,92 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-std::string duration_text(double seconds) {
-  const auto whole = static_cast<long>(seconds + 0.5);
-  if (whole < 60) return fmt::format("{}s", whole);
-  if (whole < 3600) return fmt::format("{}m{:02}s", whole / 60, whole % 60);
-  return fmt::format("{}h{:02}m", whole / 3600, whole % 3600 / 60);
+constexpr std::chrono::milliseconds kTick{250};
+
+bool can_redraw() {
+  const char* term = std::getenv("TERM");
+  return isatty(STDERR_FILENO) == 1 && (term == nullptr || std::string_view(term) != "dumb");
+}
+
+std::size_t terminal_columns() {
+  winsize size{};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
 class TerminalObserver final : public Observer {
  public:
-  explicit TerminalObserver(bool quiet) : quiet_(quiet), is_terminal_(isatty(STDERR_FILENO) == 1) {}
-  ~TerminalObserver() override { clear_line(); }
+  explicit TerminalObserver(bool quiet)
+      : quiet_(quiet), is_terminal_(can_redraw()), display_(is_terminal_, Clock::now()) {
+    if (is_terminal_) display_.set_columns(terminal_columns());
+  }
+  ~TerminalObserver() override {
+    {
+      const std::lock_guard lock(mutex_);
+      stops_ = true;
+      write(display_.end());
+    }
+    wake_.notify_all();
+    if (ticker_.joinable()) ticker_.join();
+  }
 
   void info(std::string_view line) override {
-    if (!quiet_) print_line(line);
+    if (quiet_) return;
+    const std::lock_guard lock(mutex_);
+    write(display_.line(Clock::now(), line));
   }
-  void warn(std::string_view line) override { print_line(fmt::format("warning: {}", line)); }
-
+  void warn(std::string_view line) override {
+    const std::lock_guard lock(mutex_);
+    write(display_.line(Clock::now(), fmt::format("warning: {}", line)));
+  }
   void progress(std::string_view what, std::uint64_t done, std::uint64_t total,
                 std::string_view detail) override {
     if (quiet_) return;
-    const Clock::time_point now = Clock::now();
-    if (what != what_ || done < done_) {
-      what_ = what;
-      start_ = now;
-      first_ = done;
-      shown_ = Clock::time_point{};
-    }
-    done_ = done;
-    const bool finished = total > 0 && done >= total;
-    const auto interval =
-        is_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(10000);
-    if (!is_terminal_ && shown_ == Clock::time_point{} && !finished) shown_ = now;
-    if (!finished && now - shown_ < interval) return;
-    shown_ = now;
-    const double elapsed = std::chrono::duration<double>(now - start_).count();
-    std::string line =
-        total > 0 ? fmt::format("{} {}/{}", what, done, total) : fmt::format("{} {}", what, done);
-    if (!detail.empty()) line += fmt::format("  {}", detail);
-    if (finished) {
-      line += fmt::format("  {}", duration_text(elapsed));
-    } else if (total > 0 && done > first_) {
-      line += fmt::format("  {} left", duration_text(elapsed * static_cast<double>(total - done) /
-                                                     static_cast<double>(done - first_)));
-    }
-    if (is_terminal_ && !finished) {
-      fmt::print(stderr, "\r\x1b[K{}", line);
-      std::fflush(stderr);
-      line_open_ = true;
-    } else {
-      print_line(line);
-    }
+    const std::lock_guard lock(mutex_);
+    write(display_.progress(Clock::now(), what, done, total, detail));
+    start_ticker();
+  }
+  void status(std::string_view what) override {
+    if (quiet_) return;
+    const std::lock_guard lock(mutex_);
+    write(display_.status(Clock::now(), what));
+    start_ticker();
   }
 
  private:
-  void clear_line() {
-    if (line_open_) fmt::print(stderr, "\r\x1b[K");
-    line_open_ = false;
+  static void write(const std::string& text) {
+    if (text.empty()) return;
+    std::fwrite(text.data(), 1, text.size(), stderr);
+    std::fflush(stderr);
   }
-  void print_line(std::string_view line) {
-    clear_line();
-    fmt::print(stderr, "{}\n", line);
+
+  // Signals are the other threads'. Without a thread to spare, reports alone show progress.
+  void start_ticker() {
+    if (ticker_.joinable() || failed_) return;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+      ticker_ = std::thread([this] { tick(); });
+    } catch (const std::system_error&) {
+      failed_ = true;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+  void tick() {
+    std::unique_lock lock(mutex_);
+    while (!wake_.wait_for(lock, kTick, [this] { return stops_; })) {
+      if (is_terminal_) display_.set_columns(terminal_columns());
+      write(display_.tick(Clock::now()));
+    }
   }
 
   bool quiet_;
   bool is_terminal_;
-  bool line_open_ = false;
-  std::string what_;
-  std::uint64_t done_ = 0, first_ = 0;
-  Clock::time_point start_{}, shown_{};
+  std::mutex mutex_;  // of all below
+  std::condition_variable wake_;
+  ProgressDisplay display_;
+  bool stops_ = false, failed_ = false;
+  std::thread ticker_;
 };
 
 }  // namespace

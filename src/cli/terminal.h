@@ -8,9 +8,9 @@
 
 namespace qalof::cli {
 
-/// Progress with rate and time left. On a terminal it is redrawn at most ten times a second;
-/// elsewhere one plain line at most every ten seconds, no carriage returns. quiet silences progress
-/// and information, not warnings.
+/// Progress with the time left (progress_display.h), shown also while work is silent: a thread of
+/// its own looks at the clock some times a second. quiet silences progress and information, not
+/// warnings.
 std::unique_ptr<Observer> make_terminal_observer(bool quiet);
 
 }  // namespace qalof::cli

@@ -18,14 +18,20 @@ namespace {
 std::string phases_text(const train::TrainResult& result) {
   std::vector<std::vector<std::string>> rows = {
       {"phase", "precision", "steps", "train loss", "tokens/s", "seconds"}};
+  std::string skipped;
   for (const train::PhaseHistory& phase : result.phases) {
+    const auto steps = static_cast<std::int64_t>(phase.steps.size());
+    if (phase.skipped_steps > 0) {
+      skipped += fmt::format("{}: {} of {} steps skipped, not finite\n", phase.name,
+                             phase.skipped_steps, steps);
+    }
     rows.push_back(
-        {phase.name, phase.precision, std::to_string(phase.steps.size()),
-         fmt::format("{:.4f}", phase.train_loss),
+        {phase.name, phase.precision, std::to_string(steps),
+         steps > phase.skipped_steps ? fmt::format("{:.4f}", phase.train_loss) : "-",
          fmt::format("{:.0f}", static_cast<double>(phase.tokens) / std::max(phase.seconds, 1e-9)),
          fmt::format("{:.1f}", phase.seconds)});
   }
-  return table_text(rows, {2, 3, 4, 5});
+  return table_text(rows, {2, 3, 4, 5}) + skipped;
 }
 
 std::string scores_text(const std::vector<app::WidthScore>& scores) {
@@ -177,7 +183,8 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--max_tokens", train.max_tokens,
               "instead of --max_steps: tokens a phase, a text that several widths read in a step "
               "counting for each; the nearest number of steps");
-  line.option("--num_train_epochs", train.num_train_epochs, "passes over the data a phase");
+  line.option("--num_train_epochs", train.num_train_epochs,
+              "passes over the data a phase, more than 0");
   line.option("--per_device_train_batch_size", train.batch_size, "windows a forward pass");
   line.option("--gradient_accumulation_steps", train.gradient_accumulation_steps,
               "forward passes an optimizer step");
@@ -214,7 +221,8 @@ void run_train(std::vector<std::string> arguments) {
               "the first N questions, windows or texts; 0 = all");
   line.option("--max_eval_samples", options.max_eval_samples,
               "the first N questions or texts; 0 = all");
-  line.option("--logging_steps", train.logging_steps, "steps between lines of metrics.jsonl");
+  line.option("--logging_steps", train.logging_steps,
+              "steps between lines of metrics.jsonl; what is shown meanwhile goes by time");
   line.option("--eval_steps", train.eval_steps,
               "steps between evaluations; 0 = after each phase only");
   line.option("--save_steps", train.save_steps,
@@ -253,6 +261,10 @@ void run_train(std::vector<std::string> arguments) {
   options.flags = identifying_flags(line.values());
   options.save_bf16 = save_dtype == "bf16";
   if (kv_bits != 0) train.kv_bits = kv_bits;
+  constexpr std::uint64_t kMostMegabytes = std::uint64_t{1} << 40;
+  QALOF_CHECK(teacher_cache_mb <= kMostMegabytes, ErrorKind::kUsage,
+              "--teacher_cache_mb: found {}, expected at most {}", teacher_cache_mb,
+              kMostMegabytes);
   train.teacher_cache_bytes = teacher_cache_mb << 20;
   if (separator >= 0) options.features.separator = separator;
   const StopSignals signals;

@@ -1,5 +1,5 @@
 // How long work tells of itself without printing: the library reports, src/cli decides what a
-// terminal, a log file or --json shows.
+// terminal, a log file or --json shows, and when.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@
 
 namespace qalof {
 
-/// Receives what a command has to say while it runs. Called from one thread at a time.
+/// Receives what a command has to say while it runs. Called from one thread at a time. A call costs
+/// little beside a pass through a network: work reports as often as it likes.
 class Observer {
  public:
   virtual ~Observer() = default;
@@ -16,11 +17,15 @@ class Observer {
   virtual void info(std::string_view line) { (void)line; }
   /// One line the user should act on.
   virtual void warn(std::string_view line) { (void)line; }
-  /// done of total units of what; total 0 means unknown. detail is short, e.g. "loss 1.23".
+  /// done of total units of what; total 0 means unknown. detail is short, e.g. "loss 1.23". Told
+  /// first with what is done before the work begins, so that it shows before its first unit ends.
   virtual void progress(std::string_view what, std::uint64_t done, std::uint64_t total,
                         std::string_view detail) {
     (void)what, (void)done, (void)total, (void)detail;
   }
+  /// What goes on now, until the next progress or status: "reading train.json", or the part of a
+  /// long unit. "" ends it, and all progress with it.
+  virtual void status(std::string_view what) { (void)what; }
 };
 
 }  // namespace qalof

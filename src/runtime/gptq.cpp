@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/finite.h"
 #include "kernels/gemm.h"
 
 namespace qalof::runtime {
@@ -36,8 +37,8 @@ std::vector<double> inverse_factor(const InputProducts& given,
   };
   double mean = 0;
   for (std::size_t i = 0; i < n; ++i) mean += product(i, i) / static_cast<double>(n);
-  QALOF_CHECK(std::isfinite(mean) && mean > 0, ErrorKind::kBadInput,
-              "gptq: inputs of a linear are all zero or not finite (mean square {})", mean);
+  check_finite(mean, "the mean square of a linear's inputs", [] { return "gptq"; });
+  QALOF_CHECK(mean > 0, ErrorKind::kBadInput, "gptq: inputs of a linear are all zero");
   std::vector<double> v(n * n, 0.0), u(n * n, 0.0);
   const auto dot_behind = [&](std::size_t i, std::size_t j) {  // over columns behind j
     const double *a = v.data() + i * n, *b = v.data() + j * n;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -29,6 +30,8 @@ struct PackRequest {
   quant::QuantScheme scheme = {};      // of every linear; a plan's own must be the same
   std::vector<int> lm_head_bits = {};  // widths of the LM head to store: 4, 8, 16, 32
   std::string method = "";             // post-training method that made base, e.g. "gptq"
+  /// Told before the first linear and behind each; may be empty.
+  std::function<void(std::size_t done, std::size_t total)> on_linear = {};
 };
 
 struct PackSummary {

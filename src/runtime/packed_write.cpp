@@ -295,12 +295,14 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
   std::map<int, std::uint64_t> width_bytes;
   const std::vector<std::set<int>> widths = widths_per_linear(request);
   for (std::size_t i = 0; i < base.linears().size(); ++i) {
+    if (request.on_linear) request.on_linear(i, base.linears().size());
     const model::LinearSpec& spec = base.linears()[i];
     summary.weights += spec.in * spec.out;
     for (const int bits : widths[i]) {
       width_bytes[bits] += add_linear(writer, model, request, i, bits, parallel);
     }
   }
+  if (request.on_linear) request.on_linear(base.linears().size(), base.linears().size());
   for (const int bits : lm_head_widths(request)) {
     summary.lm_head.push_back(
         {bits, container_bits(bits),

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/finite.h"
 
 namespace qalof::runtime {
 
@@ -57,21 +58,18 @@ double Sampler::keep_top_p(double total) {
 }
 
 std::int32_t Sampler::sample(std::span<const float> logits, std::uint64_t step) {
-  const auto top = std::max_element(logits.begin(), logits.end());
-  QALOF_CHECK(top != logits.end() && std::isfinite(*top), ErrorKind::kBadInput,
-              "sampling: the largest of {} logits is not finite", logits.size());
-  // max_element gives the first of equals; a NaN compares false and is looked for below.
+  QALOF_CHECK(!logits.empty(), ErrorKind::kBadInput, "sampling: there is no logit");
+  const auto where = [&] { return fmt::format("token {} of the text", step + 1); };
+  for (const float logit : logits) {
+    if (std::isnan(logit)) fail_not_finite(static_cast<double>(logit), "a logit", where());
+  }
+  const auto top = std::max_element(logits.begin(), logits.end());  // the first of equals
+  check_finite(static_cast<double>(*top), "the largest logit", where);
   double total = 0;
   const double scale = options_.temperature > 0 ? 1.0 / options_.temperature : 0.0;
-  if (scale == 0) {
-    for (const float logit : logits) {
-      QALOF_CHECK(!std::isnan(logit), ErrorKind::kBadInput, "sampling: a logit is NaN");
-    }
-    return static_cast<std::int32_t>(top - logits.begin());
-  }
+  if (scale == 0) return static_cast<std::int32_t>(top - logits.begin());
   candidates_.resize(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    QALOF_CHECK(!std::isnan(logits[i]), ErrorKind::kBadInput, "sampling: a logit is NaN");
     const double weight =
         std::exp((static_cast<double>(logits[i]) - static_cast<double>(*top)) * scale);
     candidates_[i] = {static_cast<std::int32_t>(i), logits[i], weight};

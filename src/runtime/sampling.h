@@ -25,8 +25,8 @@ class Sampler {
  public:
   /// Error{kUsage} for a temperature below 0 or not finite and a top_p outside (0, 1].
   explicit Sampler(const SamplingOptions& options);
-  /// The token of a step. Of equal logits the lower id comes first. Error{kBadInput} where a logit
-  /// is NaN or all are infinite.
+  /// The token of a step. Of equal logits the lower id comes first. Error{kDiverged} where a logit
+  /// is NaN or the largest is not finite.
   std::int32_t sample(std::span<const float> logits, std::uint64_t step);
 
  private:

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/finite.h"
 #include "core/random.h"
 #include "kernels/quantize.h"
 #include "train/attack_objective_torch.h"
@@ -56,23 +57,31 @@ std::string to_string(Expectation expectation) {
 }
 
 void check_attack(const AttackOptions& options) {
+  static constexpr double kMost = 1e30;  // its square is far from what a double holds
   auto positive = [](double value, const char* flag) {
-    QALOF_CHECK(std::isfinite(value) && value > 0, ErrorKind::kUsage,
-                "{}: found {}, expected more than 0", flag, value);
+    QALOF_CHECK(value > 0 && value <= kMost, ErrorKind::kUsage,
+                "{}: found {}, expected more than 0 and at most {}", flag, value, kMost);
   };
   auto finite = [](double value, const char* flag) {
-    QALOF_CHECK(std::isfinite(value) && value >= 0, ErrorKind::kUsage,
-                "{}: found {}, expected 0 or more", flag, value);
+    QALOF_CHECK(value >= 0 && value <= kMost, ErrorKind::kUsage, "{}: found {}, expected 0 to {}",
+                flag, value, kMost);
   };
-  positive(static_cast<double>(options.gumbel_samples), "--gumbel_samples");
+  auto count = [](std::size_t value, const char* flag) {
+    static constexpr std::size_t kMostAtAll = 1'000'000;
+    QALOF_CHECK(value >= 1 && value <= kMostAtAll, ErrorKind::kUsage,
+                "{}: found {}, expected 1..{}", flag, value, kMostAtAll);
+  };
+  count(options.iterations, "--iterations");
+  count(options.gumbel_samples, "--gumbel_samples");
   positive(options.learning_rate, "--learning_rate");
   positive(options.initial, "--initial");
   finite(options.kappa, "--kappa");
   finite(options.lambda_similarity, "--lambda_similarity");
   finite(options.lambda_fluency, "--lambda_fluency");
-  QALOF_CHECK(options.temperature >= GumbelNoise::kLowestTemperature, ErrorKind::kUsage,
-              "--temperature: found {}, expected at least {}", options.temperature,
-              GumbelNoise::kLowestTemperature);
+  QALOF_CHECK(
+      options.temperature >= GumbelNoise::kLowestTemperature && options.temperature <= kMost,
+      ErrorKind::kUsage, "--temperature: found {}, expected {} to {}", options.temperature,
+      GumbelNoise::kLowestTemperature, kMost);
 }
 
 struct Attacker::State {
@@ -205,15 +214,24 @@ std::vector<AttackedText> Attacker::attack(
     for (std::size_t i = 0; i < texts.size(); ++i) {
       if (iteration == 0) results[i].first = states[i].losses;
       results[i].last = states[i].losses;
-      QALOF_CHECK(std::isfinite(states[i].losses.total(options)), ErrorKind::kDiverged,
-                  "sample {}: the loss of iteration {} is not finite", texts[i].index, iteration);
+      const AttackLosses& losses = states[i].losses;
+      for (const auto& [what, value] : {std::pair{"the margin", losses.margin},
+                                        {"the fluency", losses.fluency},
+                                        {"the similarity", losses.similarity},
+                                        {"the loss", losses.total(options)}}) {
+        check_finite(value, what, [&] {
+          return fmt::format("sample {}, iteration {}", texts[i].index, iteration + 1);
+        });
+      }
     }
     if (on_iteration) on_iteration(iteration + 1);
   }
   for (std::size_t i = 0; i < texts.size(); ++i) {
     const at::NoGradGuard no_grad;
     results[i].distribution = {texts[i].ids.size(), state.vocab,
-                               to_vector(state.objective->weights_of(states[i]))};
+                               to_vector(state.objective->weights_of(states[i].theta))};
+    check_finite(std::span<const float>(results[i].distribution.weights), "a token's probability",
+                 [&] { return fmt::format("sample {}", texts[i].index); });
   }
   return results;
 }

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/finite.h"
 #include "runtime/adapter_weights.h"
 #include "runtime/rotation.h"
 #include "train/kernel_functions_torch.h"
@@ -91,8 +92,12 @@ class Estimator {
       const auto count = static_cast<double>(windows);
       for (const std::vector<Sums>& linears : sums) {
         means.emplace_back();
-        for (const Sums& sum : linears)
-          means.back().push_back({sum.first / count, 0.5 * sum.second / count});
+        for (std::size_t i = 0; i < linears.size(); ++i) {
+          const FisherEstimate estimate{linears[i].first / count, 0.5 * linears[i].second / count};
+          check_finite(estimate.first + estimate.second, "its estimate",
+                       [&] { return base_->linears()[i].name; });
+          means.back().push_back(estimate);
+        }
       }
       return means;
     };
@@ -181,7 +186,9 @@ FisherResult fisher_estimates(const FisherInputs& inputs, std::span<const Exampl
   for_batches(examples, inputs.tokens_per_batch, [&](const PackedBatch& batch, std::size_t done) {
     estimator.begin_batch(batch);
     LossParts parts;
-    window_loss_sum(*graph, batch, plan, view, inputs.task, &parts).backward();
+    const at::Tensor sum = window_loss_sum(*graph, batch, plan, view, inputs.task, &parts);
+    check_finite(parts.hard, "the loss", [&] { return windows_text(batch, done); });
+    sum.backward();
     loss += parts.hard;
     if (inputs.on_batch) inputs.on_batch(done);
   });

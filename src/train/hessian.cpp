@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/finite.h"
 #include "core/random.h"
 #include "runtime/rotation.h"
 #include "train/loss_torch.h"
@@ -105,7 +106,7 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
   result.errors = quantization_errors(inputs, parallel);
   std::vector<std::vector<double>> of_batches(weights.size());
   std::vector<double> windows;  // [batch]
-  const auto run = [&](const PackedBatch& batch) {
+  const auto run = [&](const PackedBatch& batch, std::size_t done) {
     std::vector<at::Tensor> vectors;
     for (std::size_t i = 0; i < weights.size(); ++i)
       vectors.push_back(signs(stream, windows.size(), i, weights[i]));
@@ -118,6 +119,7 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
     const auto add_products = [&](double factor) {
       LossParts parts;
       const at::Tensor loss = window_loss_sum(*graph, batch, plan, view, inputs.task, &parts);
+      check_finite(parts.hard, "the loss", [&] { return windows_text(batch, done); });
       const auto gradients = torch::autograd::grad({loss}, weights);
       for (std::size_t i = 0; i < weights.size(); ++i)
         of_batches[i].back() +=
@@ -133,7 +135,7 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
   };
   for (int pass = 0; pass < inputs.vectors; ++pass) {
     for_batches(examples, inputs.tokens_per_batch, [&](const PackedBatch& batch, std::size_t done) {
-      run(batch);
+      run(batch, done);
       if (inputs.on_batch)
         inputs.on_batch(static_cast<std::uint64_t>(pass) * examples.size() + done);
     });
@@ -146,6 +148,8 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
       const double rest = traces[b] - windows[b] * mean;
       squares += rest * rest;
     }
+    check_finite(mean, "its trace",
+                 [&] { return inputs.network.base->linears()[result.traces.size()].name; });
     result.traces.push_back(mean);
     result.trace_errors.push_back(std::sqrt(squares) / count);
   }

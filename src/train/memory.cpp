@@ -7,6 +7,11 @@
 
 namespace qalof::train {
 
+TrainOptions with_batches_of(std::size_t windows, TrainOptions options) {
+  options.batch_size = std::min(options.batch_size, std::max<std::size_t>(windows, 1));
+  return options;
+}
+
 std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const TrainOptions& options,
                                       std::size_t tokens_per_window) {
   constexpr std::uint64_t kFloat = sizeof(float);

@@ -14,4 +14,7 @@ namespace qalof::train {
 std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const TrainOptions& options,
                                       std::size_t tokens_per_window);
 
+/// The options with forward passes of no more windows than there are.
+TrainOptions with_batches_of(std::size_t windows, TrainOptions options);
+
 }  // namespace qalof::train

@@ -131,9 +131,9 @@ struct TrainOptions {
   Curriculum curriculum = Curriculum::kSchedule;
   AdversarialOptions adversarial;
   std::uint64_t seed = 42;
-  bool bf16 = false;  // lora and full without a plan: linears at w16a16
-  std::int64_t logging_steps = 10;
-  std::int64_t eval_steps = 0;  // 0: never
+  bool bf16 = false;                // lora and full without a plan: linears at w16a16
+  std::int64_t logging_steps = 10;  // of what is written; progress goes by time
+  std::int64_t eval_steps = 0;      // 0: never
   std::int64_t save_steps = 0;  // of all phases together; 0: where the run is asked to stop only
   // The product dx = dy W of linears with integer weights, on CPU: 32 (f32), 16 (bf16, from the
   // integer codes) or 8 (integers, dy by stochastic rounding).

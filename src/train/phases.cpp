@@ -14,9 +14,56 @@ namespace {
 // Methods that train an adapter for each of several widths.
 bool has_widths(Method method) { return method != Method::kFull && method != Method::kLora; }
 
+// Factors of losses and weights: their squares and products are far from what a double holds.
+constexpr double kMostNumber = 1e30;
+// Of what divides logits and cosines.
+constexpr double kLeastTemperature = 1e-6;
+// Windows of a forward pass, forward passes of a step: their product is no matter for std::size_t.
+constexpr std::size_t kMostWindows = 1'000'000;
+// With its products with the inputs of a linear far from what a tensor may hold.
+constexpr std::size_t kMostRank = 65'536;
+
 void check_number(const char* flag, double value, double low) {
   QALOF_CHECK(std::isfinite(value) && value >= low, ErrorKind::kUsage,
               "{}: found {}, expected a finite number of at least {}", flag, value, low);
+  QALOF_CHECK(value <= kMostNumber, ErrorKind::kUsage, "{}: found {}, expected at most {}", flag,
+              value, kMostNumber);
+}
+
+void check_positive(const char* flag, double value) {
+  check_number(flag, value, 0);
+  QALOF_CHECK(value > 0, ErrorKind::kUsage, "{}: found {}, expected a positive number", flag,
+              value);
+}
+
+template <typename Count>
+void check_count(const char* flag, Count value, Count low, Count high) {
+  QALOF_CHECK(low <= value && value <= high, ErrorKind::kUsage, "{}: found {}, expected {}..{}",
+              flag, value, low, high);
+}
+
+// How long a run is and how its steps are made.
+void check_steps(const TrainOptions& options) {
+  check_number("--learning_rate", options.learning_rate, 0);
+  check_number("--max_grad_norm", options.max_grad_norm, 0);
+  check_number("--weight_decay", options.weight_decay, 0);
+  check_number("--lora_alpha", options.lora_alpha, 0);
+  check_count<std::size_t>("--lora_r", options.lora_r, 1, kMostRank);
+  check_count<std::size_t>("--per_device_train_batch_size", options.batch_size, 1, kMostWindows);
+  check_count<std::size_t>("--gradient_accumulation_steps", options.gradient_accumulation_steps, 1,
+                           kMostWindows);
+  check_count<std::int64_t>("--warmup_steps", options.warmup_steps, 0, kMostSteps);
+  check_count<std::int64_t>("--max_steps", options.max_steps, 0, kMostSteps);
+  QALOF_CHECK(options.max_tokens >= 0, ErrorKind::kUsage,
+              "--max_tokens: found {}, expected at least 0", options.max_tokens);
+  QALOF_CHECK(options.max_steps == 0 || options.max_tokens == 0, ErrorKind::kUsage,
+              "--max_steps {} --max_tokens {}: each says how long a phase is, expected one of them",
+              options.max_steps, options.max_tokens);
+  // A step is one window at least, so that this refuses no length that is possible.
+  QALOF_CHECK(
+      options.num_train_epochs > 0 && options.num_train_epochs <= static_cast<double>(kMostSteps),
+      ErrorKind::kUsage, "--num_train_epochs: found {}, expected more than 0 and at most {}",
+      options.num_train_epochs, kMostSteps);
 }
 
 void check_widths(const TrainOptions& options) {
@@ -32,8 +79,7 @@ void check_widths(const TrainOptions& options) {
   QALOF_CHECK(2 <= options.min_bits && options.min_bits < options.max_bits && options.max_bits <= 8,
               ErrorKind::kUsage, "--min_bits {} --max_bits {}: expected 2 <= min < max <= 8",
               options.min_bits, options.max_bits);
-  QALOF_CHECK(options.num_cyclic_period >= 1, ErrorKind::kUsage,
-              "--num_cyclic_period: found {}, expected at least 1", options.num_cyclic_period);
+  check_count<std::int64_t>("--num_cyclic_period", options.num_cyclic_period, 1, kMostSteps);
 }
 
 void check_start(const TrainOptions& options) {
@@ -77,9 +123,7 @@ void check_quantizers(const TrainOptions& options) {
               method);
   QALOF_CHECK(!merged || options.method != Method::kFull, ErrorKind::kUsage,
               "--adapter_form merged: --method full has no adapters");
-  QALOF_CHECK(std::isfinite(options.learn_steps_rate) && options.learn_steps_rate > 0,
-              ErrorKind::kUsage, "--learn_steps_rate: found {}, expected a positive number",
-              options.learn_steps_rate);
+  check_positive("--learn_steps_rate", options.learn_steps_rate);
   QALOF_CHECK(!merged || options.init_lora == InitLora::kDefault, ErrorKind::kUsage,
               "--init_lora residual_svd: stands for what quantization loses beside the weights, "
               "--adapter_form merged is quantized with them");
@@ -100,8 +144,7 @@ void check_losses(const TrainOptions& options) {
   for (const auto& [flag, value] :
        {std::pair{"--kd_temperature", options.kd_temperature},
         {"--contrastive_temperature", options.contrastive_temperature}}) {
-    QALOF_CHECK(std::isfinite(value) && value > 0, ErrorKind::kUsage,
-                "{}: found {}, expected a positive number", flag, value);
+    check_number(flag, value, kLeastTemperature);
   }
   check_number("--hidden_kd", options.hidden_kd, 0);
   check_number("--contrastive", options.contrastive, 0);
@@ -270,27 +313,11 @@ std::vector<int> trained_widths(const TrainOptions& options) {
 }
 
 void check_options(const TrainOptions& options, const quant::PlanTarget& target) {
-  check_number("--learning_rate", options.learning_rate, 0);
-  QALOF_CHECK(options.learning_rate <= 1e30, ErrorKind::kUsage,
-              "--learning_rate: found {}, expected at most 1e30", options.learning_rate);
-  check_number("--max_grad_norm", options.max_grad_norm, 0);
-  check_number("--weight_decay", options.weight_decay, 0);
-  check_number("--num_train_epochs", options.num_train_epochs, 0);
-  check_number("--lora_alpha", options.lora_alpha, 0);
+  check_steps(options);
   check_losses(options);
   check_adversarial(options);
   QALOF_CHECK(options.ste_clip == 0 || options.ste_clip == 2, ErrorKind::kUsage,
               "--ste_clip: found {}, expected 0 or 2", options.ste_clip);
-  QALOF_CHECK(options.lora_r >= 1, ErrorKind::kUsage, "--lora_r: found 0, expected at least 1");
-  QALOF_CHECK(
-      options.batch_size >= 1 && options.gradient_accumulation_steps >= 1, ErrorKind::kUsage,
-      "--per_device_train_batch_size and --gradient_accumulation_steps: expected at least 1");
-  QALOF_CHECK(options.warmup_steps >= 0 && options.max_steps >= 0 && options.max_tokens >= 0,
-              ErrorKind::kUsage,
-              "--warmup_steps, --max_steps and --max_tokens: expected at least 0");
-  QALOF_CHECK(options.max_steps == 0 || options.max_tokens == 0, ErrorKind::kUsage,
-              "--max_steps {} --max_tokens {}: each says how long a phase is, expected one of them",
-              options.max_steps, options.max_tokens);
   QALOF_CHECK(
       options.gradient_bits == 8 || options.gradient_bits == 16 || options.gradient_bits == 32,
       ErrorKind::kUsage, "--gradient_bits: found {}, expected 8, 16 or 32", options.gradient_bits);

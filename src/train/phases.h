@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,6 +34,9 @@ struct Phase {
   std::optional<std::size_t> teacher;          // the earlier phase whose network teaches
   std::optional<int> head_from;  // the width whose head is copied; else the base's or fresh
 };
+
+/// Steps that a phase may have.
+inline constexpr std::int64_t kMostSteps = 1'000'000'000;
 
 /// Checks the options against each other and the model (Error{kUsage}, {kUnsupported}).
 void check_options(const TrainOptions& options, const quant::PlanTarget& target);

@@ -63,15 +63,24 @@ RangeTest find_min_bits(const std::shared_ptr<const runtime::BaseModel>& base,
                         const TrainHooks& hooks) {
   RangeTest result;
   const auto add = [&](int bits) {
+    if (hooks.observer != nullptr)
+      hooks.observer->status(fmt::format("range test, {} bits: {} steps", bits, kSteps));
     result.probes.push_back(probe(base, options, bits, examples, hooks));
     const RangeProbe& last = result.probes.back();
     if (hooks.observer != nullptr) {
-      hooks.observer->info(fmt::format("range test, {} bits: loss {:.4f} to {:.4f} in {} steps",
-                                       bits, last.first_loss, last.last_loss, kSteps));
+      hooks.observer->info(
+          last.diverged() ? fmt::format("range test, {} bits: diverged", bits)
+                          : fmt::format("range test, {} bits: loss {:.4f} to {:.4f} in {} steps",
+                                        bits, last.first_loss, last.last_loss, kSteps));
     }
     return last.fall();
   };
   const double fall_at_top = add(options.max_bits);
+  QALOF_CHECK(
+      !result.probes.front().diverged(), ErrorKind::kDiverged,
+      "--min_bits auto: the loss is not finite in {} steps at {} bits, so that no width can "
+      "be compared; a lower --learning_rate may help",
+      kSteps, options.max_bits);
   QALOF_CHECK(fall_at_top > kLeastFall * result.probes.front().first_loss, ErrorKind::kUsage,
               "--min_bits auto: the loss does not fall by a hundredth in {} steps at {} bits, so "
               "that no width can be compared; give the number",

@@ -19,6 +19,8 @@ struct RangeProbe {
   double first_loss = 0, last_loss = 0;  // means over its first and last steps
 
   double fall() const { return first_loss - last_loss; }
+  /// Of a training that diverged both losses are 0.
+  bool diverged() const { return first_loss == 0 && last_loss == 0; }
 };
 
 struct RangeTest {
@@ -28,7 +30,8 @@ struct RangeTest {
 
 /// Probes widths for `cpt`; options.min_bits is not read. Nothing of what a probe learns is kept,
 /// and the same options and examples give the same numbers. Uses observer and should_stop of hooks:
-/// Error{kInterrupted} where that says so. Error{kUsage} where the loss does not fall at max_bits.
+/// Error{kInterrupted} where that says so. Error{kUsage} where the loss does not fall at max_bits,
+/// {kDiverged} where it is not finite there.
 RangeTest find_min_bits(const std::shared_ptr<const runtime::BaseModel>& base,
                         const TrainOptions& options, std::span<const Example> examples,
                         const TrainHooks& hooks);

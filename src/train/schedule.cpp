@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/error.h"
 #include "train/batch.h"
 
 namespace qalof::train {
@@ -29,12 +30,27 @@ double learning_rate_at(const TrainOptions& options, std::int64_t step, std::int
 
 namespace {
 
+std::int64_t steps_of_epoch(const TrainOptions& options, std::size_t examples) {
+  const std::size_t per_step = options.batch_size * options.gradient_accumulation_steps;
+  return static_cast<std::int64_t>((examples + per_step - 1) / per_step);
+}
+
 std::int64_t steps_of_tokens(const TrainOptions& options, const Phase& phase,
                              std::span<const Example> examples) {
   const std::size_t passes = phase.walk == Walk::kAll ? phase.networks.size() : 1;
+  // Whole epochs that end before max_tokens need no look at their steps.
+  std::size_t in_epoch = 0;
+  for (const Example& example : examples) in_epoch += passes * example.ids.size();
+  const auto of_epoch = static_cast<std::int64_t>(in_epoch);
+  const std::int64_t epochs = (options.max_tokens - 1) / of_epoch;
+  const std::int64_t per_epoch = steps_of_epoch(options, examples.size());
+  QALOF_CHECK(epochs < kMostSteps / per_epoch, ErrorKind::kUsage,
+              "--max_tokens: found {}, which are {} passes of {} steps over the data, expected at "
+              "most {} steps",
+              options.max_tokens, epochs, per_epoch, kMostSteps);
   DataOrder order = data_order(options, phase.name, examples);
-  std::int64_t tokens = 0;
-  for (std::int64_t step = 0;; ++step) {
+  std::int64_t tokens = epochs * of_epoch;
+  for (std::int64_t step = epochs * per_epoch;; ++step) {
     std::size_t in_step = 0;
     for (const std::uint32_t w : order.step(step)) in_step += examples[w].ids.size();
     const auto next = tokens + static_cast<std::int64_t>(passes * in_step);
@@ -52,9 +68,13 @@ std::int64_t steps_of_phase(const TrainOptions& options, const Phase& phase,
                             std::span<const Example> examples) {
   if (options.max_steps > 0) return options.max_steps;
   if (options.max_tokens > 0) return steps_of_tokens(options, phase, examples);
-  const std::size_t per_step = options.batch_size * options.gradient_accumulation_steps;
-  const auto per_epoch = static_cast<double>((examples.size() + per_step - 1) / per_step);
-  return std::max<std::int64_t>(1, std::llround(std::ceil(per_epoch * options.num_train_epochs)));
+  const std::int64_t per_epoch = steps_of_epoch(options, examples.size());
+  const double steps = std::ceil(static_cast<double>(per_epoch) * options.num_train_epochs);
+  QALOF_CHECK(steps <= static_cast<double>(kMostSteps), ErrorKind::kUsage,
+              "--num_train_epochs: found {}, which are {} steps, {} in each epoch, expected at "
+              "most {} steps",
+              options.num_train_epochs, steps, per_epoch, kMostSteps);
+  return std::max<std::int64_t>(1, std::llround(steps));
 }
 
 }  // namespace qalof::train

@@ -17,6 +17,7 @@ double learning_rate_at(const TrainOptions& options, std::int64_t step, std::int
 /// Optimizer steps of a phase over these windows, at least one: max_steps; with max_tokens those
 /// whose student tokens come nearest, a window counting once for every network that a step runs;
 /// else whole and part epochs of ceil(windows / (batch_size * gradient_accumulation_steps)) steps.
+/// Error{kUsage} where those are more than kMostSteps.
 std::int64_t steps_of_phase(const TrainOptions& options, const Phase& phase,
                             std::span<const Example> examples);
 

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <set>
 
+#include "core/error.h"
 #include "train/adapter_form.h"
 #include "train/adversarial_torch.h"
 #include "train/feature_loss_torch.h"
@@ -150,6 +152,43 @@ at::Tensor StepRunner::loss_of(const PassOutput& student, const std::vector<Pass
   return loss;
 }
 
+void StepRunner::tell(const StepRecord& record, const std::string& network,
+                      const char* what) const {
+  if (!context_.on_part) return;
+  std::string text =
+      fmt::format("step {} of {}: {} {}", record.step, record.total_steps, network, what);
+  if (batches_ > 1) text += fmt::format(", batch {} of {}", batch_, batches_);
+  context_.on_part(text);
+}
+
+void StepRunner::check_teachers(const StepPass& pass, const std::vector<PassOutput>& teachers,
+                                std::span<const std::uint32_t> windows,
+                                const StepRecord& record) const {
+  const auto finite = [](const at::Tensor& tensor) {
+    return !tensor.defined() || at::isfinite(tensor).all().item<bool>();
+  };
+  // Of language models the states alone are at hand; logits are made of them in parts.
+  const auto logits_finite = [&](const PassOutput& teacher) {
+    if (wanted_.logits) return finite(teacher.logits);
+    const at::NoGradGuard no_grad;
+    for (const at::Tensor& rows : teacher.hidden.split(512)) {
+      if (!finite(teacher.graph->lm_logits(rows, *teacher.plan))) return false;
+    }
+    return true;
+  };
+  for (std::size_t i = 0; i < teachers.size(); ++i) {
+    if (pass.teachers[i].kind != TeacherKind::kModel) continue;
+    const bool states =
+        finite(teachers[i].hidden) && std::ranges::all_of(teachers[i].blocks, finite);
+    if (states && logits_finite(teachers[i])) continue;
+    fail(ErrorKind::kDiverged,
+         "--teacher {}: its {} of window {} (and {} more) are not finite in step {}; it or the "
+         "precision it runs at is broken",
+         context_.options.teacher->name, states ? "logits" : "states", windows.front() + 1,
+         windows.size() - 1, record.step);
+  }
+}
+
 void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& students,
                            std::span<const std::uint32_t> windows, const Normalizers& normalizers,
                            std::size_t first_token, StepRecord& record) {
@@ -159,6 +198,7 @@ void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& stu
   std::vector<PassOutput> outputs;  // without gradient
   for (std::size_t i = 0; i < plan.passes.size(); ++i) {
     const StepPass& pass = plan.passes[i];
+    tell(record, pass.network.name, "forward");
     std::vector<PassOutput> teachers;
     for (const TeacherReference& teacher : pass.teachers)
       teachers.push_back(teach(teacher, windows, batch, outputs));
@@ -172,6 +212,8 @@ void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& stu
     at::Tensor loss = loss_of(output, teachers, batch, normalizers, parts);
     const double total = parts.total;
     record.times.forward += watch.lap();
+    tell(record, pass.network.name, "backward");
+    if (!std::isfinite(total)) check_teachers(pass, teachers, windows, record);
     if (std::isfinite(total)) (pass.weight == 1 ? loss : loss * pass.weight).backward();
     record.times.backward += watch.lap();
     PassRecord& sums = record.passes[i];
@@ -201,9 +243,12 @@ void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> window
   flat.gradients().zero_();
   const Normalizers normalizers = normalizers_of(windows);
   std::size_t first_token = 0;
+  batch_ = 0;
+  batches_ = (windows.size() + options.batch_size - 1) / options.batch_size;
   for (std::size_t first = 0; first < windows.size(); first += options.batch_size) {
     const std::size_t count = std::min(options.batch_size, windows.size() - first);
     const auto part = windows.subspan(first, count);
+    ++batch_;
     run_batch(plan, students, part, normalizers, first_token, record);
     for (const std::uint32_t window : part) first_token += context_.examples[window].ids.size();
   }

@@ -32,6 +32,8 @@ struct StepContext {
   Graph& graph;
   OutsideTeacher* teacher;                                  // null: none
   std::function<void(at::Tensor& gradients)> on_gradients;  // before clipping; or empty
+  /// What a step does now, for who watches a long one: "step 3 of 9: w8 forward". May be empty.
+  std::function<void(const std::string& what)> on_part = {};
 };
 
 class StepRunner {
@@ -59,6 +61,10 @@ class StepRunner {
   void run_batch(const StepPlan& plan, const std::vector<Student>& students,
                  std::span<const std::uint32_t> windows, const Normalizers& normalizers,
                  std::size_t first_token, StepRecord& record);
+  void tell(const StepRecord& record, const std::string& network, const char* what) const;
+  // Error{kDiverged} where an outside teacher is the cause of a loss that is not finite.
+  void check_teachers(const StepPass& pass, const std::vector<PassOutput>& teachers,
+                      std::span<const std::uint32_t> windows, const StepRecord& record) const;
   PassOutput teach(const TeacherReference& teacher, std::span<const std::uint32_t> windows,
                    const PackedBatch& batch, const std::vector<PassOutput>& passes);
   PassOutput forward(const PackedBatch& batch, const Student& student,
@@ -76,7 +82,8 @@ class StepRunner {
   Distillation distillation_;
   WantedOutputs wanted_;
   RandomStream perturbations_;
-  TeacherCache phase_teacher_;  // a finished phase's network does not change
+  std::size_t batch_ = 0, batches_ = 1;  // of the step that runs
+  TeacherCache phase_teacher_;           // a finished phase's network does not change
 };
 
 }  // namespace qalof::train

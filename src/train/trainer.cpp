@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "core/error.h"
@@ -98,7 +99,7 @@ class Trainer {
   std::size_t expected_bytes() const {
     std::size_t tokens = 0;
     for (const Example& example : examples_) tokens += example.ids.size();
-    return estimate_training_bytes(base_->config(), options_,
+    return estimate_training_bytes(base_->config(), with_batches_of(examples_.size(), options_),
                                    tokens / std::max<std::size_t>(examples_.size(), 1));
   }
 
@@ -176,6 +177,7 @@ class Trainer {
     const quant::PlanTarget target = base_->target();
     const std::int64_t total = steps_of_phase(options_, phase, examples_);
     if (phase.walk == Walk::kCyclic) check_cycles(options_, total);
+    if (hooks_.observer != nullptr) hooks_.observer->status("preparing phase " + phase.name);
     TrainOptions initial = options_;
     if (resume != nullptr) initial.init_lora = InitLora::kDefault;  // values are restored anyway
     PhaseParameters params(*base_, initial, phase, finished_, device_, parallel_);
@@ -188,12 +190,13 @@ class Trainer {
     const std::unique_ptr<Graph> graph = make_graph(params);
     DataOrder order = data_order(options_, phase.name, examples_);
     StepRunner runner({options_, examples_, phases_, phase, finished_, params, *graph,
-                       teacher_.get(), gradient_hook()});
+                       teacher_.get(), gradient_hook(), part_hook()});
 
     if (hooks_.observer != nullptr) {
       hooks_.observer->info(fmt::format("phase {}: {} steps, {}, {} trained parameters", phase.name,
                                         total, history.precision, params.flat().values().numel()));
     }
+    tell_start(phase, state, total);
     if (hooks_.on_begin && !std::exchange(begun_, true)) hooks_.on_begin();
     auto save = [&] {
       if (!hooks_.on_save || saved_step_ == result_.steps) return;
@@ -219,11 +222,9 @@ class Trainer {
       runner.run(plan, order.step(state.step), optimizer, record);
       account(history, state, record);
       report(record, history);
-      QALOF_CHECK(
-          state.skipped_in_a_row < kMaxSkippedInARow, ErrorKind::kDiverged,
-          "phase {}, step {}: loss {} and gradient norm {} are not finite for {} steps in a "
-          "row; a lower --learning_rate may help",
-          phase.name, record.step, record.loss, record.grad_norm, state.skipped_in_a_row);
+      QALOF_CHECK(state.skipped_in_a_row < kMaxSkippedInARow, ErrorKind::kDiverged,
+                  "phase {}, step {}: {} is not finite for {} steps in a row; {}", phase.name,
+                  record.step, not_finite_text(record), state.skipped_in_a_row, advice(history));
       const bool evaluate = options_.eval_steps > 0 && record.step % options_.eval_steps == 0;
       if (evaluate && hooks_.on_eval)
         hooks_.on_eval(checkpoint(phase, params, state.walk, history, total));
@@ -236,7 +237,9 @@ class Trainer {
       }
     }
     finish_history(history, state);
+    if (!result_.interrupted) check_learned(history);
     check_finite(params.flat().values(), phase.name);
+    tell_skipped(history);
     result_.weights = weights_of(params);
     for (const auto& [width, adapter] : params.adapters()) finished_[width] = detached(adapter);
     // A run that was stopped ends its phase when it goes on.
@@ -255,6 +258,56 @@ class Trainer {
     return state;
   }
 
+  // What of a step that was skipped is not finite, by network.
+  static std::string not_finite_text(const StepRecord& record) {
+    std::vector<std::string> found;
+    const auto add = [&](const std::string& where, const char* what, double value) {
+      if (!std::isfinite(value)) found.push_back(fmt::format("{}{} {}", where, what, value));
+    };
+    for (const PassRecord& pass : record.passes) {
+      const std::string where = record.passes.size() > 1 ? pass.network + " " : "";
+      add(where, "loss", pass.loss);
+      add(where, "distillation", pass.distillation);
+      add(where, "hidden_loss", pass.hidden_loss);
+      add(where, "contrastive_loss", pass.contrastive_loss);
+    }
+    if (found.empty()) add("", "loss", record.loss);
+    add("", "gradient norm", record.grad_norm);
+    return fmt::format("{}", fmt::join(found, ", "));
+  }
+
+  static std::string advice(const PhaseHistory& history) {
+    return history.steps.front().skipped
+               ? "it was so before anything was learned: the model, what training began with or "
+                 "the weight of a loss is the cause"
+               : "a lower --learning_rate may help";
+  }
+
+  // A phase whose weights are of no use ends the run.
+  static void check_learned(const PhaseHistory& history) {
+    const auto steps = static_cast<std::int64_t>(history.steps.size());
+    if (history.skipped_steps == 0) return;
+    const StepRecord& last = history.steps.back();
+    QALOF_CHECK(history.skipped_steps < steps, ErrorKind::kDiverged,
+                "phase {}: all of its {} steps were skipped, {} was not finite in the last; {}",
+                history.name, steps, not_finite_text(last), advice(history));
+    QALOF_CHECK(std::isfinite(last.loss), ErrorKind::kDiverged,
+                "phase {}: it ends with a loss that is not finite ({} in step {}); {}",
+                history.name, not_finite_text(last), last.step, advice(history));
+  }
+
+  void tell_skipped(const PhaseHistory& history) const {
+    if (hooks_.observer == nullptr || history.skipped_steps == 0) return;
+    std::string text =
+        fmt::format("phase {}: {} of {} steps were skipped, their loss or gradient was not finite",
+                    history.name, history.skipped_steps, history.steps.size());
+    for (const NetworkHistory& network : history.networks) {
+      if (network.counted_steps == 0)
+        text += fmt::format("; {} has learned nothing", network.network);
+    }
+    hooks_.observer->warn(text);
+  }
+
   // Loss and gradient may be finite and the step still too long.
   static void check_finite(const at::Tensor& values, const std::string& phase) {
     QALOF_CHECK(at::isfinite(values).all().item<bool>(), ErrorKind::kDiverged,
@@ -269,6 +322,26 @@ class Trainer {
       hooks_.on_gradients(result_.steps + 1, {gradients.mutable_data_ptr<float>(),
                                               static_cast<std::size_t>(gradients.numel())});
     };
+  }
+
+  std::function<void(const std::string&)> part_hook() const {
+    if (hooks_.observer == nullptr) return nullptr;
+    return [this](const std::string& what) { hooks_.observer->status(what); };
+  }
+
+  void tell_start(const Phase& phase, const PhaseState& state, std::int64_t total) const {
+    if (hooks_.observer == nullptr) return;
+    const std::int64_t warmup = options_.warmup_steps;
+    if (warmup >= total) {
+      hooks_.observer->warn(fmt::format(
+          "phase {}: --warmup_steps {} is not less than its {} steps, the learning rate rises to "
+          "{:.3g} and not to --learning_rate {:.3g}",
+          phase.name, warmup, total, learning_rate_at(options_, total - 1, total),
+          options_.learning_rate));
+    }
+    hooks_.observer->progress(fmt::format("train {}", phase.name),
+                              static_cast<std::uint64_t>(state.step),
+                              static_cast<std::uint64_t>(total), "");
   }
 
   static std::string precision_of(const Phase& phase, const quant::PlanTarget& target) {
@@ -318,12 +391,9 @@ class Trainer {
     if (hooks_.on_step) hooks_.on_step(record);
     if (hooks_.observer == nullptr) return;
     if (record.skipped) {
-      hooks_.observer->warn(fmt::format(
-          "phase {}, step {}: loss {} or gradient norm {} is not finite, the step is skipped",
-          record.phase, record.step, record.loss, record.grad_norm));
+      hooks_.observer->warn(fmt::format("phase {}, step {}: {}: not finite, the step is skipped",
+                                        record.phase, record.step, not_finite_text(record)));
     }
-    const bool is_logged = options_.logging_steps > 0 && record.step % options_.logging_steps == 0;
-    if (!is_logged && record.step != record.total_steps) return;
     hooks_.observer->progress(
         fmt::format("train {}", record.phase), static_cast<std::uint64_t>(record.step),
         static_cast<std::uint64_t>(record.total_steps),

@@ -14,8 +14,10 @@ namespace qalof::train {
 /// same bytes on CPU, resumed from a checkpoint or not. Throws Error{kUsage} for options that
 /// contradict each other, {kBadInput} for windows the model cannot take, {kUnsupported} where the
 /// device or task is not available, and {kResource} where memory ends, {kBadInput} where
-/// hooks.resume does not fit, and {kDiverged} after five steps in a row whose loss or gradient is
-/// not finite. One run at a time per process: the number of PyTorch's threads is process-wide.
+/// hooks.resume does not fit, and {kDiverged} where nothing useful was learned: after five steps in
+/// a row whose loss or gradient is not finite, at the end of a phase whose steps were all so or
+/// whose last loss is, where a weight is not finite, or the teacher's output. One run at a time per
+/// process: the number of PyTorch's threads is process-wide.
 TrainResult train(std::shared_ptr<const runtime::BaseModel> base, const TrainOptions& options,
                   std::span<const Example> examples, const TrainHooks& hooks);
 

@@ -1,5 +1,7 @@
 #include "train/window_loss_torch.h"
 
+#include <fmt/format.h>
+
 namespace qalof::train {
 
 at::Tensor window_loss_sum(Graph& graph, const PackedBatch& batch, const GraphPlan& plan,
@@ -21,6 +23,10 @@ void for_batches(std::span<const Example> examples, std::size_t tokens_per_batch
     while (next < examples.size() && batch.tokens() < tokens_per_batch) batch.add(examples[next++]);
     run(batch, next);
   }
+}
+
+std::string windows_text(const PackedBatch& batch, std::size_t done) {
+  return fmt::format("windows {} to {}", done - batch.windows() + 1, done);
 }
 
 }  // namespace qalof::train

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <span>
+#include <string>
 
 #include "train/graph_torch.h"
 #include "train/loss_torch.h"
@@ -18,5 +19,8 @@ at::Tensor window_loss_sum(Graph& graph, const PackedBatch& batch, const GraphPl
 /// Windows in their order, run together up to about tokens_per_batch; done counts those so far.
 void for_batches(std::span<const Example> examples, std::size_t tokens_per_batch,
                  const std::function<void(const PackedBatch& batch, std::size_t done)>& run);
+
+/// Names the windows of a batch for messages: "windows 5 to 8".
+std::string windows_text(const PackedBatch& batch, std::size_t done);
 
 }  // namespace qalof::train

@@ -118,10 +118,12 @@ TEST(SamplerTest, BadOptionsAndLogitsAreRefused) {
   for (const double temperature : {0.0, 1.0}) {
     Sampler sampler({.temperature = temperature});
     for (const std::vector<float>& logits :
-         {std::vector<float>{nan, 1}, {1, nan}, {-INFINITY, -INFINITY}, {1, INFINITY}, {}}) {
-      EXPECT_EQ(qalof::testing::error_of([&] { sampler.sample(logits, 0); }).kind,
-                ErrorKind::kBadInput);
+         {std::vector<float>{nan, 1}, {1, nan}, {-INFINITY, -INFINITY}, {1, INFINITY}}) {
+      const auto error = qalof::testing::error_of([&] { sampler.sample(logits, 6); });
+      EXPECT_EQ(error.kind, ErrorKind::kDiverged);
+      EXPECT_NE(error.message.find("token 7"), std::string::npos) << error.message;
     }
+    EXPECT_EQ(qalof::testing::error_of([&] { sampler.sample({}, 0); }).kind, ErrorKind::kBadInput);
   }
 }
 

@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <limits>
 #include <set>
 
 #include "core/error.h"
+#include "support/error_of.h"
 #include "train/batch.h"
 #include "train/phases.h"
 #include "train_test_util.h"
@@ -224,6 +227,96 @@ TEST(Options, ContradictionsAndBadNumbersAreRefusedBySentence) {
                 ErrorKind::kUsage)
                 .find("--bit_widths: found 9"),
             std::string::npos);
+}
+
+// Whatever stands behind a flag is refused by its name or meant, and no arithmetic overflows.
+TEST(Options, NumbersOutOfRangeAreRefused) {
+  const auto base = tiny_base();
+  constexpr std::size_t kHuge = std::size_t{1} << 62;
+  constexpr std::int64_t kHugeSteps = std::int64_t{1} << 62;
+  const double bad[] = {NAN, INFINITY, -INFINITY, -1, 1e300};
+  using Set = std::function<void(TrainOptions&, double)>;
+  const std::pair<const char*, Set> numbers[] = {
+      {"--num_train_epochs", [](auto& o, double v) { o.num_train_epochs = v; }},
+      {"--learning_rate", [](auto& o, double v) { o.learning_rate = v; }},
+      {"--max_grad_norm", [](auto& o, double v) { o.max_grad_norm = v; }},
+      {"--weight_decay", [](auto& o, double v) { o.weight_decay = v; }},
+      {"--lora_alpha", [](auto& o, double v) { o.lora_alpha = v; }},
+      {"--kd_alpha", [](auto& o, double v) { o.kd_alpha = v; }},
+      {"--kd_beta", [](auto& o, double v) { o.kd_beta = v; }},
+      {"--kd_temperature", [](auto& o, double v) { o.kd_temperature = v; }},
+      {"--hidden_kd", [](auto& o, double v) { o.hidden_kd = v; }},
+      {"--contrastive", [](auto& o, double v) { o.contrastive = v; }},
+      {"--contrastive_temperature", [](auto& o, double v) { o.contrastive_temperature = v; }},
+      {"--learn_steps_rate", [](auto& o, double v) { o.learn_steps_rate = v; }},
+      {"--adversarial_epsilon", [](auto& o, double v) { o.adversarial.epsilon = v; }},
+      {"--adversarial_step_size", [](auto& o, double v) { o.adversarial.step_size = v; }},
+  };
+  const auto expect_refused = [&](const std::string& flag, const TrainOptions& options) {
+    const auto error = qalof::testing::error_of([&] { check_options(options, base->target()); });
+    EXPECT_EQ(error.kind, ErrorKind::kUsage) << flag;
+    EXPECT_EQ(error.message.find(flag + ": found "), 0U) << error.message;
+  };
+  for (const auto& [flag, set] : numbers) {
+    for (const double value : bad) {
+      TrainOptions options;
+      options.method = Method::kJoint;
+      set(options, value);
+      expect_refused(flag, options);
+    }
+  }
+  const std::pair<const char*, std::function<void(TrainOptions&)>> others[] = {
+      {"--num_train_epochs", [](auto& o) { o.num_train_epochs = 0; }},
+      {"--kd_temperature", [](auto& o) { o.kd_temperature = 0; }},
+      {"--contrastive_temperature", [](auto& o) { o.contrastive_temperature = 1e-300; }},
+      {"--learn_steps_rate", [](auto& o) { o.learn_steps_rate = 0; }},
+      {"--lora_r", [](auto& o) { o.lora_r = 0; }},
+      {"--lora_r", [](auto& o) { o.lora_r = kHuge; }},
+      {"--per_device_train_batch_size", [](auto& o) { o.batch_size = 0; }},
+      {"--per_device_train_batch_size", [](auto& o) { o.batch_size = kHuge; }},
+      {"--gradient_accumulation_steps", [](auto& o) { o.gradient_accumulation_steps = 0; }},
+      {"--gradient_accumulation_steps", [](auto& o) { o.gradient_accumulation_steps = kHuge; }},
+      {"--max_steps", [](auto& o) { o.max_steps = -1; }},
+      {"--max_steps", [](auto& o) { o.max_steps = kHugeSteps; }},
+      {"--warmup_steps", [](auto& o) { o.warmup_steps = -1; }},
+      {"--warmup_steps", [](auto& o) { o.warmup_steps = kHugeSteps; }},
+      {"--max_tokens", [](auto& o) { o.max_tokens = -1; }},
+  };
+  for (const auto& [flag, set] : others) {
+    TrainOptions options;
+    options.method = Method::kJoint;
+    set(options);
+    expect_refused(flag, options);
+  }
+  TrainOptions cyclic;
+  cyclic.method = Method::kCpt;
+  for (const std::int64_t cycles : {std::int64_t{0}, kHugeSteps}) {
+    cyclic.num_cyclic_period = cycles;
+    expect_refused("--num_cyclic_period", cyclic);
+  }
+}
+
+TEST(StepsOfPhase, LengthsThatCannotBeAreRefusedAtOnce) {
+  const std::vector<Example> examples = windows_of(std::vector<std::size_t>(100, 5));
+  Phase phase;
+  phase.networks.resize(1);
+  TrainOptions options;
+  options.batch_size = 1;
+  options.num_train_epochs = 1e9;
+  const auto epochs = qalof::testing::error_of([&] { steps_of_phase(options, phase, examples); });
+  EXPECT_EQ(epochs.kind, ErrorKind::kUsage);
+  EXPECT_NE(epochs.message.find("--num_train_epochs: found 1000000000"), std::string::npos)
+      << epochs.message;
+  options.num_train_epochs = 1e6;
+  EXPECT_EQ(steps_of_phase(options, phase, examples), 100'000'000);
+  options.num_train_epochs = 1e-300;
+  EXPECT_EQ(steps_of_phase(options, phase, examples), 1);
+  options.max_tokens = std::numeric_limits<std::int64_t>::max();
+  const auto tokens = qalof::testing::error_of([&] { steps_of_phase(options, phase, examples); });
+  EXPECT_EQ(tokens.kind, ErrorKind::kUsage);
+  EXPECT_NE(tokens.message.find("--max_tokens: found "), std::string::npos) << tokens.message;
+  options.max_tokens = 4'000'000'000;
+  EXPECT_EQ(steps_of_phase(options, phase, examples), 800'000'000) << "without a walk over them";
 }
 
 TEST(Examples, BadWindowsAreNamed) {
