@@ -7,7 +7,7 @@ namespace qalof::app {
 GenerateResult run_generate(const GenerateOptions& options, const runtime::TextCallback& on_text,
                             Observer& observer) {
   const ModelHandle handle = open_model(options.model, observer);
-  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
+  const text::BpeTokenizer tokenizer = open_tokenizer(handle, &observer);
   const model::ModelConfig& config = handle.base->config();
   std::vector<std::int32_t> prompt = tokenizer.encode(options.prompt).ids;
   if (prompt.empty()) prompt.push_back(static_cast<std::int32_t>(config.bos_token_id));

@@ -48,6 +48,7 @@ std::vector<std::string_view> documents_of(std::string_view text, bool line_by_l
 LmScores evaluate_lm(const runtime::RequestExecutions& executions,
                      const text::BpeTokenizer& tokenizer, const LmEvaluationOptions& options,
                      ParallelFor& parallel, Observer& observer, runtime::Profile* profile) {
+  executions.front().base().require_lm_head();
   const model::ModelConfig& config = executions.front().base().config();
   const std::size_t length =
       options.max_seq_length == 0 ? config.max_positions : options.max_seq_length;

@@ -65,7 +65,7 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
                   handle.adapters->path, width);
     }
   }
-  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
+  const text::BpeTokenizer tokenizer = open_tokenizer(handle, &observer);
   CalibrationOptions calibration = options.calibration;
   if (handle.adapters && handle.adapters->separator)
     calibration.features.separator = handle.adapters->separator;

@@ -123,6 +123,7 @@ std::vector<std::vector<std::int32_t>> generate_self_text(const runtime::Executi
                                                           const SelfTextOptions& options,
                                                           ParallelFor& parallel,
                                                           Observer& observer) {
+  execution.base().require_lm_head();
   QALOF_CHECK(options.max_length >= 2, ErrorKind::kUsage,
               "--max_seq_length: found {}, expected at least 2", options.max_length);
   QALOF_CHECK(options.tokens >= 1, ErrorKind::kUsage, "--self_tokens: found 0, expected more");

@@ -158,7 +158,8 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   TrainRunOptions options = given;
   const ModelHandle handle = open_model(options.model, observer);
   const model::ModelConfig& config = handle.base->config();
-  const text::BpeTokenizer tokenizer = open_tokenizer(handle);
+  if (options.train.task == runtime::Task::kLm) handle.base->require_lm_head();
+  const text::BpeTokenizer tokenizer = open_tokenizer(handle, &observer);
   if (!options.model.precision.empty())
     options.train.plan = quant::resolve(handle.plan, handle.base->target());
   options.train.scheme = *handle.plan.scheme;

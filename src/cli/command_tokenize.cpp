@@ -39,6 +39,7 @@ void run_tokenize(std::vector<std::string> arguments) {
   line.flag("--parse_special", special, "special tokens in the text become their ids");
   line.parse();
   const text::BpeTokenizer tokenizer = open(model);
+  for (const std::string& warning : tokenizer.warnings()) line.observer().warn(warning);
   if (!jsonl) {
     const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
     const text::Encoding encoding = tokenizer.encode(input, special);
