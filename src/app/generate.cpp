@@ -7,6 +7,7 @@ namespace qalof::app {
 GenerateResult run_generate(const GenerateOptions& options, const runtime::TextCallback& on_text,
                             Observer& observer) {
   const ModelHandle handle = open_model(options.model, observer);
+  handle.base->require_lm_head();
   const text::BpeTokenizer tokenizer = open_tokenizer(handle, &observer);
   const model::ModelConfig& config = handle.base->config();
   std::vector<std::int32_t> prompt = tokenizer.encode(options.prompt).ids;

@@ -80,6 +80,19 @@ void refuse_shards_without_index(const fs::path& directory) {
        directory.string(), found.size(), last.count, *found.begin(), last.count);
 }
 
+// A GGUF file where a model directory is expected.
+void refuse_gguf(const fs::path& directory) {
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored)) {
+    if (entry.path().extension() == ".gguf") {
+      fail(ErrorKind::kUnsupported,
+           "{}: is no model directory but holds a GGUF file; qalof import {} --output_dir DIR "
+           "makes one of it",
+           directory.string(), entry.path().string());
+    }
+  }
+}
+
 [[noreturn]] void fail_without_weights(const fs::path& directory) {
   refuse_shards_without_index(directory);
   for (const char* pickled : {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt",
@@ -91,15 +104,7 @@ void refuse_shards_without_index(const fs::path& directory) {
            directory.string(), pickled);
     }
   }
-  std::error_code ignored;
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored)) {
-    if (entry.path().extension() == ".gguf") {
-      fail(ErrorKind::kUnsupported,
-           "{}: holds no safetensors but a GGUF file; qalof import {} --output_dir DIR makes a "
-           "model directory of it",
-           directory.string(), entry.path().string());
-    }
-  }
+  refuse_gguf(directory);
   fail(ErrorKind::kNotFound, "{}: has neither model.safetensors nor model.safetensors.index.json",
        directory.string());
 }
@@ -185,6 +190,7 @@ ModelDir ModelDir::open(const std::string& path) {
                 "--model_name_or_path",
                 path, name);
   }
+  if (!path_exists(dir.config_path())) refuse_gguf(path);
   dir.config_ = read_json_file(dir.config_path(), kMaxConfigBytes);
   if (const std::string generation = path + "/generation_config.json"; path_exists(generation)) {
     const Json json = read_json_file(generation, kMaxConfigBytes);
