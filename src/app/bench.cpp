@@ -172,6 +172,7 @@ double median(std::vector<double> values) {
 
 BenchResult run_bench(const BenchOptions& options, Observer& observer) {
   const ModelHandle handle = open_model(options.model, observer);
+  handle.base->require_lm_head();
   check(options, handle.base->config());
   ThreadPool pool(choose_threads(options.model.threads));
   const runtime::RequestExecutions requests = make_request_executions(handle, pool, observer);

@@ -46,6 +46,7 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
   QALOF_CHECK(path_exists(options.qa.validation_file), ErrorKind::kNotFound, "{}: no such file",
               options.qa.validation_file);
   const ModelHandle handle = open_model(options.model, observer);
+  if (task == runtime::Task::kLm) handle.base->require_lm_head();
   const text::TextEncoder encoder = open_encoder(handle, observer);
   ThreadPool pool(choose_threads(options.model.threads));
   const runtime::RequestExecutions executions = make_request_executions(handle, pool, observer);

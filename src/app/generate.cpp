@@ -27,6 +27,7 @@ void warn_of_prompt(const text::TextEncoder& encoder, const std::vector<std::int
 GenerateResult run_generate(const GenerateOptions& options, const runtime::TextCallback& on_text,
                             Observer& observer) {
   const ModelHandle handle = open_model(options.model, observer);
+  handle.base->require_lm_head();
   const text::TextEncoder encoder = open_encoder(handle, observer);
   const model::ModelConfig& config = handle.base->config();
   text::check_utf8(options.prompt, "--prompt");

@@ -7,6 +7,7 @@
 #include "app/import_formats.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/finite.h"
 #include "io/gguf.h"
 #include "io/model_write.h"
 #include "model/config.h"
@@ -19,7 +20,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::uint64_t kMaxSize = 10'000'000;  // config values; parse_model_config is stricter
+// Config values; parse_model_config is stricter.
+constexpr std::uint64_t kMaxSize = std::uint64_t{1} << 24;
 constexpr std::size_t kMaxTokens = 1'000'000;
 constexpr std::size_t kMaxMerges = 2'000'000;
 
@@ -213,7 +215,7 @@ std::map<std::string, std::string> gguf_names(const model::ModelConfig& config) 
   const model::TensorNames ours = model::tensor_names(config);
   std::map<std::string, std::string> names = {{ours.token_embedding, "token_embd.weight"},
                                               {ours.final_norm + ".weight", "output_norm.weight"}};
-  if (!config.tie_word_embeddings) names["lm_head.weight"] = "output.weight";
+  if (config.lm_head == model::LmHead::kOwn) names[model::kLmHeadTensor] = "output.weight";
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
     names[ours.attention_norms[layer] + ".weight"] = fmt::format("blk.{}.attn_norm.weight", layer);
     names[ours.mlp_norms[layer] + ".weight"] = fmt::format("blk.{}.ffn_norm.weight", layer);
@@ -229,7 +231,7 @@ std::map<std::string, std::string> gguf_names(const model::ModelConfig& config) 
 
 // One tensor to write: ours, theirs, and the heads whose rows are reordered (0: none).
 struct Work {
-  std::string name;
+  std::string name, theirs;
   const io::GgufTensor* source;
   std::size_t heads;
 };
@@ -241,8 +243,8 @@ std::vector<Work> tensors_of(const io::GgufFile& file, const model::ModelConfig&
     if (spec.role == model::LinearRole::kK) heads[spec.name + ".weight"] = config.num_kv_heads;
   }
   std::vector<model::TensorSpec> specs = model::expected_tensors(config);
-  if (!config.tie_word_embeddings)
-    specs.push_back({"lm_head.weight", {config.vocab_size, config.hidden}});
+  if (config.lm_head == model::LmHead::kOwn)
+    specs.push_back({model::kLmHeadTensor, {config.vocab_size, config.hidden}});
   const std::map<std::string, std::string> names = gguf_names(config);
   std::vector<Work> work;
   for (const model::TensorSpec& spec : specs) {
@@ -253,7 +255,8 @@ std::vector<Work> tensors_of(const io::GgufFile& file, const model::ModelConfig&
     QALOF_CHECK(found->second.shape == spec.shape, ErrorKind::kBadInput,
                 "{}: tensor {} has shape [{}], expected [{}]", file.path(), theirs,
                 fmt::join(found->second.shape, ", "), fmt::join(spec.shape, ", "));
-    work.push_back({spec.name, &found->second, heads.contains(spec.name) ? heads[spec.name] : 0});
+    work.push_back(
+        {spec.name, theirs, &found->second, heads.contains(spec.name) ? heads[spec.name] : 0});
   }
   if (work.size() != file.tensors().size()) {
     for (const auto& [name, tensor] : file.tensors()) {
@@ -269,19 +272,22 @@ std::vector<Work> tensors_of(const io::GgufFile& file, const model::ModelConfig&
 
 // Values in the order of Hugging Face. GGUF pairs neighbouring rows of a head for rotary positions,
 // transformers those that lie half a head apart.
-std::vector<float> values_of(const Work& work) {
+std::vector<float> values_of(const Work& work, const std::string& path) {
   const io::GgufTensor& source = *work.source;
   std::vector<float> values(source.num_elements());
   if (work.heads == 0) {
     io::copy_as_f32(source, 0, values);
+    check_finite_tensor(values, path, work.theirs);
     return values;
   }
   const std::size_t cols = source.shape[1], head_rows = source.shape[0] / work.heads;
   for (std::size_t row = 0; row < source.shape[0]; ++row) {
     const std::size_t head = row / head_rows, side = row % head_rows / (head_rows / 2),
                       pair = row % (head_rows / 2);
-    io::copy_as_f32(source, head * head_rows + 2 * pair + side,
-                    std::span(values).subspan(row * cols, cols));
+    const std::size_t from = head * head_rows + 2 * pair + side;
+    const auto to = std::span(values).subspan(row * cols, cols);
+    io::copy_as_f32(source, from, to);
+    check_finite_tensor(to, path, work.theirs, from * cols);
   }
   return values;
 }
@@ -301,8 +307,8 @@ ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
   std::vector<io::TensorToMake> tensors;
   for (const Work& one : work) {
     const bool is_head = one.name.starts_with("lm_head");
-    tensors.push_back(
-        {(is_head ? "" : prefix) + one.name, one.source->shape, [&one] { return values_of(one); }});
+    tensors.push_back({(is_head ? "" : prefix) + one.name, one.source->shape,
+                       [&one, &file] { return values_of(one, file.path()); }});
   }
   std::uint64_t done = 0;
   observer.progress("tensors", done, work.size(), "");

@@ -10,6 +10,7 @@
 #include "app/import_formats.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/finite.h"
 #include "io/adapter_dir.h"
 #include "io/model_dir.h"
 #include "io/safetensors.h"
@@ -118,9 +119,12 @@ LoraPairs take_lora_pairs(Checkpoint& checkpoint, const model::ModelConfig& conf
   return pairs;
 }
 
-std::vector<float> values_of(const io::TensorView& view) {
+// name is for messages.
+std::vector<float> values_of(const Checkpoint& checkpoint, const std::string& name,
+                             const io::TensorView& view) {
   std::vector<float> values(view.num_elements());
   io::copy_as_f32(view, values);
+  check_finite_tensor(values, checkpoint.where, name);
   return values;
 }
 
@@ -135,12 +139,17 @@ const io::TensorView& take(Checkpoint& checkpoint, const std::string& name, cons
   return view;
 }
 
+std::vector<float> take_values(Checkpoint& checkpoint, const std::string& name,
+                               const Shape& shape) {
+  return values_of(checkpoint, name, take(checkpoint, name, shape));
+}
+
 std::optional<runtime::Head> take_head(Checkpoint& checkpoint, std::size_t hidden) {
   if (!checkpoint.tensors.contains("qa_outputs.weight")) return std::nullopt;
   runtime::Head head;
   head.outputs = 2;
-  head.weight = values_of(take(checkpoint, "qa_outputs.weight", {2, hidden}));
-  head.bias = values_of(take(checkpoint, "qa_outputs.bias", {2}));
+  head.weight = take_values(checkpoint, "qa_outputs.weight", {2, hidden});
+  head.bias = take_values(checkpoint, "qa_outputs.bias", {2});
   return head;
 }
 
@@ -164,9 +173,10 @@ runtime::Adapter make_adapter(const Checkpoint& checkpoint, const model::ModelCo
                 "{}: {} has an adapter of rank {}, others of {}", checkpoint.where, spec.name, rank,
                 adapter.rank);
     adapter.rank = rank;
-    adapter.linears.push_back(
-        std::make_unique<runtime::LoraLinear>(rank, adapter.alpha / static_cast<float>(rank),
-                                              values_of(a), values_of(b), spec.in, spec.out));
+    adapter.linears.push_back(std::make_unique<runtime::LoraLinear>(
+        rank, adapter.alpha / static_cast<float>(rank),
+        values_of(checkpoint, spec.name + " lora_A", a),
+        values_of(checkpoint, spec.name + " lora_B", b), spec.in, spec.out));
   }
   return adapter;
 }
@@ -187,12 +197,11 @@ void write_base(Checkpoint& checkpoint, const model::ModelConfig& config,
   for (const model::TensorSpec& spec : model::expected_tensors(config)) {
     const auto linear = linears.find(spec.name);
     if (linear == linears.end()) {
-      add("transformer." + spec.name, spec.shape,
-          values_of(take(checkpoint, spec.name, spec.shape)));
+      add("transformer." + spec.name, spec.shape, take_values(checkpoint, spec.name, spec.shape));
       continue;
     }
     const std::size_t in = linear->second->in, out = linear->second->out;
-    const std::vector<float> stored = values_of(take(checkpoint, spec.name, {out, in}));
+    const std::vector<float> stored = take_values(checkpoint, spec.name, {out, in});
     std::vector<float> transposed(stored.size());
     for (std::size_t o = 0; o < out; ++o)
       for (std::size_t i = 0; i < in; ++i) transposed[i * out + o] = stored[o * in + i];

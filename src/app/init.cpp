@@ -67,8 +67,8 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
     text::copy_tokenizer_files(options.tokenizer_name, options.output_dir);
 
   std::vector<model::TensorSpec> specs = model::expected_tensors(config);
-  if (!config.tie_word_embeddings)
-    specs.push_back({"lm_head.weight", {config.vocab_size, config.hidden}});
+  if (config.lm_head == model::LmHead::kOwn)
+    specs.push_back({model::kLmHeadTensor, {config.vocab_size, config.hidden}});
   const bool has_qa_head = wants_qa_head(config);
   const std::string decoder = model::decoder_prefix(
       config, has_qa_head ? model::ModelClass::kQuestionAnswering : model::ModelClass::kCausalLm);

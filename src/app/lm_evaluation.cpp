@@ -54,6 +54,7 @@ std::vector<std::int32_t> document_tokens(const text::TextEncoder& encoder,
 LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::TextEncoder& encoder,
                      const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile) {
+  executions.front().base().require_lm_head();
   const model::ModelConfig& config = executions.front().base().config();
   const std::size_t length =
       options.max_seq_length == 0 ? config.max_positions : options.max_seq_length;

@@ -54,6 +54,21 @@ quant::QuantScheme choose_scheme(const ModelOptions& options, const ModelHandle&
 
 }  // namespace
 
+void check_adapter_path(const std::string& path) {
+  QALOF_CHECK(!runtime::is_packed_file(path), ErrorKind::kBadInput,
+              "{}: is a packed file, which holds its adapters; give it as --model_name_or_path",
+              path);
+  QALOF_CHECK(!path_exists(path) || is_directory(path), ErrorKind::kBadInput,
+              "{}: is a file, expected a directory of adapters: a training output or a PEFT "
+              "directory",
+              path);
+  const bool is_adapter =
+      path_exists(path + "/qalof.json") || path_exists(path + "/adapter_config.json");
+  QALOF_CHECK(is_adapter || !path_exists(path + "/config.json"), ErrorKind::kBadInput,
+              "{}: is a model directory, not one of adapters; give it as --model_name_or_path",
+              path);
+}
+
 ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   QALOF_CHECK(!options.model.empty(), ErrorKind::kUsage, "--model_name_or_path is missing");
   QALOF_CHECK(path_exists(options.model), ErrorKind::kNotFound,
@@ -95,11 +110,13 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   } else {
     handle.base = runtime::BaseModel::load_directory(options.model);
   }
+  for (const std::string& warning : handle.base->warnings()) observer.warn(warning);
   if (handle.base->config().has_dropout) {
     observer.info(
         "dropout in the model's config is ignored: training and evaluation run without it");
   }
   if (!options.adapter.empty()) {
+    check_adapter_path(options.adapter);
     auto adapters = std::make_shared<runtime::AdapterSet>(
         runtime::load_adapters(options.adapter, handle.base->config()));
     for (const std::string& warning : adapters->warnings) observer.warn(warning);
@@ -132,13 +149,19 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   return handle;
 }
 
-text::BpeTokenizer open_tokenizer(const ModelHandle& handle) {
-  if (handle.packed_files.empty()) return text::BpeTokenizer::load(handle.base->path());
-  return text::BpeTokenizer::from_files(handle.packed_files, handle.base->path());
+text::BpeTokenizer open_tokenizer(const ModelHandle& handle, Observer* observer) {
+  const std::string& path = handle.base->path();
+  text::BpeTokenizer tokenizer = handle.packed_files.empty()
+                                     ? text::BpeTokenizer::load(path)
+                                     : text::BpeTokenizer::from_files(handle.packed_files, path);
+  for (const std::string& warning : tokenizer.warnings()) {
+    if (observer != nullptr) observer->warn(warning);
+  }
+  return tokenizer;
 }
 
 text::TextEncoder open_encoder(const ModelHandle& handle, Observer& observer) {
-  text::TextEncoder encoder(open_tokenizer(handle), handle.parse_special);
+  text::TextEncoder encoder(open_tokenizer(handle, &observer), handle.parse_special);
   const text::TextTemplate& around = encoder.text_template();
   if (around.size() > 0) {
     const auto shown = [&](const std::vector<std::int32_t>& ids) {

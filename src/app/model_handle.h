@@ -48,10 +48,13 @@ struct ModelHandle {
   bool parse_special = false;
 };
 
+/// Error{kBadInput} where a path that --adapter names is another thing known here: a packed file, a
+/// model directory.
+void check_adapter_path(const std::string& path);
 /// Opens model and adapter, chooses the plan, tells observer what an adapter directory had to say.
 ModelHandle open_model(const ModelOptions& options, Observer& observer);
-/// The model's own tokenizer (directory or packed file).
-text::BpeTokenizer open_tokenizer(const ModelHandle& handle);
+/// The model's own tokenizer (directory or packed file); tells observer what its files had to say.
+text::BpeTokenizer open_tokenizer(const ModelHandle& handle, Observer* observer = nullptr);
 /// The same under the one policy for special tokens; tells observer what it adds to texts.
 text::TextEncoder open_encoder(const ModelHandle& handle, Observer& observer);
 /// Names of the classes of the head that runs, from the adapter or the model's id2label; empty

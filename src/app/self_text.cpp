@@ -141,6 +141,7 @@ std::vector<std::vector<std::int32_t>> generate_self_text(const runtime::Executi
                                                           const SelfTextOptions& options,
                                                           ParallelFor& parallel,
                                                           Observer& observer) {
+  execution.base().require_lm_head();
   QALOF_CHECK(options.max_length >= 2 + options.before.size(), ErrorKind::kUsage,
               "--max_seq_length: found {}, expected at least {}", options.max_length,
               2 + options.before.size());

@@ -392,6 +392,13 @@ AttackScores run_attack(const AttackRunOptions& options, Observer& observer) {
   ModelOptions reference_options;
   reference_options.model = options.reference_model;
   const ModelHandle reference = open_model(reference_options, observer);
+  QALOF_CHECK(
+      options.attack.lambda_fluency == 0 ||
+          reference.base->config().lm_head == model::LmHead::kTied,
+      ErrorKind::kUnsupported,
+      "--reference_model {}: its LM head is not its token embedding, as the fluency of texts "
+      "needs it; expected a model with a tied head, or --lambda_fluency 0",
+      options.reference_model);
   const text::TextEncoder encoder = open_encoder(handle, observer);
   check_same_tokens("--reference_model " + options.reference_model, open_tokenizer(reference),
                     encoder.tokenizer());

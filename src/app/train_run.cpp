@@ -226,6 +226,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   TrainRunOptions options = given;
   const ModelHandle handle = open_model(options.model, observer);
   const model::ModelConfig& config = handle.base->config();
+  if (options.train.task == runtime::Task::kLm) handle.base->require_lm_head();
   const text::TextEncoder encoder = open_encoder(handle, observer);
   if (!options.model.precision.empty())
     options.train.plan = quant::resolve(handle.plan, handle.base->target());

@@ -55,6 +55,7 @@ std::shared_ptr<const runtime::AdapterSet> open_start(const TrainRunOptions& opt
                                                       Observer& observer) {
   QALOF_CHECK(is_directory(options.adapter), ErrorKind::kNotFound,
               "--adapter {}: expected a directory of adapters", options.adapter);
+  check_adapter_path(options.adapter);
   auto set = std::make_shared<runtime::AdapterSet>(
       runtime::load_adapters(options.adapter, model.base->config()));
   QALOF_CHECK(!set->by_width.empty(), ErrorKind::kBadInput, "--adapter {}: holds no adapter",

@@ -44,6 +44,7 @@ void run_tokenize(std::vector<std::string> arguments) {
   line.flag("--parse_special", special, "special tokens in the text become their ids");
   line.parse();
   const text::TextEncoder encoder = open(model, special);
+  for (const std::string& warning : encoder.tokenizer().warnings()) line.observer().warn(warning);
   if (!jsonl) {
     const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
     text::check_utf8(input, "standard input");

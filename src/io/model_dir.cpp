@@ -2,11 +2,16 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <optional>
 #include <set>
+#include <span>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/finite.h"
 #include "core/hash.h"
 
 namespace qalof::io {
@@ -18,8 +23,10 @@ namespace {
 constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxIndexBytes = std::size_t{16} << 20;
 constexpr std::size_t kChunkBytes = std::size_t{4} << 20;  // read at once before it is released
-constexpr std::array<std::string_view, 5> kPrefixes = {"module.", "_orig_mod.", "base_model.model.",
-                                                       "transformer.", "model."};
+// Wrappers first, then the decoder's own.
+constexpr std::array<std::string_view, 6> kPrefixes = {
+    "module.", "_orig_mod.", "base_model.", "pretrained_model.", "transformer.", "model."};
+constexpr std::size_t kNumWrappers = 4;
 
 // Files of a shard index, with the tensors each must hold.
 std::map<std::string, std::set<std::string>> read_index(const std::string& path) {
@@ -42,7 +49,52 @@ std::map<std::string, std::set<std::string>> read_index(const std::string& path)
   return files;
 }
 
+// Numbers of model-00002-of-00003.safetensors; nothing for other names.
+struct ShardName {
+  std::size_t number = 0, count = 0;
+};
+std::optional<ShardName> parse_shard_name(const std::string& name) {
+  ShardName shard;
+  int end = 0;
+  const bool matches = std::sscanf(name.c_str(), "model-%5zu-of-%5zu.safetensors%n", &shard.number,
+                                   &shard.count, &end) == 2;
+  if (!matches || static_cast<std::size_t>(end) != name.size()) return std::nullopt;
+  return shard;
+}
+
+// Parts of a model that are there without the index that says what they hold.
+void refuse_shards_without_index(const fs::path& directory) {
+  std::set<std::size_t> found;
+  ShardName last;
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored)) {
+    const std::optional<ShardName> shard = parse_shard_name(entry.path().filename().string());
+    if (!shard) continue;
+    found.insert(shard->number);
+    last = *shard;
+  }
+  if (found.empty()) return;
+  fail(ErrorKind::kNotFound,
+       "{}: has {} of {} parts (model-{:05}-of-{:05}.safetensors) but no "
+       "model.safetensors.index.json, which says what each holds",
+       directory.string(), found.size(), last.count, *found.begin(), last.count);
+}
+
+// A GGUF file where a model directory is expected.
+void refuse_gguf(const fs::path& directory) {
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored)) {
+    if (entry.path().extension() == ".gguf") {
+      fail(ErrorKind::kUnsupported,
+           "{}: is no model directory but holds a GGUF file; qalof import {} --output_dir DIR "
+           "makes one of it",
+           directory.string(), entry.path().string());
+    }
+  }
+}
+
 [[noreturn]] void fail_without_weights(const fs::path& directory) {
+  refuse_shards_without_index(directory);
   for (const char* pickled : {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt",
                               "flax_model.msgpack", "tf_model.h5"}) {
     if (path_exists((directory / pickled).string())) {
@@ -52,23 +104,64 @@ std::map<std::string, std::set<std::string>> read_index(const std::string& path)
            directory.string(), pickled);
     }
   }
+  refuse_gguf(directory);
   fail(ErrorKind::kNotFound, "{}: has neither model.safetensors nor model.safetensors.index.json",
        directory.string());
 }
 
-// Causal-mask buffers that old GPT-2 files carry: h.N.attn.bias [1, 1, P, P] and
-// h.N.attn.masked_bias [].
-bool is_mask_buffer(const std::string& name, const TensorView& view) {
-  return name.ends_with(".attn.masked_bias") ||
-         (name.ends_with(".attn.bias") && view.shape.size() == 4);
+// What is no directory at all, by its first bytes.
+[[noreturn]] void fail_for_file(const std::string& path) {
+  std::array<char, 9> magic{};
+  std::ifstream file(path, std::ios::binary);
+  file.read(magic.data(), magic.size());
+  const std::string_view start(magic.data(), static_cast<std::size_t>(file.gcount()));
+  QALOF_CHECK(!start.starts_with("GGUF"), ErrorKind::kBadInput,
+              "{}: is a GGUF file; qalof import {} --output_dir DIR makes a model directory of it",
+              path, path);
+  QALOF_CHECK(start.size() < magic.size() || start.back() != '{', ErrorKind::kBadInput,
+              "{}: is a safetensors file alone, expected the directory that holds it and its "
+              "config.json, or a packed file of qalof quantize",
+              path);
+  fail(ErrorKind::kBadInput, "{}: is neither a model directory nor a packed file of qalof quantize",
+       path);
 }
 
-}  // namespace
+// Parts that an index names and that are not there.
+void check_shards(const std::string& index,
+                  const std::map<std::string, std::set<std::string>>& mapped) {
+  std::vector<std::string> missing;
+  for (const auto& [file, tensors] : mapped) {
+    if (!path_exists((fs::path(index).parent_path() / file).string())) missing.push_back(file);
+  }
+  if (missing.empty()) return;
+  const std::size_t count = missing.size();
+  constexpr std::size_t kMaxNamed = 4;
+  missing.resize(std::min(count, kMaxNamed));
+  fail(ErrorKind::kNotFound, "{}: {} of the {} files it names {} not there: {}{}", index, count,
+       mapped.size(), count == 1 ? "is" : "are", fmt::join(missing, ", "),
+       count > kMaxNamed ? ", ..." : "");
+}
 
-std::string strip_prefixes(std::string name) {
+// Buffers that files of older versions carry and every version makes anew: causal masks of GPT-2,
+// h.N.attn.bias [1, 1, P, P] and h.N.attn.masked_bias [], rotary frequencies, which may stand in a
+// layer or beside the layers, and positions.
+bool is_buffer(std::string_view name, const TensorView& view) {
+  const auto ends_with = [name](std::string_view last) {
+    return name.ends_with(last) &&
+           (name.size() == last.size() || name[name.size() - last.size() - 1] == '.');
+  };
+  for (const std::string_view last :
+       {"attn.masked_bias", "rotary_emb.inv_freq", "rotary_emb.original_inv_freq",
+        "rotary_emb.cos_cached", "rotary_emb.sin_cached", "position_ids"}) {
+    if (ends_with(last)) return true;
+  }
+  return ends_with("attn.bias") && view.shape.size() == 4;
+}
+
+std::string strip(std::string name, std::span<const std::string_view> prefixes) {
   for (bool changed = true; changed;) {
     changed = false;
-    for (const std::string_view prefix : kPrefixes) {
+    for (const std::string_view prefix : prefixes) {
       if (!name.starts_with(prefix)) continue;
       name.erase(0, prefix.size());
       changed = true;
@@ -77,12 +170,27 @@ std::string strip_prefixes(std::string name) {
   return name;
 }
 
+}  // namespace
+
+std::string strip_prefixes(std::string name) { return strip(std::move(name), kPrefixes); }
+
+std::string strip_wrappers(std::string name) {
+  return strip(std::move(name), std::span(kPrefixes).first(kNumWrappers));
+}
+
 ModelDir ModelDir::open(const std::string& path) {
   QALOF_CHECK(path_exists(path), ErrorKind::kNotFound, "{}: no such model directory", path);
-  QALOF_CHECK(is_directory(path), ErrorKind::kBadInput,
-              "{}: is neither a model directory nor a packed file of qalof quantize", path);
+  if (!is_directory(path)) fail_for_file(path);
   ModelDir dir;
   dir.path_ = path;
+  for (const char* name : {"qalof.json", "adapter_config.json"}) {
+    QALOF_CHECK(path_exists(dir.config_path()) || !path_exists(path + "/" + name),
+                ErrorKind::kBadInput,
+                "{}: is an adapter directory ({}), give it as --adapter and its base as "
+                "--model_name_or_path",
+                path, name);
+  }
+  if (!path_exists(dir.config_path())) refuse_gguf(path);
   dir.config_ = read_json_file(dir.config_path(), kMaxConfigBytes);
   if (const std::string generation = path + "/generation_config.json"; path_exists(generation)) {
     const Json json = read_json_file(generation, kMaxConfigBytes);
@@ -96,6 +204,7 @@ ModelDir ModelDir::open(const std::string& path) {
   } else if (const fs::path index = fs::path(path) / "model.safetensors.index.json";
              path_exists(index.string())) {
     mapped = read_index(index.string());
+    check_shards(index.string(), mapped);
   } else {
     fail_without_weights(path);
   }
@@ -108,11 +217,11 @@ ModelDir ModelDir::open(const std::string& path) {
                   "{}: tensor {} is missing, the index maps it there", file.path(), name);
     }
     for (const auto& [name, view] : file.tensors()) {
+      const std::string bare = strip_prefixes(name);
+      if (is_buffer(bare, view)) continue;
       QALOF_CHECK(expected.empty() || expected.contains(name), ErrorKind::kBadInput,
                   "{}: tensor {} is not mapped to this file by the index", file.path(), name);
-      const std::string bare = strip_prefixes(name);
-      if (is_mask_buffer(bare, view)) continue;
-      QALOF_CHECK(dir.tensors_.emplace(bare, &view).second, ErrorKind::kBadInput,
+      QALOF_CHECK(dir.tensors_.emplace(bare, Stored{&view, name}).second, ErrorKind::kBadInput,
                   "{}: tensor {} stands for {}, which another tensor is already", file.path(), name,
                   bare);
     }
@@ -123,7 +232,7 @@ ModelDir ModelDir::open(const std::string& path) {
 
 const TensorView* ModelDir::find(const std::string& name) const {
   const auto it = tensors_.find(name);
-  return it == tensors_.end() ? nullptr : it->second;
+  return it == tensors_.end() ? nullptr : it->second.view;
 }
 
 void ModelDir::copy_as_f32(const TensorView& view, std::size_t first, std::span<float> dst) const {
@@ -138,10 +247,20 @@ void ModelDir::copy_as_f32(const TensorView& view, std::size_t first, std::span<
   for (std::size_t done = 0; done < dst.size();) {
     const std::size_t count = std::min(dst.size() - done, kChunkBytes / element);
     const auto bytes = view.bytes.subspan((first + done) * element, count * element);
-    io::copy_as_f32(view.dtype, bytes, dst.subspan(done, count));
+    const auto part = dst.subspan(done, count);
+    io::copy_as_f32(view.dtype, bytes, part);
+    if (first_not_finite(part) != count) fail_not_finite(view, part, first + done);
     if (bytes.size() >= kWorthReleasing && file != files_.end()) file->second.release(bytes);
     done += count;
   }
+}
+
+void ModelDir::fail_not_finite(const TensorView& view, std::span<const float> values,
+                               std::size_t first) const {
+  for (const auto& [bare, stored] : tensors_) {
+    if (stored.view == &view) check_finite_tensor(values, path_, stored.name, first);
+  }
+  check_finite_tensor(values, path_, "of another directory", first);
 }
 
 std::string ModelDir::sha256() const {

@@ -62,7 +62,8 @@ ModelConfig parse_gpt2_config(const Json& json, const std::string& where) {
   config.initializer_range = read_float(json, "initializer_range", 0.02F, 10.0F, where);
   config.bos_token_id = read_token(json, "bos_token_id", config.bos_token_id, where);
   config.eos_token_ids = read_end_tokens(json, config.eos_token_ids.front(), where);
-  config.tie_word_embeddings = read_bool(json, "tie_word_embeddings", true, where);
+  config.lm_head =
+      read_bool(json, "tie_word_embeddings", true, where) ? LmHead::kTied : LmHead::kOwn;
   read_dropout(json, {"resid_pdrop", "embd_pdrop", "attn_pdrop"}, config, where);
   return config;
 }
@@ -78,6 +79,12 @@ ModelConfig parse_model_config(const Json& json, const std::string& where) {
   QALOF_CHECK(present_key(json, "quantization_config", nullptr).empty(), ErrorKind::kUnsupported,
               "{}: quantization_config is given; a base with float weights is needed", where);
   return type == "gpt2" ? parse_gpt2_config(json, where) : parse_llama_config(json, where);
+}
+
+void set_lm_head(ModelConfig& config, LmHead head) {
+  const bool is_tied = head == LmHead::kTied;
+  if (is_tied != (config.lm_head == LmHead::kTied)) config.raw["tie_word_embeddings"] = is_tied;
+  config.lm_head = head;
 }
 
 Json named_model_config(const std::string& model_type, const std::string& size) {

@@ -15,6 +15,14 @@ namespace qalof::model {
 enum class Family { kGpt2, kLlama };
 enum class NormKind { kLayer, kRms };
 enum class Activation { kGeluTanh, kGeluErf, kSwiGlu };
+/// What gives a decoder's LM logits.
+enum class LmHead {
+  kTied,  // the token embedding
+  kOwn,   // a matrix of its own
+  kNone   // nothing: a classifier or a span model without one
+};
+/// The name of a matrix of its own in files.
+inline constexpr const char* kLmHeadTensor = "lm_head.weight";
 
 /// Rotary positions (docs/numerics.md, "Rotary positions").
 struct RotaryPositions {
@@ -45,9 +53,9 @@ struct ModelConfig {
   float initializer_range = 0.02F;
   std::int64_t bos_token_id = 50256;
   std::vector<std::int64_t> eos_token_ids = {50256};  // any of them ends a text; at least one
-  bool tie_word_embeddings = true;
-  bool has_dropout = false;  // the file asks for dropout, which is ignored and said so
-  Json raw;                  // the file's own keys, kept on saving
+  LmHead lm_head = LmHead::kTied;  // as the config says; a model's files settle it
+  bool has_dropout = false;        // the file asks for dropout, which is ignored and said so
+  Json raw;                        // the file's own keys, kept on saving
 
   std::size_t head_dim() const { return hidden / num_heads; }
   std::size_t kv_width() const { return num_kv_heads * head_dim(); }
@@ -57,6 +65,8 @@ struct ModelConfig {
 /// implemented are refused by name (Error{kUnsupported}); out-of-range ones are Error{kBadInput}.
 /// where is the file's path.
 ModelConfig parse_model_config(const Json& json, const std::string& where);
+/// Settles what gives LM logits, in config.raw too, so that a copy of it says the same.
+void set_lm_head(ModelConfig& config, LmHead head);
 /// A config.json of a family ("gpt2", "llama") and a named size of it; Error{kUsage} lists them.
 Json named_model_config(const std::string& model_type, const std::string& size);
 
@@ -115,7 +125,10 @@ struct TensorSpec {
 std::vector<TensorSpec> expected_tensors(const ModelConfig& config);
 /// Those of them that are embeddings.
 std::vector<TensorSpec> embedding_tensors(const ModelConfig& config);
-/// Number of parameters of the decoder (tied head counted once).
+/// The same and the LM head's where it has a matrix of its own: what has a row per token or
+/// position.
+std::vector<TensorSpec> row_tensors(const ModelConfig& config);
+/// Number of parameters of the decoder and its LM head (tied: counted once).
 std::size_t parameter_count(const ModelConfig& config);
 
 }  // namespace qalof::model

@@ -9,11 +9,12 @@
 
 namespace qalof::model {
 
-// Bounds that keep every product of sizes far from overflow and allocations honest.
-inline constexpr std::int64_t kMaxVocab = 10'000'000;
+// Bounds that keep every product of sizes far from overflow and allocations honest: powers of two
+// well above public models. Positions stay exact in f32, which rotary angles are made of.
+inline constexpr std::int64_t kMaxVocab = std::int64_t{1} << 24;
 inline constexpr std::int64_t kMaxLayers = 1024;
 inline constexpr std::int64_t kMaxHidden = 65'536;
-inline constexpr std::int64_t kMaxPositions = 1'000'000;
+inline constexpr std::int64_t kMaxPositions = std::int64_t{1} << 24;
 inline constexpr std::int64_t kMaxInner = 4 * kMaxHidden;
 
 /// The key under which a value stands, its alias, or neither. Null counts as absent.

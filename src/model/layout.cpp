@@ -179,6 +179,13 @@ std::vector<TensorSpec> embedding_tensors(const ModelConfig& config) {
   return specs;
 }
 
+std::vector<TensorSpec> row_tensors(const ModelConfig& config) {
+  std::vector<TensorSpec> specs = embedding_tensors(config);
+  if (config.lm_head == LmHead::kOwn)
+    specs.push_back({kLmHeadTensor, {config.vocab_size, config.hidden}});
+  return specs;
+}
+
 std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
   const std::size_t hidden = config.hidden;
   const TensorNames names = tensor_names(config);
@@ -201,7 +208,7 @@ std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
 }
 
 std::size_t parameter_count(const ModelConfig& config) {
-  std::size_t total = config.tie_word_embeddings ? 0 : config.vocab_size * config.hidden;
+  std::size_t total = config.lm_head == LmHead::kOwn ? config.vocab_size * config.hidden : 0;
   for (const TensorSpec& spec : expected_tensors(config)) {
     std::size_t count = 1;
     for (const std::size_t extent : spec.shape) count *= extent;

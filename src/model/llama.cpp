@@ -101,7 +101,8 @@ ModelConfig parse_llama_config(const Json& json, const std::string& where) {
   config.initializer_range = read_float(json, "initializer_range", 0.02F, 10.0F, where);
   config.bos_token_id = read_token(json, "bos_token_id", 1, where);
   config.eos_token_ids = read_end_tokens(json, 2, where);
-  config.tie_word_embeddings = read_bool(json, "tie_word_embeddings", false, where);
+  config.lm_head =
+      read_bool(json, "tie_word_embeddings", false, where) ? LmHead::kTied : LmHead::kOwn;
   config.rotary = read_rotary(json, where);
   read_dropout(json, {"attention_dropout"}, config, where);
   return config;

@@ -15,15 +15,13 @@ namespace qalof::runtime {
 
 namespace {
 
-const std::string kLmHeadTensor = "lm_head.weight";
-
 std::string shape_text(const std::vector<std::size_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
-std::vector<float> as_f32(const io::TensorView& view) {
+std::vector<float> as_f32(const io::ModelDir& dir, const io::TensorView& view) {
   std::vector<float> values(view.num_elements());
-  io::copy_as_f32(view, values);
+  dir.copy_as_f32(view, 0, values);
   return values;
 }
 
@@ -51,9 +49,7 @@ class DirectorySource final : public WeightSource {
   std::optional<std::vector<float>> tensor_f32(const std::string& name) const override {
     const io::TensorView* view = dir_.find(name);
     if (view == nullptr) return std::nullopt;
-    std::vector<float> values(view->num_elements());
-    dir_.copy_as_f32(*view, 0, values);
-    return values;
+    return as_f32(dir_, *view);
   }
 
   void copy_rows(const std::string& name, std::size_t first, std::span<float> dst) const override {
@@ -74,36 +70,63 @@ class DirectorySource final : public WeightSource {
   std::vector<model::LinearSpec> linears_;
 };
 
-// Heads that may stand beside a decoder, and the LM head where it is stored.
+// Tensors that are read where they stand beside a decoder. transformers has no score.bias.
 const std::set<std::string>& head_tensors() {
-  static const std::set<std::string> names = {"lm_head.weight", "qa_outputs.weight",
+  static const std::set<std::string> names = {model::kLmHeadTensor, "qa_outputs.weight",
                                               "qa_outputs.bias", "score.weight"};
   return names;
 }
 
-void check_tensors(const io::ModelDir& dir, const model::ModelConfig& config) {
-  for (const std::string& name : dir.names()) {
-    const io::DType dtype = dir.find(name)->dtype;
-    QALOF_CHECK(dtype == io::DType::kF32 || dtype == io::DType::kF16 || dtype == io::DType::kBF16,
-                ErrorKind::kBadInput, "{}: tensor {} has dtype {}, expected F32, F16 or BF16",
-                dir.path(), name, io::to_string(dtype));
+std::string first_part(std::string_view name) {
+  return std::string(name.substr(0, name.find('.')));
+}
+
+// True where a tensor that no decoder here has is a head that others put beside one (the value head
+// of PPO, a pooler), so that the decoder computes the same without it. Inside a decoder an unknown
+// tensor makes another architecture of it.
+bool is_unused_head(const io::ModelDir& dir, const std::string& name,
+                    const model::ModelConfig& config) {
+  const model::TensorNames names = model::tensor_names(config);
+  const std::string first = first_part(name);
+  std::set<std::string> inside = {"h", "layers", "embed_positions", "wpe"};
+  for (const std::string& known : {names.token_embedding, names.final_norm})
+    inside.insert(first_part(known));
+  if (inside.contains(first)) return false;
+  for (const char* head : {"mtp", "pooler", "score", "classifier", "qa_outputs"}) {
+    if (first.starts_with(head)) return true;
   }
+  if (first.find("head") != std::string::npos) return true;
+  // Where names say what belongs to the decoder, all else stands beside it.
+  const auto is_decoders = [&](const std::string& tensor) {
+    const std::string stored = io::strip_wrappers(dir.stored_name(tensor));
+    return stored.starts_with("model.") || stored.starts_with("transformer.");
+  };
+  return is_decoders(names.final_norm + ".weight") && !is_decoders(name);
+}
+
+void check_shape(const io::ModelDir& dir, const model::TensorSpec& spec,
+                 const model::ModelConfig& config) {
+  const io::TensorView& view = *dir.find(spec.name);
+  if (view.shape == spec.shape) return;
+  const bool transposed = spec.shape.size() == 2 && view.shape.size() == 2 &&
+                          view.shape[0] == spec.shape[1] && view.shape[1] == spec.shape[0];
+  fail(ErrorKind::kBadInput, "{}: tensor {} has shape {}, expected {}{}", dir.path(), spec.name,
+       shape_text(view.shape), shape_text(spec.shape),
+       transposed && config.family == model::Family::kGpt2
+           ? " (it is transposed: GPT-2 files hold linear weights as [in, out])"
+       : transposed ? " (it is transposed)"
+                    : "");
+}
+
+// Names of tensors that are not used.
+std::vector<std::string> check_tensors(const io::ModelDir& dir, const model::ModelConfig& config) {
   std::vector<std::string> known;
   std::size_t found = 0;
   for (const model::TensorSpec& spec : model::expected_tensors(config)) {
     known.push_back(spec.name);
-    const io::TensorView* view = dir.find(spec.name);
-    if (view == nullptr) continue;
+    if (dir.find(spec.name) == nullptr) continue;
     ++found;
-    if (view->shape == spec.shape) continue;
-    const bool transposed = spec.shape.size() == 2 && view->shape.size() == 2 &&
-                            view->shape[0] == spec.shape[1] && view->shape[1] == spec.shape[0];
-    fail(ErrorKind::kBadInput, "{}: tensor {} has shape {}, expected {}{}", dir.path(), spec.name,
-         shape_text(view->shape), shape_text(spec.shape),
-         transposed && config.family == model::Family::kGpt2
-             ? " (it is transposed: GPT-2 files hold linear weights as [in, out])"
-         : transposed ? " (it is transposed)"
-                      : "");
+    check_shape(dir, spec, config);
   }
   QALOF_CHECK(found > 0, ErrorKind::kBadInput,
               "{}: none of the {} tensors of a {} was found; the file holds e.g. {}", dir.path(),
@@ -114,17 +137,37 @@ void check_tensors(const io::ModelDir& dir, const model::ModelConfig& config) {
                 dir.path(), name);
   }
   const std::set<std::string> expected(known.begin(), known.end());
+  std::vector<std::string> unused;
   for (const std::string& name : dir.names()) {
-    if (expected.contains(name) || head_tensors().contains(name)) continue;
-    fail(ErrorKind::kBadInput, "{}: tensor {} is not part of this model, nearest known name {}",
-         dir.path(), name, quant::nearest_name(name, known));
+    if (!expected.contains(name) && !head_tensors().contains(name)) {
+      QALOF_CHECK(is_unused_head(dir, name, config), ErrorKind::kBadInput,
+                  "{}: tensor {} is not part of this model, nearest known name {}", dir.path(),
+                  name, quant::nearest_name(name, known));
+      unused.push_back(dir.stored_name(name));
+      continue;
+    }
+    const io::DType dtype = dir.find(name)->dtype;
+    QALOF_CHECK(dtype == io::DType::kF32 || dtype == io::DType::kF16 || dtype == io::DType::kBF16,
+                ErrorKind::kBadInput, "{}: tensor {} has dtype {}, expected F32, F16 or BF16",
+                dir.path(), name, io::to_string(dtype));
   }
+  return unused;
+}
+
+std::string unused_warning(const std::string& path, std::vector<std::string> names) {
+  constexpr std::size_t kMaxNamed = 8;
+  const std::size_t count = names.size();
+  names.resize(std::min(count, kMaxNamed));
+  return fmt::format("{}: tensors beside the decoder that are not used: {}{}", path,
+                     fmt::join(names, ", "),
+                     count > kMaxNamed ? fmt::format(" and {} more", count - kMaxNamed) : "");
 }
 
 std::optional<Head> read_head(const io::ModelDir& dir, const std::string& name, std::size_t hidden,
                               std::optional<std::size_t> outputs) {
   const io::TensorView* weight = dir.find(name + ".weight");
-  const io::TensorView* bias = dir.find(name + ".bias");
+  const std::string bias_name = name + ".bias";
+  const io::TensorView* bias = head_tensors().contains(bias_name) ? dir.find(bias_name) : nullptr;
   QALOF_CHECK(bias == nullptr || weight != nullptr, ErrorKind::kBadInput,
               "{}: {}.bias has no {}.weight", dir.path(), name, name);
   if (weight == nullptr) return std::nullopt;
@@ -138,9 +181,57 @@ std::optional<Head> read_head(const io::ModelDir& dir, const std::string& name, 
               name, shape_text(bias->shape), weight->shape[0]);
   Head head;
   head.outputs = weight->shape[0];
-  head.weight = as_f32(*weight);
-  if (bias != nullptr) head.bias = as_f32(*bias);
+  head.weight = as_f32(dir, *weight);
+  if (bias != nullptr) head.bias = as_f32(dir, *bias);
   return head;
+}
+
+bool same_values(const io::ModelDir& dir, const io::TensorView& a, const io::TensorView& b) {
+  if (a.dtype == b.dtype)
+    return std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end());
+  constexpr std::size_t kPart = std::size_t{1} << 18;
+  std::vector<float> x(kPart), y(kPart);
+  for (std::size_t first = 0; first < a.num_elements(); first += kPart) {
+    x.resize(std::min(kPart, a.num_elements() - first));
+    y.resize(x.size());
+    dir.copy_as_f32(a, first, x);
+    dir.copy_as_f32(b, first, y);
+    if (x != y) return false;
+  }
+  return true;
+}
+
+// True where the class of transformers that saved a model has an LM head.
+bool is_causal_lm(const io::ModelDir& dir) {
+  const auto names = dir.config().find("architectures");
+  if (names == dir.config().end() || !names->is_array() || names->empty() ||
+      !names->front().is_string())
+    return dir.find("qa_outputs.weight") == nullptr && dir.find("score.weight") == nullptr;
+  const auto name = names->front().get<std::string>();
+  return name.ends_with("LMHeadModel") || name.ends_with("ForCausalLM") ||
+         name.ends_with("DoubleHeadsModel");
+}
+
+// The head is what the file holds, whatever the config says of it (docs/file_formats.md, "LM
+// head"); what is to be said of that goes to warnings.
+model::LmHead settle_lm_head(const io::ModelDir& dir, const model::ModelConfig& config,
+                             std::vector<std::string>& warnings) {
+  const io::TensorView* head = dir.find(model::kLmHeadTensor);
+  if (head == nullptr) {
+    if (config.lm_head == model::LmHead::kTied) return model::LmHead::kTied;
+    QALOF_CHECK(!is_causal_lm(dir), ErrorKind::kBadInput,
+                "{}: lm_head.weight is missing although tie_word_embeddings is false", dir.path());
+    return model::LmHead::kNone;
+  }
+  check_shape(dir, {model::kLmHeadTensor, {config.vocab_size, config.hidden}}, config);
+  if (config.lm_head == model::LmHead::kOwn) return model::LmHead::kOwn;
+  const std::string embedding = model::tensor_names(config).token_embedding;
+  if (same_values(dir, *head, *dir.find(embedding))) return model::LmHead::kTied;
+  warnings.push_back(
+      fmt::format("{}: tie_word_embeddings is true, but {} and {} hold other values; the LM head "
+                  "is the one stored",
+                  dir.path(), dir.stored_name(model::kLmHeadTensor), dir.stored_name(embedding)));
+  return model::LmHead::kOwn;
 }
 
 }  // namespace
@@ -148,20 +239,21 @@ std::optional<Head> read_head(const io::ModelDir& dir, const std::string& name, 
 std::shared_ptr<const BaseModel> BaseModel::load_directory(const std::string& path) {
   io::ModelDir dir = io::ModelDir::open(path);
   model::ModelConfig config = model::parse_model_config(dir.config(), dir.config_path());
-  check_tensors(dir, config);
-  if (const io::TensorView* head = dir.find("lm_head.weight"); head != nullptr) {
-    QALOF_CHECK(head->shape == (std::vector<std::size_t>{config.vocab_size, config.hidden}),
-                ErrorKind::kBadInput, "{}: tensor lm_head.weight has shape {}, expected [{}, {}]",
-                path, shape_text(head->shape), config.vocab_size, config.hidden);
-  } else {
-    QALOF_CHECK(config.tie_word_embeddings, ErrorKind::kBadInput,
-                "{}: lm_head.weight is missing although tie_word_embeddings is false", path);
-  }
+  // Of two names of one tensor some writers keep the head's.
+  if (const std::string embedding = model::tensor_names(config).token_embedding;
+      config.lm_head == model::LmHead::kTied && dir.find(embedding) == nullptr &&
+      dir.find(model::kLmHeadTensor) != nullptr)
+    dir.add_name(embedding, model::kLmHeadTensor);
+  std::vector<std::string> warnings;
+  if (std::vector<std::string> unused = check_tensors(dir, config); !unused.empty())
+    warnings.push_back(unused_warning(path, std::move(unused)));
+  model::set_lm_head(config, settle_lm_head(dir, config, warnings));
   std::optional<Head> qa = read_head(dir, "qa_outputs", config.hidden, 2);
   std::optional<Head> score = read_head(dir, "score", config.hidden, std::nullopt);
   auto source = std::make_unique<DirectorySource>(std::move(dir), model::linears(config));
   auto base = std::make_shared<BaseModel>(std::move(config), path, std::move(source));
   base->set_heads(std::move(qa), std::move(score));
+  base->set_warnings(std::move(warnings));
   return base;
 }
 
@@ -242,10 +334,19 @@ const kernels::PackedMatrix& BaseModel::lm_head(quant::BitWidth width,
   return slot->view;
 }
 
+void BaseModel::require_lm_head() const {
+  QALOF_CHECK(config_.lm_head != model::LmHead::kNone, ErrorKind::kUnsupported,
+              "{}: has no LM head (tie_word_embeddings is false and lm_head.weight is not stored), "
+              "which language modelling and generation need",
+              path_);
+}
+
 std::unique_ptr<OwnedMatrix> BaseModel::make_lm_head(quant::BitWidth width,
                                                      ParallelFor& parallel) const {
+  require_lm_head();
   if (auto stored = source_->lm_head_packed(width, parallel)) return stored;
-  const std::string& name = config_.tie_word_embeddings ? names_.token_embedding : kLmHeadTensor;
+  const std::string name =
+      config_.lm_head == model::LmHead::kTied ? names_.token_embedding : model::kLmHeadTensor;
   source_->check(name);
   return pack_rows(
       [&](std::size_t first, std::span<float> rows) {

@@ -69,9 +69,10 @@ class Rotation;
 
 class BaseModel {
  public:
-  /// Opens a Hugging Face directory. Strict: a missing, extra, transposed or wrongly shaped tensor
-  /// is an error that names it. Throws Error{kNotFound}, {kCorruptFile}, {kBadInput},
-  /// {kUnsupported}.
+  /// Opens a Hugging Face directory. Strict: a missing, transposed or wrongly shaped tensor and one
+  /// that makes another decoder are errors that name it; heads that nothing here reads are named in
+  /// warnings(). Numbers that are not finite are errors when they are read. Throws
+  /// Error{kNotFound}, {kCorruptFile}, {kBadInput}, {kUnsupported}.
   static std::shared_ptr<const BaseModel> load_directory(const std::string& path);
   /// rotation: what turned the source's numbers, or null.
   BaseModel(model::ModelConfig config, std::string path, std::shared_ptr<const WeightSource> source,
@@ -114,7 +115,10 @@ class BaseModel {
                                            quant::QuantScheme scheme, ParallelFor& parallel) const;
   /// The LM head [vocab, hidden] in the form lm_head_precision(width) computes with.
   const kernels::PackedMatrix& lm_head(quant::BitWidth width, ParallelFor& parallel) const;
-  /// The same, made anew and not kept.
+  /// Error{kUnsupported} where the model has no LM head, which the two around need: for commands,
+  /// so that they say so first.
+  void require_lm_head() const;
+  /// The same as lm_head, made anew and not kept.
   std::unique_ptr<OwnedMatrix> make_lm_head(quant::BitWidth width, ParallelFor& parallel) const;
   /// dst [ids, hidden] = token embedding + position embedding where it is learned; both rounded to
   /// bf16 first where width is 16, the sum rotated where the model is. ids and positions must be in
@@ -130,7 +134,10 @@ class BaseModel {
   /// Heads the directory itself holds (a QuestionAnswering or SequenceClassification model).
   const std::optional<Head>& qa_head() const { return qa_head_; }
   const std::optional<Head>& class_head() const { return class_head_; }
+  /// What reading had to say, a sentence each.
+  const std::vector<std::string>& warnings() const { return warnings_; }
   /// For loaders, before the model is shared.
+  void set_warnings(std::vector<std::string> warnings) { warnings_ = std::move(warnings); }
   void set_heads(std::optional<Head> qa_head, std::optional<Head> class_head) {
     qa_head_ = std::move(qa_head);
     class_head_ = std::move(class_head);
@@ -150,6 +157,7 @@ class BaseModel {
   Norm final_norm_;
   std::vector<std::vector<float>> biases_;
   std::optional<Head> qa_head_, class_head_;
+  std::vector<std::string> warnings_;
 
   struct Key {
     std::size_t linear;  // linears_.size() is the LM head

@@ -5,6 +5,7 @@
 
 #include "core/crc32c.h"
 #include "core/error.h"
+#include "core/finite.h"
 #include "core/format_version.h"
 #include "runtime/packed_layout.h"
 
@@ -76,6 +77,7 @@ std::vector<float> CheckedFile::read_floats(const std::string& name, io::DType d
   const io::TensorView& view = read(name, dtype, shape, parallel);
   std::vector<float> values(view.num_elements());
   io::copy_as_f32(view, values);
+  check_finite_tensor(values, path_, name);
   return values;
 }
 

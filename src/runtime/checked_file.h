@@ -32,7 +32,7 @@ class CheckedFile {
   /// The tensor with its dtype and shape checked (empty: any shape) and its bytes verified.
   const io::TensorView& read(const std::string& name, io::DType dtype,
                              const std::vector<std::size_t>& shape, ParallelFor& parallel) const;
-  /// Floats of an F32 or BF16 tensor.
+  /// Floats of an F32 or BF16 tensor; Error{kBadInput} where one is not finite.
   std::vector<float> read_floats(const std::string& name, io::DType dtype,
                                  const std::vector<std::size_t>& shape,
                                  ParallelFor& parallel) const;

@@ -79,6 +79,12 @@ Footprint measure_footprint(const Execution& execution) {
       static_cast<std::size_t>(execution.embedding_width().bits) / 8;
   for (const model::TensorSpec& spec : model::embedding_tensors(config))
     footprint.other_bytes += spec.shape[0] * spec.shape[1] * embedding_bytes;
+  if (config.lm_head == model::LmHead::kOwn) {
+    model::LinearSpec head;
+    head.in = config.hidden;
+    head.out = config.vocab_size;
+    footprint.other_bytes += stored_bytes(head, execution.lm_head_width(), {});
+  }
   const std::size_t norm_vectors = config.norm == model::NormKind::kLayer ? 2 : 1;
   footprint.other_bytes +=
       sizeof(float) * norm_vectors * config.hidden * (2 * config.num_layers + 1);

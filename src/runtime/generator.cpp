@@ -88,6 +88,7 @@ double Generation::tokens_per_second() const {
 Generation generate(const Execution& execution, const text::BpeTokenizer& tokenizer,
                     std::span<const std::int32_t> prompt, const GenerateOptions& options,
                     ParallelFor& parallel, const TextCallback& on_text, Profile* profile) {
+  execution.base().require_lm_head();
   const model::ModelConfig& config = execution.base().config();
   QALOF_CHECK(!prompt.empty(), ErrorKind::kBadInput, "the prompt has no tokens");
   QALOF_CHECK(prompt.size() <= config.max_positions, ErrorKind::kBadInput,

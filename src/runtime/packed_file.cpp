@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/finite.h"
 #include "io/adapter_dir.h"
 #include "runtime/checked_file.h"
 #include "runtime/codebook_weights.h"
@@ -120,10 +121,8 @@ class PackedSource final : public WeightSource {
     const auto it = file_->tensors().find(name);
     if (it == file_->tensors().end()) return std::nullopt;
     // open_packed_file has checked the shapes; read checks the bytes.
-    std::vector<float> values(it->second.num_elements());
     SerialFor serial;
-    io::copy_as_f32(file_->read(name, it->second.dtype, it->second.shape, serial), values);
-    return values;
+    return file_->read_floats(name, it->second.dtype, it->second.shape, serial);
   }
 
   void copy_rows(const std::string& name, std::size_t first, std::span<float> dst) const override {
@@ -131,6 +130,7 @@ class PackedSource final : public WeightSource {
     const std::size_t element = view.bytes.size() / view.num_elements();
     const std::size_t row_bytes = view.bytes.size() / view.shape[0];
     io::copy_as_f32(view.dtype, view.bytes.subspan(first * row_bytes, dst.size() * element), dst);
+    check_finite_tensor(dst, file_->path(), name, first * row_bytes / element);
   }
 
   void check(const std::string& name) const override {
@@ -169,10 +169,14 @@ class PackedSource final : public WeightSource {
     view.n = n;
     view.k = k;
     const std::size_t panel_bytes = kernels::packed_matrix_bytes(format, n, k);
-    view.panels =
-        file_->read(prefix + "panels", io::DType::kU8, {panel_bytes}, parallel).bytes.data();
+    const std::span<const std::byte> panels =
+        file_->read(prefix + "panels", io::DType::kU8, {panel_bytes}, parallel).bytes;
+    view.panels = panels.data();
     const bool nibbles = format == kernels::WeightFormat::kInt4;
-    if (!nibbles && format != kernels::WeightFormat::kInt8) return owned;
+    if (!nibbles && format != kernels::WeightFormat::kInt8) {
+      check_float_panels(prefix + "panels", format, panels);
+      return owned;
+    }
     const std::string scales = prefix + "scales", sums = prefix + "code_sums";
     if (scheme.group == 0) {
       owned->scales = file_->read_floats(scales, io::DType::kF32, {n}, parallel);
@@ -191,6 +195,20 @@ class PackedSource final : public WeightSource {
     }
     owned->update_view();
     return owned;
+  }
+
+  // Panels of floats, which zeros pad.
+  void check_float_panels(const std::string& name, kernels::WeightFormat format,
+                          std::span<const std::byte> panels) const {
+    const bool is_f32 = format == kernels::WeightFormat::kF32;
+    const std::size_t element = is_f32 ? 4 : 2;
+    std::vector<float> part(std::size_t{1} << 16);
+    for (std::size_t first = 0; first < panels.size() / element; first += part.size()) {
+      part.resize(std::min(part.size(), panels.size() / element - first));
+      io::copy_as_f32(is_f32 ? io::DType::kF32 : io::DType::kBF16,
+                      panels.subspan(first * element, part.size() * element), part);
+      check_finite_tensor(part, file_->path(), name, first);
+    }
   }
 
   CodebookWeights read_codebook(const model::LinearSpec& spec, int bits,
@@ -335,10 +353,11 @@ PackedModel open_packed_file(const std::string& path, ParallelFor& parallel) {
   PackedModel packed;
   model::ModelConfig config =
       model::parse_model_config(file->header()["config"], path + ": config");
-  std::vector<model::TensorSpec> embeddings = model::embedding_tensors(config);
-  if (!config.tie_word_embeddings)
-    embeddings.push_back({"lm_head.weight", {config.vocab_size, config.hidden}});
-  for (const model::TensorSpec& spec : embeddings)
+  // A model without an LM head is packed without one.
+  if (config.lm_head == model::LmHead::kOwn &&
+      !file->header()["crc32c"].contains(model::kLmHeadTensor))
+    model::set_lm_head(config, model::LmHead::kNone);
+  for (const model::TensorSpec& spec : model::row_tensors(config))
     file->read(spec.name, io::DType::kBF16, spec.shape, parallel);
   for (const model::TensorSpec& spec : model::expected_tensors(config)) {
     if (spec.shape.size() == 1) file->read(spec.name, io::DType::kF32, spec.shape, parallel);

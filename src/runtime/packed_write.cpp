@@ -270,10 +270,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
   const WeightSource& source = base.source();
   const model::ModelConfig& config = base.config();
   Writer writer(path);
-  std::vector<model::TensorSpec> embeddings = model::embedding_tensors(config);
-  if (!config.tie_word_embeddings)
-    embeddings.push_back({"lm_head.weight", {config.vocab_size, config.hidden}});
-  for (const model::TensorSpec& spec : embeddings) {
+  for (const model::TensorSpec& spec : model::row_tensors(config)) {
     writer.add_rows(spec.name, spec.shape, [&](std::size_t first, std::span<float> dst) {
       source.copy_rows(spec.name, first, dst);
     });

@@ -19,9 +19,11 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kMaxFileBytes = std::size_t{64} << 20;
-constexpr std::int64_t kMaxId = 10'000'000;
-constexpr std::size_t kMaxMerges = 1'000'000;
-constexpr std::size_t kMaxNodeBytes = std::size_t{48} << 20;  // of a vocabulary, beside its text
+// Public vocabularies have 262,144 tokens and 515,000 merges; room for four times as many.
+constexpr std::int64_t kMaxId = std::int64_t{1} << 24;
+constexpr std::size_t kMaxMerges = std::size_t{1} << 21;
+constexpr std::size_t kMaxNodeBytes = std::size_t{128} << 20;  // of a vocabulary, beside its text
+constexpr std::size_t kMaxHoles = std::size_t{1} << 20;        // ids that no token has
 constexpr std::array kFileNames = {"tokenizer.json", "vocab.json", "merges.txt",
                                    "tokenizer_config.json", "special_tokens_map.json"};
 
@@ -162,7 +164,8 @@ void parse_merges_text(std::string_view text, const std::string& where, const Ad
     start = end + 1;
     ++number;
     if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-    if (line.empty() || (number == 1 && line.starts_with("#version"))) continue;
+    // As `tokenizers` does, wherever it stands.
+    if (line.empty() || line.starts_with("#version")) continue;
     split_merge(std::string(line), fmt::format("{}: line {}", where, number), add);
   }
 }
@@ -300,24 +303,31 @@ const Json* find_trimming(const Json& json) {
 }  // namespace
 
 void BpeTokenizer::set_vocabulary(const Vocabulary& vocabulary, const std::string& where) {
-  const std::size_t size = vocabulary.size();
+  std::size_t size = 0;
+  for (const auto& [token, id] : vocabulary) {
+    QALOF_CHECK(static_cast<std::size_t>(id) < vocabulary.size() + kMaxHoles, ErrorKind::kBadInput,
+                "{}: token \"{}\" has id {}, but there are {} tokens (ids must be 0..{})", where,
+                shown(token), id, vocabulary.size(), vocabulary.size() + kMaxHoles - 1);
+    size = std::max(size, static_cast<std::size_t>(id) + 1);
+  }
   pieces_.resize(size);
   std::vector<bool> taken(size, false);
-  std::string bytes;
+  std::size_t unwritable = 0;
+  std::string bytes, example;
   for (const auto& [token, id] : vocabulary) {
     const auto index = static_cast<std::size_t>(id);
-    QALOF_CHECK(index < size, ErrorKind::kBadInput,
-                "{}: token \"{}\" has id {}, but there are {} tokens (ids must be 0..{})", where,
-                shown(token), id, size, size - 1);
     QALOF_CHECK(!taken[index], ErrorKind::kBadInput,
                 "{}: token \"{}\" has id {}, which another token has", where, shown(token), id);
     taken[index] = true;
     // An added token's text is taken as it is; it may be one that merges make, too.
     const bool is_added = added_.contains(token);
     const bool is_byte_level = to_bytes(token, &bytes);
-    QALOF_CHECK(is_added || is_byte_level, ErrorKind::kBadInput,
-                "{}: token \"{}\" (id {}) is not written in the byte-level alphabet", where,
-                shown(token), id);
+    if (!is_added && !is_byte_level) {
+      // Decoded as it is written, as `tokenizers` does.
+      pieces_[index] = token;
+      if (unwritable++ == 0) example = token;
+      continue;
+    }
     if (is_added) {
       pieces_[index] = token;
       if (is_byte_level && bytes == token) ids_[bytes] = id;
@@ -325,6 +335,12 @@ void BpeTokenizer::set_vocabulary(const Vocabulary& vocabulary, const std::strin
     }
     pieces_[index] = bytes;
     ids_[bytes] = id;
+  }
+  if (unwritable > 0) {
+    warnings_.push_back(
+        fmt::format("{}: no text becomes {} tokens that are not written in the byte-level "
+                    "alphabet, e.g. \"{}\"",
+                    where, unwritable, shown(example)));
   }
   for (std::size_t byte = 0; byte < 256; ++byte) {
     const auto it = ids_.find(std::string(1, static_cast<char>(byte)));
@@ -337,7 +353,7 @@ void BpeTokenizer::set_vocabulary(const Vocabulary& vocabulary, const std::strin
 }
 
 void BpeTokenizer::add_merge(const std::string& a, const std::string& b, const std::string& where) {
-  const std::size_t rank = merges_.size();
+  const std::size_t rank = num_merges_++;
   QALOF_CHECK(rank < kMaxMerges, ErrorKind::kBadInput, "{}: over {} merges", where, kMaxMerges);
   const auto id_of = [&](const std::string& bytes) {
     const auto it = ids_.find(bytes);
@@ -354,11 +370,13 @@ void BpeTokenizer::add_merge(const std::string& a, const std::string& b, const s
   const std::uint64_t pair = static_cast<std::uint64_t>(static_cast<std::uint32_t>(id_of(left)))
                                  << 32 |
                              static_cast<std::uint32_t>(id_of(right));
-  QALOF_CHECK(merges_.emplace(pair, merge).second, ErrorKind::kBadInput,
-              "{}: merge {} (\"{} {}\") stands twice", where, rank, shown(a), shown(b));
+  // Of two equal merges the later counts, as in `tokenizers`; ranks are places in the list.
+  merges_.insert_or_assign(pair, merge);
 }
 
-void BpeTokenizer::check_reachable(const std::string& where) const {
+// Special tokens that files put into the vocabulary, and tokens that were added to it without
+// merges, are made by nothing; so are those whose merges a truncated file has lost.
+void BpeTokenizer::check_reachable(const std::string& where) {
   if (ignores_merges_) return;  // every token can be a word
   QALOF_CHECK(!merges_.empty() || pieces_.size() - added_.size() <= 256, ErrorKind::kBadInput,
               "{}: no merges for a vocabulary of {} tokens", where, pieces_.size());
@@ -370,10 +388,11 @@ void BpeTokenizer::check_reachable(const std::string& where) const {
     if (bytes.size() == 1 || made[static_cast<std::size_t>(id)] || added_.contains(bytes)) continue;
     if (unmade++ == 0 || bytes < example) example = bytes;
   }
-  QALOF_CHECK(
-      unmade == 0, ErrorKind::kBadInput,
-      "{}: no merge makes {} tokens of the vocabulary, e.g. \"{}\"; are the merges complete?",
-      where, unmade, shown(example));
+  if (unmade == 0) return;
+  warnings_.push_back(fmt::format(
+      "{}: no merge makes {} of {} tokens, e.g. \"{}\", so that no text becomes them; are the "
+      "merges complete?",
+      where, unmade, pieces_.size(), shown(example)));
 }
 
 void BpeTokenizer::add_token(AddedToken token) {
@@ -403,6 +422,7 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
               "{}: model.vocab or model.merges is missing", path);
   Vocabulary vocabulary = vocabulary_reader.finish();
   const std::string where = path + ": added_tokens";
+  std::int32_t last_new = -1;  // the highest id of those that the vocabulary lacks
   if (json.contains("added_tokens") && !json["added_tokens"].is_null()) {
     QALOF_CHECK(json["added_tokens"].is_array(), ErrorKind::kBadInput, "{}: is not a list", where);
     for (const Json& added : json["added_tokens"]) {
@@ -419,6 +439,7 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
                     key);
       }
       const auto [known, is_new] = vocabulary.emplace(token.content, token.id);
+      if (is_new) last_new = std::max(last_new, token.id);
       QALOF_CHECK(is_new || known->second == token.id, ErrorKind::kBadInput,
                   "{}: \"{}\" has id {}, the vocabulary says {}", where, shown(token.content),
                   token.id, known->second);
@@ -427,8 +448,17 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
       add_token(std::move(token));
     }
   }
+  // Behind a hole `tokenizers` would give them other ids than the file says.
+  QALOF_CHECK(last_new < static_cast<std::int64_t>(vocabulary.size()), ErrorKind::kBadInput,
+              "{}: holds id {}, but there are {} tokens (ids must be 0..{})", where, last_new,
+              vocabulary.size(), vocabulary.size() - 1);
   set_vocabulary(vocabulary, path);
   template_ = read_text_template(json, pieces_.size(), path);
+  if (is_set(model, "unk_token")) {
+    const auto unknown = vocabulary.find(json_string(model, "unk_token", path + ": model"));
+    if (unknown != vocabulary.end()) unknown_ = unknown->second;
+    fuses_unknown_ = is_set(model, "fuse_unk");
+  }
   const AddMerge add = [&](const std::string& left, const std::string& right) {
     add_merge(left, right, path);
   };

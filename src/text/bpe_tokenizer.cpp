@@ -36,7 +36,7 @@ void BpeTokenizer::encode_word(std::string_view word, std::vector<std::int32_t>*
   std::vector<std::int32_t> symbols;
   symbols.reserve(word.size());
   for (const char c : word) symbols.push_back(byte_ids_[static_cast<unsigned char>(c)]);
-  if (lacks_bytes_) std::erase(symbols, kNoToken);
+  if (lacks_bytes_) replace_unknown(&symbols);
   if (symbols.size() > kScanSymbols) {
     encode_long_word(&symbols);
   } else {
@@ -57,6 +57,20 @@ void BpeTokenizer::encode_word(std::string_view word, std::vector<std::int32_t>*
     }
   }
   ids->insert(ids->end(), symbols.begin(), symbols.end());
+}
+
+void BpeTokenizer::replace_unknown(std::vector<std::int32_t>* symbols) const {
+  if (unknown_ == kNoToken) {
+    std::erase(*symbols, kNoToken);
+    return;
+  }
+  if (fuses_unknown_) {
+    const auto end =
+        std::unique(symbols->begin(), symbols->end(),
+                    [](std::int32_t a, std::int32_t b) { return a == kNoToken && b == kNoToken; });
+    symbols->erase(end, symbols->end());
+  }
+  std::replace(symbols->begin(), symbols->end(), kNoToken, unknown_);
 }
 
 void BpeTokenizer::encode_long_word(std::vector<std::int32_t>* symbols) const {
@@ -114,10 +128,18 @@ void BpeTokenizer::encode_plain(std::string_view text, std::size_t byte_start,
     const std::size_t first = ids->size();
     encode_word(text.substr(start, end - start), ids);
     std::size_t at = start;
+    const auto has_token = [&](std::size_t i) {
+      return byte_ids_[static_cast<unsigned char>(text[i])] != kNoToken;
+    };
     for (std::size_t i = first; i < ids->size(); ++i) {
+      if (unknown_ != kNoToken && !has_token(at)) {
+        for (++at; fuses_unknown_ && at < end && !has_token(at);) ++at;
+        ends->push_back(byte_start + at);
+        continue;
+      }
       for (std::size_t left = pieces_[static_cast<std::size_t>((*ids)[i])].size(); left > 0; ++at) {
         // What has no token belongs to the next one.
-        if (byte_ids_[static_cast<unsigned char>(text[at])] != kNoToken) --left;
+        if (has_token(at)) --left;
       }
       ends->push_back(byte_start + at);
     }

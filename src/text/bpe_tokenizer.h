@@ -41,12 +41,15 @@ class BpeTokenizer {
                                  const std::string& where);
 
   /// text must be UTF-8 (Error{kBadInput}). With parse_special, special tokens in the text become
-  /// their ids. Bytes that have no token are left out, as `tokenizers` does. Time is O(n log n) in
-  /// the length of the longest word.
+  /// their ids. Bytes that have no token become the file's unknown token; where it has none, they
+  /// are left out, as `tokenizers` does. Time is O(n log n) in the length of the longest word.
   Encoding encode(std::string_view text, bool parse_special = false) const;
   /// Bytes of ids (not always UTF-8 on its own). Ids outside the vocabulary are Error{kBadInput}.
   std::string decode(const std::vector<std::int32_t>& ids) const;
+  /// What reading had to say, a sentence each.
+  const std::vector<std::string>& warnings() const { return warnings_; }
 
+  /// One more than the highest id; ids between that no token has are no bytes.
   std::size_t vocab_size() const { return pieces_.size(); }
   /// Bytes of a token.
   const std::string& piece(std::int32_t id) const { return pieces_[static_cast<std::size_t>(id)]; }
@@ -86,9 +89,10 @@ class BpeTokenizer {
   void set_vocabulary(const std::map<std::string, std::int32_t>& vocabulary,
                       const std::string& where);
   void add_merge(const std::string& a, const std::string& b, const std::string& where);
-  void check_reachable(const std::string& where) const;
+  void check_reachable(const std::string& where);
   const Merge* find_merge(std::int32_t left, std::int32_t right) const;
   void encode_word(std::string_view word, std::vector<std::int32_t>* ids) const;
+  void replace_unknown(std::vector<std::int32_t>* symbols) const;
   void encode_long_word(std::vector<std::int32_t>* symbols) const;
   void encode_added(std::string_view text, std::size_t byte_start, bool parse_special,
                     bool normalized, std::vector<std::int32_t>* ids,
@@ -102,8 +106,11 @@ class BpeTokenizer {
   std::vector<std::string> pieces_;                            // bytes by id
   std::unordered_map<std::string, std::int32_t> ids_;          // bytes to id
   std::unordered_map<std::uint64_t, Merge, PairHash> merges_;  // (left id, right id)
+  std::size_t num_merges_ = 0;                                 // in the file
   static constexpr std::int32_t kNoToken = -1;
-  std::array<std::int32_t, 256> byte_ids_{};  // kNoToken: the byte is left out of encodings
+  std::array<std::int32_t, 256> byte_ids_{};  // kNoToken: the byte is unknown or left out
+  std::int32_t unknown_ = kNoToken;           // what bytes without token become
+  bool fuses_unknown_ = false;                // one for all that follow each other in a word
   bool lacks_bytes_ = false;
   std::map<std::string, std::int32_t> added_;
   std::vector<AddedToken> added_list_;
@@ -112,6 +119,7 @@ class BpeTokenizer {
   bool always_matches_ = false;  // some added token is not special
   OffsetTrim trim_;
   TextTemplate template_;
+  std::vector<std::string> warnings_;
 };
 
 /// Copies the tokenizer's files of a directory; Error{kNotFound} where it has none.

@@ -191,8 +191,8 @@ class AtenGraph final : public Graph {
     dhead.addmm_(dlogits.t(), hidden);
   }
   at::Tensor lm_head_parameter() const override {
-    const at::Tensor& wte = own_.params.wte;
-    return wte.requires_grad() ? wte : at::Tensor();
+    const at::Tensor& head = own_.params.lm_matrix();
+    return head.requires_grad() ? head : at::Tensor();
   }
 
  private:
@@ -294,8 +294,10 @@ class AtenGraph final : public Graph {
   }
 
   at::Tensor lm_head(const GraphPlan& plan) const {
-    const at::Tensor wte = own_.params.wte.detach();
-    return plan.embedding.bits == 32 ? wte : round_to_bf16(wte);
+    QALOF_CHECK(config_.lm_head != model::LmHead::kNone, ErrorKind::kUnsupported,
+                "the model has no LM head, which language modelling needs");
+    const at::Tensor head = own_.params.lm_matrix().detach();
+    return plan.embedding.bits == 32 ? head : round_to_bf16(head);
   }
 
   at::Tensor embeddings(const at::Tensor& table, const std::vector<std::int32_t>& ids,

@@ -62,7 +62,7 @@ class Graph {
   /// Adds the gradient of the LM head to dhead [vocab, hidden].
   virtual void add_lm_head_gradient(const at::Tensor& dlogits, const at::Tensor& hidden,
                                     at::Tensor& dhead) = 0;
-  /// The LM head's parameter where it trains (tied: wte), else undefined.
+  /// The LM head's parameter where it trains (tied: wte, else lm_head), else undefined.
   virtual at::Tensor lm_head_parameter() const = 0;
   /// Tells that trainable tensors of the base or of adapters have changed, so that packed forms of
   /// them are stale.

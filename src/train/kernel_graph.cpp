@@ -160,7 +160,7 @@ class KernelGraph final : public Graph {
                                         kernels::Accumulate::kAdd, dhead.mutable_data_ptr<float>());
   }
   at::Tensor lm_head_parameter() const override {
-    return trainable_ != nullptr ? trainable_->wte : at::Tensor();
+    return trainable_ != nullptr ? trainable_->lm_matrix() : at::Tensor();
   }
   void begin_step(std::int64_t step) override {
     resources_.step = static_cast<std::uint64_t>(step);
@@ -333,7 +333,8 @@ class KernelGraph final : public Graph {
     if (entry.is_ready) return entry.linear;
     const quant::Precision precision{width, width};
     if (trainable_ != nullptr) {
-      pack_trained(trainable_->wte, precision, {}, entry);
+      base_->require_lm_head();
+      pack_trained(trainable_->lm_matrix(), precision, {}, entry);
     } else {
       use(base_->lm_head(width, *resources_.parallel), precision, entry);
     }

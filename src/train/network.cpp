@@ -23,10 +23,8 @@ struct BaseTensor {
   std::vector<float> values;
 };
 
-std::vector<BaseTensor> tensors_of(const runtime::BaseModel& base) {
+std::vector<BaseTensor> tensors_of(const runtime::BaseModel& base, bool with_lm_head) {
   const model::ModelConfig& config = base.config();
-  QALOF_CHECK(config.tie_word_embeddings, ErrorKind::kUnsupported,
-              "{}: tie_word_embeddings is false, a base trains with a tied head only", base.path());
   const auto hidden = static_cast<std::int64_t>(config.hidden);
   std::vector<BaseTensor> tensors;
   for (const model::TensorSpec& spec : model::embedding_tensors(config)) {
@@ -48,12 +46,16 @@ std::vector<BaseTensor> tensors_of(const runtime::BaseModel& base) {
                        base.source().linear_f32(i)});
     if (spec.bias) tensors.push_back({{static_cast<std::int64_t>(spec.out)}, base.bias(i)});
   }
+  if (with_lm_head) {
+    tensors.push_back({{static_cast<std::int64_t>(config.vocab_size), hidden},
+                       *base.source().tensor_f32(model::kLmHeadTensor)});
+  }
   return tensors;
 }
 
 // The inverse order of tensors_of.
 template <typename Next>
-BaseParams assemble(const model::ModelConfig& config, Next&& next) {
+BaseParams assemble(const model::ModelConfig& config, bool with_lm_head, Next&& next) {
   BaseParams params;
   params.wte = next();
   const at::Tensor none = at::empty({0}, params.wte.options());
@@ -73,6 +75,7 @@ BaseParams assemble(const model::ModelConfig& config, Next&& next) {
     params.weights.push_back(next());
     params.biases.push_back(spec.bias ? next() : none);
   }
+  params.lm_head = with_lm_head ? next() : none;
   return params;
 }
 
@@ -125,24 +128,27 @@ void FlatParameters::build(at::Device device) {
 
 BaseParams load_base_params(const runtime::BaseModel& base, at::Device device,
                             at::ScalarType dtype) {
-  const std::vector<BaseTensor> tensors = tensors_of(base);
+  const bool with_lm_head = base.config().lm_head == model::LmHead::kOwn;
+  const std::vector<BaseTensor> tensors = tensors_of(base, with_lm_head);
   std::size_t next = 0;
-  return assemble(base.config(), [&] {
+  return assemble(base.config(), with_lm_head, [&] {
     const BaseTensor& tensor = tensors[next++];
     return to_tensor(tensor.values, tensor.shape).to(device, dtype);
   });
 }
 
-TrainableBase::TrainableBase(const runtime::BaseModel& base, FlatParameters& flat)
-    : config_(base.config()) {
-  for (const BaseTensor& tensor : tensors_of(base)) {
+TrainableBase::TrainableBase(const runtime::BaseModel& base, FlatParameters& flat,
+                             runtime::Task task)
+    : config_(base.config()),
+      with_lm_head_(task == runtime::Task::kLm && config_.lm_head == model::LmHead::kOwn) {
+  for (const BaseTensor& tensor : tensors_of(base, with_lm_head_)) {
     indices_.push_back(flat.add(tensor.shape, tensor.values));
   }
 }
 
 BaseParams TrainableBase::bind(const FlatParameters& flat) const {
   std::size_t next = 0;
-  return assemble(config_, [&] { return flat.parameter(indices_[next++]); });
+  return assemble(config_, with_lm_head_, [&] { return flat.parameter(indices_[next++]); });
 }
 
 bool learns_steps(const TrainOptions& options, int bits) {
@@ -287,6 +293,7 @@ std::map<std::string, NamedTensor> export_base(const BaseParams& params, const H
   const model::TensorNames names = model::tensor_names(config);
   add(names.token_embedding, params.wte);
   if (params.wpe.numel() > 0) add(names.position_embedding, params.wpe);
+  if (params.lm_head.numel() > 0) add(model::kLmHeadTensor, params.lm_head);
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
     add_norm(names.attention_norms[layer], params.attention_norms[layer]);
     add_norm(names.mlp_norms[layer], params.mlp_norms[layer]);

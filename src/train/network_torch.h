@@ -21,10 +21,14 @@ struct NormParams {
 /// Every tensor of the decoder in f32; linear weights are [out, in], as kernels read them. What a
 /// family does not have (betas, biases, position embeddings) has no elements.
 struct BaseParams {
-  at::Tensor wte, wpe;                                 // [vocab, hidden], [positions, hidden]
+  at::Tensor wte, wpe;  // [vocab, hidden], [positions, hidden]
+  at::Tensor lm_head;   // [vocab, hidden] where it is a matrix of its own that is asked for
   std::vector<NormParams> attention_norms, mlp_norms;  // [layer]
   NormParams final_norm;
   std::vector<at::Tensor> weights, biases;  // [linear]
+
+  /// What multiplies the last hidden states: lm_head or, tied, wte.
+  const at::Tensor& lm_matrix() const { return lm_head.numel() > 0 ? lm_head : wte; }
 };
 
 /// A low-rank pair: a [r, in], b [out, r]; both undefined where a linear has none.
@@ -130,15 +134,18 @@ void copy_values(const std::vector<float>& values, const std::string& name, at::
 /// Copies of the base's tensors on a device, without gradient.
 BaseParams load_base_params(const runtime::BaseModel& base, at::Device device,
                             at::ScalarType dtype = at::kFloat);
-/// The same tensors as parameters of flat, to be built by the caller; call bind after build.
+/// The same tensors as parameters of flat, to be built by the caller; call bind after build. An LM
+/// head of its own is one where the task needs it.
 class TrainableBase {
  public:
-  TrainableBase(const runtime::BaseModel& base, FlatParameters& flat);
+  TrainableBase(const runtime::BaseModel& base, FlatParameters& flat,
+                runtime::Task task = runtime::Task::kLm);
   BaseParams bind(const FlatParameters& flat) const;
 
  private:
   std::vector<std::size_t> indices_;
   model::ModelConfig config_;
+  bool with_lm_head_;
 };
 
 /// The head that options.start has for a width, else the base's own of the task where it has one of

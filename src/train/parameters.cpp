@@ -107,7 +107,7 @@ PhaseParameters::PhaseParameters(const runtime::BaseModel& base, const TrainOpti
   };
   std::optional<TrainableBase> trainable;
   std::size_t group = 0;
-  if (options.method == Method::kFull) trainable.emplace(base, flat_);
+  if (options.method == Method::kFull) trainable.emplace(base, flat_, options.task);
   const AdapterInit init(base, options_, phase, parallel);
   for (const int bits : phase.widths) {
     Width& width = widths_[bits];

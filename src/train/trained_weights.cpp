@@ -70,8 +70,13 @@ std::shared_ptr<const runtime::BaseModel> make_base(
   }
   if (const auto weight = tensors.find("score.weight"); weight != tensors.end())
     class_head = runtime::Head{weight->second.shape[0], weight->second.values, {}};
-  auto source = std::make_unique<MemorySource>(tensors, model::linears(like.config()));
-  auto base = std::make_shared<runtime::BaseModel>(like.config(), like.path(), std::move(source));
+  model::ModelConfig config = like.config();
+  // Training for another task hands out no LM head of its own.
+  if (config.lm_head == model::LmHead::kOwn && !tensors.contains(model::kLmHeadTensor))
+    model::set_lm_head(config, model::LmHead::kNone);
+  auto source = std::make_unique<MemorySource>(tensors, model::linears(config));
+  auto base =
+      std::make_shared<runtime::BaseModel>(std::move(config), like.path(), std::move(source));
   base->set_heads(std::move(qa_head), std::move(class_head));
   return base;
 }

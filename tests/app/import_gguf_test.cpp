@@ -85,6 +85,15 @@ TEST_F(ImportGgufTest, GivesWhatTransformersComputes) {
   }
 }
 
+TEST_F(ImportGgufTest, NumbersThatAreNotFiniteAreRefusedByName) {
+  std::string bytes = sound();
+  std::fill(bytes.end() - 64, bytes.end(), '\xff');  // more than pads the last tensor
+  const auto error = error_of([&] { import(put(bytes)); });
+  EXPECT_EQ(error.kind, ErrorKind::kBadInput);
+  EXPECT_THAT(error.message, HasSubstr("damaged.gguf: tensor "));
+  EXPECT_THAT(error.message, HasSubstr("expected finite numbers"));
+}
+
 TEST_F(ImportGgufTest, TensorsHaveTheNamesAndSumsOfHuggingFace) {
   for (const bool bf16 : {false, true}) {
     import(kData + "tiny.gguf", bf16);

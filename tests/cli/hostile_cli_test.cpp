@@ -43,6 +43,36 @@ class HostileCliTest : public CliTest {
   std::string model_flag() const { return "--model_name_or_path " + path("model") + " "; }
 };
 
+// What is good in another place is told that place.
+TEST_F(HostileCliTest, OneThingInTheFlagOfAnother) {
+  fs::create_directory(path("adapter"));
+  put("adapter/adapter_config.json", "{}");
+  put("model.gguf", std::string("GGUF\3\0\0\0", 8));
+  const std::string eval = "eval --task lm --validation_file " + path("text.txt") + " ";
+  expect_refused(eval + "--model_name_or_path " + path("adapter"), "give it as --adapter");
+  expect_refused(eval + "--model_name_or_path " + path("model.gguf"), "qalof import ");
+  ASSERT_EQ(run("quantize --bit_widths 8 --output " + path("packed") + " " + model_flag()).code, 0);
+  for (const char* name : {"packed", "model"})
+    expect_refused(eval + model_flag() + "--adapter " + path(name),
+                   "give it as --model_name_or_path");
+  expect_refused(eval + model_flag() + "--adapter " + path("text.txt"), "is a file, expected a");
+}
+
+// A classifier whose config unties a head that it does not have (transformers writes such).
+TEST_F(HostileCliTest, AModelWithoutLmHeadServesItsTaskAlone) {
+  Json config = read_json_file(path("model/config.json"));
+  config["tie_word_embeddings"] = false;
+  config["architectures"] = {"GPT2ForQuestionAnswering"};
+  put("model/config.json", config.dump());
+  EXPECT_EQ(run("eval --validation_file " + path("dev.json") + " " + model_flag()).code, 0);
+  ASSERT_EQ(run("quantize --bit_widths 8 --output " + path("packed") + " " + model_flag()).code, 0);
+  for (const char* name : {"model", "packed"}) {
+    const std::string flag = " --model_name_or_path " + path(name);
+    expect_refused("generate --prompt a" + flag, "has no LM head");
+    expect_refused("eval --task lm --validation_file " + path("text.txt") + flag, "has no LM head");
+  }
+}
+
 TEST_F(HostileCliTest, DamagedModelDirectories) {
   struct Case {
     const char* file;

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "core/error.h"
 #include "core/hash.h"
 #include "io/io_test_util.h"
@@ -63,6 +65,87 @@ TEST_F(ModelDirTest, StripsWrappersAndDropsMaskBuffersAndKeepsConfig) {
   EXPECT_EQ(model.find("h.0.attn.bias"), nullptr);
   EXPECT_EQ(model.config()["x"], 1);
   EXPECT_EQ(model.path(), dir_.path());
+}
+
+// Wherever they stand, and whether or not an index names them.
+TEST_F(ModelDirTest, DropsBuffersThatModelsMakeAnew) {
+  const std::vector<std::pair<std::string, std::vector<std::size_t>>> buffers = {
+      {"model.layers.0.self_attn.rotary_emb.inv_freq", {2}},
+      {"model.rotary_emb.inv_freq", {2}},
+      {"rotary_emb.original_inv_freq", {2}},
+      {"module.model.layers.1.self_attn.rotary_emb.cos_cached", {1, 1, 2, 2}},
+      {"transformer.h.0.attn.bias", {1, 1, 2, 2}},
+      {"position_ids", {1, 4}}};
+  auto tensors = buffers;
+  tensors.push_back({"model.w", {2}});
+  tensors.push_back({"my_position_ids", {2}});
+  put_tensors(dir_.file("model.safetensors"), tensors);
+  EXPECT_THAT(open().names(), ElementsAre("my_position_ids", "w"));
+  std::filesystem::remove(dir_.file("model.safetensors"));
+  put_tensors(dir_.file("a.safetensors"), buffers);
+  put_tensors(dir_.file("b.safetensors"), {{"model.w", {2}}});
+  put_index(R"({"model.w": "b.safetensors", "model.rotary_emb.inv_freq": "a.safetensors"})");
+  EXPECT_THAT(open().names(), ElementsAre("w"));
+}
+
+TEST_F(ModelDirTest, NamesTheTensorThatIsNotFinite) {
+  std::vector<float> values(300, 1.0F);
+  values[257] = std::numeric_limits<float>::infinity();
+  write_safetensors(
+      dir_.file("model.safetensors"),
+      {{"model.layers.1.mlp.up_proj.weight", DType::kF32, {100, 3}, bytes_of(values)}}, {});
+  const ModelDir model = open();
+  const TensorView& view = *model.find("layers.1.mlp.up_proj.weight");
+  std::vector<float> part(45);
+  EXPECT_NO_THROW(model.copy_as_f32(view, 0, part));
+  const auto error = error_of([&] { model.copy_as_f32(view, 255, part); });
+  EXPECT_EQ(error.kind, ErrorKind::kBadInput);
+  EXPECT_THAT(error.message,
+              HasSubstr("tensor model.layers.1.mlp.up_proj.weight holds inf at value 257"));
+}
+
+TEST_F(ModelDirTest, ASecondNameFindsTheSameTensor) {
+  put_tensors(dir_.file("model.safetensors"), {{"model.w", {2}}});
+  ModelDir model = open();
+  model.add_name("v", "w");
+  EXPECT_EQ(model.find("v"), model.find("w"));
+  EXPECT_EQ(model.stored_name("v"), "model.w");
+  EXPECT_THAT(model.names(), ElementsAre("w"));
+}
+
+TEST_F(ModelDirTest, NamesWhatIsNoModelDirectory) {
+  put_file(dir_.file("x.gguf"), std::string("GGUF\3\0\0\0", 8));
+  EXPECT_THAT(error_of([&] { ModelDir::open(dir_.file("x.gguf")); }).message,
+              HasSubstr("is a GGUF file; qalof import "));
+  EXPECT_THAT(error().message, HasSubstr("is no model directory but holds a GGUF file; qalof import "));
+  put_tensors(dir_.file("alone.safetensors"), {{"x", {1}}});
+  EXPECT_THAT(error_of([&] { ModelDir::open(dir_.file("alone.safetensors")); }).message,
+              HasSubstr("is a safetensors file alone, expected the directory that holds it"));
+  for (const char* name : {"qalof.json", "adapter_config.json"}) {
+    const TempDir adapter;
+    put_file(adapter.file(name), "{}");
+    const auto thrown = error_of([&] { ModelDir::open(adapter.path()); });
+    EXPECT_EQ(thrown.kind, ErrorKind::kBadInput);
+    EXPECT_THAT(thrown.message, HasSubstr("is an adapter directory"));
+    EXPECT_THAT(thrown.message, HasSubstr("give it as --adapter"));
+  }
+}
+
+TEST_F(ModelDirTest, NamesThePartsThatAreMissing) {
+  const auto part = [](int i) { return fmt::format("model-{:05}-of-00003.safetensors", i); };
+  put_tensors(dir_.file(part(1)), {{"x", {1}}});
+  EXPECT_EQ(error().kind, ErrorKind::kNotFound);
+  EXPECT_THAT(error().message, HasSubstr("has 1 of 3 parts (model-00001-of-00003.safetensors) but "
+                                         "no model.safetensors.index.json"));
+  put_index(fmt::format(R"({{"x": "{}", "y": "{}", "z": "{}"}})", part(1), part(2), part(3)));
+  EXPECT_EQ(error().kind, ErrorKind::kNotFound);
+  EXPECT_THAT(error().message, HasSubstr("2 of the 3 files it names are not there: "
+                                         "model-00002-of-00003.safetensors, "
+                                         "model-00003-of-00003.safetensors"));
+  put_tensors(dir_.file(part(2)), {{"y", {1}}});
+  EXPECT_THAT(
+      error().message,
+      HasSubstr("1 of the 3 files it names is not there: model-00003-of-00003.safetensors"));
 }
 
 TEST_F(ModelDirTest, GivesTheHashOfItsWeightFilesInNameOrder) {
@@ -151,6 +234,9 @@ TEST_F(ModelDirTest, RefusesADamagedIndex) {
 
 TEST(StripPrefixes, RepeatsInAnyOrderAndLeavesTheRest) {
   EXPECT_EQ(strip_prefixes("_orig_mod.module.base_model.model.model.transformer.h.0"), "h.0");
+  EXPECT_EQ(strip_prefixes("pretrained_model.base_model.transformer.h.0"), "h.0");
+  EXPECT_EQ(strip_wrappers("pretrained_model.base_model.transformer.h.0"), "transformer.h.0");
+  EXPECT_EQ(strip_wrappers("v_head.summary.weight"), "v_head.summary.weight");
   EXPECT_EQ(strip_prefixes("lm_head.weight"), "lm_head.weight");
   EXPECT_EQ(strip_prefixes("modeling.x"), "modeling.x");
   EXPECT_EQ(strip_prefixes(""), "");

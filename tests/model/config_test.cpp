@@ -33,7 +33,7 @@ TEST(ModelConfig, MissingValuesAreThoseOfGpt2) {
   EXPECT_EQ(config.initializer_range, 0.02F);
   EXPECT_EQ(config.bos_token_id, 50256);
   EXPECT_EQ(config.eos_token_ids, std::vector<std::int64_t>{50256});
-  EXPECT_TRUE(config.tie_word_embeddings);
+  EXPECT_EQ(config.lm_head, LmHead::kTied);
   EXPECT_FALSE(config.has_dropout);
 }
 
@@ -54,7 +54,7 @@ TEST(ModelConfig, EveryValueIsRead) {
   EXPECT_EQ(config.initializer_range, 0.5F);
   EXPECT_EQ(config.bos_token_id, 7);
   EXPECT_EQ(config.eos_token_ids, std::vector<std::int64_t>{9});
-  EXPECT_FALSE(config.tie_word_embeddings);
+  EXPECT_EQ(config.lm_head, LmHead::kOwn);
 }
 
 TEST(ModelConfig, AliasesMeanTheSame) {
@@ -153,8 +153,8 @@ const BadConfig kBadConfigs[] = {
     {"Quantized", R"("quantization_config": {"quant_method": "gptq"})", kNotHere,
      "quantization_config"},
     {"QuantizedEmpty", R"("quantization_config": {})", kNotHere, "quantization_config"},
-    {"VocabZero", R"("vocab_size": 0)", kBad, "vocab_size is 0, expected 1..10000000"},
-    {"VocabHuge", R"("vocab_size": 10000001)", kBad, "vocab_size"},
+    {"VocabZero", R"("vocab_size": 0)", kBad, "vocab_size is 0, expected 1..16777216"},
+    {"VocabHuge", R"("vocab_size": 16777217)", kBad, "vocab_size"},
     {"VocabNegative", R"("vocab_size": -1)", kBad, "vocab_size is -1"},
     {"VocabFloat", R"("vocab_size": 50257.0)", kBad, "expected an integer"},
     {"VocabText", R"("vocab_size": "50257")", kBad, "expected an integer"},
@@ -166,7 +166,7 @@ const BadConfig kBadConfigs[] = {
     {"HeadsZero", R"("n_head": 0)", kBad, "n_head is 0"},
     {"HeadsDoNotDivide", R"("n_head": 7)", kBad, "n_embd 768 is not divisible by n_head 7"},
     {"MoreHeadsThanHidden", R"("n_head": 1536)", kBad, "not divisible"},
-    {"PositionsHuge", R"("n_positions": 1000001)", kBad, "n_positions"},
+    {"PositionsHuge", R"("n_positions": 16777217)", kBad, "n_positions"},
     {"InnerZero", R"("n_inner": 0)", kBad, "n_inner is 0"},
     {"InnerHuge", R"("n_inner": 262145)", kBad, "n_inner is 262145"},
     {"AliasContradicts", R"("n_embd": 768, "hidden_size": 1024)", kBad,

@@ -75,21 +75,28 @@ TEST(ModelLayout, ParametersCountTheTiedHeadOnce) {
   ModelConfig config = small();
   // Ends 11*6 + 7*6 + 2*6; a layer has norms of 24, weights of 264 and biases of 18 + 6 + 10 + 6.
   EXPECT_EQ(parameter_count(config), 120U + 2 * (24U + 264U + 40U));
-  config.tie_word_embeddings = false;
+  EXPECT_EQ(row_tensors(config).size(), 2U);
+  set_lm_head(config, LmHead::kOwn);
   EXPECT_EQ(parameter_count(config), 120U + 2 * (24U + 264U + 40U) + 66U);
+  EXPECT_EQ(row_tensors(config).back().name, "lm_head.weight");
+  EXPECT_EQ(config.raw["tie_word_embeddings"], false);
+  set_lm_head(config, LmHead::kNone);
+  EXPECT_EQ(parameter_count(config), 120U + 2 * (24U + 264U + 40U));
+  EXPECT_EQ(row_tensors(config).size(), 2U);
 }
 
 TEST(ModelLayout, LargestModelDoesNotOverflow) {
   const ModelConfig config = parse_model_config({{"model_type", "gpt2"},
-                                                 {"vocab_size", 10'000'000},
-                                                 {"n_positions", 1'000'000},
+                                                 {"vocab_size", 1 << 24},
+                                                 {"n_positions", 1 << 24},
                                                  {"n_embd", 65'536},
                                                  {"n_layer", 1024},
                                                  {"n_head", 1024},
                                                  {"tie_word_embeddings", false}},
                                                 "largest");
   const double hidden = 65'536;
-  const double expected = hidden * (21e6 + 2) + 1024 * (12 * hidden * hidden + 13 * hidden);
+  const double expected =
+      hidden * (3.0 * (1 << 24) + 2) + 1024 * (12 * hidden * hidden + 13 * hidden);
   EXPECT_DOUBLE_EQ(static_cast<double>(parameter_count(config)), expected);
 }
 

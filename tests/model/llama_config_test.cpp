@@ -27,7 +27,7 @@ TEST(LlamaConfig, MissingValuesAreThoseOfTransformers) {
   EXPECT_EQ(config.max_positions, 2048U);
   EXPECT_EQ(config.norm_epsilon, 1e-6F);
   EXPECT_EQ(config.rotary->theta, 10000.0F);
-  EXPECT_FALSE(config.tie_word_embeddings);
+  EXPECT_EQ(config.lm_head, LmHead::kOwn);
   EXPECT_EQ(config.bos_token_id, 1);
   EXPECT_EQ(config.eos_token_ids, std::vector<std::int64_t>{2});
 }

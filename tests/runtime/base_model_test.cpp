@@ -126,8 +126,12 @@ TEST(HostileModel, MisfitsAreRefusedByName) {
          d.set("lm_head.weight", {60, 16});
        },
        bad, "lm_head.weight has shape"},
-      {"untied without a head", config("tie_word_embeddings", false), bad,
-       "lm_head.weight is missing"},
+      {"untied without a head",
+       [](Draft& d) {
+         d.config["tie_word_embeddings"] = false;
+         d.config["architectures"] = {"GPT2LMHeadModel"};
+       },
+       bad, "lm_head.weight is missing"},
       {"config of a wider model", config("n_embd", 32), bad, "expected [61, 32]"},
       {"config with more layers", config("n_layer", 3), bad, "h.2."},
       {"config with fewer layers", config("n_layer", 1), bad, "h.1."},
@@ -155,6 +159,143 @@ TEST(HostileModel, MisfitsAreRefusedByName) {
     const auto error = error_of([&] { BaseModel::load_directory(directory.path()); });
     EXPECT_EQ(static_cast<int>(error.kind), static_cast<int>(c.kind)) << error.message;
     EXPECT_THAT(error.message, HasSubstr(c.piece));
+  }
+}
+
+std::shared_ptr<const BaseModel> load(const Draft& draft, const TempDir& directory) {
+  Draft copy = draft;
+  copy.write(directory.path());
+  return BaseModel::load_directory(directory.path());
+}
+
+TEST(BesideTheDecoder, HeadsThatNothingReadsAreNamedInAWarning) {
+  const TempDir directory;
+  Draft draft = sound_draft();
+  EXPECT_THAT(load(draft, directory)->warnings(), ::testing::IsEmpty());
+  // By name alone, by standing outside of transformer., in any dtype.
+  for (const char* name :
+       {"v_head.summary.weight", "v_head.summary.bias", "multiple_choice_head.summary.weight",
+        "lm_head.bias", "lm_head_norm.weight", "mtp.layers.0.weight", "transformer.pooler.weight",
+        "score.bias", "reward.0.weight"})
+    draft.set(name, {1, 16}, io::DType::kI64);
+  const auto base = load(draft, directory);
+  ASSERT_EQ(base->warnings().size(), 1U);
+  EXPECT_THAT(base->warnings()[0], HasSubstr("beside the decoder that are not used: lm_head.bias, "
+                                             "lm_head_norm.weight, mtp.layers.0.weight, "));
+  EXPECT_THAT(base->warnings()[0], HasSubstr("and 1 more"));
+  EXPECT_FALSE(base->class_head().has_value());
+}
+
+TEST(BesideTheDecoder, WhatMakesAnotherDecoderIsRefused) {
+  const TempDir directory;
+  for (const char* name :
+       {"transformer.h.0.attn.q_norm.weight", "transformer.h.2.ln_1.weight", "h.0.lm_head.weight",
+        "transformer.wte.bias", "transformer.ln_f.scale", "transformer.embed_positions.weight",
+        "transformer.project_in.weight", "layers.0.mlp.up_proj.weight"}) {
+    Draft draft = sound_draft();
+    draft.set(name, {16});
+    const auto error = error_of([&] { load(draft, directory); });
+    EXPECT_EQ(error.kind, ErrorKind::kBadInput) << name;
+    EXPECT_THAT(error.message, HasSubstr("is not part of this model")) << name;
+  }
+}
+
+std::vector<float> head_of(const BaseModel& base) {
+  SerialFor serial;
+  return unpack_reals(base.lm_head({32}, serial), serial);
+}
+
+TEST(LmHead, IsTheOneThatTheFileHolds) {
+  const TempDir directory;
+  Draft draft = sound_draft();
+  const auto tied = load(draft, directory);
+  EXPECT_EQ(tied->config().lm_head, model::LmHead::kTied);
+  const std::vector<float> embedding = head_of(*tied);
+
+  draft.tensors["lm_head.weight"] = {"lm_head.weight", io::DType::kF32, {61, 16}, {}};
+  draft.data["lm_head.weight"] = draft.data["transformer.wte.weight"];
+  const auto equal = load(draft, directory);
+  EXPECT_EQ(equal->config().lm_head, model::LmHead::kTied);
+  EXPECT_THAT(equal->warnings(), ::testing::IsEmpty());
+
+  draft.data["lm_head.weight"][2] ^= std::byte{0x10};
+  const auto own = load(draft, directory);
+  EXPECT_EQ(own->config().lm_head, model::LmHead::kOwn);
+  EXPECT_EQ(own->config().raw["tie_word_embeddings"], false);
+  ASSERT_EQ(own->warnings().size(), 1U);
+  EXPECT_THAT(own->warnings()[0], HasSubstr("lm_head.weight and transformer.wte.weight hold other "
+                                            "values; the LM head is the one stored"));
+  EXPECT_NE(head_of(*own), embedding);
+}
+
+// The same numbers in another dtype are the same.
+TEST(LmHead, IsComparedByValue) {
+  const TempDir directory;
+  Draft draft = sound_draft();
+  std::vector<float> values(61 * 16);
+  std::memcpy(values.data(), draft.data["transformer.wte.weight"].data(), 4 * values.size());
+  draft.data["lm_head.weight"] = io::bf16_bytes(values);
+  draft.tensors["lm_head.weight"] = {"lm_head.weight", io::DType::kBF16, {61, 16}, {}};
+  io::copy_as_f32(io::DType::kBF16, draft.data["lm_head.weight"], values);
+  const auto bytes = std::as_bytes(std::span<const float>(values));
+  EXPECT_EQ(load(draft, directory)->config().lm_head, model::LmHead::kOwn);
+  draft.data["transformer.wte.weight"] = {bytes.begin(), bytes.end()};
+  EXPECT_EQ(load(draft, directory)->config().lm_head, model::LmHead::kTied);
+}
+
+// Writers that store one of two names of a tensor may keep the head's.
+TEST(LmHead, StandsForATiedEmbeddingThatIsNotStored) {
+  const TempDir directory;
+  Draft draft = sound_draft();
+  const std::vector<float> embedding = head_of(*load(draft, directory));
+  draft.data["lm_head.weight"] = draft.data["transformer.wte.weight"];
+  draft.tensors["lm_head.weight"] = {"lm_head.weight", io::DType::kF32, {61, 16}, {}};
+  draft.tensors.erase("transformer.wte.weight");
+  const auto base = load(draft, directory);
+  EXPECT_EQ(base->config().lm_head, model::LmHead::kTied);
+  EXPECT_EQ(head_of(*base), embedding);
+  EXPECT_EQ(base->source().tensor_f32("wte.weight")->size(), embedding.size());
+  draft.config["tie_word_embeddings"] = false;
+  EXPECT_THAT(error_of([&] { load(draft, directory); }).message,
+              HasSubstr("wte.weight is missing"));
+}
+
+TEST(LmHead, IsNotNeededByAClassifier) {
+  const TempDir directory;
+  Draft draft = sound_draft();
+  draft.config["tie_word_embeddings"] = false;
+  for (const char* name :
+       {"GPT2ForQuestionAnswering", "GPT2ForSequenceClassification", "GPT2Model"}) {
+    draft.config["architectures"] = {name};
+    const auto base = load(draft, directory);
+    EXPECT_EQ(base->config().lm_head, model::LmHead::kNone);
+    const auto error = error_of([&] { head_of(*base); });
+    EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
+    EXPECT_THAT(error.message, HasSubstr("has no LM head"));
+  }
+  draft.config.erase("architectures");
+  EXPECT_EQ(load(draft, directory)->config().lm_head, model::LmHead::kNone);
+}
+
+// A quantizer would make plain codes of it.
+TEST(NotFinite, IsFoundInEveryTensorWhereItIsRead) {
+  const TempDir directory;
+  const Draft sound = sound_draft();
+  SerialFor serial;
+  for (const auto& [name, tensor] : sound.tensors) {
+    for (const std::uint32_t bits : {0x7fc00000U, 0x7f800000U, 0xff800000U}) {
+      Draft draft = sound;
+      std::memcpy(draft.data[name].data() + draft.data[name].size() - 4, &bits, 4);
+      const auto error = error_of([&] {
+        const auto base = load(draft, directory);
+        for (std::size_t i = 0; i < base->linears().size(); ++i)
+          base->packed(i, {{4}, {8}}, {}, serial);
+        std::vector<float> row(16);
+        base->embed(std::vector<std::int32_t>{60}, std::vector<std::int32_t>{31}, {32}, row.data());
+      });
+      EXPECT_EQ(error.kind, ErrorKind::kBadInput) << name;
+      EXPECT_THAT(error.message, HasSubstr("tensor " + name + " holds")) << name;
+    }
   }
 }
 

@@ -10,6 +10,8 @@
 #include "core/crc32c.h"
 #include "io/safetensors.h"
 #include "runtime/fixture_model.h"
+#include "runtime/footprint.h"
+#include "runtime/packed_layout.h"
 #include "support/error_of.h"
 #include "support/tiny_model.h"
 
@@ -130,28 +132,95 @@ TEST_F(PackedFileTest, HoldsTokenizerPlanAdaptersAndSeparator) {
   }
 }
 
+// Whether the config says so or the file alone.
 TEST_F(PackedFileTest, UntiedHeadIsKept) {
-  write();
-  // The directory once more, with a head of its own.
-  const auto file = io::SafetensorsFile::open(dir_.file("model.safetensors"));
-  std::vector<io::TensorToWrite> tensors;
-  for (const auto& [name, view] : file.tensors())
-    tensors.push_back({name, view.dtype, view.shape, view.bytes});
-  const std::vector<float> zeros(97 * 16, 0.0F);
-  tensors.push_back({"lm_head.weight", io::DType::kF32, {97, 16}, std::as_bytes(std::span(zeros))});
-  const TempDir untied;
-  io::write_safetensors(untied.file("model.safetensors"), tensors, {});
+  for (const bool tied : {false, true}) {
+    write();
+    // The directory once more, with a head of its own.
+    const auto file = io::SafetensorsFile::open(dir_.file("model.safetensors"));
+    std::vector<io::TensorToWrite> tensors;
+    for (const auto& [name, view] : file.tensors())
+      tensors.push_back({name, view.dtype, view.shape, view.bytes});
+    const std::vector<float> zeros(97 * 16, 0.0F);
+    tensors.push_back(
+        {"lm_head.weight", io::DType::kF32, {97, 16}, std::as_bytes(std::span(zeros))});
+    const TempDir untied;
+    io::write_safetensors(untied.file("model.safetensors"), tensors, {});
+    Json config = small_config();
+    config["tie_word_embeddings"] = tied;
+    std::ofstream(untied.file("config.json")) << config;
+    base_ = BaseModel::load_directory(untied.path());
+    EXPECT_EQ(base_->warnings().size(), tied ? 1U : 0U);
+    adapters_ = nullptr;
+    pack({8}, "", {}, {8});
+    const PackedModel packed = open_packed_file(path_);
+    EXPECT_EQ(packed.base->config().lm_head, model::LmHead::kOwn);
+    const auto execution = execution_of(packed.base, "8");
+    const auto footprint = measure_footprint(*execution);
+    EXPECT_EQ(footprint.other_bytes, measure_footprint(*execution_of(base_, "8")).other_bytes);
+    const std::vector<float> hidden = hidden_of(*execution, kIds);
+    SerialFor serial;
+    for (const float loss : lm_token_losses(*execution, hidden.data(), kIds, serial)) {
+      EXPECT_LE(std::abs(loss - std::log(97.0F)), 1e-5F);
+    }
+  }
+}
+
+TEST_F(PackedFileTest, AClassifierWithoutLmHeadIsPackedWithoutOne) {
   Json config = small_config();
   config["tie_word_embeddings"] = false;
-  std::ofstream(untied.file("config.json")) << config;
-  base_ = BaseModel::load_directory(untied.path());
+  config["architectures"] = {"GPT2ForSequenceClassification"};
+  write(config);
   adapters_ = nullptr;
   pack({8});
-  const auto execution = execution_of(open_packed_file(path_).base, "8");
-  const std::vector<float> hidden = hidden_of(*execution, kIds);
-  SerialFor serial;
-  for (const float loss : lm_token_losses(*execution, hidden.data(), kIds, serial)) {
-    EXPECT_LE(std::abs(loss - std::log(97.0F)), 1e-5F);
+  const PackedModel packed = open_packed_file(path_);
+  EXPECT_EQ(packed.base->config().lm_head, model::LmHead::kNone);
+  EXPECT_EQ(span_logits_of(*execution_of(base_, "8"), kIds),
+            span_logits_of(*execution_of(packed.base, "8"), kIds));
+  EXPECT_LT(measure_footprint(*execution_of(packed.base, "8")).other_bytes, 97U * 16 * 8);
+  const auto error = error_of([&] { pack({8}, "", {}, {8}); });
+  EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
+  EXPECT_THAT(error.message, HasSubstr("has no LM head"));
+}
+
+// With checksums that are right: an older program packed what it was given.
+TEST_F(PackedFileTest, NumbersThatAreNotFiniteAreRefusedWhereTheyAreRead) {
+  write();
+  adapters_ = nullptr;
+  pack({8}, "", {}, {8, 32});
+  const auto sound = io::SafetensorsFile::open(path_);
+  const TempDir directory;
+  const std::string path = directory.file("model.qalof");
+  for (const char* name :
+       {"wte.weight", "wpe.weight", "ln_f.weight", "h.0.attn.c_attn.bias", "qa_outputs.weight",
+        "h.0.mlp.c_fc.w8.scales", "lm_head.w8.scales", "lm_head.w32.panels"}) {
+    std::map<std::string, std::vector<std::byte>> data;
+    std::vector<io::TensorToWrite> tensors;
+    Json header = Json::parse(sound.metadata().at(kPackedMetadataKey));
+    for (const auto& [tensor, view] : sound.tensors()) {
+      std::vector<std::byte>& bytes = data[tensor];
+      bytes = {view.bytes.begin(), view.bytes.end()};
+      if (tensor == name) {
+        // bfloat16 or the upper half of an f32: infinity.
+        bytes[bytes.size() - 2] = std::byte{0x80};
+        bytes[bytes.size() - 1] = std::byte{0x7f};
+        header["crc32c"][tensor] = crc32c(bytes);
+      }
+      tensors.push_back({tensor, view.dtype, view.shape, bytes});
+    }
+    io::write_safetensors(path, tensors, {{kPackedMetadataKey, header.dump()}});
+    const auto error = error_of([&] {
+      const PackedModel packed = open_packed_file(path);
+      SerialFor serial;
+      for (std::size_t i = 0; i < packed.base->linears().size(); ++i)
+        packed.base->packed(i, {{8}, {8}}, {}, serial);
+      for (const int bits : {8, 32}) packed.base->lm_head({bits}, serial);
+      std::vector<float> row(16);
+      const auto last = static_cast<std::int32_t>(packed.base->config().max_positions) - 1;
+      packed.base->embed(std::vector{96}, std::vector{last}, {16}, row.data());
+    });
+    EXPECT_EQ(error.kind, ErrorKind::kBadInput) << name;
+    EXPECT_THAT(error.message, HasSubstr(std::string("tensor ") + name + " holds")) << name;
   }
 }
 

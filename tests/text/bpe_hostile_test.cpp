@@ -107,10 +107,9 @@ TEST(HostileTokenizer, DamagedTokenizerJsonIsRefused) {
        "\"th\" has id 4000000000"},
       {"id twice", [](Json& j) { j["model"]["vocab"]["th"] = 257; }, bad,
        "which another token has"},
-      {"a hole", [](Json& j) { j["model"]["vocab"]["th"] = 300; }, bad, "ids must be 0..259"},
+      {"a hole of millions", [](Json& j) { j["model"]["vocab"]["th"] = 9'000'000; }, bad,
+       "ids must be 0..1048835"},
       {"empty token", [](Json& j) { j["model"]["vocab"][""] = 260; }, bad, "an empty token"},
-      {"token outside the alphabet", [](Json& j) { j["model"]["vocab"]["\u4e2d"] = 260; }, bad,
-       "byte-level alphabet"},
       {"a byte without token",
        [](Json& j) {
          j["model"]["vocab"]["xx"] = j["model"]["vocab"]["x"];
@@ -130,15 +129,12 @@ TEST(HostileTokenizer, DamagedTokenizerJsonIsRefused) {
       {"merge of one", [](Json& j) { j["model"]["merges"][1] = "the"; }, bad, "not two tokens"},
       {"merge of nothing", [](Json& j) { j["model"]["merges"][1] = " the"; }, bad,
        "not two tokens"},
-      {"merge twice", [](Json& j) { j["model"]["merges"].push_back("t h"); }, bad, "stands twice"},
       {"merge of an unknown part", [](Json& j) { j["model"]["merges"].push_back("ab c"); }, bad,
        "vocabulary lacks"},
       {"merge to an unknown token", [](Json& j) { j["model"]["merges"].push_back("a b"); }, bad,
        "vocabulary lacks"},
       {"merge outside the alphabet", [](Json& j) { j["model"]["merges"].push_back("\u4e2d a"); },
        bad, "byte-level alphabet"},
-      {"a merge is missing", [](Json& j) { j["model"]["merges"].erase(2); }, bad,
-       "no merge makes 1 tokens"},
       {"added tokens an object", [](Json& j) { j["added_tokens"] = Json::object(); }, bad,
        "not a list"},
       {"added token without id", [](Json& j) { j["added_tokens"][0].erase("id"); }, bad,
@@ -192,8 +188,6 @@ TEST(HostileTokenizer, DamagedVocabularyAndMergesAreRefused) {
        ErrorKind::kBadInput, "no merges"},
       {"merges not UTF-8", [](Files& f) { f["merges.txt"] += "\xff x\n"; }, ErrorKind::kCorruptFile,
        "not UTF-8 at byte"},
-      {"version in the middle", [](Files& f) { f["merges.txt"] += "#version: 0.2\n"; },
-       ErrorKind::kBadInput, "merge 3"},
       {"three in a line", [](Files& f) { f["merges.txt"] += "a b c\n"; }, ErrorKind::kBadInput,
        "line 5"},
       {"one in a line", [](Files& f) { f["merges.txt"] += "ab\n"; }, ErrorKind::kBadInput,
@@ -202,8 +196,6 @@ TEST(HostileTokenizer, DamagedVocabularyAndMergesAreRefused) {
        "line 5"},
       {"a NUL", [](Files& f) { f["merges.txt"] += std::string("a \0\n", 4); }, ErrorKind::kBadInput,
        "byte-level alphabet"},
-      {"merge twice", [](Files& f) { f["merges.txt"] += "t h\n"; }, ErrorKind::kBadInput,
-       "stands twice"},
       {"vocabulary not JSON", [](Files& f) { f["vocab.json"] = "{"; }, ErrorKind::kCorruptFile,
        "vocab.json"},
       {"token twice", [](Files& f) { f["vocab.json"].insert(1, "\"th\": 0, "); },
@@ -233,9 +225,13 @@ void expect_every_cut_refused(const std::string& name, const Files& whole) {
   for (std::size_t size = 0; size < text.size(); ++size) {
     Files files = whole;
     files[name] = text.substr(0, size);
-    const bool is_whole = name == "merges.txt" && size + 1 == text.size();  // only the last newline
-    if (is_whole) {
-      EXPECT_EQ(BpeTokenizer::from_files(files, "dir").vocab_size(), 259U);
+    // Whole lines that are lost cannot be told from tokens that no merge makes.
+    const bool ends_line = name == "merges.txt" && size > sizeof("#version: 0.2\n") - 1 &&
+                           (text[size - 1] == '\n' || text[size] == '\n');
+    if (ends_line) {
+      const BpeTokenizer tokenizer = BpeTokenizer::from_files(files, "dir");
+      EXPECT_EQ(tokenizer.vocab_size(), 259U);
+      EXPECT_EQ(tokenizer.warnings().empty(), size + 1 == text.size()) << size;
       continue;
     }
     const auto error = error_of([&] { BpeTokenizer::from_files(files, "dir"); });
@@ -257,6 +253,7 @@ TEST(HostileTokenizer, FlippedBytesAreRefusedOrGiveATokenizerThatWorks) {
     text[i] = static_cast<char>(static_cast<unsigned char>(text[i]) ^ (1U << (i % 8)));
     try {
       const BpeTokenizer tokenizer = BpeTokenizer::from_files({{"tokenizer.json", text}}, "dir");
+      if (!tokenizer.warnings().empty()) continue;  // it may lack bytes
       EXPECT_EQ(tokenizer.decode(tokenizer.encode(" the cat\u00e9").ids), " the cat\u00e9");
     } catch (const Error&) {
     }

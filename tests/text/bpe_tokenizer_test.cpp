@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <random>
 #include <thread>
 
@@ -23,6 +24,7 @@ using qalof::testing::TempDir;
 using qalof::testing::text_data;
 using qalof::testing::tiny_json;
 using qalof::testing::tokenizer_of;
+using ::testing::HasSubstr;
 
 const BpeTokenizer& tiny() {
   static const BpeTokenizer tokenizer = BpeTokenizer::load(text_data("tiny"));
@@ -55,6 +57,107 @@ void expect_hashes(const BpeTokenizer& tokenizer, std::size_t column) {
     }
   }
   EXPECT_EQ(wrong, 0U);
+}
+
+// The tiny vocabulary with changes; ids are those of `tokenizers` 0.22.
+Json changed_tiny(const std::function<void(Json& model)>& change) {
+  Json json = parse_json(tiny_json(), "tiny");
+  change(json["model"]);
+  return json;
+}
+
+TEST(BpeTokenizer, TokensThatNoTextBecomesAreAWarning) {
+  const std::vector<std::int32_t> ids = tiny().encode("The red boat").ids;
+  EXPECT_THAT(tiny().warnings(), ::testing::IsEmpty());
+  const BpeTokenizer tokenizer = tokenizer_of(changed_tiny([](Json& model) {
+    const auto size = static_cast<std::int64_t>(tiny().vocab_size());
+    model["vocab"]["<pad>"] = size;
+    model["vocab"]["\u0120zzqq"] = size + 1;
+    model["vocab"]["\u4e2d"] = size + 2;
+  }));
+  EXPECT_EQ(tokenizer.encode("The red boat").ids, ids);
+  const auto size = static_cast<std::int32_t>(tiny().vocab_size());
+  EXPECT_EQ(tokenizer.decode({size, size + 1, size + 2}), "<pad> zzqq\u4e2d");
+  ASSERT_EQ(tokenizer.warnings().size(), 2U);
+  EXPECT_THAT(tokenizer.warnings()[0], HasSubstr("no text becomes 1 tokens that are not written"));
+  EXPECT_THAT(tokenizer.warnings()[1], HasSubstr("no merge makes 2 of "));
+}
+
+TEST(BpeTokenizer, IdsMayLeaveHoles) {
+  const std::vector<std::int32_t> ids = tiny().encode("The red boat").ids;
+  const BpeTokenizer tokenizer =
+      tokenizer_of(changed_tiny([](Json& model) { model["vocab"]["<far>"] = 5000; }));
+  EXPECT_EQ(tokenizer.encode("The red boat").ids, ids);
+  EXPECT_EQ(tokenizer.vocab_size(), 5001U);
+  EXPECT_EQ(tokenizer.decode({4999, 5000}), "<far>");
+}
+
+TEST(BpeTokenizer, OfEqualMergesTheLaterCounts) {
+  const auto first = [](const Json& model) { return model["merges"][0]; };
+  const Json plain = parse_json(tiny_json(), "tiny");
+  const BpeTokenizer twice =
+      tokenizer_of(changed_tiny([&](Json& model) { model["merges"].push_back(first(model)); }));
+  const BpeTokenizer moved = tokenizer_of(changed_tiny([&](Json& model) {
+    const Json merge = first(model);
+    model["merges"].erase(0);
+    model["merges"].push_back(merge);
+  }));
+  for (const std::string& text : fixture_strings())
+    ASSERT_EQ(twice.encode(text).ids, moved.encode(text).ids) << text;
+}
+
+TEST(BpeTokenizer, VersionLinesAreNoMergesWhereverTheyStand) {
+  const std::map<std::string, std::string> files = {
+      {"vocab.json", changed_tiny([](Json&) {})["model"]["vocab"].dump()}};
+  std::string merges, with_versions;
+  const Json tiny_model = parse_json(tiny_json(), "tiny")["model"];
+  for (const Json& merge : tiny_model["merges"]) {
+    const std::string line = merge.is_string()
+                                 ? merge.get<std::string>()
+                                 : merge[0].get<std::string>() + " " + merge[1].get<std::string>();
+    merges += line + "\n";
+    with_versions += line + "\n#version: 0.2\n";
+  }
+  auto of = [&](const std::string& text) {
+    auto all = files;
+    all["merges.txt"] = text;
+    return BpeTokenizer::from_files(all, "dir").encode("The red boat").ids;
+  };
+  EXPECT_EQ(of(merges), of(with_versions));
+}
+
+// A vocabulary without line ends: `tokenizers` gives [a, <unk>, <unk>, b] or leaves them out.
+TEST(BpeTokenizer, BytesWithoutTokenBecomeTheUnknownToken) {
+  const auto size = static_cast<std::int32_t>(tiny().vocab_size());
+  const std::int32_t hole = tiny().encode("\n").ids.front();
+  const auto without_line_ends = [&](bool unknown, bool fuses) {
+    return tokenizer_of(changed_tiny([&](Json& model) {
+      Json kept = Json::object();
+      for (const auto& [token, id] : model["vocab"].items())
+        if (token.find("\u010a") == std::string::npos) kept[token] = id;
+      kept["<unk>"] = size;
+      model["vocab"] = kept;
+      Json merges = Json::array();
+      for (const Json& merge : model["merges"])
+        if (merge.dump().find("\u010a") == std::string::npos) merges.push_back(merge);
+      model["merges"] = merges;
+      if (unknown) model["unk_token"] = "<unk>";
+      model["fuse_unk"] = fuses;
+    }));
+  };
+  const std::int32_t a = tiny().encode("a").ids.front(), b = tiny().encode("b").ids.front();
+  EXPECT_NE(hole, a);
+  EXPECT_EQ(without_line_ends(false, false).encode("a\n\nb").ids,
+            (std::vector<std::int32_t>{a, b}));
+  const Encoding two = without_line_ends(true, false).encode("a\n\nb");
+  EXPECT_EQ(two.ids, (std::vector<std::int32_t>{a, size, size, b}));
+  EXPECT_EQ(two.offsets[2], (std::pair<std::uint32_t, std::uint32_t>{2, 3}));
+  // "\n\n" in front of the end is one word.
+  const Encoding fused = without_line_ends(true, true).encode("a\n\n");
+  EXPECT_EQ(fused.ids, (std::vector<std::int32_t>{a, size}));
+  EXPECT_EQ(fused.offsets[1], (std::pair<std::uint32_t, std::uint32_t>{1, 3}));
+  EXPECT_EQ(without_line_ends(true, false).encode(std::string(100, '\n')).ids,
+            std::vector<std::int32_t>(100, size));
 }
 
 TEST(BpeTokenizer, SamplesEqualTokenizers) {
