@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "app/import_formats.h"
+#include "app/output_check.h"
 #include "core/error.h"
 #include "core/file.h"
 
@@ -62,6 +63,9 @@ ImportResult run_import(const ImportOptions& options, Observer& observer) {
   } else {
     format = format_of(options.source);
   }
+  const fs::path written = format == Format::kGguf ? output : output / "base";
+  for (const char* name : {"model.safetensors", "config.json", "tokenizer.json"})
+    check_output_is_no_input((written / name).string(), {options.source});
   switch (format) {
     case Format::kSafetensors:
       return import_original(options, observer);
