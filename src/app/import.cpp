@@ -1,8 +1,8 @@
 #include "app/import.h"
 
-#include <array>
+#include <algorithm>
 #include <filesystem>
-#include <fstream>
+#include <string_view>
 
 #include "app/import_formats.h"
 #include "app/output_check.h"
@@ -20,10 +20,9 @@ enum class Format { kSafetensors, kGguf, kPickle, kUnknown };
 // By the first bytes.
 Format format_of(const std::string& path) {
   constexpr std::size_t kMagicBytes = 9;
-  std::array<char, kMagicBytes> magic{};
-  std::ifstream file(path, std::ios::binary);
-  file.read(magic.data(), magic.size());
-  const std::string_view start(magic.data(), static_cast<std::size_t>(file.gcount()));
+  const MappedFile file = MappedFile::open(path);
+  const std::size_t size = std::min(kMagicBytes, file.bytes().size());
+  const std::string_view start(reinterpret_cast<const char*>(file.bytes().data()), size);
   if (start.starts_with("GGUF")) return Format::kGguf;
   // PyTorch writes a zip archive of pickles, and wrote bare ones.
   if (start.starts_with("PK\x03\x04") || start.starts_with("\x80\x02")) return Format::kPickle;
