@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "core/random.h"
 #include "io/model_dir.h"
 #include "kernels/quantize.h"
@@ -51,7 +52,8 @@ class DirectorySource final : public WeightSource {
   std::optional<std::vector<float>> tensor_f32(const std::string& name) const override {
     const io::TensorView* view = dir_.find(name);
     if (view == nullptr) return std::nullopt;
-    std::vector<float> values(view->num_elements());
+    std::vector<float> values;
+    resize_for(fmt::format("tensor {}, as floats,", name), values, view->num_elements());
     dir_.copy_as_f32(*view, 0, values);
     return values;
   }
