@@ -1,10 +1,11 @@
 #include "app/import.h"
 
-#include <array>
+#include <algorithm>
 #include <filesystem>
-#include <fstream>
+#include <string_view>
 
 #include "app/import_formats.h"
+#include "app/output_check.h"
 #include "core/error.h"
 #include "core/file.h"
 
@@ -19,10 +20,9 @@ enum class Format { kSafetensors, kGguf, kPickle, kUnknown };
 // By the first bytes.
 Format format_of(const std::string& path) {
   constexpr std::size_t kMagicBytes = 9;
-  std::array<char, kMagicBytes> magic{};
-  std::ifstream file(path, std::ios::binary);
-  file.read(magic.data(), magic.size());
-  const std::string_view start(magic.data(), static_cast<std::size_t>(file.gcount()));
+  const MappedFile file = MappedFile::open(path);
+  const std::size_t size = std::min(kMagicBytes, file.bytes().size());
+  const std::string_view start(reinterpret_cast<const char*>(file.bytes().data()), size);
   // A file of that name that begins otherwise is refused by its reader.
   if (start.starts_with("GGUF") || path.ends_with(".gguf")) return Format::kGguf;
   // PyTorch writes a zip archive of pickles, and wrote bare ones.
@@ -63,6 +63,9 @@ ImportResult run_import(const ImportOptions& options, Observer& observer) {
   } else {
     format = format_of(options.source);
   }
+  const fs::path written = format == Format::kGguf ? output : output / "base";
+  for (const char* name : {"model.safetensors", "config.json", "tokenizer.json"})
+    check_output_is_no_input((written / name).string(), {options.source});
   const NewDirectory made(options.output_dir);
   switch (format) {
     case Format::kSafetensors:

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <map>
 
+#include "app/output_check.h"
 #include "core/error.h"
 #include "core/file.h"
 
@@ -121,6 +122,8 @@ QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
       options.model.precision = method.precision;
   }
   QALOF_CHECK(!options.output.empty(), ErrorKind::kUsage, "--output is missing");
+  check_output_is_no_input(options.output, {options.model.model, options.model.adapter,
+                                            options.model.precision, options.calibration.file});
   if (options.bit_widths.empty() && options.model.precision.empty()) {
     if (options.ptq == PtqMethod::kSmoothQuant) options.model.precision = "w8a8";
     if (options.ptq == PtqMethod::kGptq) options.model.precision = "w4a16";

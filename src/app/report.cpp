@@ -110,6 +110,11 @@ ReportResult run_report(const ReportOptions& options) {
   }
   const std::string summary = fmt::format("From {} files of {}.", result.sources.size(), places);
   result.file = options.output.empty() ? directory + "/report.html" : options.output;
+  for (const std::string& source : result.sources) {
+    QALOF_CHECK(!is_same_file(result.file, directory + "/" + source), ErrorKind::kUsage,
+                "{}: is {}, which is read; choose another name for the report", result.file,
+                source);
+  }
   write_file_atomic(result.file, report_page(base_name(directory), summary, sections));
   return result;
 }

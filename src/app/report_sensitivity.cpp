@@ -77,7 +77,8 @@ std::string heat_card(const std::vector<UnitCost>& units, const CostKind& cost) 
     if (std::find(map.columns.begin(), map.columns.end(), unit.kind) == map.columns.end())
       map.columns.push_back(unit.kind);
   }
-  if (blocks.size() < 2) return "";
+  constexpr std::size_t kMostCells = 20'000;  // more than can be told apart
+  if (blocks.size() < 2 || blocks.size() * map.columns.size() > kMostCells) return "";
   std::sort(blocks.begin(), blocks.end());
   map.cells.resize(blocks.size() * map.columns.size());
   for (const double block : blocks) map.rows.push_back(fmt::format("block {:.0f}", block));

@@ -23,6 +23,7 @@ std::string colour(std::size_t index, std::string_view mark = "") {
 struct Range {
   double low = INFINITY, high = -INFINITY;
   void add(double value) {
+    if (!std::isfinite(value)) return;
     low = std::min(low, value);
     high = std::max(high, value);
   }
@@ -44,13 +45,13 @@ std::vector<ChartPoint> thinned(const std::vector<ChartPoint>& points) {
   std::vector<ChartPoint> result;
   for (std::size_t begin = 0; begin < points.size(); begin += stride) {
     const std::size_t end = std::min(begin + stride, points.size());
-    ChartPoint sum;
-    for (std::size_t i = begin; i < end; ++i) {
-      sum.x += points[i].x;
-      sum.y += points[i].y;
-    }
+    ChartPoint mean;
     const auto count = static_cast<double>(end - begin);
-    result.push_back({sum.x / count, sum.y / count});
+    for (std::size_t i = begin; i < end; ++i) {
+      mean.x += points[i].x / count;  // not the sum, which may be no number
+      mean.y += points[i].y / count;
+    }
+    result.push_back(mean);
   }
   return result;
 }

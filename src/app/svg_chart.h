@@ -15,16 +15,17 @@ struct ChartAxis {
   double low = 0, high = 1;
   bool log = false;
   std::vector<double> ticks;
-  /// 0 at low, 1 at high.
+  /// 0 at low, 1 at high, and so beyond; NaN is at low.
   double position(double value) const;
 };
-/// Ticks at 1, 2 or 5 times a power of ten, about count of them; low and high are moved out to
-/// ticks. A range without extent gets one.
+/// Ticks at 1, 2 or 5 times a power of ten, about count of them whatever the numbers; low and high
+/// are moved out to ticks. A range without extent, or of less than a reader could tell, gets one.
 ChartAxis linear_axis(double low, double high, int count);
-/// Ticks at powers of base (2 or 10), or at some of them where there are many; both positive.
+/// Ticks at powers of base (2 or 10), or at some of them where there are many; low and high are
+/// positive (what is not counts as the smallest number).
 ChartAxis log_axis(double low, double high, double base);
 
-/// "0.25", "1e-05", "1,200" or "3.5M": short, for ticks and tooltips.
+/// "0.25", "1e-05", "1,200", "3.5M" or "2e+09": short, for ticks and tooltips.
 std::string short_number(double value);
 
 struct ChartPoint {

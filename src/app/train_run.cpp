@@ -65,6 +65,12 @@ void check_options(const TrainRunOptions& options) {
               fs::exists(options.model.model) ? ErrorKind::kUsage : ErrorKind::kNotFound,
               "{}: training needs a model directory with float weights", options.model.model);
   check_numbers(options);
+  for (const std::string& read : {options.model.model, options.teacher}) {
+    QALOF_CHECK(options.train.method != train::Method::kFull || read.empty() ||
+                    !is_same_file(options.output_dir, read),
+                ErrorKind::kUsage, "--output_dir {}: is {}, which the run reads; choose another",
+                options.output_dir, read);
+  }
 }
 
 // Scores a network under training or at its end, on the packed runtime.

@@ -31,8 +31,8 @@ void run_eval(std::vector<std::string> arguments) {
               "qa: SQuAD JSON or JSONL; lm: UTF-8 text; classification: SST-2 TSV or AG News CSV")
       ->required();
   line.option("--max_eval_samples", qa.max_eval_samples, "the first N questions or texts; 0 = all");
-  CLI::Option* length = line.option("--max_seq_length", qa.features.max_seq_length,
-                                    "window in tokens; lm: the model's positions unless given");
+  Option* length = line.option("--max_seq_length", qa.features.max_seq_length,
+                               "window in tokens; lm: the model's positions unless given");
   line.option("--doc_stride", qa.features.doc_stride,
               "qa: overlap of neighbouring windows in tokens");
   line.option("--stride", options.lm.stride, "lm: how far windows move; 0 = half a window");

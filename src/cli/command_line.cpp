@@ -1,60 +1,69 @@
 #include "cli/command_line.h"
 
-#include <toml++/toml.h>
 #include <algorithm>
 #include <cstdio>
-#include <set>
+#include <utility>
 
+#include "cli/config_file.h"
 #include "cli/terminal.h"
 #include "core/error.h"
-#include "core/file.h"
 #include "quant/plan.h"
 
 namespace qalof::cli {
 
 namespace {
 
-constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
-
-// "--max-steps=3" -> "--max_steps=3"; values keep their hyphens.
-std::string normalize_flag(std::string argument) {
-  if (!argument.starts_with("--")) return argument;
-  const std::size_t end = std::min(argument.find('='), argument.size());
-  std::replace(argument.begin() + 2, argument.begin() + static_cast<std::ptrdiff_t>(end), '-', '_');
-  return argument;
-}
-
+// "--max-steps=3" -> "--max_steps"
 std::string flag_name(const std::string& argument) {
-  return argument.substr(0, argument.find('='));
+  std::string name = argument.substr(0, argument.find('='));
+  std::replace(name.begin() + 2, name.end(), '-', '_');
+  return name;
 }
 
-bool is_flag(const std::string& argument) {
+// "--" and a letter: a flag, known or not, where a flag may stand.
+bool begins_as_flag(const std::string& argument) {
   return argument.size() > 2 && argument.starts_with("--") &&
          std::isalpha(static_cast<unsigned char>(argument[2])) != 0;
 }
 
-std::string scalar_text(const Json& value, const std::string& where) {
-  if (value.is_string()) return value.get<std::string>();
-  if (value.is_number()) return value.dump();
-  fail(ErrorKind::kBadInput, "{}: found {}, expected a string, a number or a list of them", where,
-       value.dump());
+// Nothing but a flag's name, and perhaps a value behind it.
+bool is_spelled_as_flag(const std::string& argument) {
+  if (!begins_as_flag(argument)) return false;
+  const std::string name = flag_name(argument);
+  return std::all_of(name.begin() + 2, name.end(), [](char c) {
+    return c == '_' || std::isalnum(static_cast<unsigned char>(c)) != 0;
+  });
 }
 
-Json read_config(const std::string& path) {
-  if (path.ends_with(".json")) return read_json_file(path, kMaxConfigBytes);
-  const std::string text = read_file(path, kMaxConfigBytes);
-  try {
-    const toml::table table = toml::parse(text, path);
-    std::ostringstream json;
-    json << toml::json_formatter{table};
-    return parse_json(json.str(), path);
-  } catch (const toml::parse_error& error) {
-    fail(ErrorKind::kCorruptFile, "{}:{}: {}", path, error.source().begin.line,
-         error.description());
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts(1);
+  for (const char c : text) {
+    if (c == separator) {
+      parts.emplace_back();
+    } else {
+      parts.back() += c;
+    }
   }
+  return parts;
 }
 
 }  // namespace
+
+Option* Option::required() {
+  help_->required();
+  return this;
+}
+
+Option* Option::delimiter(char separator) {
+  separator_ = separator;
+  return this;
+}
+
+Option* Option::one_of(std::vector<std::string> values) {
+  help_->check(CLI::IsMember(values));
+  choices_ = std::move(values);
+  return this;
+}
 
 CommandLine::CommandLine(const std::string& name, const std::string& summary,
                          const std::string& examples, std::vector<std::string> arguments)
@@ -67,112 +76,212 @@ CommandLine::CommandLine(const std::string& name, const std::string& summary,
 
 CommandLine::~CommandLine() = default;
 
-CLI::Option* CommandLine::flag(const std::string& names, bool& value, const std::string& help) {
-  return app_.add_flag(names, value, help);
+Option& CommandLine::declare(CLI::Option* help) {
+  Option& added = options_.emplace_back();
+  added.help_ = help;
+  return added;
 }
 
-CLI::Option* CommandLine::positional(const std::string& name, std::string& value,
-                                     const std::string& help) {
-  return app_.add_option(name, value, help)->required();
+Option* CommandLine::flag(const std::string& names, bool& value, const std::string& help) {
+  Option& added = declare(app_.add_flag(names, value, help));
+  added.kind_ = Option::Kind::kSwitch;
+  added.store_ = [&value](const std::vector<std::string>& texts) {
+    return read_values(texts, value);
+  };
+  return &added;
+}
+
+Option* CommandLine::positional(const std::string& name, std::string& value,
+                                const std::string& help) {
+  return option(name, value, help)->required();
 }
 
 std::vector<std::string> CommandLine::known_flags() const {
-  std::vector<std::string> names;
-  for (const CLI::Option* option : app_.get_options()) {
-    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  std::vector<std::string> names = {"--help"};
+  for (const Option& option : options_) {
+    for (const std::string& name : option.help_->get_lnames()) names.push_back("--" + name);
   }
   return names;
 }
 
-std::vector<std::string> CommandLine::config_arguments(const std::string& path) const {
-  const Json config = read_config(path);
-  QALOF_CHECK(config.is_object(), ErrorKind::kBadInput, "{}: found {}, expected an object of flags",
-              path, config.type_name());
-  const std::vector<std::string> known = known_flags();
-  std::set<std::string> on_command_line;
-  for (const std::string& argument : arguments_) {
-    if (is_flag(argument)) on_command_line.insert(flag_name(argument));
+const Option* CommandLine::find(const std::string& name) const {
+  const auto found = std::find_if(options_.begin(), options_.end(), [&](const Option& option) {
+    const std::vector<std::string>& names = option.help_->get_lnames();
+    return std::find(names.begin(), names.end(), name.substr(2)) != names.end();
+  });
+  return found == options_.end() ? nullptr : &*found;
+}
+
+Option* CommandLine::find(const std::string& name) {
+  return const_cast<Option*>(std::as_const(*this).find(name));
+}
+
+bool CommandLine::is_known_flag(const std::string& argument) const {
+  if (!begins_as_flag(argument)) return false;
+  const std::string name = flag_name(argument);
+  return name == "--help" || find(name) != nullptr;
+}
+
+void CommandLine::show_help() const {
+  std::fputs(app_.help().c_str(), stdout);
+  throw HelpShown{};
+}
+
+void CommandLine::add_positional(const std::string& argument) {
+  for (Option& option : options_) {
+    if (!option.help_->get_positional() || option.count() > 0) continue;
+    option.values_.push_back(argument);
+    return;
   }
-  std::vector<std::string> arguments;
-  for (const auto& [key, value] : config.items()) {
-    const std::string name = normalize_flag("--" + key);
-    QALOF_CHECK(std::find(known.begin(), known.end(), name) != known.end(), ErrorKind::kUsage,
-                "{}: unknown key {}, nearest known flag {}", path, key,
-                quant::nearest_name(name, known));
-    if (on_command_line.contains(name) || value.is_null()) continue;
-    const std::string where = fmt::format("{}: {}", path, key);
-    if (value.is_boolean()) {
-      arguments.push_back(fmt::format("{}={}", name, value.get<bool>()));
-    } else if (value.is_array()) {
-      arguments.push_back(name);
-      for (const Json& item : value) arguments.push_back(scalar_text(item, where));
+  fail(ErrorKind::kUsage, "{}: a value without a flag, which {} does not take (see {} -h)",
+       argument, app_.get_name(), app_.get_name());
+}
+
+std::size_t CommandLine::read_list(Option& option, const std::string& name, std::size_t at) {
+  const std::size_t begin = at;
+  for (; at < arguments_.size(); ++at) {
+    const std::string& argument = arguments_[at];
+    if (is_known_flag(argument) || (argument == "-h" && at > begin)) break;
+    QALOF_CHECK(!is_spelled_as_flag(argument), ErrorKind::kUsage,
+                "unknown flag {}, nearest known flag {}; write {}={} for a value of that spelling "
+                "(see {} -h)",
+                flag_name(argument), quant::nearest_name(flag_name(argument), known_flags()), name,
+                argument, app_.get_name());
+    option.values_.push_back(argument);
+  }
+  return at;
+}
+
+std::size_t CommandLine::read_flag(std::size_t at) {
+  const std::string& argument = arguments_[at];
+  const std::string name = flag_name(argument);
+  if (name == "--help") show_help();
+  Option* option = find(name);
+  QALOF_CHECK(option != nullptr, ErrorKind::kUsage,
+              "unknown flag {}, nearest known flag {} (see {} -h)", name,
+              quant::nearest_name(name, known_flags()), app_.get_name());
+  if (const std::size_t equals = argument.find('='); equals != std::string::npos) {
+    option->values_.push_back(argument.substr(equals + 1));
+    return at + 1;
+  }
+  if (option->kind_ == Option::Kind::kSwitch) {
+    option->values_.emplace_back("true");
+    return at + 1;
+  }
+  QALOF_CHECK(at + 1 < arguments_.size(), ErrorKind::kUsage, "{}: needs a value (see {} -h)", name,
+              app_.get_name());
+  const std::string& value = arguments_[at + 1];
+  QALOF_CHECK(!is_known_flag(value), ErrorKind::kUsage,
+              "{}: needs a value, and {} is a flag; write {}={} where it is the value (see {} -h)",
+              name, value, name, value, app_.get_name());
+  if (option->is_list_) return read_list(*option, name, at + 1);
+  option->values_.push_back(value);
+  return at + 2;
+}
+
+void CommandLine::read_arguments() {
+  for (std::size_t at = 0; at < arguments_.size();) {
+    const std::string& argument = arguments_[at];
+    if (argument == "-h") show_help();
+    if (argument == "--") {
+      for (++at; at < arguments_.size(); ++at) add_positional(arguments_[at]);
+    } else if (begins_as_flag(argument)) {
+      at = read_flag(at);
     } else {
-      arguments.push_back(fmt::format("{}={}", name, scalar_text(value, where)));
+      QALOF_CHECK(argument.size() < 2 || argument[0] != '-', ErrorKind::kUsage,
+                  "unknown flag {}; flags begin with two hyphens (see {} -h)", argument,
+                  app_.get_name());
+      add_positional(argument);
+      ++at;
     }
   }
-  return arguments;
+}
+
+void CommandLine::add_config(const std::string& path) {
+  std::vector<std::pair<Option*, std::string>> seen;
+  for (const ConfigEntry& entry : read_config_file(path)) {
+    const std::string name = flag_name("--" + entry.key);
+    Option* option = entry.key.find('=') == std::string::npos ? find(name) : nullptr;
+    QALOF_CHECK(option != nullptr, ErrorKind::kUsage, "{}: unknown key {}, nearest known flag {}",
+                path, entry.key, quant::nearest_name(name, known_flags()));
+    QALOF_CHECK(name != "--config", ErrorKind::kUsage,
+                "{}: config names another file, which is not read", path);
+    for (const auto& [other, key] : seen) {
+      QALOF_CHECK(other != option, ErrorKind::kUsage, "{}: {} and {} are one flag, given twice",
+                  path, key, entry.key);
+    }
+    seen.emplace_back(option, entry.key);
+    QALOF_CHECK(!entry.is_list || option->is_list_, ErrorKind::kBadInput,
+                "{}: {}: found a list, expected one value", path, entry.key);
+    if (option->count() == 0) option->values_ = entry.values;
+  }
+}
+
+void CommandLine::store_values() {
+  for (Option& option : options_) {
+    const std::string name = option.help_->get_name();
+    QALOF_CHECK(option.count() > 0 || !option.help_->get_required(), ErrorKind::kUsage,
+                "{} is required (see {} -h)", name, app_.get_name());
+    if (option.count() == 0) continue;
+    if (option.separator_ != '\0') {
+      std::vector<std::string> parts;
+      for (const std::string& value : option.values_) {
+        for (std::string& part : split(value, option.separator_)) parts.push_back(std::move(part));
+      }
+      option.values_ = std::move(parts);
+    }
+    const std::string reason = option.store_(option.values_);
+    QALOF_CHECK(reason.empty(), ErrorKind::kUsage, "{}: {} (see {} -h)", name, reason,
+                app_.get_name());
+    const std::vector<std::string>& choices = option.choices_;
+    QALOF_CHECK(choices.empty() || std::find(choices.begin(), choices.end(),
+                                             option.values_.back()) != choices.end(),
+                ErrorKind::kUsage, "{}: found {}, expected one of {} (see {} -h)", name,
+                option.values_.back(), fmt::join(choices, ", "), app_.get_name());
+  }
 }
 
 void CommandLine::parse() {
   std::string config;
-  app_.add_option("--config", config,
-                  "TOML or JSON file holding flags of this command; the command line wins");
-  std::transform(arguments_.begin(), arguments_.end(), arguments_.begin(), normalize_flag);
-  const std::vector<std::string> known = known_flags();
-  for (std::size_t i = 0; i < arguments_.size(); ++i) {
-    if (arguments_[i] == "-h" || arguments_[i] == "--help") {
-      std::fputs(app_.help().c_str(), stdout);
-      throw HelpShown{};
-    }
-    if (!is_flag(arguments_[i])) continue;
-    const std::string name = flag_name(arguments_[i]);
-    QALOF_CHECK(std::find(known.begin(), known.end(), name) != known.end(), ErrorKind::kUsage,
-                "unknown flag {}, nearest known flag {} (see {} -h)", name,
-                quant::nearest_name(name, known), app_.get_name());
-    if (name != "--config") continue;
-    config = arguments_[i].size() > name.size() ? arguments_[i].substr(name.size() + 1)
-             : i + 1 < arguments_.size()        ? arguments_[i + 1]
-                                                : "";
-  }
-  std::vector<std::string> all = arguments_;
-  if (!config.empty()) {
-    const std::vector<std::string> from_config = config_arguments(config);
-    all.insert(all.begin(), from_config.begin(), from_config.end());
-  }
-  std::reverse(all.begin(), all.end());  // CLI11 takes arguments from the back
-  try {
-    app_.parse(all);
-  } catch (const CLI::ParseError& error) {
-    fail(ErrorKind::kUsage, "{} (see {} -h)", error.what(), app_.get_name());
-  }
+  const Option* file = option(
+      "--config", config, "TOML or JSON file holding flags of this command; the command line wins");
+  read_arguments();
+  if (file->count() > 0) add_config(file->values_.back());
+  store_values();
 }
 
 Json CommandLine::values() const {
-  auto value_of = [](const std::string& text) {
-    const Json number = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-    return number.is_number() ? number : Json(text);
-  };
   Json values = Json::object();
-  for (const CLI::Option* option : app_.get_options()) {
-    if (option->get_lnames().empty()) continue;
-    Json& value = values["--" + option->get_lnames().front()];
-    const std::vector<std::string>& given = option->results();
-    if (option->get_items_expected_max() == 0) {
-      value = !given.empty() && given.back() != "false";  // a flag
-    } else if (option->get_items_expected_max() > 1) {
+  for (const Option& option : options_) {
+    const std::vector<std::string>& names = option.help_->get_lnames();
+    if (names.empty()) continue;
+    auto value_of = [&](const std::string& text) {
+      if (option.kind_ != Option::Kind::kNumber) return Json(text);
+      // As it is written: 0.1 of a 32-bit float stays 0.1.
+      if (Json number = Json::parse(text, nullptr, /*allow_exceptions=*/false); number.is_number())
+        return number;
+      double number = 0;
+      return read_value(text, number).empty() ? Json(number) : Json(text);
+    };
+    Json& value = values["--" + names.front()];
+    if (option.kind_ == Option::Kind::kSwitch) {
+      bool is_set = false;
+      if (option.count() > 0) read_values(option.values_, is_set);
+      value = is_set;
+    } else if (option.is_list_ && option.count() > 0) {
       value = Json::array();
-      for (const std::string& item : given) value.push_back(value_of(item));
-      if (given.empty()) value = option->get_default_str();
+      for (const std::string& item : option.values_) value.push_back(value_of(item));
+    } else if (option.is_list_) {
+      value = option.help_->get_default_str();
     } else {
-      value = value_of(given.empty() ? option->get_default_str() : given.back());
+      value =
+          value_of(option.count() > 0 ? option.values_.back() : option.help_->get_default_str());
     }
   }
   return values;
 }
 
-bool CommandLine::given(const std::string& name) const {
-  return app_.get_option(name)->count() > 0;
-}
+bool CommandLine::given(const std::string& name) const { return find(name)->count() > 0; }
 
 Observer& CommandLine::observer() {
   if (!observer_) observer_ = make_terminal_observer(quiet_);
@@ -181,8 +290,10 @@ Observer& CommandLine::observer() {
 
 void CommandLine::print(const Json& result, const std::string& text) const {
   if (observer_) observer_->status("");
-  // One write after all progress is done, so that --json output is exactly one object.
-  const std::string line = json_ ? result.dump() + "\n" : text;
+  // One write after all progress is done, so that --json output is exactly one object. Bytes of
+  // paths and texts that are not UTF-8 cannot stand in JSON.
+  const std::string line =
+      json_ ? result.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n" : text;
   std::fwrite(line.data(), 1, line.size(), stdout);
   std::fflush(stdout);
 }

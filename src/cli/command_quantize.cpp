@@ -31,8 +31,8 @@ void run_quantize(std::vector<std::string> arguments) {
               "w4a16), smoothquant (ranges move from activations to weights), gptq (errors fed "
               "forward)");
   line.flag("--double_quant", options.double_quant, "nf4, fp4: scales in 8 bits");
-  CLI::Option* given_threshold = line.option(
-      "--threshold", threshold, "llm_int8: activations of at least this size stay floats");
+  Option* given_threshold = line.option("--threshold", threshold,
+                                        "llm_int8: activations of at least this size stay floats");
   line.option("--calibration_file", options.calibration.file,
               "smoothquant, gptq: SQuAD JSON, or UTF-8 text with --task lm");
   line.option("--task", options.calibration.task,

@@ -81,7 +81,8 @@ std::string heat_map_text(const app::SensitivityResult& result) {
     for (std::size_t block = 0; block < blocks; ++block) {
       const auto cell = cells.find({block, kind});
       const double share = cell == cells.end() || largest <= 0 ? 0 : cell->second / largest;
-      text += kShades[std::clamp<int>(static_cast<int>(share * 5), 0, 4)];
+      // A cost that is no number has no shade.
+      text += kShades[share > 0 ? static_cast<int>(std::min(share, 0.9) * 5) : 0];
     }
     text += '\n';
   }
@@ -118,7 +119,7 @@ void run_sensitivity(std::vector<std::string> arguments) {
               "what shares a scale of K and V: seed (a token) or head (a token and head)");
   line.option("--by", options.by,
               "measured; fisher: from one backward pass; hessian: from the trace of the Hessian")
-      ->check(CLI::IsMember({"measured", "fisher", "hessian"}));
+      ->one_of({"measured", "fisher", "hessian"});
   line.option("--hessian_vectors", options.hessian_vectors,
               "by hessian: passes over the samples, each with random vectors of its own");
   line.option("--task", options.task, "qa or classification");

@@ -6,12 +6,14 @@
 #include <csignal>
 #include <cstdio>
 #include <new>
+#include <stdexcept>
 #include <system_error>
 
 #include "cli/command_line.h"
 #include "cli/signals.h"
 #include "cli/version.h"
 #include "core/error.h"
+#include "core/memory.h"
 #include "quant/plan.h"
 
 namespace qalof::cli {
@@ -19,21 +21,38 @@ namespace qalof::cli {
 namespace {
 
 constexpr Command kCommands[] = {
-    {"demo", "the whole story on the shipped nano model", true, run_demo},
-    {"init", "make a model directory with random weights", false, run_init},
-    {"import", "checkpoints of other programs to our directories", false, run_import},
-    {"tokenize", "standard input to token ids", false, run_tokenize},
-    {"train", "fine-tune adapters on a quantized base", true, run_train},
-    {"eval", "score a model, adapter and precision", false, run_eval},
-    {"sensitivity", "what each part of a model loses at few bits", false, run_sensitivity},
-    {"attack", "gradient-based attack on a classifier", false, run_attack},
-    {"generate", "text from a prompt", false, run_generate},
-    {"bench", "speed on this machine", false, run_bench},
-    {"metric", "official SQuAD scores of a predictions file", false, run_metric},
-    {"quantize", "write a packed file", false, run_quantize},
-    {"report", "one HTML file of what a directory holds", false, run_report},
-    {"inspect", "show what a file or directory holds", false, run_inspect},
-    {"doctor", "show what this machine offers", false, run_doctor},
+    {"demo", "the whole story on the shipped nano model", true, "fewer --threads need less",
+     run_demo},
+    {"init", "make a model directory with random weights", false,
+     "a smaller model needs less, and its largest tensor must fit", run_init},
+    {"import", "checkpoints of other programs to our directories", false,
+     "the largest tensor must fit", run_import},
+    {"tokenize", "standard input to token ids", false, "a shorter text needs less", run_tokenize},
+    {"train", "fine-tune adapters on a quantized base", true,
+     "a smaller --per_device_train_batch_size or --max_seq_length needs less", run_train},
+    {"eval", "score a model, adapter and precision", false,
+     "a smaller --max_seq_length, fewer --max_eval_samples or fewer bits of --precision need less",
+     run_eval},
+    {"sensitivity", "what each part of a model loses at few bits", false,
+     "a smaller --max_seq_length or fewer --max_eval_samples need less", run_sensitivity},
+    {"attack", "gradient-based attack on a classifier", false,
+     "a smaller --batch_size, --gumbel_samples or --max_seq_length needs less", run_attack},
+    {"generate", "text from a prompt", false,
+     "a shorter prompt, a smaller --prefill_chunk, or fewer --max_new_tokens or --kv_bits need "
+     "less",
+     run_generate},
+    {"bench", "speed on this machine", false,
+     "a smaller --batch, or fewer --prompt_tokens or --new_tokens, need less", run_bench},
+    {"metric", "official SQuAD scores of a predictions file", false, "smaller files need less",
+     run_metric},
+    {"quantize", "write a packed file", false,
+     "fewer --bit_widths, fewer --calibration_samples or a smaller --max_seq_length need less",
+     run_quantize},
+    {"report", "one HTML file of what a directory holds", false,
+     "a directory with fewer results needs less", run_report},
+    {"inspect", "show what a file or directory holds", false, "a smaller file needs less",
+     run_inspect},
+    {"doctor", "show what this machine offers", false, "other programs may leave more", run_doctor},
 };
 
 constexpr int kExitFailure = 1;
@@ -74,7 +93,8 @@ std::string help_text() {
   for (const Command& command : kCommands)
     text += fmt::format("  {:<11} {}\n", command.name, command.summary);
   text +=
-      "\nEnvironment: QALOF_ISA (\"qalof doctor\" lists the names) forces an instruction set; "
+      "\nA value that is spelled like a flag of the command is written --flag=VALUE.\n"
+      "Environment: QALOF_ISA (\"qalof doctor\" lists the names) forces an instruction set; "
       "QALOF_THREADS sets the default of --threads;\n"
       "NO_COLOR is honoured. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 diverged, 5 "
       "memory or disk,\n"
@@ -92,6 +112,21 @@ const Command& find_command(const std::string& name) {
        quant::nearest_name(name, names));
 }
 
+// Runs a command; where memory does not suffice, the message says what the command would do with
+// less.
+void run_command(const Command& command, std::vector<std::string> arguments) {
+  std::string reason = "out of memory";
+  try {
+    command.run(std::move(arguments));
+    return;
+  } catch (const OutOfMemory& error) {
+    reason = error.what();
+  } catch (const std::bad_alloc&) {
+  } catch (const std::length_error&) {  // a size that no memory has
+  }
+  fail(ErrorKind::kResource, "{}: {}; {}", command.name, reason, command.less_memory);
+}
+
 int dispatch(std::vector<std::string> arguments) {
   if (arguments.empty()) {
     fmt::print(stderr, "{}", help_text());
@@ -107,7 +142,7 @@ int dispatch(std::vector<std::string> arguments) {
     return 0;
   }
   arguments.erase(arguments.begin());
-  find_command(first).run(std::move(arguments));
+  run_command(find_command(first), std::move(arguments));
   return 0;
 }
 
@@ -130,7 +165,7 @@ int run_main(int argc, char** argv) {
     fmt::print(stderr, "qalof: {}\n", error.what());
     return exit_code(error.kind());
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "qalof: out of memory; a smaller batch or sequence needs less\n");
+    fmt::print(stderr, "qalof: out of memory\n");
     return kExitResource;
   } catch (const std::exception& error) {
     fmt::print(stderr, "qalof: internal error: {}\n", error.what());

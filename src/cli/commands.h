@@ -20,7 +20,8 @@ namespace qalof::cli {
 struct Command {
   const char* name;
   const char* summary;
-  bool needs_training;  // runs in qalof-train
+  bool needs_training;      // runs in qalof-train
+  const char* less_memory;  // what makes it need less memory
   void (*run)(std::vector<std::string> arguments);
 };
 

@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "app/output_check.h"
 #include "app/plan_meter.h"
 #include "cli/format.h"
 #include "core/error.h"
@@ -81,12 +82,12 @@ void add_plan_flags(CommandLine& line, PlanFlags& flags) {
               "that many bits on average; else they stay high");
   line.option("--cost", flags.cost,
               "what is added up: f1, loss, kl or score; default: kl, f1 under --max_f1_loss")
-      ->check(CLI::IsMember({"f1", "loss", "kl", "score"}));
+      ->one_of({"f1", "loss", "kl", "score"});
   line.option("--refine", flags.refine,
               "plan: at most so many plans are measured as a whole, since single costs do not add "
               "up exactly, and the best is kept; needs --validation_file");
   line.option("--refine_cost", flags.refine_cost, "plan: what --refine measures: f1, loss or kl")
-      ->check(CLI::IsMember({"f1", "loss", "kl"}));
+      ->one_of({"f1", "loss", "kl"});
   line.option("--refine_file", flags.refine_file,
               "questions or texts that --refine measures plans on, all of them; default: those of "
               "--validation_file, on which plans are compared");
@@ -152,6 +153,9 @@ std::string add_plans(const app::SensitivityOptions& options,
     if (!options.output_dir.empty()) measured.output_dir = options.output_dir + "/refine";
     refine_meter.emplace(measured, observer);
   }
+  app::check_output_is_no_input(
+      flags.output_plan, {flags.from, options.data.validation_file, flags.refine_file, options.high,
+                          options.model.model, options.model.adapter});
   std::optional<NewDirectory> made;
   if (!options.output_dir.empty()) made.emplace(options.output_dir);
   std::vector<app::BudgetResult> results;

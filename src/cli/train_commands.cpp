@@ -233,10 +233,10 @@ void run_train(std::vector<std::string> arguments) {
               "a checkpoint directory, or auto for the newest in --output_dir; without it the same "
               "command goes on by itself");
   line.option("--report_to", report_to, "none, or tensorboard: an event file in --logging_dir")
-      ->check(CLI::IsMember({"none", "tensorboard"}));
+      ->one_of({"none", "tensorboard"});
   line.option("--logging_dir", options.logging_dir, "default: runs in --output_dir");
   line.option("--save_dtype", save_dtype, "full: f32 or bf16 weights on disk")
-      ->check(CLI::IsMember({"f32", "bf16"}));
+      ->one_of({"f32", "bf16"});
   line.option("--gradient_bits", train.gradient_bits,
               "products of gradients with integer weights: 32, 16, or 8 with stochastic rounding");
   line.option("--seed", train.seed, "seed of data order and fresh weights");
@@ -252,13 +252,14 @@ void run_train(std::vector<std::string> arguments) {
   train.adapter_form = train::parse_adapter_form(adapter_form);
   train.init_lora = train::parse_init_lora(init_lora);
   options.find_min_bits = min_bits == "auto";
-  QALOF_CHECK(options.find_min_bits || CLI::detail::lexical_cast(min_bits, train.min_bits),
+  QALOF_CHECK(options.find_min_bits || read_value(min_bits, train.min_bits).empty(),
               ErrorKind::kUsage, "--min_bits: found {}, expected auto or a number", min_bits);
   train.learn_steps = train::parse_learn_steps(learn_steps);
   train.adversarial.norm = train::parse_perturbation_norm(adversarial_norm);
   if (!kd_loss.empty()) train.kd_loss = train::parse_kd_loss(kd_loss);
   options.log_events = report_to == "tensorboard";
   options.flags = identifying_flags(line.values());
+  if (!options.find_min_bits) options.flags["--min_bits"] = train.min_bits;
   options.save_bf16 = save_dtype == "bf16";
   if (kv_bits != 0) train.kv_bits = kv_bits;
   constexpr std::uint64_t kMostMegabytes = std::uint64_t{1} << 40;

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <utility>
 
@@ -38,6 +39,15 @@ class Descriptor {
   int fd_;
 };
 
+const char* kind_of(mode_t mode) {
+  if (S_ISDIR(mode)) return "a directory";
+  if (S_ISFIFO(mode)) return "a pipe";
+  if (S_ISCHR(mode)) return "a character device";
+  if (S_ISBLK(mode)) return "a disk";
+  if (S_ISSOCK(mode)) return "a socket";
+  return "no regular file";
+}
+
 // Opens for reading and returns the size the open descriptor has: the path is not looked at twice.
 std::size_t open_regular(const std::string& path, int* fd) {
   *fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -49,7 +59,7 @@ std::size_t open_regular(const std::string& path, int* fd) {
   struct stat status {};
   if (::fstat(*fd, &status) != 0 || !S_ISREG(status.st_mode)) {
     ::close(*fd);
-    fail(ErrorKind::kBadInput, "{}: is not a regular file", path);
+    fail(ErrorKind::kBadInput, "{}: is not a regular file but {}", path, kind_of(status.st_mode));
   }
   return static_cast<std::size_t>(status.st_size);
 }
@@ -66,24 +76,93 @@ bool write_all(int fd, const std::byte* bytes, std::size_t size) {
   return true;
 }
 
+std::string parent_of(const std::string& path) {
+  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  return parent.empty() ? "." : parent.string();
+}
+
+// A new name beside path; a long name is cut, so that what is added fits.
 std::string temporary_name(const std::string& path) {
   static std::atomic<unsigned> counter{0};
-  return fmt::format("{}.tmp-{}-{}", path, ::getpid(), counter.fetch_add(1));
+  constexpr std::size_t kMostOfName = 200;
+  const std::size_t name = path.rfind('/') + 1;  // 0 where there is none
+  return fmt::format("{}.tmp-{}-{}", path.substr(0, name + kMostOfName), ::getpid(),
+                     counter.fetch_add(1));
 }
 
 int open_temporary(const std::string& name) {
-  return ::open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  return ::open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+}
+
+// Where what is written to a path goes.
+struct OutputTarget {
+  std::string path;                // behind symbolic links
+  bool in_place = false;           // nothing that a rename may replace
+  int descriptor = -1;             // the one of this process that path names
+  std::optional<struct stat> old;  // of the regular file that is there
+};
+
+// N of "/proc/self/fd/N" by any spelling; -1 for other paths.
+int own_descriptor(const std::string& path) {
+  const std::filesystem::path whole(path);
+  std::error_code error;
+  const std::filesystem::path parent = std::filesystem::canonical(parent_of(path), error);
+  if (error || parent != fmt::format("/proc/{}/fd", ::getpid())) return -1;
+  const std::string name = whole.filename().string();
+  const bool is_number =
+      !name.empty() && name.size() < 7 && name.find_first_not_of("0123456789") == std::string::npos;
+  return is_number ? std::stoi(name) : -1;
+}
+
+OutputTarget find_target(const std::string& path) {
+  QALOF_CHECK(!path.empty(), ErrorKind::kUsage, "the name of a file to write is empty");
+  constexpr int kMaxLinks = 40;  // as the system follows
+  OutputTarget target{path, false, -1, std::nullopt};
+  for (int links = 0; links <= kMaxLinks; ++links) {
+    target.descriptor = own_descriptor(target.path);
+    target.in_place = target.descriptor >= 0;
+    struct stat status {};
+    // Why nothing can be there is what opening a file there will say.
+    if (target.in_place || ::lstat(target.path.c_str(), &status) != 0) return target;
+    if (S_ISREG(status.st_mode)) {
+      QALOF_CHECK(::faccessat(AT_FDCWD, target.path.c_str(), W_OK, AT_EACCESS) == 0,
+                  ErrorKind::kResource, "{}: cannot be written: {}", path, system_reason());
+      target.old = status;
+      return target;
+    }
+    if (S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode)) {
+      target.in_place = true;
+      return target;
+    }
+    QALOF_CHECK(S_ISLNK(status.st_mode), ErrorKind::kResource,
+                "{}: cannot be written: is {}, expected a file", path, kind_of(status.st_mode));
+    std::error_code error;
+    const std::filesystem::path link = std::filesystem::read_symlink(target.path, error);
+    QALOF_CHECK(!error, ErrorKind::kResource, "{}: cannot be written: {}", path, error.message());
+    target.path = (std::filesystem::path(parent_of(target.path)) / link).string();
+  }
+  fail(ErrorKind::kResource, "{}: cannot be written: {}", path, system_reason(ELOOP));
+}
+
+int open_in_place(const OutputTarget& target) {
+  return target.descriptor >= 0 ? ::fcntl(target.descriptor, F_DUPFD_CLOEXEC, 0)
+                                : ::open(target.path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY);
+}
+
+// What replaces a file is as private as that was, from its first byte on.
+void take_over_rights(int fd, const struct stat& old) {
+  constexpr mode_t kRights = 0777;
+  // Others' files may be replaced, not given back to them, without privileges.
+  const bool is_kept = ::fchown(fd, old.st_uid, old.st_gid) == 0;
+  static_cast<void>(is_kept);
+  // Some file systems have no modes.
+  static_cast<void>(::fchmod(fd, old.st_mode & kRights));
 }
 
 [[noreturn]] void fail_write(const std::string& path, const char* what) {
   const std::string reason = system_reason();
   fail(ErrorKind::kResource, "{}: cannot be written ({}): {}; what was there before is unchanged",
        path, what, reason);
-}
-
-std::string parent_of(const std::string& path) {
-  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
-  return parent.empty() ? "." : parent.string();
 }
 
 }  // namespace
@@ -152,20 +231,29 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
-AtomicFile::AtomicFile(const std::string& path)
-    : path_(path), temporary_(temporary_name(path)), fd_(open_temporary(temporary_)) {
-  if (fd_ < 0) fail_write(path_, "open");
+AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   buffer_.reserve(kBufferBytes);
+  const OutputTarget target = find_target(path);
+  target_ = target.path;
+  if (!target.in_place) temporary_ = temporary_name(target_);
+  fd_ = target.in_place ? open_in_place(target) : open_temporary(temporary_);
+  if (fd_ < 0) fail_write("open");
+  if (target.old) take_over_rights(fd_, *target.old);
 }
 
 AtomicFile::~AtomicFile() {
   if (fd_ < 0) return;
   ::close(fd_);
-  ::unlink(temporary_.c_str());
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::fail_write(const char* what) const {
+  if (!temporary_.empty()) qalof::fail_write(path_, what);
+  fail(ErrorKind::kResource, "{}: cannot be written ({}): {}", path_, what, system_reason());
 }
 
 void AtomicFile::flush_buffer() {
-  if (!write_all(fd_, buffer_.data(), buffer_.size())) fail_write(path_, "write");
+  if (!write_all(fd_, buffer_.data(), buffer_.size())) fail_write("write");
   buffer_.clear();
 }
 
@@ -184,10 +272,12 @@ void AtomicFile::write(std::string_view text) {
 
 void AtomicFile::commit() {
   flush_buffer();
-  if (::fsync(fd_) != 0) fail_write(path_, "fsync");
-  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail_write(path_, "rename");
+  // Pipes and devices have nothing to flush.
+  if (::fsync(fd_) != 0 && (!temporary_.empty() || errno == EIO)) fail_write("fsync");
+  if (!temporary_.empty() && ::rename(temporary_.c_str(), target_.c_str()) != 0)
+    fail_write("rename");
   ::close(std::exchange(fd_, -1));
-  sync_directory(parent_of(path_));
+  if (!temporary_.empty()) sync_directory(parent_of(target_));
 }
 
 void write_file_atomic(const std::string& path, std::string_view bytes) {
@@ -197,7 +287,11 @@ void write_file_atomic(const std::string& path, std::string_view bytes) {
 }
 
 SpoolFile::SpoolFile(const std::string& path) : path_(path) {
-  const std::string name = temporary_name(path);
+  const OutputTarget target = find_target(path);
+  std::error_code ignored;
+  const std::string name = temporary_name(
+      target.in_place ? (std::filesystem::temp_directory_path(ignored) / "qalof").string()
+                      : target.path);
   fd_ = open_temporary(name);
   if (fd_ < 0) fail_write(path_, "open");
   ::unlink(name.c_str());
@@ -213,7 +307,7 @@ void SpoolFile::append(std::span<const std::byte> bytes) {
 MappedFile SpoolFile::map() const { return MappedFile::map(fd_, size_, path_); }
 
 AppendFile::AppendFile(const std::string& path)
-    : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
+    : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666)) {
   QALOF_CHECK(fd_ >= 0, ErrorKind::kResource, "{}: cannot be written: {}", path, system_reason());
 }
 
@@ -237,6 +331,13 @@ bool path_exists(const std::string& path) noexcept {
 bool is_directory(const std::string& path) noexcept {
   struct stat status {};
   return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+bool is_same_file(const std::string& a, const std::string& b) noexcept {
+  struct stat first {
+  }, second{};
+  return ::stat(a.c_str(), &first) == 0 && ::stat(b.c_str(), &second) == 0 &&
+         first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
 void make_directories(const std::string& path) {

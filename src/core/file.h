@@ -11,7 +11,7 @@
 namespace qalof {
 
 /// Whole contents of a regular file of at most max_bytes. Error{kNotFound}, or {kBadInput} where it
-/// is larger or not a regular file.
+/// is larger or not a regular file: a pipe has no size, and waiting for its writer has no bound.
 std::string read_file(const std::string& path, std::size_t max_bytes);
 
 /// A read-only mapping of a regular file. Movable; views stay valid while it lives. Threads may
@@ -40,6 +40,11 @@ class MappedFile {
 /// A file that appears under its name only when commit() has flushed it; without commit it is
 /// removed. Write errors are Error{kResource} naming the path and the system's reason. Not
 /// thread-safe.
+///
+/// A regular file is replaced whole and keeps its mode and, where that is allowed, its owner; other
+/// hard links keep what it held. A symbolic link stays, and what it leads to is replaced or made.
+/// Pipes, character devices and open descriptors of this process (/dev/stdout, /dev/fd/3) are
+/// written in place, as far as the writing gets. Directories, sockets and disks are refused.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::string& path);
@@ -53,15 +58,18 @@ class AtomicFile {
 
  private:
   void flush_buffer();
-  std::string path_, temporary_;
+  [[noreturn]] void fail_write(const char* what) const;
+  std::string path_;
+  std::string target_, temporary_;  // what the links lead to; temporary_ is empty in place
   std::vector<std::byte> buffer_;
   int fd_ = -1;
 };
 
 void write_file_atomic(const std::string& path, std::string_view bytes);
 
-/// Bytes that would not fit memory, kept on the disk beside a file that is being made of them. It
-/// has no name, so that nothing is left whatever happens. Errors as AtomicFile's. Not thread-safe.
+/// Bytes that would not fit memory, kept on the disk beside a file that is being made of them, or
+/// among temporary files where that is written in place. It has no name, so that nothing is left
+/// whatever happens. Errors as AtomicFile's. Not thread-safe.
 class SpoolFile {
  public:
   /// path: of the file that is being made.
@@ -102,6 +110,8 @@ class AppendFile {
 /// False where the path leads nowhere or may not be looked at; never throws.
 bool path_exists(const std::string& path) noexcept;
 bool is_directory(const std::string& path) noexcept;
+/// True where both lead to one file or directory, by whatever names.
+bool is_same_file(const std::string& a, const std::string& b) noexcept;
 /// mkdir -p; Error{kResource}.
 void make_directories(const std::string& path);
 /// make_directories whose work is undone where nothing comes of it: directories that were made and

@@ -11,6 +11,14 @@
 
 namespace qalof {
 
+OutOfMemory::OutOfMemory(const std::string& what)
+    : Error(ErrorKind::kResource, "out of memory: " + what) {}
+
+OutOfMemory::OutOfMemory(const std::string& what, std::size_t count, std::size_t bytes_each)
+    : OutOfMemory(fmt::format("{} need{} {:.4g} MB", what, what.ends_with('s') ? "" : "s",
+                              static_cast<double>(count) * static_cast<double>(bytes_each) / 1e6)) {
+}
+
 void keep_freed_memory([[maybe_unused]] std::size_t expected_bytes) {
 #if defined(__GLIBC__)
   mallopt(M_MMAP_MAX, 0);

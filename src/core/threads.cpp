@@ -12,6 +12,7 @@
 #include <limits>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -73,7 +74,11 @@ double cgroup_cpus() {
 // busy machine a worker may not get a CPU for milliseconds. A late one finds no tasks left.
 struct ThreadPool::State {
   explicit State(int count) {
-    for (int i = 1; i < count; ++i) workers.emplace_back([this] { work(); });
+    workers.reserve(static_cast<std::size_t>(count));
+    try {
+      for (int i = 1; i < count; ++i) workers.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {  // the system gives no more: fewer do the same work
+    }
   }
   ~State() {
     stopping.store(true);

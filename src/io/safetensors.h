@@ -88,10 +88,11 @@ inline constexpr std::string_view kPaddingPrefix = "padding.";
 /// an alignment above 8 every tensor begins at a multiple of it, with tensors of zeros between. The
 /// same input gives the same bytes. Error{kResource} where the disk fails; Error{kInternal} for a
 /// duplicate name or a size that does not fit its shape; {kBadInput} for a name that is not UTF-8.
-/// written is called with the bytes of each tensor when they are not needed any more.
-void write_safetensors(const std::string& path, std::vector<TensorToWrite> tensors,
-                       const std::map<std::string, std::string>& metadata,
-                       std::size_t alignment = 8,
-                       const std::function<void(std::span<const std::byte>)>& written = {});
+/// written is called with the bytes of each tensor when they are not needed any more. Returns the
+/// bytes of the file.
+std::uint64_t write_safetensors(
+    const std::string& path, std::vector<TensorToWrite> tensors,
+    const std::map<std::string, std::string>& metadata, std::size_t alignment = 8,
+    const std::function<void(std::span<const std::byte>)>& written = {});
 
 }  // namespace qalof::io

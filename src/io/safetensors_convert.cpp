@@ -99,9 +99,10 @@ std::vector<std::byte> bf16_bytes(std::span<const float> values) {
   return bytes;
 }
 
-void write_safetensors(const std::string& path, std::vector<TensorToWrite> tensors,
-                       const std::map<std::string, std::string>& metadata, std::size_t alignment,
-                       const std::function<void(std::span<const std::byte>)>& written) {
+std::uint64_t write_safetensors(const std::string& path, std::vector<TensorToWrite> tensors,
+                                const std::map<std::string, std::string>& metadata,
+                                std::size_t alignment,
+                                const std::function<void(std::span<const std::byte>)>& written) {
   std::sort(tensors.begin(), tensors.end(), [](const TensorToWrite& a, const TensorToWrite& b) {
     const int bits_a = dtype_bits(a.dtype), bits_b = dtype_bits(b.dtype);
     return bits_a != bits_b ? bits_a > bits_b : a.name < b.name;
@@ -136,6 +137,7 @@ void write_safetensors(const std::string& path, std::vector<TensorToWrite> tenso
     if (written && !is_padding) written(tensor.bytes);
   }
   file.commit();
+  return length.size() + text.size() + offset;
 }
 
 }  // namespace qalof::io

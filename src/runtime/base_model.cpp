@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "core/random.h"
 #include "io/model_dir.h"
 #include "kernels/quantize.h"

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
 #include "runtime/rotation.h"
@@ -19,7 +20,7 @@ constexpr std::size_t kRowsPerTask = 32;
 
 template <typename T>
 void grow(std::vector<T>& buffer, std::size_t count) {
-  if (buffer.size() < count) buffer.resize(count);
+  if (buffer.size() < count) resize_for("numbers between layers", buffer, count);
 }
 
 const Execution& execution_of(const Execution& call, const Sequence& sequence) {

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "kernels/bf16.h"
 #include "kernels/quantize.h"
 
@@ -103,8 +104,9 @@ KvCache::KvCache(const model::ModelConfig& config, const KvPrecision& precision,
                   num_kv_heads_);
     }
   }
-  data_.resize(bytes);
-  scales_.resize(scales);
+  const std::string what = fmt::format("a KV cache of {} tokens", capacity);
+  resize_for(what, data_, bytes);
+  resize_for(what, scales_, scales);
   for (const Place& place : places) {
     const kernels::KvFormat format = format_of(place.bits);
     const std::size_t row_bytes = kernels::stored_row_bytes(format, head_dim_);

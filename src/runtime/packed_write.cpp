@@ -55,7 +55,8 @@ class Writer {
       append<std::byte>(io::bf16_bytes(values));
     }
   }
-  void write(Json header) {
+  // Returns the bytes of the file.
+  std::uint64_t write(Json header) {
     const MappedFile stored = spool_.map();
     std::map<std::string, std::uint32_t> checksums;
     std::vector<io::TensorToWrite> tensors;
@@ -65,9 +66,9 @@ class Writer {
           {added.name, added.dtype, added.shape, stored.bytes().subspan(added.first, added.size)});
     }
     header["crc32c"] = checksums;
-    io::write_safetensors(path_, std::move(tensors), {{kPackedMetadataKey, header.dump()}},
-                          kPackedAlignment,
-                          [&](std::span<const std::byte> bytes) { stored.release(bytes); });
+    return io::write_safetensors(path_, std::move(tensors),
+                                 {{kPackedMetadataKey, dump_json(header, path_)}}, kPackedAlignment,
+                                 [&](std::span<const std::byte> bytes) { stored.release(bytes); });
   }
 
  private:
@@ -348,8 +349,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
     header["separator"] = *request.adapters->separator;
   if (request.adapters && !request.adapters->label_names.empty())
     header["label_names"] = request.adapters->label_names;
-  writer.write(header);
-  summary.bytes = std::filesystem::file_size(path);
+  summary.bytes = writer.write(header);
   return summary;
 }
 

@@ -4,8 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cfloat>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <regex>
 
 #include "app/html.h"
 #include "support/well_formed.h"
@@ -48,12 +52,88 @@ TEST(ChartAxis, PositionsRunFrom0To1) {
   EXPECT_DOUBLE_EQ(log.position(100), 1);
 }
 
+// Numbers of every size, with neighbours that differ in the last bit.
+std::vector<double> numbers_of_every_size() {
+  std::vector<double> numbers = {
+      0,       -0.0,    NAN,  INFINITY,           5e-324,           1e-310,
+      DBL_MIN, DBL_MAX, 1e15, 9007199254740993.0, 4.420428878407753};
+  for (int exponent = -308; exponent <= 308; exponent += 28)
+    numbers.push_back(3.7 * std::pow(10, exponent));
+  const std::size_t count = numbers.size();
+  for (std::size_t i = 0; i < count; ++i) {
+    numbers.push_back(-numbers[i]);
+    numbers.push_back(std::nextafter(numbers[i], INFINITY));
+  }
+  return numbers;
+}
+
+TEST(ChartAxis, HasFewFiniteRisingTicksWhateverTheRange) {
+  const std::vector<double> numbers = numbers_of_every_size();
+  for (const double low : numbers) {
+    for (const double high : numbers) {
+      for (const ChartAxis& axis : {linear_axis(low, high, 5), linear_axis(low, high, 1),
+                                    log_axis(low, high, 10), log_axis(low, high, 2)}) {
+        ASSERT_GE(axis.ticks.size(), 2U) << low << " " << high;
+        ASSERT_LE(axis.ticks.size(), 13U) << low << " " << high;
+        ASSERT_TRUE(std::is_sorted(axis.ticks.begin(), axis.ticks.end(), std::less_equal<>()))
+            << low << " " << high;
+        ASSERT_TRUE(std::isfinite(axis.high - axis.low) && axis.high > axis.low);
+        for (const double value : {low, high, axis.low, axis.high}) {
+          const double at = axis.position(value);
+          ASSERT_TRUE(at >= 0 && at <= 1) << low << " " << high << " " << value << " at " << at;
+        }
+      }
+    }
+  }
+}
+
+TEST(ChartAxis, NeighboursAreOneNumber) {
+  const double loss = 4.420428878407753, other = 4.420428878407752;
+  const ChartAxis axis = linear_axis(other, loss, 5);
+  EXPECT_THAT(axis.ticks, ElementsAre(2, 3, 4, 5, 6, 7));
+  EXPECT_NEAR(axis.position(loss), axis.position(other), 1e-12);
+  // What differs in six digits does not.
+  EXPECT_LT(linear_axis(4.42042, 4.42043, 5).high, 4.4205);
+}
+
+TEST(SvgChart, AnyNumbersAreDrawnInsideThePage) {
+  const std::vector<double> numbers = numbers_of_every_size();
+  LineChart lines{"l", "step", {{"a", {}}, {"b", {}}}};
+  ScatterChart points{"p", "x", "y", false, {}};
+  BarChart bars{"b", "unit", {}, true};
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    lines.series[i % 2].points.push_back({numbers[i], numbers[(i * 7) % numbers.size()]});
+    bars.rows.push_back({"row", numbers[i], std::pair{numbers[i], numbers[0]}});
+    if (std::isfinite(numbers[i]))
+      points.points.push_back({"p", {numbers[i], numbers[i]}, std::abs(numbers[i]), 0, false});
+  }
+  for (const std::string& text : {svg(lines), svg(points), svg(bars)}) {
+    EXPECT_LT(text.size(), 200'000U);
+    for (const char* wrong : {"=\"nan", "=\"-nan", "=\"inf", "=\"-inf", "Mnan", "Lnan", " nan\""})
+      EXPECT_EQ(count_of(text, wrong), 0U) << wrong;
+    const std::regex place(" [cxy][xy12]?=\"(-?[0-9.]+)\"");
+    for (std::sregex_iterator at(text.begin(), text.end(), place), end; at != end; ++at) {
+      const double value = std::stod((*at)[1]);
+      ASSERT_TRUE(value > -50 && value < 2000) << at->str();
+    }
+  }
+}
+
 TEST(SvgChart, NumbersAreShort) {
   EXPECT_EQ(short_number(0.25), "0.25");
   EXPECT_EQ(short_number(-1200), "-1,200");
   EXPECT_EQ(short_number(999999), "999,999");
   EXPECT_EQ(short_number(3.5e6), "3.5M");
   EXPECT_EQ(short_number(1e-5), "1e-05");
+  EXPECT_EQ(short_number(0.0), "0");
+  EXPECT_EQ(short_number(-0.0), "0");
+  EXPECT_EQ(short_number(999'999.7), "1M");
+  EXPECT_EQ(short_number(-999'999.7), "-1M");
+  EXPECT_EQ(short_number(999'400'000), "999M");
+  EXPECT_EQ(short_number(2.5e9), "2.5e+09");
+  EXPECT_EQ(short_number(-INFINITY), "-inf");
+  EXPECT_EQ(short_number(NAN), "nan");
+  for (const double number : numbers_of_every_size()) EXPECT_LE(short_number(number).size(), 11U);
 }
 
 TEST(SvgChart, TextIsEscaped) {

@@ -100,6 +100,141 @@ TEST(AtomicFile, NamesPathAndReasonWhereItCannotWrite) {
   EXPECT_EQ(num_entries(dir.path()), 1U);
 }
 
+std::string whole(const std::string& path) { return read_file(path, 1'000'000); }
+
+mode_t mode_of(const std::string& path) {
+  struct stat status {};
+  return ::lstat(path.c_str(), &status) == 0 ? status.st_mode : 0;
+}
+
+TEST(AtomicFile, FollowsSymbolicLinksAndLeavesThem) {
+  const TempDir dir;
+  std::filesystem::create_directories(dir.file("store/deep"));
+  put(dir.file("store/real"), "old");
+  std::filesystem::create_symlink("store/real", dir.file("link"));
+  std::filesystem::create_symlink("../../link", dir.file("store/deep/chain"));
+  std::filesystem::create_symlink(dir.file("store/made"), dir.file("dangling"));
+  write_file_atomic(dir.file("link"), "new");
+  EXPECT_EQ(whole(dir.file("store/real")), "new");
+  write_file_atomic(dir.file("store/deep/chain"), "newer");
+  EXPECT_EQ(whole(dir.file("store/real")), "newer");
+  write_file_atomic(dir.file("dangling"), "made");
+  EXPECT_EQ(whole(dir.file("store/made")), "made");
+  for (const char* link : {"link", "store/deep/chain", "dangling"})
+    EXPECT_TRUE(S_ISLNK(mode_of(dir.file(link)))) << link;
+  { AtomicFile uncommitted(dir.file("link")); }
+  EXPECT_EQ(num_entries(dir.file("store")), 3U) << "no temporary file may stay";
+  EXPECT_EQ(num_entries(dir.path()), 3U);
+  std::filesystem::create_symlink("round", dir.file("round"));
+  EXPECT_THAT(error_of([&] { write_file_atomic(dir.file("round"), "x"); }).message,
+              HasSubstr("Too many levels of symbolic links"));
+  std::filesystem::create_symlink("none/x", dir.file("nowhere"));
+  EXPECT_THAT(error_of([&] { write_file_atomic(dir.file("nowhere"), "x"); }).message,
+              HasSubstr("No such file or directory"));
+}
+
+TEST(AtomicFile, WritesPipesAndDevicesInPlace) {
+  const TempDir dir;
+  ASSERT_EQ(::mkfifo(dir.file("pipe").c_str(), 0600), 0);
+  std::filesystem::create_symlink("pipe", dir.file("link"));
+  for (const char* name : {"pipe", "link"}) {
+    const int reader = ::open(dir.file("pipe").c_str(), O_RDONLY | O_NONBLOCK);
+    ASSERT_GE(reader, 0);
+    write_file_atomic(dir.file(name), "text");
+    char text[8] = {};
+    EXPECT_EQ(::read(reader, text, sizeof text), 4);
+    EXPECT_STREQ(text, "text");
+    ::close(reader);
+  }
+  EXPECT_TRUE(S_ISFIFO(mode_of(dir.file("pipe"))));
+  EXPECT_EQ(num_entries(dir.path()), 2U);
+  write_file_atomic("/dev/null", std::string(3'000'000, 'x'));
+  EXPECT_TRUE(S_ISCHR(mode_of("/dev/null")));
+  const auto full = error_of([&] { write_file_atomic("/dev/full", "x"); });
+  EXPECT_EQ(full.kind, ErrorKind::kResource);
+  EXPECT_THAT(full.message, HasSubstr("/dev/full: cannot be written"));
+  EXPECT_THAT(full.message, ::testing::Not(HasSubstr("unchanged")));
+  SpoolFile spool("/dev/null");  // beside it there is no room for files
+  spool.append(std::as_bytes(std::span("abc", 3)));
+  EXPECT_EQ(spool.map().bytes().size(), 3U);
+}
+
+// What the shell redirected is written as the shell opened it, here to append.
+TEST(AtomicFile, WritesOpenDescriptorsInPlace) {
+  const TempDir dir;
+  put(dir.file("log"), "one ");
+  const int fd = ::open(dir.file("log").c_str(), O_WRONLY | O_APPEND);
+  ASSERT_GE(fd, 0);
+  for (const char* directory : {"/dev/fd", "/proc/self/fd"})
+    write_file_atomic(fmt::format("{}/{}", directory, fd), "two ");
+  EXPECT_EQ(::write(fd, "three", 5), 5);
+  ::close(fd);
+  EXPECT_EQ(whole(dir.file("log")), "one two two three");
+  EXPECT_EQ(num_entries(dir.path()), 1U);
+  EXPECT_EQ(error_of([&] { write_file_atomic(fmt::format("/dev/fd/{}", fd), "x"); }).kind,
+            ErrorKind::kResource);
+}
+
+TEST(AtomicFile, RefusesWhatHoldsNoFile) {
+  const TempDir dir;
+  std::filesystem::create_directory(dir.file("taken"));
+  std::filesystem::create_directory_symlink("taken", dir.file("link"));
+  put(dir.file("file"), "old");
+  for (const char* name : {"taken", "taken/", "link", "link/"}) {
+    EXPECT_THAT(error_of([&] { write_file_atomic(dir.file(name), "x"); }).message,
+                HasSubstr("is a directory, expected a file"))
+        << name;
+  }
+  for (const char* name : {"new/", "file/", "file/x"}) {
+    EXPECT_EQ(error_of([&] { write_file_atomic(dir.file(name), "x"); }).kind, ErrorKind::kResource);
+  }
+  EXPECT_EQ(whole(dir.file("file")), "old");
+  EXPECT_EQ(error_of([&] { write_file_atomic("", "x"); }).kind, ErrorKind::kUsage);
+}
+
+TEST(AtomicFile, KeepsTheModeOfWhatItReplacesAndElseHonoursTheMask) {
+  const TempDir dir;
+  const mode_t mask = ::umask(0027);
+  write_file_atomic(dir.file("new"), "x");
+  EXPECT_EQ(mode_of(dir.file("new")) & 07777, 0640U);
+  for (const mode_t mode : {0600U, 0664U, 0755U}) {
+    ASSERT_EQ(::chmod(dir.file("new").c_str(), mode), 0);
+    {
+      AtomicFile file(dir.file("new"));
+      file.write("y");
+      for (const auto& entry : std::filesystem::directory_iterator(dir.path()))
+        EXPECT_EQ(mode_of(entry.path()) & 07777, mode) << entry.path();
+      file.commit();
+    }
+    EXPECT_EQ(mode_of(dir.file("new")) & 07777, mode);
+  }
+  ::umask(mask);
+  if (::geteuid() == 0) return;  // whom no mode holds back
+  ASSERT_EQ(::chmod(dir.file("new").c_str(), 0400), 0);
+  EXPECT_THAT(error_of([&] { write_file_atomic(dir.file("new"), "z"); }).message,
+              HasSubstr("Permission denied"));
+}
+
+TEST(AtomicFile, TakesNamesAsLongAsTheSystemDoes) {
+  const TempDir dir;
+  const std::string name(255, 'n');
+  write_file_atomic(dir.file(name), "x");
+  EXPECT_EQ(whole(dir.file(name)), "x");
+}
+
+TEST(IsSameFile, SeesThroughNames) {
+  const TempDir dir;
+  put(dir.file("a"), "");
+  put(dir.file("b"), "");
+  std::filesystem::create_symlink("a", dir.file("link"));
+  std::filesystem::create_hard_link(dir.file("a"), dir.file("hard"));
+  EXPECT_TRUE(is_same_file(dir.file("a"), dir.file("link")));
+  EXPECT_TRUE(is_same_file(dir.file("a"), dir.file("hard")));
+  EXPECT_TRUE(is_same_file(dir.path(), dir.path() + "/."));
+  EXPECT_FALSE(is_same_file(dir.file("a"), dir.file("b")));
+  EXPECT_FALSE(is_same_file(dir.file("none"), dir.file("none")));
+}
+
 TEST(SpoolFile, GivesBackWhatWasAppendedAndLeavesNothing) {
   const TempDir dir;
   {
