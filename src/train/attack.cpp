@@ -229,7 +229,7 @@ std::vector<AttackedText> Attacker::attack(
   for (std::size_t i = 0; i < texts.size(); ++i) {
     const at::NoGradGuard no_grad;
     results[i].distribution = {texts[i].ids.size(), state.vocab,
-                               to_vector(state.objective->weights_of(states[i].theta))};
+                               to_vector(state.objective->weights_of(states[i]))};
     check_finite(std::span<const float>(results[i].distribution.weights), "a token's probability",
                  [&] { return fmt::format("sample {}", texts[i].index); });
   }

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "core/error.h"
@@ -48,10 +50,29 @@ TEST(Isa, UnknownNameIsAUsageErrorThatListsTheKnownOnes) {
   }
 }
 
+// Sets the variable and, at its end, what it was before: tests that follow may run on that set.
+class VariableIs {
+ public:
+  explicit VariableIs(const std::string& value) {
+    if (const char* before = std::getenv("QALOF_ISA")) before_ = before;
+    setenv("QALOF_ISA", value.c_str(), /*overwrite=*/1);
+  }
+  ~VariableIs() {
+    if (before_) {
+      setenv("QALOF_ISA", before_->c_str(), /*overwrite=*/1);
+    } else {
+      unsetenv("QALOF_ISA");
+    }
+  }
+
+ private:
+  std::optional<std::string> before_;
+};
+
 // The variable is read once, so each value needs a process of its own.
 void expect_exit_with_variable(const char* value, int exit_code) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  setenv("QALOF_ISA", value, /*overwrite=*/1);
+  const VariableIs variable(value);
   EXPECT_EXIT(
       {
         try {
@@ -61,7 +82,6 @@ void expect_exit_with_variable(const char* value, int exit_code) {
         }
       },
       testing::ExitedWithCode(exit_code), "");
-  unsetenv("QALOF_ISA");
 }
 
 TEST(IsaDeathTest, VariableChoosesTheSet) { expect_exit_with_variable("portable", 10); }
@@ -71,7 +91,7 @@ TEST(IsaDeathTest, VariableChoosesEveryAvailableSetAndRefusesOthers) {
   const std::vector<Isa> available = available_isas();
   for (const Isa isa : known_isas()) {
     const bool can = std::find(available.begin(), available.end(), isa) != available.end();
-    setenv("QALOF_ISA", std::string(to_string(isa)).c_str(), /*overwrite=*/1);
+    const VariableIs variable{std::string(to_string(isa))};
     EXPECT_EXIT(
         {
           try {
@@ -81,7 +101,6 @@ TEST(IsaDeathTest, VariableChoosesEveryAvailableSetAndRefusesOthers) {
           }
         },
         testing::ExitedWithCode(can ? 20 : 22), "");
-    unsetenv("QALOF_ISA");
   }
 }
 

@@ -1,5 +1,6 @@
 // A tiny model, windows and helpers shared by the tests of training.
 #pragma once
+#include "/tmp/log_expect.h"
 
 #include <gtest/gtest.h>
 
