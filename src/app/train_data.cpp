@@ -68,9 +68,9 @@ std::vector<train::Example> load_qa_examples(const std::string& path,
 }
 
 std::vector<train::Example> load_lm_examples(const std::string& path,
-                                             const text::TextEncoder& encoder,
-                                             std::size_t length, std::uint64_t max_samples,
-                                             bool line_by_line, Observer& observer) {
+                                             const text::TextEncoder& encoder, std::size_t length,
+                                             std::uint64_t max_samples, bool line_by_line,
+                                             Observer& observer) {
   QALOF_CHECK(length >= 2, ErrorKind::kUsage, "--max_seq_length: found {}, expected at least 2",
               length);
   const text::PlainText file = text::read_plain_text(path, kMaxTextBytes);

@@ -21,9 +21,9 @@ std::vector<train::Example> load_qa_examples(const std::string& path,
 /// line_by_line every line is a document of its own and windows never span two. A byte order mark
 /// and carriage returns are left out, which is said.
 std::vector<train::Example> load_lm_examples(const std::string& path,
-                                             const text::TextEncoder& encoder,
-                                             std::size_t length, std::uint64_t max_samples,
-                                             bool line_by_line, Observer& observer);
+                                             const text::TextEncoder& encoder, std::size_t length,
+                                             std::uint64_t max_samples, bool line_by_line,
+                                             Observer& observer);
 /// Every text of a classification file as one window of at most length tokens; what is cut is said.
 std::vector<train::Example> load_classification_examples(const std::string& path,
                                                          const text::TextEncoder& encoder,

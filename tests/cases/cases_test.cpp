@@ -49,8 +49,7 @@ std::vector<std::string> case_names() {
 // Numbers within a tolerance that NaN fails, all else equal.
 bool agrees(const Json& found, const Json& expected, double tolerance) {
   if (expected.is_number_float())
-    return found.is_number() &&
-           std::abs(found.get<double>() - expected.get<double>()) <= tolerance;
+    return found.is_number() && std::abs(found.get<double>() - expected.get<double>()) <= tolerance;
   return found == expected;
 }
 
@@ -82,8 +81,8 @@ class PublicCase : public ::testing::TestWithParam<std::string> {
     const std::string out = out_.file("stdout"), err = out_.file("stderr");
     const std::string input =
         step.contains("input") ? filled(step["input"].get<std::string>()) : "/dev/null";
-    std::string limits = "cd " + quoted(kCases) + " && QALOF=" +
-                         quoted(std::string(QALOF_BINARY_DIR) + "/qalof") + " && ";
+    std::string limits = "cd " + quoted(kCases) +
+                         " && QALOF=" + quoted(std::string(QALOF_BINARY_DIR) + "/qalof") + " && ";
     if (step.contains("memory_kb"))
       limits += "ulimit -v " + std::to_string(step["memory_kb"].get<long>()) + " && ";
     const int status = std::system((limits + "{ " + command + "; } <" + quoted(input) + " >" +
@@ -97,9 +96,8 @@ class PublicCase : public ::testing::TestWithParam<std::string> {
           << "missing: " << text << "\n"
           << said;
     for (const Json& text : step.value("never", Json::array()))
-      EXPECT_EQ(said.find(text.get<std::string>()), std::string::npos)
-          << "found: " << text << "\n"
-          << said;
+      EXPECT_EQ(said.find(text.get<std::string>()), std::string::npos) << "found: " << text << "\n"
+                                                                       << said;
     if (step.contains("json")) expect_values(step, parse_json(slurp(out), "standard output"));
     if (step.contains("file"))
       expect_values(step["file"],
@@ -133,12 +131,14 @@ TEST_P(PublicCase, GivesItsRightValue) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Public, PublicCase, ::testing::ValuesIn(case_names()), [](const auto& info) {
-  std::string name = info.param;
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(
+    Public, PublicCase, ::testing::ValuesIn(case_names()), [](const auto& info) {
+      std::string name = info.param;
+      std::replace_if(
+          name.begin(), name.end(),
+          [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '_');
+      return name;
+    });
 
 }  // namespace
 }  // namespace qalof

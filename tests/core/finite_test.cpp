@@ -65,7 +65,8 @@ TEST(FiniteTensor, FindsTheFirstOfEveryKindAtEveryPlace) {
 TEST(FiniteTensor, NamesFileTensorPlaceAndValue) {
   const std::vector<float> values = {1.0F, -kInfinity};
   EXPECT_NO_THROW(check_finite_tensor(std::span(values).first(1), "f", "t"));
-  const auto error = testing::error_of([&] { check_finite_tensor(values, "dir", "wte.weight", 30); });
+  const auto error =
+      testing::error_of([&] { check_finite_tensor(values, "dir", "wte.weight", 30); });
   EXPECT_EQ(error.kind, ErrorKind::kBadInput);
   EXPECT_EQ(error.message,
             "dir: tensor wte.weight holds -inf at value 31, expected finite numbers");
