@@ -2,6 +2,8 @@
 // directory").
 #include <algorithm>
 #include <cctype>
+#include <cmath>
+#include <limits>
 #include <set>
 
 #include "core/error.h"
@@ -246,6 +248,9 @@ PeftConfig parse_peft_config(std::string_view text, const std::string& where,
   parse_initialization(json, where, &config, warnings);
   config.r = static_cast<std::size_t>(json_int(json, "r", where, 1, kMaxRank));
   config.lora_alpha = json_number(json, "lora_alpha", where);
+  QALOF_CHECK(std::abs(config.lora_alpha) <= std::numeric_limits<float>::max(),
+              ErrorKind::kBadInput, "{}: lora_alpha is {}, too large for a float", where,
+              config.lora_alpha);
   auto optional_bool = [&](const char* key, bool* value) {
     if (json.contains(key) && !json[key].is_null()) *value = json_bool(json, key, where);
   };

@@ -269,6 +269,14 @@ const BadPlan kBadPlans[] = {
 INSTANTIATE_TEST_SUITE_P(, PlanFileRefuses, ::testing::ValuesIn(kBadPlans),
                          [](const auto& test) { return std::string(test.param.name); });
 
+TEST(PlanFile, PatternsWithTooManyStepsTogetherAreRefused) {
+  Json json = {{"format_version", 1}, {"default", 8}};
+  for (int i = 0; i < 512; ++i) json["rules"].push_back({{"match", "[ab]{500}"}, {"set", 4}});
+  const auto error = error_of([&] { plan_from_json(json, "here"); });
+  EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
+  EXPECT_THAT(error.message, HasSubstr("the patterns up to here have"));
+}
+
 TEST(PlanFile, TooManyRulesAreRefused) {
   Json json = {{"format_version", 1}, {"default", 8}};
   for (int i = 0; i < 513; ++i) json["rules"].push_back({{"match", ".*"}, {"set", 4}});

@@ -257,6 +257,8 @@ TEST(HostileAdapter, MisfitsAreRefusedByName) {
       {"layer left out", set("layers_to_transform", 1), bad,
        "h.0.attn.c_attn.lora_A.weight is there although layers_to_transform leaves"},
       {"alpha beyond floats", set("lora_alpha", 1e300), bad, "too large for a float"},
+      {"alpha of a module beyond floats", set("alpha_pattern", {{"c_fc", 1e300}}), bad,
+       "the alpha of h.0.mlp.c_fc is 1e+300, too large for a float"},
       {"untargeted module",
        [](Draft& d) {
          d.config["target_modules"] = {"c_attn", "c_proj"};
@@ -328,7 +330,7 @@ TEST(HostileAdapter, MisfitsAreRefusedByName) {
       {"r text", set("r", "3"), bad, "expected an integer"},
       {"alpha text", set("lora_alpha", "6"), bad, "lora_alpha"},
       {"no targets", set("target_modules", nullptr), bad, "target_modules"},
-      {"trained biases", set("bias", "all"), unsupported, "bias"},
+      {"biases of another kind", set("bias", "some"), unsupported, "bias"},
       {"unknown setting that is on", set("use_new_thing", true), unsupported, "use_new_thing"},
   };
   const TempDir directory;
