@@ -117,7 +117,8 @@ TEST_F(ModelDirTest, NamesWhatIsNoModelDirectory) {
   put_file(dir_.file("x.gguf"), std::string("GGUF\3\0\0\0", 8));
   EXPECT_THAT(error_of([&] { ModelDir::open(dir_.file("x.gguf")); }).message,
               HasSubstr("is a GGUF file; qalof import "));
-  EXPECT_THAT(error().message, HasSubstr("is no model directory but holds a GGUF file; qalof import "));
+  EXPECT_THAT(error().message,
+              HasSubstr("is no model directory but holds a GGUF file; qalof import "));
   put_tensors(dir_.file("alone.safetensors"), {{"x", {1}}});
   EXPECT_THAT(error_of([&] { ModelDir::open(dir_.file("alone.safetensors")); }).message,
               HasSubstr("is a safetensors file alone, expected the directory that holds it"));
