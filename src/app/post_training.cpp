@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/error.h"
 #include "core/finite.h"
 #include "runtime/decoder.h"
 #include "runtime/derived_model.h"

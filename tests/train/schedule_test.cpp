@@ -232,8 +232,8 @@ TEST(Options, ContradictionsAndBadNumbersAreRefusedBySentence) {
 // Whatever stands behind a flag is refused by its name or meant, and no arithmetic overflows.
 TEST(Options, NumbersOutOfRangeAreRefused) {
   const auto base = tiny_base();
-  constexpr std::size_t kHuge = std::size_t{1} << 62;
-  constexpr std::int64_t kHugeSteps = std::int64_t{1} << 62;
+  static constexpr std::size_t kHuge = std::size_t{1} << 62;
+  static constexpr std::int64_t kHugeSteps = std::int64_t{1} << 62;
   const double bad[] = {NAN, INFINITY, -INFINITY, -1, 1e300};
   using Set = std::function<void(TrainOptions&, double)>;
   const std::pair<const char*, Set> numbers[] = {
