@@ -113,130 +113,6 @@ KernelTable make_table(Isa isa) {
   return table;
 }
 
-// PERTURB-HACK begin
-struct Perturb {
-  float eps = 0;
-  std::uint32_t seed = 0;
-};
-const Perturb& perturb_options() {
-  static const Perturb p = [] {
-    Perturb r;
-    if (const char* e = std::getenv("QALOF_PERTURB_EPS")) r.eps = static_cast<float>(std::atof(e));
-    if (const char* e = std::getenv("QALOF_PERTURB_SEED"))
-      r.seed = static_cast<std::uint32_t>(std::atoi(e));
-    return r;
-  }();
-  return p;
-}
-float jitter(float v) {
-  const Perturb& p = perturb_options();
-  std::uint32_t b;
-  __builtin_memcpy(&b, &v, 4);
-  b ^= p.seed * 0x9E3779B9U;
-  b ^= b >> 16;
-  b *= 0x85ebca6bU;
-  b ^= b >> 13;
-  b *= 0xc2b2ae35U;
-  b ^= b >> 16;
-  const float u = static_cast<float>(static_cast<std::int32_t>(b)) * 0x1p-31F;
-  return v * (1.0F + p.eps * u);
-}
-void jitter_row(float* x, std::size_t n) {
-  for (std::size_t i = 0; i < n; ++i) x[i] = jitter(x[i]);
-}
-template <int I>
-struct Wrap {
-  static inline KernelTable base;
-  static void block(const FloatGemmBlock& b) {
-    for (std::size_t r = 0; r < b.rows; ++r) jitter_row(b.y + r * b.y_stride, b.n);
-  }
-  static void gemm_f32(const FloatGemmBlock& b) {
-    base.gemm_f32(b);
-    block(b);
-  }
-  static void gemm_narrow_f32(const FloatGemmBlock& b) {
-    base.gemm_narrow_f32(b);
-    block(b);
-  }
-  static void gemm_bf16(const FloatGemmBlock& b) {
-    base.gemm_bf16(b);
-    block(b);
-  }
-  static void layer_norm(const float* x, std::size_t c, const float* g, const float* be, float e,
-                         float* d, float* s) {
-    base.layer_norm(x, c, g, be, e, d, s);
-    jitter_row(d, c);
-  }
-  static void layer_norm_dx(const float* dy, const float* x, const float* s, const float* g,
-                            std::size_t c, float* dx) {
-    base.layer_norm_dx(dy, x, s, g, c, dx);
-    jitter_row(dx, c);
-  }
-  static void rms_norm(const float* x, std::size_t c, const float* g, float e, float* d, float* s) {
-    base.rms_norm(x, c, g, e, d, s);
-    jitter_row(d, c);
-  }
-  static void rms_norm_dx(const float* dy, const float* x, const float* s, const float* g,
-                          std::size_t c, float* dx) {
-    base.rms_norm_dx(dy, x, s, g, c, dx);
-    jitter_row(dx, c);
-  }
-  static void gelu(const float* x, std::size_t n, float* d) {
-    base.gelu(x, n, d);
-    jitter_row(d, n);
-  }
-  static void gelu_dx(const float* dy, const float* x, std::size_t n, float* dx) {
-    base.gelu_dx(dy, x, n, dx);
-    jitter_row(dx, n);
-  }
-  static void swiglu(const float* a, const float* b, std::size_t n, float* d) {
-    base.swiglu(a, b, n, d);
-    jitter_row(d, n);
-  }
-  static void swiglu_dx(const float* dy, const float* a, const float* b, std::size_t n, float* da,
-                        float* db) {
-    base.swiglu_dx(dy, a, b, n, da, db);
-    jitter_row(da, n);
-    jitter_row(db, n);
-  }
-  static void dot_rows(const float* a, std::size_t ar, std::size_t as, const float* b,
-                       std::size_t br, std::size_t bs, std::size_t dim, float scale, float* d,
-                       std::size_t ds) {
-    base.dot_rows(a, ar, as, b, br, bs, dim, scale, d, ds);
-    for (std::size_t r = 0; r < ar; ++r) jitter_row(d + r * ds, br);
-  }
-  static void dot_stored(const float* a, std::size_t ar, std::size_t as, const StoredKv& b,
-                         std::size_t br, std::size_t dim, float scale, float* d, std::size_t ds) {
-    base.dot_stored(a, ar, as, b, br, dim, scale, d, ds);
-    for (std::size_t r = 0; r < ar; ++r) jitter_row(d + r * ds, br);
-  }
-  static void softmax_dx(const float* p, std::size_t n, float shift, float scale, float* ds) {
-    base.softmax_dx(p, n, shift, scale, ds);
-    jitter_row(ds, n);
-  }
-  static KernelTable wrap(KernelTable t) {
-    if (perturb_options().eps == 0) return t;
-    base = t;
-    t.adds_low_rank = t.adds_low_rank;
-    t.gemm_f32 = gemm_f32;
-    t.gemm_narrow_f32 = gemm_narrow_f32;
-    t.gemm_bf16 = gemm_bf16;
-    t.layer_norm = layer_norm;
-    t.layer_norm_dx = layer_norm_dx;
-    t.rms_norm = rms_norm;
-    t.rms_norm_dx = rms_norm_dx;
-    t.gelu = gelu;
-    t.gelu_dx = gelu_dx;
-    t.swiglu = swiglu;
-    t.swiglu_dx = swiglu_dx;
-    t.dot_rows = dot_rows;
-    t.dot_stored = dot_stored;
-    t.softmax_dx = softmax_dx;
-    return t;
-  }
-};
-// PERTURB-HACK end
-
 struct Choice {
   Isa isa;
   KernelTable table;
@@ -254,13 +130,13 @@ Isa initial_isa() {
 
 std::atomic<const Choice*>& current() {
   static const Choice choices[] = {
-      {Isa::kPortable, Wrap<0>::wrap(make_table(Isa::kPortable))},
-      {Isa::kAvx2, Wrap<1>::wrap(make_table(Isa::kAvx2))},
-      {Isa::kAvxVnni, Wrap<2>::wrap(make_table(Isa::kAvxVnni))},
-      {Isa::kAvx512, Wrap<3>::wrap(make_table(Isa::kAvx512))},
-      {Isa::kAvx512Vnni, Wrap<4>::wrap(make_table(Isa::kAvx512Vnni))},
-      {Isa::kAvx512Bf16, Wrap<5>::wrap(make_table(Isa::kAvx512Bf16))},
-      {Isa::kAmx, Wrap<6>::wrap(make_table(Isa::kAmx))},
+      {Isa::kPortable, make_table(Isa::kPortable)},
+      {Isa::kAvx2, make_table(Isa::kAvx2)},
+      {Isa::kAvxVnni, make_table(Isa::kAvxVnni)},
+      {Isa::kAvx512, make_table(Isa::kAvx512)},
+      {Isa::kAvx512Vnni, make_table(Isa::kAvx512Vnni)},
+      {Isa::kAvx512Bf16, make_table(Isa::kAvx512Bf16)},
+      {Isa::kAmx, make_table(Isa::kAmx)},
   };
   static std::atomic<const Choice*> choice{&choices[static_cast<int>(initial_isa())]};
   return choice;

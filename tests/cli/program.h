@@ -1,7 +1,6 @@
 // Runs the built program as a script would: arguments and standard input in, exit code and streams
 // out.
 #pragma once
-#include "/tmp/log_expect.h"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>

@@ -1,7 +1,6 @@
 // A tiny GPT-2 directory for tests: deterministic weights that are neither random-looking noise of
 // one scale nor symmetric, so that a transposed, dropped or swapped tensor changes results.
 #pragma once
-#include "/tmp/log_expect.h"
 
 #include <cmath>
 #include <cstdint>

@@ -1,6 +1,5 @@
 // A tiny model, windows and helpers shared by the tests of training.
 #pragma once
-#include "/tmp/log_expect.h"
 
 #include <gtest/gtest.h>
 
