@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "text/records.h"
 #include "text/squad.h"
+#include "text/unicode.h"
 
 namespace qalof::app {
 
