@@ -267,9 +267,13 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     tokens += example.ids.size();
     longest = std::max(longest, example.ids.size());
   }
-  observer.info(fmt::format(
-      "{}: {} windows, {} tokens, mean {:.0f}, longest {}", options.train_file, examples.size(),
-      tokens, static_cast<double>(tokens) / static_cast<double>(examples.size()), longest));
+  const std::string what =
+      options.train.task == runtime::Task::kClassification
+          ? fmt::format("{} texts, {} classes", examples.size(), options.train.num_labels)
+          : fmt::format("{} windows", examples.size());
+  observer.info(
+      fmt::format("{}: {}, {} tokens, mean {:.0f}, longest {}", options.train_file, what, tokens,
+                  static_cast<double>(tokens) / static_cast<double>(examples.size()), longest));
   const ResumePoint* resume = directory.resume() ? &*directory.resume() : nullptr;
   TrainRunResult result;
   result.output_dir = options.output_dir;

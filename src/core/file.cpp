@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -49,6 +50,17 @@ const char* kind_of(mode_t mode) {
 }
 
 // Opens for reading and returns the size the open descriptor has: the path is not looked at twice.
+// A clone without Git LFS holds small texts in place of large files: whatever reads one would say
+// something misleading.
+bool is_lfs_pointer(int fd, std::size_t size) {
+  constexpr std::string_view kStart = "version https://git-lfs.github.com/spec/";
+  constexpr std::size_t kMaxPointer = 1024;  // of its specification
+  if (size < kStart.size() || size >= kMaxPointer) return false;
+  std::array<char, kStart.size()> start{};
+  return ::pread(fd, start.data(), start.size(), 0) == static_cast<ssize_t>(start.size()) &&
+         std::string_view(start.data(), start.size()) == kStart;
+}
+
 std::size_t open_regular(const std::string& path, int* fd) {
   *fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (*fd < 0) {
@@ -61,7 +73,14 @@ std::size_t open_regular(const std::string& path, int* fd) {
     ::close(*fd);
     fail(ErrorKind::kBadInput, "{}: is not a regular file but {}", path, kind_of(status.st_mode));
   }
-  return static_cast<std::size_t>(status.st_size);
+  const auto size = static_cast<std::size_t>(status.st_size);
+  if (is_lfs_pointer(*fd, size)) {
+    ::close(*fd);
+    fail(ErrorKind::kBadInput,
+         "{}: is a Git LFS pointer, not the file itself; run git lfs pull where it was cloned",
+         path);
+  }
+  return size;
 }
 
 // False, with errno, where not every byte could be written.

@@ -4,7 +4,6 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <limits>
 
 #include "core/error.h"
@@ -409,14 +408,6 @@ void copy_as_f32(const GgufTensor& tensor, std::size_t first_row, std::span<floa
       dst.size() % tensor.shape.back() == 0 && first_row * row_bytes + bytes <= tensor.bytes.size(),
       ErrorKind::kInternal, "copy_as_f32: rows lie outside the tensor");
   blocks_as_f32(tensor.type, tensor.bytes.subspan(first_row * row_bytes, bytes), dst);
-}
-
-bool is_gguf_file(const std::string& path) {
-  std::array<char, kMagic.size()> start{};
-  std::ifstream file(path, std::ios::binary);
-  file.read(start.data(), start.size());
-  return static_cast<std::size_t>(file.gcount()) == start.size() &&
-         std::string_view(start.data(), start.size()) == kMagic;
 }
 
 }  // namespace qalof::io

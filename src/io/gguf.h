@@ -72,7 +72,4 @@ class GgufFile {
   std::map<std::string, Value> values_;
 };
 
-/// True where the file begins as a GGUF file does. Never throws.
-bool is_gguf_file(const std::string& path);
-
 }  // namespace qalof::io

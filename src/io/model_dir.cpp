@@ -112,7 +112,10 @@ void refuse_gguf(const fs::path& directory) {
 // What is no directory at all, by its first bytes.
 [[noreturn]] void fail_for_file(const std::string& path) {
   std::array<char, 9> magic{};
-  std::ifstream file(path, std::ios::binary);
+  std::ifstream file;
+  // Opening a FIFO would wait for its writer.
+  if (std::error_code ignored; fs::is_regular_file(path, ignored))
+    file.open(path, std::ios::binary);
   file.read(magic.data(), magic.size());
   const std::string_view start(magic.data(), static_cast<std::size_t>(file.gcount()));
   QALOF_CHECK(!start.starts_with("GGUF"), ErrorKind::kBadInput,
@@ -221,7 +224,7 @@ ModelDir ModelDir::open(const std::string& path) {
       if (is_buffer(bare, view)) continue;
       QALOF_CHECK(expected.empty() || expected.contains(name), ErrorKind::kBadInput,
                   "{}: tensor {} is not mapped to this file by the index", file.path(), name);
-      QALOF_CHECK(dir.tensors_.emplace(bare, Stored{&view, name}).second, ErrorKind::kBadInput,
+      QALOF_CHECK(dir.tensors_.emplace(bare, Stored{&view, &name}).second, ErrorKind::kBadInput,
                   "{}: tensor {} stands for {}, which another tensor is already", file.path(), name,
                   bare);
     }
@@ -258,7 +261,7 @@ void ModelDir::copy_as_f32(const TensorView& view, std::size_t first, std::span<
 void ModelDir::fail_not_finite(const TensorView& view, std::span<const float> values,
                                std::size_t first) const {
   for (const auto& [bare, stored] : tensors_) {
-    if (stored.view == &view) check_finite_tensor(values, path_, stored.name, first);
+    if (stored.view == &view) check_finite_tensor(values, path_, *stored.name, first);
   }
   check_finite_tensor(values, path_, "of another directory", first);
 }

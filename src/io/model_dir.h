@@ -32,7 +32,7 @@ class ModelDir {
   /// frequencies) are left out.
   const std::vector<std::string>& names() const { return names_; }
   /// A tensor's name as its file has it, for messages.
-  const std::string& stored_name(const std::string& name) const { return tensors_.at(name).name; }
+  const std::string& stored_name(const std::string& name) const { return *tensors_.at(name).name; }
   /// Lets one tensor stand under a second name, too, which find knows and names does not.
   void add_name(const std::string& name, const std::string& same_as) {
     tensors_.insert_or_assign(name, tensors_.at(same_as));
@@ -53,7 +53,7 @@ class ModelDir {
   std::map<std::string, SafetensorsFile> files_;  // by file name
   struct Stored {
     const TensorView* view;
-    std::string name;  // as its file has it
+    const std::string* name;  // as its file has it
   };
   std::map<std::string, Stored> tensors_;
   std::vector<std::string> names_;

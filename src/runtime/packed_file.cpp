@@ -353,10 +353,12 @@ PackedModel open_packed_file(const std::string& path, ParallelFor& parallel) {
   PackedModel packed;
   model::ModelConfig config =
       model::parse_model_config(file->header()["config"], path + ": config");
-  // A model without an LM head is packed without one.
-  if (config.lm_head == model::LmHead::kOwn &&
-      !file->header()["crc32c"].contains(model::kLmHeadTensor))
+  if (file->header().contains(kNoLmHeadKey)) {
+    QALOF_CHECK(
+        json_bool(file->header(), kNoLmHeadKey, path) && config.lm_head == model::LmHead::kOwn,
+        ErrorKind::kCorruptFile, "{}: {} contradicts config", path, kNoLmHeadKey);
     model::set_lm_head(config, model::LmHead::kNone);
+  }
   for (const model::TensorSpec& spec : model::row_tensors(config))
     file->read(spec.name, io::DType::kBF16, spec.shape, parallel);
   for (const model::TensorSpec& spec : model::expected_tensors(config)) {

@@ -18,6 +18,8 @@ namespace qalof::runtime {
 inline constexpr int kPackedVersion = 3;
 inline constexpr const char* kPackedMetadataKey = "qalof.packed";
 inline constexpr const char* kLmHead = "lm_head";
+/// In the metadata of a model that has no LM head, true.
+inline constexpr const char* kNoLmHeadKey = "no_lm_head";
 /// Where tensors begin is a multiple of this, so that no vector of a panel spans two cache lines.
 inline constexpr std::size_t kPackedAlignment = 64;
 inline constexpr std::array kTokenizerFiles = {"tokenizer.json", "vocab.json", "merges.txt",

@@ -329,6 +329,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
                  {"lm_head", lm_head_widths(request)},
                  {"config", config.raw},
                  {"base", {{"id", base.path()}, {"sha256", source.sha256()}}}};
+  if (config.lm_head == model::LmHead::kNone) header[kNoLmHeadKey] = true;
   if (!request.method.empty()) header["method"] = request.method;
   if (has_own_weights) header["adapter_weights"] = true;
   Json linear_widths = Json::array();

@@ -70,7 +70,7 @@ class PublicCase : public ::testing::TestWithParam<std::string> {
     if (step.contains("shell")) return filled(step["shell"].get<std::string>());
     std::string command = quoted(std::string(QALOF_BINARY_DIR) + "/qalof");
     for (const Json& argument : step["run"])
-      command += " " + quoted(filled(argument.get<std::string>()));
+      command.append(" ").append(quoted(filled(argument.get<std::string>())));
     if (step.contains("json")) command += " --json";
     return command;
   }
@@ -131,14 +131,15 @@ TEST_P(PublicCase, GivesItsRightValue) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Public, PublicCase, ::testing::ValuesIn(case_names()), [](const auto& info) {
-      std::string name = info.param;
-      std::replace_if(
-          name.begin(), name.end(),
-          [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '_');
-      return name;
-    });
+std::string test_name(const ::testing::TestParamInfo<std::string>& param) {
+  std::string name = param.param;
+  std::replace_if(
+      name.begin(), name.end(),
+      [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '_');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Public, PublicCase, ::testing::ValuesIn(case_names()), test_name);
 
 }  // namespace
 }  // namespace qalof

@@ -113,7 +113,7 @@ TEST_F(CheckpointCliTest, AFullDiskAndTooLittleMemoryAreExitFive) {
   EXPECT_THAT(result.err, HasSubstr(nowhere));
   // 2 GB of addresses hold the program, but not this batch.
   result = run_behind("ulimit -v 2000000; ",
-                      train("big", 4, "--lora_r 400000 --per_device_train_batch_size 4"));
+                      train("big", 4, "--lora_r 65536 --per_device_train_batch_size 4"));
   EXPECT_EQ(result.code, 5) << result.err;
   EXPECT_THAT(result.err, HasSubstr("memory"));
 }

@@ -12,6 +12,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <initializer_list>
 
 #include "core/error.h"
 #include "core/hash.h"
@@ -53,6 +55,23 @@ TEST(ReadFile, RefusesWhatIsMissingOrNoRegularFile) {
               HasSubstr("is not a regular file"));
   EXPECT_EQ(error_of([&] { MappedFile::open(dir.file("pipe")); }).kind, ErrorKind::kBadInput);
   EXPECT_EQ(error_of([&] { MappedFile::open("/dev/zero"); }).kind, ErrorKind::kBadInput);
+}
+
+TEST(ReadFile, GitLfsPointersAreNotTheFilesTheyStandFor) {
+  const TempDir dir;
+  const std::string pointer =
+      "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 44376\n";
+  std::ofstream(dir.file("model.safetensors")) << pointer;
+  for (const auto& read : std::initializer_list<std::function<void()>>{
+           [&] { read_file(dir.file("model.safetensors"), 1000); },
+           [&] { MappedFile::open(dir.file("model.safetensors")); }}) {
+    const auto error = error_of(read);
+    EXPECT_EQ(error.kind, ErrorKind::kBadInput);
+    EXPECT_NE(error.message.find("run git lfs pull"), std::string::npos) << error.message;
+  }
+  // A text that quotes one is a text.
+  std::ofstream(dir.file("long.txt")) << pointer << std::string(1000, 'x');
+  EXPECT_NO_THROW(read_file(dir.file("long.txt"), 2000));
 }
 
 TEST(MappedFile, ViewsTheFileAndOutlivesAMove) {

@@ -88,7 +88,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadJson{"OverlongUtf8", "[\"\xc0\xaf\"]", "not valid JSON"},
         BadJson{"Utf8Surrogate", "[\"\xed\xa0\x80\"]", "not valid JSON"},
         BadJson{"CutUtf8", "[\"\xe2\x82\"]", "not valid JSON"},
-        BadJson{"Utf16", std::string("\xff\xfe{\0}\0", 6), "a NUL byte at 3"},
+        BadJson{"Utf16", std::string("\xff\xfe{\0}\0", 6), "byte order mark of UTF-16"},
         BadJson{"IntegerBeyond64Bits", "[18446744073709551616]",
                 "an integer beyond 64 signed bits"},
         BadJson{"IntegerBeyondSigned", "[9223372036854775808]", "an integer beyond 64 signed bits"},

@@ -304,14 +304,5 @@ TEST_F(GgufTest, HugeCountsEndAtOnce) {
   }
 }
 
-TEST_F(GgufTest, IsToldByItsFirstBytes) {
-  open(GgufBytes().bytes());
-  EXPECT_TRUE(is_gguf_file(dir_.file("m.gguf")));
-  std::ofstream(dir_.file("other")) << "GGU";
-  EXPECT_FALSE(is_gguf_file(dir_.file("other")));
-  EXPECT_FALSE(is_gguf_file(dir_.file("absent")));
-  EXPECT_FALSE(is_gguf_file(dir_.path()));
-}
-
 }  // namespace
 }  // namespace qalof::io

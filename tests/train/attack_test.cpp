@@ -400,7 +400,9 @@ TEST_P(AttackTest, TokensThatAreKeptStayInEverySample) {
   for (std::uint64_t number = 0; number < 20; ++number) {
     const auto sample = attacker.hard_sample(text, attacked[2].distribution, number);
     for (std::size_t t = 0; t < sample.size(); ++t) {
-      if (text.kept[t]) EXPECT_EQ(sample[t], text.ids[t]) << t;
+      if (text.kept[t]) {
+        EXPECT_EQ(sample[t], text.ids[t]) << t;
+      }
       moved += sample[t] != text.ids[t] ? 1 : 0;
     }
   }
