@@ -94,8 +94,9 @@ Layout layout_of_header(const Fields& names, bool csv, const RecordReader& reade
     const Column column = column_named(names[i]);
     if (column == Column::kText) layout.texts.push_back(i);
     if (column == Column::kUnknown) {
-      reader.check(!unknown,
-                   fmt::format("columns \"{:.40}\" and \"{:.40}\"", names[*unknown], names[i]));
+      if (unknown)
+        reader.check(false,
+                     fmt::format("columns \"{:.40}\" and \"{:.40}\"", names[*unknown], names[i]));
       unknown = i;
     }
     if (column != Column::kLabel && column != Column::kClassIndex) continue;
