@@ -49,7 +49,6 @@ const char* kind_of(mode_t mode) {
   return "no regular file";
 }
 
-// Opens for reading and returns the size the open descriptor has: the path is not looked at twice.
 // A clone without Git LFS holds small texts in place of large files: whatever reads one would say
 // something misleading.
 bool is_lfs_pointer(int fd, std::size_t size) {
@@ -61,6 +60,7 @@ bool is_lfs_pointer(int fd, std::size_t size) {
          std::string_view(start.data(), start.size()) == kStart;
 }
 
+// Opens for reading and returns the size the open descriptor has: the path is not looked at twice.
 std::size_t open_regular(const std::string& path, int* fd) {
   *fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (*fd < 0) {
