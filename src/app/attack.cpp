@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "core/flag_range.h"
 #include "runtime/classifier.h"
 
 namespace qalof::app {
@@ -135,12 +136,6 @@ Defence parse_defence(const std::string& text) {
   if (text == "none") return Defence::kNone;
   if (text == "rpi") return Defence::kRandom;
   fail(ErrorKind::kUsage, "--defence: found {}, expected none or rpi", text);
-}
-
-void check_count(const char* flag, std::uint64_t found) {
-  static constexpr std::uint64_t kMost = 1'000'000;
-  QALOF_CHECK(found >= 1 && found <= kMost, ErrorKind::kUsage, "{}: found {}, expected 1..{}", flag,
-              found, kMost);
 }
 
 void check_attack_scores(const AttackScoreOptions& options) {

@@ -20,9 +20,6 @@ enum class Defence { kNone, kRandom };
 /// "none" or "rpi"; Error{kUsage}.
 Defence parse_defence(const std::string& text);
 
-/// Error{kUsage} unless a flag that counts something is 1 to a million.
-void check_count(const char* flag, std::uint64_t found);
-
 struct AttackScoreOptions {
   ModelOptions model;
   std::vector<std::string> precisions;  // text forms or plan files

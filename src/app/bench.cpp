@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "core/error.h"
+#include "core/flag_range.h"
 #include "core/random.h"
 #include "kernels/isa.h"
 #include "runtime/decoder.h"
@@ -147,8 +148,7 @@ void serve(const std::vector<std::size_t>& drawn, std::size_t executions, std::s
 }
 
 void check(const BenchOptions& options, const model::ModelConfig& config) {
-  QALOF_CHECK(options.repeats >= 1 && options.repeats <= 1'000'000, ErrorKind::kUsage,
-              "--repeats: found {}, expected 1..1000000", options.repeats);
+  check_count("--repeats", options.repeats);
   QALOF_CHECK(options.batch >= 1 && options.batch <= 1024, ErrorKind::kUsage,
               "--batch: found {}, expected 1..1024", options.batch);
   QALOF_CHECK(options.prompt_tokens >= 1 && options.prompt_tokens <= config.max_positions,

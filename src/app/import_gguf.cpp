@@ -242,12 +242,9 @@ std::vector<Work> tensors_of(const io::GgufFile& file, const model::ModelConfig&
     if (spec.role == model::LinearRole::kQ) heads[spec.name + ".weight"] = config.num_heads;
     if (spec.role == model::LinearRole::kK) heads[spec.name + ".weight"] = config.num_kv_heads;
   }
-  std::vector<model::TensorSpec> specs = model::expected_tensors(config);
-  if (config.lm_head == model::LmHead::kOwn)
-    specs.push_back({model::kLmHeadTensor, {config.vocab_size, config.hidden}});
   const std::map<std::string, std::string> names = gguf_names(config);
   std::vector<Work> work;
-  for (const model::TensorSpec& spec : specs) {
+  for (const model::TensorSpec& spec : model::stored_tensors(config)) {
     const std::string& theirs = names.at(spec.name);
     const auto found = file.tensors().find(theirs);
     QALOF_CHECK(found != file.tensors().end(), ErrorKind::kBadInput, "{}: tensor {} is missing",

@@ -66,9 +66,7 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
   if (!options.tokenizer_name.empty())
     text::copy_tokenizer_files(options.tokenizer_name, options.output_dir);
 
-  std::vector<model::TensorSpec> specs = model::expected_tensors(config);
-  if (config.lm_head == model::LmHead::kOwn)
-    specs.push_back({model::kLmHeadTensor, {config.vocab_size, config.hidden}});
+  std::vector<model::TensorSpec> specs = model::stored_tensors(config);
   const bool has_qa_head = wants_qa_head(config);
   const std::string decoder = model::decoder_prefix(
       config, has_qa_head ? model::ModelClass::kQuestionAnswering : model::ModelClass::kCausalLm);

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "io/adapter_dir.h"
 
 namespace qalof::app {
 
@@ -62,9 +63,7 @@ void check_adapter_path(const std::string& path) {
               "{}: is a file, expected a directory of adapters: a training output or a PEFT "
               "directory",
               path);
-  const bool is_adapter =
-      path_exists(path + "/qalof.json") || path_exists(path + "/adapter_config.json");
-  QALOF_CHECK(is_adapter || !path_exists(path + "/config.json"), ErrorKind::kBadInput,
+  QALOF_CHECK(io::holds_adapters(path) || !path_exists(path + "/config.json"), ErrorKind::kBadInput,
               "{}: is a model directory, not one of adapters; give it as --model_name_or_path",
               path);
 }

@@ -9,6 +9,7 @@
 #include "app/train_teacher.h"
 #include "core/error.h"
 #include "core/finite.h"
+#include "core/flag_range.h"
 #include "core/hash.h"
 #include "runtime/classifier.h"
 #include "text/text_stream.h"

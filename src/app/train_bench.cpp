@@ -3,6 +3,7 @@
 #include "app/bench.h"
 #include "app/train_data.h"
 #include "core/error.h"
+#include "core/flag_range.h"
 #include "core/random.h"
 #include "kernels/isa.h"
 #include "train/trainer.h"
@@ -25,8 +26,7 @@ std::vector<train::Example> random_windows(std::size_t count, std::size_t tokens
 }
 
 void check(const TrainBenchOptions& options, std::size_t positions) {
-  QALOF_CHECK(options.repeats >= 1 && options.repeats <= 1'000'000, ErrorKind::kUsage,
-              "--repeats: found {}, expected 1..1000000", options.repeats);
+  check_count("--repeats", options.repeats);
   QALOF_CHECK(options.batch >= 1 && options.batch <= 1024, ErrorKind::kUsage,
               "--batch: found {}, expected 1..1024", options.batch);
   QALOF_CHECK(options.tokens >= 2 && options.tokens <= positions, ErrorKind::kUsage,

@@ -26,10 +26,10 @@ class RunDirectory {
   /// {kNotFound}, {kCorruptFile} where --resume_from_checkpoint names no whole checkpoint.
   RunDirectory(const TrainRunOptions& options, const Json& identity, Observer& observer);
 
-  /// Where the run goes on, or nothing.
+  /// The checkpoint from which the run resumes, or nothing.
   const std::optional<ResumePoint>& resume() const { return resume_; }
-  /// Says in the directory whose it is (run.json); results of an earlier run are gone then, and
-  /// checkpoints of later steps than those the run goes on from.
+  /// Writes run.json, which says which run the directory belongs to. Results of an earlier run are
+  /// removed, and checkpoints of later steps than the one from which the run resumes.
   /// identity: the constructor's, perhaps with more, which does not tell runs apart.
   void claim(const Json& identity);
 

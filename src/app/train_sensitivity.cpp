@@ -6,6 +6,7 @@
 #include "app/train_data.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/flag_range.h"
 #include "train/fisher.h"
 #include "train/hessian.h"
 #include "train/phases.h"
@@ -59,9 +60,7 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
   QALOF_CHECK(!options.early_stop, ErrorKind::kUsage,
               "--early_stop: there is nothing to stop early, expected --by measured");
   const bool is_hessian = options.by == "hessian";
-  QALOF_CHECK(options.hessian_vectors >= 1 && options.hessian_vectors <= 1'000'000,
-              ErrorKind::kUsage, "--hessian_vectors: found {}, expected 1..1000000",
-              options.hessian_vectors);
+  check_count("--hessian_vectors", options.hessian_vectors);
   QALOF_CHECK(!is_hessian || !options.units.split, ErrorKind::kUnsupported,
               "--split: --by hessian estimates weights alone, expected --by fisher or measured");
   const runtime::Task task = runtime::parse_task(options.task);

@@ -25,7 +25,7 @@ std::shared_ptr<const train::TeacherModel> open_teacher(const TrainRunOptions& o
   const std::string& path = options.teacher;
   QALOF_CHECK(is_directory(path), ErrorKind::kNotFound,
               "--teacher {}: expected self or a directory of a model or of adapters", path);
-  const bool has_adapters = io::is_adapter_dir(path) || path_exists(path + "/adapter_config.json");
+  const bool has_adapters = io::holds_adapters(path);
   ModelOptions model;
   model.model = has_adapters ? options.model.model : path;
   if (has_adapters) model.adapter = path;

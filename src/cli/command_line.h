@@ -97,9 +97,9 @@ class CommandLine {
   bool is_known_flag(const std::string& argument) const;
   std::vector<std::string> known_flags() const;
   void read_arguments();
-  /// Reads the flag at arguments_[at]; the index of what follows its values.
+  /// Reads the flag at arguments_[at] and its values; returns the index after them.
   std::size_t read_flag(std::size_t at);
-  /// Likewise the values of a list that begin at arguments_[at].
+  /// Reads the values of a list, which begin at arguments_[at]; returns the index after them.
   std::size_t read_list(Option& option, const std::string& name, std::size_t at);
   void add_positional(const std::string& argument);
   void add_config(const std::string& path);

@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <system_error>
+
+#include "core/ascii.h"
 
 namespace qalof::cli {
 
@@ -67,10 +68,7 @@ std::string read_number(const std::string& text, float& value) {
 }
 
 std::string read_value(const std::string& text, bool& value) {
-  std::string lower = text;
-  std::transform(lower.begin(), lower.end(), lower.begin(), [](char c) {
-    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  });
+  const std::string lower = lower_ascii(text);
   const bool is_true = lower == "true" || lower == "1" || lower == "yes" || lower == "on";
   const bool is_false = lower == "false" || lower == "0" || lower == "no" || lower == "off";
   if (!is_true && !is_false) return fmt::format("found {}, expected true or false", shown(text));

@@ -15,7 +15,7 @@ namespace qalof::cli {
 /// number". value is set only where it is read.
 std::string read_integer(const std::string& text, std::int64_t min, std::int64_t max,
                          std::int64_t& value);
-/// Likewise; NaN and infinity are no numbers.
+/// Reads a finite number (NaN and infinity are refused), or says why not, as read_integer does.
 std::string read_number(const std::string& text, double& value);
 std::string read_number(const std::string& text, float& value);
 /// true, false, 1, 0, yes, no, on or off, in any case.

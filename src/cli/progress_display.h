@@ -1,5 +1,5 @@
-// What a terminal or a log file is shown while work goes on, and when: a function of the calls and
-// of the times given with them. Without a clock and output of its own (terminal.h has both).
+// What a terminal or a log file shows during long work, and when: a function of the calls and of
+// the times given with them. It has no clock and no output of its own (terminal.h has both).
 #pragma once
 
 #include <chrono>

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -202,6 +203,16 @@ std::string read_file(const std::string& path, std::size_t max_bytes) {
     done += static_cast<std::size_t>(got);
   }
   bytes.resize(done);
+  return bytes;
+}
+
+std::string read_start(const std::string& path, std::size_t max_bytes) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat status {};
+  if (file.get() < 0 || ::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) return "";
+  std::string bytes(max_bytes, '\0');
+  const ssize_t got = ::pread(file.get(), bytes.data(), max_bytes, 0);
+  bytes.resize(static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
   return bytes;
 }
 

@@ -14,6 +14,10 @@ namespace qalof {
 /// is larger or not a regular file: a pipe has no size, and waiting for its writer has no bound.
 std::string read_file(const std::string& path, std::size_t max_bytes);
 
+/// The first bytes of a regular file, at most max_bytes, by which to tell what it is; "" for what
+/// is no such file or cannot be read. Never waits.
+std::string read_start(const std::string& path, std::size_t max_bytes);
+
 /// A read-only mapping of a regular file. Movable; views stay valid while it lives. Threads may
 /// share it.
 class MappedFile {

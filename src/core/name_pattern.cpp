@@ -66,6 +66,11 @@ re2::StringPiece piece(std::string_view text) { return {text.data(), text.size()
 
 }  // namespace
 
+bool ends_in_name(std::string_view name, std::string_view last) {
+  return name.ends_with(last) &&
+         (name.size() == last.size() || name[name.size() - last.size() - 1] == '.');
+}
+
 NamePattern::NamePattern(std::string_view pattern, std::string_view where) {
   QALOF_CHECK(!pattern.empty(), ErrorKind::kBadInput, "{}: a pattern of 0 bytes", where);
   QALOF_CHECK(pattern.size() <= kMaxBytes, ErrorKind::kUnsupported,

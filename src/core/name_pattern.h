@@ -13,6 +13,9 @@ class RE2;
 
 namespace qalof {
 
+/// True where name is last, or ends in a dot and last.
+bool ends_in_name(std::string_view name, std::string_view last);
+
 /// A compiled pattern. Immutable: threads may share it.
 class NamePattern {
  public:

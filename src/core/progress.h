@@ -17,14 +17,14 @@ class Observer {
   virtual void info(std::string_view line) { (void)line; }
   /// One line the user should act on.
   virtual void warn(std::string_view line) { (void)line; }
-  /// done of total units of what; total 0 means unknown. detail is short, e.g. "loss 1.23". Told
-  /// first with what is done before the work begins, so that it shows before its first unit ends.
+  /// done of total units of what; total 0 means unknown. detail is short, e.g. "loss 1.23". The
+  /// first call comes before the work begins, so that something shows before its first unit ends.
   virtual void progress(std::string_view what, std::uint64_t done, std::uint64_t total,
                         std::string_view detail) {
     (void)what, (void)done, (void)total, (void)detail;
   }
-  /// What goes on now, until the next progress or status: "reading train.json", or the part of a
-  /// long unit. "" ends it, and all progress with it.
+  /// The current activity, shown until the next progress or status: "reading train.json", or a part
+  /// of a long unit. "" clears it and ends the display of progress.
   virtual void status(std::string_view what) { (void)what; }
 };
 

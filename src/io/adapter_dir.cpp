@@ -55,6 +55,10 @@ std::vector<std::string> read_label_names(const Json& json, const std::string& w
 
 bool is_adapter_dir(const std::string& path) { return path_exists(path + "/qalof.json"); }
 
+bool holds_adapters(const std::string& path) {
+  return is_adapter_dir(path) || path_exists(path + "/adapter_config.json");
+}
+
 AdapterDir read_adapter_dir(const std::string& path) {
   const std::string where = path + "/qalof.json";
   AdapterDir dir;

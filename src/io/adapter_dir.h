@@ -30,6 +30,8 @@ struct AdapterDir {
 std::vector<std::string> read_label_names(const Json& json, const std::string& where);
 /// True where the directory holds qalof.json.
 bool is_adapter_dir(const std::string& path);
+/// True where it holds adapters of either form: several widths (qalof.json) or one of PEFT.
+bool holds_adapters(const std::string& path);
 /// Error{kCorruptFile}, {kBadInput}; {kUnsupported} for an unknown format_version.
 AdapterDir read_adapter_dir(const std::string& path);
 void write_adapter_dir(const std::string& path, const AdapterDir& dir);

@@ -136,11 +136,14 @@ Part part_of(const Bytes& in, std::size_t first, std::size_t part) {
 void q45_k_block(GgufType type, const Bytes& in, float* out) {
   const bool fifth = type == GgufType::kQ5_K;
   const float scale = in.half(0), minimum = in.half(2);
-  for (std::size_t i = 0; i < kLarge; ++i) {
-    const Part part = part_of(in, 4, i / 32);
-    unsigned code = in.quarter_nibble(fifth ? 48 : 16, i);
-    if (fifth) code |= (in[16 + i % 32] >> i / 32 & 1U) << 4;
-    out[i] = scale * real(part.scale) * real(code) - minimum * real(part.minimum);
+  for (std::size_t part = 0; part < kLarge / 32; ++part) {
+    const Part codes = part_of(in, 4, part);
+    const float part_scale = scale * real(codes.scale), least = minimum * real(codes.minimum);
+    for (std::size_t i = 32 * part; i < 32 * part + 32; ++i) {
+      unsigned code = in.quarter_nibble(fifth ? 48 : 16, i);
+      if (fifth) code |= (in[16 + i % 32] >> part & 1U) << 4;
+      out[i] = part_scale * real(code) - least;
+    }
   }
 }
 

@@ -4,7 +4,6 @@
 #include <array>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <set>
 #include <span>
@@ -13,6 +12,7 @@
 #include "core/file.h"
 #include "core/finite.h"
 #include "core/hash.h"
+#include "core/name_pattern.h"
 
 namespace qalof::io {
 
@@ -111,17 +111,12 @@ void refuse_gguf(const fs::path& directory) {
 
 // What is no directory at all, by its first bytes.
 [[noreturn]] void fail_for_file(const std::string& path) {
-  std::array<char, 9> magic{};
-  std::ifstream file;
-  // Opening a FIFO would wait for its writer.
-  if (std::error_code ignored; fs::is_regular_file(path, ignored))
-    file.open(path, std::ios::binary);
-  file.read(magic.data(), magic.size());
-  const std::string_view start(magic.data(), static_cast<std::size_t>(file.gcount()));
+  constexpr std::size_t kMagicBytes = 9;
+  const std::string start = read_start(path, kMagicBytes);
   QALOF_CHECK(!start.starts_with("GGUF"), ErrorKind::kBadInput,
               "{}: is a GGUF file; qalof import {} --output_dir DIR makes a model directory of it",
               path, path);
-  QALOF_CHECK(start.size() < magic.size() || start.back() != '{', ErrorKind::kBadInput,
+  QALOF_CHECK(start.size() < kMagicBytes || start.back() != '{', ErrorKind::kBadInput,
               "{}: is a safetensors file alone, expected the directory that holds it and its "
               "config.json, or a packed file of qalof quantize",
               path);
@@ -149,16 +144,12 @@ void check_shards(const std::string& index,
 // h.N.attn.bias [1, 1, P, P] and h.N.attn.masked_bias [], rotary frequencies, which may stand in a
 // layer or beside the layers, and positions.
 bool is_buffer(std::string_view name, const TensorView& view) {
-  const auto ends_with = [name](std::string_view last) {
-    return name.ends_with(last) &&
-           (name.size() == last.size() || name[name.size() - last.size() - 1] == '.');
-  };
   for (const std::string_view last :
        {"attn.masked_bias", "rotary_emb.inv_freq", "rotary_emb.original_inv_freq",
         "rotary_emb.cos_cached", "rotary_emb.sin_cached", "position_ids"}) {
-    if (ends_with(last)) return true;
+    if (ends_in_name(name, last)) return true;
   }
-  return ends_with("attn.bias") && view.shape.size() == 4;
+  return ends_in_name(name, "attn.bias") && view.shape.size() == 4;
 }
 
 std::string strip(std::string name, std::span<const std::string_view> prefixes) {

@@ -1,11 +1,11 @@
 // adapter_config.json, judged by what peft's loading depends on (docs/file_formats.md, "PEFT
 // directory").
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <limits>
 #include <set>
 
+#include "core/ascii.h"
 #include "core/error.h"
 #include "core/json_parts.h"
 #include "io/peft.h"
@@ -32,11 +32,6 @@ bool is_inert(const Json& value) {
 }
 bool is_set(const Json& json, const char* key) {
   return json.contains(key) && !is_inert(json[key]);
-}
-
-std::string lower(std::string text) {
-  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return text;
 }
 
 std::vector<std::string> string_list(const Json& value, const std::string& where) {
@@ -129,7 +124,7 @@ void parse_initialization(const Json& json, const std::string& where, PeftConfig
     config->starts_at_random = true;
     return;
   }
-  if (lower(name) == "gaussian" || lower(name) == "mica" || name == "eva") return;
+  if (lower_ascii(name) == "gaussian" || lower_ascii(name) == "mica" || name == "eva") return;
   if (name == "lora_ga") {
     warnings->push_back(
         fmt::format("{}: init_lora_weights is \"lora_ga\": like peft, the base is taken as it is, "
@@ -138,7 +133,7 @@ void parse_initialization(const Json& json, const std::string& where, PeftConfig
     return;
   }
   const bool changes_base = name.starts_with("pissa") || name.starts_with("corda") ||
-                            lower(name) == "olora" || name == "loftq";
+                            lower_ascii(name) == "olora" || name == "loftq";
   QALOF_CHECK(!changes_base, ErrorKind::kUnsupported,
               "{}: init_lora_weights is {}, with which peft changes the base's weights when it "
               "loads the adapter; let peft turn it into a plain LoRA: save_pretrained(..., "
@@ -157,7 +152,7 @@ void parse_targets(const Json& json, const std::string& where, PeftConfig* confi
   const Json& targets = json["target_modules"];
   if (!targets.is_string()) {
     config->target_modules = string_list(targets, where + ": target_modules");
-  } else if (lower(targets.get<std::string>()) == "all-linear") {
+  } else if (lower_ascii(targets.get<std::string>()) == "all-linear") {
     config->all_linear = true;
   } else {
     config->target_pattern = targets.get<std::string>();

@@ -16,7 +16,7 @@ constexpr std::size_t kMaxPatternSteps = std::size_t{1} << 18;
 // Groups of a pattern cost memory where one of them is asked for.
 constexpr std::size_t kMaxLayersPatternBytes = 256;
 
-// A key of rank_pattern or alpha_pattern: a pattern for the name or what stands behind a dot.
+// A key of rank_pattern or alpha_pattern: a pattern for the name or the part of it after a dot.
 NamePattern key_pattern(const std::string& key, const std::string& where) {
   return {R"((.*\.)?()" + key + ")$", where};
 }
@@ -31,13 +31,9 @@ NamePattern layers_pattern(const std::string& entry, const std::string& where) {
   return {R"((?:^|.*?\.))" + entry + R"(\.(?P<idx>\d+)\.)", where};
 }
 
-bool matches_suffix(const std::string& module, const std::string& key) {
-  if (!module.ends_with(key)) return false;
-  return module.size() == key.size() || module[module.size() - key.size() - 1] == '.';
-}
 bool matches_any_suffix(const std::string& module, const std::vector<std::string>& keys) {
   return std::any_of(keys.begin(), keys.end(),
-                     [&](const std::string& key) { return matches_suffix(module, key); });
+                     [&](const std::string& key) { return ends_in_name(module, key); });
 }
 
 std::optional<std::int64_t> number_of(std::string_view text) {

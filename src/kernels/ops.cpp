@@ -56,6 +56,21 @@ void norm_rows_backward(const float* dy, const float* src, const float* stats, s
   });
 }
 
+// A function of the table on each of count numbers.
+void map_numbers(void (*map)(const float*, std::size_t, float*), const float* src,
+                 std::size_t count, float* dst, ParallelFor& parallel) {
+  for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
+    map(src + begin, end - begin, dst + begin);
+  });
+}
+// The same of two numbers each.
+void map_numbers(void (*map)(const float*, const float*, std::size_t, float*), const float* a,
+                 const float* b, std::size_t count, float* dst, ParallelFor& parallel) {
+  for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
+    map(a + begin, b + begin, end - begin, dst + begin);
+  });
+}
+
 }  // namespace
 
 void layer_norm(const float* src, std::size_t rows, std::size_t cols, const float* gamma,
@@ -111,33 +126,21 @@ void rms_norm_backward(const float* dy, const float* src, const float* stats, co
 }
 
 void gelu_new(const float* src, std::size_t count, float* dst, ParallelFor& parallel) {
-  const KernelTable& table = active_table();
-  for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
-    table.gelu(src + begin, end - begin, dst + begin);
-  });
+  map_numbers(active_table().gelu, src, count, dst, parallel);
 }
 
 void gelu_new_backward(const float* dy, const float* src, std::size_t count, float* dx,
                        ParallelFor& parallel) {
-  const KernelTable& table = active_table();
-  for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
-    table.gelu_dx(dy + begin, src + begin, end - begin, dx + begin);
-  });
+  map_numbers(active_table().gelu_dx, dy, src, count, dx, parallel);
 }
 
 void gelu_erf(const float* src, std::size_t count, float* dst, ParallelFor& parallel) {
-  const KernelTable& table = active_table();
-  for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
-    table.gelu_erf(src + begin, end - begin, dst + begin);
-  });
+  map_numbers(active_table().gelu_erf, src, count, dst, parallel);
 }
 
 void gelu_erf_backward(const float* dy, const float* src, std::size_t count, float* dx,
                        ParallelFor& parallel) {
-  const KernelTable& table = active_table();
-  for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
-    table.gelu_erf_dx(dy + begin, src + begin, end - begin, dx + begin);
-  });
+  map_numbers(active_table().gelu_erf_dx, dy, src, count, dx, parallel);
 }
 
 void copy_matrix(const float* x, std::size_t rows, std::size_t cols, std::size_t x_stride, float* y,

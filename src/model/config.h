@@ -128,6 +128,10 @@ std::vector<TensorSpec> embedding_tensors(const ModelConfig& config);
 /// The same and the LM head's where it has a matrix of its own: what has a row per token or
 /// position.
 std::vector<TensorSpec> row_tensors(const ModelConfig& config);
+/// expected_tensors and the LM head's where it has a matrix of its own: all of a decoder's numbers.
+std::vector<TensorSpec> stored_tensors(const ModelConfig& config);
+/// The LM head's matrix where it is one of its own.
+TensorSpec lm_head_tensor(const ModelConfig& config);
 /// Number of parameters of the decoder and its LM head (tied: counted once).
 std::size_t parameter_count(const ModelConfig& config);
 

@@ -179,10 +179,13 @@ std::vector<TensorSpec> embedding_tensors(const ModelConfig& config) {
   return specs;
 }
 
+TensorSpec lm_head_tensor(const ModelConfig& config) {
+  return {kLmHeadTensor, {config.vocab_size, config.hidden}};
+}
+
 std::vector<TensorSpec> row_tensors(const ModelConfig& config) {
   std::vector<TensorSpec> specs = embedding_tensors(config);
-  if (config.lm_head == LmHead::kOwn)
-    specs.push_back({kLmHeadTensor, {config.vocab_size, config.hidden}});
+  if (config.lm_head == LmHead::kOwn) specs.push_back(lm_head_tensor(config));
   return specs;
 }
 
@@ -207,9 +210,15 @@ std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
   return specs;
 }
 
+std::vector<TensorSpec> stored_tensors(const ModelConfig& config) {
+  std::vector<TensorSpec> specs = expected_tensors(config);
+  if (config.lm_head == LmHead::kOwn) specs.push_back(lm_head_tensor(config));
+  return specs;
+}
+
 std::size_t parameter_count(const ModelConfig& config) {
-  std::size_t total = config.lm_head == LmHead::kOwn ? config.vocab_size * config.hidden : 0;
-  for (const TensorSpec& spec : expected_tensors(config)) {
+  std::size_t total = 0;
+  for (const TensorSpec& spec : stored_tensors(config)) {
     std::size_t count = 1;
     for (const std::size_t extent : spec.shape) count *= extent;
     total += count;

@@ -224,7 +224,7 @@ model::LmHead settle_lm_head(const io::ModelDir& dir, const model::ModelConfig& 
                 "{}: lm_head.weight is missing although tie_word_embeddings is false", dir.path());
     return model::LmHead::kNone;
   }
-  check_shape(dir, {model::kLmHeadTensor, {config.vocab_size, config.hidden}}, config);
+  check_shape(dir, model::lm_head_tensor(config), config);
   if (config.lm_head == model::LmHead::kOwn) return model::LmHead::kOwn;
   const std::string embedding = model::tensor_names(config).token_embedding;
   if (same_values(dir, *head, *dir.find(embedding))) return model::LmHead::kTied;

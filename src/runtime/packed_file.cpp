@@ -2,11 +2,10 @@
 #include "runtime/packed_file.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
 #include <set>
 
 #include "core/error.h"
+#include "core/file.h"
 #include "core/finite.h"
 #include "io/adapter_dir.h"
 #include "runtime/checked_file.h"
@@ -329,12 +328,7 @@ std::shared_ptr<const AdapterSet> read_adapters(const CheckedFile& file,
 bool is_packed_file(const std::string& path) {
   // write_safetensors puts the metadata first, and of its two keys ours second.
   constexpr std::size_t kMagicBytes = 256;
-  std::error_code ignored;
-  if (!std::filesystem::is_regular_file(path, ignored)) return false;
-  std::string start(kMagicBytes, '\0');
-  std::ifstream file(path, std::ios::binary);
-  file.read(start.data(), static_cast<std::streamsize>(start.size()));
-  start.resize(static_cast<std::size_t>(file.gcount()));
+  const std::string start = read_start(path, kMagicBytes);
   return start.size() > 8 && start[8] == '{' &&
          start.find(fmt::format("\"{}\"", kPackedMetadataKey)) != std::string::npos;
 }

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string_view>
 
+#include "core/ascii.h"
 #include "core/error.h"
 #include "text/records.h"
 
@@ -34,8 +35,7 @@ RecordReader open_records(const std::string& path) {
 enum class Column { kText, kLabel, kClassIndex, kRowNumber, kUnknown };
 
 Column column_named(std::string_view name) {
-  std::string lower;
-  for (const char c : name) lower += c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  std::string lower = lower_ascii(std::string(name));
   const std::size_t first = std::min(lower.find_first_not_of(' '), lower.size());
   lower = lower.substr(first, lower.find_last_not_of(' ') + 1 - first);
   struct Known {

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "core/ascii.h"
 #include "text/unicode.h"
 
 namespace qalof::text {
@@ -38,11 +39,7 @@ std::size_t contraction(std::string_view text, std::size_t start) {
 std::size_t contraction_of_any_case(std::string_view text, std::size_t start) {
   constexpr std::string_view kLongS = "\xc5\xbf";
   if (text.substr(start + 1).starts_with(kLongS)) return 1 + kLongS.size();
-  std::string lower(text.substr(start, 3));
-  for (char& c : lower) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return contraction(lower, 0);
+  return contraction(lower_ascii(std::string(text.substr(start, 3))), 0);
 }
 
 bool is_line_end(char c) { return c == '\r' || c == '\n'; }

@@ -194,22 +194,22 @@ bool SquadHandler::number(const std::string& as_key, std::optional<std::int64_t>
   if (in_question() && levels_.back().key == "is_impossible" && (whole == 0 || whole == 1)) {
     return impossible(whole == 1);
   }
-  const bool is_position = whole && *whole >= kUnknownStart && *whole <= INT32_MAX;
-  return (is_position && position(*whole)) || scalar(shown);
+  return position(whole) || scalar(shown);
 }
 
-// Takes the position where one stands; false elsewhere.
-bool SquadHandler::position(std::int64_t value) {
+// Takes a whole number that may be a position, where one belongs; false otherwise.
+bool SquadHandler::position(std::optional<std::int64_t> whole) {
+  if (!whole || *whole < kUnknownStart || *whole > INT32_MAX) return false;
   if (at(Place::kAnswer, "answer_start")) {
     once(&seen_.start);
-    answer_.start = value;
+    answer_.start = *whole;
     return true;
   }
   const bool is_single = at(Place::kFlatAnswers, "answer_start");
   if (is_single) once(&seen_.starts);
   if (!is_single && place() != Place::kFlatStarts) return false;
   spend(0);
-  starts_.push_back(value);
+  starts_.push_back(*whole);
   if (!is_single) ++levels_.back().index;
   return true;
 }
@@ -250,9 +250,7 @@ bool SquadHandler::string(string_t& value) {
     default:
       break;
   }
-  const std::optional<std::int64_t> whole = parse_whole_number(value);
-  const bool is_position = whole && *whole >= kUnknownStart && *whole <= INT32_MAX;
-  return (is_position && position(*whole)) || scalar(fmt::format("\"{:.40}\"", value));
+  return position(parse_whole_number(value)) || scalar(fmt::format("\"{:.40}\"", value));
 }
 
 // A string that is a member of a question, or of an example, which holds the context too.

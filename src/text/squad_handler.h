@@ -88,7 +88,7 @@ class SquadHandler {
   [[noreturn]] void refuse(const std::string& what) const;
   bool scalar(const std::string& found);
   bool number(const std::string& as_key, std::optional<std::int64_t> whole);
-  bool position(std::int64_t value);
+  bool position(std::optional<std::int64_t> whole);
   bool impossible(bool value);
   bool string_of_question(string_t& value);
   void once(bool* seen) const;

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "core/flag_range.h"
 #include "core/random.h"
 #include "kernels/quantize.h"
 #include "train/attack_objective_torch.h"
@@ -66,13 +67,8 @@ void check_attack(const AttackOptions& options) {
     QALOF_CHECK(value >= 0 && value <= kMost, ErrorKind::kUsage, "{}: found {}, expected 0 to {}",
                 flag, value, kMost);
   };
-  auto count = [](std::size_t value, const char* flag) {
-    static constexpr std::size_t kMostAtAll = 1'000'000;
-    QALOF_CHECK(value >= 1 && value <= kMostAtAll, ErrorKind::kUsage,
-                "{}: found {}, expected 1..{}", flag, value, kMostAtAll);
-  };
-  count(options.iterations, "--iterations");
-  count(options.gumbel_samples, "--gumbel_samples");
+  check_count("--iterations", options.iterations);
+  check_count("--gumbel_samples", options.gumbel_samples);
   positive(options.learning_rate, "--learning_rate");
   positive(options.initial, "--initial");
   finite(options.kappa, "--kappa");

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/flag_range.h"
 #include "train/adapter_form.h"
 
 namespace qalof::train {
@@ -18,8 +19,6 @@ bool has_widths(Method method) { return method != Method::kFull && method != Met
 constexpr double kMostNumber = 1e30;
 // Of what divides logits and cosines.
 constexpr double kLeastTemperature = 1e-6;
-// Windows of a forward pass, forward passes of a step: their product is no matter for std::size_t.
-constexpr std::size_t kMostWindows = 1'000'000;
 // With its products with the inputs of a linear far from what a tensor may hold.
 constexpr std::size_t kMostRank = 65'536;
 
@@ -36,24 +35,17 @@ void check_positive(const char* flag, double value) {
               value);
 }
 
-template <typename Count>
-void check_count(const char* flag, Count value, Count low, Count high) {
-  QALOF_CHECK(low <= value && value <= high, ErrorKind::kUsage, "{}: found {}, expected {}..{}",
-              flag, value, low, high);
-}
-
 // How long a run is and how its steps are made.
 void check_steps(const TrainOptions& options) {
   check_number("--learning_rate", options.learning_rate, 0);
   check_number("--max_grad_norm", options.max_grad_norm, 0);
   check_number("--weight_decay", options.weight_decay, 0);
   check_number("--lora_alpha", options.lora_alpha, 0);
-  check_count<std::size_t>("--lora_r", options.lora_r, 1, kMostRank);
-  check_count<std::size_t>("--per_device_train_batch_size", options.batch_size, 1, kMostWindows);
-  check_count<std::size_t>("--gradient_accumulation_steps", options.gradient_accumulation_steps, 1,
-                           kMostWindows);
-  check_count<std::int64_t>("--warmup_steps", options.warmup_steps, 0, kMostSteps);
-  check_count<std::int64_t>("--max_steps", options.max_steps, 0, kMostSteps);
+  check_count("--lora_r", options.lora_r, 1, kMostRank);
+  check_count("--per_device_train_batch_size", options.batch_size);
+  check_count("--gradient_accumulation_steps", options.gradient_accumulation_steps);
+  check_count("--warmup_steps", options.warmup_steps, 0, kMostSteps);
+  check_count("--max_steps", options.max_steps, 0, kMostSteps);
   QALOF_CHECK(options.max_tokens >= 0, ErrorKind::kUsage,
               "--max_tokens: found {}, expected at least 0", options.max_tokens);
   QALOF_CHECK(options.max_steps == 0 || options.max_tokens == 0, ErrorKind::kUsage,
@@ -79,7 +71,7 @@ void check_widths(const TrainOptions& options) {
   QALOF_CHECK(2 <= options.min_bits && options.min_bits < options.max_bits && options.max_bits <= 8,
               ErrorKind::kUsage, "--min_bits {} --max_bits {}: expected 2 <= min < max <= 8",
               options.min_bits, options.max_bits);
-  check_count<std::int64_t>("--num_cyclic_period", options.num_cyclic_period, 1, kMostSteps);
+  check_count("--num_cyclic_period", options.num_cyclic_period, 1, kMostSteps);
 }
 
 void check_start(const TrainOptions& options) {

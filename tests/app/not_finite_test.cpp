@@ -14,6 +14,7 @@
 #include "app/sensitivity.h"
 #include "io/adapter_dir.h"
 #include "support/error_of.h"
+#include "support/tiny_runtime.h"
 #include "tiny_train_run.h"
 
 namespace qalof::app {
@@ -32,17 +33,10 @@ class NotFinite : public TinyTrainRun {
     std::ofstream(dir_.file("texts.tsv")) << "sentence\tlabel\nred ball\t1\nblue hat\t0\n";
   }
 
-  // An adapter and heads with finite numbers, whose products are not.
+  // Adapters and heads of finite numbers that overflow.
   std::string broken(runtime::Task task) const {
     const auto base = runtime::BaseModel::load_directory(model());
-    runtime::Adapter adapter;
-    adapter.rank = 1;
-    adapter.alpha = 1;
-    for (const model::LinearSpec& spec : base->linears()) {
-      adapter.linears.push_back(std::make_unique<runtime::LoraLinear>(
-          1, 1.0F, std::vector<float>(spec.in, 1e10F), std::vector<float>(spec.out, 1e38F), spec.in,
-          spec.out));
-    }
+    runtime::Adapter adapter = qalof::testing::overflowing_adapter(*base);
     if (task == runtime::Task::kQa) adapter.qa_head = base->qa_head();
     if (task == runtime::Task::kClassification) {
       adapter.class_head =

@@ -7,6 +7,7 @@
 #include "runtime/adapter.h"
 #include "runtime/base_model.h"
 #include "support/tiny_model.h"
+#include "support/tiny_runtime.h"
 #include "text/bpe_tokenizer.h"
 
 namespace qalof::cli {
@@ -24,17 +25,9 @@ class NotFiniteCli : public CliTest {
     text::copy_tokenizer_files(QALOF_SOURCE_DIR "/assets/nano/model", dir_.file("model"));
     std::ofstream(dir_.file("text.txt")) << "Anna has a red ball. Ben has a blue hat.\n";
   }
-  // An adapter of finite numbers whose products are not.
   std::string broken() const {
     const auto base = runtime::BaseModel::load_directory(dir_.file("model"));
-    runtime::Adapter adapter;
-    adapter.rank = 1;
-    adapter.alpha = 1;
-    for (const model::LinearSpec& spec : base->linears()) {
-      adapter.linears.push_back(std::make_unique<runtime::LoraLinear>(
-          1, 1.0F, std::vector<float>(spec.in, 1e10F), std::vector<float>(spec.out, 1e38F), spec.in,
-          spec.out));
-    }
+    runtime::Adapter adapter = qalof::testing::overflowing_adapter(*base);
     runtime::save_adapter(dir_.file("broken"), adapter, base->config(), runtime::Task::kLm, "tiny");
     return dir_.file("broken");
   }

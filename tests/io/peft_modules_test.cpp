@@ -95,7 +95,7 @@ TEST(PeftModules, TheFirstPatternOfTheFileCounts) {
   EXPECT_THAT(alphas(R"({".*\\.1\\..*": 2, "q_proj": 1})"), ElementsAre(1, 2, 2, 16));
   EXPECT_THAT(alphas(R"({"zz": 3, "up_proj": 4, "aa": 5, "10.mlp.up_proj": 6})"),
               ElementsAre(16, 16, 4, 4));
-  // A name, or what stands behind a dot of it.
+  // A name, or the part of it after a dot.
   EXPECT_THAT(alphas(R"({"proj": 1, "layers.1.mlp.up_proj": 2})"), ElementsAre(16, 16, 2, 16));
   EXPECT_THAT(alphas(R"({"^model.layers.1.*": 3, "^layers.0.*": 4})"), ElementsAre(16, 3, 3, 3));
   EXPECT_THAT(alphas(R"({"layers\\.(0|10)\\..*": 0.5})"), ElementsAre(0.5, 16, 16, 0.5));

@@ -14,6 +14,19 @@
 
 namespace qalof::testing {
 
+/// Finite numbers whose products with any input are not.
+inline runtime::Adapter overflowing_adapter(const runtime::BaseModel& base) {
+  runtime::Adapter adapter;
+  adapter.rank = 1;
+  adapter.alpha = 1;
+  for (const model::LinearSpec& spec : base.linears()) {
+    adapter.linears.push_back(std::make_unique<runtime::LoraLinear>(
+        1, 1.0F, std::vector<float>(spec.in, 1e10F), std::vector<float>(spec.out, 1e38F), spec.in,
+        spec.out));
+  }
+  return adapter;
+}
+
 inline std::shared_ptr<runtime::AdapterSet> random_adapters(const model::ModelConfig& config,
                                                             const std::vector<int>& widths,
                                                             std::uint64_t seed = 1) {
