@@ -11,7 +11,7 @@
 #include <string>
 
 #include "runtime/execution.h"
-#include "runtime/packed_file.h"
+#include "weights/packed_file.h"
 
 namespace qalof {
 namespace {
@@ -23,7 +23,7 @@ int bench_threads() {
   return text == nullptr ? 2 : std::atoi(text);
 }
 
-std::shared_ptr<const runtime::Execution> make_execution(const runtime::PackedModel& packed,
+std::shared_ptr<const runtime::Execution> make_execution(const weights::PackedModel& packed,
                                                          int bits, ParallelFor& parallel) {
   quant::PlanSpec plan = quant::parse_plan(fmt::format("w{}a8kv8", bits));
   plan.scheme = packed.plan.scheme;
@@ -39,7 +39,7 @@ void bench_open(benchmark::State& state) {
   const auto bits = static_cast<int>(state.range(0));
   for (auto unused : state) {
     (void)unused;
-    const runtime::PackedModel packed = runtime::open_packed_file(bench_file(), pool);
+    const weights::PackedModel packed = weights::open_packed_file(bench_file(), pool);
     const auto execution = make_execution(packed, bits, pool);
     benchmark::DoNotOptimize(packed.base->lm_head(execution->lm_head_width(), pool).panels);
   }
@@ -49,7 +49,7 @@ BENCHMARK(bench_open)->Arg(8)->Arg(4)->Unit(benchmark::kMillisecond)->UseRealTim
 void bench_switch(benchmark::State& state) {
   if (bench_file() == nullptr) return state.SkipWithError("QALOF_BENCH_FILE is not set");
   ThreadPool pool(bench_threads());
-  const runtime::PackedModel packed = runtime::open_packed_file(bench_file(), pool);
+  const weights::PackedModel packed = weights::open_packed_file(bench_file(), pool);
   for (const int bits : {8, 4}) make_execution(packed, bits, pool);
   int bits = 4;
   for (auto unused : state) {

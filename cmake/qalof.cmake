@@ -44,11 +44,11 @@ if(QALOF_SANITIZE)
 endif()
 
 # qalof_library(NAME [DEPS target...] [SOURCES file...]): the static library of a folder under src/,
-# made of SOURCES or else of every .cpp file in it.
+# made of SOURCES or else of every .cpp file in it and in its rooms.
 function(qalof_library name)
   cmake_parse_arguments(ARG "" "" "DEPS;SOURCES" ${ARGN})
   if(NOT ARG_SOURCES)
-    file(GLOB ARG_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+    file(GLOB_RECURSE ARG_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
   endif()
   if(NOT ARG_SOURCES)
     add_library(qalof_${name} INTERFACE)

@@ -6,9 +6,9 @@
 #include "app/lm_evaluation.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "runtime/adapter.h"
 #include "text/records.h"
 #include "text/squad.h"
+#include "weights/adapter.h"
 
 namespace qalof::app {
 
@@ -25,12 +25,12 @@ std::vector<std::vector<std::int32_t>> calibration_windows(const text::TextEncod
   QALOF_CHECK(path_exists(options.file), ErrorKind::kNotFound, "{}: no such file", options.file);
   QALOF_CHECK(options.samples > 0, ErrorKind::kUsage,
               "--calibration_samples: found 0, expected at least 1");
-  const runtime::Task task = runtime::parse_task(options.task);
+  const weights::Task task = weights::parse_task(options.task);
   std::vector<std::vector<std::int32_t>> windows;
   text::SpanFeatureOptions features = options.features;
   text::fit_windows(features, positions);
   const auto is_full = [&] { return windows.size() >= options.samples; };
-  if (task == runtime::Task::kQa) {
+  if (task == weights::Task::kQa) {
     text::read_squad(options.file, [&](text::SquadParagraph&& paragraph) {
       const text::EncodedContext context = text::encode_context(encoder, paragraph.context);
       for (const text::SquadQuestion& question : paragraph.questions) {
@@ -41,7 +41,7 @@ std::vector<std::vector<std::int32_t>> calibration_windows(const text::TextEncod
       }
       return !is_full();
     });
-  } else if (task == runtime::Task::kClassification) {
+  } else if (task == weights::Task::kClassification) {
     ClassificationEncoder cutter(encoder, options.file, features.max_seq_length);
     text::read_classification(options.file, [&](text::LabeledText&& example) {
       windows.push_back(cutter.encode(example));

@@ -3,11 +3,11 @@
 #include <chrono>
 #include <filesystem>
 
-#include "app/report.h"
-#include "app/train_run.h"
+#include "app/train/run.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/statistics.h"
+#include "report/report.h"
 #include "runtime/footprint.h"
 
 namespace qalof::app {
@@ -201,7 +201,7 @@ class Demo {
                                                                        "results.json", 2) +
                                                                  "\n");
     write_file_atomic(result_.report, report);
-    result_.page = run_report({options_.output_dir, ""}).file;
+    result_.page = report::run_report({options_.output_dir, ""}).file;
   }
 
   const DemoOptions& options_;

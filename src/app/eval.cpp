@@ -40,23 +40,23 @@ RandomDraws draws_of(const runtime::RequestExecutions& executions, std::uint64_t
 }  // namespace
 
 EvalResult run_eval(const EvalOptions& options, Observer& observer) {
-  const runtime::Task task = runtime::parse_task(options.task);
+  const weights::Task task = weights::parse_task(options.task);
   QALOF_CHECK(!options.qa.validation_file.empty(), ErrorKind::kUsage,
               "--validation_file is missing");
   QALOF_CHECK(path_exists(options.qa.validation_file), ErrorKind::kNotFound, "{}: no such file",
               options.qa.validation_file);
   const ModelHandle handle = open_model(options.model, observer);
-  if (task == runtime::Task::kLm) handle.base->require_lm_head();
+  if (task == weights::Task::kLm) handle.base->require_lm_head();
   const text::TextEncoder encoder = open_encoder(handle, observer);
   ThreadPool pool(choose_threads(options.model.threads));
   const runtime::RequestExecutions executions = make_request_executions(handle, pool, observer);
   std::uint64_t requests = 0;
   EvalResult result;
   result.precision = executions.description();
-  result.special_tokens = encoder.description(task == runtime::Task::kQa);
+  result.special_tokens = encoder.description(task == weights::Task::kQa);
   result.footprint = footprint_of(executions);
   runtime::Profile* profile = options.profile ? &result.profile : nullptr;
-  if (task == runtime::Task::kClassification) {
+  if (task == weights::Task::kClassification) {
     ClassificationEvaluationOptions classification;
     classification.validation_file = options.qa.validation_file;
     classification.max_eval_samples = options.qa.max_eval_samples;
@@ -68,7 +68,7 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
     requests = result.classification->samples;
     result.tokens_per_second =
         static_cast<double>(result.classification->tokens) / result.classification->seconds;
-  } else if (task == runtime::Task::kQa) {
+  } else if (task == weights::Task::kQa) {
     QaEvaluationOptions qa = options.qa;
     if (handle.adapters && handle.adapters->separator)
       qa.features.separator = handle.adapters->separator;

@@ -12,8 +12,8 @@
 #include "io/peft.h"
 #include "io/safetensors.h"
 #include "model/config.h"
-#include "runtime/learned_quantizer.h"
-#include "runtime/packed_layout.h"
+#include "weights/learned_quantizer.h"
+#include "weights/packed_layout.h"
 
 namespace qalof::app {
 
@@ -43,25 +43,25 @@ void add_widths(InspectResult& result, const std::string& path) {
   const model::ModelConfig config =
       model::parse_model_config(result.details.at("config"), path + ": config");
   std::map<std::string, std::size_t, std::less<>> weights = {
-      {runtime::kLmHead, config.vocab_size * config.hidden}};
+      {weights::kLmHead, config.vocab_size * config.hidden}};
   for (const model::LinearSpec& spec : model::linears(config))
     weights[spec.name] = spec.in * spec.out;
   std::map<std::pair<bool, int>, Sum> sums;  // LM head or linears, bits
   for (InspectedTensor& tensor : result.tensors) {
-    const auto parts = runtime::parse_width_tensor(tensor.name);
+    const auto parts = weights::parse_width_tensor(tensor.name);
     if (!parts || !weights.contains(parts->matrix)) continue;
-    Sum& sum = sums[{parts->matrix == runtime::kLmHead, parts->bits}];
+    Sum& sum = sums[{parts->matrix == weights::kLmHead, parts->bits}];
     sum.bytes += tensor.bytes;
     sum.matrices.insert(parts->matrix);
     if (parts->part != "panels" && parts->part != "codes") continue;
     tensor.bits = parts->bits;
-    tensor.stored_bits = runtime::container_bits(parts->bits);
+    tensor.stored_bits = weights::container_bits(parts->bits);
   }
   for (const auto& [key, sum] : sums) {
     std::size_t count = 0;
     for (const std::string_view matrix : sum.matrices) count += weights.find(matrix)->second;
     (key.first ? result.lm_head : result.widths)
-        .push_back({key.second, runtime::container_bits(key.second), sum.bytes,
+        .push_back({key.second, weights::container_bits(key.second), sum.bytes,
                     8.0 * static_cast<double>(sum.bytes) / static_cast<double>(count)});
   }
 }
@@ -75,10 +75,10 @@ void inspect_peft(const std::string& path, const std::string& prefix, InspectRes
 // Learned quantizer values beside an adapter.
 void inspect_quantizers(const std::string& path, const std::string& prefix, InspectResult& result) {
   const io::SafetensorsFile file =
-      io::SafetensorsFile::open((fs::path(path) / runtime::kLearnedFile).string());
+      io::SafetensorsFile::open((fs::path(path) / weights::kLearnedFile).string());
   add_tensors(file.tensors(), prefix, result);
   for (const auto& [key, text] : file.metadata()) {
-    if (key == runtime::kLearnedMetadataKey)
+    if (key == weights::kLearnedMetadataKey)
       result.details[prefix + "quantizers"] = parse_json(text, file.path() + ": " + key);
   }
 }
@@ -120,7 +120,7 @@ void inspect_directory(const std::string& path, InspectResult& result) {
   if (path_exists(path + "/adapter_config.json")) {
     result.kind = "peft adapter";
     inspect_peft(path, "", result);
-    if (path_exists((fs::path(path) / runtime::kLearnedFile).string()))
+    if (path_exists((fs::path(path) / weights::kLearnedFile).string()))
       inspect_quantizers(path, "", result);
     return;
   }
@@ -140,14 +140,14 @@ void inspect_directory(const std::string& path, InspectResult& result) {
 void inspect_file(const std::string& path, InspectResult& result) {
   const io::SafetensorsFile file = io::SafetensorsFile::open(path);
   add_tensors(file.tensors(), "", result);
-  const auto packed = file.metadata().find(runtime::kPackedMetadataKey);
+  const auto packed = file.metadata().find(weights::kPackedMetadataKey);
   if (packed == file.metadata().end()) {
     result.kind = "safetensors file";
     result.details["metadata"] = file.metadata();
     return;
   }
   result.kind = "packed file";
-  result.details = parse_json(packed->second, path + ": " + runtime::kPackedMetadataKey);
+  result.details = parse_json(packed->second, path + ": " + weights::kPackedMetadataKey);
   QALOF_CHECK(result.details.is_object() && result.details.contains("config"),
               ErrorKind::kCorruptFile, "{}: config is missing", path);
   result.scheme = json_string(result.details, "scheme", path);

@@ -56,7 +56,7 @@ quant::QuantScheme choose_scheme(const ModelOptions& options, const ModelHandle&
 }  // namespace
 
 void check_adapter_path(const std::string& path) {
-  QALOF_CHECK(!runtime::is_packed_file(path), ErrorKind::kBadInput,
+  QALOF_CHECK(!weights::is_packed_file(path), ErrorKind::kBadInput,
               "{}: is a packed file, which holds its adapters; give it as --model_name_or_path",
               path);
   QALOF_CHECK(!path_exists(path) || is_directory(path), ErrorKind::kBadInput,
@@ -78,7 +78,7 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   handle.execution.kv_scheme = runtime::parse_kv_scheme(options.kv_scheme);
   if (options.lm_head_bits != 0) {
     handle.execution.lm_head = quant::BitWidth{options.lm_head_bits};
-    runtime::lm_head_precision(*handle.execution.lm_head);  // checks it
+    weights::lm_head_precision(*handle.execution.lm_head);  // checks it
   }
   if (options.kv_bits != 0) {
     handle.kv_bits = quant::BitWidth{options.kv_bits};
@@ -87,9 +87,9 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   }
   std::optional<quant::PlanSpec> plan;
   std::optional<quant::QuantScheme> stored_scheme;
-  if (runtime::is_packed_file(options.model)) {
+  if (weights::is_packed_file(options.model)) {
     ThreadPool pool(choose_threads(options.threads));
-    runtime::PackedModel packed = runtime::open_packed_file(options.model, pool);
+    weights::PackedModel packed = weights::open_packed_file(options.model, pool);
     handle.base = std::move(packed.base);
     handle.adapters = std::move(packed.adapters);
     handle.packed_files = std::move(packed.files);
@@ -107,7 +107,7 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
     if (!handle.execution.lm_head && !packed.lm_head_bits.empty())
       handle.execution.lm_head = quant::BitWidth{packed.lm_head_bits.front()};
   } else {
-    handle.base = runtime::BaseModel::load_directory(options.model);
+    handle.base = weights::BaseModel::load_directory(options.model);
   }
   for (const std::string& warning : handle.base->warnings()) observer.warn(warning);
   if (handle.base->config().has_dropout) {
@@ -116,8 +116,8 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   }
   if (!options.adapter.empty()) {
     check_adapter_path(options.adapter);
-    auto adapters = std::make_shared<runtime::AdapterSet>(
-        runtime::load_adapters(options.adapter, handle.base->config()));
+    auto adapters = std::make_shared<weights::AdapterSet>(
+        weights::load_adapters(options.adapter, handle.base->config()));
     for (const std::string& warning : adapters->warnings) observer.warn(warning);
     if (!adapters->base_sha256.empty() && adapters->base_sha256 != handle.base->source().sha256()) {
       observer.warn(
@@ -190,7 +190,7 @@ std::vector<std::string> label_names(const ModelHandle& handle, std::size_t num_
   return names;
 }
 
-std::string adapters_sha256(const runtime::AdapterSet& set) {
+std::string adapters_sha256(const weights::AdapterSet& set) {
   Sha256 hash;
   auto add = [&](const std::vector<float>& values) {
     hash.update(std::as_bytes(std::span(values)));
@@ -201,7 +201,7 @@ std::string adapters_sha256(const runtime::AdapterSet& set) {
   for (const auto& [width, adapter] : set.by_width) {
     add_text(fmt::format("w{}", width));
     for (std::size_t i = 0; i < adapter->linears.size(); ++i) {
-      const runtime::LoraLinear* pair = adapter->linears[i].get();
+      const weights::LoraLinear* pair = adapter->linears[i].get();
       if (pair == nullptr) continue;
       add_text(fmt::format("{} {} {}", i, pair->rank(), pair->view().scaling));
       add(pair->a());
@@ -214,9 +214,9 @@ std::string adapters_sha256(const runtime::AdapterSet& set) {
     }
     if (adapter->merged) add_text("merged");
     if (!adapter->learned) continue;
-    const runtime::LearnedQuantizers& learned = *adapter->learned;
+    const weights::LearnedQuantizers& learned = *adapter->learned;
     add_text(fmt::format("learned {} {}", learned.bits, quant::to_string(learned.scheme)));
-    for (const runtime::LearnedLinear& linear : learned.linears) {
+    for (const weights::LearnedLinear& linear : learned.linears) {
       add(linear.steps);
       hash.update(std::as_bytes(std::span(linear.zeros)));
       add({linear.clip});

@@ -10,9 +10,9 @@
 #include "core/progress.h"
 #include "core/threads.h"
 #include "runtime/execution.h"
-#include "runtime/packed_file.h"
 #include "runtime/request_executions.h"
 #include "text/text_encoder.h"
+#include "weights/packed_file.h"
 
 namespace qalof::app {
 
@@ -37,8 +37,8 @@ struct ModelOptions {
 };
 
 struct ModelHandle {
-  std::shared_ptr<const runtime::BaseModel> base;
-  std::shared_ptr<const runtime::AdapterSet> adapters;  // null: none
+  std::shared_ptr<const weights::BaseModel> base;
+  std::shared_ptr<const weights::AdapterSet> adapters;  // null: none
   quant::PlanSpec plan;                                 // its scheme is the one that runs
   std::optional<quant::RandomPrecision> random;         // instead of plan, which is its first
   std::optional<std::uint64_t> random_seed;
@@ -61,7 +61,7 @@ text::TextEncoder open_encoder(const ModelHandle& handle, Observer& observer);
 /// where neither has one for each.
 std::vector<std::string> label_names(const ModelHandle& handle, std::size_t num_classes);
 /// Digest of what adapters hold: pairs, scalings, heads and learned quantizer values.
-std::string adapters_sha256(const runtime::AdapterSet& set);
+std::string adapters_sha256(const weights::AdapterSet& set);
 /// Resolves plan and adapters to pointers and tells observer the effective precision.
 std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle,
                                                          ParallelFor& parallel, Observer& observer);

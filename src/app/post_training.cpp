@@ -5,10 +5,10 @@
 #include "core/error.h"
 #include "core/finite.h"
 #include "runtime/decoder.h"
-#include "runtime/derived_model.h"
-#include "runtime/gptq.h"
-#include "runtime/rotation.h"
-#include "runtime/smoothing.h"
+#include "weights/derived_model.h"
+#include "weights/gptq.h"
+#include "weights/rotation.h"
+#include "weights/smoothing.h"
 
 namespace qalof::app {
 
@@ -40,19 +40,19 @@ void check_inputs(const std::string& linear, std::span<const float> rows) {
 
 // The network in 32 bits.
 std::shared_ptr<const runtime::Execution> float_execution(
-    const std::shared_ptr<const runtime::BaseModel>& base,
-    const std::shared_ptr<const runtime::AdapterSet>& adapters, ParallelFor& parallel) {
+    const std::shared_ptr<const weights::BaseModel>& base,
+    const std::shared_ptr<const weights::AdapterSet>& adapters, ParallelFor& parallel) {
   return runtime::Execution::create(base, quant::resolve(quant::parse_plan("32"), base->target()),
                                     adapters, parallel);
 }
 
 }  // namespace
 
-PostTrained smooth_model(const std::shared_ptr<const runtime::BaseModel>& base,
-                         const std::shared_ptr<const runtime::AdapterSet>& adapters,
+PostTrained smooth_model(const std::shared_ptr<const weights::BaseModel>& base,
+                         const std::shared_ptr<const weights::AdapterSet>& adapters,
                          const TokenWindows& windows, float alpha, ParallelFor& parallel,
                          Observer& observer) {
-  runtime::InputRanges ranges;
+  weights::InputRanges ranges;
   for (const model::LinearSpec& spec : base->linears()) ranges.emplace_back(spec.in, 0.0F);
   const auto execution = float_execution(base, adapters, parallel);
   runtime::DecoderWorkspace workspace;
@@ -72,17 +72,17 @@ PostTrained smooth_model(const std::shared_ptr<const runtime::BaseModel>& base,
     done += batch.sequences.size();
     observer.progress("windows", done, windows.size(), "");
   }
-  runtime::Smoothed smoothed = runtime::smooth(base, adapters, ranges, alpha);
+  weights::Smoothed smoothed = weights::smooth(base, adapters, ranges, alpha);
   return {std::move(smoothed.base), std::move(smoothed.adapters), {}};
 }
 
-PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& given,
-                       const std::shared_ptr<const runtime::AdapterSet>& adapters,
+PostTrained gptq_model(const std::shared_ptr<const weights::BaseModel>& given,
+                       const std::shared_ptr<const weights::AdapterSet>& adapters,
                        const quant::PrecisionPlan& plan, const TokenWindows& windows,
                        ParallelFor& parallel, Observer& observer) {
-  const std::shared_ptr<const runtime::BaseModel> base = runtime::model_for(given, plan.scheme);
+  const std::shared_ptr<const weights::BaseModel> base = weights::model_for(given, plan.scheme);
   const std::vector<model::LinearSpec>& specs = base->linears();
-  runtime::DerivedWeights result;
+  weights::DerivedWeights result;
   result.scheme = plan.scheme;
   PostTrained trained;
   trained.adapters = adapters;
@@ -97,7 +97,7 @@ PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& given,
     const std::vector<std::size_t> inputs[] = {
         steps.attention_in, {steps.attention_out}, steps.mlp_in, {steps.mlp_out}};
     for (const std::vector<std::size_t>& readers : inputs) {
-      runtime::InputProducts products(specs[readers.front()].in);
+      weights::InputProducts products(specs[readers.front()].in);
       workspace.observe_inputs = [&](std::size_t linear, const float* rows, std::size_t m) {
         if (linear != readers.front()) return;
         check_inputs(specs[linear].name, {rows, m * specs[linear].in});
@@ -123,17 +123,17 @@ PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& given,
         observer.progress("linears", done++, specs.size(), specs[i].name);
         const quant::BitWidth bits = plan.linears[i].weight;
         if (!bits.is_integer()) continue;
-        runtime::GptqResult codes = runtime::quantize_gptq(
+        weights::GptqResult codes = weights::quantize_gptq(
             base->source().linear_f32(i), specs[i].out, products, bits.bits, plan.scheme, parallel);
         trained.layers.push_back({specs[i].name, codes.nearest_error, codes.error});
         execution = runtime::Execution::with_weights(
-            execution, i, runtime::reals_of(codes.codes, parallel), parallel);
+            execution, i, weights::reals_of(codes.codes, parallel), parallel);
         result.codes[{i, bits.bits}] = std::move(codes.codes);
       }
     }
   }
   observer.progress("linears", done, specs.size(), "");
-  trained.base = runtime::derive_model(base, std::move(result));
+  trained.base = weights::derive_model(base, std::move(result));
   return trained;
 }
 

@@ -10,8 +10,8 @@
 #include "core/progress.h"
 #include "core/threads.h"
 #include "quant/plan.h"
-#include "runtime/adapter.h"
-#include "runtime/base_model.h"
+#include "weights/adapter.h"
+#include "weights/base_model.h"
 
 namespace qalof::app {
 
@@ -24,20 +24,20 @@ struct LayerError {
   double error = 0;    // of the method
 };
 struct PostTrained {
-  std::shared_ptr<const runtime::BaseModel> base;
-  std::shared_ptr<const runtime::AdapterSet> adapters;
+  std::shared_ptr<const weights::BaseModel> base;
+  std::shared_ptr<const weights::AdapterSet> adapters;
   std::vector<LayerError> layers;
 };
 
 /// SmoothQuant with activations of the 32-bit network (docs/numerics.md, "Smoothing").
-PostTrained smooth_model(const std::shared_ptr<const runtime::BaseModel>& base,
-                         const std::shared_ptr<const runtime::AdapterSet>& adapters,
+PostTrained smooth_model(const std::shared_ptr<const weights::BaseModel>& base,
+                         const std::shared_ptr<const weights::AdapterSet>& adapters,
                          const TokenWindows& windows, float alpha, ParallelFor& parallel,
                          Observer& observer);
 /// GPTQ of every linear whose width in the plan is an integer, layer after layer, each with the
 /// inputs that the layers quantized before give it ("GPTQ").
-PostTrained gptq_model(const std::shared_ptr<const runtime::BaseModel>& base,
-                       const std::shared_ptr<const runtime::AdapterSet>& adapters,
+PostTrained gptq_model(const std::shared_ptr<const weights::BaseModel>& base,
+                       const std::shared_ptr<const weights::AdapterSet>& adapters,
                        const quant::PrecisionPlan& plan, const TokenWindows& windows,
                        ParallelFor& parallel, Observer& observer);
 

@@ -20,7 +20,7 @@ constexpr std::uint64_t kUntrainedSeed = 42;  // the default --seed of training
 class QaEvaluator {
  public:
   // untrained: the head of executions without one.
-  QaEvaluator(const runtime::RequestExecutions& executions, const runtime::Head* untrained,
+  QaEvaluator(const runtime::RequestExecutions& executions, const weights::Head* untrained,
               const QaEvaluationOptions& options, ParallelFor& parallel, runtime::Profile* profile)
       : executions_(executions),
         options_(options),
@@ -82,7 +82,7 @@ class QaEvaluator {
     const runtime::Profile::Scope scope(profile_, "span_head",
                                         batch.tokens * hidden * sizeof(float));
     const auto head_of = [&](std::size_t item) {
-      const runtime::Head* own = served[item]->head(runtime::Task::kQa);
+      const weights::Head* own = served[item]->head(weights::Task::kQa);
       return own != nullptr ? own : untrained_;
     };
     std::size_t row = 0;
@@ -112,7 +112,7 @@ class QaEvaluator {
   const QaEvaluationOptions& options_;
   ParallelFor& parallel_;
   runtime::Profile* profile_;
-  const runtime::Head* untrained_;
+  const weights::Head* untrained_;
   text::SpanDecoder decoder_;
   std::optional<text::PredictionWriter> writer_;
   runtime::GroupedWorkspace workspace_;
@@ -126,17 +126,17 @@ class QaEvaluator {
 QaScores evaluate_qa(const runtime::RequestExecutions& executions, const text::TextEncoder& encoder,
                      const QaEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile) {
-  const runtime::BaseModel& base = executions.front().base();
-  std::optional<runtime::Head> untrained;
+  const weights::BaseModel& base = executions.front().base();
+  std::optional<weights::Head> untrained;
   const auto has_head = [](const auto& execution) {
-    return execution->head(runtime::Task::kQa) != nullptr;
+    return execution->head(weights::Task::kQa) != nullptr;
   };
   if (!std::all_of(executions.set().begin(), executions.set().end(), has_head)) {
     observer.warn(fmt::format(
         "{}: neither the model nor an adapter holds a question-answering head (qa_outputs): an "
         "untrained one answers, and its scores are chance; train one or give --adapter",
         base.path()));
-    untrained = runtime::untrained_qa_head(base, kUntrainedSeed);
+    untrained = weights::untrained_qa_head(base, kUntrainedSeed);
   }
   const QaReader reader(encoder, options, base.config().max_positions, observer);
   const auto start = std::chrono::steady_clock::now();

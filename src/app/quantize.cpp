@@ -62,7 +62,7 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
                       const text::TextEncoder& encoder, ParallelFor& parallel, Observer& observer) {
   if (handle.adapters) {
     for (const auto& [width, adapter] : handle.adapters->by_width) {
-      QALOF_CHECK(!runtime::owns_weights(*adapter), ErrorKind::kUnsupported,
+      QALOF_CHECK(!weights::owns_weights(*adapter), ErrorKind::kUnsupported,
                   "{}: the adapter of {} bits has weights of its own (merged, or with learned "
                   "quantizer values), --ptq smoothquant and gptq make weights of the base",
                   handle.adapters->path, width);
@@ -134,7 +134,7 @@ QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
               ErrorKind::kUsage, "{}: quantize reads a model directory with float weights",
               options.model.model);
   const ModelHandle handle = open_model(options.model, observer);
-  runtime::PackRequest request;
+  weights::PackRequest request;
   request.base = handle.base;
   request.adapters = handle.adapters;
   request.widths = options.bit_widths;
@@ -157,7 +157,7 @@ QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
     observer.progress("linears packed", done, total, "");
     if (done == total) observer.status("writing " + options.output);
   };
-  result.summary = runtime::write_packed_file(options.output, request, pool);
+  result.summary = weights::write_packed_file(options.output, request, pool);
   observer.status("");
   result.output = options.output;
   result.scheme = quant::to_string(request.scheme);

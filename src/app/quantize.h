@@ -28,7 +28,7 @@ struct QuantizeOptions {
   std::string output;
 };
 struct QuantizeResult {
-  runtime::PackSummary summary;
+  weights::PackSummary summary;
   std::string output;
   std::string scheme;
   std::vector<LayerError> layers;  // gptq

@@ -34,7 +34,7 @@ class QaSamples final : public SampleBatch {
   std::size_t tokens() const override { return batch_.tokens; }
   std::vector<runtime::Sequence> sequences() const override { return batch_.sequences(); }
 
-  std::vector<float> logits(const runtime::Head& head, const float* hidden, std::size_t width,
+  std::vector<float> logits(const weights::Head& head, const float* hidden, std::size_t width,
                             ParallelFor& parallel) const override {
     std::vector<float> result(2 * batch_.tokens);
     runtime::apply_head(head, hidden, batch_.tokens, width, result.data(), parallel);
@@ -114,7 +114,7 @@ class ClassificationSamples final : public SampleBatch {
     for (const auto& ids : texts) result.push_back({ids});
     return result;
   }
-  std::vector<float> logits(const runtime::Head& head, const float* hidden, std::size_t width,
+  std::vector<float> logits(const weights::Head& head, const float* hidden, std::size_t width,
                             ParallelFor& parallel) const override {
     std::vector<float> last(texts.size() * width), result(texts.size() * head.outputs);
     std::size_t row = 0;
@@ -189,17 +189,17 @@ class ClassificationReader final : public SampleReader {
 
 }  // namespace
 
-std::unique_ptr<SampleReader> make_sample_reader(runtime::Task task,
+std::unique_ptr<SampleReader> make_sample_reader(weights::Task task,
                                                  const text::TextEncoder& encoder,
                                                  const QaEvaluationOptions& options,
                                                  std::size_t positions, std::size_t classes,
                                                  Observer& observer) {
   switch (task) {
-    case runtime::Task::kQa:
+    case weights::Task::kQa:
       return std::make_unique<QaSampleReader>(encoder, options, positions, observer);
-    case runtime::Task::kClassification:
+    case weights::Task::kClassification:
       return std::make_unique<ClassificationReader>(encoder, options, positions, classes, observer);
-    case runtime::Task::kLm:
+    case weights::Task::kLm:
       break;
   }
   fail(ErrorKind::kUnsupported, "--task: found lm, expected qa or classification");

@@ -31,7 +31,7 @@ class SampleBatch {
   /// They point into the batch.
   virtual std::vector<runtime::Sequence> sequences() const = 0;
   /// Logits of a head on hidden states [tokens, hidden] of the sequences.
-  virtual std::vector<float> logits(const runtime::Head& head, const float* hidden,
+  virtual std::vector<float> logits(const weights::Head& head, const float* hidden,
                                     std::size_t width, ParallelFor& parallel) const = 0;
   /// One score per sample; reference: the logits that distances are taken from. Error{kDiverged}
   /// where a logit is not finite, naming the sample and the network, e.g. "unit h.0 at 4 bits".
@@ -52,7 +52,7 @@ class SampleReader {
 
 /// encoder and observer must outlive the reader. classes: of the head, for classification.
 /// Error{kUnsupported} for language modelling.
-std::unique_ptr<SampleReader> make_sample_reader(runtime::Task task,
+std::unique_ptr<SampleReader> make_sample_reader(weights::Task task,
                                                  const text::TextEncoder& encoder,
                                                  const QaEvaluationOptions& options,
                                                  std::size_t positions, std::size_t classes,

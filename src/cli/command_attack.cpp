@@ -1,4 +1,4 @@
-#include "app/train_attack.h"
+#include "app/attack/search.h"
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "cli/signals.h"

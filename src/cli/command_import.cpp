@@ -1,4 +1,4 @@
-#include "app/import.h"
+#include "app/import/import.h"
 #include "cli/commands.h"
 #include "cli/format.h"
 

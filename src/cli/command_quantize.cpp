@@ -52,8 +52,8 @@ void run_quantize(std::vector<std::string> arguments) {
   options.ptq = app::parse_ptq_method(ptq);
   if (given_threshold->count() > 0) options.outlier_threshold = threshold;
   const app::QuantizeResult result = app::run_quantize(options, line.observer());
-  const runtime::PackSummary& summary = result.summary;
-  const auto width_json = [](const runtime::PackSummary::Width& width) {
+  const weights::PackSummary& summary = result.summary;
+  const auto width_json = [](const weights::PackSummary::Width& width) {
     return Json{
         {"bits", width.bits}, {"stored_bits", width.container_bits}, {"bytes", width.bytes}};
   };

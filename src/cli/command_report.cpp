@@ -1,4 +1,4 @@
-#include "app/report.h"
+#include "report/report.h"
 
 #include "cli/commands.h"
 #include "cli/format.h"
@@ -6,7 +6,7 @@
 namespace qalof::cli {
 
 void run_report(std::vector<std::string> arguments) {
-  app::ReportOptions options;
+  report::ReportOptions options;
   CommandLine line("report",
                    "One HTML file of what a directory and those directly below it hold: results, "
                    "training curves, sensitivity, scores against bits, commands. It needs no "
@@ -17,7 +17,7 @@ void run_report(std::vector<std::string> arguments) {
                   "output directory of train, eval, sensitivity or demo, or one of several");
   line.option("--output", options.output, "file to write; report.html in the directory otherwise");
   line.parse();
-  const app::ReportResult result = app::run_report(options);
+  const report::ReportResult result = report::run_report(options);
   line.print({{"file", result.file}, {"sources", result.sources}},
              fmt::format("{} (from {} files)\n", result.file, result.sources.size()));
 }

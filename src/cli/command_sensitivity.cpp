@@ -5,7 +5,7 @@
 #include <map>
 #include <optional>
 
-#include "app/sensitivity.h"
+#include "app/sensitivity/sensitivity.h"
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "cli/sensitivity_plans.h"

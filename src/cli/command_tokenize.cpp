@@ -14,8 +14,8 @@ namespace {
 
 text::TextEncoder open(const std::string& path, bool parse_special) {
   text::BpeTokenizer tokenizer =
-      runtime::is_packed_file(path)
-          ? text::BpeTokenizer::from_files(runtime::open_packed_file(path).files, path)
+      weights::is_packed_file(path)
+          ? text::BpeTokenizer::from_files(weights::open_packed_file(path).files, path)
           : text::BpeTokenizer::load(path);
   return text::TextEncoder(std::move(tokenizer), parse_special);
 }

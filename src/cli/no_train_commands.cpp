@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <system_error>
 
-#include "app/sensitivity.h"
-#include "app/train_attack.h"
+#include "app/attack/search.h"
+#include "app/sensitivity/sensitivity.h"
 #include "cli/commands.h"
 #include "core/error.h"
 

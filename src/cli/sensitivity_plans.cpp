@@ -3,7 +3,7 @@
 #include <optional>
 
 #include "app/output_check.h"
-#include "app/plan_meter.h"
+#include "app/sensitivity/plan_meter.h"
 #include "cli/format.h"
 #include "core/error.h"
 #include "core/file.h"

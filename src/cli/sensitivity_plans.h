@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "app/budget.h"
-#include "app/plan_comparison.h"
-#include "app/sensitivity.h"
+#include "app/sensitivity/budget.h"
+#include "app/sensitivity/plan_comparison.h"
+#include "app/sensitivity/sensitivity.h"
 #include "cli/command_line.h"
 
 namespace qalof::cli {

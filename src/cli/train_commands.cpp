@@ -1,11 +1,11 @@
 // The commands that need libtorch, linked into qalof-train.
 #include <csignal>
 
+#include "app/attack/search.h"
 #include "app/demo.h"
-#include "app/train_attack.h"
-#include "app/train_bench.h"
-#include "app/train_run.h"
-#include "app/train_sensitivity.h"
+#include "app/sensitivity/from_gradients.h"
+#include "app/train/bench.h"
+#include "app/train/run.h"
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "cli/signals.h"
@@ -243,7 +243,7 @@ void run_train(std::vector<std::string> arguments) {
   line.option("--device", device, "cpu or cuda");
   line.option("--threads", options.model.threads, "threads; 0 = QALOF_THREADS, else all");
   line.parse();
-  train.task = runtime::parse_task(task);
+  train.task = weights::parse_task(task);
   train.method = train::parse_method(method);
   train.lr_scheduler_type = train::parse_lr_schedule(scheduler);
   train.device = train::parse_device(device);

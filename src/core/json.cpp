@@ -7,7 +7,7 @@
 #include "core/byte_order_mark.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "core/json_parts.h"
+#include "core/json_stream.h"
 
 namespace qalof {
 

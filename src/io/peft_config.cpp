@@ -7,7 +7,7 @@
 
 #include "core/ascii.h"
 #include "core/error.h"
-#include "core/json_parts.h"
+#include "core/json_stream.h"
 #include "io/peft.h"
 #include "io/peft_modules.h"
 

@@ -9,8 +9,8 @@ namespace qalof::runtime {
 
 namespace {
 
-const Head& head_of(const Execution& execution) {
-  const Head* head = execution.head(Task::kClassification);
+const weights::Head& head_of(const Execution& execution) {
+  const weights::Head* head = execution.head(weights::Task::kClassification);
   QALOF_CHECK(head != nullptr, ErrorKind::kBadInput,
               "{}: neither the model nor an adapter holds a classification head (score); train one "
               "or give --adapter",
@@ -27,7 +27,7 @@ void class_logits(const Execution& execution, std::span<const Sequence> sequence
                   Profile* profile) {
   const std::size_t hidden = execution.base().config().hidden;
   const std::size_t classes = num_classes(execution);
-  std::vector<const Head*> heads;
+  std::vector<const weights::Head*> heads;
   std::size_t tokens = 0;
   for (const Sequence& sequence : sequences) {
     heads.push_back(&head_of(sequence.execution != nullptr ? *sequence.execution : execution));

@@ -8,7 +8,7 @@
 #include "core/memory.h"
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
-#include "runtime/rotation.h"
+#include "weights/rotation.h"
 
 namespace qalof::runtime {
 
@@ -39,8 +39,8 @@ kernels::RowInput::Op row_operation(model::Activation activation) {
   fail(ErrorKind::kInternal, "activation {}", static_cast<int>(activation));
 }
 
-void check_sequence(const Execution& execution, const BaseModel& base, const Sequence& sequence,
-                    std::size_t s) {
+void check_sequence(const Execution& execution, const weights::BaseModel& base,
+                    const Sequence& sequence, std::size_t s) {
   const model::ModelConfig& config = base.config();
   const KvCache* cache = sequence.cache;
   const std::size_t past = cache != nullptr ? cache->length() : 0;
@@ -103,7 +103,7 @@ void place(const Execution& call, std::span<const Sequence> sequences,
   }
 }
 
-std::uint64_t linear_bytes(const LinearCall& call, std::size_t rows) {
+std::uint64_t linear_bytes(const weights::LinearCall& call, std::size_t rows) {
   return kernels::packed_matrix_bytes(call.weight.format, call.weight.n, call.weight.k) +
          rows * (call.weight.n + call.weight.k) * sizeof(float);
 }
@@ -164,8 +164,8 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
 }
 
 // Adds the angles of rotary positions to q and k, whose heads turn after them in a rotated model.
-void rotate_qk(const BaseModel& base, const QkvLayout& qkv, const DecoderWorkspace& workspace,
-               ParallelFor& parallel) {
+void rotate_qk(const weights::BaseModel& base, const QkvLayout& qkv,
+               const DecoderWorkspace& workspace, ParallelFor& parallel) {
   const model::ModelConfig& config = base.config();
   const std::size_t half = base.rotary().size(), tokens = workspace.ids.size();
   kernels::rotate(qkv.q, tokens, qkv.q_stride, config.num_heads, half, workspace.rotary.data(),
@@ -202,7 +202,7 @@ struct Layers {
 void run_layers(const Execution& execution, std::span<const Sequence> sequences, Layers layers,
                 DecoderWorkspace& workspace, float* hidden_out, ParallelFor& parallel,
                 Profile* profile) {
-  const BaseModel& base = execution.base();
+  const weights::BaseModel& base = execution.base();
   const model::ModelConfig& config = base.config();
   const std::size_t hidden = config.hidden;
   const std::size_t kv_width = config.kv_width();
@@ -231,24 +231,24 @@ void run_layers(const Execution& execution, std::span<const Sequence> sequences,
   auto linear = [&](std::size_t index, const kernels::RowInput& input, float* y) {
     const char* name = base.linears()[index].name_in_layer();
     for (const auto& group : workspace.groups) {
-      const LinearCall& call = group.execution->linear(index);
+      const weights::LinearCall& call = group.execution->linear(index);
       const Profile::Scope scope(profile, name, linear_bytes(call, group.rows));
       const std::size_t at = group.first_row * call.weight.k;
       kernels::RowInput rows = input;
       rows.x += at;
       if (rows.up != nullptr) rows.up += at;
       if (rows.result != nullptr) rows.result += at;
-      run_linear(call, rows, group.rows, y + group.first_row * call.weight.n, workspace.linear,
-                 parallel);
+      weights::run_linear(call, rows, group.rows, y + group.first_row * call.weight.n,
+                          workspace.linear, parallel);
       if (workspace.observe_inputs && !call.precision.activation.is_integer()) {
         const bool is_plain = rows.op == kernels::RowInput::Op::kNone;
         workspace.observe_inputs(index, is_plain ? rows.x : rows.result, group.rows);
       }
     }
   };
-  const Rotation* rotation = base.rotation().get();
+  const weights::Rotation* rotation = base.rotation().get();
   const bool is_rms = config.norm == model::NormKind::kRms || rotation != nullptr;
-  auto normed_residual = [&](const BaseModel::Norm& norm) {
+  auto normed_residual = [&](const weights::BaseModel::Norm& norm) {
     return kernels::RowInput{
         residual,
         is_rms ? kernels::RowInput::Op::kRmsNorm : kernels::RowInput::Op::kLayerNorm,
@@ -257,7 +257,7 @@ void run_layers(const Execution& execution, std::span<const Sequence> sequences,
         config.norm_epsilon,
         workspace.normed.data()};
   };
-  auto norm_rows = [&](const BaseModel::Norm& norm, std::size_t first, std::size_t rows,
+  auto norm_rows = [&](const weights::BaseModel::Norm& norm, std::size_t first, std::size_t rows,
                        float* dst) {
     const float* src = residual + first * hidden;
     if (norm.beta.empty()) {
@@ -269,7 +269,8 @@ void run_layers(const Execution& execution, std::span<const Sequence> sequences,
     }
   };
   // One linear norms its rows itself; several share rows that are normed before.
-  auto linears_of_norm = [&](const std::vector<std::size_t>& indices, const BaseModel::Norm& norm,
+  auto linears_of_norm = [&](const std::vector<std::size_t>& indices,
+                             const weights::BaseModel::Norm& norm,
                              std::span<float* const> outputs) {
     kernels::RowInput input = normed_residual(norm);
     if (indices.size() > 1) {
@@ -379,7 +380,7 @@ void forward_layers(const Execution& execution, std::span<const Sequence> sequen
              nullptr);
 }
 
-void apply_head(const Head& head, const float* hidden, std::size_t rows, std::size_t width,
+void apply_head(const weights::Head& head, const float* hidden, std::size_t rows, std::size_t width,
                 float* logits, ParallelFor& parallel) {
   const std::size_t tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
   parallel.run(tasks, [&](std::size_t task) {
@@ -405,13 +406,14 @@ void apply_head(const Head& head, const float* hidden, std::size_t rows, std::si
 }
 
 void lm_logits(const Execution& execution, const float* hidden, std::size_t rows, float* logits,
-               ParallelFor& parallel, LinearWorkspace* workspace) {
+               ParallelFor& parallel, weights::LinearWorkspace* workspace) {
   const quant::BitWidth width = execution.lm_head_width();
-  LinearWorkspace own;
-  LinearCall call;
-  call.precision = lm_head_precision(width);
+  weights::LinearWorkspace own;
+  weights::LinearCall call;
+  call.precision = weights::lm_head_precision(width);
   call.weight = execution.base().lm_head(width, parallel);
-  run_linear(call, hidden, rows, logits, workspace != nullptr ? *workspace : own, parallel);
+  weights::run_linear(call, hidden, rows, logits, workspace != nullptr ? *workspace : own,
+                      parallel);
 }
 
 std::vector<float> lm_token_losses(const Execution& execution, const float* hidden,

@@ -50,7 +50,7 @@ struct DecoderWorkspace {
   };
   std::vector<Group> groups;
   std::vector<Placed> placed;
-  LinearWorkspace linear;
+  weights::LinearWorkspace linear;
 };
 
 /// Where q, k and v of a forward pass lie: rows stride floats apart. They are one linear's columns
@@ -86,7 +86,7 @@ void forward_layers(const Execution& execution, std::span<const Sequence> sequen
                     DecoderWorkspace& workspace, ParallelFor& parallel);
 
 /// logits [rows, head.outputs] = hidden W^T + bias in f32.
-void apply_head(const Head& head, const float* hidden, std::size_t rows, std::size_t width,
+void apply_head(const weights::Head& head, const float* hidden, std::size_t rows, std::size_t width,
                 float* logits, ParallelFor& parallel);
 
 /// Negative log-likelihood (nats) of targets [rows] under the LM head; never holds more than a few
@@ -95,6 +95,6 @@ std::vector<float> lm_token_losses(const Execution& execution, const float* hidd
                                    std::span<const std::int32_t> targets, ParallelFor& parallel);
 /// LM logits [rows, vocab]. With a workspace, a steady state allocates nothing.
 void lm_logits(const Execution& execution, const float* hidden, std::size_t rows, float* logits,
-               ParallelFor& parallel, LinearWorkspace* workspace = nullptr);
+               ParallelFor& parallel, weights::LinearWorkspace* workspace = nullptr);
 
 }  // namespace qalof::runtime

@@ -4,7 +4,7 @@
 #include <set>
 
 #include "core/error.h"
-#include "runtime/rotation.h"
+#include "weights/rotation.h"
 
 namespace qalof::runtime {
 
@@ -25,31 +25,33 @@ std::vector<quant::BitWidth> to_widths(const std::vector<int>& bits) {
 
 // The set's head for a width; a set without one (a plain PEFT directory without modules_to_save)
 // leaves it to the base.
-const Head* serving_head(const BaseModel& base, const AdapterSet* adapters, int width, Task task,
-                         std::string* source) {
+const weights::Head* serving_head(const weights::BaseModel& base,
+                                  const weights::AdapterSet* adapters, int width,
+                                  weights::Task task, std::string* source) {
   if (adapters != nullptr) {
     if (const std::optional<int> serving = adapters->serving_width(width)) {
-      const Adapter& adapter = *adapters->by_width.at(*serving);
-      const std::optional<Head>& head = task == Task::kQa ? adapter.qa_head : adapter.class_head;
+      const weights::Adapter& adapter = *adapters->by_width.at(*serving);
+      const std::optional<weights::Head>& head =
+          task == weights::Task::kQa ? adapter.qa_head : adapter.class_head;
       if (head) {
         if (source != nullptr) *source = *serving == 0 ? "adapter" : fmt::format("w{}", *serving);
         return &*head;
       }
     }
   }
-  const std::optional<Head>& head = task == Task::kQa ? base.qa_head() : base.class_head();
+  const std::optional<weights::Head>& head =
+      task == weights::Task::kQa ? base.qa_head() : base.class_head();
   if (!head) return nullptr;
   if (source != nullptr) *source = "base";
   return &*head;
 }
 
-std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseModel> base,
-                                                   quant::PrecisionPlan plan,
-                                                   std::shared_ptr<const AdapterSet> adapters,
-                                                   ParallelFor& parallel,
-                                                   const ExecutionOptions& options) {
+std::shared_ptr<const Execution> Execution::create(
+    std::shared_ptr<const weights::BaseModel> base, quant::PrecisionPlan plan,
+    std::shared_ptr<const weights::AdapterSet> adapters, ParallelFor& parallel,
+    const ExecutionOptions& options) {
   std::shared_ptr<Execution> run(new Execution());
-  base = model_for(base, plan.scheme);
+  base = weights::model_for(base, plan.scheme);
   std::map<int, int> served_by;   // weight width -> adapter width
   std::set<int> merged, learned;  // adapter widths
   const std::size_t num_linears = base->linears().size();
@@ -58,33 +60,33 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
   run->calls_.resize(num_linears);
   run->rotated_.resize(base->rotation() ? num_linears : 0);
   for (std::size_t i = 0; i < num_linears; ++i) {
-    LinearCall& call = run->calls_[i];
+    weights::LinearCall& call = run->calls_[i];
     call.precision = plan.linears[i];
     call.bias = base->bias(i).empty() ? nullptr : base->bias(i).data();
-    call.range = activation_range(plan.scheme);
+    call.range = weights::activation_range(plan.scheme);
     if (call.precision.weight.is_integer()) call.outlier_threshold = plan.scheme.outlier_threshold;
     const int width = call.precision.weight.bits;
     const std::optional<int> serving =
         adapters == nullptr ? std::nullopt : adapters->serving_width(width);
-    AdaptedLinear adapted;
+    weights::AdaptedLinear adapted;
     if (serving) {
-      const Adapter& adapter = *adapters->by_width.at(*serving);
+      const weights::Adapter& adapter = *adapters->by_width.at(*serving);
       served_by[width] = *serving;
       if (adapter.merged) merged.insert(*serving);
       if (adapter.learned && adapter.learned->bits == width) learned.insert(width);
-      adapted = adapt_linear(base, adapter, i, call.precision, plan.scheme, parallel);
+      adapted = weights::adapt_linear(base, adapter, i, call.precision, plan.scheme, parallel);
     }
     call.lora = adapted.lora;
     call.range.clip = adapted.clip;
     if (call.lora != nullptr && base->rotation()) {
-      const LoraLinear& lora = *adapters->by_width.at(*serving)->linears[i];
+      const weights::LoraLinear& lora = *adapters->by_width.at(*serving)->linears[i];
       const model::LinearSpec& spec = base->linears()[i];
-      RotatedPair pair = base->rotation()->rotate_pair(i, lora.a().data(), lora.b().data(),
-                                                       lora.rank(), lora.view().scaling);
+      weights::RotatedPair pair = base->rotation()->rotate_pair(i, lora.a().data(), lora.b().data(),
+                                                                lora.rank(), lora.view().scaling);
       RotatedLora& rotated = run->rotated_[i];
       rotated.pair =
-          std::make_unique<LoraLinear>(lora.rank(), lora.view().scaling, std::move(pair.a),
-                                       std::move(pair.b), spec.in, spec.out);
+          std::make_unique<weights::LoraLinear>(lora.rank(), lora.view().scaling, std::move(pair.a),
+                                                std::move(pair.b), spec.in, spec.out);
       rotated.bias = std::move(pair.bias);
       call.lora = &rotated.pair->view();
       if (!rotated.bias.empty()) call.bias = rotated.bias.data();
@@ -119,9 +121,9 @@ std::shared_ptr<const Execution> Execution::create(std::shared_ptr<const BaseMod
   for (const int width : merged) run->description_ += fmt::format(", adapter w{} merged", width);
   for (const int width : learned)
     run->description_ += fmt::format(", learned quantizers w{}", width);
-  run->qa_head_ = serving_head(*base, adapters.get(), head_width, Task::kQa, &head_source);
+  run->qa_head_ = serving_head(*base, adapters.get(), head_width, weights::Task::kQa, &head_source);
   run->class_head_ =
-      serving_head(*base, adapters.get(), head_width, Task::kClassification, &head_source);
+      serving_head(*base, adapters.get(), head_width, weights::Task::kClassification, &head_source);
   if (run->kv_.scheme != KvScheme::kSeed)
     run->description_ += fmt::format(", kv scheme {}", to_string(run->kv_.scheme));
   if (options.lm_head) run->description_ += fmt::format(", lm head {}", run->lm_head_width_.bits);
@@ -169,11 +171,11 @@ std::shared_ptr<const Execution> Execution::with_weights(
     const std::shared_ptr<const Execution>& whole, std::size_t linear,
     const std::vector<float>& weights, ParallelFor& parallel) {
   std::shared_ptr<Execution> run(new Execution(whole));
-  LinearCall& call = run->calls_.at(linear);
+  weights::LinearCall& call = run->calls_.at(linear);
   QALOF_CHECK(call.weight.format == kernels::WeightFormat::kF32, ErrorKind::kInternal,
               "linear {}: weights are no 32-bit floats", linear);
-  run->own_weights_.push_back(
-      pack_floats(weights, call.weight.n, call.weight.k, kernels::WeightFormat::kF32, parallel));
+  run->own_weights_.push_back(weights::pack_floats(weights, call.weight.n, call.weight.k,
+                                                   kernels::WeightFormat::kF32, parallel));
   call.weight = run->own_weights_.back()->view;
   return run;
 }

@@ -11,10 +11,10 @@
 
 #include "core/threads.h"
 #include "quant/plan.h"
-#include "runtime/adapter.h"
-#include "runtime/base_model.h"
 #include "runtime/kv_cache.h"
-#include "runtime/linear_op.h"
+#include "weights/adapter.h"
+#include "weights/base_model.h"
+#include "weights/linear_op.h"
 
 namespace qalof::runtime {
 
@@ -27,19 +27,19 @@ struct ExecutionOptions {
 /// The head of a task for a plan's head width: the adapter set's (null: no set) at the nearest
 /// trained width, else the base's own; null where there is none. source, where not null, receives
 /// whose.
-const Head* serving_head(const BaseModel& base, const AdapterSet* adapters, int width, Task task,
-                         std::string* source = nullptr);
+const weights::Head* serving_head(const weights::BaseModel& base,
+                                  const weights::AdapterSet* adapters, int width,
+                                  weights::Task task, std::string* source = nullptr);
 
 class Execution {
  public:
   /// Resolves a plan on a base with adapters (null: none). Packs weights of widths not used before.
   /// Throws Error{kUnsupported} where the base is a packed file that does not hold a width, or
   /// where a rotated scheme meets a size of the model that is no multiple of 8.
-  static std::shared_ptr<const Execution> create(std::shared_ptr<const BaseModel> base,
-                                                 quant::PrecisionPlan plan,
-                                                 std::shared_ptr<const AdapterSet> adapters,
-                                                 ParallelFor& parallel,
-                                                 const ExecutionOptions& options = {});
+  static std::shared_ptr<const Execution> create(
+      std::shared_ptr<const weights::BaseModel> base, quant::PrecisionPlan plan,
+      std::shared_ptr<const weights::AdapterSet> adapters, ParallelFor& parallel,
+      const ExecutionOptions& options = {});
 
   /// whole with some linears as other executions of the same base run them, and with K and V in kv.
   /// Chosen by pointer: nothing is packed or copied. The head, the embedding and the LM head are
@@ -58,9 +58,9 @@ class Execution {
       const std::vector<float>& weights, ParallelFor& parallel);
 
   /// The model that runs: the one given, or its rotated form where the plan's scheme is rotated.
-  const BaseModel& base() const { return *base_; }
+  const weights::BaseModel& base() const { return *base_; }
   const quant::PrecisionPlan& plan() const { return plan_; }
-  const LinearCall& linear(std::size_t index) const { return calls_[index]; }
+  const weights::LinearCall& linear(std::size_t index) const { return calls_[index]; }
   /// K and V bits per kv head of a layer.
   const std::vector<int>& k_bits(std::size_t layer) const { return kv_.k_bits[layer]; }
   const std::vector<int>& v_bits(std::size_t layer) const { return kv_.v_bits[layer]; }
@@ -73,7 +73,9 @@ class Execution {
 
   /// The head of a task: the adapter set's for the plan's head width (nearest trained width), else
   /// the base's own; null where there is none.
-  const Head* head(Task task) const { return task == Task::kQa ? qa_head_ : class_head_; }
+  const weights::Head* head(weights::Task task) const {
+    return task == weights::Task::kQa ? qa_head_ : class_head_;
+  }
 
   /// What runs, in words: precision, which adapter serves each width, which head.
   const std::string& description() const { return description_; }
@@ -81,22 +83,22 @@ class Execution {
  private:
   Execution() = default;
   explicit Execution(const std::shared_ptr<const Execution>& whole);  // points at what whole does
-  std::shared_ptr<const BaseModel> base_;
-  std::shared_ptr<const AdapterSet> adapters_;
+  std::shared_ptr<const weights::BaseModel> base_;
+  std::shared_ptr<const weights::AdapterSet> adapters_;
   quant::PrecisionPlan plan_;
-  std::vector<LinearCall> calls_;
-  std::vector<std::shared_ptr<const OwnedMatrix>> own_weights_;  // that calls_ point into
-  std::vector<std::shared_ptr<const Execution>> parts_;          // likewise, of spliced
+  std::vector<weights::LinearCall> calls_;
+  std::vector<std::shared_ptr<const weights::OwnedMatrix>> own_weights_;  // that calls_ point into
+  std::vector<std::shared_ptr<const Execution>> parts_;                   // likewise, of spliced
   // Of linears with an adapter in a rotated model.
   struct RotatedLora {
-    std::unique_ptr<LoraLinear> pair;
+    std::unique_ptr<weights::LoraLinear> pair;
     std::vector<float> bias;
   };
   std::vector<RotatedLora> rotated_;
   KvPrecision kv_;
   quant::BitWidth embedding_width_, lm_head_width_;
-  const Head* qa_head_ = nullptr;
-  const Head* class_head_ = nullptr;
+  const weights::Head* qa_head_ = nullptr;
+  const weights::Head* class_head_ = nullptr;
   std::string description_;
 };
 

@@ -48,13 +48,13 @@ std::uint64_t stored_bytes(const model::LinearSpec& spec, quant::BitWidth width,
 }
 
 Footprint measure_footprint(const Execution& execution) {
-  const BaseModel& base = execution.base();
+  const weights::BaseModel& base = execution.base();
   const model::ModelConfig& config = base.config();
   Footprint footprint;
   double bits = 0, weights = 0, row_bits = 0, row_numbers = 0;
   for (std::size_t i = 0; i < base.linears().size(); ++i) {
     const model::LinearSpec& spec = base.linears()[i];
-    const LinearCall& call = execution.linear(i);
+    const weights::LinearCall& call = execution.linear(i);
     const auto count = static_cast<double>(spec.in * spec.out);
     const int width = call.precision.weight.bits;
     const bool quantized = call.precision.weight.is_integer();
@@ -71,8 +71,8 @@ Footprint measure_footprint(const Execution& execution) {
     if (call.lora != nullptr)
       footprint.adapter_bytes += sizeof(float) * call.lora->a.n * (spec.in + spec.out);
   }
-  for (const Task task : {Task::kQa, Task::kClassification}) {
-    if (const Head* head = execution.head(task))
+  for (const weights::Task task : {weights::Task::kQa, weights::Task::kClassification}) {
+    if (const weights::Head* head = execution.head(task))
       footprint.adapter_bytes += sizeof(float) * (head->weight.size() + head->bias.size());
   }
   const std::size_t embedding_bytes =

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "core/json_parts.h"
+#include "core/json_stream.h"
 #include "text/python_json.h"
 #include "text/records.h"
 #include "text/unicode.h"

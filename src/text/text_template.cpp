@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "core/error.h"
-#include "core/json_parts.h"
+#include "core/json_stream.h"
 
 namespace qalof::text {
 

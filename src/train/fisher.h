@@ -21,7 +21,7 @@ struct FisherEstimate {
 
 struct FisherInputs {
   TeacherModel network;  // its plan is all-high
-  runtime::Task task = runtime::Task::kQa;
+  weights::Task task = weights::Task::kQa;
   std::size_t num_labels = 0;           // classification
   std::vector<int> low;                 // 2..8
   std::size_t tokens_per_batch = 2048;  // windows run together up to about this many

@@ -14,7 +14,7 @@ namespace qalof::train {
 
 struct HessianInputs {
   TeacherModel network;  // its plan is of 32 bits
-  runtime::Task task = runtime::Task::kQa;
+  weights::Task task = weights::Task::kQa;
   std::size_t num_labels = 0;  // classification
   std::vector<int> low;        // 2..8
   quant::QuantScheme scheme;   // of the low widths

@@ -51,13 +51,13 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
   // Logits are computed in chunks of this many rows (lm_loss.cpp), with a few copies.
   const std::uint64_t logit_rows = std::min<std::uint64_t>(tokens, 512);
   const std::uint64_t logits =
-      options.task == runtime::Task::kLm ? 5 * logit_rows * config.vocab_size * kFloat : 0;
+      options.task == weights::Task::kLm ? 5 * logit_rows * config.vocab_size * kFloat : 0;
   // States of students and teachers beside each other, and what the cache may hold of them.
   const bool has_states = options.hidden_kd > 0 || options.contrastive > 0;
   const std::uint64_t states =
       has_states ? 2 * tokens * config.num_layers * config.hidden * kFloat : 0;
   const bool has_cache = options.teacher || options.method == Method::kSwitch;
-  const bool large = has_states || options.task == runtime::Task::kLm;
+  const bool large = has_states || options.task == weights::Task::kLm;
   std::uint64_t teacher = has_cache && large ? options.teacher_cache_bytes : 0;
   if (options.teacher) teacher += model::parameter_count(options.teacher->base->config()) * kFloat;
   return trained + forms + floats + base + activations + logits + states + teacher;

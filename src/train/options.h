@@ -16,8 +16,8 @@
 
 #include "core/progress.h"
 #include "quant/plan.h"
-#include "runtime/adapter.h"
 #include "train/trained_weights.h"
+#include "weights/adapter.h"
 
 namespace qalof::train {
 
@@ -64,8 +64,8 @@ std::string to_string(Method method);
 /// adapters on it.
 struct TeacherModel {
   std::string name;  // for messages
-  std::shared_ptr<const runtime::BaseModel> base;
-  std::shared_ptr<const runtime::AdapterSet> adapters;  // or null
+  std::shared_ptr<const weights::BaseModel> base;
+  std::shared_ptr<const weights::AdapterSet> adapters;  // or null
   quant::PrecisionPlan plan;
 };
 
@@ -84,7 +84,7 @@ struct AdversarialOptions {
 };
 
 struct TrainOptions {
-  runtime::Task task = runtime::Task::kQa;
+  weights::Task task = weights::Task::kQa;
   std::size_t num_labels = 0;  // classification: classes of the data, at least 2
   Method method = Method::kLora;
   // Order does not matter. None: 8 4 for switch and joint, 8 7 6 5 4 for random and curriculum, and
@@ -119,7 +119,7 @@ struct TrainOptions {
   bool teacher_self = false;  // cpt, random, curriculum: a higher width teaches; else as the method
   std::shared_ptr<const TeacherModel> teacher;  // teaches every network instead of a higher width
   /// Adapters and heads begin as those that would serve their width at run time; null: fresh.
-  std::shared_ptr<const runtime::AdapterSet> start;
+  std::shared_ptr<const weights::AdapterSet> start;
   double hidden_kd = 0;    // weight of the states after every block
   double contrastive = 0;  // weight of the alignment of final states
   double contrastive_temperature = 0.1;

@@ -76,7 +76,7 @@ void check_widths(const TrainOptions& options) {
 
 void check_start(const TrainOptions& options) {
   if (options.start == nullptr) return;
-  const runtime::AdapterSet& start = *options.start;
+  const weights::AdapterSet& start = *options.start;
   QALOF_CHECK(options.method != Method::kFull, ErrorKind::kUsage,
               "--adapter {}: --method full has no adapters", start.path);
   QALOF_CHECK(options.adapter_form != AdapterForm::kCascaded, ErrorKind::kUnsupported,
@@ -97,8 +97,8 @@ void check_start(const TrainOptions& options) {
                   "--adapter {}: w{} has rank {}, expected that of --lora_r, {}", start.path, width,
                   pair ? pair->rank() : 0, options.lora_r);
     }
-    const std::optional<runtime::Head>& head = adapter->class_head;
-    QALOF_CHECK(options.task != runtime::Task::kClassification || !head ||
+    const std::optional<weights::Head>& head = adapter->class_head;
+    QALOF_CHECK(options.task != weights::Task::kClassification || !head ||
                     head->outputs == options.num_labels,
                 ErrorKind::kBadInput, "--adapter {}: its head has {} classes, the data {}",
                 start.path, head ? head->outputs : 0, options.num_labels);
@@ -167,7 +167,7 @@ void check_adversarial(const TrainOptions& options) {
   }
   QALOF_CHECK(adversarial.epsilon > 0, ErrorKind::kUsage,
               "--adversarial_steps {}: needs a positive --adversarial_epsilon", adversarial.steps);
-  QALOF_CHECK(options.task != runtime::Task::kLm, ErrorKind::kUnsupported,
+  QALOF_CHECK(options.task != weights::Task::kLm, ErrorKind::kUnsupported,
               "--adversarial_steps: not implemented for --task lm, expected classification or qa");
 }
 

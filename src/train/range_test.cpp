@@ -37,7 +37,7 @@ double mean_loss(std::span<const StepRecord> steps) {
          static_cast<double>(steps.size());
 }
 
-RangeProbe probe(const std::shared_ptr<const runtime::BaseModel>& base, const TrainOptions& options,
+RangeProbe probe(const std::shared_ptr<const weights::BaseModel>& base, const TrainOptions& options,
                  int bits, std::span<const Example> examples, const TrainHooks& hooks) {
   TrainHooks quiet;
   quiet.should_stop = hooks.should_stop;
@@ -58,7 +58,7 @@ RangeProbe probe(const std::shared_ptr<const runtime::BaseModel>& base, const Tr
 
 }  // namespace
 
-RangeTest find_min_bits(const std::shared_ptr<const runtime::BaseModel>& base,
+RangeTest find_min_bits(const std::shared_ptr<const weights::BaseModel>& base,
                         const TrainOptions& options, std::span<const Example> examples,
                         const TrainHooks& hooks) {
   RangeTest result;

@@ -32,7 +32,7 @@ struct RangeTest {
 /// and the same options and examples give the same numbers. Uses observer and should_stop of hooks:
 /// Error{kInterrupted} where that says so. Error{kUsage} where the loss does not fall at max_bits,
 /// {kDiverged} where it is not finite there.
-RangeTest find_min_bits(const std::shared_ptr<const runtime::BaseModel>& base,
+RangeTest find_min_bits(const std::shared_ptr<const weights::BaseModel>& base,
                         const TrainOptions& options, std::span<const Example> examples,
                         const TrainHooks& hooks);
 

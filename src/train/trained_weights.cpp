@@ -3,13 +3,13 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "runtime/transpose.h"
+#include "weights/transpose.h"
 
 namespace qalof::train {
 
 namespace {
 
-class MemorySource final : public runtime::WeightSource {
+class MemorySource final : public weights::WeightSource {
  public:
   MemorySource(std::map<std::string, NamedTensor> tensors, std::vector<model::LinearSpec> linears)
       : tensors_(std::move(tensors)), linears_(std::move(linears)) {}
@@ -17,14 +17,14 @@ class MemorySource final : public runtime::WeightSource {
   std::vector<float> linear_f32(std::size_t linear) const override {
     const model::LinearSpec& spec = linears_[linear];
     const std::vector<float>& stored = tensors_.at(spec.name + ".weight").values;
-    return spec.conv1d ? runtime::transposed(stored, spec.in, spec.out) : stored;
+    return spec.conv1d ? weights::transposed(stored, spec.in, spec.out) : stored;
   }
-  std::unique_ptr<runtime::OwnedMatrix> linear_packed(std::size_t, quant::Precision,
+  std::unique_ptr<weights::OwnedMatrix> linear_packed(std::size_t, quant::Precision,
                                                       quant::QuantScheme,
                                                       ParallelFor&) const override {
     return nullptr;
   }
-  std::unique_ptr<runtime::OwnedMatrix> lm_head_packed(quant::BitWidth,
+  std::unique_ptr<weights::OwnedMatrix> lm_head_packed(quant::BitWidth,
                                                        ParallelFor&) const override {
     return nullptr;
   }
@@ -56,33 +56,33 @@ class MemorySource final : public runtime::WeightSource {
 
 }  // namespace
 
-std::shared_ptr<const runtime::BaseModel> make_base(
-    const runtime::BaseModel& like, const std::map<std::string, NamedTensor>& tensors) {
+std::shared_ptr<const weights::BaseModel> make_base(
+    const weights::BaseModel& like, const std::map<std::string, NamedTensor>& tensors) {
   for (const model::TensorSpec& spec : model::expected_tensors(like.config())) {
     const auto found = tensors.find(spec.name);
     QALOF_CHECK(found != tensors.end() && found->second.shape == spec.shape, ErrorKind::kInternal,
                 "trained weights: tensor {} is missing or has another shape", spec.name);
   }
-  std::optional<runtime::Head> qa_head, class_head = like.class_head();
+  std::optional<weights::Head> qa_head, class_head = like.class_head();
   if (const auto weight = tensors.find("qa_outputs.weight"); weight != tensors.end()) {
-    qa_head = runtime::Head{weight->second.shape[0], weight->second.values,
+    qa_head = weights::Head{weight->second.shape[0], weight->second.values,
                             tensors.at("qa_outputs.bias").values};
   }
   if (const auto weight = tensors.find("score.weight"); weight != tensors.end())
-    class_head = runtime::Head{weight->second.shape[0], weight->second.values, {}};
+    class_head = weights::Head{weight->second.shape[0], weight->second.values, {}};
   model::ModelConfig config = like.config();
   // Training for another task hands out no LM head of its own.
   if (config.lm_head == model::LmHead::kOwn && !tensors.contains(model::kLmHeadTensor))
     model::set_lm_head(config, model::LmHead::kNone);
   auto source = std::make_unique<MemorySource>(tensors, model::linears(config));
   auto base =
-      std::make_shared<runtime::BaseModel>(std::move(config), like.path(), std::move(source));
+      std::make_shared<weights::BaseModel>(std::move(config), like.path(), std::move(source));
   base->set_heads(std::move(qa_head), std::move(class_head));
   return base;
 }
 
-std::shared_ptr<const runtime::AdapterSet> make_adapter_set(const TrainedWeights& weights) {
-  auto set = std::make_shared<runtime::AdapterSet>();
+std::shared_ptr<const weights::AdapterSet> make_adapter_set(const TrainedWeights& weights) {
+  auto set = std::make_shared<weights::AdapterSet>();
   set->by_width = weights.adapters;
   return set;
 }

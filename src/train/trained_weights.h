@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/adapter.h"
-#include "runtime/base_model.h"
+#include "weights/adapter.h"
+#include "weights/base_model.h"
 
 namespace qalof::train {
 
@@ -22,7 +22,7 @@ struct NamedTensor {
 
 struct TrainedWeights {
   /// lora and switch: an adapter with its head per weight width.
-  std::map<int, std::shared_ptr<const runtime::Adapter>> adapters;
+  std::map<int, std::shared_ptr<const weights::Adapter>> adapters;
   /// full: every tensor in the Hugging Face layout ("h.0.attn.c_attn.weight" is [in, out]), without
   /// prefix; among them the head of the task: "qa_outputs.weight" and ".bias", or
   /// "score.weight".
@@ -30,9 +30,9 @@ struct TrainedWeights {
 };
 
 /// A base of the tensors of `full`, with the config of another.
-std::shared_ptr<const runtime::BaseModel> make_base(
-    const runtime::BaseModel& like, const std::map<std::string, NamedTensor>& tensors);
+std::shared_ptr<const weights::BaseModel> make_base(
+    const weights::BaseModel& like, const std::map<std::string, NamedTensor>& tensors);
 /// The adapters as a set the runtime serves.
-std::shared_ptr<const runtime::AdapterSet> make_adapter_set(const TrainedWeights& weights);
+std::shared_ptr<const weights::AdapterSet> make_adapter_set(const TrainedWeights& weights);
 
 }  // namespace qalof::train

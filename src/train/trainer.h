@@ -5,8 +5,8 @@
 #include <memory>
 #include <span>
 
-#include "runtime/base_model.h"
 #include "train/options.h"
+#include "weights/base_model.h"
 
 namespace qalof::train {
 
@@ -18,7 +18,7 @@ namespace qalof::train {
 /// a row whose loss or gradient is not finite, at the end of a phase whose steps were all so or
 /// whose last loss is, where a weight is not finite, or the teacher's output. One run at a time per
 /// process: the number of PyTorch's threads is process-wide.
-TrainResult train(std::shared_ptr<const runtime::BaseModel> base, const TrainOptions& options,
+TrainResult train(std::shared_ptr<const weights::BaseModel> base, const TrainOptions& options,
                   std::span<const Example> examples, const TrainHooks& hooks);
 
 }  // namespace qalof::train

@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "app/import.h"
+#include "app/import/import.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "io/model_dir.h"
@@ -67,7 +67,7 @@ TEST_F(ImportGgufTest, GivesWhatTransformersComputes) {
   const ImportResult result = import(kData + "tiny.gguf");
   EXPECT_EQ(result.format, "GGUF file");
   EXPECT_EQ(result.tensors, 20U);
-  const auto base = runtime::BaseModel::load_directory(dir_.file("model"));
+  const auto base = weights::BaseModel::load_directory(dir_.file("model"));
   EXPECT_EQ(base->config().eos_token_ids, std::vector<std::int64_t>{0});
   SerialFor serial;
   const auto execution = runtime::Execution::create(

@@ -1,6 +1,6 @@
 // Importing the original's checkpoints: the numbers arrive where they belong, and what is not such
 // a checkpoint is refused in one sentence.
-#include "app/import.h"
+#include "app/import/import.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -26,7 +26,7 @@ struct Stored {
 using Tensors = std::map<std::string, Stored>;
 
 // What the original's code saves of the tiny model: linears as [out, in], adapters inside.
-Tensors original_tensors(const runtime::BaseModel& base, const std::vector<int>& widths) {
+Tensors original_tensors(const weights::BaseModel& base, const std::vector<int>& widths) {
   Tensors tensors;
   for (const model::TensorSpec& spec : model::expected_tensors(base.config()))
     tensors["transformer." + spec.name] = {spec.shape, *base.source().tensor_f32(spec.name)};
@@ -84,14 +84,14 @@ TEST_F(ImportTest, BaseAdaptersAndHeadGiveTheBitsOfTheOriginalsNumbers) {
   const ImportResult result = import();
   EXPECT_EQ(result.directories.size(), 3U);
   EXPECT_EQ(result.tensors, 28U + 2U + 8U * 4U);
-  const auto base = runtime::BaseModel::load_directory(out() + "/base");
+  const auto base = weights::BaseModel::load_directory(out() + "/base");
   for (const model::TensorSpec& spec : model::expected_tensors(tiny_.config()))
     EXPECT_EQ(base->source().tensor_f32(spec.name), tiny_.base()->source().tensor_f32(spec.name));
   EXPECT_EQ(base->qa_head()->weight, tiny_.base()->qa_head()->weight);
   EXPECT_FALSE(base->config().raw.contains("lora_alpha"));
 
   auto adapters =
-      std::make_shared<runtime::AdapterSet>(runtime::load_adapters(out(), base->config()));
+      std::make_shared<weights::AdapterSet>(weights::load_adapters(out(), base->config()));
   EXPECT_EQ(adapters->base_sha256, base->source().sha256());
   ASSERT_EQ(adapters->by_width.size(), 2U);
   EXPECT_EQ(quant::plan_from_json(*adapters->plan, "").default_precision.linear,
@@ -106,7 +106,7 @@ TEST_F(ImportTest, BaseAdaptersAndHeadGiveTheBitsOfTheOriginalsNumbers) {
     EXPECT_TRUE(
         testing::same_bytes(tiny_.run(*run, ids, 0, serial), tiny_.run(*wanted, ids, 0, serial)))
         << plan;
-    EXPECT_EQ(run->head(runtime::Task::kQa)->weight, tiny_.base()->qa_head()->weight);
+    EXPECT_EQ(run->head(weights::Task::kQa)->weight, tiny_.base()->qa_head()->weight);
   }
 }
 
@@ -121,7 +121,7 @@ TEST_F(ImportTest, TheFileAloneAndItsDirectoryAreTheSame) {
 TEST_F(ImportTest, TheSingleAdapterOfCyclicTrainingServesEveryWidth) {
   write(original_tensors(*tiny_.base(), {0}));
   import();
-  const runtime::AdapterSet adapters = runtime::load_adapters(out(), tiny_.config());
+  const weights::AdapterSet adapters = weights::load_adapters(out(), tiny_.config());
   for (const int width : {4, 5, 6, 7, 8}) EXPECT_EQ(adapters.serving_width(width), 8);
 }
 

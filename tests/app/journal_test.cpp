@@ -4,9 +4,9 @@
 #include <cmath>
 #include <limits>
 
-#include "app/attack_texts.h"
-#include "app/sensitivity_state.h"
-#include "app/train_log.h"
+#include "app/attack/texts.h"
+#include "app/sensitivity/state.h"
+#include "app/train/log.h"
 #include "support/temp_dir.h"
 
 namespace qalof::app {

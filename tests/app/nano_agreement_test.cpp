@@ -9,13 +9,13 @@
 #include <numeric>
 
 #include "app/model_handle.h"
-#include "app/train_data.h"
+#include "app/train/data.h"
 #include "core/file.h"
 #include "runtime/decoder.h"
 #include "text/squad.h"
 #include "text/squad_metric.h"
 #include "text/squad_postprocess.h"
-#include "train/graph_torch.h"
+#include "train/torch/graph.h"
 #include "train/trainer.h"
 
 namespace qalof::app {
@@ -97,7 +97,7 @@ class NanoAgreement : public ::testing::Test {
     return open_encoder(handle_, silent_);
   }
 
-  train::NetworkView view_of(const runtime::Adapter& adapter) const {
+  train::NetworkView view_of(const weights::Adapter& adapter) const {
     train::NetworkView view;
     view.lora_scaling = scaling_;
     const auto rank = static_cast<std::int64_t>(adapter.rank);
@@ -133,7 +133,7 @@ class NanoAgreement : public ::testing::Test {
         std::vector<float> rows(tokens * hidden), out(tokens * 2);
         const runtime::Sequence sequence{window.ids};
         runtime::forward(*execution, {&sequence, 1}, workspace, rows.data(), pool_);
-        runtime::apply_head(*execution->head(runtime::Task::kQa), rows.data(), tokens, hidden,
+        runtime::apply_head(*execution->head(weights::Task::kQa), rows.data(), tokens, hidden,
                             out.data(), pool_);
         train::PackedBatch batch;
         train::Example example;

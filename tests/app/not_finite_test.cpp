@@ -10,8 +10,8 @@
 #include "app/eval.h"
 #include "app/generate.h"
 #include "app/quantize.h"
-#include "app/self_text.h"
-#include "app/sensitivity.h"
+#include "app/sensitivity/sensitivity.h"
+#include "app/train/self_text.h"
 #include "io/adapter_dir.h"
 #include "support/error_of.h"
 #include "support/tiny_runtime.h"
@@ -34,24 +34,24 @@ class NotFinite : public TinyTrainRun {
   }
 
   // Adapters and heads of finite numbers that overflow.
-  std::string broken(runtime::Task task) const {
-    const auto base = runtime::BaseModel::load_directory(model());
-    runtime::Adapter adapter = qalof::testing::overflowing_adapter(*base);
-    if (task == runtime::Task::kQa) adapter.qa_head = base->qa_head();
-    if (task == runtime::Task::kClassification) {
+  std::string broken(weights::Task task) const {
+    const auto base = weights::BaseModel::load_directory(model());
+    weights::Adapter adapter = qalof::testing::overflowing_adapter(*base);
+    if (task == weights::Task::kQa) adapter.qa_head = base->qa_head();
+    if (task == weights::Task::kClassification) {
       adapter.class_head =
-          runtime::Head{2, std::vector<float>(2 * base->config().hidden, 0.5F), {}};
+          weights::Head{2, std::vector<float>(2 * base->config().hidden, 0.5F), {}};
     }
     const std::string path = dir_.file("broken-" + to_string(task));
-    runtime::save_adapter(path + "/w8", adapter, base->config(), task, "tiny");
+    weights::save_adapter(path + "/w8", adapter, base->config(), task, "tiny");
     io::AdapterDir described;
     described.base_id = "tiny";
     described.adapters[8] = "w8";
-    if (task != runtime::Task::kLm) described.heads[8] = "w8";
+    if (task != weights::Task::kLm) described.heads[8] = "w8";
     io::write_adapter_dir(path, described);
     return path;
   }
-  ModelOptions broken_model(runtime::Task task) const {
+  ModelOptions broken_model(weights::Task task) const {
     ModelOptions options;
     options.model = model();
     options.adapter = broken(task);
@@ -70,7 +70,7 @@ class NotFinite : public TinyTrainRun {
 
 TEST_F(NotFinite, EvalNamesWhatItScored) {
   EvalOptions options;
-  const auto run = [&](runtime::Task task, const std::string& file) {
+  const auto run = [&](weights::Task task, const std::string& file) {
     options.model = broken_model(task);
     options.task = to_string(task);
     options.qa.validation_file = file;
@@ -78,17 +78,17 @@ TEST_F(NotFinite, EvalNamesWhatItScored) {
     options.qa.features.doc_stride = 16;
     return [&] { run_eval(options, silent_); };
   };
-  expect_diverged(run(runtime::Task::kLm, dir_.file("text.txt")),
+  expect_diverged(run(weights::Task::kLm, dir_.file("text.txt")),
                   {"text.txt: token 2 of ", "the loss is ", "w32a32"});
-  expect_diverged(run(runtime::Task::kClassification, dir_.file("texts.tsv")),
+  expect_diverged(run(weights::Task::kClassification, dir_.file("texts.tsv")),
                   {"texts.tsv: text 1 at ", "a logit is "});
-  expect_diverged(run(runtime::Task::kQa, kQuestions),
+  expect_diverged(run(weights::Task::kQa, kQuestions),
                   {"validation.json: question ", "a logit is "});
 }
 
 TEST_F(NotFinite, SensitivityNamesTheSample) {
   SensitivityOptions options;
-  options.model = broken_model(runtime::Task::kQa);
+  options.model = broken_model(weights::Task::kQa);
   options.model.precision.clear();
   options.high = "32";
   options.low = {8};
@@ -102,7 +102,7 @@ TEST_F(NotFinite, SensitivityNamesTheSample) {
 
 TEST_F(NotFinite, GenerateAndSelfTextChooseNoToken) {
   GenerateOptions options;
-  options.model = broken_model(runtime::Task::kLm);
+  options.model = broken_model(weights::Task::kLm);
   options.prompt = "red";
   std::string text;
   expect_diverged(
@@ -130,7 +130,7 @@ TEST_F(NotFinite, GenerateAndSelfTextChooseNoToken) {
 TEST_F(NotFinite, CalibrationNamesTheLinear) {
   for (const PtqMethod method : {PtqMethod::kGptq, PtqMethod::kSmoothQuant}) {
     QuantizeOptions options;
-    options.model = broken_model(runtime::Task::kLm);
+    options.model = broken_model(weights::Task::kLm);
     options.model.precision = method == PtqMethod::kGptq ? "w4a16" : "w8a8";
     options.ptq = method;
     options.calibration.file = dir_.file("text.txt");
@@ -221,7 +221,7 @@ TEST_F(NotFinite, FlagsThatCannotBeAreRefusedBeforeAnythingIsWritten) {
       {"--self_tokens: found 0",
        [](auto& o) {
          o.train_file = "self";
-         o.train.task = runtime::Task::kLm;
+         o.train.task = weights::Task::kLm;
          o.self_tokens = 0;
        }},
   };

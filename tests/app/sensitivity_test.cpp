@@ -1,4 +1,4 @@
-#include "app/sensitivity.h"
+#include "app/sensitivity/sensitivity.h"
 
 #include <fmt/ranges.h>
 #include <gtest/gtest.h>
@@ -7,12 +7,12 @@
 #include <map>
 #include <set>
 
-#include "app/budget.h"
-#include "app/plan_comparison.h"
-#include "app/plan_meter.h"
 #include "app/qa_evaluation.h"
-#include "app/sensitivity_state.h"
-#include "app/train_sensitivity.h"
+#include "app/sensitivity/budget.h"
+#include "app/sensitivity/from_gradients.h"
+#include "app/sensitivity/plan_comparison.h"
+#include "app/sensitivity/plan_meter.h"
+#include "app/sensitivity/state.h"
 #include "core/file.h"
 #include "io/adapter_dir.h"
 #include "support/error_of.h"
@@ -41,8 +41,8 @@ class SensitivityTest : public ::testing::Test {
     const auto set = qalof::testing::random_adapters(parsed, {8, 4});
     for (const auto& [width, adapter] : set->by_width) {
       described.adapters[width] = fmt::format("w{}", width);
-      runtime::save_adapter(fmt::format("{}/w{}", adapters(), width), *adapter, parsed,
-                            runtime::Task::kQa, "tiny");
+      weights::save_adapter(fmt::format("{}/w{}", adapters(), width), *adapter, parsed,
+                            weights::Task::kQa, "tiny");
     }
     described.heads = described.adapters;
     io::write_adapter_dir(adapters(), described);
@@ -132,7 +132,7 @@ TEST_F(SensitivityTest, PartsKindsAndKvAreThoseOfEval) {
 }
 
 TEST_F(SensitivityTest, UnitsOfEveryGranularityCoverTheModel) {
-  const auto base = runtime::BaseModel::load_directory(model());
+  const auto base = weights::BaseModel::load_directory(model());
   const auto names = [&](Granularity granularity) {
     std::vector<std::string> result;
     std::size_t parameters = 0;
@@ -319,7 +319,7 @@ TEST_F(SensitivityTest, PlansAreComparedOnTheSameSamples) {
   BudgetOptions budget;
   budget.target_bits = 6;
   const BudgetResult plan = plan_under_budget(analysis, "test", budget, nullptr, {});
-  const auto base = runtime::BaseModel::load_directory(model());
+  const auto base = weights::BaseModel::load_directory(model());
   ComparisonOptions comparison;
   comparison.measure = 3;
   comparison.compare = {"uniform", "random", "original", "w8a4"};
@@ -363,11 +363,11 @@ TEST_F(SensitivityTest, PlansAreComparedOnTheSameSamples) {
 }
 
 TEST_F(SensitivityTest, LearnedValuesArePartOfAnAdaptersDigest) {
-  runtime::AdapterSet set;
-  const auto adapter = std::make_shared<runtime::Adapter>();
+  weights::AdapterSet set;
+  const auto adapter = std::make_shared<weights::Adapter>();
   set.by_width[4] = adapter;
   std::vector<std::string> digests = {adapters_sha256(set)};
-  adapter->learned = runtime::LearnedQuantizers{4, {}, std::vector<runtime::LearnedLinear>(1)};
+  adapter->learned = weights::LearnedQuantizers{4, {}, std::vector<weights::LearnedLinear>(1)};
   digests.push_back(adapters_sha256(set));
   adapter->learned->linears[0].clip = 0.5F;
   digests.push_back(adapters_sha256(set));

@@ -6,7 +6,7 @@
 
 #include <string>
 
-#include "app/train_run.h"
+#include "app/train/run.h"
 #include "core/file.h"
 #include "support/temp_dir.h"
 #include "support/tiny_model.h"

@@ -1,5 +1,5 @@
 // bench train on the shipped nano model: what it counts, and what it refuses.
-#include "app/train_bench.h"
+#include "app/train/bench.h"
 
 #include <gtest/gtest.h>
 

@@ -10,15 +10,15 @@
 #include <fstream>
 #include <limits>
 
-#include "app/train_checkpoint.h"
+#include "app/train/checkpoint.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/random.h"
 #include "io/checkpoint.h"
-#include "runtime/adapter.h"
 #include "support/error_of.h"
 #include "support/io_faults.h"
 #include "tiny_train_run.h"
+#include "weights/adapter.h"
 
 namespace qalof::app {
 namespace {
@@ -135,8 +135,8 @@ TEST_F(TrainCheckpoint, ServesAsAdapterDirectoryAndHoldsTheStateToTheBit) {
   EXPECT_EQ(checkpoints[1].step, 12);
   Observer silent;
   const ModelHandle handle = open_model(given.model, silent);
-  const runtime::AdapterSet set =
-      runtime::load_adapters(checkpoints[0].path, handle.base->config());
+  const weights::AdapterSet set =
+      weights::load_adapters(checkpoints[0].path, handle.base->config());
   EXPECT_EQ(set.by_width.size(), 2U);
   // What is written is what is read, NaN of a skipped step included.
   train::RunState state = read_run_state(checkpoints[0].path + "/state.safetensors");

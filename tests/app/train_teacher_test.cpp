@@ -4,9 +4,9 @@
 #include <filesystem>
 #include <fstream>
 
-#include "app/self_text.h"
-#include "app/train_checkpoint.h"
-#include "app/train_teacher.h"
+#include "app/train/checkpoint.h"
+#include "app/train/self_text.h"
+#include "app/train/teacher.h"
 #include "core/error.h"
 #include "core/random.h"
 #include "runtime/generator.h"
@@ -228,7 +228,7 @@ TEST_F(SelfText, TrainsWithoutDataAndGoesOnWithTheSameText) {
   TrainRunOptions given = student("whole", model());
   given.train_file = "self";
   given.self_tokens = 300;
-  given.train.task = runtime::Task::kLm;
+  given.train.task = weights::Task::kLm;
   given.train.kd_alpha = 1;
   run(given);
   const std::string text = slurp(dir_.file("whole/self_text.jsonl"));
@@ -255,7 +255,7 @@ TEST_F(SelfText, TrainsWithoutDataAndGoesOnWithTheSameText) {
   early.should_stop = nullptr;
   run(early);
   EXPECT_TRUE(adapters("whole") == adapters("early"));
-  given.train.task = runtime::Task::kQa;
+  given.train.task = weights::Task::kQa;
   given.output_dir = dir_.file("qa");
   EXPECT_EQ(error_of([&] { run(given); }).kind, ErrorKind::kUsage);
 }

@@ -4,11 +4,11 @@
 #include <filesystem>
 
 #include "program.h"
-#include "runtime/adapter.h"
-#include "runtime/base_model.h"
 #include "support/tiny_model.h"
 #include "support/tiny_runtime.h"
 #include "text/bpe_tokenizer.h"
+#include "weights/adapter.h"
+#include "weights/base_model.h"
 
 namespace qalof::cli {
 namespace {
@@ -26,9 +26,9 @@ class NotFiniteCli : public CliTest {
     std::ofstream(dir_.file("text.txt")) << "Anna has a red ball. Ben has a blue hat.\n";
   }
   std::string broken() const {
-    const auto base = runtime::BaseModel::load_directory(dir_.file("model"));
-    runtime::Adapter adapter = qalof::testing::overflowing_adapter(*base);
-    runtime::save_adapter(dir_.file("broken"), adapter, base->config(), runtime::Task::kLm, "tiny");
+    const auto base = weights::BaseModel::load_directory(dir_.file("model"));
+    weights::Adapter adapter = qalof::testing::overflowing_adapter(*base);
+    weights::save_adapter(dir_.file("broken"), adapter, base->config(), weights::Task::kLm, "tiny");
     return dir_.file("broken");
   }
   void expect_refused(const std::string& command, int code, const std::string& words) {

@@ -7,7 +7,7 @@
 #include <fstream>
 
 #include "core/error.h"
-#include "core/json_parts.h"
+#include "core/json_stream.h"
 #include "support/count_allocations.h"
 #include "support/error_of.h"
 #include "support/temp_dir.h"

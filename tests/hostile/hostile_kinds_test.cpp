@@ -9,14 +9,14 @@
 #include "io/adapter_dir.h"
 #include "io/gguf.h"
 #include "quant/plan.h"
-#include "runtime/adapter.h"
-#include "runtime/packed_file.h"
 #include "support/count_allocations.h"
 #include "support/gguf_bytes.h"
 #include "support/thread_seconds.h"
 #include "support/tiny_model.h"
 #include "text/bpe_tokenizer.h"
 #include "text/squad.h"
+#include "weights/adapter.h"
+#include "weights/packed_file.h"
 
 namespace qalof::testing {
 namespace {
@@ -80,25 +80,25 @@ void write_vocab_and_merges(const std::string& directory) {
   put_file(directory + "/merges.txt", "#version: 0.2\nt h\n");
 }
 
-std::shared_ptr<runtime::AdapterSet> nano_adapters() {
+std::shared_ptr<weights::AdapterSet> nano_adapters() {
   const model::ModelConfig config = parsed_config();
-  auto adapter = std::make_shared<runtime::Adapter>();
+  auto adapter = std::make_shared<weights::Adapter>();
   adapter->rank = 1;
   adapter->alpha = 2;
   for (const model::LinearSpec& spec : model::linears(config)) {
-    adapter->linears.push_back(std::make_unique<runtime::LoraLinear>(
+    adapter->linears.push_back(std::make_unique<weights::LoraLinear>(
         1, 2.0F, tensor_values(spec.name + "a", spec.in, 0.1F),
         tensor_values(spec.name + "b", spec.out, 0.1F), spec.in, spec.out));
   }
-  adapter->qa_head = runtime::Head{2, tensor_values("head", 2 * config.hidden, 0.3F), {0.1F, 0.2F}};
-  auto set = std::make_shared<runtime::AdapterSet>();
+  adapter->qa_head = weights::Head{2, tensor_values("head", 2 * config.hidden, 0.3F), {0.1F, 0.2F}};
+  auto set = std::make_shared<weights::AdapterSet>();
   set->by_width[4] = std::move(adapter);
   return set;
 }
 
 void write_peft(const std::string& directory) {
-  runtime::save_adapter(directory, *nano_adapters()->by_width.at(4), parsed_config(),
-                        runtime::Task::kQa, "base");
+  weights::save_adapter(directory, *nano_adapters()->by_width.at(4), parsed_config(),
+                        weights::Task::kQa, "base");
 }
 
 void write_output_directory(const std::string& directory) {
@@ -115,8 +115,8 @@ void write_packed(const std::string& directory) {
   const TempDir model;
   write_nano_model(model.path());
   SerialFor serial;
-  runtime::write_packed_file(directory + "/model.qalof",
-                             {runtime::BaseModel::load_directory(model.path()),
+  weights::write_packed_file(directory + "/model.qalof",
+                             {weights::BaseModel::load_directory(model.path()),
                               nano_adapters(),
                               {4},
                               std::nullopt,
@@ -126,10 +126,10 @@ void write_packed(const std::string& directory) {
                              serial);
 }
 
-void load_model(const std::string& directory) { runtime::BaseModel::load_directory(directory); }
+void load_model(const std::string& directory) { weights::BaseModel::load_directory(directory); }
 void load_tokenizer(const std::string& directory) { text::BpeTokenizer::load(directory); }
 void load_adapter(const std::string& directory) {
-  runtime::load_adapters(directory, parsed_config());
+  weights::load_adapters(directory, parsed_config());
 }
 void load_squad(const std::string& directory) { text::scan_squad(directory + "/squad.json"); }
 void load_plan(const std::string& directory) {
@@ -138,8 +138,8 @@ void load_plan(const std::string& directory) {
 // As commands do for --model_name_or_path.
 void load_packed(const std::string& directory) {
   const std::string path = directory + "/model.qalof";
-  if (!runtime::is_packed_file(path)) return load_model(path);
-  const runtime::PackedModel packed = runtime::open_packed_file(path);
+  if (!weights::is_packed_file(path)) return load_model(path);
+  const weights::PackedModel packed = weights::open_packed_file(path);
   SerialFor serial;
   for (std::size_t i = 0; i < packed.base->linears().size(); ++i)
     packed.base->packed(i, {{4}, {8}}, *packed.plan.scheme, serial);

@@ -13,7 +13,7 @@
 
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512vl,avx512vnni")
-#include "kernels/avxvnni_int_gemm.h"
+#include "kernels/avx2/avxvnni_int_gemm.h"
 #pragma GCC pop_options
 
 namespace qalof::kernels {

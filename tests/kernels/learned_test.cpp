@@ -1,6 +1,6 @@
 // Codes with given steps against the definition in float64, and gradients of steps and clip factors
 // against sums of the definition in float64.
-#include "kernels/learned.h"
+#include "kernels/learned_quantizer.h"
 
 #include <cmath>
 

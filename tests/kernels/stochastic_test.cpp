@@ -1,6 +1,6 @@
 // Quantization by stochastic rounding: within one step of the real number, unbiased, the same on
 // every instruction set and for any number of threads.
-#include "kernels/stochastic.h"
+#include "kernels/stochastic_rounding.h"
 
 #include <gtest/gtest.h>
 

@@ -7,9 +7,9 @@
 #include "core/error.h"
 #include "io/adapter_dir.h"
 #include "io/peft.h"
-#include "runtime/packed_file.h"
 #include "support/error_of.h"
 #include "support/tiny_runtime.h"
+#include "weights/packed_file.h"
 
 namespace qalof::runtime {
 namespace {
@@ -20,21 +20,21 @@ using qalof::testing::tensor_values;
 using qalof::testing::TinyRuntime;
 
 // Adapters of 8 and 4 bits with heads of their own.
-std::shared_ptr<AdapterSet> with_class_heads(const model::ModelConfig& config,
-                                             std::size_t classes = 3) {
-  auto set = std::make_shared<AdapterSet>();
+std::shared_ptr<weights::AdapterSet> with_class_heads(const model::ModelConfig& config,
+                                                      std::size_t classes = 3) {
+  auto set = std::make_shared<weights::AdapterSet>();
   const auto pairs = random_adapters(config, {8, 4});
   for (const auto& [width, source] : pairs->by_width) {
-    auto adapter = std::make_shared<Adapter>();
+    auto adapter = std::make_shared<weights::Adapter>();
     adapter->rank = source->rank;
     adapter->alpha = source->alpha;
     for (std::size_t i = 0; i < source->linears.size(); ++i) {
-      const LoraLinear& lora = *source->linears[i];
+      const weights::LoraLinear& lora = *source->linears[i];
       const model::LinearSpec spec = model::linears(config)[i];
-      adapter->linears.push_back(std::make_unique<LoraLinear>(
+      adapter->linears.push_back(std::make_unique<weights::LoraLinear>(
           lora.rank(), lora.view().scaling, lora.a(), lora.b(), spec.in, spec.out));
     }
-    adapter->class_head = Head{
+    adapter->class_head = weights::Head{
         classes, tensor_values(fmt::format("score{}", width), classes * config.hidden, 0.3F), {}};
     set->by_width[width] = adapter;
   }
@@ -57,7 +57,7 @@ class ClassifierTest : public ::testing::TestWithParam<bool> {
   }
 
   TinyRuntime model_;
-  std::shared_ptr<AdapterSet> adapters_;
+  std::shared_ptr<weights::AdapterSet> adapters_;
   ClassifierWorkspace workspace_;
 };
 INSTANTIATE_TEST_SUITE_P(Families, ClassifierTest, ::testing::Bool(),
@@ -69,7 +69,8 @@ TEST_P(ClassifierTest, LogitsAreTheHeadOnTheLastToken) {
   SerialFor serial;
   const std::vector<float> hidden = model_.run(*execution, ids, 0, serial);
   const std::size_t width = model_.config().hidden;
-  const Head& head = *adapters_->by_width.at(8)->class_head;  // 32 is served by the nearest below
+  const weights::Head& head =
+      *adapters_->by_width.at(8)->class_head;  // 32 is served by the nearest below
   const Sequence sequence{ids};
   const std::vector<float> found = logits(*execution, {&sequence, 1});
   ASSERT_EQ(found.size(), 3U);
@@ -118,18 +119,19 @@ TEST_P(ClassifierTest, WithoutAHeadOrWithHeadsOfOtherSizesItSaysSo) {
 TEST_P(ClassifierTest, PackedFileAndPeftDirectoriesHoldHeadsAndNames) {
   const qalof::testing::TempDir dir;
   SerialFor serial;
-  PackRequest request;
+  weights::PackRequest request;
   request.base = model_.base();
   request.adapters = adapters_;
   request.widths = {8, 4};
-  write_packed_file(dir.file("model.qalof"), request, serial);
-  const PackedModel packed = open_packed_file(dir.file("model.qalof"));
+  weights::write_packed_file(dir.file("model.qalof"), request, serial);
+  const weights::PackedModel packed = weights::open_packed_file(dir.file("model.qalof"));
   EXPECT_EQ(packed.adapters->label_names, adapters_->label_names);
 
   io::AdapterDir description;
   for (const auto& [width, adapter] : adapters_->by_width) {
     const std::string name = fmt::format("w{}", width);
-    save_adapter(dir.file("out/" + name), *adapter, model_.config(), Task::kClassification, "base");
+    weights::save_adapter(dir.file("out/" + name), *adapter, model_.config(),
+                          weights::Task::kClassification, "base");
     description.adapters[width] = description.heads[width] = name;
     const io::PeftAdapter peft = io::read_peft(dir.file("out/" + name));
     EXPECT_EQ(peft.config().task_type, "SEQ_CLS");
@@ -141,7 +143,8 @@ TEST_P(ClassifierTest, PackedFileAndPeftDirectoriesHoldHeadsAndNames) {
   }
   description.label_names = adapters_->label_names;
   io::write_adapter_dir(dir.file("out"), description);
-  const auto read = std::make_shared<AdapterSet>(load_adapters(dir.file("out"), model_.config()));
+  const auto read = std::make_shared<weights::AdapterSet>(
+      weights::load_adapters(dir.file("out"), model_.config()));
   EXPECT_EQ(read->label_names, adapters_->label_names);
 
   const auto ids = model_.ids(12);
@@ -156,7 +159,9 @@ TEST_P(ClassifierTest, PackedFileAndPeftDirectoriesHoldHeadsAndNames) {
   }
   description.label_names.pop_back();
   io::write_adapter_dir(dir.file("out"), description);
-  EXPECT_EQ(qalof::testing::error_of([&] { load_adapters(dir.file("out"), model_.config()); }).kind,
+  EXPECT_EQ(qalof::testing::error_of([&] {
+              weights::load_adapters(dir.file("out"), model_.config());
+            }).kind,
             ErrorKind::kBadInput);
 }
 

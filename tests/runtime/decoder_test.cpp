@@ -21,12 +21,12 @@ class DecoderTest : public ::testing::Test {
  protected:
   DecoderTest() {
     write_model(dir_.path());
-    base_ = BaseModel::load_directory(dir_.path());
+    base_ = weights::BaseModel::load_directory(dir_.path());
     for (std::size_t i = 0; i < 40; ++i)
       ids_.push_back(static_cast<std::int32_t>((i * 37 + 11) % 97));
   }
-  std::shared_ptr<const Execution> execution(const std::string& plan,
-                                             std::shared_ptr<const AdapterSet> adapters = nullptr) {
+  std::shared_ptr<const Execution> execution(
+      const std::string& plan, std::shared_ptr<const weights::AdapterSet> adapters = nullptr) {
     return Execution::create(base_, quant::resolve(quant::parse_plan(plan), base_->target()),
                              std::move(adapters), serial_);
   }
@@ -47,7 +47,7 @@ class DecoderTest : public ::testing::Test {
 
   TempDir dir_;
   SerialFor serial_;
-  std::shared_ptr<const BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   std::vector<std::int32_t> ids_;
 };
 
@@ -93,12 +93,12 @@ TEST_F(DecoderTest, AdapterAndHeadFollowTheWidth) {
   const auto only8 = random_adapters(base_->config(), {8});
   const auto four = execution("4", both), four_by_8 = execution("4", only8),
              two = execution("2", both), sixteen = execution("16", both);
-  EXPECT_EQ(four->head(Task::kQa), &*both->by_width.at(4)->qa_head);
-  EXPECT_EQ(four_by_8->head(Task::kQa), &*only8->by_width.at(8)->qa_head);
+  EXPECT_EQ(four->head(weights::Task::kQa), &*both->by_width.at(4)->qa_head);
+  EXPECT_EQ(four_by_8->head(weights::Task::kQa), &*only8->by_width.at(8)->qa_head);
   EXPECT_NE(four_by_8->description().find("adapter w8 serves w4"), std::string::npos);
-  EXPECT_EQ(two->head(Task::kQa), &*both->by_width.at(4)->qa_head);
-  EXPECT_EQ(sixteen->head(Task::kQa), &*both->by_width.at(8)->qa_head);
-  EXPECT_EQ(execution("8")->head(Task::kQa), &*base_->qa_head());
+  EXPECT_EQ(two->head(weights::Task::kQa), &*both->by_width.at(4)->qa_head);
+  EXPECT_EQ(sixteen->head(weights::Task::kQa), &*both->by_width.at(8)->qa_head);
+  EXPECT_EQ(execution("8")->head(weights::Task::kQa), &*base_->qa_head());
   EXPECT_FALSE(same_bytes(run(*four, {ids_}, serial_), run(*four_by_8, {ids_}, serial_)));
 }
 
@@ -108,16 +108,16 @@ TEST_F(DecoderTest, ExplicitHeadWidthWins) {
   spec.head = 8;
   const auto exec =
       Execution::create(base_, quant::resolve(spec, base_->target()), adapters, serial_);
-  EXPECT_EQ(exec->head(Task::kQa), &*adapters->by_width.at(8)->qa_head);
+  EXPECT_EQ(exec->head(weights::Task::kQa), &*adapters->by_width.at(8)->qa_head);
 }
 
 TEST_F(DecoderTest, AdaptersWithZeroBEqualNoAdapters) {
-  auto set = std::make_shared<AdapterSet>();
-  auto adapter = std::make_shared<Adapter>();
+  auto set = std::make_shared<weights::AdapterSet>();
+  auto adapter = std::make_shared<weights::Adapter>();
   for (const model::LinearSpec& spec : base_->linears()) {
-    adapter->linears.push_back(
-        std::make_unique<LoraLinear>(4, 2.0F, tensor_values(spec.name, 4 * spec.in, 0.1F),
-                                     std::vector<float>(4 * spec.out, 0.0F), spec.in, spec.out));
+    adapter->linears.push_back(std::make_unique<weights::LoraLinear>(
+        4, 2.0F, tensor_values(spec.name, 4 * spec.in, 0.1F),
+        std::vector<float>(4 * spec.out, 0.0F), spec.in, spec.out));
   }
   set->by_width[8] = adapter;
   for (const char* plan : {"32", "8", "4"}) {

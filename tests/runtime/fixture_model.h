@@ -17,8 +17,8 @@ inline std::string runtime_data(const std::string& name) {
 }
 
 inline std::shared_ptr<const runtime::Execution> execution_of(
-    const std::shared_ptr<const runtime::BaseModel>& base, const std::string& plan,
-    std::shared_ptr<const runtime::AdapterSet> adapters = nullptr) {
+    const std::shared_ptr<const weights::BaseModel>& base, const std::string& plan,
+    std::shared_ptr<const weights::AdapterSet> adapters = nullptr) {
   SerialFor serial;
   return runtime::Execution::create(base, quant::resolve(quant::parse_plan(plan), base->target()),
                                     std::move(adapters), serial);
@@ -41,7 +41,7 @@ inline std::vector<float> span_logits_of(const runtime::Execution& execution,
   SerialFor serial;
   const std::vector<float> hidden = hidden_of(execution, ids);
   std::vector<float> logits(2 * ids.size());
-  runtime::apply_head(*execution.head(runtime::Task::kQa), hidden.data(), ids.size(),
+  runtime::apply_head(*execution.head(weights::Task::kQa), hidden.data(), ids.size(),
                       execution.base().config().hidden, logits.data(), serial);
   return logits;
 }

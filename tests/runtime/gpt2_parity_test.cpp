@@ -27,8 +27,8 @@ const Json& expected(const std::string& form) {
 // Compares losses and span logits of a directory with what transformers computed in float64.
 void expect_parity(const std::string& directory, const std::string& form) {
   SCOPED_TRACE(directory);
-  const auto execution = execution_of(BaseModel::load_directory(directory), "32");
-  ASSERT_NE(execution->head(Task::kQa), nullptr);
+  const auto execution = execution_of(weights::BaseModel::load_directory(directory), "32");
+  ASSERT_NE(execution->head(weights::Task::kQa), nullptr);
   SerialFor serial;
   for (const Json& entry : expected(form)) {
     const auto ids = entry["ids"].get<std::vector<std::int32_t>>();
@@ -113,7 +113,7 @@ TEST(Gpt2Parity, UntiedHeadIsUsed) {
   const std::vector<float> zeros(61 * 16, 0.0F);
   tensors.push_back({"lm_head.weight", io::DType::kF32, {61, 16}, std::as_bytes(std::span(zeros))});
   io::write_safetensors(directory.file("model.safetensors"), tensors, {});
-  const auto execution = execution_of(BaseModel::load_directory(directory.path()), "32");
+  const auto execution = execution_of(weights::BaseModel::load_directory(directory.path()), "32");
   const std::vector<std::int32_t> ids = {3, 1, 4, 1, 5};
   SerialFor serial;
   const std::vector<float> hidden = hidden_of(*execution, ids);
@@ -123,7 +123,7 @@ TEST(Gpt2Parity, UntiedHeadIsUsed) {
 }
 
 TEST(Gpt2Parity, SixteenBitsStayNearThirtyTwo) {
-  const auto base = BaseModel::load_directory(runtime_data("gpt2/f32"));
+  const auto base = weights::BaseModel::load_directory(runtime_data("gpt2/f32"));
   const auto execution = execution_of(base, "16");
   for (const Json& entry : expected("f32")) {
     const auto ids = entry["ids"].get<std::vector<std::int32_t>>();

@@ -28,7 +28,7 @@ class IsaAgreementTest : public ::testing::Test {
     before_ = kernels::active_isa();
     if (kernels::available_isas().size() == 1) GTEST_SKIP() << "this CPU has the portable set only";
     const std::string nano = std::string(QALOF_SOURCE_DIR) + "/assets/nano/";
-    base_ = BaseModel::load_directory(nano + "model");
+    base_ = weights::BaseModel::load_directory(nano + "model");
     std::ifstream file(nano + "data/text.txt");
     std::ostringstream text;
     text << file.rdbuf();
@@ -58,7 +58,7 @@ class IsaAgreementTest : public ::testing::Test {
   }
 
   SerialFor serial_;
-  std::shared_ptr<const BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   std::vector<std::int32_t> ids_;
 
  private:
@@ -134,7 +134,7 @@ TEST_F(IsaAgreementTest, IntegersOfEveryOperationAreEqual) {
     base_->embed(std::span(ids_).first(rows), positions, {16}, residual.data());
     // The network on the portable set; each quantizer and integer product is done on both.
     const auto linear = [&](std::size_t index, const std::vector<float>& x) {
-      const LinearCall& call = run->linear(index);
+      const weights::LinearCall& call = run->linear(index);
       const std::size_t k = call.weight.k, n = call.weight.n;
       const std::string what = plan + " linear " + std::to_string(index);
       std::vector<float> scales(rows);
@@ -149,7 +149,7 @@ TEST_F(IsaAgreementTest, IntegersOfEveryOperationAreEqual) {
         kernels::gemm_int(codes.data(), scales.data(), rows, call.weight, call.bias, dst, serial_);
       });
     };
-    const auto norm = [&](const BaseModel::Norm& weights) {
+    const auto norm = [&](const weights::BaseModel::Norm& weights) {
       std::vector<float> y(rows * hidden);
       kernels::layer_norm(residual.data(), rows, hidden, weights.gamma.data(), weights.beta.data(),
                           config.norm_epsilon, y.data(), nullptr, serial_);

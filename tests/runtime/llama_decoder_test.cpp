@@ -5,8 +5,8 @@
 #include <fstream>
 
 #include "io/peft.h"
-#include "runtime/packed_file.h"
 #include "support/tiny_runtime.h"
+#include "weights/packed_file.h"
 
 namespace qalof::runtime {
 namespace {
@@ -77,21 +77,22 @@ TEST(LlamaDecoder, PackedFileHasTheDirectorysBytes) {
       std::filesystem::rename(directory.file("all.safetensors"),
                               directory.file("model.safetensors"));
     }
-    const auto base = BaseModel::load_directory(directory.path());
+    const auto base = weights::BaseModel::load_directory(directory.path());
     const auto adapters = random_adapters(base->config(), {4});
     SerialFor serial;
-    PackRequest request;
+    weights::PackRequest request;
     request.base = base;
     request.adapters = adapters;
     request.widths = {4, 8};
-    write_packed_file(out.file("model.qalof"), request, serial);
-    const PackedModel packed = open_packed_file(out.file("model.qalof"));
+    weights::write_packed_file(out.file("model.qalof"), request, serial);
+    const weights::PackedModel packed = weights::open_packed_file(out.file("model.qalof"));
     std::vector<std::int32_t> ids;
     for (std::int32_t i = 0; i < 20; ++i) ids.push_back((i * 31 + 5) % 97);
     for (const char* plan : {"8", "4"}) {
       std::vector<std::vector<float>> logits;
-      for (const auto& [model, set] : {std::pair{base, std::shared_ptr<const AdapterSet>(adapters)},
-                                       std::pair{packed.base, packed.adapters}}) {
+      for (const auto& [model, set] :
+           {std::pair{base, std::shared_ptr<const weights::AdapterSet>(adapters)},
+            std::pair{packed.base, packed.adapters}}) {
         const auto run = Execution::create(
             model, quant::resolve(quant::parse_plan(plan), model->target()), set, serial);
         const Sequence sequence{ids};
@@ -110,17 +111,17 @@ TEST(LlamaDecoder, AdaptersHaveTheNamesOfEachClassAndComeBack) {
   const TinyRuntime tiny(llama_config(true));
   const auto set = random_adapters(tiny.config(), {4});
   for (const auto& [task, prefix] :
-       {std::pair{Task::kQa, "transformer."}, std::pair{Task::kLm, "model."},
-        std::pair{Task::kClassification, "model."}}) {
+       {std::pair{weights::Task::kQa, "transformer."}, std::pair{weights::Task::kLm, "model."},
+        std::pair{weights::Task::kClassification, "model."}}) {
     const TempDir directory;
-    save_adapter(directory.path(), *set->by_width.at(4), tiny.config(), task, "base");
+    weights::save_adapter(directory.path(), *set->by_width.at(4), tiny.config(), task, "base");
     const io::PeftAdapter stored = io::read_peft(directory.path());
     EXPECT_TRUE(
         stored.tensors().contains(std::string(prefix) + "layers.1.mlp.down_proj.lora_A.weight"));
     EXPECT_FALSE(stored.config().fan_in_fan_out);
     EXPECT_EQ(stored.config().target_modules.size(), 7U);
-    const AdapterSet loaded = load_adapters(directory.path(), tiny.config());
-    const Adapter& adapter = *loaded.by_width.at(0);
+    const weights::AdapterSet loaded = weights::load_adapters(directory.path(), tiny.config());
+    const weights::Adapter& adapter = *loaded.by_width.at(0);
     ASSERT_EQ(adapter.linears.size(), 14U);
     for (std::size_t i = 0; i < 14; ++i) {
       ASSERT_NE(adapter.linears[i], nullptr);

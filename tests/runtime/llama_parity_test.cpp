@@ -20,8 +20,8 @@ const Json& expected(const std::string& form) {
   return all.at(form);
 }
 
-std::shared_ptr<const BaseModel> open(const std::string& form) {
-  return BaseModel::load_directory(runtime_data("llama/" + form));
+std::shared_ptr<const weights::BaseModel> open(const std::string& form) {
+  return weights::BaseModel::load_directory(runtime_data("llama/" + form));
 }
 
 // Compares losses, and span logits where there are some, with what transformers computed in
@@ -34,7 +34,7 @@ void expect_parity(const std::string& form) {
     const auto ids = entry["ids"].get<std::vector<std::int32_t>>();
     SCOPED_TRACE(ids.size());
     if (entry.contains("span_logits")) {
-      ASSERT_NE(execution->head(Task::kQa), nullptr);
+      ASSERT_NE(execution->head(weights::Task::kQa), nullptr);
       EXPECT_LE(span_difference(entry["span_logits"], span_logits_of(*execution, ids)), 2e-5);
     }
     const std::vector<float> hidden = hidden_of(*execution, ids);

@@ -15,34 +15,34 @@
 namespace qalof::testing {
 
 /// Finite numbers whose products with any input are not.
-inline runtime::Adapter overflowing_adapter(const runtime::BaseModel& base) {
-  runtime::Adapter adapter;
+inline weights::Adapter overflowing_adapter(const weights::BaseModel& base) {
+  weights::Adapter adapter;
   adapter.rank = 1;
   adapter.alpha = 1;
   for (const model::LinearSpec& spec : base.linears()) {
-    adapter.linears.push_back(std::make_unique<runtime::LoraLinear>(
+    adapter.linears.push_back(std::make_unique<weights::LoraLinear>(
         1, 1.0F, std::vector<float>(spec.in, 1e10F), std::vector<float>(spec.out, 1e38F), spec.in,
         spec.out));
   }
   return adapter;
 }
 
-inline std::shared_ptr<runtime::AdapterSet> random_adapters(const model::ModelConfig& config,
+inline std::shared_ptr<weights::AdapterSet> random_adapters(const model::ModelConfig& config,
                                                             const std::vector<int>& widths,
                                                             std::uint64_t seed = 1) {
-  auto set = std::make_shared<runtime::AdapterSet>();
+  auto set = std::make_shared<weights::AdapterSet>();
   for (const int width : widths) {
-    auto adapter = std::make_shared<runtime::Adapter>();
+    auto adapter = std::make_shared<weights::Adapter>();
     adapter->rank = 4;
     adapter->alpha = 8;
     for (const model::LinearSpec& spec : model::linears(config)) {
       const std::string name = fmt::format("{}.{}", spec.name, width);
-      adapter->linears.push_back(std::make_unique<runtime::LoraLinear>(
+      adapter->linears.push_back(std::make_unique<weights::LoraLinear>(
           4, 2.0F, tensor_values(name + "a", 4 * spec.in, 0.1F, seed),
           tensor_values(name + "b", 4 * spec.out, 0.1F, seed), spec.in, spec.out));
     }
     adapter->qa_head =
-        runtime::Head{2,
+        weights::Head{2,
                       tensor_values(fmt::format("head{}", width), 2 * config.hidden, 0.3F, seed),
                       {0.1F, -0.2F}};
     set->by_width[width] = std::move(adapter);
@@ -59,14 +59,14 @@ class TinyRuntime {
  public:
   explicit TinyRuntime(const Json& config = tiny_config()) {
     write_model(dir_.path(), config);
-    base_ = runtime::BaseModel::load_directory(dir_.path());
+    base_ = weights::BaseModel::load_directory(dir_.path());
   }
-  const std::shared_ptr<const runtime::BaseModel>& base() const { return base_; }
+  const std::shared_ptr<const weights::BaseModel>& base() const { return base_; }
   const model::ModelConfig& config() const { return base_->config(); }
 
   /// plan: a text form, or the JSON of a plan file.
   std::shared_ptr<const runtime::Execution> execution(
-      const std::string& plan, std::shared_ptr<const runtime::AdapterSet> adapters = nullptr,
+      const std::string& plan, std::shared_ptr<const weights::AdapterSet> adapters = nullptr,
       const runtime::ExecutionOptions& options = {}) const {
     SerialFor serial;
     const quant::PlanSpec spec = plan.front() == '{'
@@ -104,7 +104,7 @@ class TinyRuntime {
 
  private:
   TempDir dir_;
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
 };
 
 }  // namespace qalof::testing

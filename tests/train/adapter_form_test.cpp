@@ -11,10 +11,10 @@
 
 #include "core/error.h"
 #include "support/error_of.h"
-#include "train/graph_torch.h"
-#include "train/loss_torch.h"
-#include "train/optimizer_torch.h"
-#include "train/parameters_torch.h"
+#include "train/torch/graph.h"
+#include "train/torch/loss.h"
+#include "train/torch/optimizer.h"
+#include "train/torch/parameters.h"
 #include "train/trainer.h"
 #include "train_test_util.h"
 
@@ -81,7 +81,7 @@ class CascadeTest : public ::testing::TestWithParam<model::Family> {
                         &parts);
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   TrainOptions options_;
   Phase phase_;
   ThreadPool pool_;
@@ -198,11 +198,11 @@ TEST_P(CascadeTest, SavedSlicesHaveTheBitsOfTrainingInTheRuntime) {
   const qalof::testing::TempDir directory;
   TrainedWeights weights;
   params_.export_to(*base_, weights);
-  auto set = std::make_shared<runtime::AdapterSet>();
+  auto set = std::make_shared<weights::AdapterSet>();
   for (const auto& [bits, adapter] : weights.adapters) {
     const std::string path = directory.file(fmt::format("w{}", bits));
-    runtime::save_adapter(path, *adapter, base_->config(), runtime::Task::kQa, "tiny");
-    set->by_width[bits] = runtime::load_adapters(path, base_->config()).by_width.at(0);
+    weights::save_adapter(path, *adapter, base_->config(), weights::Task::kQa, "tiny");
+    set->by_width[bits] = weights::load_adapters(path, base_->config()).by_width.at(0);
     EXPECT_EQ(set->by_width[bits]->rank, adapter_rank(options_, bits));
     EXPECT_EQ(set->by_width[bits]->linears[0]->view().scaling, static_cast<float>(3.3 / 7));
   }
@@ -216,7 +216,7 @@ TEST_P(CascadeTest, SavedSlicesHaveTheBitsOfTrainingInTheRuntime) {
     const std::vector<float> expected = runtime_hidden(*execution, batch_);
     EXPECT_TRUE(same_bytes(to_vector(hidden), expected));
     std::vector<float> logits(batch_.tokens() * 2);
-    runtime::apply_head(*execution->head(runtime::Task::kQa), expected.data(), batch_.tokens(),
+    runtime::apply_head(*execution->head(weights::Task::kQa), expected.data(), batch_.tokens(),
                         base_->config().hidden, logits.data(), pool_);
     EXPECT_TRUE(same_bytes(to_vector(graph->head_logits(hidden, view.head)), logits));
   }

@@ -5,13 +5,13 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
-#include "runtime/weight_packing.h"
 #include "support/error_of.h"
 #include "train/adapter_form.h"
-#include "train/graph_torch.h"
-#include "train/parameters_torch.h"
+#include "train/torch/graph.h"
+#include "train/torch/parameters.h"
 #include "train/trainer.h"
 #include "train_test_util.h"
+#include "weights/weight_packing.h"
 
 namespace qalof::train {
 namespace {
@@ -84,13 +84,13 @@ class ResidualInit : public ::testing::TestWithParam<model::Family> {
   at::Tensor lost(std::size_t linear, int bits, quant::QuantScheme scheme) {
     const at::Tensor w = weights(linear);
     const model::LinearSpec& spec = base_->linears()[linear];
-    return w - to_tensor(runtime::reals_of(runtime::quantize_weights(to_vector(w), spec.out,
+    return w - to_tensor(weights::reals_of(weights::quantize_weights(to_vector(w), spec.out,
                                                                      spec.in, bits, scheme, pool_),
                                            pool_),
                          w.sizes().vec());
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   ThreadPool pool_;
 };
 INSTANTIATE_TEST_SUITE_P(Families, ResidualInit,

@@ -1,5 +1,5 @@
 // Projected gradient ascent in embedding space, against its definition.
-#include "train/adversarial_torch.h"
+#include "train/torch/adversarial.h"
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
@@ -9,9 +9,9 @@
 
 #include "support/error_of.h"
 #include "tensor_test_util.h"
-#include "train/graph_torch.h"
-#include "train/loss_torch.h"
 #include "train/phases.h"
+#include "train/torch/graph.h"
+#include "train/torch/loss.h"
 #include "train/trainer.h"
 #include "train_test_util.h"
 
@@ -144,7 +144,7 @@ INSTANTIATE_TEST_SUITE_P(Widths, PerturbationTest, ::testing::Values("32", "8", 
 
 TrainOptions adversarial_run() {
   TrainOptions options;
-  options.task = runtime::Task::kClassification;
+  options.task = weights::Task::kClassification;
   options.num_labels = 3;
   options.method = Method::kRandom;
   options.bit_widths = {8, 4};
@@ -210,7 +210,7 @@ TEST(AdversarialTraining, BadNumbersAreRefused) {
     EXPECT_EQ(error.message, bad.message);
   }
   TrainOptions options = adversarial_run();
-  options.task = runtime::Task::kLm;
+  options.task = weights::Task::kLm;
   EXPECT_EQ(qalof::testing::error_of([&] { check_options(options, base->target()); }).kind,
             ErrorKind::kUnsupported);
 }

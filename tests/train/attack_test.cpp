@@ -10,9 +10,9 @@
 #include "core/statistics.h"
 #include "support/error_of.h"
 #include "tensor_test_util.h"
-#include "train/attack_objective_torch.h"
-#include "train/loss_torch.h"
-#include "train/teacher_torch.h"
+#include "train/torch/attack_objective.h"
+#include "train/torch/loss.h"
+#include "train/torch/teacher.h"
 #include "train_test_util.h"
 
 namespace qalof::train {
@@ -76,10 +76,10 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
                                     ? qalof::testing::tiny_config()
                                     : qalof::testing::tiny_llama_config(),
                                 /*seed=*/9);
-    reference_ = runtime::BaseModel::load_directory(dir.path());
-    adapters_ = std::make_shared<runtime::AdapterSet>();
-    auto adapter = std::make_shared<runtime::Adapter>();
-    adapter->class_head = runtime::Head{
+    reference_ = weights::BaseModel::load_directory(dir.path());
+    adapters_ = std::make_shared<weights::AdapterSet>();
+    auto adapter = std::make_shared<weights::Adapter>();
+    adapter->class_head = weights::Head{
         kClasses,
         qalof::testing::tensor_values("score", kClasses * base_->config().hidden, 0.3F),
         {}};
@@ -101,7 +101,7 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
     options_.temperature = 0.8;
   }
 
-  TeacherModel model(const std::shared_ptr<const runtime::BaseModel>& base,
+  TeacherModel model(const std::shared_ptr<const weights::BaseModel>& base,
                      const std::string& precision) const {
     return {"tiny", base, base == base_ ? adapters_ : nullptr, plan_of(precision, *base)};
   }
@@ -126,7 +126,7 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
             make_kernel_graph(reference_, nullptr, pool_)};
   }
   Graphs aten_graphs(at::ScalarType type) {
-    auto make = [&](const runtime::BaseModel& base) {
+    auto make = [&](const weights::BaseModel& base) {
       return make_aten_graph(base.config(), load_base_params(base, at::kCPU, type));
     };
     return {make(*base_), make(*reference_), type};
@@ -134,7 +134,7 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
   std::unique_ptr<AttackObjective> objective(const Graphs& graphs,
                                              const std::vector<std::string>& precisions,
                                              int bits = 32) {
-    auto network = [&](Graph* graph, const TeacherModel& from, runtime::Task task) {
+    auto network = [&](Graph* graph, const TeacherModel& from, weights::Task task) {
       AttackNetwork result;
       result.graph = graph;
       result.plan = std::make_shared<GraphPlan>(from.plan, 0);
@@ -151,11 +151,11 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
     const AttackNetworks all = networks(precisions);
     std::vector<AttackNetwork> classifiers;
     for (const TeacherModel& one : all.classifiers)
-      classifiers.push_back(network(graphs.base.get(), one, runtime::Task::kClassification));
+      classifiers.push_back(network(graphs.base.get(), one, weights::Task::kClassification));
     at::Tensor allowed = at::ones({kVocab}, graphs.type);
     allowed[96] = 0;
     return std::make_unique<AttackObjective>(
-        std::move(classifiers), network(graphs.reference.get(), all.reference, runtime::Task::kLm),
+        std::move(classifiers), network(graphs.reference.get(), all.reference, weights::Task::kLm),
         allowed, options_, bits, pool_);
   }
 
@@ -221,8 +221,8 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
     return result;
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_, reference_;
-  std::shared_ptr<runtime::AdapterSet> adapters_;
+  std::shared_ptr<const weights::BaseModel> base_, reference_;
+  std::shared_ptr<weights::AdapterSet> adapters_;
   ThreadPool pool_;
   std::vector<AttackText> texts_;
   AttackOptions options_;
@@ -303,7 +303,7 @@ TEST_P(AttackTest, LossesAreThoseOfTheDefinition) {
     target->evaluate(found, numbers, {});
     const GraphPlan plan(plan_of(text, *base_), 0), full(plan_of("32", *reference_), 0);
     const NetworkView view =
-        frozen_view(model(base_, text), runtime::Task::kClassification, kClasses, "test", at::kCPU);
+        frozen_view(model(base_, text), weights::Task::kClassification, kClasses, "test", at::kCPU);
     const at::Tensor wte = load_base_params(*base_, at::kCPU).wte,
                      reference_wte = load_base_params(*reference_, at::kCPU).wte;
     const at::Tensor rounded =

@@ -5,7 +5,7 @@
 
 #include "runtime/classifier.h"
 #include "tensor_test_util.h"
-#include "train/loss_torch.h"
+#include "train/torch/loss.h"
 #include "train/trainer.h"
 #include "train_test_util.h"
 
@@ -21,7 +21,7 @@ at::Tensor random_tensor(const std::string& name, std::vector<std::int64_t> shap
 
 TrainOptions classification(Method method) {
   TrainOptions options;
-  options.task = runtime::Task::kClassification;
+  options.task = weights::Task::kClassification;
   options.num_labels = kClasses;
   options.method = method;
   options.max_steps = 5;
@@ -53,7 +53,7 @@ class ClassificationTest : public ::testing::TestWithParam<model::Family> {
     return class_loss_of(logits_of(graph, plan, embedded), {}, batch_, {}, 5, &parts);
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   ThreadPool pool_;
   PackedBatch batch_;
   HeadParams head_;
@@ -111,8 +111,8 @@ TEST_P(ClassificationTest, LossIsThatOfAtenWithAndWithoutTeachers) {
 }
 
 TEST_P(ClassificationTest, LogitsAreTheRuntimesBitForBit) {
-  auto set = std::make_shared<runtime::AdapterSet>();
-  auto adapter = std::make_shared<runtime::Adapter>();
+  auto set = std::make_shared<weights::AdapterSet>();
+  auto adapter = std::make_shared<weights::Adapter>();
   adapter->class_head = export_head(head_);
   set->by_width[0] = adapter;
   const auto graph = make_kernel_graph(base_, nullptr, pool_);

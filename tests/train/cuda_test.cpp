@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "tensor_test_util.h"
-#include "train/graph_torch.h"
-#include "train/loss_torch.h"
+#include "train/torch/graph.h"
+#include "train/torch/loss.h"
 #include "train/trainer.h"
 #include "train_test_util.h"
 
@@ -59,7 +59,7 @@ class CudaTest : public ::testing::TestWithParam<model::Family> {
     return outcome;
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   ThreadPool pool_;
   PackedBatch batch_;
 };
@@ -93,8 +93,8 @@ TEST_P(CudaTest, QuantizedPlansAgreeWithCpuInDivergence) {
 
 TEST_P(CudaTest, LossFallsForEveryMethodAndTask) {
   const auto examples = tiny_examples(4, /*shortest=*/2);
-  for (const runtime::Task task :
-       {runtime::Task::kQa, runtime::Task::kLm, runtime::Task::kClassification}) {
+  for (const weights::Task task :
+       {weights::Task::kQa, weights::Task::kLm, weights::Task::kClassification}) {
     for (const Method method : {Method::kFull, Method::kLora, Method::kSwitch, Method::kJoint,
                                 Method::kCpt, Method::kRandom}) {
       TrainOptions options;

@@ -84,16 +84,16 @@ TEST(Divergence, SomeSkippedStepsAreTold) {
 }
 
 // Adapters whose products overflow, all weights finite.
-std::shared_ptr<const TeacherModel> broken_teacher(std::shared_ptr<const runtime::BaseModel> base) {
-  auto adapter = std::make_shared<runtime::Adapter>();
+std::shared_ptr<const TeacherModel> broken_teacher(std::shared_ptr<const weights::BaseModel> base) {
+  auto adapter = std::make_shared<weights::Adapter>();
   adapter->rank = 1;
   adapter->alpha = 1;
   for (const model::LinearSpec& spec : base->linears()) {
-    adapter->linears.push_back(std::make_unique<runtime::LoraLinear>(
+    adapter->linears.push_back(std::make_unique<weights::LoraLinear>(
         1, 1.0F, std::vector<float>(spec.in, 1e10F), std::vector<float>(spec.out, 1e38F), spec.in,
         spec.out));
   }
-  auto set = std::make_shared<runtime::AdapterSet>();
+  auto set = std::make_shared<weights::AdapterSet>();
   adapter->qa_head = base->qa_head();
   set->by_width[8] = adapter;
   auto teacher = std::make_shared<TeacherModel>();
@@ -106,7 +106,7 @@ std::shared_ptr<const TeacherModel> broken_teacher(std::shared_ptr<const runtime
 
 TEST(Divergence, TeacherThatIsNotFiniteIsNamedAtOnce) {
   const auto base = tiny_base();
-  for (const runtime::Task task : {runtime::Task::kQa, runtime::Task::kLm}) {
+  for (const weights::Task task : {weights::Task::kQa, weights::Task::kLm}) {
     TrainOptions options = run_of(Method::kSwitch, 9);
     options.task = task;
     options.teacher = broken_teacher(base);

@@ -4,15 +4,15 @@
 
 #include <cmath>
 
-#include "runtime/adapter_weights.h"
-#include "runtime/weight_packing.h"
 #include "support/error_of.h"
 #include "support/tiny_runtime.h"
-#include "train/graph_torch.h"
-#include "train/kernel_functions_torch.h"
-#include "train/loss_torch.h"
-#include "train/teacher_torch.h"
+#include "train/torch/graph.h"
+#include "train/torch/kernel_functions.h"
+#include "train/torch/loss.h"
+#include "train/torch/teacher.h"
 #include "train/train_test_util.h"
+#include "weights/adapter_weights.h"
+#include "weights/weight_packing.h"
 
 namespace qalof::train {
 namespace {
@@ -33,9 +33,9 @@ class FisherTest : public ::testing::TestWithParam<model::Family> {
     for (const int width : {bits, 8}) {
       const double sign = width == 8 ? -1 : 1;
       const std::vector<float> reals =
-          runtime::unpack_reals(base_->packed(linear, {{width}, {8}}, {}, pool_), pool_);
+          weights::unpack_reals(base_->packed(linear, {{width}, {8}}, {}, pool_), pool_);
       const int serving = width <= 4 ? 4 : 8;
-      const runtime::LoraLinear& pair =
+      const weights::LoraLinear& pair =
           *inputs_.network.adapters->by_width.at(serving)->linears[linear];
       for (std::size_t o = 0; o < spec.out; ++o) {
         for (std::size_t i = 0; i < spec.in; ++i) {
@@ -50,7 +50,7 @@ class FisherTest : public ::testing::TestWithParam<model::Family> {
     return change;
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   ThreadPool pool_;
   FisherInputs inputs_;
 };
@@ -71,7 +71,7 @@ TEST_P(FisherTest, AgreesWithSumsInDoubleOfEachWindowAlone) {
         [&](std::size_t linear, const at::Tensor& x, const at::Tensor& dy,
             const at::Tensor& dinput) {
           const auto input = [&](int bits) {
-            runtime::LinearCall call;
+            weights::LinearCall call;
             call.precision.activation = {bits};
             return quantized_input(x, call, resources).to(at::kDouble);
           };
@@ -90,7 +90,7 @@ TEST_P(FisherTest, AgreesWithSumsInDoubleOfEachWindowAlone) {
           activations[linear].second += product.square().sum().item<double>() / 10;
         });
     const GraphPlan plan(inputs_.network.plan, 0);
-    const NetworkView view = frozen_view(inputs_.network, runtime::Task::kQa, 0, "net", at::kCPU);
+    const NetworkView view = frozen_view(inputs_.network, weights::Task::kQa, 0, "net", at::kCPU);
     const at::Tensor hidden =
         graph->decode(graph->embed(batch, plan).requires_grad_(), batch, plan, view);
     LossParts parts;
@@ -125,7 +125,7 @@ TEST_P(FisherTest, ThreadsDoNotMatter) {
 }
 
 TEST_P(FisherTest, LanguageModelsAreRefused) {
-  inputs_.task = runtime::Task::kLm;
+  inputs_.task = weights::Task::kLm;
   EXPECT_EQ(
       qalof::testing::error_of([&] { fisher_estimates(inputs_, tiny_examples(2), pool_); }).kind,
       ErrorKind::kUnsupported);

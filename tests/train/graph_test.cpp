@@ -8,8 +8,8 @@
 #include "core/error.h"
 #include "runtime/decoder.h"
 #include "tensor_test_util.h"
-#include "train/loss_torch.h"
-#include "train/optimizer_torch.h"
+#include "train/torch/loss.h"
+#include "train/torch/optimizer.h"
 #include "train_test_util.h"
 
 namespace qalof::train {
@@ -44,17 +44,17 @@ struct Network {
   }
 };
 
-std::shared_ptr<const runtime::BaseModel> exact_gelu_base() {
+std::shared_ptr<const weights::BaseModel> exact_gelu_base() {
   const qalof::testing::TempDir dir;
   Json config = qalof::testing::tiny_config();
   config["activation_function"] = "gelu";
   qalof::testing::write_model(dir.path(), config);
-  return runtime::BaseModel::load_directory(dir.path());
+  return weights::BaseModel::load_directory(dir.path());
 }
 
 struct Kind {
   const char* name;
-  std::shared_ptr<const runtime::BaseModel> (*base)();
+  std::shared_ptr<const weights::BaseModel> (*base)();
 };
 constexpr Kind kKinds[] = {{"Gpt2", [] { return tiny_base(model::Family::kGpt2); }},
                            {"Gpt2WithTheExactGelu", exact_gelu_base},
@@ -91,11 +91,11 @@ class GraphTest : public ::testing::TestWithParam<Kind> {
     return net;
   }
 
-  std::shared_ptr<const runtime::AdapterSet> exported(const Network& net) const {
+  std::shared_ptr<const weights::AdapterSet> exported(const Network& net) const {
     TrainOptions options;
     options.lora_r = 3;
     options.lora_alpha = 6;
-    auto set = std::make_shared<runtime::AdapterSet>();
+    auto set = std::make_shared<weights::AdapterSet>();
     for (const auto& [width, adapter] : net.adapters) {
       AdapterParams params = adapter;
       params.head = net.head;
@@ -114,7 +114,7 @@ class GraphTest : public ::testing::TestWithParam<Kind> {
                         Distillation{}, 5, &parts);
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   ThreadPool pool_;
   PackedBatch batch_;
 };
@@ -160,7 +160,7 @@ TEST_P(GraphTest, KernelGraphHasTheRuntimesBitsAtEveryPlan) {
     EXPECT_TRUE(same_bytes(to_vector(hidden), expected));
     const std::size_t rows = batch_.tokens();
     std::vector<float> logits(rows * 2);
-    runtime::apply_head(*execution->head(runtime::Task::kQa), expected.data(), rows,
+    runtime::apply_head(*execution->head(weights::Task::kQa), expected.data(), rows,
                         base_->config().hidden, logits.data(), pool_);
     EXPECT_TRUE(same_bytes(to_vector(graph->head_logits(hidden, net.head)), logits));
     std::vector<float> lm(rows * 97);
@@ -175,7 +175,7 @@ TEST_P(GraphTest, TrainableBaseHasTheRuntimesBits) {
   flat.build(at::kCPU);
   const BaseParams params = trainable.bind(flat);
   const auto graph = make_kernel_graph(base_, &params, pool_);
-  const auto copy = make_base(*base_, export_base(params, {}, base_->config(), runtime::Task::kQa));
+  const auto copy = make_base(*base_, export_base(params, {}, base_->config(), weights::Task::kQa));
   for (const char* text : {"32", "16", "8"}) {
     const quant::PrecisionPlan plan = plan_of(text, *base_);
     const at::Tensor hidden = graph->hidden(batch_, GraphPlan(plan, 0), {});

@@ -10,13 +10,13 @@
 #include <numeric>
 
 #include "core/statistics.h"
-#include "runtime/weight_packing.h"
 #include "support/error_of.h"
 #include "support/tiny_runtime.h"
-#include "train/graph_torch.h"
 #include "train/phases.h"
-#include "train/teacher_torch.h"
+#include "train/torch/graph.h"
+#include "train/torch/teacher.h"
 #include "train/train_test_util.h"
+#include "weights/weight_packing.h"
 
 namespace qalof::train {
 namespace {
@@ -35,7 +35,7 @@ class HessianTest : public ::testing::TestWithParam<model::Family> {
     }
     const qalof::testing::TempDir dir;
     qalof::testing::write_model(dir.path(), config);
-    base_ = runtime::BaseModel::load_directory(dir.path());
+    base_ = weights::BaseModel::load_directory(dir.path());
     inputs_.network = {"net", base_, qalof::testing::random_adapters(base_->config(), {8}),
                        uniform_plan(32, std::nullopt, base_->target())};
     inputs_.low = {4, 3};
@@ -82,7 +82,7 @@ class HessianTest : public ::testing::TestWithParam<model::Family> {
     return {traces, loss.item<double>()};
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   ThreadPool pool_;
   HessianInputs inputs_;
 };
@@ -151,14 +151,14 @@ TEST_P(HessianTest, ErrorsAreThoseOfQuantizedWeights) {
       const quant::BitWidth width{inputs_.low[low]};
       const std::vector<float> weights = base_->source().linear_f32(linear);
       const std::vector<float> reals =
-          runtime::unpack_reals(base_->packed(linear, {width, width}, {}, pool_), pool_);
+          weights::unpack_reals(base_->packed(linear, {width, width}, {}, pool_), pool_);
       double sum = 0;
       for (std::size_t i = 0; i < weights.size(); ++i)
         sum += std::pow(double{weights[i]} - double{reals[i]}, 2);
       EXPECT_DOUBLE_EQ(found.errors[low][linear], sum);
     }
   }
-  inputs_.task = runtime::Task::kLm;
+  inputs_.task = weights::Task::kLm;
   EXPECT_EQ(
       qalof::testing::error_of([&] { hessian_traces(inputs_, tiny_examples(1), pool_); }).kind,
       ErrorKind::kUnsupported);

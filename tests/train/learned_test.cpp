@@ -6,13 +6,13 @@
 
 #include "core/error.h"
 #include "runtime/decoder.h"
-#include "runtime/packed_file.h"
 #include "support/error_of.h"
 #include "tensor_test_util.h"
-#include "train/kernel_functions_torch.h"
-#include "train/parameters_torch.h"
+#include "train/torch/kernel_functions.h"
+#include "train/torch/parameters.h"
 #include "train/trainer.h"
 #include "train_test_util.h"
+#include "weights/packed_file.h"
 
 namespace qalof::train {
 namespace {
@@ -45,8 +45,8 @@ struct OneLinear {
   explicit OneLinear(const Case& given) : test(given) {
     scheme = quant::parse_scheme(test.scheme, "test");
     weights = tensor_values("w", kOut * kIn, 0.5F);
-    const runtime::RowCodes codes =
-        runtime::quantize_weights(weights, kOut, kIn, test.bits, scheme.weights(), serial);
+    const weights::RowCodes codes =
+        weights::quantize_weights(weights, kOut, kIn, test.bits, scheme.weights(), serial);
     auto begin = std::make_shared<QuantizerStart>();
     begin->bits = test.bits;
     begin->scheme = scheme;
@@ -77,21 +77,21 @@ struct OneLinear {
     linear.own.base = &weights;
     std::vector<float> floats = weights;
     if (test.merged) {
-      runtime::add_low_rank(a.const_data_ptr<float>(), b.const_data_ptr<float>(), kRank, kScaling,
+      weights::add_low_rank(a.const_data_ptr<float>(), b.const_data_ptr<float>(), kRank, kScaling,
                             kOut, kIn, floats.data(), serial);
     }
     const quant::Precision precision{{test.bits}, {test.bits}};
     owned =
         test.steps
-            ? runtime::pack_codes(runtime::quantize_with_steps(floats, kOut, kIn, test.bits, scheme,
+            ? weights::pack_codes(weights::quantize_with_steps(floats, kOut, kIn, test.bits, scheme,
                                                                linear.own.values, serial),
                                   precision, serial)
-            : runtime::pack_weights(floats, kOut, kIn, precision, scheme.weights(), serial);
+            : weights::pack_weights(floats, kOut, kIn, precision, scheme.weights(), serial);
     linear.call.precision = precision;
     linear.call.weight = owned->view;
-    linear.call.range = runtime::activation_range(scheme);
+    linear.call.range = weights::activation_range(scheme);
     linear.call.range.clip = linear.own.values.clip;
-    const std::vector<float> reals = runtime::unpack_reals(owned->view, serial);
+    const std::vector<float> reals = weights::unpack_reals(owned->view, serial);
     backward.matrix = pack_right({reals.data(), kOut, kIn}, panels, serial);
     linear.backward = &backward;
     LinearArguments arguments;
@@ -148,7 +148,7 @@ struct OneLinear {
     if (!test.steps) {
       // The codes are the quantizer's; the gradient passes everywhere.
       const at::Tensor reals =
-          to_tensor(runtime::unpack_reals(owned->view, serial), {kOut, kIn}).to(at::kDouble);
+          to_tensor(weights::unpack_reals(owned->view, serial), {kOut, kIn}).to(at::kDouble);
       wq = sum + (reals - sum).detach();
     } else {
       const std::int64_t group = scheme.group == 0 ? kIn : static_cast<std::int64_t>(scheme.group);
@@ -188,7 +188,7 @@ struct OneLinear {
   std::shared_ptr<const QuantizerStart> start;
   KernelLinear linear;
   BackwardWeights backward;
-  std::unique_ptr<runtime::OwnedMatrix> owned;
+  std::unique_ptr<weights::OwnedMatrix> owned;
   at::Tensor x, a, b, steps, clip;
 };
 
@@ -240,7 +240,7 @@ class LearnedTraining : public ::testing::TestWithParam<model::Family> {
     return options;
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Families, LearnedTraining,
@@ -272,10 +272,10 @@ TEST_P(LearnedTraining, GraphRuntimeAndPackedFileHaveTheSameBits) {
       params.export_to(*base_, weights);
       const auto adapters = make_adapter_set(weights);
       const auto graph = make_kernel_graph(base_, nullptr, pool);
-      runtime::write_packed_file(
+      weights::write_packed_file(
           dir.file("packed"), {base_, adapters, {8, 4}, std::nullopt, "", options.scheme, {}, ""},
           pool);
-      const runtime::PackedModel packed = runtime::open_packed_file(dir.file("packed"));
+      const weights::PackedModel packed = weights::open_packed_file(dir.file("packed"));
       for (const Network& network : phase.networks) {
         const at::Tensor found =
             graph->hidden(batch, GraphPlan(network.plan, 0), params.view(network));
@@ -309,7 +309,7 @@ TEST_P(LearnedTraining, LossFallsAndValuesMoveWithinTheirBounds) {
         std::size_t moved = 0, clipped = 0;
         for (std::size_t i = 0; i < adapter->learned->linears.size(); ++i) {
           ThreadPool pool(1);
-          const runtime::LearnedLinear& values = adapter->learned->linears[i];
+          const weights::LearnedLinear& values = adapter->learned->linears[i];
           const auto start = quantizer_start(*base_, i, width, options, pool);
           for (std::size_t j = 0; j < values.steps.size(); ++j) {
             const float factor = values.steps[j] / start->values.steps[j];

@@ -7,8 +7,8 @@
 #include "core/error.h"
 #include "support/error_of.h"
 #include "tensor_test_util.h"
-#include "train/graph_torch.h"
-#include "train/loss_torch.h"
+#include "train/torch/graph.h"
+#include "train/torch/loss.h"
 #include "train/trained_weights.h"
 #include "train/trainer.h"
 #include "train_test_util.h"
@@ -20,7 +20,7 @@ namespace {
 constexpr double kFloatTolerance = 1e-4;
 
 // with_head: lm_head.weight stands in the file; else the model is a span model without one.
-std::shared_ptr<const runtime::BaseModel> untied_base(model::Family family, bool with_head = true) {
+std::shared_ptr<const weights::BaseModel> untied_base(model::Family family, bool with_head = true) {
   Json raw = family == model::Family::kGpt2 ? qalof::testing::tiny_config()
                                             : qalof::testing::tiny_llama_config();
   raw["tie_word_embeddings"] = false;
@@ -41,10 +41,10 @@ std::shared_ptr<const runtime::BaseModel> untied_base(model::Family family, bool
     io::write_safetensors(dir.file("all"), tensors, {});
     std::filesystem::rename(dir.file("all"), dir.file("model.safetensors"));
   }
-  return runtime::BaseModel::load_directory(dir.path());
+  return weights::BaseModel::load_directory(dir.path());
 }
 
-TrainOptions full_run(runtime::Task task) {
+TrainOptions full_run(weights::Task task) {
   TrainOptions options;
   options.method = Method::kFull;
   options.task = task;
@@ -117,7 +117,7 @@ TEST_P(OwnLmHead, GradientsOfEveryTensorAgreeBetweenTheGraphs) {
 TEST_P(OwnLmHead, TrainsForLanguageModellingAndIsLeftOutOtherwise) {
   const auto base = untied_base(GetParam());
   const auto examples = tiny_examples(8, /*shortest=*/2);
-  const auto lm = train(base, full_run(runtime::Task::kLm), examples, {}).weights.tensors;
+  const auto lm = train(base, full_run(weights::Task::kLm), examples, {}).weights.tensors;
   ASSERT_TRUE(lm.contains(model::kLmHeadTensor));
   EXPECT_NE(lm.at(model::kLmHeadTensor).values, *base->source().tensor_f32(model::kLmHeadTensor));
   const auto trained = make_base(*base, lm);
@@ -125,7 +125,7 @@ TEST_P(OwnLmHead, TrainsForLanguageModellingAndIsLeftOutOtherwise) {
   EXPECT_EQ(*trained->source().tensor_f32(model::kLmHeadTensor),
             lm.at(model::kLmHeadTensor).values);
 
-  const auto qa = train(base, full_run(runtime::Task::kQa), examples, {}).weights.tensors;
+  const auto qa = train(base, full_run(weights::Task::kQa), examples, {}).weights.tensors;
   EXPECT_FALSE(qa.contains(model::kLmHeadTensor));
   EXPECT_EQ(make_base(*base, qa)->config().lm_head, model::LmHead::kNone);
 }
@@ -134,11 +134,11 @@ TEST_P(OwnLmHead, IsNeededForLanguageModellingAlone) {
   const auto base = untied_base(GetParam(), /*with_head=*/false);
   const auto examples = tiny_examples(8, /*shortest=*/2);
   for (const Method method : {Method::kFull, Method::kLora}) {
-    TrainOptions options = full_run(runtime::Task::kQa);
+    TrainOptions options = full_run(weights::Task::kQa);
     options.method = method;
     options.lora_r = 3;
     EXPECT_NO_THROW(train(base, options, examples, {}));
-    options.task = runtime::Task::kLm;
+    options.task = weights::Task::kLm;
     const auto error = qalof::testing::error_of([&] { train(base, options, examples, {}); });
     EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
     EXPECT_NE(error.message.find("has no LM head"), std::string::npos) << error.message;

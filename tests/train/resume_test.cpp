@@ -86,7 +86,7 @@ void expect_same_result(const TrainResult& a, const TrainResult& b) {
 }
 
 // Runs, and keeps the state after every step.
-TrainResult run_and_keep(const std::shared_ptr<const runtime::BaseModel>& base,
+TrainResult run_and_keep(const std::shared_ptr<const weights::BaseModel>& base,
                          const TrainOptions& options, const std::vector<Example>& examples,
                          std::vector<RunState>& states, TrainHooks hooks = {}) {
   hooks.on_save = [&](const Checkpoint& point) {
@@ -104,14 +104,14 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
   if (name == "switch_gradient8") options.gradient_bits = 8;
   if (name == "curriculum_loss") options.curriculum = Curriculum::kLoss;
   if (name == "random_both") options.random_widths = RandomWidths::kBoth;
-  if (name.ends_with("_lm")) options.task = runtime::Task::kLm;
+  if (name.ends_with("_lm")) options.task = weights::Task::kLm;
   if (name.ends_with("_cascaded")) options.adapter_form = AdapterForm::kCascaded;
   if (name.ends_with("_residual")) options.init_lora = InitLora::kResidualSvd;
   if (name.find("merged") != std::string::npos) options.adapter_form = AdapterForm::kMerged;
   if (name.find("learned") != std::string::npos) options.learn_steps = LearnSteps::kAll;
   options.group_by_length = name == "lora_by_length";
   if (name.ends_with("_classification")) {
-    options.task = runtime::Task::kClassification;
+    options.task = weights::Task::kClassification;
     options.num_labels = 3;
   }
   const auto base = tiny_base();

@@ -9,9 +9,9 @@
 #include "runtime/decoder.h"
 #include "support/error_of.h"
 #include "tensor_test_util.h"
-#include "train/graph_torch.h"
-#include "train/loss_torch.h"
 #include "train/phases.h"
+#include "train/torch/graph.h"
+#include "train/torch/loss.h"
 #include "train/trainer.h"
 #include "train_test_util.h"
 
@@ -58,7 +58,7 @@ class RotationGraphTest : public ::testing::TestWithParam<model::Family> {
     TrainOptions options;
     options.lora_r = 3;
     options.lora_alpha = 6;
-    auto set = std::make_shared<runtime::AdapterSet>();
+    auto set = std::make_shared<weights::AdapterSet>();
     set->by_width[0] = export_adapter({view_.lora, view_.head, {}}, *base_, options);
     const auto execution = runtime::Execution::create(base_, plan, set, pool_);
     return train::runtime_hidden(*execution, batch_);
@@ -82,7 +82,7 @@ class RotationGraphTest : public ::testing::TestWithParam<model::Family> {
     return result;
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   ThreadPool pool_;
   PackedBatch batch_;
   NetworkView view_;
@@ -177,7 +177,7 @@ TEST_P(RotationGraphTest, CudaAgreesWithCpuInValueAndGradient) {
 TEST_P(RotationGraphTest, TrainsAndRefusesToTrainTheBase) {
   TrainOptions options;
   options.method = Method::kLora;
-  options.task = runtime::Task::kQa;
+  options.task = weights::Task::kQa;
   options.lora_r = 3;
   options.max_steps = 12;
   options.learning_rate = 1e-2;

@@ -321,7 +321,7 @@ TEST(StepsOfPhase, LengthsThatCannotBeAreRefusedAtOnce) {
 
 TEST(Examples, BadWindowsAreNamed) {
   const auto base = tiny_base();
-  auto refusal = [&](Example example, runtime::Task task, std::size_t num_labels = 3) {
+  auto refusal = [&](Example example, weights::Task task, std::size_t num_labels = 3) {
     TrainOptions options;
     options.task = task;
     options.num_labels = num_labels;
@@ -332,7 +332,7 @@ TEST(Examples, BadWindowsAreNamed) {
     }
     return std::string("accepted");
   };
-  using runtime::Task;
+  using weights::Task;
   EXPECT_EQ(refusal({{1, 97}, 0, 0}, Task::kQa), "training window 0: token id 97, expected 0..96");
   EXPECT_EQ(refusal({{1, 2}, 0, 2}, Task::kQa),
             "training window 0: answer at token 2, expected 0..1");

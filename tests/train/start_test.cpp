@@ -31,9 +31,9 @@ class StartTest : public ::testing::TestWithParam<model::Family> {
     return train(base_, options, examples_, {});
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   std::vector<Example> examples_;
-  std::shared_ptr<const runtime::AdapterSet> start_;
+  std::shared_ptr<const weights::AdapterSet> start_;
 };
 INSTANTIATE_TEST_SUITE_P(Families, StartTest,
                          ::testing::Values(model::Family::kGpt2, model::Family::kLlama),

@@ -1,6 +1,6 @@
 // Teachers and the losses that compare states: values and gradients against their definitions,
 // outputs against the runtime, and the cache against none.
-#include "train/teacher_torch.h"
+#include "train/torch/teacher.h"
 
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
@@ -11,8 +11,8 @@
 #include "core/error.h"
 #include "runtime/decoder.h"
 #include "support/error_of.h"
-#include "train/feature_loss_torch.h"
 #include "train/phases.h"
+#include "train/torch/feature_loss.h"
 #include "train/trainer.h"
 #include "train_test_util.h"
 
@@ -48,8 +48,8 @@ TrainOptions short_run(Method method) {
 }
 
 // A LoRA that has learned a little, at 32 bits.
-std::shared_ptr<const TeacherModel> teacher_of(std::shared_ptr<const runtime::BaseModel> base,
-                                               runtime::Task task) {
+std::shared_ptr<const TeacherModel> teacher_of(std::shared_ptr<const weights::BaseModel> base,
+                                               weights::Task task) {
   TrainOptions options = short_run(Method::kLora);
   options.bf16 = false;
   options.task = task;
@@ -181,7 +181,7 @@ class TeacherTest : public ::testing::TestWithParam<model::Family> {
            contrastive_loss_of(states, {values_of("f", tokens, hidden).to(dtype)}, 0.5, 1, &value);
   }
 
-  std::shared_ptr<const runtime::BaseModel> base_;
+  std::shared_ptr<const weights::BaseModel> base_;
   ThreadPool pool_;
 };
 
@@ -221,7 +221,7 @@ TEST_P(TeacherTest, GradientsThroughBothGraphsAreThoseOfNumericDifferences) {
 TEST_P(TeacherTest, SaysWhatTheRuntimeSaysAndHasNoGradient) {
   const auto examples = tiny_examples(6, /*shortest=*/2);
   TrainOptions options = short_run(Method::kLora);
-  options.teacher = teacher_of(base_, runtime::Task::kQa);
+  options.teacher = teacher_of(base_, weights::Task::kQa);
   options.contrastive = options.hidden_kd = 1;
   OutsideTeacher teacher(options, at::kCPU, pool_);
   const auto execution =
@@ -239,7 +239,7 @@ TEST_P(TeacherTest, SaysWhatTheRuntimeSaysAndHasNoGradient) {
       runtime::DecoderWorkspace workspace;
       std::vector<float> hidden(rows * width), logits(rows * 2);
       runtime::forward(*execution, {&sequence, 1}, workspace, hidden.data(), pool_);
-      runtime::apply_head(*execution->head(runtime::Task::kQa), hidden.data(), rows, width,
+      runtime::apply_head(*execution->head(weights::Task::kQa), hidden.data(), rows, width,
                           logits.data(), pool_);
       all_hidden.insert(all_hidden.end(), hidden.begin(), hidden.end());
       all_logits.insert(all_logits.end(), logits.begin(), logits.end());
@@ -258,7 +258,7 @@ TEST_P(TeacherTest, ThatIsTheStudentItselfHasNothingToSay) {
   same->plan = plan_of("32", *base_);
   TrainOptions options = short_run(Method::kLora);
   options.bf16 = false;
-  options.task = runtime::Task::kLm;
+  options.task = weights::Task::kLm;
   options.teacher = same;
   options.hidden_kd = options.contrastive = 1;
   const TrainResult result = train(base_, options, tiny_examples(6, /*shortest=*/2), {});
@@ -277,7 +277,7 @@ TEST_P(TeacherTest, ThatIsTheStudentItselfHasNothingToSay) {
 TEST(Teacher, BringsAStudentOfFewerBitsCloserToItself) {
   const auto base = tiny_base();
   const auto examples = tiny_examples(6, /*shortest=*/2);
-  for (const runtime::Task task : {runtime::Task::kQa, runtime::Task::kLm}) {
+  for (const weights::Task task : {weights::Task::kQa, weights::Task::kLm}) {
     TrainOptions options = short_run(Method::kSwitch);
     options.bit_widths = {4};
     options.task = task;
@@ -298,7 +298,7 @@ TEST(Teacher, BringsAStudentOfFewerBitsCloserToItself) {
 TEST(Teacher, CacheOfAnySizeChangesNoBit) {
   const auto base = tiny_base();
   const auto examples = tiny_examples(8, /*shortest=*/2);
-  for (const runtime::Task task : {runtime::Task::kQa, runtime::Task::kLm}) {
+  for (const weights::Task task : {weights::Task::kQa, weights::Task::kLm}) {
     const auto teacher = teacher_of(base, task);
     for (const Method method : {Method::kFull, Method::kLora, Method::kSwitch, Method::kJoint}) {
       for (const bool outside : {true, false}) {
@@ -399,12 +399,12 @@ TEST(Teacher, OfAnotherShapeIsRefusedByName) {
     qalof::testing::write_model(dir.path(), config);
     auto teacher = std::make_shared<TeacherModel>();
     teacher->name = "other";
-    teacher->base = runtime::BaseModel::load_directory(dir.path());
+    teacher->base = weights::BaseModel::load_directory(dir.path());
     teacher->plan = plan_of("32", *teacher->base);
     return teacher;
   };
   TrainOptions options = short_run(Method::kLora);
-  options.task = runtime::Task::kLm;
+  options.task = weights::Task::kLm;
   const auto refused = [&](const std::string& part) {
     const auto error =
         error_of([&] { train(base, options, tiny_examples(8, /*shortest=*/2), {}); });
@@ -424,12 +424,12 @@ TEST(Teacher, OfAnotherShapeIsRefusedByName) {
   options.contrastive = 0;
   // A language model has no span head.
   TrainOptions full = short_run(Method::kFull);
-  full.task = runtime::Task::kLm;
+  full.task = weights::Task::kLm;
   auto headless = std::make_shared<TeacherModel>(*narrow("n_layer", 2));
   headless->base =
       make_base(*base, train(base, full, tiny_examples(8, /*shortest=*/2), {}).weights.tensors);
   options.teacher = headless;
-  options.task = runtime::Task::kQa;
+  options.task = weights::Task::kQa;
   refused("has no span head");
 }
 

@@ -18,13 +18,13 @@
 
 namespace qalof::train {
 
-inline std::shared_ptr<const runtime::BaseModel> tiny_base(
+inline std::shared_ptr<const weights::BaseModel> tiny_base(
     model::Family family = model::Family::kGpt2) {
   const qalof::testing::TempDir dir;
   qalof::testing::write_model(dir.path(), family == model::Family::kGpt2
                                               ? qalof::testing::tiny_config()
                                               : qalof::testing::tiny_llama_config());
-  return runtime::BaseModel::load_directory(dir.path());
+  return weights::BaseModel::load_directory(dir.path());
 }
 
 /// Of tests that run for each family.
@@ -50,12 +50,12 @@ inline std::vector<Example> tiny_examples(std::size_t count, std::size_t shortes
   return examples;
 }
 
-inline quant::PrecisionPlan plan_of(const std::string& text, const runtime::BaseModel& base) {
+inline quant::PrecisionPlan plan_of(const std::string& text, const weights::BaseModel& base) {
   return quant::resolve(quant::parse_plan(text), base.target());
 }
 
 /// Alternates 8 and 4 bits over the linears, with K at 8 and V at 4 bits.
-inline quant::PrecisionPlan mixed_plan(const runtime::BaseModel& base) {
+inline quant::PrecisionPlan mixed_plan(const weights::BaseModel& base) {
   quant::PrecisionPlan plan = plan_of("w8a8k8v4", base);
   for (std::size_t i = 0; i < plan.linears.size(); i += 2) plan.linears[i] = {{4}, {4}};
   return plan;
@@ -80,13 +80,13 @@ inline std::vector<float> runtime_hidden(const runtime::Execution& execution,
   return hidden;
 }
 
-inline bool same_head(const std::optional<runtime::Head>& a,
-                      const std::optional<runtime::Head>& b) {
+inline bool same_head(const std::optional<weights::Head>& a,
+                      const std::optional<weights::Head>& b) {
   return a.has_value() == b.has_value() &&
          (!a || (same_bytes(a->weight, b->weight) && same_bytes(a->bias, b->bias)));
 }
 
-inline bool same_adapter(const runtime::Adapter& a, const runtime::Adapter& b) {
+inline bool same_adapter(const weights::Adapter& a, const weights::Adapter& b) {
   if (a.linears.size() != b.linears.size()) return false;
   for (std::size_t i = 0; i < a.linears.size(); ++i) {
     if (!same_bytes(a.linears[i]->a(), b.linears[i]->a())) return false;
@@ -94,7 +94,7 @@ inline bool same_adapter(const runtime::Adapter& a, const runtime::Adapter& b) {
   }
   if (a.merged != b.merged || a.learned.has_value() != b.learned.has_value()) return false;
   for (std::size_t i = 0; a.learned && i < a.linears.size(); ++i) {
-    const runtime::LearnedLinear &x = a.learned->linears[i], &y = b.learned->linears[i];
+    const weights::LearnedLinear &x = a.learned->linears[i], &y = b.learned->linears[i];
     if (!same_bytes(x.steps, y.steps) || x.zeros != y.zeros || x.clip != y.clip) return false;
   }
   return same_head(a.qa_head, b.qa_head) && same_head(a.class_head, b.class_head);

@@ -82,7 +82,7 @@ TEST(Train, FourBitPhaseStartsFromAFreshAdapterAndTheEightBitHead) {
   TrainOptions options = short_run(Method::kSwitch);
   options.max_steps = 1;  // the first step of a warm-up has rate 0: nothing moves
   const TrainResult result = train(base, options, examples, {});
-  const runtime::Adapter &eight = *result.weights.adapters.at(8),
+  const weights::Adapter &eight = *result.weights.adapters.at(8),
                          &four = *result.weights.adapters.at(4);
   EXPECT_TRUE(same_bytes(eight.qa_head->weight, four.qa_head->weight));
   EXPECT_FALSE(same_bytes(eight.linears[0]->a(), four.linears[0]->a()));
@@ -112,7 +112,7 @@ TEST_P(TrainFamilies, TrainedNetworkIsTheDeployedOne) {
     runtime::DecoderWorkspace workspace;
     std::vector<float> hidden(example.ids.size() * width), logits(example.ids.size() * 2);
     runtime::forward(*execution, {&sequence, 1}, workspace, hidden.data(), pool);
-    runtime::apply_head(*execution->head(runtime::Task::kQa), hidden.data(), example.ids.size(),
+    runtime::apply_head(*execution->head(weights::Task::kQa), hidden.data(), example.ids.size(),
                         width, logits.data(), pool);
     for (std::size_t column = 0; column < 2; ++column) {
       double sum = 0;
@@ -131,7 +131,7 @@ TEST_P(TrainFamilies, TrainedNetworkIsTheDeployedOne) {
 
 TEST(Train, AccumulationEqualsOneLargeBatch) {
   const auto base = tiny_base();
-  for (const runtime::Task task : {runtime::Task::kQa, runtime::Task::kLm}) {
+  for (const weights::Task task : {weights::Task::kQa, weights::Task::kLm}) {
     const auto examples = tiny_examples(6, /*shortest=*/2);
     TrainOptions options = short_run(Method::kLora);
     options.task = task;
@@ -158,7 +158,7 @@ TEST(Train, AccumulationEqualsOneLargeBatch) {
 TEST_P(TrainFamilies, LossFallsForEveryMethodAndTask) {
   const auto base = tiny_base(GetParam());
   const auto examples = tiny_examples(4, /*shortest=*/2);
-  for (const runtime::Task task : {runtime::Task::kQa, runtime::Task::kLm}) {
+  for (const weights::Task task : {weights::Task::kQa, weights::Task::kLm}) {
     for (const Method method : kEveryMethod) {
       TrainOptions options = short_run(method);
       options.task = task;

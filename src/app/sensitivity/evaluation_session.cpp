@@ -1,0 +1,81 @@
+#include "app/sensitivity/evaluation_session.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+#include "kernels/isa.h"
+
+namespace qalof::app {
+
+namespace {
+
+constexpr std::size_t kBatchTokens = 2048;
+// The states before every layer are kept for a batch.
+constexpr std::size_t kMaxStateBytes = std::size_t{512} << 20;
+
+ModelHandle open_high(const SensitivityOptions& options, Observer& observer) {
+  QALOF_CHECK(path_exists(options.data.validation_file), ErrorKind::kNotFound, "{}: no such file",
+              options.data.validation_file);
+  ModelOptions model = options.model;
+  model.precision = options.high;
+  return open_model(model, observer);
+}
+
+}  // namespace
+
+EvaluationSession::EvaluationSession(const SensitivityOptions& options, Observer& observer)
+    : options_(options),
+      observer_(observer),
+      task_(weights::parse_task(options.task)),
+      handle_(open_high(options, observer)),
+      encoder_(open_encoder(handle_, observer)),
+      pool_(choose_threads(options.model.threads)) {
+  if (handle_.adapters && handle_.adapters->separator)
+    options_.data.features.separator = handle_.adapters->separator;
+}
+
+Json EvaluationSession::identity() const {
+  const QaEvaluationOptions& data = options_.data;
+  Json json = {
+      {"base_sha256", handle_.base->source().sha256()},
+      {"adapters_sha256", handle_.adapters ? Json(adapters_sha256(*handle_.adapters)) : Json()},
+      {"validation_file_sha256", sha256_hex(MappedFile::open(data.validation_file).bytes())},
+      {"task", options_.task},
+      {"max_eval_samples", data.max_eval_samples},
+      {"max_seq_length", data.features.max_seq_length},
+      {"doc_stride", data.features.doc_stride},
+      {"separator", data.features.separator ? Json(*data.features.separator) : Json()},
+      {"n_best_size", data.decode.n_best_size},
+      {"max_answer_length", data.decode.max_answer_length},
+      {"version_2_with_negative", data.decode.version_2_with_negative},
+      {"scheme", quant::to_string(handle_.plan.scheme.value_or(quant::QuantScheme{}))},
+      {"kv_scheme", runtime::to_string(handle_.execution.kv_scheme)},
+      {"high", options_.high},
+      {"isa", kernels::to_string(kernels::active_isa())}};
+  if (!encoder_.is_plain()) json["special_tokens"] = special_tokens();
+  return json;
+}
+
+const weights::Head& EvaluationSession::head(const runtime::Execution& execution) const {
+  const weights::Head* head = execution.head(task_);
+  QALOF_CHECK(head != nullptr, ErrorKind::kBadInput,
+              "{}: neither the model nor an adapter holds a head of --task {}; train one or give "
+              "--adapter",
+              options_.model.model, options_.task);
+  return *head;
+}
+
+std::unique_ptr<SampleReader> EvaluationSession::reader(const weights::Head& head) const {
+  return make_sample_reader(task_, encoder_, options_.data, handle_.base->config().max_positions,
+                            head.outputs, observer_);
+}
+
+std::size_t EvaluationSession::batch_tokens() const {
+  const model::ModelConfig& config = handle_.base->config();
+  const std::size_t row = config.num_layers * config.hidden * sizeof(float);
+  return std::clamp<std::size_t>(kMaxStateBytes / row, 1, kBatchTokens);
+}
+
+}  // namespace qalof::app

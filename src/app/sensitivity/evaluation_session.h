@@ -1,0 +1,41 @@
+// What measuring on the packed runtime opens once: model, adapters, samples and threads.
+#pragma once
+
+#include <memory>
+
+#include "app/sample_batches.h"
+#include "app/sensitivity/sensitivity.h"
+#include "core/threads.h"
+#include "text/text_encoder.h"
+
+namespace qalof::app {
+
+class EvaluationSession {
+ public:
+  /// Error{kUsage}, {kNotFound} or {kBadInput} for options that nothing can be measured with. The
+  /// observer must outlive it.
+  EvaluationSession(const SensitivityOptions& options, Observer& observer);
+  /// As given, with the adapters' separator.
+  const SensitivityOptions& options() const { return options_; }
+  const ModelHandle& handle() const { return handle_; }
+  /// text::TextEncoder's description.
+  Json special_tokens() const { return encoder_.description(task_ == weights::Task::kQa); }
+  ThreadPool& pool() { return pool_; }
+  /// What makes scores of a plan the ones they are, the plan apart.
+  Json identity() const;
+  /// The head of the task. Error{kBadInput} where neither model nor adapter holds one.
+  const weights::Head& head(const runtime::Execution& execution) const;
+  std::unique_ptr<SampleReader> reader(const weights::Head& head) const;
+  /// Tokens of a batch whose states before every block fit the memory set aside.
+  std::size_t batch_tokens() const;
+
+ private:
+  SensitivityOptions options_;
+  Observer& observer_;
+  weights::Task task_;
+  ModelHandle handle_;
+  text::TextEncoder encoder_;
+  ThreadPool pool_;
+};
+
+}  // namespace qalof::app

@@ -1,0 +1,131 @@
+#include "app/sensitivity/plan_meter.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "app/sensitivity/evaluation_session.h"
+#include "app/sensitivity/state.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "core/hash.h"
+
+namespace qalof::app {
+
+namespace {
+
+constexpr const char* kStateDirectory = "plans";
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+}  // namespace
+
+struct PlanMeter::Impl {
+  EvaluationSession model;
+  Observer& observer;
+  std::unique_ptr<SampleReader> reader;        // heads of a task have the same number of outputs
+  std::vector<std::vector<float>> references;  // all-high's logits, by batch
+  std::vector<SampleScore> high;
+  runtime::DecoderWorkspace workspace;
+  std::vector<float> hidden;
+  int plans = 0;
+
+  Impl(const SensitivityOptions& options, Observer& given)
+      : model(options, given), observer(given) {
+    SensitivityState state;
+    high = run(*create(high_plan(model.handle(), options.high, {}, {})), state).samples;
+    QALOF_CHECK(!high.empty(), ErrorKind::kBadInput, "{}: holds no sample",
+                options.data.validation_file);
+  }
+
+  std::shared_ptr<const runtime::Execution> create(quant::PrecisionPlan plan) {
+    const ModelHandle& handle = model.handle();
+    return runtime::Execution::create(handle.base, std::move(plan), handle.adapters, model.pool(),
+                                      handle.execution);
+  }
+
+  PlanScores run(const runtime::Execution& execution, SensitivityState& state) {
+    const weights::Head& head = model.head(execution);
+    const std::size_t width = execution.base().config().hidden;
+    const bool is_reference = high.empty();
+    PlanScores result;
+    std::vector<double> speeds;
+    std::size_t index = 0;
+    if (!reader) reader = model.reader(head);
+    observer.progress("questions", 0, reader->total(), "");
+    reader->read(model.batch_tokens(), [&](const SampleBatch& batch) {
+      if (state.find(index, 0) == nullptr) {
+        const auto& should_stop = model.options().should_stop;
+        if (should_stop && should_stop()) fail(ErrorKind::kInterrupted, "stopped");
+        const std::vector<runtime::Sequence> sequences = batch.sequences();
+        hidden.resize(batch.tokens() * width);
+        const auto start = std::chrono::steady_clock::now();
+        runtime::forward(execution, sequences, workspace, hidden.data(), model.pool());
+        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+        std::vector<float> logits = batch.logits(head, hidden.data(), width, model.pool());
+        state.add(
+            index, 0,
+            batch.score(logits, is_reference ? logits : references[index], execution.description()),
+            static_cast<double>(batch.tokens()) / seconds.count());
+        if (is_reference) references.push_back(std::move(logits));
+      }
+      const std::vector<SampleScore>& scores = *state.find(index, 0);
+      QALOF_CHECK(scores.size() == batch.samples(), ErrorKind::kCorruptFile,
+                  "{}/{}: batch {}: {} scores, expected {}", model.options().output_dir,
+                  kStateDirectory, index, scores.size(), batch.samples());
+      result.samples.insert(result.samples.end(), scores.begin(), scores.end());
+      speeds.push_back(state.tokens_per_second(index, 0));
+      observer.progress("questions", result.samples.size(), reader->total(), "");
+      ++index;
+      return true;
+    });
+    result.tokens_per_second = median(speeds);
+    return result;
+  }
+
+  SensitivityState state_of(const quant::PlanSpec& plan) {
+    const SensitivityOptions& options = model.options();
+    if (options.output_dir.empty()) return {};
+    Json identity = model.identity();
+    identity["plan"] = quant::to_json(plan);
+    const std::string directory = fmt::format("{}/{}", options.output_dir, kStateDirectory);
+    const std::string text = identity["plan"].dump();
+    return {fmt::format("{}/{:.16}.jsonl", directory,
+                        sha256_hex(std::as_bytes(std::span(text.data(), text.size())))),
+            identity, options.overwrite_output_dir};
+  }
+};
+
+PlanMeter::PlanMeter(const SensitivityOptions& options, Observer& observer)
+    : impl_(std::make_unique<Impl>(options, observer)) {}
+
+PlanMeter::~PlanMeter() = default;
+
+PlanScores PlanMeter::measure(const quant::PlanSpec& plan) {
+  const quant::PrecisionPlan resolved = quant::resolve(plan, impl_->model.handle().base->target());
+  SensitivityState state = impl_->state_of(plan);
+  return impl_->run(*impl_->create(resolved), state);
+}
+
+double PlanMeter::cost(const quant::PlanSpec& plan, quant::BudgetCost cost) {
+  QALOF_CHECK(cost != quant::BudgetCost::kScore, ErrorKind::kUsage,
+              "--refine_cost: found score, expected f1, loss or kl: scores are not measured");
+  const std::vector<SampleScore> found = measure(plan).samples;
+  double sum = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (cost == quant::BudgetCost::kKl) sum += found[i].kl;
+    if (cost == quant::BudgetCost::kLoss) sum += found[i].loss - impl_->high[i].loss;
+    if (cost == quant::BudgetCost::kF1) sum += impl_->high[i].f1 - found[i].f1;
+  }
+  const double mean = sum / static_cast<double>(found.size());
+  impl_->observer.info(fmt::format("plan {} measured: {:.4g}", ++impl_->plans, mean));
+  return mean;
+}
+
+}  // namespace qalof::app

@@ -1,0 +1,38 @@
+// Measures plans as a whole against all-high on the packed runtime: what refining a plan under a
+// budget and comparing plans ask for (docs/sensitivity.md, "Plans under a budget").
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "app/sample_batches.h"
+#include "app/sensitivity/sensitivity.h"
+#include "quant/bit_budget.h"
+
+namespace qalof::app {
+
+struct PlanScores {
+  std::vector<SampleScore> samples;  // in file order
+  double tokens_per_second = 0;      // median over batches, of the passes through the decoder
+};
+
+class PlanMeter {
+ public:
+  /// Runs all-high once on the samples. options are those of measure_sensitivity, with the same
+  /// errors; the observer must outlive it. With an output directory scores are kept there by plan
+  /// and batch (docs/file_formats.md, "Front"), and what is there is not measured again.
+  PlanMeter(const SensitivityOptions& options, Observer& observer);
+  ~PlanMeter();
+  /// Scores of a plan with the head it names. Error{kInterrupted} where should_stop says so.
+  PlanScores measure(const quant::PlanSpec& plan);
+  /// Mean over the samples of the KL divergence from all-high (nats), the rise in loss (nats) or
+  /// the fall in F1 (points). Error{kUsage} for kScore, which is no measurement.
+  double cost(const quant::PlanSpec& plan, quant::BudgetCost cost);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace qalof::app

@@ -1,0 +1,112 @@
+#include "app/sensitivity/state.h"
+
+#include <cmath>
+#include <filesystem>
+
+#include "app/run_identity.h"
+#include "core/error.h"
+#include "core/format_version.h"
+#include "text/records.h"
+
+namespace qalof::app {
+
+namespace {
+
+constexpr std::size_t kMaxStateBytes = std::size_t{4} << 30;
+constexpr int kFormatVersion = 1;
+constexpr std::int64_t kMaxIndex = 1'000'000'000;
+
+std::string header_text(const Json& identity) {
+  return Json{{"format_version", kFormatVersion}, {"run", identity}}.dump() + "\n";
+}
+
+std::string record_text(std::size_t batch, std::size_t trial,
+                        const std::vector<SampleScore>& scores, double tokens_per_second) {
+  Json rows = Json::array();
+  for (const SampleScore& score : scores)
+    rows.push_back({score.exact, score.f1, score.loss, score.kl});
+  Json record = {{"batch", batch}, {"trial", trial}, {"scores", rows}};
+  if (tokens_per_second > 0) record["tokens_per_second"] = tokens_per_second;
+  return record.dump() + "\n";
+}
+
+std::vector<SampleScore> scores_of(const Json& record, const std::string& where) {
+  std::vector<SampleScore> scores;
+  const auto rows = record.find("scores");
+  bool is_good = rows != record.end() && rows->is_array();
+  for (std::size_t i = 0; is_good && i < rows->size(); ++i) {
+    const Json& row = (*rows)[i];
+    is_good = row.is_array() && row.size() == 4;
+    double values[4] = {};
+    for (std::size_t k = 0; is_good && k < 4; ++k) {
+      is_good = row[k].is_number() || row[k].is_null();
+      // What is not finite is written as null.
+      if (is_good) values[k] = row[k].is_null() ? std::nan("") : row[k].get<double>();
+    }
+    if (is_good) scores.push_back({values[0], values[1], values[2], values[3]});
+  }
+  QALOF_CHECK(is_good, ErrorKind::kCorruptFile,
+              "{}: scores: expected a list of lists of four numbers", where);
+  return scores;
+}
+
+}  // namespace
+
+SensitivityState::SensitivityState(const std::string& path, const Json& identity, bool overwrite) {
+  path_ = path;
+  if (!overwrite && path_exists(path)) {
+    read(path, identity);
+    file_ = std::make_unique<AppendFile>(path);
+  } else {
+    header_ = header_text(identity);
+  }
+}
+
+void SensitivityState::read(const std::string& path, const Json& identity) {
+  const std::string text = read_file(path, kMaxStateBytes);
+  bool has_header = false;
+  const auto take = [&](std::string_view line, std::size_t number) {
+    const std::string where = fmt::format("{}: line {}", path, number);
+    const Json json = parse_json(line, where);
+    if (!has_header) {
+      read_format_version(json, where, kFormatVersion);
+      check_same_run(json.value("run", Json()), identity, path);
+      has_header = true;
+      return;
+    }
+    const auto batch = static_cast<std::size_t>(json_int(json, "batch", where, 0, kMaxIndex));
+    const auto trial = static_cast<std::size_t>(json_int(json, "trial", where, 0, kMaxIndex));
+    Pass& pass = passes_[{batch, trial}];
+    pass.scores = scores_of(json, where);
+    if (json.contains("tokens_per_second"))
+      pass.tokens_per_second = json_number(json, "tokens_per_second", where);
+  };
+  const std::size_t whole = text::for_each_whole_line(text, take);
+  QALOF_CHECK(has_header, ErrorKind::kCorruptFile, "{}: holds no line, expected a run's state",
+              path);
+  resumed_ = passes_.size();
+  if (whole < text.size()) write_file_atomic(path, std::string_view(text).substr(0, whole));
+}
+
+const std::vector<SampleScore>* SensitivityState::find(std::size_t batch, std::size_t trial) const {
+  const auto found = passes_.find({batch, trial});
+  return found == passes_.end() ? nullptr : &found->second.scores;
+}
+
+double SensitivityState::tokens_per_second(std::size_t batch, std::size_t trial) const {
+  const auto found = passes_.find({batch, trial});
+  return found == passes_.end() ? 0 : found->second.tokens_per_second;
+}
+
+void SensitivityState::add(std::size_t batch, std::size_t trial, std::vector<SampleScore> scores,
+                           double tokens_per_second) {
+  if (!file_ && !path_.empty()) {
+    make_directories(std::filesystem::path(path_).parent_path().string());
+    write_file_atomic(path_, header_);
+    file_ = std::make_unique<AppendFile>(path_);
+  }
+  if (file_) file_->append(record_text(batch, trial, scores, tokens_per_second));
+  passes_[{batch, trial}] = {std::move(scores), tokens_per_second};
+}
+
+}  // namespace qalof::app

@@ -1,0 +1,79 @@
+#include "app/train/bench.h"
+
+#include "app/bench.h"
+#include "app/train/data.h"
+#include "core/error.h"
+#include "core/flag_range.h"
+#include "core/random.h"
+#include "kernels/isa.h"
+#include "train/trainer.h"
+
+namespace qalof::app {
+
+namespace {
+
+std::vector<train::Example> random_windows(std::size_t count, std::size_t tokens,
+                                           std::size_t vocabulary) {
+  const RandomStream random(1, "bench");
+  std::vector<train::Example> examples(count);
+  for (std::size_t w = 0; w < count; ++w) {
+    for (std::size_t i = 0; i < tokens; ++i)
+      examples[w].ids.push_back(static_cast<std::int32_t>(random.below(vocabulary, w, i)));
+    examples[w].start = static_cast<std::int32_t>(random.below(tokens, w, tokens));
+    examples[w].end = static_cast<std::int32_t>(random.below(tokens, w, tokens + 1));
+  }
+  return examples;
+}
+
+void check(const TrainBenchOptions& options, std::size_t positions) {
+  check_count("--repeats", options.repeats);
+  QALOF_CHECK(options.batch >= 1 && options.batch <= 1024, ErrorKind::kUsage,
+              "--batch: found {}, expected 1..1024", options.batch);
+  QALOF_CHECK(options.tokens >= 2 && options.tokens <= positions, ErrorKind::kUsage,
+              "--seq: found {}, expected 2..{} (the model's positions)", options.tokens, positions);
+}
+
+}  // namespace
+
+TrainBenchResult run_train_bench(const TrainBenchOptions& options, Observer& observer) {
+  const ModelHandle handle = open_model(options.model, observer);
+  const model::ModelConfig& config = handle.base->config();
+  check(options, config.max_positions);
+  std::vector<train::Example> examples;
+  if (options.train_file.empty()) {
+    examples = random_windows(options.batch, options.tokens, config.vocab_size);
+  } else {
+    text::SpanFeatureOptions features;
+    features.max_seq_length = std::min<std::size_t>(options.tokens, config.max_positions);
+    features.doc_stride = std::min(features.doc_stride, features.max_seq_length / 3);
+    examples = load_qa_examples(options.train_file, open_encoder(handle, observer), features,
+                                /*max_samples=*/64 * options.batch, observer);
+  }
+  train::TrainOptions train = options.train;
+  train.method = train::Method::kLora;
+  train.plan = quant::resolve(handle.plan, handle.base->target());
+  train.batch_size = options.batch;
+  train.max_steps = options.repeats + 1;
+  train.warmup_steps = 0;
+  train.threads = choose_threads(options.model.threads);
+  train::TrainHooks hooks;
+  hooks.observer = &observer;
+  const train::TrainResult run = train::train(handle.base, train, examples, hooks);
+
+  TrainBenchResult result;
+  result.precision = run.phases.front().precision;
+  result.threads = train.threads;
+  result.isa = kernels::to_string(kernels::active_isa());
+  result.steps.assign(run.phases.front().steps.begin() + 1, run.phases.front().steps.end());
+  std::vector<double> seconds, speeds;
+  for (const train::StepRecord& step : result.steps) {
+    result.tokens += step.tokens;
+    seconds.push_back(step.times.total());
+    speeds.push_back(static_cast<double>(step.tokens) / step.times.total());
+  }
+  result.seconds = median(seconds);
+  result.tokens_per_second = median(speeds);
+  return result;
+}
+
+}  // namespace qalof::app

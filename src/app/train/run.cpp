@@ -1,0 +1,347 @@
+#include "app/train/run.h"
+
+#include <filesystem>
+#include <optional>
+
+#include "app/train/checkpoint.h"
+#include "app/train/data.h"
+#include "app/train/log.h"
+#include "app/train/output.h"
+#include "app/train/resume.h"
+#include "app/train/teacher.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "train/memory.h"
+#include "train/phases.h"
+#include "train/schedule.h"
+#include "train/step_plan.h"
+#include "train/trainer.h"
+
+namespace qalof::app {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* kRangeTest = "range_test";
+
+// What no other check below sees before the first file is written.
+void check_numbers(const TrainRunOptions& options) {
+  const train::TrainOptions& train = options.train;
+  QALOF_CHECK(train.learning_rate > 0, ErrorKind::kUsage,
+              "--learning_rate: found {}, expected a positive number", train.learning_rate);
+  QALOF_CHECK(train.logging_steps >= 1, ErrorKind::kUsage,
+              "--logging_steps: found {}, expected at least 1", train.logging_steps);
+  for (const auto& [flag, steps] :
+       {std::pair{"--eval_steps", train.eval_steps}, {"--save_steps", train.save_steps}}) {
+    QALOF_CHECK(steps >= 0, ErrorKind::kUsage, "{}: found {}, expected at least 0", flag, steps);
+  }
+  const text::SpanFeatureOptions& features = options.features;
+  const std::size_t least = train.task == weights::Task::kLm               ? 2
+                            : train.task == weights::Task::kClassification ? 1
+                                                                           : 8;
+  QALOF_CHECK(features.max_seq_length >= least, ErrorKind::kUsage,
+              "--max_seq_length: found {}, expected at least {}", features.max_seq_length, least);
+  QALOF_CHECK(options.train_file != kTrainFileSelf || options.self_tokens >= 1, ErrorKind::kUsage,
+              "--self_tokens: found 0, expected at least 1");
+}
+
+void check_options(const TrainRunOptions& options) {
+  QALOF_CHECK(!options.find_min_bits || options.train.method == train::Method::kCpt,
+              ErrorKind::kUsage, "--min_bits auto: is for --method cpt, found {}",
+              train::to_string(options.train.method));
+  for (const auto& [value, flag] :
+       {std::pair{&options.train_file, "--train_file"}, {&options.output_dir, "--output_dir"}}) {
+    QALOF_CHECK(!value->empty(), ErrorKind::kUsage, "{} is missing", flag);
+  }
+  const bool is_self = options.train_file == kTrainFileSelf;
+  QALOF_CHECK(!is_self || options.train.task == weights::Task::kLm, ErrorKind::kUsage,
+              "--train_file self: a model writes text for --task lm alone");
+  for (const std::string& file : {options.train_file, options.validation_file}) {
+    QALOF_CHECK(file.empty() || (is_self && file == options.train_file) || fs::exists(file),
+                ErrorKind::kNotFound, "{}: no such file", file);
+  }
+  QALOF_CHECK(fs::is_directory(options.model.model),
+              fs::exists(options.model.model) ? ErrorKind::kUsage : ErrorKind::kNotFound,
+              "{}: training needs a model directory with float weights", options.model.model);
+  check_numbers(options);
+  for (const std::string& read : {options.model.model, options.teacher}) {
+    QALOF_CHECK(options.train.method != train::Method::kFull || read.empty() ||
+                    !is_same_file(options.output_dir, read),
+                ErrorKind::kUsage, "--output_dir {}: is {}, which the run reads; choose another",
+                options.output_dir, read);
+  }
+}
+
+// Scores a network under training or at its end, on the packed runtime.
+class Scorer {
+ public:
+  Scorer(const TrainRunOptions& options, std::shared_ptr<const weights::BaseModel> base,
+         const text::TextEncoder& encoder, Observer& observer)
+      : options_(options),
+        base_(std::move(base)),
+        encoder_(encoder),
+        observer_(observer),
+        pool_(choose_threads(options.model.threads)) {}
+
+  WidthScore score(const train::TrainedWeights& weights, const quant::PrecisionPlan& plan,
+                   int width) {
+    const auto base = weights.tensors.empty() ? base_ : train::make_base(*base_, weights.tensors);
+    const auto adapters = weights.adapters.empty() ? nullptr : train::make_adapter_set(weights);
+    const auto execution = runtime::Execution::create(base, plan, adapters, pool_);
+    WidthScore score;
+    score.width = width;
+    score.precision = execution->description();
+    if (options_.train.task == weights::Task::kQa) {
+      QaEvaluationOptions qa;
+      qa.validation_file = options_.validation_file;
+      qa.max_eval_samples = options_.max_eval_samples;
+      qa.features = options_.features;
+      score.qa = evaluate_qa(*execution, encoder_, qa, pool_, observer_);
+    } else if (options_.train.task == weights::Task::kClassification) {
+      ClassificationEvaluationOptions classification;
+      classification.validation_file = options_.validation_file;
+      classification.max_eval_samples = options_.max_eval_samples;
+      classification.max_seq_length = options_.features.max_seq_length;
+      score.classification =
+          evaluate_classification(*execution, encoder_, classification, pool_, observer_);
+    } else {
+      LmEvaluationOptions lm;
+      lm.validation_file = options_.validation_file;
+      lm.max_seq_length = options_.features.max_seq_length;
+      score.lm = evaluate_lm(*execution, encoder_, lm, pool_, observer_);
+    }
+    return score;
+  }
+
+ private:
+  const TrainRunOptions& options_;
+  std::shared_ptr<const weights::BaseModel> base_;
+  const text::TextEncoder& encoder_;
+  Observer& observer_;
+  ThreadPool pool_;
+};
+
+std::string score_text(const WidthScore& score) {
+  if (score.qa)
+    return fmt::format("exact match {:.2f}, F1 {:.2f} ({})", score.qa->exact_match, score.qa->f1,
+                       score.precision);
+  if (score.classification)
+    return fmt::format("accuracy {:.2f}, loss {:.4f} ({})", score.classification->accuracy,
+                       score.classification->loss, score.precision);
+  return fmt::format("loss {:.4f}, perplexity {:.3f} ({})", score.lm->loss, score.lm->perplexity,
+                     score.precision);
+}
+
+// Classes are those of the whole training file, whatever part of it trains.
+void choose_labels(TrainRunOptions& options, const ModelHandle& handle, Observer& observer) {
+  const text::ClassificationFile file = text::scan_classification(options.train_file);
+  options.train.num_labels = file.num_labels;
+  options.label_names = file.label_names;
+  if (!options.validation_file.empty())
+    check_classification(options.validation_file, file.num_labels);
+  const std::optional<weights::Head>& own = handle.base->class_head();
+  if (own && own->outputs != file.num_labels) {
+    observer.info(fmt::format("{}: its head of {} classes is left, {} has {}: a fresh one trains",
+                              handle.base->path(), own->outputs, options.train_file,
+                              file.num_labels));
+  }
+}
+
+// Optimizer steps of all phases. Error{kUsage} for a length that cannot be.
+std::int64_t count_steps(const train::TrainOptions& options, const quant::PlanTarget& target,
+                         const std::vector<train::Example>& examples) {
+  std::int64_t steps = 0;
+  for (const train::Phase& phase : train::make_phases(options, target)) {
+    const std::int64_t of_phase = train::steps_of_phase(options, phase, examples);
+    if (phase.walk == train::Walk::kCyclic) train::check_cycles(options, of_phase);
+    steps += of_phase;
+  }
+  return steps;
+}
+
+// Scores that are not finite say of which point of the run they are.
+template <typename Work>
+auto in_place(const std::string& place, const Work& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kDiverged) throw;
+    fail(ErrorKind::kDiverged, "{}: {}", place, error.what());
+  }
+}
+
+// What a run that diverged leaves.
+std::string left_text(const std::string& output_dir) {
+  const std::vector<io::CheckpointDir> checkpoints = io::list_checkpoints(output_dir);
+  if (checkpoints.empty()) return "no weights are written";
+  return fmt::format(
+      "no weights are written but those of its checkpoints, the newest of which is {}",
+      checkpoints.front().path);
+}
+
+}  // namespace
+
+Json to_json(const TrainRunResult& result) {
+  Json phases = Json::array(), last_loss;
+  std::int64_t skipped = 0;
+  // There is none where no step counts.
+  const auto loss_json = [](double loss, std::int64_t steps) {
+    return steps > 0 ? Json(loss) : Json();
+  };
+  for (const train::PhaseHistory& phase : result.train.phases) {
+    Json networks = Json::array();
+    for (const train::NetworkHistory& network : phase.networks) {
+      networks.push_back({{"name", network.network},
+                          {"steps", network.steps},
+                          {"skipped_steps", network.steps - network.counted_steps},
+                          {"tokens", network.tokens},
+                          {"train_loss", loss_json(network.train_loss, network.counted_steps)}});
+    }
+    const std::int64_t counted =
+        static_cast<std::int64_t>(phase.steps.size()) - phase.skipped_steps;
+    skipped += phase.skipped_steps;
+    last_loss = loss_json(phase.train_loss, counted);
+    phases.push_back({{"name", phase.name},
+                      {"precision", phase.precision},
+                      {"train_loss", last_loss},
+                      {"steps", phase.steps.size()},
+                      {"skipped_steps", phase.skipped_steps},
+                      {"tokens", phase.tokens},
+                      {"seconds", phase.seconds},
+                      {"networks", networks}});
+  }
+  Json json = {{"train_loss", last_loss},
+               {"steps", result.train.steps},
+               {"skipped_steps", skipped},
+               {"tokens", result.train.tokens},
+               {"tokens_per_second", result.train.tokens_per_second},
+               {"phases", phases},
+               {"special_tokens", result.special_tokens},
+               {"output_dir", result.output_dir},
+               {"interrupted", result.train.interrupted}};
+  if (result.range_test) json["range_test"] = to_json(*result.range_test);
+  Json eval = Json::array();
+  for (const WidthScore& score : result.scores) eval.push_back(score_json(score));
+  if (!eval.empty()) json["eval"] = eval;
+  return json;
+}
+
+TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
+  check_options(given);
+  TrainRunOptions options = given;
+  const ModelHandle handle = open_model(options.model, observer);
+  const model::ModelConfig& config = handle.base->config();
+  if (options.train.task == weights::Task::kLm) handle.base->require_lm_head();
+  const text::TextEncoder encoder = open_encoder(handle, observer);
+  if (!options.model.precision.empty())
+    options.train.plan = quant::resolve(handle.plan, handle.base->target());
+  options.train.scheme = *handle.plan.scheme;
+  options.train.threads = choose_threads(options.model.threads);
+  options.train.teacher_self = options.teacher == kTeacherSelf;
+  if (!options.adapter.empty()) options.train.start = open_start(options, handle, observer);
+  if (!options.teacher.empty() && !options.train.teacher_self)
+    options.train.teacher = open_teacher(options, handle, observer);
+  if (text::fit_windows(options.features, config.max_positions)) {
+    observer.info(fmt::format("windows of {} tokens: the model has {} positions",
+                              config.max_positions, config.max_positions));
+  }
+  QALOF_CHECK(options.train.task != weights::Task::kQa ||
+                  options.features.doc_stride + 2 <= options.features.max_seq_length,
+              ErrorKind::kUsage, "--doc_stride {} leaves no room in --max_seq_length {}",
+              options.features.doc_stride, options.features.max_seq_length);
+  if (options.find_min_bits) options.train.min_bits = train::kFewestBits;  // until it is known
+  if (options.train.task == weights::Task::kClassification)
+    choose_labels(options, handle, observer);
+  // Flags that contradict each other are refused before anything is written.
+  train::check_options(options.train, handle.base->target());
+  const Json special_tokens = encoder.description(options.train.task == weights::Task::kQa);
+  observer.status("reading " + options.train_file);
+  Json identity = run_identity(options, handle);
+  if (!encoder.is_plain()) identity["special_tokens"] = special_tokens;
+  RunDirectory directory(options, identity, observer);
+  if (options.train_file == kTrainFileSelf) directory.claim(identity);  // its text is written there
+  const std::vector<train::Example> examples = load_examples(options, handle, encoder, observer);
+  std::size_t tokens = 0, longest = 0;
+  for (const train::Example& example : examples) {
+    tokens += example.ids.size();
+    longest = std::max(longest, example.ids.size());
+  }
+  const std::string what =
+      options.train.task == weights::Task::kClassification
+          ? fmt::format("{} texts, {} classes", examples.size(), options.train.num_labels)
+          : fmt::format("{} windows", examples.size());
+  observer.info(
+      fmt::format("{}: {}, {} tokens, mean {:.0f}, longest {}", options.train_file, what, tokens,
+                  static_cast<double>(tokens) / static_cast<double>(examples.size()), longest));
+  const ResumePoint* resume = directory.resume() ? &*directory.resume() : nullptr;
+  TrainRunResult result;
+  result.output_dir = options.output_dir;
+  result.special_tokens = special_tokens;
+  train::TrainHooks hooks;
+  hooks.observer = &observer;
+  hooks.should_stop = options.should_stop;
+  if (options.find_min_bits) {
+    result.range_test = resume != nullptr
+                            ? range_test_of(resume->identity.value(kRangeTest, Json::object()),
+                                            resume->checkpoint.path + "/" + kRunFile)
+                            : train::find_min_bits(handle.base, options.train, examples, hooks);
+    options.train.min_bits = result.range_test->min_bits;
+    identity[kRangeTest] = to_json(*result.range_test);
+    observer.info(fmt::format("range test: --min_bits {}", options.train.min_bits));
+  }
+  observer.info(
+      fmt::format("memory estimate {:.0f} MB",
+                  static_cast<double>(train::estimate_training_bytes(
+                      config, train::with_batches_of(examples.size(), options.train), longest)) /
+                      1e6));
+
+  Scorer scorer(options, handle.base, encoder, observer);
+  const std::int64_t max_steps = count_steps(options.train, handle.base->target(), examples);
+  std::optional<RunLog> log;
+  hooks.on_begin = [&] {
+    directory.claim(identity);
+    log.emplace(options, examples.size(), max_steps, resume);
+  };
+  hooks.on_gradients = options.on_gradients;
+  hooks.resume = resume != nullptr ? &resume->state : nullptr;
+  hooks.on_step = [&](const train::StepRecord& record) {
+    log->add(record);
+    if (options.on_step) options.on_step(record);
+  };
+  hooks.on_save = [&](const train::Checkpoint& point) {
+    log->sync();
+    save_checkpoint(options, handle, identity, point, log->trainer_state());
+    observer.info(fmt::format("checkpoint after step {}", point.global_step));
+  };
+  if (!options.validation_file.empty()) {
+    auto score = [&](const train::Checkpoint& point, bool at_phase_end) {
+      const train::TrainedWeights weights = point.weights();
+      std::vector<WidthScore> scores;
+      for (const quant::PrecisionPlan* plan : point.plans) {
+        scores.push_back(in_place(fmt::format("phase {} step {}", point.phase, point.step), [&] {
+          return scorer.score(weights, *plan, plan->default_width.bits);
+        }));
+        observer.info(
+            fmt::format("{} step {}: {}", point.phase, point.step, score_text(scores.back())));
+      }
+      log->add(point, scores, at_phase_end);
+    };
+    hooks.on_eval = [score](const train::Checkpoint& point) { score(point, false); };
+    hooks.on_phase_end = [score](const train::Checkpoint& point) { score(point, true); };
+  }
+  try {
+    result.train = train::train(handle.base, options.train, examples, hooks);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kDiverged) throw;
+    if (log) log->sync();
+    fail(ErrorKind::kDiverged, "{}; {}", error.what(), left_text(options.output_dir));
+  }
+  result.scores = log->phase_scores();
+  observer.status("writing " + options.output_dir);
+  write_training_output(options, handle, result, log->trainer_state());
+  observer.status("");
+  return result;
+}
+
+}  // namespace qalof::app

@@ -1,0 +1,150 @@
+// The formats of integer products with AVX-512 VNNI: how sums begin and end, and four k an
+// operation. One operand is unsigned: on int8 panels it is x + 128, which adds 128 times the sum of
+// the weights' codes; on int4 panels the nibble, which is code + 8 and adds 8 times the sum of x.
+// Sums start at minus that. Nothing saturates. Internal linkage.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/avx512/avx512_vectors.h"
+
+namespace qalof::kernels {
+namespace {
+
+struct IntFormat : Avx512Format {
+  using Block = IntGemmBlock;
+  using Sum = __m512i;
+  static constexpr bool kGrouped = false;
+  static constexpr std::size_t kStepBytes = 4;
+  static RowBytes rows(const Block& block) {
+    return {static_cast<const char*>(block.prepared), block.prepared_stride};
+  }
+  static void settle(__m512i& sum) { asm volatile("" : "+v"(sum)); }
+  static __m512i broadcast(const char* x) {
+    int codes;
+    __builtin_memcpy(&codes, x, sizeof(codes));
+    return _mm512_set1_epi32(codes);
+  }
+  static __m512i load(const float* partial) { return _mm512_loadu_si512(partial); }
+  static void store(float* partial, __m512i sum) { _mm512_storeu_si512(partial, sum); }
+  // Each operation rounds once, as the portable kernel does.
+  [[gnu::always_inline]] static void finish(const Block& block, std::size_t row, std::size_t first,
+                                            std::size_t left, __m512i sum) {
+    const __mmask16 mask = panel_mask(left);
+    if (block.y == nullptr) {
+      _mm512_mask_storeu_epi32(block.acc + row * block.y_stride + first, mask, sum);
+      return;
+    }
+    _mm512_mask_storeu_ps(block.y + row * block.y_stride + first, mask,
+                          result(block, row, first, left, sum));
+  }
+  static __m512 result(const Block& block, std::size_t row, std::size_t first, std::size_t left,
+                       __m512i sum) {
+    const __m512 scales = _mm512_maskz_loadu_ps(panel_mask(left), block.w_scales + first);
+    return result(block, row, first, left, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scales));
+  }
+  // The same with weight scales applied.
+  [[gnu::always_inline]] static void finish(const Block& block, std::size_t row, std::size_t first,
+                                            std::size_t left, __m512 value) {
+    _mm512_mask_storeu_ps(block.y + row * block.y_stride + first, panel_mask(left),
+                          result(block, row, first, left, value));
+  }
+  [[gnu::always_inline]] static __m512 result(const Block& block, std::size_t row,
+                                              std::size_t first, std::size_t left, __m512 value) {
+    value = _mm512_mul_ps(value, _mm512_set1_ps(block.x_scales[row]));
+    if (block.bias == nullptr) return value;
+    return _mm512_add_ps(value, _mm512_maskz_loadu_ps(panel_mask(left), block.bias + first));
+  }
+};
+
+[[maybe_unused]] inline __m512i minus_128_times(__m512i sums) {
+  return _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sums, 7));
+}
+
+struct Int8Format : IntFormat {
+  static constexpr int kSteps = 1;
+  static std::size_t num_vectors(const Block& block) { return (block.k + 3) / 4; }
+  static __m512i start(const Block& block, std::size_t, std::size_t first, std::size_t left) {
+    return minus_128_times(_mm512_maskz_loadu_epi32(panel_mask(left), block.code_sums + first));
+  }
+  static __m512i multiply(__m512i sum, __m512i x, __m512i w) {
+    return _mm512_dpbusd_epi32(sum, x, w);
+  }
+};
+
+struct Int4Format : IntFormat {
+  static constexpr int kSteps = 2;  // the low nibbles, the high nibbles
+  static std::size_t num_vectors(const Block& block) { return (block.k + 7) / 8; }
+  static __m512i start(const Block& block, std::size_t row, std::size_t, std::size_t) {
+    return _mm512_set1_epi32(-8 * block.x_sums[row]);
+  }
+  static __m512i weights(const char* at, int step) {
+    const __m512i vector = _mm512_loadu_si512(at);
+    return _mm512_and_si512(step == 0 ? vector : _mm512_srli_epi16(vector, 4),
+                            _mm512_set1_epi8(15));
+  }
+  static __m512i multiply(__m512i sum, __m512i x, __m512i w) {
+    return _mm512_dpbusd_epi32(sum, w, x);
+  }
+};
+
+// Where a panel's values of one group lie.
+[[maybe_unused]] inline std::size_t group_at(const IntGemmBlock& block, std::size_t first,
+                                             std::size_t group) {
+  return first * block.groups + group * kWidth;
+}
+
+// A group's zero points times the row's sum there.
+[[maybe_unused]] inline __m512i zero_part(const IntGemmBlock& block, std::size_t row,
+                                          std::size_t first, std::size_t group) {
+  const auto* zeros = reinterpret_cast<const __m128i*>(block.zeros + group_at(block, first, group));
+  return _mm512_mullo_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128(zeros)),
+                            _mm512_set1_epi32(block.x_sums[row * block.groups + group]));
+}
+
+// kXScales: rows of x have a scale per group too.
+template <typename Base, bool kXScales>
+struct GroupedFormat : Base {
+  using Block = IntGemmBlock;
+  using Total = __m512;
+  static constexpr bool kGrouped = true;
+  static __m512 no_total() { return _mm512_setzero_ps(); }
+  static __m512 load_total(const float* partial) { return _mm512_loadu_ps(partial); }
+  static void store_total(float* partial, __m512 total) { _mm512_storeu_ps(partial, total); }
+  static __m512 add_group(const Block& block, std::size_t row, std::size_t first, std::size_t group,
+                          __m512i sum, __m512 total) {
+    const __m512 scales = _mm512_loadu_ps(block.w_scales + group_at(block, first, group));
+    __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scales);
+    if constexpr (kXScales) {
+      const float scale = block.x_group_scales[row * block.groups + group];
+      part = _mm512_mul_ps(part, _mm512_set1_ps(scale));
+    }
+    return _mm512_add_ps(total, part);
+  }
+};
+
+template <bool kXScales>
+struct GroupedInt8Format : GroupedFormat<Int8Format, kXScales> {
+  using Block = IntGemmBlock;
+  static std::size_t group_vectors(const Block& block) { return block.group / 4; }
+  static __m512i start(const Block& block, std::size_t row, std::size_t first, std::size_t group) {
+    const std::int32_t* sums = block.code_sums + group_at(block, first, group);
+    const __m512i sum = minus_128_times(_mm512_loadu_si512(sums));
+    if (block.zeros == nullptr) return sum;
+    return _mm512_sub_epi32(sum, zero_part(block, row, first, group));
+  }
+};
+
+template <bool kXScales>
+struct GroupedInt4Format : GroupedFormat<Int4Format, kXScales> {
+  using Block = IntGemmBlock;
+  static std::size_t group_vectors(const Block& block) { return block.group / 8; }
+  static __m512i start(const Block& block, std::size_t row, std::size_t first, std::size_t group) {
+    const __m512i sum = _mm512_set1_epi32(-8 * block.x_sums[row * block.groups + group]);
+    if (block.zeros == nullptr) return sum;
+    return _mm512_sub_epi32(sum, zero_part(block, row, first, group));
+  }
+};
+
+}  // namespace
+}  // namespace qalof::kernels

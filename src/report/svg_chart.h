@@ -1,0 +1,87 @@
+// Small charts as inline SVG: colours and fonts come from the page's style sheet (classes s1..s6,
+// grid, axis, ...), so that a chart follows light and dark. Every mark has its numbers in a
+// <title>, which browsers show as a tooltip. Same data, same bytes. Text is escaped here.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace qalof::report {
+
+/// A range of numbers with round ticks.
+struct ChartAxis {
+  double low = 0, high = 1;
+  bool log = false;
+  std::vector<double> ticks;
+  /// 0 at low, 1 at high, and so beyond; NaN is at low.
+  double position(double value) const;
+};
+/// Ticks at 1, 2 or 5 times a power of ten, about count of them whatever the numbers; low and high
+/// are moved out to ticks. A range without extent, or of less than a reader could tell, gets one.
+ChartAxis linear_axis(double low, double high, int count);
+/// Ticks at powers of base (2 or 10), or at some of them where there are many; low and high are
+/// positive (what is not counts as the smallest number).
+ChartAxis log_axis(double low, double high, double base);
+
+/// "0.25", "1e-05", "1,200", "3.5M" or "2e+09": short, for ticks and tooltips.
+std::string short_number(double value);
+
+struct ChartPoint {
+  double x = 0, y = 0;
+};
+struct ChartSeries {
+  std::string name;
+  std::vector<ChartPoint> points;
+};
+/// Lines over one x axis, at most six; with a logarithmic y axis where values span more than two
+/// decades and are all positive. More than some 150 points of a line are averaged.
+struct LineChart {
+  std::string label;  // what it shows, for those who do not see it
+  std::string x_name;
+  std::vector<ChartSeries> series;
+};
+std::string svg(const LineChart& chart);
+
+struct ScatterPoint {
+  std::string name;
+  ChartPoint at;
+  double error = 0;  // half length of a bar along y
+  std::size_t group = 0;
+  bool labelled = true;
+};
+/// Points with labels where they fit; groups have colours. The undominated points (less x, more y)
+/// are joined by a staircase. x is logarithmic where it spans more than a factor of 4.
+struct ScatterChart {
+  std::string label, x_name, y_name;
+  bool more_x_is_better = false;
+  std::vector<ScatterPoint> points;
+};
+std::string svg(const ScatterChart& chart);
+
+struct BarRow {
+  std::string name;
+  double value = 0;
+  std::optional<std::pair<double, double>> interval;
+};
+/// Horizontal bars from 0, in the order given, with intervals where there are any.
+struct BarChart {
+  std::string label, unit;
+  std::vector<BarRow> rows;
+  bool is_cost = true;  // losses and gains have colours of their own
+};
+std::string svg(const BarChart& chart);
+
+/// Cells from 0 (empty) to the largest (full colour); what is below 0 has another colour.
+struct HeatMap {
+  std::string label;
+  std::vector<std::string> rows, columns;
+  std::vector<std::optional<double>> cells;  // [row][column]
+};
+std::string svg(const HeatMap& map);
+
+/// Names with the colours of series or groups 0, 1, ...; "" for fewer than two.
+std::string legend_html(const std::vector<std::string>& names);
+
+}  // namespace qalof::report

@@ -1,0 +1,176 @@
+// Autograd functions over the runtime's kernels, one per operation of the decoder. Forward passes
+// call what the runtime calls; backward passes follow docs/numerics.md.
+#pragma once
+
+#include <cstdint>
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "train/gradient_gemm.h"
+#include "train/torch/graph.h"
+#include "weights/adapter_weights.h"
+#include "weights/linear_op.h"
+
+namespace qalof::train {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Variable;
+using torch::autograd::variable_list;
+
+/// What the functions of one graph share. Outlives every autograd graph made with it.
+struct KernelResources {
+  const model::ModelConfig* config = nullptr;
+  ParallelFor* parallel = nullptr;
+  GradientGemm gemm;
+  weights::LinearWorkspace linear;
+
+  KernelResources(const model::ModelConfig& model_config, ParallelFor& parallel_for)
+      : config(&model_config), parallel(&parallel_for), gemm(parallel_for) {}
+  std::vector<float> a_panels, b_panels;
+  GradientPrecision gradient;
+  std::uint64_t step = 0;
+  std::uint64_t rounding_calls = 0;  // backward products of the step: a stream of its own for each
+  std::vector<std::int8_t> gradient_codes;
+  std::vector<float> gradient_scales;
+  LinearObserver observe_linear;
+};
+
+/// Pointers travel through saved_data, which holds integers.
+template <typename T>
+void save_pointer(AutogradContext* ctx, const char* name, const T* pointer) {
+  ctx->saved_data[name] = static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(pointer));
+}
+template <typename T>
+T* saved_pointer(AutogradContext* ctx, const char* name) {
+  return reinterpret_cast<T*>(static_cast<std::intptr_t>(ctx->saved_data[name].toInt()));
+}
+
+/// Stands for "no such tensor" where a function takes a fixed number of them.
+at::Tensor no_tensor();
+MatrixView matrix(const at::Tensor& tensor);
+inline bool is_given(const at::Tensor& tensor) { return tensor.numel() > 0; }
+
+/// Weights [k, n] packed for dx [m, n] = dy [m, k] W: reals in f32 or bf16, or codes, whose scales
+/// then belong to dy's columns.
+struct BackwardWeights {
+  kernels::PackedMatrix matrix;  // [n, k]; without panels: not made yet
+  std::vector<std::byte> panels;
+  std::vector<float> dy_scales;         // [k] or empty
+  std::vector<float> ones;              // [n], the scales of an integer product
+  std::vector<std::int32_t> code_sums;  // [n]
+};
+
+/// dx = dy W, plus sum where it is not null; input, where it is not null, is the product of dy that
+/// comes first. Not thread-safe.
+void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
+                       struct KernelResources& resources, float* dx,
+                       const kernels::LowRankSum* sum = nullptr,
+                       const kernels::LowRankInput* input = nullptr);
+
+/// Floats and learned values behind the codes of a linear whose weights an adapter owns.
+struct OwnCodes {
+  const std::vector<float>* base = nullptr;  // [out, in], without a merged adapter
+  weights::LearnedLinear values;             // in this step; without steps: the scheme's scales
+  std::shared_ptr<const QuantizerStart> start;
+};
+
+/// The reals that a linear's weights are multiplied with: x [tokens, in] itself, rounded to
+/// bfloat16, or quantized as call says.
+at::Tensor quantized_input(const at::Tensor& x, const weights::LinearCall& call,
+                           KernelResources& resources);
+
+/// One linear at one precision; lives as long as its graph.
+struct KernelLinear {
+  weights::LinearCall call;                   // without LoRA
+  const BackwardWeights* backward = nullptr;  // dx = dy * backward
+  OwnCodes own;
+};
+
+struct LinearArguments {
+  std::size_t index = 0;
+  const KernelLinear* linear = nullptr;
+  double lora_scaling = 1;
+  bool merged = false;  // a and b are in the weights
+  double ste_clip = 0;
+  KernelResources* resources = nullptr;
+};
+
+/// x [tokens, in] -> [tokens, out]. a, b: LoRA pair or no_tensor(); weight: where the base trains;
+/// bias: where it depends on parameters, else that of the call is added; steps, clip: offsets of
+/// learned values (QuantizerParams) or no_tensor().
+struct LinearFunction : torch::autograd::Function<LinearFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& a,
+                          const Variable& b, const Variable& weight, const Variable& bias,
+                          const Variable& steps, const Variable& clip,
+                          const LinearArguments& arguments);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// Layer norm; RMS norm where beta is no_tensor().
+struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& gamma,
+                          const Variable& beta, KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// {x + added, norm(x + added)}.
+struct AddNormFunction : torch::autograd::Function<AddNormFunction> {
+  static variable_list forward(AutogradContext* ctx, const Variable& x, const Variable& added,
+                               const Variable& gamma, const Variable& beta,
+                               KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads);
+};
+
+struct AttentionArguments {
+  const std::vector<int>* k_bits = nullptr;  // [kv head]
+  const std::vector<int>* v_bits = nullptr;
+  double ste_clip = 0;
+  KernelResources* resources = nullptr;
+};
+
+/// qkv [tokens, hidden + 2 kv_width] -> [tokens, hidden]; offsets is an int64 CPU tensor [windows +
+/// 1]. Without a mask (ste_clip 0) K and V are rounded in qkv itself, which nobody else may read.
+struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& qkv, const at::Tensor& offsets,
+                          const AttentionArguments& arguments);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// The form of the config's activation, which is not SwiGLU.
+struct GeluFunction : torch::autograd::Function<GeluFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& x, KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// silu(gate) * up.
+struct SwiGluFunction : torch::autograd::Function<SwiGluFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& gate, const Variable& up,
+                          KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// q, k and v side by side [tokens, hidden + 2 kv_width], q and k turned by angles
+/// [tokens, head_dim], a table of kernels::rotary_table.
+struct RotaryFunction : torch::autograd::Function<RotaryFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& q, const Variable& k,
+                          const Variable& v, const at::Tensor& angles, KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// Sum of token and, where wpe is given, position embedding, both rounded to bf16 first where bits
+/// is 16; ids and positions are int64 CPU tensors. For a base that trains.
+struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& wte, const Variable& wpe,
+                          const at::Tensor& ids, const at::Tensor& positions, int bits,
+                          KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// The runtime's head on hidden states.
+struct HeadFunction : torch::autograd::Function<HeadFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& hidden, const Variable& weight,
+                          const Variable& bias, KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+}  // namespace qalof::train

@@ -1,0 +1,447 @@
+#include <algorithm>
+#include <map>
+#include <tuple>
+
+#include "core/error.h"
+#include "kernels/ops.h"
+#include "kernels/quantize.h"
+#include "train/torch/rotation_functions.h"
+
+namespace qalof::train {
+
+namespace {
+
+template <typename T>
+std::vector<T> transposed(const std::vector<T>& values, std::size_t rows, std::size_t cols,
+                          ParallelFor& parallel) {
+  std::vector<T> result(values.size());
+  parallel.run(cols, [&](std::size_t col) {
+    for (std::size_t row = 0; row < rows; ++row)
+      result[col * rows + row] = values[row * cols + col];
+  });
+  return result;
+}
+
+at::Tensor index_tensor(std::span<const std::int32_t> values) {
+  at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kLong);
+  std::copy(values.begin(), values.end(), tensor.mutable_data_ptr<std::int64_t>());
+  return tensor;
+}
+
+class KernelGraph final : public Graph {
+ public:
+  KernelGraph(std::shared_ptr<const weights::BaseModel> base, const BaseParams* trainable,
+              ParallelFor& parallel, GradientPrecision gradient, LinearObserver observe_linear)
+      : base_(std::move(base)), trainable_(trainable), resources_(base_->config(), parallel) {
+    resources_.gradient = gradient;
+    resources_.observe_linear = std::move(observe_linear);
+  }
+
+  at::Device device() const override { return at::kCPU; }
+
+  at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) override {
+    if (trainable_ != nullptr) {
+      return EmbedFunction::apply(trainable_->wte, trainable_->wpe, index_tensor(batch.ids),
+                                  index_tensor(batch.positions), plan.embedding.bits, &resources_);
+    }
+    at::Tensor rows = at::empty({static_cast<std::int64_t>(batch.tokens()),
+                                 static_cast<std::int64_t>(base_->config().hidden)});
+    model_of(plan.scheme)
+        .embed(batch.ids, batch.positions, plan.embedding, rows.mutable_data_ptr<float>());
+    return rows;
+  }
+
+  at::Tensor embed_rows(const at::Tensor& rows, const PackedBatch& batch,
+                        const GraphPlan& plan) override {
+    QALOF_CHECK(trainable_ == nullptr, ErrorKind::kInternal,
+                "embeddings that are not of tokens, on a base that trains");
+    const weights::BaseModel& base = model_of(plan.scheme);
+    at::Tensor result = rows;
+    if (!base.config().rotary) {
+      at::Tensor positions = at::empty_like(rows);
+      base.position_rows(batch.positions, plan.embedding, positions.mutable_data_ptr<float>());
+      result = rows + positions;
+    }
+    const weights::Rotation* rotation = base.rotation().get();
+    if (rotation == nullptr) return result;
+    if (base.config().norm == model::NormKind::kLayer)
+      result = result - result.mean({-1}, /*keepdim=*/true);
+    return turned(result, rotation->residual(), 1);
+  }
+
+  at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch, const GraphPlan& plan,
+                    const NetworkView& view, std::vector<at::Tensor>* blocks) override {
+    const model::ModelConfig& config = base_->config();
+    const weights::BaseModel& base = model_of(plan.scheme);
+    const weights::Rotation* rotation = base.rotation().get();
+    const BaseParams& params = trainable_ != nullptr ? *trainable_ : frozen_norms(base);
+    at::Tensor offsets = at::empty({static_cast<std::int64_t>(batch.offsets.size())}, at::kLong);
+    std::copy(batch.offsets.begin(), batch.offsets.end(), offsets.mutable_data_ptr<std::int64_t>());
+    at::Tensor angles;  // of rotary positions [tokens, head_dim]
+    if (config.rotary) {
+      angles = at::empty({static_cast<std::int64_t>(batch.tokens()),
+                          static_cast<std::int64_t>(config.head_dim())});
+      kernels::rotary_table(batch.positions.data(), batch.tokens(), base_->rotary().data(),
+                            base_->rotary().size(), angles.mutable_data_ptr<float>());
+    }
+    at::Tensor residual = embedded;
+    const NormParams& entry = params.attention_norms.front();
+    at::Tensor normed = LayerNormFunction::apply(residual, entry.gamma, entry.beta, &resources_);
+    auto add_and_norm = [&](const at::Tensor& added, const NormParams& weights) {
+      const auto both =
+          AddNormFunction::apply(residual, added, weights.gamma, weights.beta, &resources_);
+      residual = both[0];
+      normed = both[1];
+    };
+    for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
+      const model::LayerSteps& steps = base_->layers()[layer];
+      std::vector<at::Tensor> parts;
+      for (const std::size_t index : steps.attention_in)
+        parts.push_back(linear(index, normed, plan, view));
+      at::Tensor qkv = parts.front();
+      QALOF_CHECK(parts.size() == (config.rotary ? 3U : 1U), ErrorKind::kInternal,
+                  "layer {}: attention reads {} linears", layer, parts.size());
+      if (config.rotary)
+        qkv = RotaryFunction::apply(parts[0], parts[1], parts[2], angles, &resources_);
+      if (rotation != nullptr && rotation->after_positions() != nullptr) {
+        qkv = turned(qkv, *rotation->after_positions(), config.num_heads + config.num_kv_heads);
+      }
+      const AttentionArguments arguments{&plan.k_bits[layer], &plan.v_bits[layer], plan.ste_clip,
+                                         &resources_};
+      const at::Tensor attended = AttentionFunction::apply(qkv, offsets, arguments);
+      add_and_norm(linear(steps.attention_out, attended, plan, view), params.mlp_norms[layer]);
+      const at::Tensor inner = linear(steps.mlp_in.front(), normed, plan, view);
+      at::Tensor activated =
+          config.activation == model::Activation::kSwiGlu
+              ? SwiGluFunction::apply(inner, linear(steps.mlp_in[1], normed, plan, view),
+                                      &resources_)
+              : GeluFunction::apply(inner, &resources_);
+      if (rotation != nullptr) activated = turned(activated, rotation->inner(), 1);
+      const at::Tensor added = linear(steps.mlp_out, activated, plan, view);
+      const bool last = layer + 1 == config.num_layers;
+      if (rotation != nullptr && last) {
+        residual = turned(residual + added, rotation->residual(), 1, /*inverse=*/true);
+        normed = LayerNormFunction::apply(residual, params.final_norm.gamma, params.final_norm.beta,
+                                          &resources_);
+      } else {
+        add_and_norm(added, last ? params.final_norm : params.attention_norms[layer + 1]);
+      }
+      if (blocks == nullptr) continue;
+      const bool is_turned = rotation != nullptr && !last;
+      blocks->push_back(is_turned ? turned(residual, rotation->residual(), 1, /*inverse=*/true)
+                                  : residual);
+    }
+    return normed;
+  }
+
+  at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) override {
+    return HeadFunction::apply(hidden, head.weight, head.bias.defined() ? head.bias : no_tensor(),
+                               &resources_);
+  }
+
+  at::Tensor lm_logits(const at::Tensor& hidden, const GraphPlan& plan) override {
+    const KernelLinear& head = lm_head(plan.embedding);
+    at::Tensor logits = at::empty({hidden.size(0), static_cast<std::int64_t>(head.call.weight.n)});
+    weights::run_linear(head.call, hidden.const_data_ptr<float>(),
+                        static_cast<std::size_t>(hidden.size(0)), logits.mutable_data_ptr<float>(),
+                        resources_.linear, *resources_.parallel);
+    return logits;
+  }
+  at::Tensor lm_hidden_gradient(const at::Tensor& dlogits, const GraphPlan& plan) override {
+    at::Tensor dhidden =
+        at::empty({dlogits.size(0), static_cast<std::int64_t>(base_->config().hidden)});
+    multiply_gradient(matrix(dlogits), *lm_head(plan.embedding).backward, resources_,
+                      dhidden.mutable_data_ptr<float>());
+    return dhidden;
+  }
+  void add_lm_head_gradient(const at::Tensor& dlogits, const at::Tensor& hidden,
+                            at::Tensor& dhead) override {
+    resources_.gemm.multiply_transposed(matrix(dlogits), matrix(hidden), 1.0F,
+                                        kernels::Accumulate::kAdd, dhead.mutable_data_ptr<float>());
+  }
+  at::Tensor lm_head_parameter() const override {
+    return trainable_ != nullptr ? trainable_->lm_matrix() : at::Tensor();
+  }
+  void begin_step(std::int64_t step) override {
+    resources_.step = static_cast<std::uint64_t>(step);
+    resources_.rounding_calls = 0;
+  }
+  void weights_changed() override {
+    for (auto& [key, entry] : own_linears_) entry.is_ready = entry.is_ready && !entry.trains;
+    if (trainable_ == nullptr) return;
+    // Buffers stay for the next packing.
+    for (auto& [key, entry] : linears_) entry.is_ready = false;
+  }
+
+ private:
+  struct Entry {
+    KernelLinear linear;
+    BackwardWeights backward;
+    std::unique_ptr<weights::OwnedMatrix> owned;  // where the base trains, or an adapter owns them
+    bool is_ready = false;
+    bool trains = false;  // of adapters' own: changes with every step
+  };
+  // Linear, weight bits, activation bits, scheme.
+  using Key = std::tuple<std::size_t, int, int, quant::QuantScheme>;
+
+  const weights::BaseModel& model_of(const quant::QuantScheme& scheme) const {
+    QALOF_CHECK(!scheme.rotated || trainable_ == nullptr, ErrorKind::kUnsupported,
+                "scheme {}: a base that trains cannot be rotated", quant::to_string(scheme));
+    return *weights::model_for(base_, scheme);
+  }
+
+  // The norms of a frozen base alone; views, for nothing writes to them and the base outlives them.
+  const BaseParams& frozen_norms(const weights::BaseModel& base) {
+    BaseParams& params = frozen_[&base];
+    if (params.final_norm.gamma.defined()) return params;
+    auto view = [](const std::vector<float>& values) {
+      if (values.empty()) return no_tensor();
+      return at::from_blob(const_cast<float*>(values.data()),
+                           {static_cast<std::int64_t>(values.size())});
+    };
+    auto norm = [&](const weights::BaseModel::Norm& source) {
+      return NormParams{view(source.gamma), view(source.beta)};
+    };
+    for (std::size_t layer = 0; layer < base.config().num_layers; ++layer) {
+      params.attention_norms.push_back(norm(base.attention_norm(layer)));
+      params.mlp_norms.push_back(norm(base.mlp_norm(layer)));
+    }
+    params.final_norm = norm(base.final_norm());
+    return params;
+  }
+
+  at::Tensor turned(const at::Tensor& x, const kernels::Hadamard& hadamard, std::size_t blocks,
+                    bool inverse = false) {
+    return HadamardFunction::apply(
+        x, HadamardArguments{&hadamard, blocks, inverse, resources_.parallel});
+  }
+
+  at::Tensor linear(std::size_t index, const at::Tensor& x, const GraphPlan& plan,
+                    const NetworkView& view) {
+    LinearArguments arguments;
+    arguments.index = index;
+    arguments.lora_scaling = view.lora_scaling;
+    arguments.ste_clip = plan.ste_clip;
+    arguments.resources = &resources_;
+    const bool has_lora = !view.lora.empty() && view.lora[index].a.defined();
+    arguments.merged = view.merged && has_lora;
+    const QuantizerParams quantizer =
+        view.quantizers.empty() ? QuantizerParams{} : view.quantizers[index];
+    arguments.linear = arguments.merged || quantizer.start
+                           ? &own(index, plan, view, quantizer)
+                           : &prepared(index, plan.linears[index], plan.scheme);
+    auto given = [](const at::Tensor& tensor) { return tensor.defined() ? tensor : no_tensor(); };
+    at::Tensor a = no_tensor(), b = no_tensor(), weight = no_tensor(), bias = no_tensor();
+    if (has_lora) {
+      a = view.lora[index].a;
+      b = view.lora[index].b;
+      if (const weights::Rotation* rotation = model_of(plan.scheme).rotation().get()) {
+        const auto pair = RotatePairFunction::apply(a, b, rotation, index, view.lora_scaling);
+        a = pair[0];
+        b = pair[1];
+        if (is_given(pair[2])) bias = pair[2];
+      }
+    }
+    if (trainable_ != nullptr) {
+      weight = trainable_->weights[index];
+      bias = trainable_->biases[index];
+    }
+    return LinearFunction::apply(x, a, b, weight, bias, given(quantizer.steps),
+                                 given(quantizer.clip), arguments);
+  }
+
+  const KernelLinear& prepared(std::size_t index, quant::Precision precision,
+                               quant::QuantScheme scheme) {
+    Entry& entry = linears_[{index, precision.weight.bits, precision.activation.bits, scheme}];
+    if (entry.is_ready) return entry.linear;
+    if (trainable_ != nullptr) {
+      pack_trained(trainable_->weights[index], precision, scheme, entry);
+      const at::Tensor& bias = trainable_->biases[index];
+      entry.linear.call.bias = is_given(bias) ? bias.const_data_ptr<float>() : nullptr;
+    } else {
+      const weights::BaseModel& base = model_of(scheme);
+      use(base.packed(index, precision, scheme, *resources_.parallel), precision, entry);
+      const std::vector<float>& bias = base.bias(index);
+      entry.linear.call.bias = bias.empty() ? nullptr : bias.data();
+    }
+    entry.linear.call.range = weights::activation_range(scheme);
+    return entry.linear;
+  }
+
+  // A linear whose weights or clip factor are the adapter's own, as they are now; it computes what
+  // runtime::adapt_linear hands over.
+  const KernelLinear& own(std::size_t index, const GraphPlan& plan, const NetworkView& view,
+                          const QuantizerParams& quantizer) {
+    const quant::Precision precision = plan.linears[index];
+    const bool merged = view.merged && !view.lora.empty() && view.lora[index].a.defined();
+    const at::Tensor& identity = merged                      ? view.lora[index].a
+                                 : quantizer.steps.defined() ? quantizer.steps
+                                                             : quantizer.clip;
+    Entry& entry =
+        own_linears_[{Key{index, precision.weight.bits, precision.activation.bits, plan.scheme},
+                      identity.const_data_ptr<float>()}];
+    if (entry.is_ready) return entry.linear;
+    KernelLinear& linear = entry.linear;
+    linear.own.values = quantizer.start ? quantizer.values() : weights::LearnedLinear{};
+    linear.own.start = quantizer.start;
+    const bool has_steps = !linear.own.values.steps.empty();
+    if (!merged && !has_steps) {
+      const KernelLinear& shared = prepared(index, precision, plan.scheme);
+      linear.call = shared.call;
+      linear.backward = shared.backward;
+    } else {
+      linear.own.base = &base_floats(index);
+      pack_own(index, precision, plan.scheme, merged ? &view : nullptr, entry);
+    }
+    linear.call.range.clip = linear.own.values.clip;
+    entry.trains = identity.requires_grad();
+    entry.is_ready = true;
+    return linear;
+  }
+
+  void pack_own(std::size_t index, quant::Precision precision, const quant::QuantScheme& scheme,
+                const NetworkView* merged, Entry& entry) {
+    ParallelFor& parallel = *resources_.parallel;
+    const model::LinearSpec& spec = base_->linears()[index];
+    std::vector<float> sum;
+    const std::vector<float>* floats = entry.linear.own.base;
+    if (merged != nullptr) {
+      sum = *floats;
+      const LoraParams& pair = merged->lora[index];
+      weights::add_low_rank(pair.a.const_data_ptr<float>(), pair.b.const_data_ptr<float>(),
+                            static_cast<std::size_t>(pair.a.size(0)),
+                            static_cast<float>(merged->lora_scaling), spec.out, spec.in, sum.data(),
+                            parallel);
+      floats = &sum;
+    }
+    entry.owned = weights::pack_own_weights(*floats, spec.out, spec.in, precision, scheme,
+                                            &entry.linear.own.values, parallel);
+    use(entry.owned->view, precision, entry);
+    const std::vector<float>& bias = base_->bias(index);
+    entry.linear.call.bias = bias.empty() ? nullptr : bias.data();
+    entry.linear.call.range = weights::activation_range(scheme);
+  }
+
+  const std::vector<float>& base_floats(std::size_t index) {
+    std::vector<float>& floats = base_floats_[index];
+    if (floats.empty()) floats = base_->source().linear_f32(index);
+    return floats;
+  }
+
+  const KernelLinear& lm_head(quant::BitWidth width) {
+    Entry& entry = linears_[{base_->linears().size(), width.bits, width.bits, {}}];
+    if (entry.is_ready) return entry.linear;
+    const quant::Precision precision{width, width};
+    if (trainable_ != nullptr) {
+      base_->require_lm_head();
+      pack_trained(trainable_->lm_matrix(), precision, {}, entry);
+    } else {
+      use(base_->lm_head(width, *resources_.parallel), precision, entry);
+    }
+    return entry.linear;
+  }
+
+  void pack_trained(const at::Tensor& weight, quant::Precision precision, quant::QuantScheme scheme,
+                    Entry& entry) {
+    const float* values = weight.const_data_ptr<float>();
+    const std::vector<float> copy(values, values + weight.numel());
+    entry.owned = weights::pack_weights(copy, static_cast<std::size_t>(weight.size(0)),
+                                        static_cast<std::size_t>(weight.size(1)), precision, scheme,
+                                        *resources_.parallel);
+    use(entry.owned->view, precision, entry);
+  }
+
+  // Forward form given, backward form made from it.
+  void use(const kernels::PackedMatrix& packed, quant::Precision precision, Entry& entry) {
+    KernelLinear& linear = entry.linear;
+    linear.call.precision = precision;
+    linear.call.weight = packed;
+    linear.backward = &entry.backward;
+    if (resources_.gradient.bits != 0) pack_backward(packed, entry.backward);
+    entry.is_ready = true;
+  }
+
+  void pack_backward(const kernels::PackedMatrix& w, BackwardWeights& backward) {
+    using kernels::WeightFormat;
+    const bool is_integer = w.format == WeightFormat::kInt8 || w.format == WeightFormat::kInt4;
+    const bool is_bf16 = w.format == WeightFormat::kBf16;
+    int bits = is_integer || is_bf16 ? resources_.gradient.bits : 32;
+    if (w.group != 0 || is_bf16) bits = std::max(bits, 16);
+    ParallelFor& parallel = *resources_.parallel;
+    kernels::PackedMatrix& matrix = backward.matrix;
+    matrix = {};
+    matrix.format = bits == 32   ? WeightFormat::kF32
+                    : bits == 16 ? WeightFormat::kBf16
+                                 : WeightFormat::kInt8;
+    matrix.n = w.k;
+    matrix.k = w.n;
+    backward.panels.resize(kernels::packed_matrix_bytes(matrix.format, matrix.n, matrix.k));
+    matrix.panels = backward.panels.data();
+    if (bits == 32) {
+      const std::vector<float> reals = weights::unpack_reals(w, parallel);
+      kernels::pack_f32(reals.data(), matrix.n, matrix.k, matrix.n, /*transposed=*/true,
+                        reinterpret_cast<float*>(backward.panels.data()), parallel);
+      return;
+    }
+    if (w.group != 0 || is_bf16) {
+      // A scale per group of inputs cannot go to dy: the reals, rounded where they are not bf16.
+      const std::vector<float> reals =
+          transposed(weights::unpack_reals(w, parallel), w.n, w.k, parallel);
+      kernels::pack_bf16(reals.data(), matrix.n, matrix.k,
+                         reinterpret_cast<std::uint16_t*>(backward.panels.data()), parallel);
+      return;
+    }
+    // Codes are exact in bf16; their scales lie on the axis that is summed over, so they go to dy.
+    backward.dy_scales.assign(w.scales, w.scales + w.n);
+    std::vector<std::int8_t> codes(w.n * w.k);
+    kernels::unpack_codes(w, codes.data());
+    codes = transposed(codes, w.n, w.k, parallel);
+    if (bits == 16) {
+      const std::vector<float> values(codes.begin(), codes.end());
+      kernels::pack_bf16(values.data(), matrix.n, matrix.k,
+                         reinterpret_cast<std::uint16_t*>(backward.panels.data()), parallel);
+      return;
+    }
+    backward.code_sums.resize(matrix.n);
+    kernels::pack_codes(codes.data(), matrix.n, matrix.k, matrix.format, backward.panels.data(),
+                        backward.code_sums.data(), parallel);
+    backward.ones.assign(matrix.n, 1.0F);
+    matrix.scales = backward.ones.data();
+    matrix.code_sums = backward.code_sums.data();
+  }
+
+  std::shared_ptr<const weights::BaseModel> base_;
+  const BaseParams* trainable_;
+  std::map<const weights::BaseModel*, BaseParams> frozen_;
+  KernelResources resources_;
+  std::map<Key, Entry> linears_;
+  // By the adapter's memory, too: it outlives the graph.
+  std::map<std::pair<Key, const float*>, Entry> own_linears_;
+  std::map<std::size_t, std::vector<float>> base_floats_;
+};
+
+}  // namespace
+
+GraphPlan::GraphPlan(const quant::PrecisionPlan& plan, double clip)
+    : linears(plan.linears),
+      scheme(plan.scheme),
+      embedding{plan.default_width.bits == 32 ? 32 : 16},
+      ste_clip(clip) {
+  auto bits = [](const std::vector<quant::BitWidth>& widths) {
+    std::vector<int> values;
+    for (const quant::BitWidth width : widths) values.push_back(width.bits);
+    return values;
+  };
+  for (const auto& widths : plan.k) k_bits.push_back(bits(widths));
+  for (const auto& widths : plan.v) v_bits.push_back(bits(widths));
+}
+
+std::unique_ptr<Graph> make_kernel_graph(std::shared_ptr<const weights::BaseModel> base,
+                                         const BaseParams* trainable, ParallelFor& parallel,
+                                         GradientPrecision gradient,
+                                         LinearObserver observe_linear) {
+  return std::make_unique<KernelGraph>(std::move(base), trainable, parallel, gradient,
+                                       std::move(observe_linear));
+}
+
+}  // namespace qalof::train

@@ -1,0 +1,67 @@
+// Losses on a graph's outputs, after docs/numerics.md, "Losses". Each returns a scalar to call
+// backward on, and its parts as plain numbers.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "train/distillation.h"
+#include "train/torch/graph.h"
+
+namespace qalof::train {
+
+struct LossParts {
+  double hard = 0;          // cross entropy, summed over windows, or predicted tokens (lm)
+  double distillation = 0;  // summed likewise; span_loss.h says over teachers
+  double total = 0;         // the loss: weighted, divided by the normalizer
+  std::uint64_t hits = 0;   // largest logits that stand at the label, of labels_per_window
+  // feature_loss_torch.h: means over the tokens of the whole optimizer step, summed over teachers
+  double hidden = 0;
+  double contrastive = 0;
+};
+
+/// logits [tokens, 2] of the student and of each teacher, which may be none. normalizer: windows of
+/// the whole optimizer step.
+at::Tensor span_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
+                        const PackedBatch& batch, const Distillation& distillation,
+                        double normalizer, LossParts* parts);
+
+/// logits [windows, classes] of the student and of each teacher, which may be none, against the
+/// batch's labels. normalizer: windows of the whole optimizer step.
+at::Tensor class_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
+                         const PackedBatch& batch, const Distillation& distillation,
+                         double normalizer, LossParts* parts);
+/// Rows [windows, hidden] of the last token of each window. Differentiable.
+at::Tensor last_rows(const at::Tensor& hidden, const PackedBatch& batch);
+
+/// A teacher's final hidden states and what makes logits of them.
+struct LmTeacher {
+  at::Tensor hidden;
+  Graph* graph = nullptr;
+  const GraphPlan* plan = nullptr;
+};
+/// Next-token loss of every token but the first of each window. Logits exist in chunks of rows
+/// only.
+struct LmLossInputs {
+  Graph* graph = nullptr;
+  const GraphPlan* plan = nullptr;
+  const PackedBatch* batch = nullptr;
+  std::vector<LmTeacher> teachers;  // none: hard labels alone
+  Distillation distillation;
+  double normalizer = 1;  // predicted tokens of the whole optimizer step
+};
+at::Tensor lm_loss_of(const at::Tensor& hidden, const LmLossInputs& inputs, LossParts* parts);
+
+/// Labels of a window that LossParts::hits counts; 0 for lm.
+inline int labels_per_window(weights::Task task) {
+  return task == weights::Task::kQa ? 2 : task == weights::Task::kClassification ? 1 : 0;
+}
+
+/// Tokens that a language model's loss predicts.
+inline std::size_t num_predicted(const PackedBatch& batch) {
+  return batch.tokens() - batch.windows();
+}
+
+}  // namespace qalof::train

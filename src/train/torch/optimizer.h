@@ -1,0 +1,49 @@
+// AdamW (Loshchilov and Hutter 2019, algorithm 2) on flat buffers.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "train/run_state.h"
+#include "train/torch/network.h"
+
+namespace qalof::train {
+
+struct AdamWOptions {
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
+  double weight_decay = 0;
+};
+
+class AdamW {
+ public:
+  AdamW(FlatParameters& parameters, const AdamWOptions& options);
+  /// One update of the groups (ascending) that have trained, from the gradients as they are. The
+  /// others keep their values, moments and count of steps.
+  void step(double learning_rate, std::span<const std::size_t> groups);
+  AdamWState state() const;
+  /// Error{kBadInput} where the state is not one of these parameters.
+  void restore(const AdamWState& state);
+
+ private:
+  // Neighbouring ranges of groups that have taken the same number of steps.
+  struct Run {
+    ParameterRange range;
+    std::int64_t steps = 0;
+  };
+  std::vector<Run> runs_of(std::span<const std::size_t> groups) const;
+  void update(double learning_rate, const Run& run);
+
+  FlatParameters& parameters_;
+  AdamWOptions options_;
+  at::Tensor mean_, square_, scratch_;
+  std::vector<std::int64_t> steps_;  // [group]
+};
+
+/// Scales gradients so that their norm is at most max_norm (0: leaves them) and returns the norm
+/// before. A norm that is not finite leaves them as they are.
+double clip_gradients(at::Tensor& gradients, double max_norm);
+
+}  // namespace qalof::train

@@ -1,0 +1,275 @@
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <set>
+
+#include "core/error.h"
+#include "train/adapter_form.h"
+#include "train/torch/adversarial.h"
+#include "train/torch/feature_loss.h"
+#include "train/torch/step.h"
+
+namespace qalof::train {
+
+namespace {
+
+class Stopwatch {
+ public:
+  // Seconds since the last call or the start.
+  double lap() {
+    const auto now = std::chrono::steady_clock::now();
+    const double seconds = std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+    return seconds;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+PassOutput detached(const PassOutput& output) {
+  PassOutput copy = output;
+  if (copy.logits.defined()) copy.logits = copy.logits.detach();
+  if (copy.hidden.defined()) copy.hidden = copy.hidden.detach();
+  for (at::Tensor& block : copy.blocks) block = block.detach();
+  return copy;
+}
+
+}  // namespace
+
+StepRunner::StepRunner(const StepContext& context)
+    : context_(context),
+      wanted_(context.options),
+      perturbations_(context.options.seed, "adversarial " + context.phase.name),
+      phase_teacher_(wanted_, cache_limit(context.options, context.graph.device())) {
+  const TrainOptions& options = context_.options;
+  // Logits of a network that is trained already are far from a student's at its first steps: their
+  // squared error would drown the labels.
+  const bool among_widths = options.method == Method::kJoint && !options.teacher;
+  const KdLoss usual = among_widths ? KdLoss::kMse : KdLoss::kKl;
+  distillation_ = {options.kd_alpha, options.kd_temperature, options.kd_loss.value_or(usual),
+                   options.kd_beta};
+}
+
+StepRunner::Normalizers StepRunner::normalizers_of(std::span<const std::uint32_t> windows) const {
+  Normalizers result{0, 0};
+  for (const std::uint32_t window : windows)
+    result.tokens += static_cast<double>(context_.examples[window].ids.size());
+  const auto count = static_cast<double>(windows.size());
+  const bool is_lm = context_.options.task == weights::Task::kLm;
+  result.loss = is_lm ? result.tokens - count : count;
+  return result;
+}
+
+StepRunner::Student StepRunner::student_of(const StepPass& pass) const {
+  return {pass.network, std::make_shared<GraphPlan>(pass.network.plan, context_.options.ste_clip),
+          context_.parameters.view(pass.network)};
+}
+
+PassOutput StepRunner::forward(const PackedBatch& batch, const Student& student,
+                               const at::Tensor& embedded) {
+  return run_network(context_.graph, student.plan, student.view, batch, wanted_, embedded);
+}
+
+at::Tensor StepRunner::adversarial_embeddings(const PackedBatch& batch, const Student& student,
+                                              const Normalizers& normalizers, std::int64_t step,
+                                              std::size_t pass, std::size_t first_token) {
+  const AdversarialOptions& options = context_.options.adversarial;
+  const at::Tensor embedded = context_.graph.embed(batch, *student.plan);
+  at::Tensor start = start_of_perturbation(perturbations_, options, step, pass, first_token,
+                                           embedded.size(0), embedded.size(1))
+                         .to(embedded.device());
+  return embedded +
+         perturbation_of(embedded, std::move(start), options, [&](const at::Tensor& moved) {
+           LossParts parts;  // labels alone: no teachers
+           return task_loss_of(forward(batch, student, moved), {}, batch, normalizers.loss, parts);
+         });
+}
+
+PassOutput StepRunner::teach(const TeacherReference& teacher,
+                             std::span<const std::uint32_t> windows, const PackedBatch& batch,
+                             const std::vector<PassOutput>& passes) {
+  if (teacher.kind == TeacherKind::kEarlierPass) return passes[teacher.index];
+  if (teacher.kind == TeacherKind::kModel)
+    return context_.teacher->outputs(context_.examples, windows);
+  const at::NoGradGuard no_grad;
+  Student network;
+  if (teacher.kind == TeacherKind::kPhase) {
+    network.network = context_.phases[teacher.index].networks.front();
+    network.view = view_of(context_.finished, network.network, context_.options);
+  } else {
+    network.network = context_.phase.networks[teacher.index];
+    network.view = context_.parameters.view(network.network);
+  }
+  network.plan = std::make_shared<GraphPlan>(network.network.plan, /*clip=*/0);
+  if (teacher.kind == TeacherKind::kNetwork) return forward(batch, network);
+  return phase_teacher_.outputs(context_.examples, windows, [&](const PackedBatch& missing) {
+    return forward(missing, network);
+  });
+}
+
+at::Tensor StepRunner::task_loss_of(const PassOutput& student,
+                                    const std::vector<PassOutput>& teachers,
+                                    const PackedBatch& batch, double normalizer, LossParts& parts) {
+  if (wanted_.logits) {
+    std::vector<at::Tensor> logits;
+    for (const PassOutput& teacher : teachers) logits.push_back(teacher.logits);
+    const auto loss = context_.options.task == weights::Task::kQa ? span_loss_of : class_loss_of;
+    return loss(student.logits, logits, batch, distillation_, normalizer, &parts);
+  }
+  LmLossInputs inputs;
+  inputs.graph = student.graph;
+  inputs.plan = student.plan.get();
+  inputs.batch = &batch;
+  for (const PassOutput& teacher : teachers)
+    inputs.teachers.push_back({teacher.hidden, teacher.graph, teacher.plan.get()});
+  inputs.distillation = distillation_;
+  inputs.normalizer = normalizer;
+  return lm_loss_of(student.hidden, inputs, &parts);
+}
+
+at::Tensor StepRunner::loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
+                               const PackedBatch& batch, const Normalizers& normalizers,
+                               LossParts& parts) {
+  const TrainOptions& options = context_.options;
+  at::Tensor loss = task_loss_of(student, teachers, batch, normalizers.loss, parts);
+  if (teachers.empty()) return loss;
+  if (options.hidden_kd > 0) {
+    std::vector<const std::vector<at::Tensor>*> blocks;
+    for (const PassOutput& teacher : teachers) blocks.push_back(&teacher.blocks);
+    loss = loss + hidden_loss_of(student.blocks, blocks, normalizers.tokens, &parts.hidden) *
+                      options.hidden_kd;
+  }
+  if (options.contrastive > 0) {
+    std::vector<at::Tensor> hidden;
+    for (const PassOutput& teacher : teachers) hidden.push_back(teacher.hidden);
+    const double part = static_cast<double>(batch.tokens()) / normalizers.tokens;
+    loss = loss + contrastive_loss_of(student.hidden, hidden, options.contrastive_temperature, part,
+                                      &parts.contrastive) *
+                      options.contrastive;
+  }
+  parts.total += options.hidden_kd * parts.hidden + options.contrastive * parts.contrastive;
+  return loss;
+}
+
+void StepRunner::tell(const StepRecord& record, const std::string& network,
+                      const char* what) const {
+  if (!context_.on_part) return;
+  std::string text =
+      fmt::format("step {} of {}: {} {}", record.step, record.total_steps, network, what);
+  if (batches_ > 1) text += fmt::format(", batch {} of {}", batch_, batches_);
+  context_.on_part(text);
+}
+
+void StepRunner::check_teachers(const StepPass& pass, const std::vector<PassOutput>& teachers,
+                                std::span<const std::uint32_t> windows,
+                                const StepRecord& record) const {
+  const auto finite = [](const at::Tensor& tensor) {
+    return !tensor.defined() || at::isfinite(tensor).all().item<bool>();
+  };
+  // Of language models the states alone are at hand; logits are made of them in parts.
+  const auto logits_finite = [&](const PassOutput& teacher) {
+    if (wanted_.logits) return finite(teacher.logits);
+    const at::NoGradGuard no_grad;
+    for (const at::Tensor& rows : teacher.hidden.split(512)) {
+      if (!finite(teacher.graph->lm_logits(rows, *teacher.plan))) return false;
+    }
+    return true;
+  };
+  for (std::size_t i = 0; i < teachers.size(); ++i) {
+    if (pass.teachers[i].kind != TeacherKind::kModel) continue;
+    const bool states =
+        finite(teachers[i].hidden) && std::ranges::all_of(teachers[i].blocks, finite);
+    if (states && logits_finite(teachers[i])) continue;
+    fail(ErrorKind::kDiverged,
+         "--teacher {}: its {} of window {} (and {} more) are not finite in step {}; it or the "
+         "precision it runs at is broken",
+         context_.options.teacher->name, states ? "logits" : "states", windows.front() + 1,
+         windows.size() - 1, record.step);
+  }
+}
+
+void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& students,
+                           std::span<const std::uint32_t> windows, const Normalizers& normalizers,
+                           std::size_t first_token, StepRecord& record) {
+  Stopwatch watch;
+  PackedBatch batch;
+  for (const std::uint32_t index : windows) batch.add(context_.examples[index]);
+  std::vector<PassOutput> outputs;  // without gradient
+  for (std::size_t i = 0; i < plan.passes.size(); ++i) {
+    const StepPass& pass = plan.passes[i];
+    tell(record, pass.network.name, "forward");
+    std::vector<PassOutput> teachers;
+    for (const TeacherReference& teacher : pass.teachers)
+      teachers.push_back(teach(teacher, windows, batch, outputs));
+    at::Tensor embedded;  // undefined: the batch's own
+    if (context_.options.adversarial.steps > 0) {
+      embedded =
+          adversarial_embeddings(batch, students[i], normalizers, record.step - 1, i, first_token);
+    }
+    const PassOutput output = forward(batch, students[i], embedded);
+    LossParts parts;
+    at::Tensor loss = loss_of(output, teachers, batch, normalizers, parts);
+    const double total = parts.total;
+    record.times.forward += watch.lap();
+    tell(record, pass.network.name, "backward");
+    if (!std::isfinite(total)) check_teachers(pass, teachers, windows, record);
+    if (std::isfinite(total)) (pass.weight == 1 ? loss : loss * pass.weight).backward();
+    record.times.backward += watch.lap();
+    PassRecord& sums = record.passes[i];
+    sums.loss += total;
+    sums.hard_loss += parts.hard / normalizers.loss;
+    sums.distillation += parts.distillation / normalizers.loss;
+    sums.hidden_loss += parts.hidden;
+    sums.contrastive_loss += parts.contrastive;
+    if (const int labels = labels_per_window(context_.options.task); labels > 0)
+      sums.accuracy += static_cast<double>(parts.hits) / (labels * normalizers.loss);
+    sums.tokens += batch.tokens();
+    outputs.push_back(detached(output));
+  }
+}
+
+void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> windows, AdamW& optimizer,
+                     StepRecord& record) {
+  const TrainOptions& options = context_.options;
+  FlatParameters& flat = context_.parameters.flat();
+  std::vector<Student> students;
+  std::set<std::size_t> groups;
+  for (const StepPass& pass : plan.passes) {
+    students.push_back(student_of(pass));
+    record.passes.emplace_back().network = pass.network.name;
+    for (const std::size_t group : context_.parameters.groups(pass.network)) groups.insert(group);
+  }
+  flat.gradients().zero_();
+  const Normalizers normalizers = normalizers_of(windows);
+  std::size_t first_token = 0;
+  batch_ = 0;
+  batches_ = (windows.size() + options.batch_size - 1) / options.batch_size;
+  for (std::size_t first = 0; first < windows.size(); first += options.batch_size) {
+    const std::size_t count = std::min(options.batch_size, windows.size() - first);
+    const auto part = windows.subspan(first, count);
+    ++batch_;
+    run_batch(plan, students, part, normalizers, first_token, record);
+    for (const std::uint32_t window : part) first_token += context_.examples[window].ids.size();
+  }
+  for (std::size_t i = 0; i < plan.passes.size(); ++i) {
+    record.loss += plan.passes[i].weight * record.passes[i].loss;
+    record.hard_loss += plan.passes[i].weight * record.passes[i].hard_loss;
+    record.distillation += plan.passes[i].weight * record.passes[i].distillation;
+    record.hidden_loss += plan.passes[i].weight * record.passes[i].hidden_loss;
+    record.contrastive_loss += plan.passes[i].weight * record.passes[i].contrastive_loss;
+    record.tokens += record.passes[i].tokens;
+  }
+  Stopwatch watch;
+  if (context_.on_gradients) context_.on_gradients(flat.gradients());
+  record.grad_norm = clip_gradients(flat.gradients(), options.max_grad_norm);
+  record.skipped = !std::isfinite(record.loss) || !std::isfinite(record.grad_norm);
+  if (!record.skipped) {
+    optimizer.step(record.learning_rate, std::vector<std::size_t>(groups.begin(), groups.end()));
+    context_.parameters.project();
+    context_.graph.weights_changed();
+  }
+  record.times.optimizer = watch.lap();
+}
+
+}  // namespace qalof::train

@@ -1,0 +1,89 @@
+// One optimizer step: the passes of a step plan over its windows, their losses and gradients, and
+// one update.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/random.h"
+#include "train/step_plan.h"
+#include "train/torch/graph.h"
+#include "train/torch/loss.h"
+#include "train/torch/optimizer.h"
+#include "train/torch/parameters.h"
+#include "train/torch/teacher.h"
+
+namespace qalof::train {
+
+/// Everything of a phase that its steps need. References must outlive it.
+struct StepContext {
+  const TrainOptions& options;
+  std::span<const Example> examples;
+  const std::vector<Phase>& phases;
+  const Phase& phase;
+  const std::map<int, AdapterParams>& finished;  // of earlier phases
+  PhaseParameters& parameters;
+  Graph& graph;
+  OutsideTeacher* teacher;                                  // null: none
+  std::function<void(at::Tensor& gradients)> on_gradients;  // before clipping; or empty
+  /// What a step does now, for who watches a long one: "step 3 of 9: w8 forward". May be empty.
+  std::function<void(const std::string& what)> on_part = {};
+};
+
+class StepRunner {
+ public:
+  explicit StepRunner(const StepContext& context);
+  /// Gradients of every pass are summed; then clipping and one update of what trained, unless loss
+  /// or gradient is not finite. Fills the numbers of record.
+  void run(const StepPlan& plan, std::span<const std::uint32_t> windows, AdamW& optimizer,
+           StepRecord& record);
+
+ private:
+  struct Student {
+    Network network;
+    std::shared_ptr<const GraphPlan> plan;
+    NetworkView view;
+  };
+  // Denominators over all windows of the step.
+  struct Normalizers {
+    double loss = 1;    // windows, or predicted tokens (lm)
+    double tokens = 1;  // of all windows
+  };
+  Normalizers normalizers_of(std::span<const std::uint32_t> windows) const;
+  Student student_of(const StepPass& pass) const;
+  // first_token: of the batch, among those of the step.
+  void run_batch(const StepPlan& plan, const std::vector<Student>& students,
+                 std::span<const std::uint32_t> windows, const Normalizers& normalizers,
+                 std::size_t first_token, StepRecord& record);
+  void tell(const StepRecord& record, const std::string& network, const char* what) const;
+  // Error{kDiverged} where an outside teacher is the cause of a loss that is not finite.
+  void check_teachers(const StepPass& pass, const std::vector<PassOutput>& teachers,
+                      std::span<const std::uint32_t> windows, const StepRecord& record) const;
+  PassOutput teach(const TeacherReference& teacher, std::span<const std::uint32_t> windows,
+                   const PackedBatch& batch, const std::vector<PassOutput>& passes);
+  PassOutput forward(const PackedBatch& batch, const Student& student,
+                     const at::Tensor& embedded = {});
+  // Embeddings [tokens, hidden] of the batch, moved against the student. step: 0-based.
+  at::Tensor adversarial_embeddings(const PackedBatch& batch, const Student& student,
+                                    const Normalizers& normalizers, std::int64_t step,
+                                    std::size_t pass, std::size_t first_token);
+  at::Tensor loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
+                     const PackedBatch& batch, const Normalizers& normalizers, LossParts& parts);
+  at::Tensor task_loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
+                          const PackedBatch& batch, double normalizer, LossParts& parts);
+
+  StepContext context_;
+  Distillation distillation_;
+  WantedOutputs wanted_;
+  RandomStream perturbations_;
+  std::size_t batch_ = 0, batches_ = 1;  // of the step that runs
+  TeacherCache phase_teacher_;           // a finished phase's network does not change
+};
+
+}  // namespace qalof::train

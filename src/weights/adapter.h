@@ -1,0 +1,102 @@
+// LoRA adapters and heads, one set per weight width, read from and written to PEFT directories.
+//
+// A width without its own adapter takes the nearest trained width above, else below; which one
+// served is part of the result, never silent. Immutable after loading: threads may share an
+// AdapterSet.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "model/config.h"
+#include "weights/adapter_weights.h"
+#include "weights/base_model.h"
+#include "weights/learned_quantizer.h"
+#include "weights/linear_op.h"
+
+namespace qalof::weights {
+
+/// The low-rank pair of one linear in the base's own basis.
+class LoraLinear {
+ public:
+  /// a [r, in], b [out, r].
+  LoraLinear(std::size_t rank, float scaling, std::vector<float> a, std::vector<float> b,
+             std::size_t in, std::size_t out);
+  LoraLinear(const LoraLinear&) = delete;
+  LoraLinear& operator=(const LoraLinear&) = delete;
+
+  const LoraView& view() const { return view_; }
+  const std::vector<float>& a() const { return a_; }
+  const std::vector<float>& b() const { return b_; }
+  std::size_t rank() const { return rank_; }
+
+ private:
+  std::size_t rank_;
+  std::vector<float> a_, b_;
+  std::vector<float> a_panels_, b_panels_;
+  LoraView view_;
+};
+
+/// One width's adapter: a pair per linear (null where the adapter leaves a linear alone) and the
+/// heads trained with it.
+struct Adapter {
+  std::vector<std::unique_ptr<LoraLinear>> linears;  // [linear]; may be empty: heads only
+  std::optional<Head> qa_head;
+  std::optional<Head> class_head;
+  std::size_t rank = 0;
+  float alpha = 0;
+  // Products are added to weights before they are quantized, not to outputs ("Adapter forms").
+  bool merged = false;
+  std::optional<LearnedQuantizers> learned;
+  AdapterWeights weights;  // its own, made at the first use
+};
+
+/// The width that serves bits where it has nothing of its own: the nearest above, else below.
+/// by_width must not be empty.
+template <typename T>
+int nearest_width(const std::map<int, T>& by_width, int bits) {
+  const auto above = by_width.lower_bound(bits);
+  return above != by_width.end() ? above->first : std::prev(above)->first;
+}
+
+/// Adapters keyed by weight width. Width 0 holds a plain PEFT directory, which serves every width.
+class AdapterSet {
+ public:
+  std::map<int, std::shared_ptr<const Adapter>> by_width;
+  std::string path;                          // where it came from
+  std::string base_sha256;                   // "" where the directory does not say
+  std::optional<std::int32_t> separator;     // token id between question and context
+  std::vector<std::string> label_names;      // of the class heads; empty where it does not say
+  std::optional<Json> plan;                  // the plan stored with the adapters
+  std::optional<quant::QuantScheme> scheme;  // trained in; none where the directory does not say
+  std::vector<std::string> warnings;         // what reading had to say
+
+  /// The width whose adapter serves a weight width, or nothing where the set is empty.
+  std::optional<int> serving_width(int weight_bits) const;
+};
+
+/// Reads a training output directory (qalof.json) or one plain PEFT directory. The tensors tell
+/// which linears have an adapter. Strict: zero matches, half a pair, a tensor that the
+/// configuration leaves out or the model lacks, a transposed one, and one of another shape are
+/// errors that name the tensor; a linear that the configuration names and that has no tensors is a
+/// warning.
+AdapterSet load_adapters(const std::string& path, const model::ModelConfig& config);
+
+/// What an adapter is for; decides peft's task type and head name.
+enum class Task { kQa, kLm, kClassification };
+Task parse_task(const std::string& text);
+std::string to_string(Task task);
+/// The class of transformers that does a task.
+model::ModelClass model_class(Task task);
+
+/// Writes one plain PEFT directory that Python `peft` loads on the original base, and learned
+/// quantizer values beside it.
+void save_adapter(const std::string& directory, const Adapter& adapter,
+                  const model::ModelConfig& config, Task task, const std::string& base_id);
+
+}  // namespace qalof::weights

@@ -1,0 +1,186 @@
+// The frozen base: a Hugging Face directory or a packed file, opened once and shared by every plan
+// and adapter.
+//
+// Weights are quantized or packed when a width is first asked for and kept; nothing is done per
+// step or per token. After that, everything is read only: threads may share a BaseModel.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/threads.h"
+#include "kernels/gemm.h"
+#include "model/config.h"
+#include "quant/precision.h"
+#include "quant/scheme.h"
+#include "weights/weight_packing.h"
+
+namespace qalof::weights {
+
+/// A linear head on hidden states: y = h W^T + bias.
+struct Head {
+  std::size_t outputs = 0;
+  std::vector<float> weight;  // [outputs, hidden]
+  std::vector<float> bias;    // [outputs] or empty
+};
+
+/// Where a base's numbers come from. Implementations: Hugging Face directory (base_model.cpp),
+/// packed file (packed_file.cpp). Const calls are thread-safe.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  /// Float weights [out, in] of a linear; Error{kUnsupported} where the source holds codes only.
+  virtual std::vector<float> linear_f32(std::size_t linear) const = 0;
+  /// Packed weights of a width and scheme, or an empty pointer where they must be made from
+  /// linear_f32. Error{kUnsupported} where the source holds neither.
+  virtual std::unique_ptr<OwnedMatrix> linear_packed(std::size_t linear, quant::Precision precision,
+                                                     quant::QuantScheme scheme,
+                                                     ParallelFor& parallel) const = 0;
+  /// The LM head as lm_head_precision(width) computes with it, or an empty pointer where it must be
+  /// made from the head's float tensor. Error{kUnsupported} where that cannot be.
+  virtual std::unique_ptr<OwnedMatrix> lm_head_packed(quant::BitWidth width,
+                                                      ParallelFor& parallel) const = 0;
+  /// Bits of the numbers that copy_rows gives for the embeddings: 16 where they were rounded.
+  virtual int embedding_bits() const = 0;
+  /// A named float tensor without prefix; empty optional where absent.
+  virtual std::optional<std::vector<float>> tensor_f32(const std::string& name) const = 0;
+  /// Rows of a [rows, cols] tensor from row first on, as many as fill dst, so that a large
+  /// embedding is never copied whole. Unchecked: check() reads its checksum.
+  virtual void copy_rows(const std::string& name, std::size_t first,
+                         std::span<float> dst) const = 0;
+  /// Error{kCorruptFile} where the source keeps a checksum of the named tensor and it is not the
+  /// tensor's.
+  virtual void check(const std::string& /*name*/) const {}
+  /// Weight widths this source can serve; empty means any.
+  virtual std::vector<int> widths() const = 0;
+  /// sha256 (hex) that identifies the base the numbers come from.
+  virtual std::string sha256() const = 0;
+  /// Stored bytes of the weights as they lie on disk.
+  virtual std::uint64_t stored_bytes() const = 0;
+};
+
+class Rotation;
+
+class BaseModel {
+ public:
+  /// Opens a Hugging Face directory. Strict: a missing, transposed or wrongly shaped tensor and one
+  /// that makes another decoder are errors that name it; heads that nothing here reads are named in
+  /// warnings(). Numbers that are not finite are errors when they are read. Throws
+  /// Error{kNotFound}, {kCorruptFile}, {kBadInput}, {kUnsupported}.
+  static std::shared_ptr<const BaseModel> load_directory(const std::string& path);
+  /// rotation: what turned the source's numbers, or null.
+  BaseModel(model::ModelConfig config, std::string path, std::shared_ptr<const WeightSource> source,
+            std::shared_ptr<const Rotation> rotation = nullptr);
+
+  /// This model rotated (runtime/rotation.h); made at the first call and kept. Not for a model that
+  /// is rotated. Error{kUnsupported} where a size of the model is no multiple of 8.
+  std::shared_ptr<const BaseModel> rotated() const;
+  /// Null where the model is not rotated. A rotated model's norms inside layers are RMS norms
+  /// without gain, whatever the config says.
+  const std::shared_ptr<const Rotation>& rotation() const { return rotation_; }
+
+  const model::ModelConfig& config() const { return config_; }
+  const quant::PlanTarget& target() const { return target_; }
+  const std::vector<model::LinearSpec>& linears() const { return linears_; }
+  const std::string& path() const { return path_; }
+  const WeightSource& source() const { return *source_; }
+  const std::shared_ptr<const WeightSource>& shared_source() const { return source_; }
+
+  /// The linears of each layer by step.
+  const std::vector<model::LayerSteps>& layers() const { return layers_; }
+  /// Frequencies of rotary positions [head_dim / 2]; empty where positions are learned.
+  const std::vector<float>& rotary() const { return rotary_; }
+
+  struct Norm {
+    std::vector<float> gamma, beta;  // beta is empty for RMS norm
+  };
+  const Norm& attention_norm(std::size_t layer) const { return attention_norms_[layer]; }
+  const Norm& mlp_norm(std::size_t layer) const { return mlp_norms_[layer]; }
+  const Norm& final_norm() const { return final_norm_; }
+  /// Bias [out] of a linear, or empty.
+  const std::vector<float>& bias(std::size_t linear) const { return biases_[linear]; }
+
+  /// Weights of a linear packed for a precision and, where the width is an integer, in a scheme;
+  /// built at first use, then shared.
+  const kernels::PackedMatrix& packed(std::size_t linear, quant::Precision precision,
+                                      quant::QuantScheme scheme, ParallelFor& parallel) const;
+  /// The same, made anew and not kept: for those that go through a model once.
+  std::unique_ptr<OwnedMatrix> make_packed(std::size_t linear, quant::Precision precision,
+                                           quant::QuantScheme scheme, ParallelFor& parallel) const;
+  /// The LM head [vocab, hidden] in the form lm_head_precision(width) computes with.
+  const kernels::PackedMatrix& lm_head(quant::BitWidth width, ParallelFor& parallel) const;
+  /// Error{kUnsupported} where the model has no LM head, which the two around need: for commands,
+  /// so that they say so first.
+  void require_lm_head() const;
+  /// The same as lm_head, made anew and not kept.
+  std::unique_ptr<OwnedMatrix> make_lm_head(quant::BitWidth width, ParallelFor& parallel) const;
+  /// dst [ids, hidden] = token embedding + position embedding where it is learned; both rounded to
+  /// bf16 first where width is 16, the sum rotated where the model is. ids and positions must be in
+  /// range.
+  void embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,
+             quant::BitWidth width, float* dst) const;
+
+  /// dst [positions, hidden] = position embeddings alone, rounded likewise, not rotated; of a model
+  /// that has them.
+  void position_rows(std::span<const std::int32_t> positions, quant::BitWidth width,
+                     float* dst) const;
+
+  /// Heads the directory itself holds (a QuestionAnswering or SequenceClassification model).
+  const std::optional<Head>& qa_head() const { return qa_head_; }
+  const std::optional<Head>& class_head() const { return class_head_; }
+  /// What reading had to say, a sentence each.
+  const std::vector<std::string>& warnings() const { return warnings_; }
+  /// For loaders, before the model is shared.
+  void set_warnings(std::vector<std::string> warnings) { warnings_ = std::move(warnings); }
+  void set_heads(std::optional<Head> qa_head, std::optional<Head> class_head) {
+    qa_head_ = std::move(qa_head);
+    class_head_ = std::move(class_head);
+  }
+
+ private:
+  model::ModelConfig config_;
+  std::string path_;
+  std::shared_ptr<const WeightSource> source_;
+  std::shared_ptr<const Rotation> rotation_;
+  quant::PlanTarget target_;
+  std::vector<model::LinearSpec> linears_;
+  std::vector<model::LayerSteps> layers_;
+  model::TensorNames names_;
+  std::vector<float> rotary_;
+  std::vector<Norm> attention_norms_, mlp_norms_;
+  Norm final_norm_;
+  std::vector<std::vector<float>> biases_;
+  std::optional<Head> qa_head_, class_head_;
+  std::vector<std::string> warnings_;
+
+  struct Key {
+    std::size_t linear;  // linears_.size() is the LM head
+    int weight_bits;
+    quant::QuantScheme scheme;
+    kernels::WeightFormat format;
+    friend auto operator<=>(const Key&, const Key&) = default;
+  };
+  mutable std::mutex mutex_;
+  mutable std::map<Key, std::unique_ptr<OwnedMatrix>> packed_;
+  mutable std::mutex rotated_mutex_;
+  mutable std::shared_ptr<const BaseModel> rotated_;
+};
+
+/// The head that training starts from where a model holds none: weights N(0, initializer_range),
+/// biases 0.
+Head untrained_qa_head(const BaseModel& base, std::uint64_t seed);
+/// The same with a number of classes and without bias.
+Head untrained_class_head(const BaseModel& base, std::size_t classes, std::uint64_t seed);
+
+/// Precision of an LM head of a width: floats 32 and 16; 8 is w8a8 and 4 is w4a8, with weights of
+/// 4 or 8 bits made from the bf16 ones, so that a directory and a packed file have the same head.
+/// Error{kUsage} for another width.
+quant::Precision lm_head_precision(quant::BitWidth width);
+
+}  // namespace qalof::weights

@@ -1,0 +1,238 @@
+#include "weights/weight_packing.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "kernels/bf16.h"
+#include "kernels/codebook.h"
+#include "kernels/quantize.h"
+#include "weights/codebook_weights.h"
+#include "weights/linear_op.h"
+
+namespace qalof::weights {
+
+RowCodes quantize_weights(const std::vector<float>& weights, std::size_t out, std::size_t in,
+                          int bits, quant::QuantScheme scheme, ParallelFor& parallel) {
+  QALOF_CHECK(weights.size() == out * in && !scheme.is_codebook(), ErrorKind::kInternal,
+              "quantize_weights: {} weights for [{}, {}], scheme {}", weights.size(), out, in,
+              quant::to_string(scheme));
+  RowCodes rows{out, in, scheme.group, std::vector<std::int8_t>(out * in), {}, {}};
+  rows.scales.resize(out * rows.groups());
+  if (scheme.kind == quant::CodeKind::kInt8) {
+    kernels::quantize_vectorwise(weights.data(), out, in, rows.codes.data(), rows.scales.data(),
+                                 parallel);
+    for (float& scale : rows.scales) scale *= 1.0F / 127.0F;
+    return rows;
+  }
+  if (scheme.group == 0) {
+    if (scheme.mse) {
+      kernels::quantize_rows_least_error(weights.data(), out, in, bits, rows.codes.data(),
+                                         rows.scales.data(), parallel);
+    } else {
+      kernels::quantize_rows(weights.data(), out, in, bits, rows.codes.data(), rows.scales.data(),
+                             parallel);
+    }
+    return rows;
+  }
+  if (scheme.asymmetric) rows.zeros.resize(rows.scales.size());
+  const auto make = scheme.mse ? kernels::quantize_groups_least_error : kernels::quantize_groups;
+  make(weights.data(), out, in, bits, scheme.group, rows.codes.data(), rows.scales.data(),
+       scheme.asymmetric ? rows.zeros.data() : nullptr, parallel);
+  return rows;
+}
+
+namespace {
+
+template <typename T>
+std::vector<T> unpack_groups(const T* src, std::size_t n, std::size_t groups) {
+  std::vector<T> dst(n * groups);
+  constexpr std::size_t kRows = kernels::kPanelRows;
+  for (std::size_t row = 0; row < n; ++row) {
+    for (std::size_t group = 0; group < groups; ++group)
+      dst[row * groups + group] = src[(row / kRows * groups + group) * kRows + row % kRows];
+  }
+  return dst;
+}
+
+RowCodes unpack(const kernels::PackedMatrix& w) {
+  RowCodes rows{w.n, w.k, w.group, std::vector<std::int8_t>(w.n * w.k), {}, {}};
+  kernels::unpack_codes(w, rows.codes.data());
+  if (w.group == 0) {
+    rows.scales.assign(w.scales, w.scales + w.n);
+  } else {
+    rows.scales = unpack_groups(w.scales, w.n, rows.groups());
+    if (w.zeros != nullptr) rows.zeros = unpack_groups(w.zeros, w.n, rows.groups());
+  }
+  return rows;
+}
+
+std::vector<float> unpack_floats(const kernels::PackedMatrix& w) {
+  std::vector<float> dense(w.n * w.k);
+  constexpr std::size_t kPanel = kernels::kPanelRows;
+  const std::size_t pairs = (w.k + 1) / 2;
+  for (std::size_t row = 0; row < w.n; ++row) {
+    const std::size_t panel = row / kPanel, lane = row % kPanel;
+    const float scale = w.scales != nullptr ? w.scales[row] : 1.0F;
+    for (std::size_t col = 0; col < w.k; ++col) {
+      float value = 0;
+      if (w.format == kernels::WeightFormat::kF32) {
+        value = static_cast<const float*>(w.panels)[(panel * w.k + col) * kPanel + lane];
+      } else {
+        const std::size_t at = ((panel * pairs + col / 2) * kPanel + lane) * 2 + col % 2;
+        value = kernels::float_from_bf16(static_cast<const std::uint16_t*>(w.panels)[at]);
+      }
+      dense[row * w.k + col] = value * scale;
+    }
+  }
+  return dense;
+}
+
+}  // namespace
+
+std::vector<float> reals_of(const RowCodes& rows, ParallelFor& parallel) {
+  std::vector<float> reals(rows.codes.size());
+  if (rows.group == 0) {
+    kernels::dequantize_rows(rows.codes.data(), rows.scales.data(), rows.n, rows.k, reals.data(),
+                             parallel);
+  } else {
+    kernels::dequantize_groups(rows.codes.data(), rows.scales.data(),
+                               rows.zeros.empty() ? nullptr : rows.zeros.data(), rows.n, rows.k,
+                               rows.group, reals.data(), parallel);
+  }
+  return reals;
+}
+
+namespace {
+
+std::unique_ptr<OwnedMatrix> make_owned(kernels::WeightFormat format, std::size_t n,
+                                        std::size_t k) {
+  auto owned = std::make_unique<OwnedMatrix>();
+  owned->view.format = format;
+  owned->view.n = n;
+  owned->view.k = k;
+  owned->panels.resize(kernels::packed_matrix_bytes(format, n, k));
+  owned->view.panels = owned->panels.data();
+  return owned;
+}
+
+// Codes are small integers, exact as floats: with one scale a row the products are those of codes
+// and the scale follows; with groups they are those of reals.
+std::unique_ptr<OwnedMatrix> pack_as_floats(const RowCodes& rows, ParallelFor& parallel) {
+  auto owned = make_owned(kernels::WeightFormat::kF32, rows.n, rows.k);
+  const std::vector<float> values = rows.group == 0
+                                        ? std::vector<float>(rows.codes.begin(), rows.codes.end())
+                                        : reals_of(rows, parallel);
+  kernels::pack_f32(values.data(), rows.n, rows.k, rows.k, /*transposed=*/false,
+                    reinterpret_cast<float*>(owned->panels.data()), parallel);
+  if (rows.group == 0) owned->scales = rows.scales;
+  owned->update_view();
+  return owned;
+}
+
+std::unique_ptr<OwnedMatrix> pack_as_integers(const RowCodes& rows, kernels::WeightFormat format,
+                                              ParallelFor& parallel) {
+  auto owned = make_owned(format, rows.n, rows.k);
+  if (rows.group == 0) {
+    owned->scales = rows.scales;
+    owned->code_sums.resize(rows.n);
+    kernels::pack_codes(rows.codes.data(), rows.n, rows.k, format, owned->panels.data(),
+                        owned->code_sums.data(), parallel);
+  } else {
+    const std::size_t count = kernels::grouped_count(rows.n, rows.groups());
+    owned->view.group = rows.group;
+    owned->scales.resize(count);
+    owned->code_sums.resize(count);
+    kernels::pack_codes(rows.codes.data(), rows.n, rows.k, format, rows.group, owned->panels.data(),
+                        owned->code_sums.data(), parallel);
+    kernels::pack_groups(rows.scales.data(), rows.n, rows.groups(), owned->scales.data());
+    if (!rows.zeros.empty()) {
+      owned->zeros.resize(count);
+      kernels::pack_groups(rows.zeros.data(), rows.n, rows.groups(), owned->zeros.data());
+    }
+  }
+  owned->update_view();
+  return owned;
+}
+
+}  // namespace
+
+void OwnedMatrix::update_view() {
+  view.scales = scales.empty() ? nullptr : scales.data();
+  view.code_sums = code_sums.empty() ? nullptr : code_sums.data();
+  view.zeros = zeros.empty() ? nullptr : zeros.data();
+}
+
+std::unique_ptr<OwnedMatrix> pack_codes(const RowCodes& rows, quant::Precision precision,
+                                        ParallelFor& parallel) {
+  const kernels::WeightFormat format = weight_format(precision);
+  return format == kernels::WeightFormat::kF32 ? pack_as_floats(rows, parallel)
+                                               : pack_as_integers(rows, format, parallel);
+}
+
+std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out,
+                                          std::size_t in, quant::Precision precision,
+                                          quant::QuantScheme scheme, ParallelFor& parallel) {
+  QALOF_CHECK(weights.size() == out * in, ErrorKind::kInternal,
+              "pack_weights: {} weights for [{}, {}]", weights.size(), out, in);
+  if (precision.weight.is_integer() && scheme.is_codebook()) {
+    return pack_codebook(quantize_with_codebook(weights, out, in, scheme, parallel),
+                         precision.activation, parallel);
+  }
+  const kernels::WeightFormat format = weight_format(precision);
+  if (precision.weight.is_integer()) {
+    return pack_codes(quantize_weights(weights, out, in, precision.weight.bits, scheme, parallel),
+                      precision, parallel);
+  }
+  return pack_floats(weights, out, in, format, parallel);
+}
+
+std::unique_ptr<OwnedMatrix> pack_floats(const std::vector<float>& weights, std::size_t out,
+                                         std::size_t in, kernels::WeightFormat format,
+                                         ParallelFor& parallel) {
+  auto owned = make_owned(format, out, in);
+  if (format == kernels::WeightFormat::kBf16) {
+    kernels::pack_bf16(weights.data(), out, in,
+                       reinterpret_cast<std::uint16_t*>(owned->panels.data()), parallel);
+  } else {
+    kernels::pack_f32(weights.data(), out, in, in, /*transposed=*/false,
+                      reinterpret_cast<float*>(owned->panels.data()), parallel);
+  }
+  return owned;
+}
+
+std::unique_ptr<OwnedMatrix> pack_rows(
+    const std::function<void(std::size_t, std::span<float>)>& fill, std::size_t out, std::size_t in,
+    quant::Precision precision, ParallelFor& parallel) {
+  constexpr std::size_t kPartValues = std::size_t{1} << 20;
+  constexpr std::size_t kPanel = kernels::kPanelRows;
+  const std::size_t part = std::max<std::size_t>(1, kPartValues / in / kPanel) * kPanel;
+  auto whole = make_owned(weight_format(precision), out, in);
+  std::vector<float> values;
+  for (std::size_t row = 0; row < out; row += part) {
+    values.resize(std::min(part, out - row) * in);
+    fill(row, values);
+    const auto rows = pack_weights(values, values.size() / in, in, precision, {}, parallel);
+    // A part is a number of whole panels, and panels lie one behind the other.
+    std::copy(rows->panels.begin(), rows->panels.end(),
+              whole->panels.begin() + static_cast<std::ptrdiff_t>(kernels::packed_matrix_bytes(
+                                          whole->view.format, row, in)));
+    whole->scales.insert(whole->scales.end(), rows->scales.begin(), rows->scales.end());
+    whole->code_sums.insert(whole->code_sums.end(), rows->code_sums.begin(), rows->code_sums.end());
+  }
+  whole->update_view();
+  return whole;
+}
+
+std::vector<float> unpack_reals(const kernels::PackedMatrix& packed, ParallelFor& parallel) {
+  using kernels::WeightFormat;
+  if (packed.format == WeightFormat::kInt8 || packed.format == WeightFormat::kInt4)
+    return reals_of(unpack(packed), parallel);
+  return unpack_floats(packed);
+}
+
+std::unique_ptr<OwnedMatrix> pack_for_floats(const kernels::PackedMatrix& integers,
+                                             ParallelFor& parallel) {
+  return pack_as_floats(unpack(integers), parallel);
+}
+
+}  // namespace qalof::weights
