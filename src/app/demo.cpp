@@ -82,20 +82,20 @@ class Demo {
     options.train_file = data("train.json");
     options.output_dir = options_.output_dir + "/" + name;
     options.overwrite_output_dir = true;
-    options.features.max_seq_length = kWindow;
-    options.features.doc_stride = kStride;
+    options.max_seq_length = kWindow;
+    options.tasks.get<tasks::Qa>().doc_stride = kStride;
     options.train.method = method;
-    options.train.max_steps = steps;
-    options.train.learning_rate = rate;
+    options.train.schedule.max_steps = steps;
+    options.train.schedule.learning_rate = rate;
     options.train.seed = options_.seed;
-    options.train.gradient_bits = 32;  // a model this small gains no speed from fewer
+    options.train.quantizers.gradient_bits = 32;  // a model this small gains no speed from fewer
     options.should_stop = options_.should_stop;
     commands_.push_back(fmt::format(
         "qalof train --method {} --model_name_or_path {} --train_file {} --output_dir {} "
         "--max_seq_length {} --doc_stride {} --max_steps {} --learning_rate {} --seed {} "
         "--gradient_bits {}",
         train::to_string(method), options.model.model, options.train_file, options.output_dir,
-        kWindow, kStride, steps, rate, options_.seed, options.train.gradient_bits));
+        kWindow, kStride, steps, rate, options_.seed, options.train.quantizers.gradient_bits));
     const TrainRunResult result = run_train(options, observer_);
     if (result.train.interrupted)
       fail(ErrorKind::kInterrupted, "demo stopped while training {}", name);
@@ -123,26 +123,29 @@ class Demo {
     const ModelHandle handle = open(model_path, adapter, precision);
     const text::TextEncoder encoder = open_encoder(handle, observer_);
     const auto execution = make_execution(handle, pool_, observer_);
-    QaEvaluationOptions options;
-    options.validation_file = data("validation.json");
-    options.features.max_seq_length = kWindow;
-    options.features.doc_stride = kStride;
-    options.keep_scores = true;
+    tasks::Qa qa;
+    qa.doc_stride = kStride;
+    tasks::DataOptions options;
+    options.file = data("validation.json");
+    options.max_seq_length = kWindow;
     commands_.push_back(fmt::format(
         "qalof eval --task qa --model_name_or_path {}{}{} --validation_file {} --max_seq_length {} "
         "--doc_stride {} --precision {}",
-        model_path, adapter.empty() ? "" : " --adapter ", adapter, options.validation_file, kWindow,
-        kStride, precision));
-    const QaScores scores = evaluate_qa(*execution, encoder, options, pool_, observer_);
+        model_path, adapter.empty() ? "" : " --adapter ", adapter, options.file, kWindow, kStride,
+        precision));
+    const runtime::RequestExecutions executions(*execution);
+    tasks::Evaluation run{make_reading(handle, encoder, observer_), executions, pool_};
+    run.keep_samples = true;
+    const tasks::Scores scores = qa.evaluate(run, options);
     const runtime::Footprint footprint = runtime::measure_footprint(*execution);
     DemoRow row;
     row.name = name;
     row.precision = execution->description();
-    row.exact_match = scores.exact_match;
-    row.f1 = scores.f1;
-    const std::vector<double> f1(scores.f1_per_question.begin(), scores.f1_per_question.end());
+    row.exact_match = scores.at("eval_exact_match");
+    row.f1 = scores.at("eval_f1");
+    const std::vector<double> f1(scores.per_sample.begin(), scores.per_sample.end());
     row.f1_standard_error = mean_and_error(f1).error;
-    row.samples = scores.samples;
+    row.samples = scores.requests;
     row.effective_bits = footprint.bits_per_weight;
     row.bytes = footprint.total_bytes;
     row.seconds = training_seconds + seconds_since(start);

@@ -1,9 +1,11 @@
+// Opens what is scored and runs the task. See eval.h.
 #include "app/eval.h"
 
 #include <algorithm>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "runtime/classifier.h"
 
 namespace qalof::app {
 
@@ -40,49 +42,25 @@ RandomDraws draws_of(const runtime::RequestExecutions& executions, std::uint64_t
 }  // namespace
 
 EvalResult run_eval(const EvalOptions& options, Observer& observer) {
-  const weights::Task task = weights::parse_task(options.task);
-  QALOF_CHECK(!options.qa.validation_file.empty(), ErrorKind::kUsage,
-              "--validation_file is missing");
-  QALOF_CHECK(path_exists(options.qa.validation_file), ErrorKind::kNotFound, "{}: no such file",
-              options.qa.validation_file);
+  const tasks::Task& task = options.tasks.at(options.task, tasks::Use::kScore);
+  const std::string& file = options.data.file;
+  QALOF_CHECK(!file.empty(), ErrorKind::kUsage, "--validation_file is missing");
+  QALOF_CHECK(path_exists(file), ErrorKind::kNotFound, "{}: no such file", file);
   const ModelHandle handle = open_model(options.model, observer);
-  if (task == weights::Task::kLm) handle.base->require_lm_head();
+  if (task.head_kind() == weights::HeadKind::kLm) handle.base->require_lm_head();
   const text::TextEncoder encoder = open_encoder(handle, observer);
   ThreadPool pool(choose_threads(options.model.threads));
   const runtime::RequestExecutions executions = make_request_executions(handle, pool, observer);
-  std::uint64_t requests = 0;
   EvalResult result;
   result.precision = executions.description();
-  result.special_tokens = encoder.description(task == weights::Task::kQa);
+  result.special_tokens = encoder.description(task.reads_pairs());
   result.footprint = footprint_of(executions);
-  runtime::Profile* profile = options.profile ? &result.profile : nullptr;
-  if (task == weights::Task::kClassification) {
-    ClassificationEvaluationOptions classification;
-    classification.validation_file = options.qa.validation_file;
-    classification.max_eval_samples = options.qa.max_eval_samples;
-    classification.max_seq_length = options.qa.features.max_seq_length;
-    classification.output_dir = options.qa.output_dir;
-    classification.label_names = label_names(handle, runtime::num_classes(executions.front()));
-    result.classification =
-        evaluate_classification(executions, encoder, classification, pool, observer, profile);
-    requests = result.classification->samples;
-    result.tokens_per_second =
-        static_cast<double>(result.classification->tokens) / result.classification->seconds;
-  } else if (task == weights::Task::kQa) {
-    QaEvaluationOptions qa = options.qa;
-    if (handle.adapters && handle.adapters->separator)
-      qa.features.separator = handle.adapters->separator;
-    result.qa = evaluate_qa(executions, encoder, qa, pool, observer, profile);
-    requests = result.qa->samples;
-    result.tokens_per_second = static_cast<double>(result.qa->tokens) / result.qa->seconds;
-  } else {
-    LmEvaluationOptions lm = options.lm;
-    lm.validation_file = options.qa.validation_file;
-    result.lm = evaluate_lm(executions, encoder, lm, pool, observer, profile);
-    requests = result.lm->windows;
-    result.tokens_per_second = static_cast<double>(result.lm->tokens) / result.lm->seconds;
-  }
-  if (executions.is_random()) result.draws = draws_of(executions, requests);
+  tasks::Evaluation run{make_reading(handle, encoder, observer), executions, pool};
+  if (options.profile) run.profile = &result.profile;
+  if (task.head_kind() == weights::HeadKind::kClass)
+    run.label_names = label_names(handle, runtime::num_classes(executions.front()));
+  result.scores = task.evaluate(run, options.data);
+  if (executions.is_random()) result.draws = draws_of(executions, result.scores.requests);
   return result;
 }
 

@@ -6,19 +6,17 @@
 #include <optional>
 #include <string>
 
-#include "app/classification_evaluation.h"
-#include "app/lm_evaluation.h"
 #include "app/model_handle.h"
-#include "app/qa_evaluation.h"
 #include "runtime/footprint.h"
+#include "tasks/table.h"
 
 namespace qalof::app {
 
 struct EvalOptions {
   ModelOptions model;
-  std::string task = "qa";
-  QaEvaluationOptions qa;  // validation_file, max_eval_samples and output_dir serve every task
-  LmEvaluationOptions lm;
+  std::string task = tasks::kDefaultTask;
+  tasks::TaskSet tasks;  // their options
+  tasks::DataOptions data;
   bool profile = false;
 };
 /// What random precision drew.
@@ -30,10 +28,7 @@ struct EvalResult {
   std::string precision;  // effective, in words
   Json special_tokens;    // text::TextEncoder's description
   std::optional<RandomDraws> draws;
-  std::optional<QaScores> qa;
-  std::optional<LmScores> lm;
-  std::optional<ClassificationScores> classification;
-  double tokens_per_second = 0;
+  tasks::Scores scores;
   runtime::Footprint footprint;
   runtime::Profile profile;
 };

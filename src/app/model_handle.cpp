@@ -175,6 +175,13 @@ text::TextEncoder open_encoder(const ModelHandle& handle, Observer& observer) {
   return encoder;
 }
 
+tasks::Reading make_reading(const ModelHandle& handle, const text::TextEncoder& encoder,
+                            Observer& observer) {
+  tasks::Reading reading{encoder, handle.base->config().max_positions, observer};
+  if (handle.adapters) reading.separator = handle.adapters->separator;
+  return reading;
+}
+
 std::vector<std::string> label_names(const ModelHandle& handle, std::size_t num_classes) {
   if (handle.adapters && handle.adapters->label_names.size() == num_classes)
     return handle.adapters->label_names;

@@ -7,10 +7,12 @@
 #include <optional>
 #include <string>
 
+#include "core/options.h"
 #include "core/progress.h"
 #include "core/threads.h"
 #include "runtime/execution.h"
 #include "runtime/request_executions.h"
+#include "tasks/task.h"
 #include "text/text_encoder.h"
 #include "weights/packed_file.h"
 
@@ -36,6 +38,16 @@ struct ModelOptions {
   std::optional<std::uint64_t> random_seed;  // of the draws; none: the system's random source
 };
 
+/// Lists --model_name_or_path, --adapter, --precision (--sp_config; unless the command chooses it),
+/// --scheme and --threads.
+void list_model_options(OptionList& list, ModelOptions& options, bool with_precision = true);
+/// Lists --kv_bits, --kv_scheme and --lm_head_bits: what a run chooses beside its plan.
+void list_run_options(OptionList& list, ModelOptions& options);
+/// Lists --parse_special, for commands that read texts.
+void list_text_options(OptionList& list, ModelOptions& options);
+/// Lists --random_widths, and has --precision take random:SET.
+void list_random_options(OptionList& list, ModelOptions& options);
+
 struct ModelHandle {
   std::shared_ptr<const weights::BaseModel> base;
   std::shared_ptr<const weights::AdapterSet> adapters;  // null: none
@@ -57,6 +69,10 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer);
 text::BpeTokenizer open_tokenizer(const ModelHandle& handle, Observer* observer = nullptr);
 /// The same under the one policy for special tokens; tells observer what it adds to texts.
 text::TextEncoder open_encoder(const ModelHandle& handle, Observer& observer);
+/// How texts are read for what a handle holds: with its adapters' separator and its base's
+/// positions.
+tasks::Reading make_reading(const ModelHandle& handle, const text::TextEncoder& encoder,
+                            Observer& observer);
 /// Names of the classes of the head that runs, from the adapter or the model's id2label; empty
 /// where neither has one for each.
 std::vector<std::string> label_names(const ModelHandle& handle, std::size_t num_classes);

@@ -45,7 +45,7 @@ void check_options(const QuantizeOptions& options) {
   QALOF_CHECK(!options.outlier_threshold || ptq == PtqMethod::kLlmInt8, ErrorKind::kUsage,
               "--threshold: is for --ptq llm_int8");
   const bool calibrates = ptq == PtqMethod::kSmoothQuant || ptq == PtqMethod::kGptq;
-  QALOF_CHECK(calibrates == !options.calibration.file.empty(), ErrorKind::kUsage,
+  QALOF_CHECK(calibrates == !options.calibration.data.file.empty(), ErrorKind::kUsage,
               "--calibration_file: {}",
               calibrates ? "is missing, --ptq smoothquant and gptq look at activations"
                          : "is for --ptq smoothquant and gptq");
@@ -68,12 +68,9 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
                   handle.adapters->path, width);
     }
   }
-  CalibrationOptions calibration = options.calibration;
-  if (handle.adapters && handle.adapters->separator)
-    calibration.features.separator = handle.adapters->separator;
-  observer.status("reading " + calibration.file);
-  const TokenWindows windows =
-      calibration_windows(encoder, calibration, handle.base->config().max_positions);
+  observer.status("reading " + options.calibration.data.file);
+  const auto windows =
+      calibration_windows(make_reading(handle, encoder, observer), options.calibration);
   if (options.ptq == PtqMethod::kSmoothQuant) {
     // The fold of norms into weights would undo it.
     QALOF_CHECK(!handle.plan.scheme->rotated, ErrorKind::kUnsupported,
@@ -122,8 +119,9 @@ QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
       options.model.precision = method.precision;
   }
   QALOF_CHECK(!options.output.empty(), ErrorKind::kUsage, "--output is missing");
-  check_output_is_no_input(options.output, {options.model.model, options.model.adapter,
-                                            options.model.precision, options.calibration.file});
+  check_output_is_no_input(options.output,
+                           {options.model.model, options.model.adapter, options.model.precision,
+                            options.calibration.data.file});
   if (options.bit_widths.empty() && options.model.precision.empty()) {
     if (options.ptq == PtqMethod::kSmoothQuant) options.model.precision = "w8a8";
     if (options.ptq == PtqMethod::kGptq) options.model.precision = "w4a16";
@@ -144,9 +142,11 @@ QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
   request.tokenizer_directory = options.model.model;
   ThreadPool pool(choose_threads(options.model.threads));
   QuantizeResult result;
-  if (!options.calibration.file.empty()) {
+  if (!options.calibration.data.file.empty()) {
     const text::TextEncoder encoder = open_encoder(handle, observer);
-    result.special_tokens = encoder.description(options.calibration.task == "qa");
+    result.special_tokens = encoder.description(
+        options.calibration.tasks.at(options.calibration.task, tasks::Use::kCalibrate)
+            .reads_pairs());
     PostTrained trained = calibrate(options, handle, encoder, pool, observer);
     request.base = std::move(trained.base);
     request.adapters = std::move(trained.adapters);

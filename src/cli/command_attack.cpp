@@ -32,8 +32,9 @@ std::string scores_text(const app::AttackScores& scores, bool is_random) {
 }
 
 void add_score_flags(CommandLine& line, app::AttackScoreOptions& score, std::string& defence) {
-  add_model_flags(line, score.model);
-  add_text_flags(line, score.model);
+  app::list_model_options(line, score.model);
+  app::list_text_options(line, score.model);
+  line.group("method");
   line.option("--precisions", score.precisions,
               "precisions to score beside --precision; those that --defence rpi draws from and "
               "that --adaptive attacks")
@@ -42,10 +43,12 @@ void add_score_flags(CommandLine& line, app::AttackScoreOptions& score, std::str
               "who answers: none (the model at --precision), or rpi (at one of --precisions, drawn "
               "for every query)");
   line.option("--draws", score.draws, "rpi: how often every text is asked when it is scored");
+  line.group("data");
   line.option("--max_seq_length", score.max_seq_length, "longer texts are cut");
   line.option("--rescore", score.rescore,
               "a directory of an earlier attack, or its attack.jsonl: scores those texts; nothing "
               "is searched");
+  line.group("output");
   line.option("--output_dir", score.output_dir,
               "directory to write; the same command goes on where it was stopped");
 }
@@ -53,11 +56,13 @@ void add_score_flags(CommandLine& line, app::AttackScoreOptions& score, std::str
 void add_search_flags(CommandLine& line, app::AttackRunOptions& options, std::string& device,
                       std::string& expectation) {
   train::AttackOptions& attack = options.attack;
+  line.group("data");
   line.option("--reference_model", options.reference_model,
               "language model (a directory) that keeps texts fluent and near the original; same "
               "tokenizer");
   line.option("--validation_file", options.validation_file, "SST-2 TSV or AG News CSV");
   line.option("--num_samples", options.num_samples, "the first N texts; 0 = all");
+  line.group("method");
   line.flag("--adaptive", options.adaptive,
             "attack the mean over --precisions, and ask all of them about every hard sample");
   line.option("--expectation", expectation,

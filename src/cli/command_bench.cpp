@@ -24,10 +24,11 @@ void run_bench(std::vector<std::string> arguments) {
       "  qalof bench prefill --model_name_or_path gpt2.qalof --precision random:4,5,6,7,8\n",
       std::move(arguments));
   line.positional("WHAT", what, "prefill, decode or train");
-  add_model_flags(line, options.model);
-  add_run_flags(line, options.model);
+  app::list_model_options(line, options.model);
+  app::list_run_options(line, options.model);
   options.model.takes_random = true;
   std::uint64_t seed = 0;
+  line.group("method");
   line.option("--seed", seed,
               "of the widths of --precision random:...; the system draws one unless given");
   line.option("--requests", options.requests,
@@ -38,6 +39,7 @@ void run_bench(std::vector<std::string> arguments) {
   line.option("--batch", options.batch, "sequences at once");
   line.option("--repeats", options.repeats, "measurements, after one warm-up");
   line.option("--logits", logits, "prefill: LM head on the last token of a prompt or on all");
+  line.group("output");
   line.flag("--profile", options.profile, "time and bytes per operation");
   line.parse();
   if (line.given("--seed")) options.model.random_seed = seed;

@@ -34,15 +34,17 @@ void run_generate(std::vector<std::string> arguments) {
       "  echo 'Q: Why?' | qalof generate --model_name_or_path gpt2 --prompt - --temperature 0.8 "
       "--top_p 0.95 --stop 'Q:' --json\n",
       std::move(arguments));
-  add_model_flags(line, options.model);
-  add_run_flags(line, options.model);
-  add_random_flags(line, options.model);
-  add_text_flags(line, options.model);
-  line.option("--request", options.request,
-              "--precision random:...: the width drawn is a function of seed and this number");
+  app::list_model_options(line, options.model);
+  app::list_run_options(line, options.model);
+  app::list_random_options(line, options.model);
+  app::list_text_options(line, options.model);
+  line.group("data");
   line.option("--prompt", options.prompt,
               "text to continue; - reads standard input, less the line end that closes it")
       ->required();
+  line.group("method");
+  line.option("--request", options.request,
+              "--precision random:...: the width drawn is a function of seed and this number");
   line.option("--max_new_tokens", generation.max_new_tokens, "most tokens to add");
   line.option("--temperature", generation.sampling.temperature, "0 = the most likely token");
   line.option("--top_k", generation.sampling.top_k, "choose among the k most likely; 0 = all");
@@ -55,6 +57,7 @@ void run_generate(std::vector<std::string> arguments) {
   line.option("--prefill_chunk", generation.prefill_chunk,
               "prompt tokens per pass: bounds memory, not results");
   line.flag("--ignore_eos", options.ignore_eos, "go on where the model ends its text");
+  line.group("output");
   line.flag("--profile", options.profile, "time and bytes per operation");
   line.parse();
   if (line.given("--seed")) options.model.random_seed = generation.sampling.seed;

@@ -1,5 +1,7 @@
+// Reads arguments and config files into options, and prints help and resolved options.
 #include "cli/command_line.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <utility>
@@ -12,6 +14,9 @@
 namespace qalof::cli {
 
 namespace {
+
+// Of the options that every command has.
+constexpr const char* kGeneral = "general";
 
 // "--max-steps=3" -> "--max_steps"
 std::string flag_name(const std::string& argument) {
@@ -35,85 +40,27 @@ bool is_spelled_as_flag(const std::string& argument) {
   });
 }
 
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts(1);
-  for (const char c : text) {
-    if (c == separator) {
-      parts.emplace_back();
-    } else {
-      parts.back() += c;
-    }
-  }
-  return parts;
-}
-
 }  // namespace
-
-Option* Option::required() {
-  help_->required();
-  return this;
-}
-
-Option* Option::delimiter(char separator) {
-  separator_ = separator;
-  return this;
-}
-
-Option* Option::one_of(std::vector<std::string> values) {
-  help_->check(CLI::IsMember(values));
-  choices_ = std::move(values);
-  return this;
-}
 
 CommandLine::CommandLine(const std::string& name, const std::string& summary,
                          const std::string& examples, std::vector<std::string> arguments)
-    : app_(summary, "qalof " + name), arguments_(std::move(arguments)) {
-  app_.footer("Examples:\n" + examples);
-  app_.get_formatter()->column_width(38);
-  flag("--json", json_, "print one JSON object on standard output");
-  flag("--quiet", quiet_, "no progress on standard error");
-}
-
-CommandLine::~CommandLine() = default;
-
-Option& CommandLine::declare(CLI::Option* help) {
-  Option& added = options_.emplace_back();
-  added.help_ = help;
-  return added;
-}
-
-Option* CommandLine::flag(const std::string& names, bool& value, const std::string& help) {
-  Option& added = declare(app_.add_flag(names, value, help));
-  added.kind_ = Option::Kind::kSwitch;
-  added.store_ = [&value](const std::vector<std::string>& texts) {
-    return read_values(texts, value);
-  };
-  return &added;
-}
-
-Option* CommandLine::positional(const std::string& name, std::string& value,
-                                const std::string& help) {
-  return option(name, value, help)->required();
+    : name_("qalof " + name),
+      summary_(summary),
+      examples_(examples),
+      arguments_(std::move(arguments)) {
+  group(kGeneral);
+  flag("--json", json_, "print one JSON object on standard output")->incidental();
+  flag("--quiet", quiet_, "no progress on standard error")->incidental();
+  group("");
 }
 
 std::vector<std::string> CommandLine::known_flags() const {
   std::vector<std::string> names = {"--help"};
-  for (const Option& option : options_) {
-    for (const std::string& name : option.help_->get_lnames()) names.push_back("--" + name);
+  for (const Option& option : options()) {
+    if (!option.is_positional())
+      names.insert(names.end(), option.names().begin(), option.names().end());
   }
   return names;
-}
-
-const Option* CommandLine::find(const std::string& name) const {
-  const auto found = std::find_if(options_.begin(), options_.end(), [&](const Option& option) {
-    const std::vector<std::string>& names = option.help_->get_lnames();
-    return std::find(names.begin(), names.end(), name.substr(2)) != names.end();
-  });
-  return found == options_.end() ? nullptr : &*found;
-}
-
-Option* CommandLine::find(const std::string& name) {
-  return const_cast<Option*>(std::as_const(*this).find(name));
 }
 
 bool CommandLine::is_known_flag(const std::string& argument) const {
@@ -122,19 +69,61 @@ bool CommandLine::is_known_flag(const std::string& argument) const {
   return name == "--help" || find(name) != nullptr;
 }
 
+// CLI11 knows options for this alone.
 void CommandLine::show_help() const {
-  std::fputs(app_.help().c_str(), stdout);
+  CLI::App app(summary_, name_);
+  app.footer("Examples:\n" + examples_);
+  app.get_formatter()->column_width(38);
+  for (const Option& option : options()) {
+    CLI::Option* shown =
+        option.kind() == Option::Kind::kSwitch
+            ? app.add_flag(fmt::format("{}", fmt::join(option.names(), ",")), option.help())
+            : app.add_option(fmt::format("{}", fmt::join(option.names(), ",")), option.help());
+    shown->required(option.is_required());
+    if (!option.group().empty() && !option.is_positional()) shown->group(option.group());
+    if (option.kind() == Option::Kind::kSwitch) continue;
+    shown->type_name(std::string(option.kind() == Option::Kind::kNumber ? "NUMBER" : "TEXT") +
+                     (option.is_list() ? " ..." : ""));
+    if (!option.default_text().empty() && option.default_text() != "[]")
+      shown->default_str(option.default_text());
+  }
+  std::fputs(app.help().c_str(), stdout);
+  throw HelpShown{};
+}
+
+CommandDescription CommandLine::description() const {
+  CommandDescription all{name_, summary_, examples_, {}};
+  for (const Option& option : options()) {
+    all.options.push_back({option.names(), option.choices(), option.group(), option.help(),
+                           option.default_text(), option.kind() != Option::Kind::kSwitch,
+                           option.is_list(), option.is_required()});
+  }
+  return all;
+}
+
+// A TOML file that --config reads back. Strings, numbers, booleans and lists of JSON are TOML's.
+void CommandLine::show_config() const {
+  std::string text = fmt::format("# {}\n", name_), group;
+  for (const Option& option : options()) {
+    if (option.is_positional() || option.group() == kGeneral) continue;
+    if (option.group() != group) text += fmt::format("\n# {}\n", group = option.group());
+    const Json value = option.value();
+    const bool is_unset = option.count() == 0 && (value == "" || value == "[]");
+    text += fmt::format("{}{} = {}\n", is_unset ? "# " : "", option.name().substr(2),
+                        is_unset && option.is_list() ? "[]" : value.dump());
+  }
+  std::fputs(text.c_str(), stdout);
   throw HelpShown{};
 }
 
 void CommandLine::add_positional(const std::string& argument) {
   for (Option& option : options_) {
-    if (!option.help_->get_positional() || option.count() > 0) continue;
-    option.values_.push_back(argument);
+    if (!option.is_positional() || option.count() > 0) continue;
+    option.give(argument);
     return;
   }
   fail(ErrorKind::kUsage, "{}: a value without a flag, which {} does not take (see {} -h)",
-       argument, app_.get_name(), app_.get_name());
+       argument, name_, name_);
 }
 
 std::size_t CommandLine::read_list(Option& option, const std::string& name, std::size_t at) {
@@ -146,8 +135,8 @@ std::size_t CommandLine::read_list(Option& option, const std::string& name, std:
                 "unknown flag {}, nearest known flag {}; write {}={} for a value of that spelling "
                 "(see {} -h)",
                 flag_name(argument), quant::nearest_name(flag_name(argument), known_flags()), name,
-                argument, app_.get_name());
-    option.values_.push_back(argument);
+                argument, name_);
+    option.give(argument);
   }
   return at;
 }
@@ -159,23 +148,23 @@ std::size_t CommandLine::read_flag(std::size_t at) {
   Option* option = find(name);
   QALOF_CHECK(option != nullptr, ErrorKind::kUsage,
               "unknown flag {}, nearest known flag {} (see {} -h)", name,
-              quant::nearest_name(name, known_flags()), app_.get_name());
+              quant::nearest_name(name, known_flags()), name_);
   if (const std::size_t equals = argument.find('='); equals != std::string::npos) {
-    option->values_.push_back(argument.substr(equals + 1));
+    option->give(argument.substr(equals + 1));
     return at + 1;
   }
-  if (option->kind_ == Option::Kind::kSwitch) {
-    option->values_.emplace_back("true");
+  if (option->kind() == Option::Kind::kSwitch) {
+    option->give("true");
     return at + 1;
   }
   QALOF_CHECK(at + 1 < arguments_.size(), ErrorKind::kUsage, "{}: needs a value (see {} -h)", name,
-              app_.get_name());
+              name_);
   const std::string& value = arguments_[at + 1];
   QALOF_CHECK(!is_known_flag(value), ErrorKind::kUsage,
               "{}: needs a value, and {} is a flag; write {}={} where it is the value (see {} -h)",
-              name, value, name, value, app_.get_name());
-  if (option->is_list_) return read_list(*option, name, at + 1);
-  option->values_.push_back(value);
+              name, value, name, value, name_);
+  if (option->is_list()) return read_list(*option, name, at + 1);
+  option->give(value);
   return at + 2;
 }
 
@@ -189,8 +178,7 @@ void CommandLine::read_arguments() {
       at = read_flag(at);
     } else {
       QALOF_CHECK(argument.size() < 2 || argument[0] != '-', ErrorKind::kUsage,
-                  "unknown flag {}; flags begin with two hyphens (see {} -h)", argument,
-                  app_.get_name());
+                  "unknown flag {}; flags begin with two hyphens (see {} -h)", argument, name_);
       add_positional(argument);
       ++at;
     }
@@ -211,77 +199,38 @@ void CommandLine::add_config(const std::string& path) {
                   path, key, entry.key);
     }
     seen.emplace_back(option, entry.key);
-    QALOF_CHECK(!entry.is_list || option->is_list_, ErrorKind::kBadInput,
+    QALOF_CHECK(!entry.is_list || option->is_list(), ErrorKind::kBadInput,
                 "{}: {}: found a list, expected one value", path, entry.key);
-    if (option->count() == 0) option->values_ = entry.values;
+    if (option->count() == 0) option->give(entry.values);
   }
 }
 
 void CommandLine::store_values() {
   for (Option& option : options_) {
-    const std::string name = option.help_->get_name();
-    QALOF_CHECK(option.count() > 0 || !option.help_->get_required(), ErrorKind::kUsage,
-                "{} is required (see {} -h)", name, app_.get_name());
+    QALOF_CHECK(option.count() > 0 || !option.is_required() || print_config_, ErrorKind::kUsage,
+                "{} is required (see {} -h)", option.name(), name_);
     if (option.count() == 0) continue;
-    if (option.separator_ != '\0') {
-      std::vector<std::string> parts;
-      for (const std::string& value : option.values_) {
-        for (std::string& part : split(value, option.separator_)) parts.push_back(std::move(part));
-      }
-      option.values_ = std::move(parts);
-    }
-    const std::string reason = option.store_(option.values_);
-    QALOF_CHECK(reason.empty(), ErrorKind::kUsage, "{}: {} (see {} -h)", name, reason,
-                app_.get_name());
-    const std::vector<std::string>& choices = option.choices_;
-    QALOF_CHECK(choices.empty() || std::find(choices.begin(), choices.end(),
-                                             option.values_.back()) != choices.end(),
-                ErrorKind::kUsage, "{}: found {}, expected one of {} (see {} -h)", name,
-                option.values_.back(), fmt::join(choices, ", "), app_.get_name());
+    const std::string reason = option.store();
+    QALOF_CHECK(reason.empty(), ErrorKind::kUsage, "{}: {} (see {} -h)", option.name(), reason,
+                name_);
   }
 }
 
 void CommandLine::parse() {
-  std::string config;
-  const Option* file = option(
-      "--config", config, "TOML or JSON file holding flags of this command; the command line wins");
+  group(kGeneral);
+  const Option* file = option("--config", config_,
+                              "TOML or JSON file holding flags of this command; the command line "
+                              "wins")
+                           ->incidental();
+  flag("--print_config", print_config_,
+       "print the resolved flags as a TOML file for --config, and do nothing else")
+      ->incidental();
+  if (arguments_.size() == 1 && arguments_[0] == kDescribe) throw description();
   read_arguments();
-  if (file->count() > 0) add_config(file->values_.back());
+  if (file->count() > 0) add_config(file->values().back());
   store_values();
+  if (print_config_) show_config();
 }
-
-Json CommandLine::values() const {
-  Json values = Json::object();
-  for (const Option& option : options_) {
-    const std::vector<std::string>& names = option.help_->get_lnames();
-    if (names.empty()) continue;
-    auto value_of = [&](const std::string& text) {
-      if (option.kind_ != Option::Kind::kNumber) return Json(text);
-      // As it is written: 0.1 of a 32-bit float stays 0.1.
-      if (Json number = Json::parse(text, nullptr, /*allow_exceptions=*/false); number.is_number())
-        return number;
-      double number = 0;
-      return read_value(text, number).empty() ? Json(number) : Json(text);
-    };
-    Json& value = values["--" + names.front()];
-    if (option.kind_ == Option::Kind::kSwitch) {
-      bool is_set = false;
-      if (option.count() > 0) read_values(option.values_, is_set);
-      value = is_set;
-    } else if (option.is_list_ && option.count() > 0) {
-      value = Json::array();
-      for (const std::string& item : option.values_) value.push_back(value_of(item));
-    } else if (option.is_list_) {
-      value = option.help_->get_default_str();
-    } else {
-      value =
-          value_of(option.count() > 0 ? option.values_.back() : option.help_->get_default_str());
-    }
-  }
-  return values;
-}
-
-bool CommandLine::given(const std::string& name) const { return find(name)->count() > 0; }
 
 Observer& CommandLine::observer() {
   if (!observer_) observer_ = make_terminal_observer(quiet_);

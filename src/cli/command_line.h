@@ -1,79 +1,43 @@
-// The command line of one command: flags declared once, HF spellings (underscores, hyphens
-// accepted), --config files, nearest-name errors, help with examples. CLI11 writes the help; what
-// is given is read here, so that values pass byte for byte.
+// The command line of one command: its options (core/options.h), Hugging Face's spellings
+// (underscores, hyphens accepted), --config files, nearest-name errors, help with examples. CLI11
+// writes the help; what is given is read here, so that values pass byte for byte.
 //
 // Names are normalized, values never are. A flag takes the next argument whatever that looks like,
 // unless it is a flag of the command, alone or with =VALUE: then the value was forgotten, or is
 // written --flag=VALUE. A list takes arguments up to the next flag. -- ends the flags.
 #pragma once
 
-#include <CLI/CLI.hpp>
-#include <deque>
-#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "cli/flag_values.h"
-#include "core/json.h"
+#include "core/options.h"
 #include "core/progress.h"
 
 namespace qalof::cli {
 
-/// Thrown by CommandLine::parse when help was asked for and printed.
+/// Thrown by CommandLine::parse when what was asked for instead of a run is printed.
 struct HelpShown {};
 
-/// A flag, or a value without one, as a command declares it. Setters return the option itself.
-class Option {
- public:
-  Option* required();
-  /// A list: values may also stand in one, with this character between them.
-  Option* delimiter(char separator);
-  /// No other value is taken.
-  Option* one_of(std::vector<std::string> values);
-  /// How many values were given.
-  std::size_t count() const { return values_.size(); }
-
- private:
-  friend class CommandLine;
-  enum class Kind { kSwitch, kText, kNumber };
-  Kind kind_ = Kind::kText;
-  bool is_list_ = false;
-  char separator_ = '\0';
-  std::vector<std::string> choices_, values_;
-  CLI::Option* help_ = nullptr;  // what CLI11 knows of it
-  /// Stores texts as the value; says why not, or "".
-  std::function<std::string(const std::vector<std::string>&)> store_;
+/// The single argument for which CommandLine::parse throws a CommandDescription.
+inline constexpr const char* kDescribe = "--describe";
+/// What a command takes, for shell completion, the manual page and the reference of options.
+struct CommandDescription {
+  std::string name, summary, examples;
+  struct OptionText {
+    std::vector<std::string> names, choices;
+    std::string group, help, default_text;
+    bool takes_value = true, is_list = false, is_required = false;
+  };
+  std::vector<OptionText> options;
 };
 
-class CommandLine {
+class CommandLine : public OptionList {
  public:
   /// arguments are those after the command's name.
   CommandLine(const std::string& name, const std::string& summary, const std::string& examples,
               std::vector<std::string> arguments);
-  ~CommandLine();
-
-  /// --name VALUE; several spellings separated by commas ("--precision,--sp_config"). A vector
-  /// takes several values.
-  template <typename T>
-  Option* option(const std::string& names, T& value, const std::string& help) {
-    Option& added = declare(app_.add_option(names, value, help)->capture_default_str());
-    if constexpr (requires { typename T::allocator_type; } && !std::is_same_v<T, std::string>) {
-      added.is_list_ = true;
-      if constexpr (std::is_arithmetic_v<typename T::value_type>)
-        added.kind_ = Option::Kind::kNumber;
-    } else if constexpr (std::is_arithmetic_v<T>) {
-      added.kind_ = Option::Kind::kNumber;
-    }
-    added.store_ = [&value](const std::vector<std::string>& texts) {
-      return read_values(texts, value);
-    };
-    return &added;
-  }
-  /// --name without a value, or --name=false.
-  Option* flag(const std::string& names, bool& value, const std::string& help);
-  /// A value without a flag; required.
-  Option* positional(const std::string& name, std::string& value, const std::string& help);
 
   /// Parses what the constructor was given, with --config FILE (TOML or JSON) below it.
   /// Error{kUsage} for anything unknown, with the nearest name, and for values that a flag cannot
@@ -84,16 +48,8 @@ class CommandLine {
   Observer& observer();
   /// Prints the result: the object alone with --json, else the text.
   void print(const Json& result, const std::string& text) const;
-  /// Every flag with its value, given or default; numbers as numbers. For after parse().
-  Json values() const;
-  /// True where the flag stood on the command line or in the config file.
-  bool given(const std::string& name) const;
 
  private:
-  Option& declare(CLI::Option* help);
-  /// The option of that name, which begins with two hyphens; null where there is none.
-  const Option* find(const std::string& name) const;
-  Option* find(const std::string& name);
   bool is_known_flag(const std::string& argument) const;
   std::vector<std::string> known_flags() const;
   void read_arguments();
@@ -104,13 +60,14 @@ class CommandLine {
   void add_positional(const std::string& argument);
   void add_config(const std::string& path);
   void store_values();
+  CommandDescription description() const;
   [[noreturn]] void show_help() const;
+  [[noreturn]] void show_config() const;
 
-  CLI::App app_;
+  std::string name_, summary_, examples_;  // name_: "qalof train"
   std::vector<std::string> arguments_;
-  std::deque<Option> options_;  // pointers to them stay valid
-  bool json_ = false;
-  bool quiet_ = false;
+  bool json_ = false, quiet_ = false, print_config_ = false;
+  std::string config_;
   std::unique_ptr<Observer> observer_;
 };
 

@@ -18,7 +18,8 @@ void run_quantize(std::vector<std::string> arguments) {
       "  qalof quantize --model_name_or_path gpt2 --ptq nf4 --double_quant --output "
       "gpt2-nf4.qalof\n",
       std::move(arguments));
-  add_model_flags(line, options.model);
+  app::list_model_options(line, options.model);
+  line.group("method");
   line.option("--bit_widths", options.bit_widths, "weight widths to store, each for every linear")
       ->delimiter(',');
   line.option("--lm_head_bits", options.lm_head_bits,
@@ -33,20 +34,18 @@ void run_quantize(std::vector<std::string> arguments) {
   line.flag("--double_quant", options.double_quant, "nf4, fp4: scales in 8 bits");
   Option* given_threshold = line.option("--threshold", threshold,
                                         "llm_int8: activations of at least this size stay floats");
-  line.option("--calibration_file", options.calibration.file,
-              "smoothquant, gptq: SQuAD JSON, or UTF-8 text with --task lm");
-  line.option("--task", options.calibration.task,
-              "what --calibration_file is: qa, lm or classification");
+  line.group("data");
+  line.option("--calibration_file", options.calibration.data.file,
+              "smoothquant, gptq: a file of --task");
   line.option("--calibration_samples", options.calibration.samples, "windows of it, the first");
-  line.flag("--line_by_line", options.calibration.line_by_line,
-            "lm: every line is a document of its own");
-  line.option("--max_seq_length", options.calibration.features.max_seq_length,
-              "window in tokens, at most the model's positions");
-  line.option("--doc_stride", options.calibration.features.doc_stride,
-              "qa: overlap of neighbouring windows in tokens");
-  add_text_flags(line, options.model);
+  line.option("--max_seq_length", options.calibration.data.max_seq_length,
+              "window in tokens, at most the model's positions", "384");
+  options.calibration.tasks.list(line, options.calibration.task, tasks::Use::kCalibrate);
+  app::list_text_options(line, options.model);
+  line.group("method");
   line.option("--smooth_alpha", options.smooth_alpha,
               "smoothquant: 0 leaves ranges to activations, 1 moves all to weights");
+  line.group("output");
   line.option("--output", options.output, "file to write")->required();
   line.parse();
   options.ptq = app::parse_ptq_method(ptq);

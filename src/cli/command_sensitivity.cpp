@@ -113,20 +113,25 @@ void run_sensitivity(std::vector<std::string> arguments) {
                    "--adapter out --validation_file dev.json --max_eval_samples 500 --target_bits "
                    "4.5 5 6 7 --compare uniform random original --output_dir c\n",
                    std::move(arguments));
-  add_model_flags(line, options.model, /*with_precision=*/false);
-  add_text_flags(line, options.model);
+  app::list_model_options(line, options.model, /*with_precision=*/false);
+  app::list_text_options(line, options.model);
+  line.group("precision");
   line.option("--kv_scheme", options.model.kv_scheme,
               "what shares a scale of K and V: seed (a token) or head (a token and head)");
+  line.group("method");
   line.option("--by", options.by,
               "measured; fisher: from one backward pass; hessian: from the trace of the Hessian")
       ->one_of({"measured", "fisher", "hessian"});
   line.option("--hessian_vectors", options.hessian_vectors,
               "by hessian: passes over the samples, each with random vectors of its own");
-  line.option("--task", options.task, "qa or classification");
-  line.option("--validation_file", options.data.validation_file,
-              "qa: SQuAD JSON or JSONL; classification: SST-2 TSV or AG News CSV");
-  line.option("--max_eval_samples", options.data.max_eval_samples,
+  line.group("data");
+  line.option("--validation_file", options.data.file,
+              options.tasks.file_kinds(tasks::Use::kAnalyse));
+  line.option("--max_eval_samples", options.data.max_samples,
               "the first N questions or texts; 0 = all (fisher, hessian: 32)");
+  line.option("--max_seq_length", options.data.max_seq_length, "window in tokens", "384");
+  options.tasks.list(line, options.task, tasks::Use::kAnalyse);
+  line.group("method");
   line.option("--granularity", granularity,
               "sublayer (every linear), layer (attention or MLP of a block), block, or kind (a "
               "linear type over all blocks, all attention, all MLP, everything)");
@@ -138,13 +143,7 @@ void run_sensitivity(std::vector<std::string> arguments) {
             "K and V of each key/value head as units of their own, too");
   line.flag("--early_stop", options.early_stop,
             "a unit whose F1 clearly differs is measured no further");
-  line.option("--max_seq_length", options.data.features.max_seq_length, "window in tokens");
-  line.option("--doc_stride", options.data.features.doc_stride,
-              "qa: overlap of neighbouring windows in tokens");
-  line.option("--max_answer_length", options.data.decode.max_answer_length,
-              "qa: longest answer in tokens");
-  line.flag("--version_2_with_negative", options.data.decode.version_2_with_negative,
-            "qa: questions may have no answer");
+  line.group("output");
   line.option(
       "--output_dir", options.output_dir,
       "writes sensitivity.json (by fisher: sensitivity_fisher.json, ...); the same command goes on "
@@ -170,7 +169,7 @@ void run_sensitivity(std::vector<std::string> arguments) {
     line.print(printed, words);
     return;
   }
-  QALOF_CHECK(!options.data.validation_file.empty(), ErrorKind::kUsage,
+  QALOF_CHECK(!options.data.file.empty(), ErrorKind::kUsage,
               "--validation_file is required (see qalof sensitivity -h)");
   options.units.granularity = app::parse_granularity(granularity);
   const app::SensitivityResult result =

@@ -4,44 +4,6 @@
 
 namespace qalof::cli {
 
-void add_model_flags(CommandLine& line, app::ModelOptions& options, bool with_precision) {
-  line.option("--model_name_or_path", options.model, "model directory or packed file")->required();
-  line.option("--adapter", options.adapter, "training output directory or one PEFT directory");
-  if (with_precision) {
-    line.option(
-        "--precision,--sp_config", options.precision,
-        "8, w4a8kv8, ... or a plan file; default: the adapter's or packed file's plan, else 32");
-  }
-  line.option("--scheme", options.scheme,
-              "tuned, or parts joined by +: seed, g32, g64, g128, g32-asym, ... (weights), mse "
-              "(their ranges), aasym, ag32, ag64, ag128 (activations), rot (both turned); or int8, "
-              "llm_int8, nf4, fp4; "
-              "default: the plan's, packed file's or adapter's, else seed");
-  line.option("--threads", options.threads, "threads; 0 = QALOF_THREADS, else all");
-}
-
-void add_run_flags(CommandLine& line, app::ModelOptions& options) {
-  line.option("--kv_bits", options.kv_bits,
-              "keys and values of every layer: 2..8, 16 or 32; 0 = as the plan says");
-  line.option("--kv_scheme", options.kv_scheme,
-              "what shares a scale of K and V: seed (a token) or head (a token and head)");
-  line.option("--lm_head_bits", options.lm_head_bits,
-              "weights of the LM head: 4, 8, 16 or 32; 0 = the embedding's width");
-}
-
-void add_text_flags(CommandLine& line, app::ModelOptions& options) {
-  line.flag("--parse_special", options.parse_special,
-            "special tokens written in texts count as themselves, not as text; those that the "
-            "tokenizer's own files put around texts are always there");
-}
-
-void add_random_flags(CommandLine& line, app::ModelOptions& options) {
-  options.takes_random = true;
-  line.option("--random_widths", options.random_widths,
-              "--precision random:4,5,6,7,8 draws one of these widths for each request, or with "
-              "layer for each of its layers");
-}
-
 std::string bytes_text(std::uint64_t bytes) {
   constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB"};
   auto value = static_cast<double>(bytes);

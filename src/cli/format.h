@@ -13,15 +13,6 @@
 
 namespace qalof::cli {
 
-/// Declares --model_name_or_path, --adapter, --precision (--sp_config; unless the command chooses
-/// it), --scheme and --threads.
-void add_model_flags(CommandLine& line, app::ModelOptions& options, bool with_precision = true);
-/// Declares --kv_bits, --kv_scheme and --lm_head_bits: what a run chooses beside its plan.
-void add_run_flags(CommandLine& line, app::ModelOptions& options);
-/// Declares --parse_special, for commands that read texts.
-void add_text_flags(CommandLine& line, app::ModelOptions& options);
-/// Declares --random_widths and says that --precision takes random:SET.
-void add_random_flags(CommandLine& line, app::ModelOptions& options);
 /// "1.2 MB", "340 B"; decimal units.
 std::string bytes_text(std::uint64_t bytes);
 /// Columns padded to their widest cell; the first row is the header. Columns named in right are

@@ -140,7 +140,7 @@ std::string add_plans(const app::SensitivityOptions& options,
   std::optional<app::PlanMeter> meter, refine_meter;
   const bool refines_apart = !flags.refine_file.empty();
   const bool needs_meter = (flags.refine > 0 && !refines_apart) || !flags.comparison.is_empty();
-  QALOF_CHECK(!needs_meter || !options.data.validation_file.empty(), ErrorKind::kUsage,
+  QALOF_CHECK(!needs_meter || !options.data.file.empty(), ErrorKind::kUsage,
               "--refine, --compare and --measure: need --validation_file, on which plans are "
               "measured");
   app::SensitivityOptions measured = options;
@@ -148,14 +148,14 @@ std::string add_plans(const app::SensitivityOptions& options,
     measured.high = json_string(analysis.value("high", Json::object()), "precision", where);
   if (needs_meter) meter.emplace(measured, observer);
   if (refines_apart) {
-    measured.data.validation_file = flags.refine_file;
-    measured.data.max_eval_samples = 0;
+    measured.data.file = flags.refine_file;
+    measured.data.max_samples = 0;
     if (!options.output_dir.empty()) measured.output_dir = options.output_dir + "/refine";
     refine_meter.emplace(measured, observer);
   }
-  app::check_output_is_no_input(
-      flags.output_plan, {flags.from, options.data.validation_file, flags.refine_file, options.high,
-                          options.model.model, options.model.adapter});
+  app::check_output_is_no_input(flags.output_plan,
+                                {flags.from, options.data.file, flags.refine_file, options.high,
+                                 options.model.model, options.model.adapter});
   std::optional<NewDirectory> made;
   if (!options.output_dir.empty()) made.emplace(options.output_dir);
   std::vector<app::BudgetResult> results;

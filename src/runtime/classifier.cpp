@@ -10,7 +10,7 @@ namespace qalof::runtime {
 namespace {
 
 const weights::Head& head_of(const Execution& execution) {
-  const weights::Head* head = execution.head(weights::Task::kClassification);
+  const weights::Head* head = execution.head(weights::HeadKind::kClass);
   QALOF_CHECK(head != nullptr, ErrorKind::kBadInput,
               "{}: neither the model nor an adapter holds a classification head (score); train one "
               "or give --adapter",

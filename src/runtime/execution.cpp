@@ -27,12 +27,12 @@ std::vector<quant::BitWidth> to_widths(const std::vector<int>& bits) {
 // leaves it to the base.
 const weights::Head* serving_head(const weights::BaseModel& base,
                                   const weights::AdapterSet* adapters, int width,
-                                  weights::Task task, std::string* source) {
+                                  weights::HeadKind kind, std::string* source) {
   if (adapters != nullptr) {
     if (const std::optional<int> serving = adapters->serving_width(width)) {
       const weights::Adapter& adapter = *adapters->by_width.at(*serving);
       const std::optional<weights::Head>& head =
-          task == weights::Task::kQa ? adapter.qa_head : adapter.class_head;
+          kind == weights::HeadKind::kSpan ? adapter.qa_head : adapter.class_head;
       if (head) {
         if (source != nullptr) *source = *serving == 0 ? "adapter" : fmt::format("w{}", *serving);
         return &*head;
@@ -40,7 +40,7 @@ const weights::Head* serving_head(const weights::BaseModel& base,
     }
   }
   const std::optional<weights::Head>& head =
-      task == weights::Task::kQa ? base.qa_head() : base.class_head();
+      kind == weights::HeadKind::kSpan ? base.qa_head() : base.class_head();
   if (!head) return nullptr;
   if (source != nullptr) *source = "base";
   return &*head;
@@ -121,9 +121,10 @@ std::shared_ptr<const Execution> Execution::create(
   for (const int width : merged) run->description_ += fmt::format(", adapter w{} merged", width);
   for (const int width : learned)
     run->description_ += fmt::format(", learned quantizers w{}", width);
-  run->qa_head_ = serving_head(*base, adapters.get(), head_width, weights::Task::kQa, &head_source);
+  run->qa_head_ =
+      serving_head(*base, adapters.get(), head_width, weights::HeadKind::kSpan, &head_source);
   run->class_head_ =
-      serving_head(*base, adapters.get(), head_width, weights::Task::kClassification, &head_source);
+      serving_head(*base, adapters.get(), head_width, weights::HeadKind::kClass, &head_source);
   if (run->kv_.scheme != KvScheme::kSeed)
     run->description_ += fmt::format(", kv scheme {}", to_string(run->kv_.scheme));
   if (options.lm_head) run->description_ += fmt::format(", lm head {}", run->lm_head_width_.bits);

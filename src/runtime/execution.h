@@ -24,12 +24,12 @@ struct ExecutionOptions {
   std::optional<quant::BitWidth> lm_head = std::nullopt;  // default: the embedding's width
 };
 
-/// The head of a task for a plan's head width: the adapter set's (null: no set) at the nearest
+/// The head of a kind for a plan's head width: the adapter set's (null: no set) at the nearest
 /// trained width, else the base's own; null where there is none. source, where not null, receives
 /// whose.
 const weights::Head* serving_head(const weights::BaseModel& base,
                                   const weights::AdapterSet* adapters, int width,
-                                  weights::Task task, std::string* source = nullptr);
+                                  weights::HeadKind kind, std::string* source = nullptr);
 
 class Execution {
  public:
@@ -71,10 +71,10 @@ class Execution {
   /// Width of the LM head's weights; embedding_width() unless the options say otherwise.
   quant::BitWidth lm_head_width() const { return lm_head_width_; }
 
-  /// The head of a task: the adapter set's for the plan's head width (nearest trained width), else
+  /// The head of a kind: the adapter set's for the plan's head width (nearest trained width), else
   /// the base's own; null where there is none.
-  const weights::Head* head(weights::Task task) const {
-    return task == weights::Task::kQa ? qa_head_ : class_head_;
+  const weights::Head* head(weights::HeadKind kind) const {
+    return kind == weights::HeadKind::kSpan ? qa_head_ : class_head_;
   }
 
   /// What runs, in words: precision, which adapter serves each width, which head.

@@ -71,8 +71,8 @@ Footprint measure_footprint(const Execution& execution) {
     if (call.lora != nullptr)
       footprint.adapter_bytes += sizeof(float) * call.lora->a.n * (spec.in + spec.out);
   }
-  for (const weights::Task task : {weights::Task::kQa, weights::Task::kClassification}) {
-    if (const weights::Head* head = execution.head(task))
+  for (const weights::HeadKind kind : {weights::HeadKind::kSpan, weights::HeadKind::kClass}) {
+    if (const weights::Head* head = execution.head(kind))
       footprint.adapter_bytes += sizeof(float) * (head->weight.size() + head->bias.size());
   }
   const std::size_t embedding_bytes =

@@ -3,23 +3,25 @@
 namespace qalof::train {
 
 std::size_t adapter_rank(const TrainOptions& options, int bits) {
-  if (options.adapter_form != AdapterForm::kCascaded) return options.lora_r;
+  if (options.adapters.adapter_form != AdapterForm::kCascaded) return options.adapters.lora_r;
   const std::size_t thirds = bits <= 4 ? 3 : bits <= 6 ? 2 : 1;
-  return (options.lora_r * thirds + 2) / 3;
+  return (options.adapters.lora_r * thirds + 2) / 3;
 }
 
 double lora_scaling(const TrainOptions& options) {
-  return options.lora_alpha / static_cast<double>(options.lora_r);
+  return options.adapters.lora_alpha / static_cast<double>(options.adapters.lora_r);
 }
 
 bool learns_steps(const TrainOptions& options) {
-  return options.learn_steps == LearnSteps::kWeights || options.learn_steps == LearnSteps::kAll;
+  return options.quantizers.learn_steps == LearnSteps::kWeights ||
+         options.quantizers.learn_steps == LearnSteps::kAll;
 }
 bool learns_clips(const TrainOptions& options) {
-  return options.learn_steps == LearnSteps::kActivations || options.learn_steps == LearnSteps::kAll;
+  return options.quantizers.learn_steps == LearnSteps::kActivations ||
+         options.quantizers.learn_steps == LearnSteps::kAll;
 }
 bool owns_weights(const TrainOptions& options) {
-  return options.adapter_form == AdapterForm::kMerged || learns_steps(options);
+  return options.adapters.adapter_form == AdapterForm::kMerged || learns_steps(options);
 }
 
 }  // namespace qalof::train

@@ -19,13 +19,13 @@ void PackedBatch::add(const Example& example) {
 
 void check_examples(std::span<const Example> examples, const model::ModelConfig& config,
                     const TrainOptions& options) {
-  const weights::Task task = options.task;
+  const weights::HeadKind head_kind = options.head_kind;
   QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput, "training data: no window");
-  QALOF_CHECK(task != weights::Task::kClassification || options.num_labels >= 2,
+  QALOF_CHECK(head_kind != weights::HeadKind::kClass || options.num_labels >= 2,
               ErrorKind::kBadInput, "training data: {} classes, expected at least 2",
               options.num_labels);
   // A language model predicts a token from the one before it.
-  const std::size_t shortest = task == weights::Task::kLm ? 2 : 1;
+  const std::size_t shortest = head_kind == weights::HeadKind::kLm ? 2 : 1;
   for (std::size_t w = 0; w < examples.size(); ++w) {
     const Example& example = examples[w];
     const std::size_t length = example.ids.size();
@@ -36,13 +36,13 @@ void check_examples(std::span<const Example> examples, const model::ModelConfig&
       QALOF_CHECK(id >= 0 && static_cast<std::size_t>(id) < config.vocab_size, ErrorKind::kBadInput,
                   "training window {}: token id {}, expected 0..{}", w, id, config.vocab_size - 1);
     }
-    if (task == weights::Task::kClassification) {
+    if (head_kind == weights::HeadKind::kClass) {
       QALOF_CHECK(
           example.label >= 0 && static_cast<std::size_t>(example.label) < options.num_labels,
           ErrorKind::kBadInput, "training window {}: class {}, expected 0..{}", w, example.label,
           options.num_labels - 1);
     }
-    if (task != weights::Task::kQa) continue;
+    if (head_kind != weights::HeadKind::kSpan) continue;
     for (const std::int32_t label : {example.start, example.end}) {
       QALOF_CHECK(label >= 0 && static_cast<std::size_t>(label) < length, ErrorKind::kBadInput,
                   "training window {}: answer at token {}, expected 0..{}", w, label, length - 1);
@@ -102,8 +102,9 @@ std::vector<std::uint32_t> DataOrder::step(std::int64_t step) {
 
 DataOrder data_order(const TrainOptions& options, const std::string& phase,
                      std::span<const Example> examples) {
-  const std::size_t per_step = options.batch_size * options.gradient_accumulation_steps;
-  if (!options.group_by_length) return {options.seed, phase, examples.size(), per_step};
+  const std::size_t per_step =
+      options.schedule.batch_size * options.schedule.gradient_accumulation_steps;
+  if (!options.schedule.group_by_length) return {options.seed, phase, examples.size(), per_step};
   std::vector<std::size_t> lengths;
   for (const Example& example : examples) lengths.push_back(example.ids.size());
   return {options.seed, phase, std::move(lengths), per_step};

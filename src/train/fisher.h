@@ -21,7 +21,7 @@ struct FisherEstimate {
 
 struct FisherInputs {
   TeacherModel network;  // its plan is all-high
-  weights::Task task = weights::Task::kQa;
+  weights::HeadKind head_kind = weights::HeadKind::kSpan;
   std::size_t num_labels = 0;           // classification
   std::vector<int> low;                 // 2..8
   std::size_t tokens_per_batch = 2048;  // windows run together up to about this many

@@ -14,7 +14,7 @@ namespace qalof::train {
 
 struct HessianInputs {
   TeacherModel network;  // its plan is of 32 bits
-  weights::Task task = weights::Task::kQa;
+  weights::HeadKind head_kind = weights::HeadKind::kSpan;
   std::size_t num_labels = 0;  // classification
   std::vector<int> low;        // 2..8
   quant::QuantScheme scheme;   // of the low widths

@@ -8,7 +8,8 @@
 namespace qalof::train {
 
 TrainOptions with_batches_of(std::size_t windows, TrainOptions options) {
-  options.batch_size = std::min(options.batch_size, std::max<std::size_t>(windows, 1));
+  options.schedule.batch_size =
+      std::min(options.schedule.batch_size, std::max<std::size_t>(windows, 1));
   return options;
 }
 
@@ -25,23 +26,23 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
   const bool single = full || options.method == Method::kLora;
   const std::uint64_t adapters = single ? 1 : trained_widths(options).size();
   const bool one_adapter =
-      options.method == Method::kSwitch || options.adapter_form == AdapterForm::kCascaded;
+      options.method == Method::kSwitch || options.adapters.adapter_form == AdapterForm::kCascaded;
   const std::uint64_t at_once = one_adapter ? 1 : adapters;
   const std::uint64_t widths =
       options.method == Method::kCpt
-          ? static_cast<std::uint64_t>(options.max_bits - options.min_bits + 1)
+          ? static_cast<std::uint64_t>(options.widths.max_bits - options.widths.min_bits + 1)
           : adapters;
   // Values, gradients and two moments; and what a checkpoint copies: values and moments to go on,
   // and the weights in the form in which they are handed out.
   const std::uint64_t trained =
-      (full ? all_weights : at_once * options.lora_r * rank_weights) * (4 + 5) * kFloat;
+      (full ? all_weights : at_once * options.adapters.lora_r * rank_weights) * (4 + 5) * kFloat;
   // Packed for the forward pass and dense for the backward pass, once per width.
   const std::uint64_t forms = widths * linear_weights * 2 * kFloat;
   // Floats to make codes of, and two weight gradients of the largest linear, which vanish beside.
   const std::uint64_t floats = owns_weights(options) ? linear_weights * kFloat : 0;
   const std::uint64_t base = full ? 0 : all_weights * kFloat;  // the mapped file
 
-  const std::uint64_t tokens = options.batch_size * tokens_per_window;
+  const std::uint64_t tokens = options.schedule.batch_size * tokens_per_window;
   const std::uint64_t kv_width = config.num_kv_heads * config.head_dim();
   // Kept per token and layer: inputs of four linears and two norms, qkv, the activation's input,
   // attention's output and the residual after each half.
@@ -51,14 +52,15 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
   // Logits are computed in chunks of this many rows (lm_loss.cpp), with a few copies.
   const std::uint64_t logit_rows = std::min<std::uint64_t>(tokens, 512);
   const std::uint64_t logits =
-      options.task == weights::Task::kLm ? 5 * logit_rows * config.vocab_size * kFloat : 0;
+      options.head_kind == weights::HeadKind::kLm ? 5 * logit_rows * config.vocab_size * kFloat : 0;
   // States of students and teachers beside each other, and what the cache may hold of them.
-  const bool has_states = options.hidden_kd > 0 || options.contrastive > 0;
+  const bool has_states =
+      options.distillation.hidden_kd > 0 || options.distillation.contrastive > 0;
   const std::uint64_t states =
       has_states ? 2 * tokens * config.num_layers * config.hidden * kFloat : 0;
   const bool has_cache = options.teacher || options.method == Method::kSwitch;
-  const bool large = has_states || options.task == weights::Task::kLm;
-  std::uint64_t teacher = has_cache && large ? options.teacher_cache_bytes : 0;
+  const bool large = has_states || options.head_kind == weights::HeadKind::kLm;
+  std::uint64_t teacher = has_cache && large ? options.distillation.teacher_cache_bytes : 0;
   if (options.teacher) teacher += model::parameter_count(options.teacher->base->config()) * kFloat;
   return trained + forms + floats + base + activations + logits + states + teacher;
 }

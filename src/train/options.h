@@ -14,8 +14,10 @@
 #include <string>
 #include <vector>
 
+#include "core/options.h"
 #include "core/progress.h"
 #include "quant/plan.h"
+#include "tasks/example.h"
 #include "train/trained_weights.h"
 #include "weights/adapter.h"
 
@@ -36,7 +38,7 @@ enum class Curriculum { kSchedule, kLoss };
 /// added to weights before they are quantized (docs/numerics.md, "Adapter forms").
 enum class AdapterForm { kSeparate, kCascaded, kMerged };
 /// What adapters begin as. default: B zero, so that nothing is added. residual_svd: the part of
-/// W - q(W) of largest singular values (adapter_init_torch.h).
+/// W - q(W) of largest singular values (torch/adapter_init.h).
 enum class InitLora { kDefault, kResidualSvd };
 /// How logits are distilled: divergence of the distributions, or the squared error of the logits.
 enum class KdLoss { kKl, kMse };
@@ -47,18 +49,11 @@ enum class PerturbationNorm { kL2, kLinf };
 enum class LrSchedule { kCosine, kLinear, kConstant };
 enum class Device { kCpu, kCuda };
 
-/// Text forms as on the command line; Error{kUsage} lists the known ones.
-Method parse_method(const std::string& text);
-LrSchedule parse_lr_schedule(const std::string& text);
-Device parse_device(const std::string& text);
-RandomWidths parse_random_widths(const std::string& text);
-Curriculum parse_curriculum(const std::string& text);
-KdLoss parse_kd_loss(const std::string& text);
-AdapterForm parse_adapter_form(const std::string& text);
-InitLora parse_init_lora(const std::string& text);
-LearnSteps parse_learn_steps(const std::string& text);
-PerturbationNorm parse_perturbation_norm(const std::string& text);
 std::string to_string(Method method);
+/// Error{kUsage} lists the known ones.
+Method parse_method(const std::string& text);
+/// Error{kUsage} lists the known ones.
+Device parse_device(const std::string& text);
 
 /// A fine-tuned network that teaches from outside: a base in full or half precision and perhaps
 /// adapters on it.
@@ -69,8 +64,74 @@ struct TeacherModel {
   quant::PrecisionPlan plan;
 };
 
+// The options of a run, by group. Each struct lists its own for the command line (core/options.h):
+// name, default, help, values and range of an option are there and nowhere else.
+
+/// Which widths train, and when.
+struct WidthOptions {
+  // Order does not matter. None: 8 4 for switch and joint, 8 7 6 5 4 for random and curriculum, and
+  // for cpt an adapter for every width of its range.
+  std::vector<int> bit_widths;
+  std::optional<int> kv_bits;           // instead of a width's own, e.g. 16
+  std::int64_t num_cyclic_period = 32;  // cpt: cycles of a run
+  int min_bits = 4, max_bits = 8;       // cpt
+  bool find_min_bits = false;           // cpt: min_bits comes from range_test.h
+  RandomWidths random_widths = RandomWidths::kStep;
+  Curriculum curriculum = Curriculum::kSchedule;
+  void list(OptionList& list);
+};
+
+/// What is learned of quantizers, and how gradients pass them.
+struct QuantizerOptions {
+  LearnSteps learn_steps = LearnSteps::kNone;
+  double learn_steps_rate = 0.1;  // their learning rate over that of the adapters
+  int ste_clip = 0;  // 0: the gradient passes everywhere; 2: not where |x| >= 2, as the original
+  // The product dx = dy W of linears with integer weights, on CPU: 32 (f32), 16 (bf16, from the
+  // integer codes) or 8 (integers, dy by stochastic rounding).
+  int gradient_bits = 16;
+  void list(OptionList& list);
+};
+
+struct AdapterOptions {
+  AdapterForm adapter_form = AdapterForm::kSeparate;
+  std::size_t lora_r = 8;
+  double lora_alpha = 16;
+  InitLora init_lora = InitLora::kDefault;
+  void list(OptionList& list);
+};
+
+/// How long phases are, and what a step is.
+struct ScheduleOptions {
+  double learning_rate = 1e-3;
+  LrSchedule lr_scheduler_type = LrSchedule::kCosine;
+  std::int64_t warmup_steps = 20;
+  std::int64_t max_steps = 0;   // per phase; 0: num_train_epochs decides
+  std::int64_t max_tokens = 0;  // instead of max_steps: student tokens of a phase, widths together
+  double num_train_epochs = 1;
+  std::size_t batch_size = 16;  // windows of one forward pass
+  std::size_t gradient_accumulation_steps = 1;
+  bool group_by_length = false;  // windows of like length in one step
+  double max_grad_norm = 1.0;    // 0: no clipping
+  double weight_decay = 0;       // on matrices only, not on biases and norms
+  void list(OptionList& list);
+};
+
+/// What is learned from a teacher.
+struct DistillationOptions {
+  std::optional<KdLoss> kd_loss;  // none: mse among joint's widths, kl elsewhere
+  double kd_alpha = 0.5;          // kl: the share of distillation
+  double kd_temperature = 2;
+  double kd_beta = 1;      // mse: the weight of distillation
+  double hidden_kd = 0;    // weight of the states after every block
+  double contrastive = 0;  // weight of the alignment of final states
+  double contrastive_temperature = 0.1;
+  // Outputs of teachers that stay as they are, kept by window on CPU; changes no number.
+  std::uint64_t teacher_cache_bytes = std::uint64_t{512} << 20;
+  void list(OptionList& list);
+};
+
 /// Training on examples that projected gradient ascent of the labels' loss has moved in embedding
-/// space, at the precision of the pass that trains on them (adversarial_torch.h). With `random`:
+/// space, at the precision of the pass that trains on them (torch/adversarial.h). With `random`:
 /// random precision training (Fu et al. 2021).
 struct AdversarialOptions {
   std::int64_t steps = 0;  // of ascent; 0: examples stay as they are
@@ -81,74 +142,54 @@ struct AdversarialOptions {
   double step_length() const {
     return step_size > 0 ? step_size : 2.5 * epsilon / static_cast<double>(steps);
   }
+  void list(OptionList& list);
+};
+
+struct LoggingOptions {
+  std::int64_t logging_steps = 10;  // of what is written; progress goes by time
+  std::int64_t eval_steps = 0;      // 0: never
+  std::int64_t save_steps = 0;  // of all phases together; 0: where the run is asked to stop only
+  void list(OptionList& list);
 };
 
 struct TrainOptions {
-  weights::Task task = weights::Task::kQa;
-  std::size_t num_labels = 0;  // classification: classes of the data, at least 2
+  weights::HeadKind head_kind = weights::HeadKind::kSpan;  // what the task trains
+  std::size_t num_labels = 0;  // kClass: classes of the data, at least 2
   Method method = Method::kLora;
-  // Order does not matter. None: 8 4 for switch and joint, 8 7 6 5 4 for random and curriculum, and
-  // for cpt an adapter for every width of its range.
-  std::vector<int> bit_widths;
-  std::optional<int> kv_bits;  // instead of a width's own, e.g. 16
+  bool bf16 = false;  // lora and full without a plan: linears at w16a16
   // The plan to train in. Methods of several widths train it with no linear below each of them.
   std::optional<quant::PrecisionPlan> plan;
   quant::QuantScheme scheme;  // where there is no plan
-  LearnSteps learn_steps = LearnSteps::kNone;
-  double learn_steps_rate = 0.1;  // their learning rate over that of the adapters
-  int ste_clip = 0;  // 0: the gradient passes everywhere; 2: not where |x| >= 2, as the original
-  AdapterForm adapter_form = AdapterForm::kSeparate;
-  std::size_t lora_r = 8;
-  double lora_alpha = 16;
-  InitLora init_lora = InitLora::kDefault;
-  double learning_rate = 1e-3;
-  LrSchedule lr_scheduler_type = LrSchedule::kCosine;
-  std::int64_t warmup_steps = 20;
-  std::int64_t max_steps = 0;   // per phase; 0: num_train_epochs decides
-  std::int64_t max_tokens = 0;  // instead of max_steps: student tokens of a phase, widths together
-  double num_train_epochs = 1;
-  std::size_t batch_size = 16;  // windows of one forward pass
-  std::size_t gradient_accumulation_steps = 1;
-  bool group_by_length = false;   // windows of like length in one step
-  double max_grad_norm = 1.0;     // 0: no clipping
-  double weight_decay = 0;        // on matrices only, not on biases and norms
-  std::optional<KdLoss> kd_loss;  // none: mse among joint's widths, kl elsewhere
-  double kd_alpha = 0.5;          // kl: the share of distillation
-  double kd_temperature = 2;
-  double kd_beta = 1;         // mse: the weight of distillation
+  WidthOptions widths;
+  QuantizerOptions quantizers;
+  AdapterOptions adapters;
+  ScheduleOptions schedule;
+  DistillationOptions distillation;
+  AdversarialOptions adversarial;
+  LoggingOptions logging;
   bool teacher_self = false;  // cpt, random, curriculum: a higher width teaches; else as the method
   std::shared_ptr<const TeacherModel> teacher;  // teaches every network instead of a higher width
   /// Adapters and heads begin as those that would serve their width at run time; null: fresh.
   std::shared_ptr<const weights::AdapterSet> start;
-  double hidden_kd = 0;    // weight of the states after every block
-  double contrastive = 0;  // weight of the alignment of final states
-  double contrastive_temperature = 0.1;
-  // Outputs of teachers that stay as they are, kept by window on CPU; changes no number.
-  std::uint64_t teacher_cache_bytes = std::uint64_t{512} << 20;
-  std::int64_t num_cyclic_period = 32;  // cpt: cycles of a run
-  int min_bits = 4, max_bits = 8;       // cpt
-  RandomWidths random_widths = RandomWidths::kStep;
-  Curriculum curriculum = Curriculum::kSchedule;
-  AdversarialOptions adversarial;
   std::uint64_t seed = 42;
-  bool bf16 = false;                // lora and full without a plan: linears at w16a16
-  std::int64_t logging_steps = 10;  // of what is written; progress goes by time
-  std::int64_t eval_steps = 0;      // 0: never
-  std::int64_t save_steps = 0;  // of all phases together; 0: where the run is asked to stop only
-  // The product dx = dy W of linears with integer weights, on CPU: 32 (f32), 16 (bf16, from the
-  // integer codes) or 8 (integers, dy by stochastic rounding).
-  int gradient_bits = 16;
   Device device = Device::kCpu;
   int threads = 0;  // 0: every CPU this process may use
-};
 
-/// One window. lm: ids alone.
-struct Example {
-  std::vector<std::int32_t> ids;
-  std::int32_t start = 0;  // qa: the answer's first and last token, as indices into ids
-  std::int32_t end = 0;
-  std::int32_t label = 0;  // classification: from 0
+  /// All of them, in groups.
+  void list(OptionList& list);
+
+ private:
+  void list_method(OptionList& list);
 };
+/// Error{kUsage} or {kUnsupported} where options are out of range or contradict each other, for a
+/// model's linears and layers.
+void check_options(const TrainOptions& options, const quant::PlanTarget& target);
+/// Methods that train an adapter for each of several widths.
+inline bool has_widths(Method method) { return method != Method::kFull && method != Method::kLora; }
+/// The most steps of a phase.
+inline constexpr std::int64_t kMostSteps = 1'000'000'000;
+
+using tasks::Example;
 
 /// Seconds of one optimizer step.
 struct StepTimes {

@@ -35,11 +35,6 @@ struct Phase {
   std::optional<int> head_from;  // the width whose head is copied; else the base's or fresh
 };
 
-/// Steps that a phase may have.
-inline constexpr std::int64_t kMostSteps = 1'000'000'000;
-
-/// Checks the options against each other and the model (Error{kUsage}, {kUnsupported}).
-void check_options(const TrainOptions& options, const quant::PlanTarget& target);
 /// Checks that options.teacher can teach a model (Error{kUsage}, {kUnsupported}, {kBadInput}).
 void check_teacher(const TrainOptions& options, const model::ModelConfig& student);
 std::vector<Phase> make_phases(const TrainOptions& options, const quant::PlanTarget& target);

@@ -19,15 +19,15 @@ constexpr double kLeastFall = 0.01;           // at max_bits, of the first losse
 TrainOptions probe_options(const TrainOptions& options, int bits) {
   TrainOptions probe = options;
   probe.method = Method::kJoint;
-  probe.bit_widths = {bits};
-  probe.max_steps = kSteps;
-  probe.max_tokens = 0;
-  probe.warmup_steps = kWarmup;
-  probe.lr_scheduler_type = LrSchedule::kConstant;
+  probe.widths.bit_widths = {bits};
+  probe.schedule.max_steps = kSteps;
+  probe.schedule.max_tokens = 0;
+  probe.schedule.warmup_steps = kWarmup;
+  probe.schedule.lr_scheduler_type = LrSchedule::kConstant;
   probe.teacher_self = false;
   probe.teacher = nullptr;
-  probe.hidden_kd = probe.contrastive = 0;
-  probe.logging_steps = probe.eval_steps = probe.save_steps = 0;
+  probe.distillation.hidden_kd = probe.distillation.contrastive = 0;
+  probe.logging.logging_steps = probe.logging.eval_steps = probe.logging.save_steps = 0;
   return probe;
 }
 
@@ -75,19 +75,19 @@ RangeTest find_min_bits(const std::shared_ptr<const weights::BaseModel>& base,
     }
     return last.fall();
   };
-  const double fall_at_top = add(options.max_bits);
+  const double fall_at_top = add(options.widths.max_bits);
   QALOF_CHECK(
       !result.probes.front().diverged(), ErrorKind::kDiverged,
       "--min_bits auto: the loss is not finite in {} steps at {} bits, so that no width can "
       "be compared; a lower --learning_rate may help",
-      kSteps, options.max_bits);
+      kSteps, options.widths.max_bits);
   QALOF_CHECK(fall_at_top > kLeastFall * result.probes.front().first_loss, ErrorKind::kUsage,
               "--min_bits auto: the loss does not fall by a hundredth in {} steps at {} bits, so "
               "that no width can be compared; give the number",
-              kSteps, options.max_bits);
+              kSteps, options.widths.max_bits);
   int bits = kFewestBits;
-  while (bits < options.max_bits - 1 && add(bits) < kShare * fall_at_top) ++bits;
-  result.min_bits = bits;
+  while (bits < options.widths.max_bits - 1 && add(bits) < kShare * fall_at_top) ++bits;
+  result.widths.min_bits = bits;
   return result;
 }
 

@@ -28,10 +28,10 @@ struct RangeTest {
   std::vector<RangeProbe> probes;  // --max_bits, then from 2 bits up
 };
 
-/// Probes widths for `cpt`; options.min_bits is not read. Nothing of what a probe learns is kept,
-/// and the same options and examples give the same numbers. Uses observer and should_stop of hooks:
-/// Error{kInterrupted} where that says so. Error{kUsage} where the loss does not fall at max_bits,
-/// {kDiverged} where it is not finite there.
+/// Probes widths for `cpt`; options.widths.min_bits is not read. Nothing of what a probe learns is
+/// kept, and the same options and examples give the same numbers. Uses observer and should_stop of
+/// hooks: Error{kInterrupted} where that says so. Error{kUsage} where the loss does not fall at
+/// max_bits, {kDiverged} where it is not finite there.
 RangeTest find_min_bits(const std::shared_ptr<const weights::BaseModel>& base,
                         const TrainOptions& options, std::span<const Example> examples,
                         const TrainHooks& hooks);

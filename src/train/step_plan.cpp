@@ -19,14 +19,14 @@ constexpr double kPlateau = 0.01;
 
 // Bits at a part 0..1 of a cycle, before rounding.
 double bits_at(const TrainOptions& options, double part) {
-  const double range = options.max_bits - options.min_bits;
-  return options.min_bits + 0.5 * range * (1.0 - std::cos(std::numbers::pi * part));
+  const double range = options.widths.max_bits - options.widths.min_bits;
+  return options.widths.min_bits + 0.5 * range * (1.0 - std::cos(std::numbers::pi * part));
 }
 
 bool ends_at_top(const TrainOptions& options, std::int64_t cycles, std::int64_t total) {
   const double last = 1.0 - static_cast<double>(cycles) / static_cast<double>(total);
   return cycles * kMinStepsPerCycle <= total &&
-         std::nearbyint(bits_at(options, last)) == options.max_bits;
+         std::nearbyint(bits_at(options, last)) == options.widths.max_bits;
 }
 
 // Steps whose mean loss is compared by descend.
@@ -91,22 +91,23 @@ quant::PrecisionPlan plan_near(const Phase& phase, const RandomStream& stream, s
 }  // namespace
 
 int cyclic_bits(const TrainOptions& options, std::int64_t step, std::int64_t total) {
-  const std::int64_t part = step * options.num_cyclic_period % total;
+  const std::int64_t part = step * options.widths.num_cyclic_period % total;
   return static_cast<int>(
       std::nearbyint(bits_at(options, static_cast<double>(part) / static_cast<double>(total))));
 }
 
 void check_cycles(const TrainOptions& options, std::int64_t total) {
-  if (ends_at_top(options, options.num_cyclic_period, total)) return;
+  if (ends_at_top(options, options.widths.num_cyclic_period, total)) return;
   std::int64_t largest = total / kMinStepsPerCycle;
   while (largest > 0 && !ends_at_top(options, largest, total)) --largest;
   QALOF_CHECK(largest > 0, ErrorKind::kUsage,
               "--method cpt: {} steps are too few for one cycle from {} to {} bits", total,
-              options.min_bits, options.max_bits);
+              options.widths.min_bits, options.widths.max_bits);
   fail(ErrorKind::kUsage,
        "--num_cyclic_period: found {}, expected at most {} so that each of the cycles of {} steps "
        "has at least {} and ends at {} bits",
-       options.num_cyclic_period, largest, total, kMinStepsPerCycle, options.max_bits);
+       options.widths.num_cyclic_period, largest, total, kMinStepsPerCycle,
+       options.widths.max_bits);
 }
 
 quant::PrecisionPlan random_plan(const Phase& phase, const TrainOptions& options,
@@ -139,7 +140,7 @@ StepPlan plan_step(const Phase& phase, const TrainOptions& options, const quant:
       for (std::size_t i = 0; i < phase.networks.size(); ++i) add(i);
       break;
     case Walk::kCyclic:
-      add(static_cast<std::size_t>(options.max_bits - cyclic_bits(options, step, total)));
+      add(static_cast<std::size_t>(options.widths.max_bits - cyclic_bits(options, step, total)));
       break;
     case Walk::kDescend:
       add(state.level);
@@ -149,8 +150,8 @@ StepPlan plan_step(const Phase& phase, const TrainOptions& options, const quant:
       const auto at = static_cast<std::uint64_t>(step);
       const std::size_t num_linears = target.linear_names.size();
       const bool per_layer =
-          options.random_widths == RandomWidths::kLayer ||
-          (options.random_widths == RandomWidths::kBoth && stream.below(2, at, 0) == 1);
+          options.widths.random_widths == RandomWidths::kLayer ||
+          (options.widths.random_widths == RandomWidths::kBoth && stream.below(2, at, 0) == 1);
       if (!per_layer) {
         add(stream.below(phase.networks.size(), at, 1));
         break;
@@ -170,7 +171,7 @@ bool advance(const Phase& phase, const TrainOptions& options, std::int64_t next_
   if (phase.walk != Walk::kDescend || state.level + 1 == phase.networks.size()) return false;
   const std::size_t levels = phase.networks.size();
   bool descends = next_step >= part_begin(state.level + 1, levels, total);
-  if (options.curriculum == Curriculum::kLoss) {
+  if (options.widths.curriculum == Curriculum::kLoss) {
     const std::size_t window = loss_window(phase, total);
     if (std::isfinite(loss)) state.losses.push_back(loss);
     if (state.losses.size() > 2 * window) state.losses.erase(state.losses.begin());

@@ -336,46 +336,41 @@ AdapterSet load_adapters(const std::string& path, const model::ModelConfig& conf
   return set;
 }
 
-Task parse_task(const std::string& text) {
-  for (const Task task : {Task::kQa, Task::kLm, Task::kClassification}) {
-    if (text == to_string(task)) return task;
-  }
-  fail(ErrorKind::kUsage, "--task: found {}, expected qa, lm or classification", text);
-}
-
-std::string to_string(Task task) {
-  switch (task) {
-    case Task::kQa:
+std::string to_string(HeadKind kind) {
+  switch (kind) {
+    case HeadKind::kSpan:
       return "qa";
-    case Task::kLm:
+    case HeadKind::kLm:
       return "lm";
-    case Task::kClassification:
+    case HeadKind::kClass:
       break;
   }
   return "classification";
 }
 
-model::ModelClass model_class(Task task) {
-  switch (task) {
-    case Task::kQa:
+model::ModelClass model_class(HeadKind kind) {
+  switch (kind) {
+    case HeadKind::kSpan:
       return model::ModelClass::kQuestionAnswering;
-    case Task::kClassification:
+    case HeadKind::kClass:
       return model::ModelClass::kSequenceClassification;
-    case Task::kLm:
+    case HeadKind::kLm:
       break;
   }
   return model::ModelClass::kCausalLm;
 }
 
 void save_adapter(const std::string& directory, const Adapter& adapter,
-                  const model::ModelConfig& config, Task task, const std::string& base_id) {
+                  const model::ModelConfig& config, HeadKind kind, const std::string& base_id) {
   io::PeftConfig peft;
   peft.r = adapter.rank;
   peft.lora_alpha = stored_alpha(adapter);
   const std::vector<model::LinearSpec> linears = model::linears(config);
-  const std::string prefix = model::decoder_prefix(config, model_class(task));
+  const std::string prefix = model::decoder_prefix(config, model_class(kind));
   peft.fan_in_fan_out = linears.front().conv1d;
-  peft.task_type = task == Task::kQa ? "QUESTION_ANS" : task == Task::kLm ? "CAUSAL_LM" : "SEQ_CLS";
+  peft.task_type = kind == HeadKind::kSpan ? "QUESTION_ANS"
+                   : kind == HeadKind::kLm ? "CAUSAL_LM"
+                                           : "SEQ_CLS";
   peft.base_model_name_or_path = base_id;
   std::vector<io::TensorToWrite> tensors;
   auto add = [&](const std::string& name, std::vector<std::size_t> shape,

@@ -87,16 +87,17 @@ class AdapterSet {
 /// warning.
 AdapterSet load_adapters(const std::string& path, const model::ModelConfig& config);
 
-/// What an adapter is for; decides peft's task type and head name.
-enum class Task { kQa, kLm, kClassification };
-Task parse_task(const std::string& text);
-std::string to_string(Task task);
-/// The class of transformers that does a task.
-model::ModelClass model_class(Task task);
+/// What stands on the last hidden states: two numbers per token (question answering), the LM head,
+/// or one number per class on the last token. Decides peft's task type and the head's name.
+enum class HeadKind { kSpan, kLm, kClass };
+/// "qa", "lm" or "classification".
+std::string to_string(HeadKind kind);
+/// The class of transformers with a head of that kind.
+model::ModelClass model_class(HeadKind kind);
 
 /// Writes one plain PEFT directory that Python `peft` loads on the original base, and learned
 /// quantizer values beside it.
 void save_adapter(const std::string& directory, const Adapter& adapter,
-                  const model::ModelConfig& config, Task task, const std::string& base_id);
+                  const model::ModelConfig& config, HeadKind kind, const std::string& base_id);
 
 }  // namespace qalof::weights

@@ -106,7 +106,7 @@ TEST_F(ImportTest, BaseAdaptersAndHeadGiveTheBitsOfTheOriginalsNumbers) {
     EXPECT_TRUE(
         testing::same_bytes(tiny_.run(*run, ids, 0, serial), tiny_.run(*wanted, ids, 0, serial)))
         << plan;
-    EXPECT_EQ(run->head(weights::Task::kQa)->weight, tiny_.base()->qa_head()->weight);
+    EXPECT_EQ(run->head(weights::HeadKind::kSpan)->weight, tiny_.base()->qa_head()->weight);
   }
 }
 

@@ -28,7 +28,7 @@ TEST(Journals, ScoresThatAreNotFiniteAreReadBack) {
   AppendFile(path).append("\r\n\n{\"batch\": 1");
   SensitivityState state(path, identity, false);
   EXPECT_EQ(state.resumed(), 1U);
-  const std::vector<SampleScore>* scores = state.find(0, 1);
+  const std::vector<tasks::SampleScore>* scores = state.find(0, 1);
   ASSERT_NE(scores, nullptr);
   ASSERT_EQ(scores->size(), 2U);
   EXPECT_EQ((*scores)[0].f1, 50.5);

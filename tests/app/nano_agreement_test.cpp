@@ -71,14 +71,14 @@ class NanoAgreement : public ::testing::Test {
     features.max_seq_length = 256;
     train::TrainOptions options;
     options.method = train::Method::kSwitch;
-    options.max_steps = 120;
-    options.learning_rate = 5e-3;
+    options.schedule.max_steps = 120;
+    options.schedule.learning_rate = 5e-3;
     options.threads = 2;
     weights_ =
         train::train(handle_.base, options,
                      load_qa_examples(data + "train.json", encoder_, features, 0, silent_), {})
             .weights;
-    scaling_ = options.lora_alpha / static_cast<double>(options.lora_r);
+    scaling_ = options.adapters.lora_alpha / static_cast<double>(options.adapters.lora_r);
     text::read_squad(data + "validation.json", [&](text::SquadParagraph&& paragraph) {
       const text::EncodedContext encoded = text::encode_context(encoder_, paragraph.context);
       for (text::SquadQuestion& question : paragraph.questions) {
@@ -133,7 +133,7 @@ class NanoAgreement : public ::testing::Test {
         std::vector<float> rows(tokens * hidden), out(tokens * 2);
         const runtime::Sequence sequence{window.ids};
         runtime::forward(*execution, {&sequence, 1}, workspace, rows.data(), pool_);
-        runtime::apply_head(*execution->head(weights::Task::kQa), rows.data(), tokens, hidden,
+        runtime::apply_head(*execution->head(weights::HeadKind::kSpan), rows.data(), tokens, hidden,
                             out.data(), pool_);
         train::PackedBatch batch;
         train::Example example;

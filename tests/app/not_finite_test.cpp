@@ -34,11 +34,11 @@ class NotFinite : public TinyTrainRun {
   }
 
   // Adapters and heads of finite numbers that overflow.
-  std::string broken(weights::Task task) const {
+  std::string broken(weights::HeadKind task) const {
     const auto base = weights::BaseModel::load_directory(model());
     weights::Adapter adapter = qalof::testing::overflowing_adapter(*base);
-    if (task == weights::Task::kQa) adapter.qa_head = base->qa_head();
-    if (task == weights::Task::kClassification) {
+    if (task == weights::HeadKind::kSpan) adapter.qa_head = base->qa_head();
+    if (task == weights::HeadKind::kClass) {
       adapter.class_head =
           weights::Head{2, std::vector<float>(2 * base->config().hidden, 0.5F), {}};
     }
@@ -47,11 +47,11 @@ class NotFinite : public TinyTrainRun {
     io::AdapterDir described;
     described.base_id = "tiny";
     described.adapters[8] = "w8";
-    if (task != weights::Task::kLm) described.heads[8] = "w8";
+    if (task != weights::HeadKind::kLm) described.heads[8] = "w8";
     io::write_adapter_dir(path, described);
     return path;
   }
-  ModelOptions broken_model(weights::Task task) const {
+  ModelOptions broken_model(weights::HeadKind task) const {
     ModelOptions options;
     options.model = model();
     options.adapter = broken(task);
@@ -70,7 +70,7 @@ class NotFinite : public TinyTrainRun {
 
 TEST_F(NotFinite, EvalNamesWhatItScored) {
   EvalOptions options;
-  const auto run = [&](weights::Task task, const std::string& file) {
+  const auto run = [&](weights::HeadKind task, const std::string& file) {
     options.model = broken_model(task);
     options.task = to_string(task);
     options.qa.validation_file = file;
@@ -78,31 +78,31 @@ TEST_F(NotFinite, EvalNamesWhatItScored) {
     options.qa.features.doc_stride = 16;
     return [&] { run_eval(options, silent_); };
   };
-  expect_diverged(run(weights::Task::kLm, dir_.file("text.txt")),
+  expect_diverged(run(weights::HeadKind::kLm, dir_.file("text.txt")),
                   {"text.txt: token 2 of ", "the loss is ", "w32a32"});
-  expect_diverged(run(weights::Task::kClassification, dir_.file("texts.tsv")),
+  expect_diverged(run(weights::HeadKind::kClass, dir_.file("texts.tsv")),
                   {"texts.tsv: text 1 at ", "a logit is "});
-  expect_diverged(run(weights::Task::kQa, kQuestions),
+  expect_diverged(run(weights::HeadKind::kSpan, kQuestions),
                   {"validation.json: question ", "a logit is "});
 }
 
 TEST_F(NotFinite, SensitivityNamesTheSample) {
   SensitivityOptions options;
-  options.model = broken_model(weights::Task::kQa);
+  options.model = broken_model(weights::HeadKind::kSpan);
   options.model.precision.clear();
   options.high = "32";
   options.low = {8};
-  options.data.validation_file = kQuestions;
-  options.data.max_eval_samples = 3;
-  options.data.features.max_seq_length = 48;
-  options.data.features.doc_stride = 16;
+  options.data.file = kQuestions;
+  options.data.max_samples = 3;
+  options.data.max_seq_length = 48;
+  options.tasks.get<tasks::Qa>().doc_stride = 16;
   expect_diverged([&] { measure_sensitivity(options, silent_); },
                   {"validation.json: question ", "a logit is "});
 }
 
 TEST_F(NotFinite, GenerateAndSelfTextChooseNoToken) {
   GenerateOptions options;
-  options.model = broken_model(weights::Task::kLm);
+  options.model = broken_model(weights::HeadKind::kLm);
   options.prompt = "red";
   std::string text;
   expect_diverged(
@@ -130,7 +130,7 @@ TEST_F(NotFinite, GenerateAndSelfTextChooseNoToken) {
 TEST_F(NotFinite, CalibrationNamesTheLinear) {
   for (const PtqMethod method : {PtqMethod::kGptq, PtqMethod::kSmoothQuant}) {
     QuantizeOptions options;
-    options.model = broken_model(weights::Task::kLm);
+    options.model = broken_model(weights::HeadKind::kLm);
     options.model.precision = method == PtqMethod::kGptq ? "w4a16" : "w8a8";
     options.ptq = method;
     options.calibration.file = dir_.file("text.txt");
@@ -143,8 +143,8 @@ TEST_F(NotFinite, CalibrationNamesTheLinear) {
 
 TEST_F(NotFinite, TrainingWhoseEveryStepIsSkippedWritesNoWeights) {
   TrainRunOptions given = options("out");
-  given.train.max_steps = 3;
-  given.train.save_steps = 0;
+  given.train.schedule.max_steps = 3;
+  given.train.logging.save_steps = 0;
   given.on_gradients = [](std::int64_t, std::span<float> gradients) {
     gradients[0] = std::numeric_limits<float>::quiet_NaN();
   };
@@ -158,7 +158,7 @@ TEST_F(NotFinite, TrainingWhoseEveryStepIsSkippedWritesNoWeights) {
 
 TEST_F(NotFinite, ADivergedRunSaysWhatIsLeft) {
   TrainRunOptions given = options("out");
-  given.train.save_steps = 2;
+  given.train.logging.save_steps = 2;
   given.on_gradients = [](std::int64_t step, std::span<float> gradients) {
     if (step > 2) gradients[0] = std::numeric_limits<float>::infinity();
   };
@@ -185,9 +185,9 @@ TEST_F(NotFinite, SkippedStepsAreInTheResult) {
 TEST_F(NotFinite, EvaluationDuringTrainingNamesTheStep) {
   TrainRunOptions given = options("out");
   given.train.method = train::Method::kFull;
-  given.train.max_steps = 1;
-  given.train.warmup_steps = 0;
-  given.train.learning_rate = 1e30;
+  given.train.schedule.max_steps = 1;
+  given.train.schedule.warmup_steps = 0;
+  given.train.schedule.learning_rate = 1e30;
   given.validation_file = kQuestions;
   given.max_eval_samples = 2;
   expect_diverged([&] { run(given); },
@@ -200,28 +200,29 @@ TEST_F(NotFinite, FlagsThatCannotBeAreRefusedBeforeAnythingIsWritten) {
   const std::pair<const char*, Set> cases[] = {
       {"--num_train_epochs: found 0",
        [](auto& o) {
-         o.train.max_steps = 0;
-         o.train.num_train_epochs = 0;
+         o.train.schedule.max_steps = 0;
+         o.train.schedule.num_train_epochs = 0;
        }},
-      {"--num_train_epochs: found 1e+300", [](auto& o) { o.train.num_train_epochs = 1e300; }},
-      {"--learning_rate: found 0", [](auto& o) { o.train.learning_rate = 0; }},
-      {"--learning_rate: found -1", [](auto& o) { o.train.learning_rate = -1; }},
-      {"--learning_rate: found nan", [](auto& o) { o.train.learning_rate = NAN; }},
-      {"--learning_rate: found 1e+300", [](auto& o) { o.train.learning_rate = 1e300; }},
-      {"--max_steps: found -1", [](auto& o) { o.train.max_steps = -1; }},
-      {"--logging_steps: found 0", [](auto& o) { o.train.logging_steps = 0; }},
-      {"--eval_steps: found -1", [](auto& o) { o.train.eval_steps = -1; }},
-      {"--save_steps: found -1", [](auto& o) { o.train.save_steps = -1; }},
-      {"--lora_r: found 0", [](auto& o) { o.train.lora_r = 0; }},
-      {"--per_device_train_batch_size: found 0", [](auto& o) { o.train.batch_size = 0; }},
+      {"--num_train_epochs: found 1e+300",
+       [](auto& o) { o.train.schedule.num_train_epochs = 1e300; }},
+      {"--learning_rate: found 0", [](auto& o) { o.train.schedule.learning_rate = 0; }},
+      {"--learning_rate: found -1", [](auto& o) { o.train.schedule.learning_rate = -1; }},
+      {"--learning_rate: found nan", [](auto& o) { o.train.schedule.learning_rate = NAN; }},
+      {"--learning_rate: found 1e+300", [](auto& o) { o.train.schedule.learning_rate = 1e300; }},
+      {"--max_steps: found -1", [](auto& o) { o.train.schedule.max_steps = -1; }},
+      {"--logging_steps: found 0", [](auto& o) { o.train.logging.logging_steps = 0; }},
+      {"--eval_steps: found -1", [](auto& o) { o.train.logging.eval_steps = -1; }},
+      {"--save_steps: found -1", [](auto& o) { o.train.logging.save_steps = -1; }},
+      {"--lora_r: found 0", [](auto& o) { o.train.adapters.lora_r = 0; }},
+      {"--per_device_train_batch_size: found 0", [](auto& o) { o.train.schedule.batch_size = 0; }},
       {"--max_seq_length: found 0", [](auto& o) { o.features.max_seq_length = 0; }},
       {"--doc_stride 47 leaves no room", [](auto& o) { o.features.doc_stride = 47; }},
-      {"--kd_temperature: found 0", [](auto& o) { o.train.kd_temperature = 0; }},
-      {"--max_grad_norm: found -1", [](auto& o) { o.train.max_grad_norm = -1; }},
+      {"--kd_temperature: found 0", [](auto& o) { o.train.distillation.kd_temperature = 0; }},
+      {"--max_grad_norm: found -1", [](auto& o) { o.train.schedule.max_grad_norm = -1; }},
       {"--self_tokens: found 0",
        [](auto& o) {
          o.train_file = "self";
-         o.train.task = weights::Task::kLm;
+         o.train.head_kind = weights::HeadKind::kLm;
          o.self_tokens = 0;
        }},
   };
@@ -235,11 +236,11 @@ TEST_F(NotFinite, FlagsThatCannotBeAreRefusedBeforeAnythingIsWritten) {
   }
   // What only the data shows leaves a directory that the next run may take.
   TrainRunOptions given = options("out");
-  given.train.max_steps = 0;
-  given.train.num_train_epochs = 9e8;
+  given.train.schedule.max_steps = 0;
+  given.train.schedule.num_train_epochs = 9e8;
   EXPECT_THAT(error_of([&] { run(given); }).message, HasSubstr("--num_train_epochs: found 9"));
   given.train.method = train::Method::kCpt;
-  given.train.num_train_epochs = 1;
+  given.train.schedule.num_train_epochs = 1;
   EXPECT_THAT(error_of([&] { run(given); }).message, HasSubstr("--num_cyclic_period"));
   EXPECT_FALSE(path_exists(dir_.file("out/run.json")));
   run(options("out"));
@@ -248,8 +249,8 @@ TEST_F(NotFinite, FlagsThatCannotBeAreRefusedBeforeAnythingIsWritten) {
 // A batch larger than the data is the data.
 TEST_F(NotFinite, HugeBatchTakesWhatThereIs) {
   TrainRunOptions given = options("out");
-  given.train.max_steps = 1;
-  given.train.batch_size = 1'000'000;
+  given.train.schedule.max_steps = 1;
+  given.train.schedule.batch_size = 1'000'000;
   const TrainRunResult result = run(given);
   EXPECT_EQ(result.train.steps, 2) << "one for each width";
 }

@@ -42,7 +42,7 @@ class SensitivityTest : public ::testing::Test {
     for (const auto& [width, adapter] : set->by_width) {
       described.adapters[width] = fmt::format("w{}", width);
       weights::save_adapter(fmt::format("{}/w{}", adapters(), width), *adapter, parsed,
-                            weights::Task::kQa, "tiny");
+                            weights::HeadKind::kSpan, "tiny");
     }
     described.heads = described.adapters;
     io::write_adapter_dir(adapters(), described);
@@ -55,10 +55,10 @@ class SensitivityTest : public ::testing::Test {
     options.model.model = model();
     options.model.adapter = adapters();
     options.model.threads = 2;
-    options.data.validation_file = QALOF_SOURCE_DIR "/assets/nano/data/validation.json";
-    options.data.max_eval_samples = 60;
-    options.data.features.max_seq_length = 128;
-    options.data.features.doc_stride = 16;
+    options.data.file = QALOF_SOURCE_DIR "/assets/nano/data/validation.json";
+    options.data.max_samples = 60;
+    options.data.max_seq_length = 128;
+    options.tasks.get<tasks::Qa>().doc_stride = 16;
     if (!output.empty()) options.output_dir = dir_.file(output);
     return options;
   }
@@ -174,7 +174,7 @@ TEST_F(SensitivityTest, AStoppedRunEndsInTheSameBytes) {
 
 TEST_F(SensitivityTest, StatesOfOtherRunsAndBrokenOnesAreRefused) {
   SensitivityOptions options = this->options("out");
-  options.data.max_eval_samples = 3;
+  options.data.max_samples = 3;
   run(options);
   options.low = {5};
   const std::string state = options.output_dir + "/sensitivity_state.jsonl";
@@ -209,7 +209,7 @@ TEST_F(SensitivityTest, WidthsThatAreNotLowerAreRefused) {
 
 TEST_F(SensitivityTest, EarlyStopLeavesClearUnitsAndResumesAlike) {
   SensitivityOptions options = this->options("early");
-  options.data.max_eval_samples = 200;
+  options.data.max_samples = 200;
   options.early_stop = true;
   options.low = {2};
   options.units.granularity = Granularity::kBlock;
@@ -223,7 +223,7 @@ TEST_F(SensitivityTest, EarlyStopLeavesClearUnitsAndResumesAlike) {
 
 TEST_F(SensitivityTest, EstimatesFoldLinearsIntoUnits) {
   SensitivityOptions options = this->options("fisher");
-  options.data.max_eval_samples = 8;
+  options.data.max_samples = 8;
   const SensitivityResult linears = estimate_sensitivity(options, silent_);
   EXPECT_EQ(linears.by, "fisher");
   EXPECT_GE(linears.samples, 8U);
@@ -249,7 +249,7 @@ TEST_F(SensitivityTest, EstimatesFoldLinearsIntoUnits) {
 
 TEST_F(SensitivityTest, RanksAreComparedWithAnotherFiles) {
   SensitivityOptions options = this->options("measured");
-  options.data.max_eval_samples = 8;
+  options.data.max_samples = 8;
   const SensitivityResult measured = run(options);
   options.output_dir.clear();
   options.against = dir_.file("measured") + "/sensitivity.json";

@@ -36,12 +36,12 @@ class TinyTrainRun : public ::testing::Test {
     options.features.doc_stride = 16;
     options.flags = {{"--seed", 42}};
     options.train.method = train::Method::kSwitch;
-    options.train.max_steps = 8;
-    options.train.warmup_steps = 2;
-    options.train.batch_size = 2;
-    options.train.lora_r = 2;
-    options.train.logging_steps = 1;
-    options.train.save_steps = 3;
+    options.train.schedule.max_steps = 8;
+    options.train.schedule.warmup_steps = 2;
+    options.train.schedule.batch_size = 2;
+    options.train.adapters.lora_r = 2;
+    options.train.logging.logging_steps = 1;
+    options.train.logging.save_steps = 3;
     return options;
   }
   static TrainRunResult run(const TrainRunOptions& options) {

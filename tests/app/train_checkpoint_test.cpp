@@ -91,9 +91,9 @@ TEST_F(TrainCheckpoint, TheRangeTestIsMadeOnceAndKept) {
   const auto cyclic = [&](const std::string& output) {
     TrainRunOptions given = options(output);
     given.train.method = train::Method::kCpt;
-    given.train.num_cyclic_period = 1;
-    given.train.learning_rate = 1e-2;
-    given.find_min_bits = true;
+    given.train.widths.num_cyclic_period = 1;
+    given.train.schedule.learning_rate = 1e-2;
+    given.train.widths.find_min_bits = true;
     return given;
   };
   Lines lines;
@@ -115,10 +115,10 @@ TEST_F(TrainCheckpoint, TheRangeTestIsMadeOnceAndKept) {
   }
   // It begins where a run that is given the number does: probes leave nothing behind.
   TrainRunOptions given = cyclic("given");
-  given.find_min_bits = false;
-  given.train.min_bits = whole.range_test->min_bits;
+  given.train.widths.find_min_bits = false;
+  given.train.widths.min_bits = whole.range_test->min_bits;
   EXPECT_EQ(run(given).train.train_loss, whole.train.train_loss);
-  given.find_min_bits = true;
+  given.train.widths.find_min_bits = true;
   given.train.method = train::Method::kJoint;
   EXPECT_EQ(error_of([&] { run(given); }).kind, ErrorKind::kUsage);
   Json broken = to_json(*whole.range_test);
@@ -242,8 +242,8 @@ TEST_F(TrainCheckpoint, EveryBitFlipIsFoundBeforeUse) {
 // A child trains; it is killed at random times and started again with the same options.
 TEST_F(TrainCheckpoint, KilledAtRandomTimesItGoesOnAndLosesAtMostOneInterval) {
   TrainRunOptions given = options("killed");
-  given.train.max_steps = is_release() ? 6'000 : 600;
-  given.train.save_steps = 5;
+  given.train.schedule.max_steps = is_release() ? 6'000 : 600;
+  given.train.logging.save_steps = 5;
   given.save_total_limit = 2;
   const int kills = is_release() ? 1'000 : 50;
   const RandomStream stream(9, "kills");
@@ -252,7 +252,7 @@ TEST_F(TrainCheckpoint, KilledAtRandomTimesItGoesOnAndLosesAtMostOneInterval) {
   using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
   TrainRunOptions probe = options("probe");
-  probe.train.max_steps = 5;
+  probe.train.schedule.max_steps = 5;
   run(probe);
   const auto first = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start);
   bool finished = false;
@@ -279,7 +279,7 @@ TEST_F(TrainCheckpoint, KilledAtRandomTimesItGoesOnAndLosesAtMostOneInterval) {
       break;
     }
     const std::int64_t reached = path_exists(metrics) ? last_step(metrics) : 0;
-    ASSERT_GE(newest("killed"), reached - given.train.save_steps) << "round " << done;
+    ASSERT_GE(newest("killed"), reached - given.train.logging.save_steps) << "round " << done;
   }
   RecordProperty("kills", done);
   EXPECT_GT(newest("killed"), 0);
@@ -304,7 +304,7 @@ TEST_F(TrainCheckpoint, WhateverCallFailsTheRunSaysSoAndThePreviousCheckpointLoa
         fs::remove_all(dir_.file("out"));
         fs::copy(dir_.file("start"), dir_.file("out"), fs::copy_options::recursive);
         TrainRunOptions given = options("out");
-        given.train.max_steps = 8;
+        given.train.schedule.max_steps = 8;
         int steps = 0;
         given.on_step = [&](const train::StepRecord&) { ++steps; };
         given.should_stop = [&] { return steps == 4; };  // steps 7 to 10, checkpoints 9 and 10
@@ -335,7 +335,7 @@ TEST_F(TrainCheckpoint, WhateverCallFailsTheRunSaysSoAndThePreviousCheckpointLoa
 
 TEST_F(TrainCheckpoint, DivergenceLeavesTheLastGoodCheckpointFinite) {
   TrainRunOptions given = options("out");
-  given.train.save_steps = 2;
+  given.train.logging.save_steps = 2;
   given.on_gradients = [](std::int64_t step, std::span<float> gradients) {
     if (step >= 6) gradients[0] = std::numeric_limits<float>::infinity();
   };

@@ -44,7 +44,7 @@ class TrainRefusal : public TinyTrainRun {
                       empty = put("empty.json", R"({"version": "1.1", "data": []})"),
                       latin = put("latin.txt", "caf\xe9\n"), word = put("word.txt", "");
     const auto lm = [](TrainRunOptions& run, const std::string& file) {
-      run.train.task = weights::Task::kLm;
+      run.train.task = weights::HeadKind::kLm;
       run.train_file = file;
     };
     return {
@@ -57,8 +57,8 @@ class TrainRefusal : public TinyTrainRun {
         {"no model", [=](TrainRunOptions& run) { run.model.model = "absent"; }},
         {"no checkpoint", [=](TrainRunOptions& run) { run.resume_from_checkpoint = "auto"; }},
         {"no device", [=](TrainRunOptions& run) { run.train.device = train::Device::kCuda; }},
-        {"no rank", [=](TrainRunOptions& run) { run.train.lora_r = 0; }, true},
-        {"no batch", [=](TrainRunOptions& run) { run.train.batch_size = 0; }},
+        {"no rank", [=](TrainRunOptions& run) { run.train.adapters.lora_r = 0; }, true},
+        {"no batch", [=](TrainRunOptions& run) { run.train.schedule.batch_size = 0; }},
         {"no teacher", [=](TrainRunOptions& run) { run.teacher = "absent"; }},
     };
   }

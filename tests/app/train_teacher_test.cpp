@@ -27,7 +27,7 @@ class TrainTeacher : public TinyTrainRun {
     TrainRunOptions given = options(output);
     given.train.method = method;
     given.train.seed = seed;
-    given.train.save_steps = 0;
+    given.train.logging.save_steps = 0;
     run(given);
     return given.output_dir;
   }
@@ -81,7 +81,7 @@ TEST_F(TrainTeacher, IsEvaluatedWithItsOwnHeadAndPrecision) {
 TEST_F(TrainTeacher, InterruptedRunsEndWithTheSameBytes) {
   const std::string teacher = train("teacher", train::Method::kLora);
   TrainRunOptions whole = student("whole", teacher);
-  whole.train.hidden_kd = whole.train.contrastive = 0.5;
+  whole.train.distillation.hidden_kd = whole.train.distillation.contrastive = 0.5;
   run(whole);
   for (const std::int64_t stop : {5, 10}) {
     TrainRunOptions stopped = whole;
@@ -112,7 +112,7 @@ TEST_F(TrainTeacher, WhatCannotTeachIsRefusedBeforeAnythingIsWritten) {
   EXPECT_EQ(refused(lora).kind, ErrorKind::kUsage);
   TrainRunOptions alone = options("out");
   alone.train.method = train::Method::kCpt;
-  alone.train.hidden_kd = 1;
+  alone.train.distillation.hidden_kd = 1;
   EXPECT_THAT(refused(alone).message, HasSubstr("add --teacher"));
   // A model with another tokenizer of the same size.
   fs::copy(model(), dir_.file("other"));
@@ -228,8 +228,8 @@ TEST_F(SelfText, TrainsWithoutDataAndGoesOnWithTheSameText) {
   TrainRunOptions given = student("whole", model());
   given.train_file = "self";
   given.self_tokens = 300;
-  given.train.task = weights::Task::kLm;
-  given.train.kd_alpha = 1;
+  given.train.task = weights::HeadKind::kLm;
+  given.train.distillation.kd_alpha = 1;
   run(given);
   const std::string text = slurp(dir_.file("whole/self_text.jsonl"));
   for (const bool keep : {true, false}) {
@@ -255,7 +255,7 @@ TEST_F(SelfText, TrainsWithoutDataAndGoesOnWithTheSameText) {
   early.should_stop = nullptr;
   run(early);
   EXPECT_TRUE(adapters("whole") == adapters("early"));
-  given.train.task = weights::Task::kQa;
+  given.train.task = weights::HeadKind::kSpan;
   given.output_dir = dir_.file("qa");
   EXPECT_EQ(error_of([&] { run(given); }).kind, ErrorKind::kUsage);
 }

@@ -28,7 +28,8 @@ class NotFiniteCli : public CliTest {
   std::string broken() const {
     const auto base = weights::BaseModel::load_directory(dir_.file("model"));
     weights::Adapter adapter = qalof::testing::overflowing_adapter(*base);
-    weights::save_adapter(dir_.file("broken"), adapter, base->config(), weights::Task::kLm, "tiny");
+    weights::save_adapter(dir_.file("broken"), adapter, base->config(), weights::HeadKind::kLm,
+                          "tiny");
     return dir_.file("broken");
   }
   void expect_refused(const std::string& command, int code, const std::string& words) {

@@ -98,7 +98,7 @@ std::shared_ptr<weights::AdapterSet> nano_adapters() {
 
 void write_peft(const std::string& directory) {
   weights::save_adapter(directory, *nano_adapters()->by_width.at(4), parsed_config(),
-                        weights::Task::kQa, "base");
+                        weights::HeadKind::kSpan, "base");
 }
 
 void write_output_directory(const std::string& directory) {

@@ -131,7 +131,7 @@ TEST_P(ClassifierTest, PackedFileAndPeftDirectoriesHoldHeadsAndNames) {
   for (const auto& [width, adapter] : adapters_->by_width) {
     const std::string name = fmt::format("w{}", width);
     weights::save_adapter(dir.file("out/" + name), *adapter, model_.config(),
-                          weights::Task::kClassification, "base");
+                          weights::HeadKind::kClass, "base");
     description.adapters[width] = description.heads[width] = name;
     const io::PeftAdapter peft = io::read_peft(dir.file("out/" + name));
     EXPECT_EQ(peft.config().task_type, "SEQ_CLS");

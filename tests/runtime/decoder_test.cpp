@@ -93,12 +93,12 @@ TEST_F(DecoderTest, AdapterAndHeadFollowTheWidth) {
   const auto only8 = random_adapters(base_->config(), {8});
   const auto four = execution("4", both), four_by_8 = execution("4", only8),
              two = execution("2", both), sixteen = execution("16", both);
-  EXPECT_EQ(four->head(weights::Task::kQa), &*both->by_width.at(4)->qa_head);
-  EXPECT_EQ(four_by_8->head(weights::Task::kQa), &*only8->by_width.at(8)->qa_head);
+  EXPECT_EQ(four->head(weights::HeadKind::kSpan), &*both->by_width.at(4)->qa_head);
+  EXPECT_EQ(four_by_8->head(weights::HeadKind::kSpan), &*only8->by_width.at(8)->qa_head);
   EXPECT_NE(four_by_8->description().find("adapter w8 serves w4"), std::string::npos);
-  EXPECT_EQ(two->head(weights::Task::kQa), &*both->by_width.at(4)->qa_head);
-  EXPECT_EQ(sixteen->head(weights::Task::kQa), &*both->by_width.at(8)->qa_head);
-  EXPECT_EQ(execution("8")->head(weights::Task::kQa), &*base_->qa_head());
+  EXPECT_EQ(two->head(weights::HeadKind::kSpan), &*both->by_width.at(4)->qa_head);
+  EXPECT_EQ(sixteen->head(weights::HeadKind::kSpan), &*both->by_width.at(8)->qa_head);
+  EXPECT_EQ(execution("8")->head(weights::HeadKind::kSpan), &*base_->qa_head());
   EXPECT_FALSE(same_bytes(run(*four, {ids_}, serial_), run(*four_by_8, {ids_}, serial_)));
 }
 
@@ -108,7 +108,7 @@ TEST_F(DecoderTest, ExplicitHeadWidthWins) {
   spec.head = 8;
   const auto exec =
       Execution::create(base_, quant::resolve(spec, base_->target()), adapters, serial_);
-  EXPECT_EQ(exec->head(weights::Task::kQa), &*adapters->by_width.at(8)->qa_head);
+  EXPECT_EQ(exec->head(weights::HeadKind::kSpan), &*adapters->by_width.at(8)->qa_head);
 }
 
 TEST_F(DecoderTest, AdaptersWithZeroBEqualNoAdapters) {

@@ -41,7 +41,7 @@ inline std::vector<float> span_logits_of(const runtime::Execution& execution,
   SerialFor serial;
   const std::vector<float> hidden = hidden_of(execution, ids);
   std::vector<float> logits(2 * ids.size());
-  runtime::apply_head(*execution.head(weights::Task::kQa), hidden.data(), ids.size(),
+  runtime::apply_head(*execution.head(weights::HeadKind::kSpan), hidden.data(), ids.size(),
                       execution.base().config().hidden, logits.data(), serial);
   return logits;
 }

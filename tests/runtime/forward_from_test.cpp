@@ -55,7 +55,7 @@ TEST_P(ForwardFromTest, SecondLayerLoweredHasTheBitsOfTheWholePass) {
   EXPECT_EQ(spliced->plan().linears, whole->plan().linears);
   EXPECT_EQ(spliced->plan().k, whole->plan().k);
   EXPECT_EQ(spliced->kv(), whole->kv());
-  EXPECT_EQ(spliced->head(weights::Task::kQa), high->head(weights::Task::kQa));
+  EXPECT_EQ(spliced->head(weights::HeadKind::kSpan), high->head(weights::HeadKind::kSpan));
   EXPECT_EQ(spliced->linear(last).weight.panels, low->linear(last).weight.panels);
 
   const std::vector<std::int32_t> first = tiny.ids(9), second = tiny.ids(5, 11);

@@ -28,7 +28,7 @@ const Json& expected(const std::string& form) {
 void expect_parity(const std::string& directory, const std::string& form) {
   SCOPED_TRACE(directory);
   const auto execution = execution_of(weights::BaseModel::load_directory(directory), "32");
-  ASSERT_NE(execution->head(weights::Task::kQa), nullptr);
+  ASSERT_NE(execution->head(weights::HeadKind::kSpan), nullptr);
   SerialFor serial;
   for (const Json& entry : expected(form)) {
     const auto ids = entry["ids"].get<std::vector<std::int32_t>>();

@@ -110,9 +110,9 @@ TEST(LlamaDecoder, PackedFileHasTheDirectorysBytes) {
 TEST(LlamaDecoder, AdaptersHaveTheNamesOfEachClassAndComeBack) {
   const TinyRuntime tiny(llama_config(true));
   const auto set = random_adapters(tiny.config(), {4});
-  for (const auto& [task, prefix] :
-       {std::pair{weights::Task::kQa, "transformer."}, std::pair{weights::Task::kLm, "model."},
-        std::pair{weights::Task::kClassification, "model."}}) {
+  for (const auto& [task, prefix] : {std::pair{weights::HeadKind::kSpan, "transformer."},
+                                     std::pair{weights::HeadKind::kLm, "model."},
+                                     std::pair{weights::HeadKind::kClass, "model."}}) {
     const TempDir directory;
     weights::save_adapter(directory.path(), *set->by_width.at(4), tiny.config(), task, "base");
     const io::PeftAdapter stored = io::read_peft(directory.path());

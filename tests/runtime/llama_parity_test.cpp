@@ -34,7 +34,7 @@ void expect_parity(const std::string& form) {
     const auto ids = entry["ids"].get<std::vector<std::int32_t>>();
     SCOPED_TRACE(ids.size());
     if (entry.contains("span_logits")) {
-      ASSERT_NE(execution->head(weights::Task::kQa), nullptr);
+      ASSERT_NE(execution->head(weights::HeadKind::kSpan), nullptr);
       EXPECT_LE(span_difference(entry["span_logits"], span_logits_of(*execution, ids)), 2e-5);
     }
     const std::vector<float> hidden = hidden_of(*execution, ids);

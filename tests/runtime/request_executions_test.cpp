@@ -107,8 +107,8 @@ TEST_F(RequestExecutionsTest, DrawnByLayerEachLayerIsThatOfItsWidth) {
       }
       EXPECT_EQ(execution->k_bits(layer), by.k_bits(layer));
     }
-    EXPECT_EQ(execution->head(weights::Task::kQa),
-              set_[draws.of_request(i)]->head(weights::Task::kQa));
+    EXPECT_EQ(execution->head(weights::HeadKind::kSpan),
+              set_[draws.of_request(i)]->head(weights::HeadKind::kSpan));
     has_mixed = has_mixed || draws.of_layer(i, 0) != draws.of_layer(i, 1);
   }
   EXPECT_TRUE(has_mixed);

@@ -24,9 +24,9 @@ namespace {
 TrainOptions cascaded(Method method, std::size_t rank, double alpha) {
   TrainOptions options;
   options.method = method;
-  options.adapter_form = AdapterForm::kCascaded;
-  options.lora_r = rank;
-  options.lora_alpha = alpha;
+  options.adapters.adapter_form = AdapterForm::kCascaded;
+  options.adapters.lora_r = rank;
+  options.adapters.lora_alpha = alpha;
   options.threads = 2;
   return options;
 }
@@ -70,7 +70,7 @@ class CascadeTest : public ::testing::TestWithParam<model::Family> {
 
   static TrainOptions with_widths() {
     TrainOptions options = cascaded(Method::kJoint, 7, 3.3);  // f32(3.3 / 7) * 3 is no float
-    options.bit_widths = {8, 6, 4};
+    options.widths.bit_widths = {8, 6, 4};
     return options;
   }
 
@@ -157,7 +157,7 @@ TEST_P(CascadeTest, GradientsOfAllWidthsAddIntoTheSharedRanks) {
 TEST_P(CascadeTest, AStepMovesTheRanksOfItsWidthAlone) {
   const auto graph = make_kernel_graph(base_, nullptr, pool_);
   AdamWOptions adamw;
-  adamw.weight_decay = 0.1;
+  adamw.schedule.weight_decay = 0.1;
   AdamW optimizer(params_.flat(), adamw);
   const Network &eight = phase_.networks[0], &six = phase_.networks[1], &four = phase_.networks[2];
   const auto step = [&](const Network& network) {
@@ -201,7 +201,7 @@ TEST_P(CascadeTest, SavedSlicesHaveTheBitsOfTrainingInTheRuntime) {
   auto set = std::make_shared<weights::AdapterSet>();
   for (const auto& [bits, adapter] : weights.adapters) {
     const std::string path = directory.file(fmt::format("w{}", bits));
-    weights::save_adapter(path, *adapter, base_->config(), weights::Task::kQa, "tiny");
+    weights::save_adapter(path, *adapter, base_->config(), weights::HeadKind::kSpan, "tiny");
     set->by_width[bits] = weights::load_adapters(path, base_->config()).by_width.at(0);
     EXPECT_EQ(set->by_width[bits]->rank, adapter_rank(options_, bits));
     EXPECT_EQ(set->by_width[bits]->linears[0]->view().scaling, static_cast<float>(3.3 / 7));
@@ -216,8 +216,8 @@ TEST_P(CascadeTest, SavedSlicesHaveTheBitsOfTrainingInTheRuntime) {
     const std::vector<float> expected = runtime_hidden(*execution, batch_);
     EXPECT_TRUE(same_bytes(to_vector(hidden), expected));
     std::vector<float> logits(batch_.tokens() * 2);
-    runtime::apply_head(*execution->head(weights::Task::kQa), expected.data(), batch_.tokens(),
-                        base_->config().hidden, logits.data(), pool_);
+    runtime::apply_head(*execution->head(weights::HeadKind::kSpan), expected.data(),
+                        batch_.tokens(), base_->config().hidden, logits.data(), pool_);
     EXPECT_TRUE(same_bytes(to_vector(graph->head_logits(hidden, view.head)), logits));
   }
 }
@@ -245,23 +245,23 @@ TEST(CascadedTraining, LossFallsAndSmallerBatchesAddUp) {
   const auto examples = tiny_examples(6);
   for (const Method method : {Method::kJoint, Method::kCpt, Method::kRandom, Method::kCurriculum}) {
     TrainOptions options = cascaded(method, 5, 10);
-    options.max_steps = method == Method::kJoint ? 40 : 200;
-    options.num_cyclic_period = 10;
-    options.random_widths = RandomWidths::kBoth;
-    options.batch_size = 6;
-    options.warmup_steps = 1;
-    options.learning_rate = 1e-2;
+    options.schedule.max_steps = method == Method::kJoint ? 40 : 200;
+    options.widths.num_cyclic_period = 10;
+    options.widths.random_widths = RandomWidths::kBoth;
+    options.schedule.batch_size = 6;
+    options.schedule.warmup_steps = 1;
+    options.schedule.learning_rate = 1e-2;
     const TrainResult whole = train(base, options, examples, {});
     const std::vector<StepRecord>& steps = whole.phases[0].steps;
     const auto loss = [](const StepRecord& step) {
       return step.hard_loss / static_cast<double>(step.passes.size());
     };
     EXPECT_LT(loss(steps.back()), 0.7 * loss(steps.front())) << to_string(method);
-    options.max_steps = 6;
-    options.num_cyclic_period = 1;
+    options.schedule.max_steps = 6;
+    options.widths.num_cyclic_period = 1;
     const TrainResult one = train(base, options, examples, {});
-    options.batch_size = 2;
-    options.gradient_accumulation_steps = 3;
+    options.schedule.batch_size = 2;
+    options.schedule.gradient_accumulation_steps = 3;
     const TrainResult parts = train(base, options, examples, {});
     // Later ones begin at weights that differ by rounding, which quantization makes large.
     for (std::size_t i = 0; i < 2; ++i) {

@@ -62,11 +62,11 @@ TEST(TruncatedSvd, HoldsWhatTheExactOneHolds) {
 TrainOptions residual(AdapterForm form) {
   TrainOptions options;
   options.method = Method::kJoint;
-  options.adapter_form = form;
-  options.init_lora = InitLora::kResidualSvd;
-  options.bit_widths = {8, 6, 4};
-  options.lora_r = 6;
-  options.lora_alpha = 9;
+  options.adapters.adapter_form = form;
+  options.adapters.init_lora = InitLora::kResidualSvd;
+  options.widths.bit_widths = {8, 6, 4};
+  options.adapters.lora_r = 6;
+  options.adapters.lora_alpha = 9;
   options.threads = 2;
   return options;
 }
@@ -148,25 +148,25 @@ TEST_P(ResidualInit, LaterRanksOfACascadeStandForWhatTheFirstLeave) {
 TEST_P(ResidualInit, IsFreshWhereNothingIsLostAndRefusedWhereNothingCanStandForIt) {
   const at::NoGradGuard no_grad;
   TrainOptions options = residual(AdapterForm::kSeparate);
-  options.bit_widths = {32};
+  options.widths.bit_widths = {32};
   const Phase phase = make_phases(options, base_->target()).front();
   const PhaseParameters found(*base_, options, phase, {}, at::kCPU, pool_);
   TrainOptions plain = options;
-  plain.init_lora = InitLora::kDefault;
+  plain.adapters.init_lora = InitLora::kDefault;
   const PhaseParameters fresh(*base_, plain, phase, {}, at::kCPU, pool_);
   for (std::size_t i = 0; i < base_->linears().size(); ++i) {
     EXPECT_TRUE(
         at::equal(found.adapters().at(32).linears[i].a, fresh.adapters().at(32).linears[i].a));
     EXPECT_EQ(energy(found.adapters().at(32).linears[i].b), 0);
   }
-  options.lora_alpha = 0;
+  options.adapters.lora_alpha = 0;
   const auto refused = [&] {
     const auto error = qalof::testing::error_of([&] { make_phases(options, base_->target()); });
     EXPECT_EQ(error.kind, ErrorKind::kUsage);
     EXPECT_NE(error.message.find("--init_lora"), std::string::npos) << error.message;
   };
   refused();
-  options.lora_alpha = 9;
+  options.adapters.lora_alpha = 9;
   options.method = Method::kFull;
   refused();
 }
@@ -179,9 +179,9 @@ TEST_P(ResidualInit, BringsTheQuantizedNetworkNearerToTheFloatOne) {
   const at::Tensor exact = graph->hidden(batch, GraphPlan(plan_of("32", *base_), 0), {});
   const auto distance = [&](InitLora init) {
     TrainOptions options = residual(AdapterForm::kSeparate);
-    options.init_lora = init;
+    options.adapters.init_lora = init;
     options.method = Method::kLora;
-    options.bit_widths = {};
+    options.widths.bit_widths = {};
     options.plan = plan_of("w4a32kv32", *base_);
     const Phase phase = make_phases(options, base_->target()).front();
     const PhaseParameters params(*base_, options, phase, {}, at::kCPU, pool_);

@@ -144,14 +144,14 @@ INSTANTIATE_TEST_SUITE_P(Widths, PerturbationTest, ::testing::Values("32", "8", 
 
 TrainOptions adversarial_run() {
   TrainOptions options;
-  options.task = weights::Task::kClassification;
+  options.head_kind = weights::HeadKind::kClass;
   options.num_labels = 3;
   options.method = Method::kRandom;
-  options.bit_widths = {8, 4};
-  options.max_steps = 6;
-  options.warmup_steps = 1;
-  options.batch_size = 4;
-  options.lora_r = 3;
+  options.widths.bit_widths = {8, 4};
+  options.schedule.max_steps = 6;
+  options.schedule.warmup_steps = 1;
+  options.schedule.batch_size = 4;
+  options.adapters.lora_r = 3;
   options.threads = 1;
   options.adversarial = {.steps = 2, .epsilon = 0.3};
   return options;
@@ -181,7 +181,7 @@ TEST(AdversarialTraining, FullAndTeachersTakeIt) {
   const auto base = tiny_base();
   const auto examples = tiny_examples(8);
   TrainOptions options = adversarial_run();
-  options.bit_widths = {};
+  options.widths.bit_widths = {};
   options.method = Method::kFull;
   EXPECT_EQ(train(base, options, examples, {}).phases[0].skipped_steps, 0);
   options = adversarial_run();
@@ -210,7 +210,7 @@ TEST(AdversarialTraining, BadNumbersAreRefused) {
     EXPECT_EQ(error.message, bad.message);
   }
   TrainOptions options = adversarial_run();
-  options.task = weights::Task::kLm;
+  options.head_kind = weights::HeadKind::kLm;
   EXPECT_EQ(qalof::testing::error_of([&] { check_options(options, base->target()); }).kind,
             ErrorKind::kUnsupported);
 }

@@ -134,11 +134,11 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
   std::unique_ptr<AttackObjective> objective(const Graphs& graphs,
                                              const std::vector<std::string>& precisions,
                                              int bits = 32) {
-    auto network = [&](Graph* graph, const TeacherModel& from, weights::Task task) {
+    auto network = [&](Graph* graph, const TeacherModel& from, weights::HeadKind head_kind) {
       AttackNetwork result;
       result.graph = graph;
       result.plan = std::make_shared<GraphPlan>(from.plan, 0);
-      result.view = frozen_view(from, task, kClasses, "test", at::kCPU);
+      result.view = frozen_view(from, head_kind, kClasses, "test", at::kCPU);
       if (result.view.head.weight.defined()) {
         result.view.head.weight = result.view.head.weight.to(graphs.type);
         result.view.head.bias = result.view.head.bias.to(graphs.type);
@@ -151,12 +151,13 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
     const AttackNetworks all = networks(precisions);
     std::vector<AttackNetwork> classifiers;
     for (const TeacherModel& one : all.classifiers)
-      classifiers.push_back(network(graphs.base.get(), one, weights::Task::kClassification));
+      classifiers.push_back(network(graphs.base.get(), one, weights::HeadKind::kClass));
     at::Tensor allowed = at::ones({kVocab}, graphs.type);
     allowed[96] = 0;
     return std::make_unique<AttackObjective>(
-        std::move(classifiers), network(graphs.reference.get(), all.reference, weights::Task::kLm),
-        allowed, options_, bits, pool_);
+        std::move(classifiers),
+        network(graphs.reference.get(), all.reference, weights::HeadKind::kLm), allowed, options_,
+        bits, pool_);
   }
 
   // Thetas that are no longer where they began, and noise, in a type.
@@ -303,7 +304,7 @@ TEST_P(AttackTest, LossesAreThoseOfTheDefinition) {
     target->evaluate(found, numbers, {});
     const GraphPlan plan(plan_of(text, *base_), 0), full(plan_of("32", *reference_), 0);
     const NetworkView view =
-        frozen_view(model(base_, text), weights::Task::kClassification, kClasses, "test", at::kCPU);
+        frozen_view(model(base_, text), weights::HeadKind::kClass, kClasses, "test", at::kCPU);
     const at::Tensor wte = load_base_params(*base_, at::kCPU).wte,
                      reference_wte = load_base_params(*reference_, at::kCPU).wte;
     const at::Tensor rounded =

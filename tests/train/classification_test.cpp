@@ -21,16 +21,16 @@ at::Tensor random_tensor(const std::string& name, std::vector<std::int64_t> shap
 
 TrainOptions classification(Method method) {
   TrainOptions options;
-  options.task = weights::Task::kClassification;
+  options.head_kind = weights::HeadKind::kClass;
   options.num_labels = kClasses;
   options.method = method;
-  options.max_steps = 5;
-  options.warmup_steps = 1;
-  options.batch_size = 3;
-  options.lora_r = 3;
-  options.lora_alpha = 6;
+  options.schedule.max_steps = 5;
+  options.schedule.warmup_steps = 1;
+  options.schedule.batch_size = 3;
+  options.adapters.lora_r = 3;
+  options.adapters.lora_alpha = 6;
   options.threads = 2;
-  options.num_cyclic_period = 1;
+  options.widths.num_cyclic_period = 1;
   return options;
 }
 
@@ -207,9 +207,9 @@ TEST_P(ClassificationTest, LearnsClassesThatTheTokensTell) {
   std::vector<Example> examples = tiny_examples(24, /*shortest=*/2);
   for (Example& example : examples) example.ids.back() = example.label;
   TrainOptions options = classification(Method::kJoint);
-  options.max_steps = 60;
-  options.batch_size = 12;
-  options.learning_rate = 5e-3;
+  options.schedule.max_steps = 60;
+  options.schedule.batch_size = 12;
+  options.schedule.learning_rate = 5e-3;
   const TrainResult result = train(base_, options, examples, {});
   for (const PassRecord& pass : result.phases[0].steps.back().passes)
     EXPECT_GE(pass.accuracy, 0.9) << pass.network;

@@ -93,24 +93,24 @@ TEST_P(CudaTest, QuantizedPlansAgreeWithCpuInDivergence) {
 
 TEST_P(CudaTest, LossFallsForEveryMethodAndTask) {
   const auto examples = tiny_examples(4, /*shortest=*/2);
-  for (const weights::Task task :
-       {weights::Task::kQa, weights::Task::kLm, weights::Task::kClassification}) {
+  for (const weights::HeadKind head_kind :
+       {weights::HeadKind::kSpan, weights::HeadKind::kLm, weights::HeadKind::kClass}) {
     for (const Method method : {Method::kFull, Method::kLora, Method::kSwitch, Method::kJoint,
                                 Method::kCpt, Method::kRandom}) {
       TrainOptions options;
       options.device = Device::kCuda;
       options.method = method;
-      options.task = task;
+      options.head_kind = head_kind;
       options.num_labels = 3;
-      options.max_steps = 40;
-      if (method == Method::kCpt || method == Method::kRandom) options.max_steps = 200;
-      options.num_cyclic_period = 20;
-      options.warmup_steps = 1;
-      options.lr_scheduler_type = LrSchedule::kConstant;
-      options.batch_size = 4;
-      options.lora_r = 3;
-      options.lora_alpha = 6;
-      options.learning_rate = 1e-2;
+      options.schedule.max_steps = 40;
+      if (method == Method::kCpt || method == Method::kRandom) options.schedule.max_steps = 200;
+      options.widths.num_cyclic_period = 20;
+      options.schedule.warmup_steps = 1;
+      options.schedule.lr_scheduler_type = LrSchedule::kConstant;
+      options.schedule.batch_size = 4;
+      options.adapters.lora_r = 3;
+      options.adapters.lora_alpha = 6;
+      options.schedule.learning_rate = 1e-2;
       options.threads = 2;
       const TrainResult result = train(base_, options, examples, {});
       auto loss = [](const StepRecord& step) {
@@ -118,7 +118,7 @@ TEST_P(CudaTest, LossFallsForEveryMethodAndTask) {
       };
       for (const PhaseHistory& phase : result.phases) {
         EXPECT_LT(loss(phase.steps.back()), 0.7 * loss(result.phases[0].steps.front()))
-            << to_string(method) << " " << runtime::to_string(task) << " " << phase.name;
+            << to_string(method) << " " << runtime::to_string(head_kind) << " " << phase.name;
         EXPECT_EQ(phase.skipped_steps, 0);
       }
     }

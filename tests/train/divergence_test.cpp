@@ -22,11 +22,11 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 TrainOptions run_of(Method method, std::int64_t steps) {
   TrainOptions options;
   options.method = method;
-  options.max_steps = steps;
-  options.warmup_steps = 0;
-  options.batch_size = 2;
-  options.gradient_accumulation_steps = 2;
-  options.lora_r = 3;
+  options.schedule.max_steps = steps;
+  options.schedule.warmup_steps = 0;
+  options.schedule.batch_size = 2;
+  options.schedule.gradient_accumulation_steps = 2;
+  options.adapters.lora_r = 3;
   options.threads = 2;
   return options;
 }
@@ -63,7 +63,7 @@ TEST(Divergence, RunWhoseEveryStepIsSkippedEnds) {
 
 TEST(Divergence, RunThatEndsWithALossThatIsNotFiniteEnds) {
   TrainOptions options = run_of(Method::kFull, 2);
-  options.learning_rate = 1e30;  // one step makes the network useless
+  options.schedule.learning_rate = 1e30;  // one step makes the network useless
   const auto error = error_of([&] { train(tiny_base(), options, tiny_examples(8), {}); });
   EXPECT_EQ(error.kind, ErrorKind::kDiverged);
   EXPECT_THAT(error.message, AllOf(HasSubstr("in step 2"), HasSubstr("--learning_rate")));
@@ -106,9 +106,9 @@ std::shared_ptr<const TeacherModel> broken_teacher(std::shared_ptr<const weights
 
 TEST(Divergence, TeacherThatIsNotFiniteIsNamedAtOnce) {
   const auto base = tiny_base();
-  for (const weights::Task task : {weights::Task::kQa, weights::Task::kLm}) {
+  for (const weights::HeadKind head_kind : {weights::HeadKind::kSpan, weights::HeadKind::kLm}) {
     TrainOptions options = run_of(Method::kSwitch, 9);
-    options.task = task;
+    options.head_kind = head_kind;
     options.teacher = broken_teacher(base);
     int steps = 0;
     TrainHooks hooks;
@@ -127,7 +127,7 @@ TEST(Progress, EveryStepAndEveryPassIsReported) {
   TrainHooks hooks;
   hooks.observer = &told;
   TrainOptions options = run_of(Method::kJoint, 3);
-  options.logging_steps = 1000;
+  options.logging.logging_steps = 1000;
   train(tiny_base(), options, tiny_examples(8), hooks);
   const auto place = [&](const std::string& call) {
     const auto found = std::ranges::find(told.calls, call);
@@ -152,7 +152,7 @@ TEST(Progress, WarmupLongerThanTheRunIsTold) {
     TrainHooks hooks;
     hooks.observer = &told;
     TrainOptions options = run_of(Method::kLora, 5);
-    options.warmup_steps = warmup;
+    options.schedule.warmup_steps = warmup;
     train(tiny_base(), options, tiny_examples(4), hooks);
     EXPECT_EQ(told.lines.find("--warmup_steps 5 is not less") != std::string::npos, warmup == 5);
   }

@@ -90,7 +90,8 @@ TEST_P(FisherTest, AgreesWithSumsInDoubleOfEachWindowAlone) {
           activations[linear].second += product.square().sum().item<double>() / 10;
         });
     const GraphPlan plan(inputs_.network.plan, 0);
-    const NetworkView view = frozen_view(inputs_.network, weights::Task::kQa, 0, "net", at::kCPU);
+    const NetworkView view =
+        frozen_view(inputs_.network, weights::HeadKind::kSpan, 0, "net", at::kCPU);
     const at::Tensor hidden =
         graph->decode(graph->embed(batch, plan).requires_grad_(), batch, plan, view);
     LossParts parts;
@@ -125,7 +126,7 @@ TEST_P(FisherTest, ThreadsDoNotMatter) {
 }
 
 TEST_P(FisherTest, LanguageModelsAreRefused) {
-  inputs_.task = weights::Task::kLm;
+  inputs_.head_kind = weights::HeadKind::kLm;
   EXPECT_EQ(
       qalof::testing::error_of([&] { fisher_estimates(inputs_, tiny_examples(2), pool_); }).kind,
       ErrorKind::kUnsupported);

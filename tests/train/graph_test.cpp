@@ -93,8 +93,8 @@ class GraphTest : public ::testing::TestWithParam<Kind> {
 
   std::shared_ptr<const weights::AdapterSet> exported(const Network& net) const {
     TrainOptions options;
-    options.lora_r = 3;
-    options.lora_alpha = 6;
+    options.adapters.lora_r = 3;
+    options.adapters.lora_alpha = 6;
     auto set = std::make_shared<weights::AdapterSet>();
     for (const auto& [width, adapter] : net.adapters) {
       AdapterParams params = adapter;
@@ -160,7 +160,7 @@ TEST_P(GraphTest, KernelGraphHasTheRuntimesBitsAtEveryPlan) {
     EXPECT_TRUE(same_bytes(to_vector(hidden), expected));
     const std::size_t rows = batch_.tokens();
     std::vector<float> logits(rows * 2);
-    runtime::apply_head(*execution->head(weights::Task::kQa), expected.data(), rows,
+    runtime::apply_head(*execution->head(weights::HeadKind::kSpan), expected.data(), rows,
                         base_->config().hidden, logits.data(), pool_);
     EXPECT_TRUE(same_bytes(to_vector(graph->head_logits(hidden, net.head)), logits));
     std::vector<float> lm(rows * 97);
@@ -175,7 +175,8 @@ TEST_P(GraphTest, TrainableBaseHasTheRuntimesBits) {
   flat.build(at::kCPU);
   const BaseParams params = trainable.bind(flat);
   const auto graph = make_kernel_graph(base_, &params, pool_);
-  const auto copy = make_base(*base_, export_base(params, {}, base_->config(), weights::Task::kQa));
+  const auto copy =
+      make_base(*base_, export_base(params, {}, base_->config(), weights::HeadKind::kSpan));
   for (const char* text : {"32", "16", "8"}) {
     const quant::PrecisionPlan plan = plan_of(text, *base_);
     const at::Tensor hidden = graph->hidden(batch_, GraphPlan(plan, 0), {});
@@ -518,7 +519,7 @@ TEST(AdamW, FollowsHandComputedValues) {
   flat.add({1, 1}, {2.0F});  // a matrix
   flat.build(at::kCPU);
   AdamWOptions options;
-  options.weight_decay = 0.1;
+  options.schedule.weight_decay = 0.1;
   AdamW optimizer(flat, options);
   const std::vector<std::size_t> groups = {0};
   // Step 1 with gradient g moves by lr * g / (|g| + eps): lr, whatever the size of g.

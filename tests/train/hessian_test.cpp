@@ -47,7 +47,7 @@ class HessianTest : public ::testing::TestWithParam<model::Family> {
     // Of attention only the plain form can be differentiated twice.
     at::globalContext().setSDPUseFlash(false);
     NetworkView view =
-        frozen_view(inputs_.network, inputs_.task, inputs_.num_labels, "test", at::kCPU);
+        frozen_view(inputs_.network, inputs_.head_kind, inputs_.num_labels, "test", at::kCPU);
     for (LoraParams& pair : view.lora) {
       pair.a = pair.a.to(at::kDouble);
       pair.b = pair.b.to(at::kDouble);
@@ -158,7 +158,7 @@ TEST_P(HessianTest, ErrorsAreThoseOfQuantizedWeights) {
       EXPECT_DOUBLE_EQ(found.errors[low][linear], sum);
     }
   }
-  inputs_.task = weights::Task::kLm;
+  inputs_.head_kind = weights::HeadKind::kLm;
   EXPECT_EQ(
       qalof::testing::error_of([&] { hessian_traces(inputs_, tiny_examples(1), pool_); }).kind,
       ErrorKind::kUnsupported);

@@ -228,15 +228,15 @@ class LearnedTraining : public ::testing::TestWithParam<model::Family> {
     TrainOptions options;
     options.method = method;
     options.scheme = quant::parse_scheme(scheme, "test");
-    options.max_steps = 4;
-    options.warmup_steps = 0;
-    options.batch_size = 4;
-    options.lora_r = 3;
-    options.learning_rate = 2e-2;
+    options.schedule.max_steps = 4;
+    options.schedule.warmup_steps = 0;
+    options.schedule.batch_size = 4;
+    options.adapters.lora_r = 3;
+    options.schedule.learning_rate = 2e-2;
     options.threads = 2;
-    options.learn_steps = learn;
-    options.learn_steps_rate = 0.5;
-    if (merged) options.adapter_form = AdapterForm::kMerged;
+    options.quantizers.learn_steps = learn;
+    options.quantizers.learn_steps_rate = 0.5;
+    if (merged) options.adapters.adapter_form = AdapterForm::kMerged;
     return options;
   }
 
@@ -257,7 +257,7 @@ TEST_P(LearnedTraining, GraphRuntimeAndPackedFileHaveTheSameBits) {
     for (const char* scheme : {"seed", "g32-asym+aasym+ag32+mse"}) {
       SCOPED_TRACE(fmt::format("{} {}", scheme, merged));
       TrainOptions options = options_of(Method::kJoint, scheme, merged, LearnSteps::kAll);
-      options.bit_widths = {16, 8, 4};
+      options.widths.bit_widths = {16, 8, 4};
       // The parameters of the last step, and what is handed out after it.
       const Phase phase = make_phases(options, base_->target()).front();
       PhaseParameters params(*base_, options, phase, {}, at::kCPU, pool);
@@ -298,8 +298,8 @@ TEST_P(LearnedTraining, LossFallsAndValuesMoveWithinTheirBounds) {
     for (const bool merged : {false, true}) {
       SCOPED_TRACE(fmt::format("{} {}", to_string(method), merged));
       TrainOptions options = options_of(method, "seed", merged, LearnSteps::kAll);
-      options.bit_widths = {8, 4};
-      options.max_steps = 30;
+      options.widths.bit_widths = {8, 4};
+      options.schedule.max_steps = 30;
       const auto examples = tiny_examples(4);
       const TrainResult result = train(base_, options, examples, {});
       const auto& steps = result.phases.front().steps;
@@ -329,8 +329,8 @@ TEST_P(LearnedTraining, LossFallsAndValuesMoveWithinTheirBounds) {
 // A width that the adapter of another serves trains that adapter's pairs, not its quantizer values.
 TEST_P(LearnedTraining, WidthsWithoutValuesTrainNone) {
   TrainOptions options = options_of(Method::kCpt, "seed", false, LearnSteps::kWeights);
-  options.bit_widths = {8};
-  options.num_cyclic_period = 1;
+  options.widths.bit_widths = {8};
+  options.widths.num_cyclic_period = 1;
   const Phase phase = make_phases(options, base_->target()).front();
   ThreadPool pool(1);
   const PhaseParameters params(*base_, options, phase, {}, at::kCPU, pool);
@@ -350,21 +350,23 @@ TEST(LearnedOptions, ContradictionsAreRefused) {
   const auto message_of = [&](const auto& change) {
     TrainOptions options;
     options.method = Method::kSwitch;
-    options.learn_steps = LearnSteps::kAll;
+    options.quantizers.learn_steps = LearnSteps::kAll;
     change(options);
     return qalof::testing::error_of([&] { check_options(options, base->target()); }).message;
   };
   EXPECT_NE(message_of([](auto& o) { o.method = Method::kLora; }).find("--learn_steps"),
             std::string::npos);
-  EXPECT_NE(message_of([](auto& o) { o.ste_clip = 2; }).find("--ste_clip 2"), std::string::npos);
+  EXPECT_NE(message_of([](auto& o) { o.quantizers.ste_clip = 2; }).find("--ste_clip 2"),
+            std::string::npos);
   EXPECT_NE(message_of([](auto& o) { o.device = Device::kCuda; }).find("cpu alone"),
             std::string::npos);
-  EXPECT_NE(message_of([](auto& o) { o.learn_steps_rate = 0; }).find("--learn_steps_rate"),
-            std::string::npos);
+  EXPECT_NE(
+      message_of([](auto& o) { o.quantizers.learn_steps_rate = 0; }).find("--learn_steps_rate"),
+      std::string::npos);
   EXPECT_NE(message_of([](auto& o) {
               o.method = Method::kFull;
-              o.learn_steps = LearnSteps::kNone;
-              o.adapter_form = AdapterForm::kMerged;
+              o.quantizers.learn_steps = LearnSteps::kNone;
+              o.adapters.adapter_form = AdapterForm::kMerged;
             }).find("--adapter_form merged"),
             std::string::npos);
 }

@@ -44,13 +44,13 @@ std::shared_ptr<const weights::BaseModel> untied_base(model::Family family, bool
   return weights::BaseModel::load_directory(dir.path());
 }
 
-TrainOptions full_run(weights::Task task) {
+TrainOptions full_run(weights::HeadKind head_kind) {
   TrainOptions options;
   options.method = Method::kFull;
-  options.task = task;
-  options.max_steps = 3;
-  options.batch_size = 3;
-  options.learning_rate = 5e-3;
+  options.head_kind = head_kind;
+  options.schedule.max_steps = 3;
+  options.schedule.batch_size = 3;
+  options.schedule.learning_rate = 5e-3;
   options.threads = 2;
   return options;
 }
@@ -117,7 +117,7 @@ TEST_P(OwnLmHead, GradientsOfEveryTensorAgreeBetweenTheGraphs) {
 TEST_P(OwnLmHead, TrainsForLanguageModellingAndIsLeftOutOtherwise) {
   const auto base = untied_base(GetParam());
   const auto examples = tiny_examples(8, /*shortest=*/2);
-  const auto lm = train(base, full_run(weights::Task::kLm), examples, {}).weights.tensors;
+  const auto lm = train(base, full_run(weights::HeadKind::kLm), examples, {}).weights.tensors;
   ASSERT_TRUE(lm.contains(model::kLmHeadTensor));
   EXPECT_NE(lm.at(model::kLmHeadTensor).values, *base->source().tensor_f32(model::kLmHeadTensor));
   const auto trained = make_base(*base, lm);
@@ -125,7 +125,7 @@ TEST_P(OwnLmHead, TrainsForLanguageModellingAndIsLeftOutOtherwise) {
   EXPECT_EQ(*trained->source().tensor_f32(model::kLmHeadTensor),
             lm.at(model::kLmHeadTensor).values);
 
-  const auto qa = train(base, full_run(weights::Task::kQa), examples, {}).weights.tensors;
+  const auto qa = train(base, full_run(weights::HeadKind::kSpan), examples, {}).weights.tensors;
   EXPECT_FALSE(qa.contains(model::kLmHeadTensor));
   EXPECT_EQ(make_base(*base, qa)->config().lm_head, model::LmHead::kNone);
 }
@@ -134,11 +134,11 @@ TEST_P(OwnLmHead, IsNeededForLanguageModellingAlone) {
   const auto base = untied_base(GetParam(), /*with_head=*/false);
   const auto examples = tiny_examples(8, /*shortest=*/2);
   for (const Method method : {Method::kFull, Method::kLora}) {
-    TrainOptions options = full_run(weights::Task::kQa);
+    TrainOptions options = full_run(weights::HeadKind::kSpan);
     options.method = method;
-    options.lora_r = 3;
+    options.adapters.lora_r = 3;
     EXPECT_NO_THROW(train(base, options, examples, {}));
-    options.task = weights::Task::kLm;
+    options.head_kind = weights::HeadKind::kLm;
     const auto error = qalof::testing::error_of([&] { train(base, options, examples, {}); });
     EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
     EXPECT_NE(error.message.find("has no LM head"), std::string::npos) << error.message;

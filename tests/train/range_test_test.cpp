@@ -14,11 +14,11 @@ namespace {
 TrainOptions cyclic_run() {
   TrainOptions options;
   options.method = Method::kCpt;
-  options.max_steps = 10;
-  options.num_cyclic_period = 1;
-  options.batch_size = 4;
-  options.lora_r = 3;
-  options.learning_rate = 1e-2;
+  options.schedule.max_steps = 10;
+  options.widths.num_cyclic_period = 1;
+  options.schedule.batch_size = 4;
+  options.adapters.lora_r = 3;
+  options.schedule.learning_rate = 1e-2;
   options.threads = 2;
   return options;
 }
@@ -52,10 +52,10 @@ TEST(RangeTest, AProbeIsAShortTrainingFromTheStartAtItsWidth) {
   const RangeTest found = find_min_bits(base, options, examples, {});
   TrainOptions alone = options;
   alone.method = Method::kJoint;
-  alone.bit_widths = {8};
-  alone.max_steps = 32;
-  alone.warmup_steps = 8;
-  alone.lr_scheduler_type = LrSchedule::kConstant;
+  alone.widths.bit_widths = {8};
+  alone.schedule.max_steps = 32;
+  alone.schedule.warmup_steps = 8;
+  alone.schedule.lr_scheduler_type = LrSchedule::kConstant;
   const TrainResult run = train(base, alone, examples, {});
   const auto mean = [&](std::size_t first, std::size_t count) {
     double sum = 0;
@@ -75,7 +75,7 @@ TEST(RangeTest, SaysWhyItEnds) {
   hooks.should_stop = [&] { return ++steps > 40; };
   EXPECT_EQ(qalof::testing::error_of([&] { find_min_bits(base, options, examples, hooks); }).kind,
             ErrorKind::kInterrupted);
-  options.learning_rate = 0;
+  options.schedule.learning_rate = 0;
   const auto error = qalof::testing::error_of([&] { find_min_bits(base, options, examples, {}); });
   EXPECT_EQ(error.kind, ErrorKind::kUsage);
   EXPECT_NE(error.message.find("--min_bits auto"), std::string::npos) << error.message;

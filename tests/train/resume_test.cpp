@@ -16,15 +16,15 @@ namespace {
 TrainOptions run_of(Method method) {
   TrainOptions options;
   options.method = method;
-  options.max_steps = 11;
-  options.warmup_steps = 3;
-  options.batch_size = 3;
-  options.lora_r = 3;
-  options.learning_rate = 5e-3;
-  options.weight_decay = 0.01;
-  options.num_cyclic_period = 2;
+  options.schedule.max_steps = 11;
+  options.schedule.warmup_steps = 3;
+  options.schedule.batch_size = 3;
+  options.adapters.lora_r = 3;
+  options.schedule.learning_rate = 5e-3;
+  options.schedule.weight_decay = 0.01;
+  options.widths.num_cyclic_period = 2;
   options.threads = 2;
-  options.save_steps = 1;
+  options.logging.save_steps = 1;
   return options;
 }
 
@@ -101,43 +101,45 @@ class ResumeTest : public ::testing::TestWithParam<const char*> {};
 TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
   const std::string name = GetParam();
   TrainOptions options = run_of(parse_method(name.substr(0, name.find('_'))));
-  if (name == "switch_gradient8") options.gradient_bits = 8;
-  if (name == "curriculum_loss") options.curriculum = Curriculum::kLoss;
-  if (name == "random_both") options.random_widths = RandomWidths::kBoth;
-  if (name.ends_with("_lm")) options.task = weights::Task::kLm;
-  if (name.ends_with("_cascaded")) options.adapter_form = AdapterForm::kCascaded;
-  if (name.ends_with("_residual")) options.init_lora = InitLora::kResidualSvd;
-  if (name.find("merged") != std::string::npos) options.adapter_form = AdapterForm::kMerged;
-  if (name.find("learned") != std::string::npos) options.learn_steps = LearnSteps::kAll;
-  options.group_by_length = name == "lora_by_length";
+  if (name == "switch_gradient8") options.quantizers.gradient_bits = 8;
+  if (name == "curriculum_loss") options.widths.curriculum = Curriculum::kLoss;
+  if (name == "random_both") options.widths.random_widths = RandomWidths::kBoth;
+  if (name.ends_with("_lm")) options.head_kind = weights::HeadKind::kLm;
+  if (name.ends_with("_cascaded")) options.adapters.adapter_form = AdapterForm::kCascaded;
+  if (name.ends_with("_residual")) options.adapters.init_lora = InitLora::kResidualSvd;
+  if (name.find("merged") != std::string::npos)
+    options.adapters.adapter_form = AdapterForm::kMerged;
+  if (name.find("learned") != std::string::npos) options.quantizers.learn_steps = LearnSteps::kAll;
+  options.schedule.group_by_length = name == "lora_by_length";
   if (name.ends_with("_classification")) {
-    options.task = weights::Task::kClassification;
+    options.head_kind = weights::HeadKind::kClass;
     options.num_labels = 3;
   }
   const auto base = tiny_base();
   const auto examples = tiny_examples(8, /*shortest=*/2);
   if (name.ends_with("_plan")) {
     options.plan = mixed_plan(*base);
-    options.random_widths = RandomWidths::kBoth;
+    options.widths.random_widths = RandomWidths::kBoth;
   }
   if (name.find("adversarial") != std::string::npos) {
     options.adversarial = {.steps = 2, .epsilon = 0.2};
-    options.gradient_accumulation_steps = 2;
+    options.schedule.gradient_accumulation_steps = 2;
     if (name.ends_with("_qa")) options.adversarial.norm = PerturbationNorm::kLinf;
   }
   if (name.ends_with("_self")) options.teacher_self = true;
   if (name.find("_teacher") != std::string::npos) {
     auto teacher = std::make_shared<TeacherModel>();
     TrainOptions lora = run_of(Method::kLora);
-    lora.task = options.task;
+    lora.head_kind = options.head_kind;
     lora.num_labels = options.num_labels;
     teacher->adapters = make_adapter_set(train(base, lora, examples, {}).weights);
     teacher->base = base;
     teacher->plan = plan_of("32", *base);
     options.teacher = teacher;
-    options.teacher_cache_bytes = 30'000;  // some windows fit
+    options.distillation.teacher_cache_bytes = 30'000;  // some windows fit
   }
-  if (options.teacher || options.teacher_self) options.hidden_kd = options.contrastive = 0.3;
+  if (options.teacher || options.teacher_self)
+    options.distillation.hidden_kd = options.distillation.contrastive = 0.3;
   std::vector<RunState> states;
   const TrainResult whole = run_and_keep(base, options, examples, states);
   ASSERT_EQ(states.size(), static_cast<std::size_t>(whole.steps));
@@ -179,9 +181,9 @@ TEST(Resume, ACheckpointOfAnotherShapeIsRefused) {
     EXPECT_EQ(qalof::testing::error_of([&] { train(base, options, examples, hooks); }).kind,
               ErrorKind::kBadInput);
   };
-  options.lora_r = 4;
+  options.adapters.lora_r = 4;
   expect_refused();
-  options.lora_r = 3;
+  options.adapters.lora_r = 3;
   options.method = Method::kLora;  // fewer phases
   expect_refused();
   options.method = Method::kSwitch;
@@ -200,7 +202,7 @@ TEST(Resume, AskedToStopItSavesTheLastStepOnce) {
   const auto examples = tiny_examples(8);
   for (const std::int64_t every : {std::int64_t{0}, std::int64_t{3}, std::int64_t{100}}) {
     TrainOptions options = run_of(Method::kLora);
-    options.save_steps = every;
+    options.logging.save_steps = every;
     std::vector<std::int64_t> saved;
     int steps = 0;
     TrainHooks hooks;
@@ -260,8 +262,8 @@ TEST(Divergence, ResumedRunsWithSkippedStepsEndAlike) {
   const std::string methods[] = {"joint", "curriculum", "random"};
   for (const std::string& method : methods) {
     TrainOptions options = run_of(parse_method(method));
-    options.curriculum = Curriculum::kLoss;
-    options.bit_widths = {8, 4};
+    options.widths.curriculum = Curriculum::kLoss;
+    options.widths.bit_widths = {8, 4};
     TrainHooks hooks;
     hooks.on_gradients = [](std::int64_t step, std::span<float> gradients) {
       if (step == 3 || step == 4 || step == 8)
@@ -292,9 +294,10 @@ TEST(Divergence, ResumedRunsWithSkippedStepsEndAlike) {
 TEST(Divergence, WeightsThatOverflowAreNotSaved) {
   const auto base = tiny_base();
   TrainOptions options = run_of(Method::kLora);
-  options.warmup_steps = 0;
-  options.learning_rate = 1e30;
-  options.weight_decay = 1e30;  // one step makes the weights infinite, loss and gradient were fine
+  options.schedule.warmup_steps = 0;
+  options.schedule.learning_rate = 1e30;
+  options.schedule.weight_decay =
+      1e30;  // one step makes the weights infinite, loss and gradient were fine
   std::vector<RunState> states;
   const auto error =
       qalof::testing::error_of([&] { run_and_keep(base, options, tiny_examples(8), states); });

@@ -56,8 +56,8 @@ class RotationGraphTest : public ::testing::TestWithParam<model::Family> {
   }
   std::vector<float> runtime_hidden(const quant::PrecisionPlan& plan) {
     TrainOptions options;
-    options.lora_r = 3;
-    options.lora_alpha = 6;
+    options.adapters.lora_r = 3;
+    options.adapters.lora_alpha = 6;
     auto set = std::make_shared<weights::AdapterSet>();
     set->by_width[0] = export_adapter({view_.lora, view_.head, {}}, *base_, options);
     const auto execution = runtime::Execution::create(base_, plan, set, pool_);
@@ -177,11 +177,11 @@ TEST_P(RotationGraphTest, CudaAgreesWithCpuInValueAndGradient) {
 TEST_P(RotationGraphTest, TrainsAndRefusesToTrainTheBase) {
   TrainOptions options;
   options.method = Method::kLora;
-  options.task = weights::Task::kQa;
-  options.lora_r = 3;
-  options.max_steps = 12;
-  options.learning_rate = 1e-2;
-  options.batch_size = 4;
+  options.head_kind = weights::HeadKind::kSpan;
+  options.adapters.lora_r = 3;
+  options.schedule.max_steps = 12;
+  options.schedule.learning_rate = 1e-2;
+  options.schedule.batch_size = 4;
   options.threads = 2;
   options.plan = plan("8", "rot");
   const std::vector<Example> examples = tiny_examples(8);

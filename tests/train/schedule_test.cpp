@@ -21,20 +21,20 @@ constexpr double kExact = 1e-15;  // a few roundings of doubles
 
 TEST(LearningRate, FollowsHandComputedValues) {
   TrainOptions options;
-  options.learning_rate = 2e-3;
-  options.warmup_steps = 4;
+  options.schedule.learning_rate = 2e-3;
+  options.schedule.warmup_steps = 4;
   EXPECT_EQ(learning_rate_at(options, 0, 12), 0.0);
   EXPECT_NEAR(learning_rate_at(options, 1, 12), 0.5e-3, kExact);
   EXPECT_NEAR(learning_rate_at(options, 4, 12), 2e-3, kExact);
   EXPECT_NEAR(learning_rate_at(options, 6, 12), 2e-3 * 0.5 * (1 + std::sqrt(0.5)), kExact);
   EXPECT_NEAR(learning_rate_at(options, 8, 12), 1e-3, kExact);
   EXPECT_NEAR(learning_rate_at(options, 12, 12), 0, kExact);
-  options.lr_scheduler_type = LrSchedule::kLinear;
+  options.schedule.lr_scheduler_type = LrSchedule::kLinear;
   EXPECT_NEAR(learning_rate_at(options, 6, 12), 1.5e-3, kExact);
-  options.lr_scheduler_type = LrSchedule::kConstant;
+  options.schedule.lr_scheduler_type = LrSchedule::kConstant;
   EXPECT_NEAR(learning_rate_at(options, 2, 12), 1e-3, kExact);
   EXPECT_NEAR(learning_rate_at(options, 11, 12), 2e-3, kExact);
-  options.warmup_steps = 20;  // longer than the phase
+  options.schedule.warmup_steps = 20;  // longer than the phase
   EXPECT_NEAR(learning_rate_at(options, 10, 12), 1e-3, kExact);
 }
 
@@ -46,14 +46,14 @@ std::vector<Example> windows_of(const std::vector<std::size_t>& lengths) {
 
 TEST(StepsOfPhase, CountsPartStepsOfAnEpoch) {
   TrainOptions options;
-  options.batch_size = 3;
-  options.gradient_accumulation_steps = 2;
-  options.num_train_epochs = 2;
+  options.schedule.batch_size = 3;
+  options.schedule.gradient_accumulation_steps = 2;
+  options.schedule.num_train_epochs = 2;
   EXPECT_EQ(steps_of_phase(options, {}, windows_of(std::vector<std::size_t>(12, 5))), 4);
   EXPECT_EQ(steps_of_phase(options, {}, windows_of(std::vector<std::size_t>(13, 5))), 6);
-  options.num_train_epochs = 0.5;
+  options.schedule.num_train_epochs = 0.5;
   EXPECT_EQ(steps_of_phase(options, {}, windows_of(std::vector<std::size_t>(13, 5))), 2);
-  options.max_steps = 7;
+  options.schedule.max_steps = 7;
   EXPECT_EQ(steps_of_phase(options, {}, windows_of(std::vector<std::size_t>(13, 5))), 7);
 }
 
@@ -63,8 +63,8 @@ TEST(StepsOfPhase, OfTokensIsTheNearestToTheBudgetThatThePhaseReads) {
   const std::vector<Example> examples = windows_of(lengths);
   for (const bool by_length : {false, true}) {
     TrainOptions options;
-    options.batch_size = 8;
-    options.group_by_length = by_length;
+    options.schedule.batch_size = 8;
+    options.schedule.group_by_length = by_length;
     for (const std::size_t networks : {1U, 2U}) {
       Phase phase;
       phase.name = "joint";
@@ -79,15 +79,15 @@ TEST(StepsOfPhase, OfTokensIsTheNearestToTheBudgetThatThePhaseReads) {
       for (std::size_t steps = 1; steps < read.size(); ++steps) {
         const std::int64_t last = read[steps] - read[steps - 1];
         for (const std::int64_t off : {-last / 3, std::int64_t{0}}) {
-          options.max_tokens = read[steps] + off;
+          options.schedule.max_tokens = read[steps] + off;
           EXPECT_EQ(steps_of_phase(options, phase, examples), static_cast<std::int64_t>(steps));
         }
       }
-      options.max_tokens = 1;
+      options.schedule.max_tokens = 1;
       EXPECT_EQ(steps_of_phase(options, phase, examples), 1);
       // A walk runs one network in a step, of however many.
       phase.walk = Walk::kCyclic;
-      options.max_tokens = read[6] / static_cast<std::int64_t>(networks);
+      options.schedule.max_tokens = read[6] / static_cast<std::int64_t>(networks);
       EXPECT_EQ(steps_of_phase(options, phase, examples), 6);
     }
   }
@@ -95,9 +95,9 @@ TEST(StepsOfPhase, OfTokensIsTheNearestToTheBudgetThatThePhaseReads) {
 
 TEST(StepsOfPhase, ARunIsGivenItsLengthOnce) {
   TrainOptions options;
-  options.max_steps = 3;
+  options.schedule.max_steps = 3;
   EXPECT_NO_THROW(make_phases(options, tiny_base()->target()));
-  options.max_tokens = 100;
+  options.schedule.max_tokens = 100;
   EXPECT_THROW(make_phases(options, tiny_base()->target()), Error);
 }
 
@@ -168,8 +168,8 @@ TEST(Phases, SwitchGoesFromHighToLowAndEachTeachesTheNext) {
   const auto base = tiny_base();
   TrainOptions options;
   options.method = Method::kSwitch;
-  options.bit_widths = {4, 8, 4, 6};
-  options.kv_bits = 16;
+  options.widths.bit_widths = {4, 8, 4, 6};
+  options.widths.kv_bits = 16;
   const std::vector<Phase> phases = make_phases(options, base->target());
   ASSERT_EQ(phases.size(), 3U);
   const std::vector<int> expected = {8, 6, 4};
@@ -210,19 +210,21 @@ TEST(Options, ContradictionsAndBadNumbersAreRefusedBySentence) {
     return std::string("accepted");
   };
   using ::testing::Test;
+  EXPECT_NE(refusal([](auto& o) { o.schedule.learning_rate = NAN; }, ErrorKind::kUsage)
+                .find("--learning_rate"),
+            std::string::npos);
   EXPECT_NE(
-      refusal([](auto& o) { o.learning_rate = NAN; }, ErrorKind::kUsage).find("--learning_rate"),
+      refusal([](auto& o) { o.distillation.kd_alpha = 1.5; }, ErrorKind::kUsage).find("--kd_alpha"),
       std::string::npos);
-  EXPECT_NE(refusal([](auto& o) { o.kd_alpha = 1.5; }, ErrorKind::kUsage).find("--kd_alpha"),
-            std::string::npos);
-  EXPECT_NE(refusal([](auto& o) { o.ste_clip = 1; }, ErrorKind::kUsage).find("--ste_clip"),
-            std::string::npos);
-  EXPECT_NE(refusal([](auto& o) { o.lora_r = 0; }, ErrorKind::kUsage).find("--lora_r"),
+  EXPECT_NE(
+      refusal([](auto& o) { o.quantizers.ste_clip = 1; }, ErrorKind::kUsage).find("--ste_clip"),
+      std::string::npos);
+  EXPECT_NE(refusal([](auto& o) { o.adapters.lora_r = 0; }, ErrorKind::kUsage).find("--lora_r"),
             std::string::npos);
   EXPECT_NE(refusal(
                 [](auto& o) {
                   o.method = Method::kSwitch;
-                  o.bit_widths = {9};
+                  o.widths.bit_widths = {9};
                 },
                 ErrorKind::kUsage)
                 .find("--bit_widths: found 9"),
@@ -237,18 +239,19 @@ TEST(Options, NumbersOutOfRangeAreRefused) {
   const double bad[] = {NAN, INFINITY, -INFINITY, -1, 1e300};
   using Set = std::function<void(TrainOptions&, double)>;
   const std::pair<const char*, Set> numbers[] = {
-      {"--num_train_epochs", [](auto& o, double v) { o.num_train_epochs = v; }},
-      {"--learning_rate", [](auto& o, double v) { o.learning_rate = v; }},
-      {"--max_grad_norm", [](auto& o, double v) { o.max_grad_norm = v; }},
-      {"--weight_decay", [](auto& o, double v) { o.weight_decay = v; }},
-      {"--lora_alpha", [](auto& o, double v) { o.lora_alpha = v; }},
-      {"--kd_alpha", [](auto& o, double v) { o.kd_alpha = v; }},
-      {"--kd_beta", [](auto& o, double v) { o.kd_beta = v; }},
-      {"--kd_temperature", [](auto& o, double v) { o.kd_temperature = v; }},
-      {"--hidden_kd", [](auto& o, double v) { o.hidden_kd = v; }},
-      {"--contrastive", [](auto& o, double v) { o.contrastive = v; }},
-      {"--contrastive_temperature", [](auto& o, double v) { o.contrastive_temperature = v; }},
-      {"--learn_steps_rate", [](auto& o, double v) { o.learn_steps_rate = v; }},
+      {"--num_train_epochs", [](auto& o, double v) { o.schedule.num_train_epochs = v; }},
+      {"--learning_rate", [](auto& o, double v) { o.schedule.learning_rate = v; }},
+      {"--max_grad_norm", [](auto& o, double v) { o.schedule.max_grad_norm = v; }},
+      {"--weight_decay", [](auto& o, double v) { o.schedule.weight_decay = v; }},
+      {"--lora_alpha", [](auto& o, double v) { o.adapters.lora_alpha = v; }},
+      {"--kd_alpha", [](auto& o, double v) { o.distillation.kd_alpha = v; }},
+      {"--kd_beta", [](auto& o, double v) { o.distillation.kd_beta = v; }},
+      {"--kd_temperature", [](auto& o, double v) { o.distillation.kd_temperature = v; }},
+      {"--hidden_kd", [](auto& o, double v) { o.distillation.hidden_kd = v; }},
+      {"--contrastive", [](auto& o, double v) { o.distillation.contrastive = v; }},
+      {"--contrastive_temperature",
+       [](auto& o, double v) { o.distillation.contrastive_temperature = v; }},
+      {"--learn_steps_rate", [](auto& o, double v) { o.quantizers.learn_steps_rate = v; }},
       {"--adversarial_epsilon", [](auto& o, double v) { o.adversarial.epsilon = v; }},
       {"--adversarial_step_size", [](auto& o, double v) { o.adversarial.step_size = v; }},
   };
@@ -266,21 +269,24 @@ TEST(Options, NumbersOutOfRangeAreRefused) {
     }
   }
   const std::pair<const char*, std::function<void(TrainOptions&)>> others[] = {
-      {"--num_train_epochs", [](auto& o) { o.num_train_epochs = 0; }},
-      {"--kd_temperature", [](auto& o) { o.kd_temperature = 0; }},
-      {"--contrastive_temperature", [](auto& o) { o.contrastive_temperature = 1e-300; }},
-      {"--learn_steps_rate", [](auto& o) { o.learn_steps_rate = 0; }},
-      {"--lora_r", [](auto& o) { o.lora_r = 0; }},
-      {"--lora_r", [](auto& o) { o.lora_r = kHuge; }},
-      {"--per_device_train_batch_size", [](auto& o) { o.batch_size = 0; }},
-      {"--per_device_train_batch_size", [](auto& o) { o.batch_size = kHuge; }},
-      {"--gradient_accumulation_steps", [](auto& o) { o.gradient_accumulation_steps = 0; }},
-      {"--gradient_accumulation_steps", [](auto& o) { o.gradient_accumulation_steps = kHuge; }},
-      {"--max_steps", [](auto& o) { o.max_steps = -1; }},
-      {"--max_steps", [](auto& o) { o.max_steps = kHugeSteps; }},
-      {"--warmup_steps", [](auto& o) { o.warmup_steps = -1; }},
-      {"--warmup_steps", [](auto& o) { o.warmup_steps = kHugeSteps; }},
-      {"--max_tokens", [](auto& o) { o.max_tokens = -1; }},
+      {"--num_train_epochs", [](auto& o) { o.schedule.num_train_epochs = 0; }},
+      {"--kd_temperature", [](auto& o) { o.distillation.kd_temperature = 0; }},
+      {"--contrastive_temperature",
+       [](auto& o) { o.distillation.contrastive_temperature = 1e-300; }},
+      {"--learn_steps_rate", [](auto& o) { o.quantizers.learn_steps_rate = 0; }},
+      {"--lora_r", [](auto& o) { o.adapters.lora_r = 0; }},
+      {"--lora_r", [](auto& o) { o.adapters.lora_r = kHuge; }},
+      {"--per_device_train_batch_size", [](auto& o) { o.schedule.batch_size = 0; }},
+      {"--per_device_train_batch_size", [](auto& o) { o.schedule.batch_size = kHuge; }},
+      {"--gradient_accumulation_steps",
+       [](auto& o) { o.schedule.gradient_accumulation_steps = 0; }},
+      {"--gradient_accumulation_steps",
+       [](auto& o) { o.schedule.gradient_accumulation_steps = kHuge; }},
+      {"--max_steps", [](auto& o) { o.schedule.max_steps = -1; }},
+      {"--max_steps", [](auto& o) { o.schedule.max_steps = kHugeSteps; }},
+      {"--warmup_steps", [](auto& o) { o.schedule.warmup_steps = -1; }},
+      {"--warmup_steps", [](auto& o) { o.schedule.warmup_steps = kHugeSteps; }},
+      {"--max_tokens", [](auto& o) { o.schedule.max_tokens = -1; }},
   };
   for (const auto& [flag, set] : others) {
     TrainOptions options;
@@ -291,7 +297,7 @@ TEST(Options, NumbersOutOfRangeAreRefused) {
   TrainOptions cyclic;
   cyclic.method = Method::kCpt;
   for (const std::int64_t cycles : {std::int64_t{0}, kHugeSteps}) {
-    cyclic.num_cyclic_period = cycles;
+    cyclic.widths.num_cyclic_period = cycles;
     expect_refused("--num_cyclic_period", cyclic);
   }
 }
@@ -301,29 +307,29 @@ TEST(StepsOfPhase, LengthsThatCannotBeAreRefusedAtOnce) {
   Phase phase;
   phase.networks.resize(1);
   TrainOptions options;
-  options.batch_size = 1;
-  options.num_train_epochs = 1e9;
+  options.schedule.batch_size = 1;
+  options.schedule.num_train_epochs = 1e9;
   const auto epochs = qalof::testing::error_of([&] { steps_of_phase(options, phase, examples); });
   EXPECT_EQ(epochs.kind, ErrorKind::kUsage);
   EXPECT_NE(epochs.message.find("--num_train_epochs: found 1000000000"), std::string::npos)
       << epochs.message;
-  options.num_train_epochs = 1e6;
+  options.schedule.num_train_epochs = 1e6;
   EXPECT_EQ(steps_of_phase(options, phase, examples), 100'000'000);
-  options.num_train_epochs = 1e-300;
+  options.schedule.num_train_epochs = 1e-300;
   EXPECT_EQ(steps_of_phase(options, phase, examples), 1);
-  options.max_tokens = std::numeric_limits<std::int64_t>::max();
+  options.schedule.max_tokens = std::numeric_limits<std::int64_t>::max();
   const auto tokens = qalof::testing::error_of([&] { steps_of_phase(options, phase, examples); });
   EXPECT_EQ(tokens.kind, ErrorKind::kUsage);
   EXPECT_NE(tokens.message.find("--max_tokens: found "), std::string::npos) << tokens.message;
-  options.max_tokens = 4'000'000'000;
+  options.schedule.max_tokens = 4'000'000'000;
   EXPECT_EQ(steps_of_phase(options, phase, examples), 800'000'000) << "without a walk over them";
 }
 
 TEST(Examples, BadWindowsAreNamed) {
   const auto base = tiny_base();
-  auto refusal = [&](Example example, weights::Task task, std::size_t num_labels = 3) {
+  auto refusal = [&](Example example, weights::HeadKind head_kind, std::size_t num_labels = 3) {
     TrainOptions options;
-    options.task = task;
+    options.head_kind = head_kind;
     options.num_labels = num_labels;
     try {
       check_examples({&example, 1}, base->config(), options);
@@ -332,7 +338,7 @@ TEST(Examples, BadWindowsAreNamed) {
     }
     return std::string("accepted");
   };
-  using weights::Task;
+  using weights::HeadKind;
   EXPECT_EQ(refusal({{1, 97}, 0, 0}, Task::kQa), "training window 0: token id 97, expected 0..96");
   EXPECT_EQ(refusal({{1, 2}, 0, 2}, Task::kQa),
             "training window 0: answer at token 2, expected 0..1");

@@ -11,11 +11,11 @@ namespace {
 TrainOptions short_run(Method method) {
   TrainOptions options;
   options.method = method;
-  options.max_steps = 3;
-  options.warmup_steps = 1;
-  options.batch_size = 3;
-  options.lora_r = 3;
-  options.lora_alpha = 6;
+  options.schedule.max_steps = 3;
+  options.schedule.warmup_steps = 1;
+  options.schedule.batch_size = 3;
+  options.adapters.lora_r = 3;
+  options.adapters.lora_alpha = 6;
   options.threads = 2;
   return options;
 }
@@ -42,7 +42,7 @@ INSTANTIATE_TEST_SUITE_P(Families, StartTest,
 TEST_P(StartTest, EveryWidthBeginsAsWhatServesIt) {
   for (const Method method : {Method::kLora, Method::kSwitch, Method::kJoint, Method::kRandom}) {
     TrainOptions options = short_run(method);
-    options.learning_rate = 0;
+    options.schedule.learning_rate = 0;
     const TrainResult result = go_on(options);
     for (const auto& [width, adapter] : result.weights.adapters)
       EXPECT_TRUE(same_adapter(*adapter, *start_->by_width.at(32))) << to_string(method) << width;
@@ -61,9 +61,9 @@ TEST_P(StartTest, LearnsFromThere) {
 // B of another alpha is scaled, so that the first loss is the same.
 TEST_P(StartTest, AnotherAlphaIsTheSameFunction) {
   TrainOptions options = short_run(Method::kLora);
-  options.max_steps = 1;
+  options.schedule.max_steps = 1;
   const double loss = go_on(options).train_loss;
-  options.lora_alpha = 12;
+  options.adapters.lora_alpha = 12;
   // Powers of two: scaling is exact, sums are not made in another order.
   EXPECT_EQ(go_on(options).train_loss, loss);
 }
@@ -79,13 +79,20 @@ TEST_P(StartTest, WhatDoesNotFitIsRefusedByName) {
     }
     return std::string();
   };
-  EXPECT_NE(message_of([](auto& o) { o.lora_r = 4; }).find("rank 3, expected that of --lora_r, 4"),
+  EXPECT_NE(message_of([](auto& o) {
+              o.adapters.lora_r = 4;
+            }).find("rank 3, expected that of --lora_r, 4"),
             std::string::npos);
-  EXPECT_NE(message_of([](auto& o) { o.adapter_form = AdapterForm::kCascaded; }).find("cascaded"),
+  EXPECT_NE(message_of([](auto& o) {
+              o.adapters.adapter_form = AdapterForm::kCascaded;
+            }).find("cascaded"),
             std::string::npos);
-  EXPECT_NE(message_of([](auto& o) { o.adapter_form = AdapterForm::kMerged; }).find("separate"),
-            std::string::npos);
-  EXPECT_NE(message_of([](auto& o) { o.init_lora = InitLora::kResidualSvd; }).find("--init_lora"),
+  EXPECT_NE(
+      message_of([](auto& o) { o.adapters.adapter_form = AdapterForm::kMerged; }).find("separate"),
+      std::string::npos);
+  EXPECT_NE(message_of([](auto& o) {
+              o.adapters.init_lora = InitLora::kResidualSvd;
+            }).find("--init_lora"),
             std::string::npos);
   EXPECT_NE(message_of([](auto& o) { o.method = Method::kFull; }).find("--method full"),
             std::string::npos);

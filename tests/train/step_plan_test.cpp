@@ -48,7 +48,7 @@ std::string usage_error(const TrainOptions& options, std::int64_t total) {
 
 TEST(Joint, TrainsAllWidthsFromHighToLowEachTaughtByThoseAbove) {
   TrainOptions options = options_of(Method::kJoint);
-  options.bit_widths = {4, 8, 6};
+  options.widths.bit_widths = {4, 8, 6};
   const Plans plans(options);
   const StepPlan step = plans.at(3, 10);
   ASSERT_EQ(step.passes.size(), 3U);
@@ -67,7 +67,7 @@ TEST(Cyclic, FollowsItsFormulaAndEndsAtTheTop) {
   const TrainOptions options = options_of(Method::kCpt);
   // One cycle of ten steps: 4 + 2 (1 - cos(pi t / 10)) by hand.
   TrainOptions one = options;
-  one.num_cyclic_period = 1;
+  one.widths.num_cyclic_period = 1;
   const std::vector<int> expected = {4, 4, 4, 5, 5, 6, 7, 7, 8, 8};
   for (std::int64_t t = 0; t < 10; ++t) {
     EXPECT_EQ(cyclic_bits(one, t, 10), expected[static_cast<std::size_t>(t)]) << t;
@@ -94,13 +94,13 @@ TEST(Cyclic, ShortCyclesAreRefusedWithTheLargestNumber) {
   TrainOptions options = options_of(Method::kCpt);
   EXPECT_NE(usage_error(options, 159).find("--num_cyclic_period: found 32, expected at most 31"),
             std::string::npos);
-  options.num_cyclic_period = 31;
+  options.widths.num_cyclic_period = 31;
   EXPECT_EQ(usage_error(options, 159), "accepted");
   // A wider range needs more steps to reach its top: 3 (1 - cos(pi N / 159)) < 0.5, N < 29.6.
-  options.min_bits = 2;
+  options.widths.min_bits = 2;
   EXPECT_NE(usage_error(options, 159).find("at most 29"), std::string::npos)
       << usage_error(options, 159);
-  options.num_cyclic_period = 29;
+  options.widths.num_cyclic_period = 29;
   EXPECT_EQ(cyclic_bits(options, 158, 159), 8);
   EXPECT_NE(usage_error(options, 3).find("too few for one cycle"), std::string::npos);
 }
@@ -131,8 +131,8 @@ TEST(Random, DrawsAreUniformReproducibleAndIndependentOfOrder) {
 
 TEST(Random, LayersDrawWidthsOfTheirOwnAndHeadsAreDrawnToo) {
   TrainOptions options = options_of(Method::kRandom);
-  options.random_widths = RandomWidths::kLayer;
-  options.bit_widths = {8, 4};
+  options.widths.random_widths = RandomWidths::kLayer;
+  options.widths.bit_widths = {8, 4};
   const Plans plans(options);
   const std::size_t linears = plans.target.linear_names.size();
   std::vector<int> fours(linears), heads(9);
@@ -154,7 +154,7 @@ TEST(Random, LayersDrawWidthsOfTheirOwnAndHeadsAreDrawnToo) {
   for (const int count : fours) EXPECT_NEAR(count, kSteps / 2, slack);
   EXPECT_NEAR(equal_neighbours, kSteps / 2, slack);
   EXPECT_NEAR(heads[4], kSteps / 2, slack);
-  options.random_widths = RandomWidths::kBoth;
+  options.widths.random_widths = RandomWidths::kBoth;
   const Plans both(options);
   int mixed = 0;
   for (int t = 0; t < kSteps; ++t)
@@ -222,8 +222,8 @@ TEST(AroundAPlan, NetworksAreThePlanWithNoLinearBelowAWidth) {
 
 TEST(AroundAPlan, RandomLayersKeepTheirWidthOrTakeTheNextOne) {
   TrainOptions options = around_plan(Method::kRandom);
-  options.random_widths = RandomWidths::kLayer;
-  options.bit_widths = {8, 6, 5, 4};
+  options.widths.random_widths = RandomWidths::kLayer;
+  options.widths.bit_widths = {8, 6, 5, 4};
   const Plans plans(options);
   constexpr int kSteps = 4000;
   std::map<int, int> of_six, of_four, of_eight;
@@ -258,8 +258,8 @@ TEST(CurriculumTest, ScheduleHasEqualParts) {
 
 TEST(CurriculumTest, LossComesDownWhereItStopsFallingAndAtTheLatestInTime) {
   TrainOptions options = options_of(Method::kCurriculum);
-  options.curriculum = Curriculum::kLoss;
-  options.bit_widths = {8, 4};
+  options.widths.curriculum = Curriculum::kLoss;
+  options.widths.bit_widths = {8, 4};
   // Windows of 100 / 8 = 12 steps: flat from step 30 on, two windows are full at 24 and equal once
   // both lie beyond 30.
   auto levels = levels_of(options, 100, [](std::int64_t t) {

@@ -34,25 +34,25 @@ double relative_error(const at::Tensor& found, const at::Tensor& expected) {
 TrainOptions short_run(Method method) {
   TrainOptions options;
   options.method = method;
-  options.max_steps = 8;
-  options.warmup_steps = 1;
-  options.batch_size = 3;
-  options.lora_r = 3;
-  options.lora_alpha = 6;
-  options.learning_rate = 5e-3;
+  options.schedule.max_steps = 8;
+  options.schedule.warmup_steps = 1;
+  options.schedule.batch_size = 3;
+  options.adapters.lora_r = 3;
+  options.adapters.lora_alpha = 6;
+  options.schedule.learning_rate = 5e-3;
   options.threads = 2;
-  options.num_cyclic_period = 1;
-  options.min_bits = 6;
+  options.widths.num_cyclic_period = 1;
+  options.widths.min_bits = 6;
   if (method == Method::kLora) options.bf16 = true;
   return options;
 }
 
 // A LoRA that has learned a little, at 32 bits.
 std::shared_ptr<const TeacherModel> teacher_of(std::shared_ptr<const weights::BaseModel> base,
-                                               weights::Task task) {
+                                               weights::HeadKind head_kind) {
   TrainOptions options = short_run(Method::kLora);
   options.bf16 = false;
-  options.task = task;
+  options.head_kind = head_kind;
   options.seed = 7;
   auto teacher = std::make_shared<TeacherModel>();
   teacher->name = "teacher";
@@ -221,8 +221,8 @@ TEST_P(TeacherTest, GradientsThroughBothGraphsAreThoseOfNumericDifferences) {
 TEST_P(TeacherTest, SaysWhatTheRuntimeSaysAndHasNoGradient) {
   const auto examples = tiny_examples(6, /*shortest=*/2);
   TrainOptions options = short_run(Method::kLora);
-  options.teacher = teacher_of(base_, weights::Task::kQa);
-  options.contrastive = options.hidden_kd = 1;
+  options.teacher = teacher_of(base_, weights::HeadKind::kSpan);
+  options.distillation.contrastive = options.distillation.hidden_kd = 1;
   OutsideTeacher teacher(options, at::kCPU, pool_);
   const auto execution =
       runtime::Execution::create(base_, options.teacher->plan, options.teacher->adapters, pool_);
@@ -239,7 +239,7 @@ TEST_P(TeacherTest, SaysWhatTheRuntimeSaysAndHasNoGradient) {
       runtime::DecoderWorkspace workspace;
       std::vector<float> hidden(rows * width), logits(rows * 2);
       runtime::forward(*execution, {&sequence, 1}, workspace, hidden.data(), pool_);
-      runtime::apply_head(*execution->head(weights::Task::kQa), hidden.data(), rows, width,
+      runtime::apply_head(*execution->head(weights::HeadKind::kSpan), hidden.data(), rows, width,
                           logits.data(), pool_);
       all_hidden.insert(all_hidden.end(), hidden.begin(), hidden.end());
       all_logits.insert(all_logits.end(), logits.begin(), logits.end());
@@ -258,9 +258,9 @@ TEST_P(TeacherTest, ThatIsTheStudentItselfHasNothingToSay) {
   same->plan = plan_of("32", *base_);
   TrainOptions options = short_run(Method::kLora);
   options.bf16 = false;
-  options.task = weights::Task::kLm;
+  options.head_kind = weights::HeadKind::kLm;
   options.teacher = same;
-  options.hidden_kd = options.contrastive = 1;
+  options.distillation.hidden_kd = options.distillation.contrastive = 1;
   const TrainResult result = train(base_, options, tiny_examples(6, /*shortest=*/2), {});
   const StepRecord &first = result.phases[0].steps.front(), &last = result.phases[0].steps.back();
   EXPECT_EQ(first.distillation, 0) << "B is 0";
@@ -277,16 +277,16 @@ TEST_P(TeacherTest, ThatIsTheStudentItselfHasNothingToSay) {
 TEST(Teacher, BringsAStudentOfFewerBitsCloserToItself) {
   const auto base = tiny_base();
   const auto examples = tiny_examples(6, /*shortest=*/2);
-  for (const weights::Task task : {weights::Task::kQa, weights::Task::kLm}) {
+  for (const weights::HeadKind head_kind : {weights::HeadKind::kSpan, weights::HeadKind::kLm}) {
     TrainOptions options = short_run(Method::kSwitch);
-    options.bit_widths = {4};
-    options.task = task;
-    options.teacher = teacher_of(base, task);
-    options.kd_alpha = 1;
-    options.hidden_kd = 1;
-    options.contrastive = 0.1;
-    options.batch_size = 6;
-    options.max_steps = 40;
+    options.widths.bit_widths = {4};
+    options.head_kind = head_kind;
+    options.teacher = teacher_of(base, head_kind);
+    options.distillation.kd_alpha = 1;
+    options.distillation.hidden_kd = 1;
+    options.distillation.contrastive = 0.1;
+    options.schedule.batch_size = 6;
+    options.schedule.max_steps = 40;
     const TrainResult result = train(base, options, examples, {});
     const auto& steps = result.phases[0].steps;
     EXPECT_LT(steps.back().distillation, 0.7 * steps.front().distillation);
@@ -298,20 +298,20 @@ TEST(Teacher, BringsAStudentOfFewerBitsCloserToItself) {
 TEST(Teacher, CacheOfAnySizeChangesNoBit) {
   const auto base = tiny_base();
   const auto examples = tiny_examples(8, /*shortest=*/2);
-  for (const weights::Task task : {weights::Task::kQa, weights::Task::kLm}) {
-    const auto teacher = teacher_of(base, task);
+  for (const weights::HeadKind head_kind : {weights::HeadKind::kSpan, weights::HeadKind::kLm}) {
+    const auto teacher = teacher_of(base, head_kind);
     for (const Method method : {Method::kFull, Method::kLora, Method::kSwitch, Method::kJoint}) {
       for (const bool outside : {true, false}) {
         if (!outside && method != Method::kSwitch) continue;
         TrainOptions options = short_run(method);
-        options.task = task;
+        options.head_kind = head_kind;
         if (outside) options.teacher = teacher;
-        options.hidden_kd = 0.5;
-        options.contrastive = 0.5;
-        options.teacher_cache_bytes = 0;
+        options.distillation.hidden_kd = 0.5;
+        options.distillation.contrastive = 0.5;
+        options.distillation.teacher_cache_bytes = 0;
         const TrainResult without = train(base, options, examples, {});
         for (const std::uint64_t bytes : {std::uint64_t{20'000}, std::uint64_t{1} << 30}) {
-          options.teacher_cache_bytes = bytes;
+          options.distillation.teacher_cache_bytes = bytes;
           expect_same_run(without, train(base, options, examples, {}));
         }
       }
@@ -349,10 +349,10 @@ TEST(Teacher, HigherWidthTeachesInEveryMethodThatWalks) {
     for (const RandomWidths widths : {RandomWidths::kStep, RandomWidths::kLayer}) {
       if (method != Method::kRandom && widths == RandomWidths::kLayer) continue;
       TrainOptions options = short_run(method);
-      options.random_widths = widths;
-      options.max_steps = 12;
-      options.bit_widths = {8, 6, 4};
-      options.hidden_kd = options.contrastive = 0.1;
+      options.widths.random_widths = widths;
+      options.schedule.max_steps = 12;
+      options.widths.bit_widths = {8, 6, 4};
+      options.distillation.hidden_kd = options.distillation.contrastive = 0.1;
       options.teacher_self = true;
       const TrainResult result = train(base, options, examples, {});
       std::set<std::string> taught;
@@ -367,7 +367,7 @@ TEST(Teacher, HigherWidthTeachesInEveryMethodThatWalks) {
       EXPECT_GE(taught.size(), widths == RandomWidths::kLayer ? 1U : 2U) << to_string(method);
       // The other widths learn something else than without.
       options.teacher_self = false;
-      options.hidden_kd = options.contrastive = 0;
+      options.distillation.hidden_kd = options.distillation.contrastive = 0;
       const TrainResult alone = train(base, options, examples, {});
       EXPECT_FALSE(same_adapter(*alone.weights.adapters.at(6), *result.weights.adapters.at(6)));
     }
@@ -377,8 +377,8 @@ TEST(Teacher, HigherWidthTeachesInEveryMethodThatWalks) {
 TEST(Teacher, EveryHigherWidthTeachesStatesInJointTraining) {
   const auto base = tiny_base();
   TrainOptions options = short_run(Method::kJoint);
-  options.bit_widths = {8, 6, 4};
-  options.hidden_kd = options.contrastive = 0.1;
+  options.widths.bit_widths = {8, 6, 4};
+  options.distillation.hidden_kd = options.distillation.contrastive = 0.1;
   const TrainResult result = train(base, options, tiny_examples(8), {});
   const StepRecord& step = result.phases[0].steps.back();
   ASSERT_EQ(step.passes.size(), 3U);
@@ -404,7 +404,7 @@ TEST(Teacher, OfAnotherShapeIsRefusedByName) {
     return teacher;
   };
   TrainOptions options = short_run(Method::kLora);
-  options.task = weights::Task::kLm;
+  options.head_kind = weights::HeadKind::kLm;
   const auto refused = [&](const std::string& part) {
     const auto error =
         error_of([&] { train(base, options, tiny_examples(8, /*shortest=*/2), {}); });
@@ -415,29 +415,29 @@ TEST(Teacher, OfAnotherShapeIsRefusedByName) {
   refused("--teacher other: vocab_size is 98, expected 97");
   options.teacher = narrow("n_layer", 1);
   train(base, options, tiny_examples(8, /*shortest=*/2), {});  // logits alone: fits
-  options.hidden_kd = 1;
+  options.distillation.hidden_kd = 1;
   refused("number of its blocks is 1, expected 2");
-  options.hidden_kd = 0;
-  options.contrastive = 1;
+  options.distillation.hidden_kd = 0;
+  options.distillation.contrastive = 1;
   options.teacher = narrow("n_embd", 48);
   refused("width of its states is 48, expected 32");
-  options.contrastive = 0;
+  options.distillation.contrastive = 0;
   // A language model has no span head.
   TrainOptions full = short_run(Method::kFull);
-  full.task = weights::Task::kLm;
+  full.head_kind = weights::HeadKind::kLm;
   auto headless = std::make_shared<TeacherModel>(*narrow("n_layer", 2));
   headless->base =
       make_base(*base, train(base, full, tiny_examples(8, /*shortest=*/2), {}).weights.tensors);
   options.teacher = headless;
-  options.task = weights::Task::kQa;
+  options.head_kind = weights::HeadKind::kSpan;
   refused("has no span head");
 }
 
 TEST(Teacher, WithWeightsOfItsOwnIsRefusedByName) {
   const auto base = tiny_base();
   TrainOptions switched = short_run(Method::kSwitch);
-  switched.bit_widths = {8};
-  switched.adapter_form = AdapterForm::kMerged;
+  switched.widths.bit_widths = {8};
+  switched.adapters.adapter_form = AdapterForm::kMerged;
   const auto teacher = std::make_shared<TeacherModel>();
   teacher->name = "merged";
   teacher->base = base;

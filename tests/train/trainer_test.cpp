@@ -19,17 +19,17 @@ constexpr Method kEveryMethod[] = {Method::kFull,      Method::kLora, Method::kS
 TrainOptions short_run(Method method) {
   TrainOptions options;
   options.method = method;
-  options.max_steps = 4;
-  options.warmup_steps = 1;
-  options.batch_size = 3;
-  options.lora_r = 3;
-  options.lora_alpha = 6;
+  options.schedule.max_steps = 4;
+  options.schedule.warmup_steps = 1;
+  options.schedule.batch_size = 3;
+  options.adapters.lora_r = 3;
+  options.adapters.lora_alpha = 6;
   options.threads = 2;
   if (method == Method::kCpt) {
-    options.num_cyclic_period = 1;
-    options.max_steps = 5;  // as many as a cycle needs
+    options.widths.num_cyclic_period = 1;
+    options.schedule.max_steps = 5;  // as many as a cycle needs
   }
-  if (method == Method::kRandom) options.random_widths = RandomWidths::kBoth;
+  if (method == Method::kRandom) options.widths.random_widths = RandomWidths::kBoth;
   return options;
 }
 
@@ -80,7 +80,7 @@ TEST(Train, FourBitPhaseStartsFromAFreshAdapterAndTheEightBitHead) {
   const auto base = tiny_base();
   const auto examples = tiny_examples(8);
   TrainOptions options = short_run(Method::kSwitch);
-  options.max_steps = 1;  // the first step of a warm-up has rate 0: nothing moves
+  options.schedule.max_steps = 1;  // the first step of a warm-up has rate 0: nothing moves
   const TrainResult result = train(base, options, examples, {});
   const weights::Adapter &eight = *result.weights.adapters.at(8),
                          &four = *result.weights.adapters.at(4);
@@ -95,9 +95,10 @@ TEST_P(TrainFamilies, TrainedNetworkIsTheDeployedOne) {
   const auto base = tiny_base(GetParam());
   const auto examples = tiny_examples(3);
   TrainOptions options = short_run(Method::kSwitch);
-  options.bit_widths = {8};
-  options.learning_rate = 1e-2;
-  options.lr_scheduler_type = LrSchedule::kConstant;  // so that a longer run starts the same
+  options.widths.bit_widths = {8};
+  options.schedule.learning_rate = 1e-2;
+  options.schedule.lr_scheduler_type =
+      LrSchedule::kConstant;  // so that a longer run starts the same
   const TrainResult trained = train(base, options, examples, {});
   // The loss that the runtime measures on the exported adapter is that of one more step with rate
   // 0.
@@ -112,8 +113,8 @@ TEST_P(TrainFamilies, TrainedNetworkIsTheDeployedOne) {
     runtime::DecoderWorkspace workspace;
     std::vector<float> hidden(example.ids.size() * width), logits(example.ids.size() * 2);
     runtime::forward(*execution, {&sequence, 1}, workspace, hidden.data(), pool);
-    runtime::apply_head(*execution->head(weights::Task::kQa), hidden.data(), example.ids.size(),
-                        width, logits.data(), pool);
+    runtime::apply_head(*execution->head(weights::HeadKind::kSpan), hidden.data(),
+                        example.ids.size(), width, logits.data(), pool);
     for (std::size_t column = 0; column < 2; ++column) {
       double sum = 0;
       for (std::size_t t = 0; t < example.ids.size(); ++t)
@@ -125,25 +126,25 @@ TEST_P(TrainFamilies, TrainedNetworkIsTheDeployedOne) {
   loss /= 3;
   // One more step, whose loss is that of the weights above.
   TrainOptions longer = options;
-  longer.max_steps = 5;
+  longer.schedule.max_steps = 5;
   EXPECT_NEAR(train(base, longer, examples, {}).phases[0].steps.back().loss, loss, 1e-9);
 }
 
 TEST(Train, AccumulationEqualsOneLargeBatch) {
   const auto base = tiny_base();
-  for (const weights::Task task : {weights::Task::kQa, weights::Task::kLm}) {
+  for (const weights::HeadKind head_kind : {weights::HeadKind::kSpan, weights::HeadKind::kLm}) {
     const auto examples = tiny_examples(6, /*shortest=*/2);
     TrainOptions options = short_run(Method::kLora);
-    options.task = task;
-    options.batch_size = 6;
+    options.head_kind = head_kind;
+    options.schedule.batch_size = 6;
     TeacherModel teacher;  // where the run starts
     teacher.base = base;
     teacher.plan = plan_of("32", *base);
     options.teacher = std::make_shared<TeacherModel>(teacher);
-    options.hidden_kd = 1;
+    options.distillation.hidden_kd = 1;
     const TrainResult whole = train(base, options, examples, {});
-    options.batch_size = 2;
-    options.gradient_accumulation_steps = 3;
+    options.schedule.batch_size = 2;
+    options.schedule.gradient_accumulation_steps = 3;
     const TrainResult parts = train(base, options, examples, {});
     for (std::size_t i = 0; i < 4; ++i) {
       const StepRecord &a = whole.phases[0].steps[i], &b = parts.phases[0].steps[i];
@@ -158,18 +159,18 @@ TEST(Train, AccumulationEqualsOneLargeBatch) {
 TEST_P(TrainFamilies, LossFallsForEveryMethodAndTask) {
   const auto base = tiny_base(GetParam());
   const auto examples = tiny_examples(4, /*shortest=*/2);
-  for (const weights::Task task : {weights::Task::kQa, weights::Task::kLm}) {
+  for (const weights::HeadKind head_kind : {weights::HeadKind::kSpan, weights::HeadKind::kLm}) {
     for (const Method method : kEveryMethod) {
       TrainOptions options = short_run(method);
-      options.task = task;
-      options.max_steps = 40;
+      options.head_kind = head_kind;
+      options.schedule.max_steps = 40;
       // As many for each of five widths.
       if (method == Method::kCpt || method == Method::kRandom || method == Method::kCurriculum)
-        options.max_steps = 200;
-      options.num_cyclic_period = 20;
-      options.lr_scheduler_type = LrSchedule::kConstant;
-      options.batch_size = 4;
-      options.learning_rate = 1e-2;
+        options.schedule.max_steps = 200;
+      options.widths.num_cyclic_period = 20;
+      options.schedule.lr_scheduler_type = LrSchedule::kConstant;
+      options.schedule.batch_size = 4;
+      options.schedule.learning_rate = 1e-2;
       const TrainResult result = train(base, options, examples, {});
       for (const PhaseHistory& phase : result.phases) {
         // A step's sum of cross entropies, per network.
@@ -177,7 +178,7 @@ TEST_P(TrainFamilies, LossFallsForEveryMethodAndTask) {
           return step.hard_loss / static_cast<double>(step.passes.size());
         };
         EXPECT_LT(loss(phase.steps.back()), 0.7 * loss(result.phases[0].steps.front()))
-            << to_string(method) << " " << runtime::to_string(task) << " " << phase.name;
+            << to_string(method) << " " << runtime::to_string(head_kind) << " " << phase.name;
         EXPECT_EQ(phase.skipped_steps, 0);
       }
       EXPECT_GT(result.tokens_per_second, 0);
@@ -212,12 +213,12 @@ TEST_P(TrainFamilies, EveryMethodOfSeveralWidthsTrainsAroundAPlan) {
        {Method::kSwitch, Method::kJoint, Method::kCpt, Method::kRandom, Method::kCurriculum}) {
     TrainOptions options = short_run(method);
     options.plan = mixed_plan(*base);
-    options.max_steps = 60;
-    options.num_cyclic_period = 4;
-    options.random_widths = RandomWidths::kBoth;
-    options.lr_scheduler_type = LrSchedule::kConstant;
-    options.batch_size = 4;
-    options.learning_rate = 1e-2;
+    options.schedule.max_steps = 60;
+    options.widths.num_cyclic_period = 4;
+    options.widths.random_widths = RandomWidths::kBoth;
+    options.schedule.lr_scheduler_type = LrSchedule::kConstant;
+    options.schedule.batch_size = 4;
+    options.schedule.learning_rate = 1e-2;
     const TrainResult result = train(base, options, examples, {});
     // One head, whatever the width.
     EXPECT_EQ(result.weights.adapters.at(4)->qa_head->weight,
@@ -236,7 +237,7 @@ TEST_P(TrainFamilies, EveryMethodOfSeveralWidthsTrainsAroundAPlan) {
 TEST_P(TrainFamilies, FullHandsBackEveryTensorInTheFilesLayout) {
   const auto base = tiny_base(GetParam());
   TrainOptions options = short_run(Method::kFull);
-  options.max_steps = 1;  // rate 0
+  options.schedule.max_steps = 1;  // rate 0
   const TrainResult result = train(base, options, tiny_examples(4), {});
   for (const model::TensorSpec& spec : model::expected_tensors(base->config())) {
     const NamedTensor& tensor = result.weights.tensors.at(spec.name);
@@ -245,7 +246,7 @@ TEST_P(TrainFamilies, FullHandsBackEveryTensorInTheFilesLayout) {
   }
   EXPECT_TRUE(result.weights.tensors.contains("qa_outputs.weight"));
   EXPECT_TRUE(result.weights.adapters.empty());
-  options.max_steps = 3;
+  options.schedule.max_steps = 3;
   const TrainResult moved = train(base, options, tiny_examples(4), {});
   for (const auto& [name, tensor] : moved.weights.tensors) {
     EXPECT_FALSE(same_bytes(tensor.values, result.weights.tensors.at(name).values)) << name;
@@ -255,9 +256,9 @@ TEST_P(TrainFamilies, FullHandsBackEveryTensorInTheFilesLayout) {
 TEST(Train, DivergenceStopsWithASentence) {
   const auto base = tiny_base();
   TrainOptions options = short_run(Method::kFull);
-  options.max_steps = 40;
-  options.warmup_steps = 0;
-  options.learning_rate = 1e30;
+  options.schedule.max_steps = 40;
+  options.schedule.warmup_steps = 0;
+  options.schedule.learning_rate = 1e30;
   int skipped = 0;
   TrainHooks hooks;
   hooks.on_step = [&](const StepRecord& record) { skipped += record.skipped ? 1 : 0; };
@@ -275,7 +276,7 @@ TEST(Train, DivergenceStopsWithASentence) {
 TEST(Train, HooksSeeStepsEvaluationsAndMayStop) {
   const auto base = tiny_base();
   TrainOptions options = short_run(Method::kSwitch);
-  options.eval_steps = 2;
+  options.logging.eval_steps = 2;
   std::vector<std::int64_t> evaluated;
   int steps = 0;
   TrainHooks hooks;
@@ -309,10 +310,10 @@ TEST(MemoryEstimate, GrowsWithBatchRankAndMethod) {
   const auto base = tiny_base();
   TrainOptions options;
   const std::uint64_t lora = estimate_training_bytes(base->config(), options, 40);
-  options.batch_size *= 2;
+  options.schedule.batch_size *= 2;
   EXPECT_GT(estimate_training_bytes(base->config(), options, 40), lora);
-  options.batch_size /= 2;
-  options.lora_r *= 4;
+  options.schedule.batch_size /= 2;
+  options.adapters.lora_r *= 4;
   EXPECT_GT(estimate_training_bytes(base->config(), options, 40), lora);
   options.method = Method::kFull;
   EXPECT_GT(estimate_training_bytes(base->config(), options, 40), lora);

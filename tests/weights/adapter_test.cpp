@@ -97,7 +97,7 @@ TEST(SavedAdapter, ReadsBackBitForBitAndGivesTheSameLogits) {
   }
   adapter->qa_head =
       weights::Head{2, tensor_values("head", 2 * config.hidden, 0.5F), {0.25F, -0.5F}};
-  weights::save_adapter(directory + "/w8", *adapter, config, weights::Task::kQa,
+  weights::save_adapter(directory + "/w8", *adapter, config, weights::HeadKind::kSpan,
                         runtime_data("gpt2/f32"));
   const auto read = load(directory + "/w8");
   ASSERT_EQ(read->by_width.size(), 1U);

@@ -219,7 +219,7 @@ TEST_F(AdapterWeightsTest, DirectoriesReadBack) {
   for (const auto& [width, adapter] : set->by_width) {
     dir.adapters[width] = fmt::format("w{}", width);
     weights::save_adapter(fmt::format("{}/w{}", out, width), *adapter, base_->config(),
-                          weights::Task::kQa, "tiny");
+                          weights::HeadKind::kSpan, "tiny");
   }
   dir.quantizers[4] = "w4";
   io::write_adapter_dir(out, dir);

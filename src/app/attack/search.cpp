@@ -5,13 +5,13 @@
 #include <cmath>
 #include <limits>
 
-#include "app/classification_evaluation.h"
 #include "app/train/teacher.h"
 #include "core/error.h"
 #include "core/finite.h"
 #include "core/flag_range.h"
 #include "core/hash.h"
 #include "runtime/classifier.h"
+#include "tasks/classification/classification.h"
 #include "text/text_stream.h"
 
 namespace qalof::app {
@@ -151,8 +151,11 @@ struct Sample {
 std::vector<Sample> read_samples(const AttackRunOptions& options, const text::TextEncoder& encoder,
                                  std::size_t classes, std::size_t max_tokens, Observer& observer) {
   observer.status("reading " + options.validation_file);
-  check_classification(options.validation_file, classes);
-  ClassificationEncoder cutter(encoder, options.validation_file, max_tokens);
+  tasks::check_classification(options.validation_file, classes);
+  tasks::DataOptions data;
+  data.file = options.validation_file;
+  data.max_seq_length = max_tokens;
+  tasks::ClassificationEncoder cutter({encoder, max_tokens, observer}, data);
   std::vector<Sample> samples;
   text::read_classification(options.validation_file, [&](text::LabeledText&& example) {
     Sample& sample = samples.emplace_back();

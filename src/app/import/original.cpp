@@ -271,7 +271,7 @@ ImportResult import_original(const ImportOptions& options, Observer& observer) {
   for (const auto& [width, adapter] : adapters) {
     const std::string name = fmt::format("w{}", width);
     const std::string directory = options.output_dir + "/" + name;
-    weights::save_adapter(directory, adapter, config, weights::Task::kQa, dir.base_id);
+    weights::save_adapter(directory, adapter, config, weights::HeadKind::kSpan, dir.base_id);
     dir.adapters[width] = name;
     if (head) dir.heads[width] = name;
     result.directories.push_back(directory);

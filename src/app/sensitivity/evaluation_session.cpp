@@ -16,8 +16,8 @@ constexpr std::size_t kBatchTokens = 2048;
 constexpr std::size_t kMaxStateBytes = std::size_t{512} << 20;
 
 ModelHandle open_high(const SensitivityOptions& options, Observer& observer) {
-  QALOF_CHECK(path_exists(options.data.validation_file), ErrorKind::kNotFound, "{}: no such file",
-              options.data.validation_file);
+  QALOF_CHECK(path_exists(options.data.file), ErrorKind::kNotFound, "{}: no such file",
+              options.data.file);
   ModelOptions model = options.model;
   model.precision = options.high;
   return open_model(model, observer);
@@ -28,38 +28,30 @@ ModelHandle open_high(const SensitivityOptions& options, Observer& observer) {
 EvaluationSession::EvaluationSession(const SensitivityOptions& options, Observer& observer)
     : options_(options),
       observer_(observer),
-      task_(weights::parse_task(options.task)),
       handle_(open_high(options, observer)),
       encoder_(open_encoder(handle_, observer)),
-      pool_(choose_threads(options.model.threads)) {
-  if (handle_.adapters && handle_.adapters->separator)
-    options_.data.features.separator = handle_.adapters->separator;
-}
+      pool_(choose_threads(options.model.threads)) {}
 
 Json EvaluationSession::identity() const {
-  const QaEvaluationOptions& data = options_.data;
+  const tasks::DataOptions& data = options_.data;
   Json json = {
       {"base_sha256", handle_.base->source().sha256()},
       {"adapters_sha256", handle_.adapters ? Json(adapters_sha256(*handle_.adapters)) : Json()},
-      {"validation_file_sha256", sha256_hex(MappedFile::open(data.validation_file).bytes())},
+      {"validation_file_sha256", sha256_hex(MappedFile::open(data.file).bytes())},
       {"task", options_.task},
-      {"max_eval_samples", data.max_eval_samples},
-      {"max_seq_length", data.features.max_seq_length},
-      {"doc_stride", data.features.doc_stride},
-      {"separator", data.features.separator ? Json(*data.features.separator) : Json()},
-      {"n_best_size", data.decode.n_best_size},
-      {"max_answer_length", data.decode.max_answer_length},
-      {"version_2_with_negative", data.decode.version_2_with_negative},
+      {"max_eval_samples", data.max_samples},
+      {"max_seq_length", data.max_seq_length.value_or(tasks::kDefaultLength)},
       {"scheme", quant::to_string(handle_.plan.scheme.value_or(quant::QuantScheme{}))},
       {"kv_scheme", runtime::to_string(handle_.execution.kv_scheme)},
       {"high", options_.high},
       {"isa", kernels::to_string(kernels::active_isa())}};
+  task().identify(reading(), json);
   if (!encoder_.is_plain()) json["special_tokens"] = special_tokens();
   return json;
 }
 
 const weights::Head& EvaluationSession::head(const runtime::Execution& execution) const {
-  const weights::Head* head = execution.head(task_);
+  const weights::Head* head = execution.head(task().head_kind());
   QALOF_CHECK(head != nullptr, ErrorKind::kBadInput,
               "{}: neither the model nor an adapter holds a head of --task {}; train one or give "
               "--adapter",
@@ -67,9 +59,8 @@ const weights::Head& EvaluationSession::head(const runtime::Execution& execution
   return *head;
 }
 
-std::unique_ptr<SampleReader> EvaluationSession::reader(const weights::Head& head) const {
-  return make_sample_reader(task_, encoder_, options_.data, handle_.base->config().max_positions,
-                            head.outputs, observer_);
+std::unique_ptr<tasks::SampleReader> EvaluationSession::reader(const weights::Head& head) const {
+  return task().samples(reading(), options_.data, head.outputs);
 }
 
 std::size_t EvaluationSession::batch_tokens() const {

@@ -3,7 +3,6 @@
 
 #include <memory>
 
-#include "app/sample_batches.h"
 #include "app/sensitivity/sensitivity.h"
 #include "core/threads.h"
 #include "text/text_encoder.h"
@@ -19,20 +18,22 @@ class EvaluationSession {
   const SensitivityOptions& options() const { return options_; }
   const ModelHandle& handle() const { return handle_; }
   /// text::TextEncoder's description.
-  Json special_tokens() const { return encoder_.description(task_ == weights::Task::kQa); }
+  Json special_tokens() const { return encoder_.description(task().reads_pairs()); }
   ThreadPool& pool() { return pool_; }
   /// What makes scores of a plan the ones they are, the plan apart.
   Json identity() const;
   /// The head of the task. Error{kBadInput} where neither model nor adapter holds one.
   const weights::Head& head(const runtime::Execution& execution) const;
-  std::unique_ptr<SampleReader> reader(const weights::Head& head) const;
+  std::unique_ptr<tasks::SampleReader> reader(const weights::Head& head) const;
   /// Tokens of a batch whose states before every block fit the memory set aside.
   std::size_t batch_tokens() const;
 
  private:
+  const tasks::Task& task() const { return options_.tasks.at(options_.task, tasks::Use::kAnalyse); }
+  tasks::Reading reading() const { return make_reading(handle_, encoder_, observer_); }
+
   SensitivityOptions options_;
   Observer& observer_;
-  weights::Task task_;
   ModelHandle handle_;
   text::TextEncoder encoder_;
   ThreadPool pool_;

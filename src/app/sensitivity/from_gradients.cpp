@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "app/train/data.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/flag_range.h"
@@ -63,7 +62,7 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
   check_count("--hessian_vectors", options.hessian_vectors);
   QALOF_CHECK(!is_hessian || !options.units.split, ErrorKind::kUnsupported,
               "--split: --by hessian estimates weights alone, expected --by fisher or measured");
-  const weights::Task task = weights::parse_task(options.task);
+  const tasks::Task& task = options.tasks.at(options.task, tasks::Use::kAnalyse);
   ModelOptions model = options.model;
   model.precision = options.high;
   const ModelHandle handle = open_model(model, observer);
@@ -71,25 +70,15 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
   const std::vector<SensitivityUnit> units = sensitivity_units(*handle.base, options.units);
   const quant::PrecisionPlan plan = high_plan(handle, options.high, options.low, units);
 
-  text::SpanFeatureOptions features = options.data.features;
-  if (handle.adapters && handle.adapters->separator)
-    features.separator = handle.adapters->separator;
-  text::fit_windows(features, handle.base->config().max_positions);
-  const std::uint64_t samples =
-      options.data.max_eval_samples > 0 ? options.data.max_eval_samples : kEstimateSamples;
-  const std::string& path = options.data.validation_file;
-  observer.status("reading " + path);
-  std::vector<train::Example> examples;
-  std::size_t num_labels = 0;
-  if (task == weights::Task::kClassification) {
-    const weights::Head* head =
-        runtime::serving_head(*handle.base, handle.adapters.get(), plan.head.value_or(32), task);
-    num_labels = head != nullptr ? head->outputs : 0;
-    examples =
-        load_classification_examples(path, encoder, features.max_seq_length, samples, observer);
-  } else {
-    examples = load_qa_examples(path, encoder, features, samples, observer);
-  }
+  tasks::DataOptions data = options.data;
+  if (data.max_samples == 0) data.max_samples = kEstimateSamples;
+  observer.status("reading " + data.file);
+  const weights::Head* head = runtime::serving_head(*handle.base, handle.adapters.get(),
+                                                    plan.head.value_or(32), task.head_kind());
+  const bool has_classes = task.head_kind() == weights::HeadKind::kClass;
+  const std::size_t num_labels = has_classes && head != nullptr ? head->outputs : 0;
+  const std::vector<tasks::Example> examples =
+      task.examples(make_reading(handle, encoder, observer), data);
 
   const std::uint64_t passes = is_hessian ? static_cast<std::uint64_t>(options.hessian_vectors) : 1;
   const auto on_batch = [&](std::uint64_t windows) {
@@ -100,7 +89,7 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
   const int threads = choose_threads(options.model.threads);
   ThreadPool pool(threads);
   SensitivityResult result = empty_result(options, handle);
-  result.special_tokens = encoder.description(task == weights::Task::kQa);
+  result.special_tokens = encoder.description(task.reads_pairs());
   result.by = is_hessian ? "hessian" : "fisher";
   result.samples = examples.size();
   const auto add_units = [&](const auto& cost_of) {
@@ -115,7 +104,7 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
     train::HessianInputs inputs;
     inputs.network = {options.model.model, handle.base, handle.adapters,
                       train::uniform_plan(32, std::nullopt, handle.base->target())};
-    inputs.task = task;
+    inputs.head_kind = task.head_kind();
     inputs.num_labels = num_labels;
     inputs.low = options.low;
     inputs.scheme = plan.scheme;
@@ -131,7 +120,7 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
   } else {
     train::FisherInputs inputs;
     inputs.network = {options.model.model, handle.base, handle.adapters, plan};
-    inputs.task = task;
+    inputs.head_kind = task.head_kind();
     inputs.num_labels = num_labels;
     inputs.low = options.low;
     inputs.on_batch = on_batch;

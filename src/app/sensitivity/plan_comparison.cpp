@@ -94,7 +94,7 @@ MeasuredPlan measured(const ComparedPlan& plan, const quant::PlanTarget& target,
   result.plan = plan;
   result.bits = quant::resolve(plan.spec, target).mean_weight_bits(target);
   const auto count = static_cast<double>(scores.samples.size());
-  for (const SampleScore& score : scores.samples) {
+  for (const tasks::SampleScore& score : scores.samples) {
     result.f1_of_samples.push_back(score.f1);
     result.em += score.exact / count;
     result.loss += score.loss / count;

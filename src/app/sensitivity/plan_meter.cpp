@@ -29,9 +29,9 @@ double median(std::vector<double> values) {
 struct PlanMeter::Impl {
   EvaluationSession model;
   Observer& observer;
-  std::unique_ptr<SampleReader> reader;        // heads of a task have the same number of outputs
-  std::vector<std::vector<float>> references;  // all-high's logits, by batch
-  std::vector<SampleScore> high;
+  std::unique_ptr<tasks::SampleReader> reader;  // heads of a task have the same number of outputs
+  std::vector<std::vector<float>> references;   // all-high's logits, by batch
+  std::vector<tasks::SampleScore> high;
   runtime::DecoderWorkspace workspace;
   std::vector<float> hidden;
   int plans = 0;
@@ -40,8 +40,7 @@ struct PlanMeter::Impl {
       : model(options, given), observer(given) {
     SensitivityState state;
     high = run(*create(high_plan(model.handle(), options.high, {}, {})), state).samples;
-    QALOF_CHECK(!high.empty(), ErrorKind::kBadInput, "{}: holds no sample",
-                options.data.validation_file);
+    QALOF_CHECK(!high.empty(), ErrorKind::kBadInput, "{}: holds no sample", options.data.file);
   }
 
   std::shared_ptr<const runtime::Execution> create(quant::PrecisionPlan plan) {
@@ -59,7 +58,7 @@ struct PlanMeter::Impl {
     std::size_t index = 0;
     if (!reader) reader = model.reader(head);
     observer.progress("questions", 0, reader->total(), "");
-    reader->read(model.batch_tokens(), [&](const SampleBatch& batch) {
+    reader->read(model.batch_tokens(), [&](const tasks::SampleBatch& batch) {
       if (state.find(index, 0) == nullptr) {
         const auto& should_stop = model.options().should_stop;
         if (should_stop && should_stop()) fail(ErrorKind::kInterrupted, "stopped");
@@ -75,7 +74,7 @@ struct PlanMeter::Impl {
             static_cast<double>(batch.tokens()) / seconds.count());
         if (is_reference) references.push_back(std::move(logits));
       }
-      const std::vector<SampleScore>& scores = *state.find(index, 0);
+      const std::vector<tasks::SampleScore>& scores = *state.find(index, 0);
       QALOF_CHECK(scores.size() == batch.samples(), ErrorKind::kCorruptFile,
                   "{}/{}: batch {}: {} scores, expected {}", model.options().output_dir,
                   kStateDirectory, index, scores.size(), batch.samples());
@@ -116,7 +115,7 @@ PlanScores PlanMeter::measure(const quant::PlanSpec& plan) {
 double PlanMeter::cost(const quant::PlanSpec& plan, quant::BudgetCost cost) {
   QALOF_CHECK(cost != quant::BudgetCost::kScore, ErrorKind::kUsage,
               "--refine_cost: found score, expected f1, loss or kl: scores are not measured");
-  const std::vector<SampleScore> found = measure(plan).samples;
+  const std::vector<tasks::SampleScore> found = measure(plan).samples;
   double sum = 0;
   for (std::size_t i = 0; i < found.size(); ++i) {
     if (cost == quant::BudgetCost::kKl) sum += found[i].kl;

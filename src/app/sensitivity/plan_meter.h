@@ -6,15 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "app/sample_batches.h"
 #include "app/sensitivity/sensitivity.h"
 #include "quant/bit_budget.h"
+#include "tasks/samples.h"
 
 namespace qalof::app {
 
 struct PlanScores {
-  std::vector<SampleScore> samples;  // in file order
-  double tokens_per_second = 0;      // median over batches, of the passes through the decoder
+  std::vector<tasks::SampleScore> samples;  // in file order
+  double tokens_per_second = 0;  // median over batches, of the passes through the decoder
 };
 
 class PlanMeter {

@@ -52,7 +52,7 @@ class Sweep {
         scores_(num_trials_ + 1),
         stopped_(num_trials_ + 1, false) {}
 
-  void run(const SampleBatch& batch) {
+  void run(const tasks::SampleBatch& batch) {
     std::vector<std::size_t> missing;
     for (std::size_t trial = 0; trial <= num_trials_; ++trial) {
       if (!stopped_[trial] && state_.find(batches_, trial) == nullptr) missing.push_back(trial);
@@ -67,7 +67,7 @@ class Sweep {
     }
     for (std::size_t trial = 0; trial <= num_trials_; ++trial) {
       if (stopped_[trial]) continue;
-      const std::vector<SampleScore>& scores = *state_.find(batches_, trial);
+      const std::vector<tasks::SampleScore>& scores = *state_.find(batches_, trial);
       QALOF_CHECK(scores.size() == batch.samples(), ErrorKind::kCorruptFile,
                   "{}/{}: batch {}: {} scores, expected {}", options_.output_dir, kStateFile,
                   batches_, scores.size(), batch.samples());
@@ -80,10 +80,10 @@ class Sweep {
   }
 
   /// Samples of a trial; 0 is all-high.
-  const std::vector<SampleScore>& scores(std::size_t trial) const { return scores_[trial]; }
+  const std::vector<tasks::SampleScore>& scores(std::size_t trial) const { return scores_[trial]; }
 
  private:
-  void run_high(const SampleBatch& batch) {
+  void run_high(const tasks::SampleBatch& batch) {
     const std::size_t hidden = executions_.high().base().config().hidden;
     sequences_ = batch.sequences();
     const std::size_t rows = batch.tokens() * hidden;
@@ -100,7 +100,7 @@ class Sweep {
                  batch.score(reference_, reference_, executions_.high().description()));
   }
 
-  void run_trial(const SampleBatch& batch, std::size_t trial) {
+  void run_trial(const tasks::SampleBatch& batch, std::size_t trial) {
     const std::size_t unit = (trial - 1) / options_.low.size();
     const std::size_t low = (trial - 1) % options_.low.size();
     const std::size_t layer = units_[unit].first_layer;
@@ -138,36 +138,36 @@ class Sweep {
   std::size_t num_trials_;
   std::uint64_t total_, done_ = 0;
   std::size_t batches_ = 0;
-  std::vector<std::vector<SampleScore>> scores_;
+  std::vector<std::vector<tasks::SampleScore>> scores_;
   std::vector<bool> stopped_;
   runtime::DecoderWorkspace workspace_;
   std::vector<runtime::Sequence> sequences_;
   std::vector<float> hidden_, states_, reference_;
 };
 
-double mean_of(const std::vector<SampleScore>& scores, double SampleScore::*member) {
+double mean_of(const std::vector<tasks::SampleScore>& scores, double tasks::SampleScore::*member) {
   double sum = 0;
-  for (const SampleScore& score : scores) sum += score.*member;
+  for (const tasks::SampleScore& score : scores) sum += score.*member;
   return sum / static_cast<double>(scores.size());
 }
 
-UnitCost cost_of(int bits, const std::vector<SampleScore>& low,
-                 const std::vector<SampleScore>& high,
+UnitCost cost_of(int bits, const std::vector<tasks::SampleScore>& low,
+                 const std::vector<tasks::SampleScore>& high,
                  std::map<std::size_t, PairedBootstrap>& bootstraps) {
   UnitCost cost;
   cost.bits = bits;
   cost.samples = low.size();
-  cost.kl = mean_of(low, &SampleScore::kl);
+  cost.kl = mean_of(low, &tasks::SampleScore::kl);
   const PairedBootstrap& bootstrap = bootstraps.try_emplace(low.size(), low.size()).first->second;
-  const auto compare = [&](double SampleScore::*member, double& mean, Interval* interval) {
+  const auto compare = [&](double tasks::SampleScore::*member, double& mean, Interval* interval) {
     std::vector<double> differences(low.size());
     for (std::size_t i = 0; i < low.size(); ++i) differences[i] = low[i].*member - high[i].*member;
     mean = mean_and_error(differences).mean;
     if (interval != nullptr) *interval = bootstrap.interval(differences);
   };
-  compare(&SampleScore::exact, cost.delta_em, nullptr);
-  compare(&SampleScore::f1, cost.delta_f1, &cost.delta_f1_interval);
-  compare(&SampleScore::loss, cost.delta_loss, &cost.delta_loss_interval);
+  compare(&tasks::SampleScore::exact, cost.delta_em, nullptr);
+  compare(&tasks::SampleScore::f1, cost.delta_f1, &cost.delta_f1_interval);
+  compare(&tasks::SampleScore::loss, cost.delta_loss, &cost.delta_loss_interval);
   return cost;
 }
 
@@ -202,20 +202,19 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
   observer.progress("questions x units", 0, reader->total() * units.size() * options.low.size(),
                     "");
   Sweep sweep(options, executions, head, units, state, reader->total(), pool, observer);
-  reader->read(model.batch_tokens(), [&](const SampleBatch& batch) {
+  reader->read(model.batch_tokens(), [&](const tasks::SampleBatch& batch) {
     sweep.run(batch);
     return true;
   });
 
   SensitivityResult result = empty_result(options, handle);
   result.special_tokens = model.special_tokens();
-  const std::vector<SampleScore>& high = sweep.scores(0);
+  const std::vector<tasks::SampleScore>& high = sweep.scores(0);
   result.samples = high.size();
-  QALOF_CHECK(result.samples > 0, ErrorKind::kBadInput, "{}: holds no sample",
-              options.data.validation_file);
-  result.em = mean_of(high, &SampleScore::exact);
-  result.f1 = mean_of(high, &SampleScore::f1);
-  result.loss = mean_of(high, &SampleScore::loss);
+  QALOF_CHECK(result.samples > 0, ErrorKind::kBadInput, "{}: holds no sample", options.data.file);
+  result.em = mean_of(high, &tasks::SampleScore::exact);
+  result.f1 = mean_of(high, &tasks::SampleScore::f1);
+  result.loss = mean_of(high, &tasks::SampleScore::loss);
   std::map<std::size_t, PairedBootstrap> bootstraps;
   for (std::size_t unit = 0; unit < units.size(); ++unit) {
     UnitResult& entry = result.units.emplace_back();

@@ -8,17 +8,18 @@
 #include <vector>
 
 #include "app/model_handle.h"
-#include "app/qa_batches.h"
 #include "app/sensitivity/units.h"
 #include "core/statistics.h"
+#include "tasks/table.h"
 
 namespace qalof::app {
 
 struct SensitivityOptions {
   std::string by = "measured";  // estimate_sensitivity: "fisher" or "hessian"
   ModelOptions model;           // its precision is high's
-  std::string task = "qa";
-  QaEvaluationOptions data;  // validation_file, max_eval_samples and features serve every task
+  std::string task = tasks::kDefaultTask;
+  tasks::TaskSet tasks;  // their options
+  tasks::DataOptions data;
   UnitOptions units;
   std::string high = "8";
   std::vector<int> low = {4};

@@ -21,17 +21,17 @@ std::string header_text(const Json& identity) {
 }
 
 std::string record_text(std::size_t batch, std::size_t trial,
-                        const std::vector<SampleScore>& scores, double tokens_per_second) {
+                        const std::vector<tasks::SampleScore>& scores, double tokens_per_second) {
   Json rows = Json::array();
-  for (const SampleScore& score : scores)
+  for (const tasks::SampleScore& score : scores)
     rows.push_back({score.exact, score.f1, score.loss, score.kl});
   Json record = {{"batch", batch}, {"trial", trial}, {"scores", rows}};
   if (tokens_per_second > 0) record["tokens_per_second"] = tokens_per_second;
   return record.dump() + "\n";
 }
 
-std::vector<SampleScore> scores_of(const Json& record, const std::string& where) {
-  std::vector<SampleScore> scores;
+std::vector<tasks::SampleScore> scores_of(const Json& record, const std::string& where) {
+  std::vector<tasks::SampleScore> scores;
   const auto rows = record.find("scores");
   bool is_good = rows != record.end() && rows->is_array();
   for (std::size_t i = 0; is_good && i < rows->size(); ++i) {
@@ -88,7 +88,8 @@ void SensitivityState::read(const std::string& path, const Json& identity) {
   if (whole < text.size()) write_file_atomic(path, std::string_view(text).substr(0, whole));
 }
 
-const std::vector<SampleScore>* SensitivityState::find(std::size_t batch, std::size_t trial) const {
+const std::vector<tasks::SampleScore>* SensitivityState::find(std::size_t batch,
+                                                              std::size_t trial) const {
   const auto found = passes_.find({batch, trial});
   return found == passes_.end() ? nullptr : &found->second.scores;
 }
@@ -98,8 +99,8 @@ double SensitivityState::tokens_per_second(std::size_t batch, std::size_t trial)
   return found == passes_.end() ? 0 : found->second.tokens_per_second;
 }
 
-void SensitivityState::add(std::size_t batch, std::size_t trial, std::vector<SampleScore> scores,
-                           double tokens_per_second) {
+void SensitivityState::add(std::size_t batch, std::size_t trial,
+                           std::vector<tasks::SampleScore> scores, double tokens_per_second) {
   if (!file_ && !path_.empty()) {
     make_directories(std::filesystem::path(path_).parent_path().string());
     write_file_atomic(path_, header_);

@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include "app/sample_batches.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "tasks/samples.h"
 
 namespace qalof::app {
 
@@ -26,11 +26,11 @@ class SensitivityState {
   SensitivityState(const std::string& path, const Json& identity, bool overwrite);
 
   /// Null where it has not been measured. trial 0 is all-high.
-  const std::vector<SampleScore>* find(std::size_t batch, std::size_t trial) const;
+  const std::vector<tasks::SampleScore>* find(std::size_t batch, std::size_t trial) const;
   /// What add was given with the scores; 0 where nothing was.
   double tokens_per_second(std::size_t batch, std::size_t trial) const;
   /// On disk when it returns, as far as a killed process is concerned.
-  void add(std::size_t batch, std::size_t trial, std::vector<SampleScore> scores,
+  void add(std::size_t batch, std::size_t trial, std::vector<tasks::SampleScore> scores,
            double tokens_per_second = 0);
   /// Records that were there at the beginning.
   std::size_t resumed() const { return resumed_; }
@@ -38,7 +38,7 @@ class SensitivityState {
  private:
   void read(const std::string& path, const Json& identity);
   struct Pass {
-    std::vector<SampleScore> scores;
+    std::vector<tasks::SampleScore> scores;
     double tokens_per_second = 0;
   };
   std::map<std::pair<std::size_t, std::size_t>, Pass> passes_;

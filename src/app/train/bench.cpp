@@ -1,11 +1,11 @@
 #include "app/train/bench.h"
 
 #include "app/bench.h"
-#include "app/train/data.h"
 #include "core/error.h"
 #include "core/flag_range.h"
 #include "core/random.h"
 #include "kernels/isa.h"
+#include "tasks/qa/qa.h"
 #include "train/trainer.h"
 
 namespace qalof::app {
@@ -43,18 +43,21 @@ TrainBenchResult run_train_bench(const TrainBenchOptions& options, Observer& obs
   if (options.train_file.empty()) {
     examples = random_windows(options.batch, options.tokens, config.vocab_size);
   } else {
-    text::SpanFeatureOptions features;
-    features.max_seq_length = std::min<std::size_t>(options.tokens, config.max_positions);
-    features.doc_stride = std::min(features.doc_stride, features.max_seq_length / 3);
-    examples = load_qa_examples(options.train_file, open_encoder(handle, observer), features,
-                                /*max_samples=*/64 * options.batch, observer);
+    tasks::DataOptions data;
+    data.file = options.train_file;
+    data.max_seq_length = std::min<std::size_t>(options.tokens, config.max_positions);
+    data.max_samples = 64 * options.batch;
+    tasks::Qa qa;
+    qa.doc_stride = std::min(qa.doc_stride, *data.max_seq_length / 3);
+    const text::TextEncoder encoder = open_encoder(handle, observer);
+    examples = qa.examples(make_reading(handle, encoder, observer), data);
   }
   train::TrainOptions train = options.train;
   train.method = train::Method::kLora;
   train.plan = quant::resolve(handle.plan, handle.base->target());
-  train.batch_size = options.batch;
-  train.max_steps = options.repeats + 1;
-  train.warmup_steps = 0;
+  train.schedule.batch_size = options.batch;
+  train.schedule.max_steps = options.repeats + 1;
+  train.schedule.warmup_steps = 0;
   train.threads = choose_threads(options.model.threads);
   train::TrainHooks hooks;
   hooks.observer = &observer;

@@ -1,5 +1,6 @@
 #include "app/train/log.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
@@ -17,62 +18,32 @@ double seconds_since_1970() {
 // JSON has no NaN: null, as the library writes it too.
 Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
-// Of a number that may have been written so.
-double number_of(const Json& json, const char* key, const std::string& where) {
-  const auto found = json.find(key);
-  return found != json.end() && found->is_null() ? std::nan("") : json_number(json, key, where);
-}
-
 std::string line_of(const Json& json) { return json.dump() + "\n"; }
 
 }  // namespace
 
 Json score_json(const WidthScore& score) {
-  Json json = {{"precision", score.precision}, {"width", score.width}};
-  if (score.qa) {
-    json["eval_exact_match"] = score.qa->exact_match;
-    json["eval_f1"] = score.qa->f1;
-    json["eval_samples"] = score.qa->samples;
-  }
-  if (score.classification) {
-    json["eval_accuracy"] = score.classification->accuracy;
-    json["eval_loss"] = score.classification->loss;
-    json["eval_samples"] = score.classification->samples;
-  }
-  if (score.lm) {
-    json["eval_loss"] = score.lm->loss;
-    json["perplexity"] = score.lm->perplexity;
-  }
+  Json json = tasks::to_json(score.scores, /*logged=*/true);
+  json["precision"] = score.precision;
+  json["width"] = score.width;
   return json;
 }
 
-WidthScore score_of(const Json& json, const std::string& where) {
+WidthScore score_of(const Json& json, std::span<const tasks::Metric> metrics,
+                    const std::string& where) {
   WidthScore score;
   score.precision = json_string(json, "precision", where);
   score.width = static_cast<int>(json_int(json, "width", where, 0, 32));
-  if (json.contains("eval_f1")) {
-    score.qa.emplace();
-    score.qa->exact_match = json_number(json, "eval_exact_match", where);
-    score.qa->f1 = json_number(json, "eval_f1", where);
-    score.qa->samples =
-        static_cast<std::uint64_t>(json_int(json, "eval_samples", where, 0, INT64_MAX));
-  } else if (json.contains("eval_accuracy")) {
-    score.classification.emplace();
-    score.classification->accuracy = json_number(json, "eval_accuracy", where);
-    score.classification->loss = number_of(json, "eval_loss", where);
-    score.classification->samples =
-        static_cast<std::uint64_t>(json_int(json, "eval_samples", where, 0, INT64_MAX));
-  } else {
-    score.lm.emplace();
-    score.lm->loss = number_of(json, "eval_loss", where);
-    score.lm->perplexity = number_of(json, "perplexity", where);
-  }
+  score.scores = tasks::scores_of(json, metrics, where);
   return score;
 }
 
 RunLog::RunLog(const TrainRunOptions& options, std::size_t num_examples, std::int64_t max_steps,
                const ResumePoint* resume)
-    : options_(options), num_examples_(num_examples), max_steps_(max_steps) {
+    : options_(options),
+      metrics_of_task_(task_of(options).metrics()),
+      num_examples_(num_examples),
+      max_steps_(max_steps) {
   std::string lines = line_of({{"schema", "qalof.metrics"}, {"format_version", 1}});
   Json evaluations = Json::array();
   if (resume != nullptr) {
@@ -82,7 +53,7 @@ RunLog::RunLog(const TrainRunOptions& options, std::size_t num_examples, std::in
       if (entry.contains("width")) evaluations.push_back(entry);
     }
     for (const Json& score : trainer_state.value("phase_scores", Json::array())) {
-      phase_scores_.push_back(score_of(score, where));
+      phase_scores_.push_back(score_of(score, metrics_of_task_, where));
     }
     std::size_t next = 0;
     auto take_evaluations = [&](std::int64_t up_to) {
@@ -110,14 +81,14 @@ RunLog::RunLog(const TrainRunOptions& options, std::size_t num_examples, std::in
 }
 
 bool RunLog::is_logged(const train::StepRecord& record) const {
-  const std::int64_t every = options_.train.logging_steps;
+  const std::int64_t every = options_.train.logging.logging_steps;
   return every <= 0 || record.step % every == 0 || record.step == 1 ||
          record.step == record.total_steps || record.skipped;
 }
 
 double RunLog::epoch_of(std::int64_t step) const {
   const std::size_t per_step =
-      options_.train.batch_size * options_.train.gradient_accumulation_steps;
+      options_.train.schedule.batch_size * options_.train.schedule.gradient_accumulation_steps;
   const std::size_t steps = (num_examples_ + per_step - 1) / per_step;
   return static_cast<double>(step) / static_cast<double>(steps);
 }
@@ -168,18 +139,13 @@ void RunLog::add(const train::Checkpoint& point, const std::vector<WidthScore>& 
     history_.push_back(entry);
     if (at_phase_end) phase_scores_.push_back(score);
     if (!events_) continue;
-    auto event = [&](const char* name, double value) {
-      events_->scalar(fmt::format("eval/w{}_{}", score.width, name), point.global_step, value, now);
-    };
-    if (score.qa) {
-      event("f1", score.qa->f1);
-      event("exact_match", score.qa->exact_match);
-    } else if (score.classification) {
-      event("accuracy", score.classification->accuracy);
-      event("loss", score.classification->loss);
-    } else {
-      event("loss", score.lm->loss);
-      event("perplexity", score.lm->perplexity);
+    for (std::size_t i = 0; i < score.scores.metrics.size(); ++i) {
+      const tasks::Metric& metric = score.scores.metrics[i];
+      if (metric.is_count) continue;
+      std::string_view name = metric.key;
+      if (name.starts_with("eval_")) name.remove_prefix(5);
+      events_->scalar(fmt::format("eval/w{}_{}", score.width, name), point.global_step,
+                      score.scores.values[i], now);
     }
   }
 }
@@ -190,12 +156,13 @@ Json RunLog::trainer_state() const {
   Json best_metric, best_step;
   for (const Json& entry : history_) {
     if (!entry.contains("width")) continue;
-    const char* metric = entry.contains("eval_f1")         ? "eval_f1"
-                         : entry.contains("eval_accuracy") ? "eval_accuracy"
-                                                           : "eval_loss";
-    const bool larger_is_better = metric != std::string_view("eval_loss");
+    const auto metric = std::find_if(
+        metrics_of_task_.begin(), metrics_of_task_.end(),
+        [](const tasks::Metric& one) { return one.decides != tasks::Metric::Decides::kNo; });
+    const bool larger_is_better = metric->decides == tasks::Metric::Decides::kHigher;
+    const Json& of_entry = entry[metric->key];
     // None of a resumed run, NaN before.
-    const double value = entry[metric].is_number() ? entry[metric].get<double>() : std::nan("");
+    const double value = of_entry.is_number() ? of_entry.get<double>() : std::nan("");
     if (!std::isfinite(value)) continue;
     const bool better =
         best_metric.is_null() ||
@@ -212,21 +179,21 @@ Json RunLog::trainer_state() const {
           {"best_metric", best_metric},
           {"best_model_checkpoint", Json()},
           {"epoch", history_.empty() ? Json(0) : history_.back()["epoch"]},
-          {"eval_steps", train.eval_steps},
+          {"eval_steps", train.logging.eval_steps},
           {"global_step", global_step_},
           {"is_hyper_param_search", false},
           {"is_local_process_zero", true},
           {"is_world_process_zero", true},
           {"log_history", history_},
-          {"logging_steps", train.logging_steps},
+          {"logging_steps", train.logging.logging_steps},
           {"max_steps", max_steps_},
           {"num_input_tokens_seen", tokens_},
-          {"num_train_epochs", train.num_train_epochs},
+          {"num_train_epochs", train.schedule.num_train_epochs},
           {"phase_scores", phase_scores},
-          {"save_steps", train.save_steps},
+          {"save_steps", train.logging.save_steps},
           {"stateful_callbacks", Json::object()},
           {"total_flos", 0},
-          {"train_batch_size", train.batch_size},
+          {"train_batch_size", train.schedule.batch_size},
           {"trial_name", Json()},
           {"trial_params", Json()}};
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,9 +14,11 @@
 
 namespace qalof::app {
 
-/// Scores as they stand in JSON: "eval_f1", ...; and back, but for what is not written.
+/// Scores in JSON, "eval_f1" and the like; and back, but for what is not written. metrics: of the
+/// run's task.
 Json score_json(const WidthScore& score);
-WidthScore score_of(const Json& json, const std::string& where);
+WidthScore score_of(const Json& json, std::span<const tasks::Metric> metrics,
+                    const std::string& where);
 
 /// Not thread-safe.
 class RunLog {
@@ -45,6 +48,7 @@ class RunLog {
   std::string take(const train::StepRecord& record);
 
   const TrainRunOptions& options_;
+  std::span<const tasks::Metric> metrics_of_task_;
   std::size_t num_examples_;
   std::int64_t global_step_ = 0;
   std::int64_t max_steps_;

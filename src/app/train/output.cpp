@@ -26,8 +26,8 @@ Json default_plan(const TrainRunOptions& options, const ModelHandle& handle,
   const int width = weights.adapters.rbegin()->first;
   quant::PlanSpec spec = quant::parse_plan(std::to_string(width));
   spec.scheme = handle.plan.scheme;
-  if (options.train.kv_bits)
-    spec.default_precision.k = spec.default_precision.v = {*options.train.kv_bits};
+  if (options.train.widths.kv_bits)
+    spec.default_precision.k = spec.default_precision.v = {*options.train.widths.kv_bits};
   return quant::to_json(spec);
 }
 
@@ -36,12 +36,12 @@ void write_adapters(const std::string& path, const TrainRunOptions& options,
   io::AdapterDir dir;
   dir.base_id = handle.base->path();
   dir.base_sha256 = handle.base->source().sha256();
-  dir.separator = options.features.separator;
+  dir.separator = task_of(options).pair_separator();
   dir.label_names = options.label_names;
   for (const auto& [width, adapter] : weights.adapters) {
     const std::string name = fmt::format("w{}", width);
-    weights::save_adapter(path + "/" + name, *adapter, handle.base->config(), options.train.task,
-                          dir.base_id);
+    weights::save_adapter(path + "/" + name, *adapter, handle.base->config(),
+                          options.train.head_kind, dir.base_id);
     dir.adapters[width] = name;
     if (adapter->qa_head || adapter->class_head) dir.heads[width] = name;
     if (adapter->learned) dir.quantizers[width] = name;
@@ -55,10 +55,10 @@ void write_adapters(const std::string& path, const TrainRunOptions& options,
 }  // namespace
 
 void write_model_directory(const std::string& path, const weights::BaseModel& base,
-                           weights::Task task,
+                           weights::HeadKind head_kind,
                            const std::map<std::string, train::NamedTensor>& tensors, bool bf16,
                            const std::vector<std::string>& label_names) {
-  const model::ModelClass model_class = weights::model_class(task);
+  const model::ModelClass model_class = weights::model_class(head_kind);
   const std::string prefix = model::decoder_prefix(base.config(), model_class);
   std::vector<std::vector<std::byte>> storage;
   storage.reserve(tensors.size());
@@ -94,7 +94,7 @@ void write_weights(const std::string& path, const TrainRunOptions& options,
                    const ModelHandle& handle, const train::TrainedWeights& weights) {
   if (!weights.adapters.empty()) write_adapters(path, options, handle, weights);
   if (!weights.tensors.empty())
-    write_model_directory(path, *handle.base, options.train.task, weights.tensors,
+    write_model_directory(path, *handle.base, options.train.head_kind, weights.tensors,
                           options.save_bf16, options.label_names);
 }
 

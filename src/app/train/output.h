@@ -19,7 +19,7 @@ void save_checkpoint(const TrainRunOptions& options, const ModelHandle& handle,
 /// A Hugging Face directory of named tensors with the base's config and tokenizer; label_names
 /// become its id2label where there are any.
 void write_model_directory(const std::string& path, const weights::BaseModel& base,
-                           weights::Task task,
+                           weights::HeadKind head_kind,
                            const std::map<std::string, train::NamedTensor>& tensors, bool bf16,
                            const std::vector<std::string>& label_names = {});
 

@@ -28,26 +28,18 @@ constexpr const char* kRangeTest = "range_test";
 // What no other check below sees before the first file is written.
 void check_numbers(const TrainRunOptions& options) {
   const train::TrainOptions& train = options.train;
-  QALOF_CHECK(train.learning_rate > 0, ErrorKind::kUsage,
-              "--learning_rate: found {}, expected a positive number", train.learning_rate);
-  QALOF_CHECK(train.logging_steps >= 1, ErrorKind::kUsage,
-              "--logging_steps: found {}, expected at least 1", train.logging_steps);
-  for (const auto& [flag, steps] :
-       {std::pair{"--eval_steps", train.eval_steps}, {"--save_steps", train.save_steps}}) {
-    QALOF_CHECK(steps >= 0, ErrorKind::kUsage, "{}: found {}, expected at least 0", flag, steps);
-  }
-  const text::SpanFeatureOptions& features = options.features;
-  const std::size_t least = train.task == weights::Task::kLm               ? 2
-                            : train.task == weights::Task::kClassification ? 1
-                                                                           : 8;
-  QALOF_CHECK(features.max_seq_length >= least, ErrorKind::kUsage,
-              "--max_seq_length: found {}, expected at least {}", features.max_seq_length, least);
+  QALOF_CHECK(train.schedule.learning_rate > 0, ErrorKind::kUsage,
+              "--learning_rate: found {}, expected a positive number",
+              train.schedule.learning_rate);
+  const std::size_t least = task_of(options).least_length();
+  QALOF_CHECK(options.max_seq_length >= least, ErrorKind::kUsage,
+              "--max_seq_length: found {}, expected at least {}", options.max_seq_length, least);
   QALOF_CHECK(options.train_file != kTrainFileSelf || options.self_tokens >= 1, ErrorKind::kUsage,
               "--self_tokens: found 0, expected at least 1");
 }
 
 void check_options(const TrainRunOptions& options) {
-  QALOF_CHECK(!options.find_min_bits || options.train.method == train::Method::kCpt,
+  QALOF_CHECK(!options.train.widths.find_min_bits || options.train.method == train::Method::kCpt,
               ErrorKind::kUsage, "--min_bits auto: is for --method cpt, found {}",
               train::to_string(options.train.method));
   for (const auto& [value, flag] :
@@ -55,7 +47,7 @@ void check_options(const TrainRunOptions& options) {
     QALOF_CHECK(!value->empty(), ErrorKind::kUsage, "{} is missing", flag);
   }
   const bool is_self = options.train_file == kTrainFileSelf;
-  QALOF_CHECK(!is_self || options.train.task == weights::Task::kLm, ErrorKind::kUsage,
+  QALOF_CHECK(!is_self || task_of(options).head_kind() == weights::HeadKind::kLm, ErrorKind::kUsage,
               "--train_file self: a model writes text for --task lm alone");
   for (const std::string& file : {options.train_file, options.validation_file}) {
     QALOF_CHECK(file.empty() || (is_self && file == options.train_file) || fs::exists(file),
@@ -92,25 +84,13 @@ class Scorer {
     WidthScore score;
     score.width = width;
     score.precision = execution->description();
-    if (options_.train.task == weights::Task::kQa) {
-      QaEvaluationOptions qa;
-      qa.validation_file = options_.validation_file;
-      qa.max_eval_samples = options_.max_eval_samples;
-      qa.features = options_.features;
-      score.qa = evaluate_qa(*execution, encoder_, qa, pool_, observer_);
-    } else if (options_.train.task == weights::Task::kClassification) {
-      ClassificationEvaluationOptions classification;
-      classification.validation_file = options_.validation_file;
-      classification.max_eval_samples = options_.max_eval_samples;
-      classification.max_seq_length = options_.features.max_seq_length;
-      score.classification =
-          evaluate_classification(*execution, encoder_, classification, pool_, observer_);
-    } else {
-      LmEvaluationOptions lm;
-      lm.validation_file = options_.validation_file;
-      lm.max_seq_length = options_.features.max_seq_length;
-      score.lm = evaluate_lm(*execution, encoder_, lm, pool_, observer_);
-    }
+    tasks::DataOptions data;
+    data.file = options_.validation_file;
+    data.max_samples = options_.max_eval_samples;
+    data.max_seq_length = options_.max_seq_length;
+    const runtime::RequestExecutions executions(*execution);
+    score.scores = task_of(options_).evaluate(
+        {{encoder_, base->config().max_positions, observer_}, executions, pool_}, data);
     return score;
   }
 
@@ -123,34 +103,26 @@ class Scorer {
 };
 
 std::string score_text(const WidthScore& score) {
-  if (score.qa)
-    return fmt::format("exact match {:.2f}, F1 {:.2f} ({})", score.qa->exact_match, score.qa->f1,
-                       score.precision);
-  if (score.classification)
-    return fmt::format("accuracy {:.2f}, loss {:.4f} ({})", score.classification->accuracy,
-                       score.classification->loss, score.precision);
-  return fmt::format("loss {:.4f}, perplexity {:.3f} ({})", score.lm->loss, score.lm->perplexity,
+  return fmt::format("{} ({})", tasks::to_text(score.scores, ", ", /*with_counts=*/false),
                      score.precision);
 }
 
-// Classes are those of the whole training file, whatever part of it trains.
 void choose_labels(TrainRunOptions& options, const ModelHandle& handle, Observer& observer) {
-  const text::ClassificationFile file = text::scan_classification(options.train_file);
-  options.train.num_labels = file.num_labels;
-  options.label_names = file.label_names;
-  if (!options.validation_file.empty())
-    check_classification(options.validation_file, file.num_labels);
+  const auto classes = task_of(options).classes(options.train_file, options.validation_file);
+  if (!classes) return;
+  options.train.num_labels = classes->count;
+  options.label_names = classes->names;
   const std::optional<weights::Head>& own = handle.base->class_head();
-  if (own && own->outputs != file.num_labels) {
+  if (own && own->outputs != classes->count) {
     observer.info(fmt::format("{}: its head of {} classes is left, {} has {}: a fresh one trains",
                               handle.base->path(), own->outputs, options.train_file,
-                              file.num_labels));
+                              classes->count));
   }
 }
 
 // Optimizer steps of all phases. Error{kUsage} for a length that cannot be.
 std::int64_t count_steps(const train::TrainOptions& options, const quant::PlanTarget& target,
-                         const std::vector<train::Example>& examples) {
+                         const std::vector<tasks::Example>& examples) {
   std::int64_t steps = 0;
   for (const train::Phase& phase : train::make_phases(options, target)) {
     const std::int64_t of_phase = train::steps_of_phase(options, phase, examples);
@@ -230,9 +202,11 @@ Json to_json(const TrainRunResult& result) {
 TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   check_options(given);
   TrainRunOptions options = given;
+  const tasks::Task& task = task_of(options);
+  options.train.head_kind = task.head_kind();
   const ModelHandle handle = open_model(options.model, observer);
   const model::ModelConfig& config = handle.base->config();
-  if (options.train.task == weights::Task::kLm) handle.base->require_lm_head();
+  if (options.train.head_kind == weights::HeadKind::kLm) handle.base->require_lm_head();
   const text::TextEncoder encoder = open_encoder(handle, observer);
   if (!options.model.precision.empty())
     options.train.plan = quant::resolve(handle.plan, handle.base->target());
@@ -242,33 +216,32 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   if (!options.adapter.empty()) options.train.start = open_start(options, handle, observer);
   if (!options.teacher.empty() && !options.train.teacher_self)
     options.train.teacher = open_teacher(options, handle, observer);
-  if (text::fit_windows(options.features, config.max_positions)) {
+  if (options.max_seq_length > config.max_positions) {
     observer.info(fmt::format("windows of {} tokens: the model has {} positions",
                               config.max_positions, config.max_positions));
+    options.tasks.fit(config.max_positions);
+    options.max_seq_length = config.max_positions;
   }
-  QALOF_CHECK(options.train.task != weights::Task::kQa ||
-                  options.features.doc_stride + 2 <= options.features.max_seq_length,
-              ErrorKind::kUsage, "--doc_stride {} leaves no room in --max_seq_length {}",
-              options.features.doc_stride, options.features.max_seq_length);
-  if (options.find_min_bits) options.train.min_bits = train::kFewestBits;  // until it is known
-  if (options.train.task == weights::Task::kClassification)
-    choose_labels(options, handle, observer);
+  task.check_length(options.max_seq_length);
+  if (options.train.widths.find_min_bits)
+    options.train.widths.min_bits = train::kFewestBits;  // until it is known
+  choose_labels(options, handle, observer);
   // Flags that contradict each other are refused before anything is written.
   train::check_options(options.train, handle.base->target());
-  const Json special_tokens = encoder.description(options.train.task == weights::Task::kQa);
+  const Json special_tokens = encoder.description(task.reads_pairs());
   observer.status("reading " + options.train_file);
   Json identity = run_identity(options, handle);
   if (!encoder.is_plain()) identity["special_tokens"] = special_tokens;
   RunDirectory directory(options, identity, observer);
   if (options.train_file == kTrainFileSelf) directory.claim(identity);  // its text is written there
-  const std::vector<train::Example> examples = load_examples(options, handle, encoder, observer);
+  const std::vector<tasks::Example> examples = load_examples(options, handle, encoder, observer);
   std::size_t tokens = 0, longest = 0;
-  for (const train::Example& example : examples) {
+  for (const tasks::Example& example : examples) {
     tokens += example.ids.size();
     longest = std::max(longest, example.ids.size());
   }
   const std::string what =
-      options.train.task == weights::Task::kClassification
+      options.train.num_labels > 0
           ? fmt::format("{} texts, {} classes", examples.size(), options.train.num_labels)
           : fmt::format("{} windows", examples.size());
   observer.info(
@@ -281,14 +254,14 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   train::TrainHooks hooks;
   hooks.observer = &observer;
   hooks.should_stop = options.should_stop;
-  if (options.find_min_bits) {
+  if (options.train.widths.find_min_bits) {
     result.range_test = resume != nullptr
                             ? range_test_of(resume->identity.value(kRangeTest, Json::object()),
                                             resume->checkpoint.path + "/" + kRunFile)
                             : train::find_min_bits(handle.base, options.train, examples, hooks);
-    options.train.min_bits = result.range_test->min_bits;
+    options.train.widths.min_bits = result.range_test->min_bits;
     identity[kRangeTest] = to_json(*result.range_test);
-    observer.info(fmt::format("range test: --min_bits {}", options.train.min_bits));
+    observer.info(fmt::format("range test: --min_bits {}", options.train.widths.min_bits));
   }
   observer.info(
       fmt::format("memory estimate {:.0f} MB",

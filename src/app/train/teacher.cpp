@@ -38,7 +38,7 @@ std::shared_ptr<const train::TeacherModel> open_teacher(const TrainRunOptions& o
   teacher->plan.scheme = *handle.plan.scheme;
   if (!has_adapters)
     check_same_tokens("--teacher " + path, open_tokenizer(handle), open_tokenizer(student));
-  if (has_adapters && handle.adapters->separator != options.features.separator) {
+  if (has_adapters && handle.adapters->separator != task_of(options).pair_separator()) {
     observer.warn(
         fmt::format("--teacher {}: was trained with another --separator than this run has", path));
   }
@@ -63,7 +63,7 @@ std::shared_ptr<const weights::AdapterSet> open_start(const TrainRunOptions& opt
   const std::string sha256 = model.base->source().sha256();
   if (!set->base_sha256.empty() && set->base_sha256 != sha256)
     observer.warn(fmt::format("--adapter {}: was trained on another base", options.adapter));
-  if (set->separator != options.features.separator && options.train.task == weights::Task::kQa)
+  if (set->separator != task_of(options).pair_separator() && task_of(options).reads_pairs())
     observer.warn(fmt::format(
         "--adapter {}: was trained with another --separator than this run has", options.adapter));
   return set;

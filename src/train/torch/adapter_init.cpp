@@ -80,10 +80,10 @@ PairValues AdapterInit::values(std::size_t linear, int bits, RankRange ranks,
                                std::span<const PairValues> before) const {
   if (std::optional<PairValues> found = started(linear, bits)) return *std::move(found);
   const model::LinearSpec& spec = base_.linears()[linear];
-  const bool shares = options_.adapter_form == AdapterForm::kCascaded;
+  const bool shares = options_.adapters.adapter_form == AdapterForm::kCascaded;
   PairValues values =
       fresh_pair(spec, ranks, options_.seed, shares ? "cascaded" : fmt::format("w{}", bits));
-  if (options_.init_lora == InitLora::kDefault) return values;
+  if (options_.adapters.init_lora == InitLora::kDefault) return values;
   at::Tensor missing = lost(linear, bits);
   if (!missing.defined()) return values;
   const double scaling = lora_scaling(options_);

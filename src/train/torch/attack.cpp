@@ -94,9 +94,9 @@ struct Attacker::State {
     std::vector<AttackNetwork> classifiers;
     for (const TeacherModel& model : networks.classifiers)
       classifiers.push_back(
-          network(model, weights::Task::kClassification, networks.num_labels, "attacked"));
+          network(model, weights::HeadKind::kClass, networks.num_labels, "attacked"));
     AttackNetwork reference =
-        network(networks.reference, weights::Task::kLm, 0, "--reference_model");
+        network(networks.reference, weights::HeadKind::kLm, 0, "--reference_model");
     at::Tensor allowed = at::zeros({static_cast<std::int64_t>(vocab)}, at::kFloat);
     float* values = allowed.mutable_data_ptr<float>();
     for (std::size_t v = 0; v < std::min(vocab, networks.allowed.size()); ++v)
@@ -110,14 +110,14 @@ struct Attacker::State {
                       .to(device);
   }
 
-  AttackNetwork network(const TeacherModel& model, weights::Task task, std::size_t num_labels,
-                        const std::string& where) {
+  AttackNetwork network(const TeacherModel& model, weights::HeadKind head_kind,
+                        std::size_t num_labels, const std::string& where) {
     QALOF_CHECK(model.base->config().vocab_size == vocab, ErrorKind::kBadInput,
                 "{}: {} embeddings, the reference model has {}", model.name,
                 model.base->config().vocab_size, vocab);
     AttackNetwork result;
     result.plan = std::make_shared<GraphPlan>(model.plan, /*clip=*/0);
-    result.view = frozen_view(model, task, num_labels, where + " " + model.name, device);
+    result.view = frozen_view(model, head_kind, num_labels, where + " " + model.name, device);
     std::unique_ptr<Graph>& graph = graphs[model.base.get()];
     if (!graph && device.is_cpu()) {
       graph = make_kernel_graph(model.base, nullptr, parallel, {.bits = kProductBits});

@@ -166,12 +166,12 @@ class Estimator {
 
 FisherResult fisher_estimates(const FisherInputs& inputs, std::span<const Example> examples,
                               ParallelFor& parallel) {
-  QALOF_CHECK(inputs.task != weights::Task::kLm, ErrorKind::kUnsupported,
+  QALOF_CHECK(inputs.head_kind != weights::HeadKind::kLm, ErrorKind::kUnsupported,
               "--by fisher: found --task lm, expected qa or classification");
-  const NetworkView view =
-      frozen_view(inputs.network, inputs.task, inputs.num_labels, inputs.network.name, at::kCPU);
+  const NetworkView view = frozen_view(inputs.network, inputs.head_kind, inputs.num_labels,
+                                       inputs.network.name, at::kCPU);
   TrainOptions options;
-  options.task = inputs.task;
+  options.head_kind = inputs.head_kind;
   options.num_labels = inputs.num_labels;
   check_examples(examples, inputs.network.base->config(), options);
   at::set_num_threads(1);
@@ -186,7 +186,7 @@ FisherResult fisher_estimates(const FisherInputs& inputs, std::span<const Exampl
   for_batches(examples, inputs.tokens_per_batch, [&](const PackedBatch& batch, std::size_t done) {
     estimator.begin_batch(batch);
     LossParts parts;
-    const at::Tensor sum = window_loss_sum(*graph, batch, plan, view, inputs.task, &parts);
+    const at::Tensor sum = window_loss_sum(*graph, batch, plan, view, inputs.head_kind, &parts);
     check_finite(parts.hard, "the loss", [&] { return windows_text(batch, done); });
     sum.backward();
     loss += parts.hard;

@@ -80,16 +80,16 @@ std::vector<std::vector<double>> quantization_errors(const HessianInputs& inputs
 
 HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Example> examples,
                              ParallelFor& parallel) {
-  QALOF_CHECK(inputs.task != weights::Task::kLm, ErrorKind::kUnsupported,
+  QALOF_CHECK(inputs.head_kind != weights::HeadKind::kLm, ErrorKind::kUnsupported,
               "--by hessian: found --task lm, expected qa or classification");
-  NetworkView view =
-      frozen_view(inputs.network, inputs.task, inputs.num_labels, inputs.network.name, at::kCPU);
+  NetworkView view = frozen_view(inputs.network, inputs.head_kind, inputs.num_labels,
+                                 inputs.network.name, at::kCPU);
   const at::ScalarType type = inputs.in_double ? at::kDouble : at::kFloat;
   set_dtype(view, type);
   QALOF_CHECK(inputs.vectors >= 1, ErrorKind::kUsage,
               "--hessian_vectors: found {}, expected at least 1", inputs.vectors);
   TrainOptions options;
-  options.task = inputs.task;
+  options.head_kind = inputs.head_kind;
   options.num_labels = inputs.num_labels;
   check_examples(examples, inputs.network.base->config(), options);
   at::set_num_threads(inputs.threads);
@@ -118,7 +118,7 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
     };
     const auto add_products = [&](double factor) {
       LossParts parts;
-      const at::Tensor loss = window_loss_sum(*graph, batch, plan, view, inputs.task, &parts);
+      const at::Tensor loss = window_loss_sum(*graph, batch, plan, view, inputs.head_kind, &parts);
       check_finite(parts.hard, "the loss", [&] { return windows_text(batch, done); });
       const auto gradients = torch::autograd::grad({loss}, weights);
       for (std::size_t i = 0; i < weights.size(); ++i)

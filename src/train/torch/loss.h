@@ -55,8 +55,8 @@ struct LmLossInputs {
 at::Tensor lm_loss_of(const at::Tensor& hidden, const LmLossInputs& inputs, LossParts* parts);
 
 /// Labels of a window that LossParts::hits counts; 0 for lm.
-inline int labels_per_window(weights::Task task) {
-  return task == weights::Task::kQa ? 2 : task == weights::Task::kClassification ? 1 : 0;
+inline int labels_per_window(weights::HeadKind head_kind) {
+  return head_kind == weights::HeadKind::kSpan ? 2 : head_kind == weights::HeadKind::kClass ? 1 : 0;
 }
 
 /// Tokens that a language model's loss predicts.

@@ -138,9 +138,9 @@ BaseParams load_base_params(const weights::BaseModel& base, at::Device device,
 }
 
 TrainableBase::TrainableBase(const weights::BaseModel& base, FlatParameters& flat,
-                             weights::Task task)
+                             weights::HeadKind head_kind)
     : config_(base.config()),
-      with_lm_head_(task == weights::Task::kLm && config_.lm_head == model::LmHead::kOwn) {
+      with_lm_head_(head_kind == weights::HeadKind::kLm && config_.lm_head == model::LmHead::kOwn) {
   for (const BaseTensor& tensor : tensors_of(base, with_lm_head_)) {
     indices_.push_back(flat.add(tensor.shape, tensor.values));
   }
@@ -165,7 +165,7 @@ std::shared_ptr<const QuantizerStart> quantizer_start(const weights::BaseModel& 
   auto start = std::make_shared<QuantizerStart>();
   start->bits = bits;
   start->scheme = options.scheme;
-  start->rate = static_cast<float>(options.learn_steps_rate);
+  start->rate = static_cast<float>(options.quantizers.learn_steps_rate);
   if (learns_steps(options, bits)) {
     const model::LinearSpec& spec = base.linears()[linear];
     weights::RowCodes codes =
@@ -208,10 +208,10 @@ void QuantizerParams::project() {
 weights::Head initial_head(const weights::BaseModel& base, const TrainOptions& options, int bits) {
   if (options.start != nullptr) {
     const weights::Head* head =
-        runtime::serving_head(base, options.start.get(), bits, options.task);
+        runtime::serving_head(base, options.start.get(), bits, options.head_kind);
     if (head != nullptr) return *head;
   }
-  if (options.task == weights::Task::kClassification) {
+  if (options.head_kind == weights::HeadKind::kClass) {
     const std::optional<weights::Head>& own = base.class_head();
     if (own && own->outputs == options.num_labels) return *own;
     return weights::untrained_class_head(base, options.num_labels, options.seed);
@@ -252,9 +252,10 @@ std::shared_ptr<const weights::Adapter> export_adapter(const AdapterParams& para
   auto adapter = std::make_shared<weights::Adapter>();
   adapter->rank = static_cast<std::size_t>(params.linears.front().a.size(0));
   const auto scaling = static_cast<float>(lora_scaling(options));
-  adapter->alpha = adapter->rank == options.lora_r ? static_cast<float>(options.lora_alpha)
-                                                   : scaling * static_cast<float>(adapter->rank);
-  adapter->merged = options.adapter_form == AdapterForm::kMerged;
+  adapter->alpha = adapter->rank == options.adapters.lora_r
+                       ? static_cast<float>(options.adapters.lora_alpha)
+                       : scaling * static_cast<float>(adapter->rank);
+  adapter->merged = options.adapters.adapter_form == AdapterForm::kMerged;
   for (const QuantizerParams& quantizer : params.quantizers) {
     if (!adapter->learned) adapter->learned.emplace();
     adapter->learned->bits = quantizer.start->bits;
@@ -268,7 +269,7 @@ std::shared_ptr<const weights::Adapter> export_adapter(const AdapterParams& para
         spec.in, spec.out));
   }
   if (params.head.weight.defined()) {
-    (options.task == weights::Task::kClassification ? adapter->class_head : adapter->qa_head) =
+    (options.head_kind == weights::HeadKind::kClass ? adapter->class_head : adapter->qa_head) =
         export_head(params.head);
   }
   return adapter;
@@ -276,7 +277,7 @@ std::shared_ptr<const weights::Adapter> export_adapter(const AdapterParams& para
 
 std::map<std::string, NamedTensor> export_base(const BaseParams& params, const HeadParams& head,
                                                const model::ModelConfig& config,
-                                               weights::Task task) {
+                                               weights::HeadKind head_kind) {
   std::map<std::string, NamedTensor> tensors;
   auto add = [&](const std::string& name, const at::Tensor& tensor) {
     NamedTensor named;
@@ -305,7 +306,7 @@ std::map<std::string, NamedTensor> export_base(const BaseParams& params, const H
     if (linears[i].bias) add(linears[i].name + ".bias", params.biases[i]);
   }
   if (head.weight.defined()) {
-    const std::string name = task == weights::Task::kClassification ? "score" : "qa_outputs";
+    const std::string name = head_kind == weights::HeadKind::kClass ? "score" : "qa_outputs";
     add(name + ".weight", head.weight);
     if (head.bias.defined()) add(name + ".bias", head.bias);
   }

@@ -135,11 +135,11 @@ void copy_values(const std::vector<float>& values, const std::string& name, at::
 BaseParams load_base_params(const weights::BaseModel& base, at::Device device,
                             at::ScalarType dtype = at::kFloat);
 /// The same tensors as parameters of flat, to be built by the caller; call bind after build. An LM
-/// head of its own is one where the task needs it.
+/// head of its own is one where the kind needs it.
 class TrainableBase {
  public:
   TrainableBase(const weights::BaseModel& base, FlatParameters& flat,
-                weights::Task task = weights::Task::kLm);
+                weights::HeadKind head_kind = weights::HeadKind::kLm);
   BaseParams bind(const FlatParameters& flat) const;
 
  private:
@@ -148,7 +148,7 @@ class TrainableBase {
   bool with_lm_head_;
 };
 
-/// The head that options.start has for a width, else the base's own of the task where it has one of
+/// The head that options.start has for a width, else the base's own of the kind where it has one of
 /// as many outputs, else an untrained one.
 weights::Head initial_head(const weights::BaseModel& base, const TrainOptions& options, int bits);
 
@@ -161,6 +161,6 @@ std::shared_ptr<const weights::Adapter> export_adapter(const AdapterParams& para
                                                        const TrainOptions& options);
 std::map<std::string, NamedTensor> export_base(const BaseParams& params, const HeadParams& head,
                                                const model::ModelConfig& config,
-                                               weights::Task task);
+                                               weights::HeadKind head_kind);
 
 }  // namespace qalof::train

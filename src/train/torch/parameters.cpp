@@ -45,7 +45,7 @@ NetworkView view_of(const std::map<int, AdapterParams>& adapters, const Network&
                     const TrainOptions& options) {
   NetworkView view;
   view.lora_scaling = lora_scaling(options);
-  view.merged = options.adapter_form == AdapterForm::kMerged;
+  view.merged = options.adapters.adapter_form == AdapterForm::kMerged;
   if (adapters.empty()) return view;
   view.head = adapters.at(weights::nearest_width(adapters, network.head_width)).head;
   view.lora = choose_pairs(adapters, network, [](const AdapterParams& adapter, std::size_t linear) {
@@ -58,7 +58,7 @@ NetworkView view_of(const std::map<int, AdapterParams>& adapters, const Network&
 
 void PhaseParameters::add_pairs(const weights::BaseModel& base, const AdapterInit& init, int bits,
                                 Width& width, std::size_t& group) {
-  const bool shares = options_.adapter_form == AdapterForm::kCascaded;
+  const bool shares = options_.adapters.adapter_form == AdapterForm::kCascaded;
   std::size_t rank = 0;  // of the blocks that are there
   for (std::size_t block = shares ? 0 : blocks_.size(); block < blocks_.size(); ++block) {
     width.blocks.push_back(block);
@@ -100,14 +100,14 @@ PhaseParameters::PhaseParameters(const weights::BaseModel& base, const TrainOpti
                                  const Phase& phase, const std::map<int, AdapterParams>& earlier,
                                  at::Device device, ParallelFor& parallel)
     : options_(options) {
-  const bool has_head = options.task != weights::Task::kLm;
+  const bool has_head = options.head_kind != weights::HeadKind::kLm;
   const auto first_head = [&](int bits) {
     return phase.head_from ? export_head(earlier.at(*phase.head_from).head)
                            : initial_head(base, options, bits);
   };
   std::optional<TrainableBase> trainable;
   std::size_t group = 0;
-  if (options.method == Method::kFull) trainable.emplace(base, flat_, options.task);
+  if (options.method == Method::kFull) trainable.emplace(base, flat_, options.head_kind);
   const AdapterInit init(base, options_, phase, parallel);
   for (const int bits : phase.widths) {
     Width& width = widths_[bits];
@@ -180,7 +180,7 @@ std::map<int, AdapterParams> PhaseParameters::adapters() const {
     AdapterParams& adapter = adapters[bits];
     for (std::size_t i = 0; i < blocks_.front().pairs.size(); ++i)
       adapter.linears.push_back(pair_of(width, i));
-    if (options_.task != weights::Task::kLm) adapter.head = head_of(width.head);
+    if (options_.head_kind != weights::HeadKind::kLm) adapter.head = head_of(width.head);
     for (const Quantizer& quantizer : width.quantizers)
       adapter.quantizers.push_back(params_of(quantizer));
   }
@@ -190,10 +190,10 @@ std::map<int, AdapterParams> PhaseParameters::adapters() const {
 NetworkView PhaseParameters::view(const Network& network) const {
   NetworkView view;
   view.lora_scaling = lora_scaling(options_);
-  view.merged = options_.adapter_form == AdapterForm::kMerged;
+  view.merged = options_.adapters.adapter_form == AdapterForm::kMerged;
   if (shared_head_) view.head = head_of(*shared_head_);
   if (widths_.empty()) return view;
-  if (options_.task != weights::Task::kLm)
+  if (options_.head_kind != weights::HeadKind::kLm)
     view.head = head_of(widths_.at(weights::nearest_width(widths_, network.head_width)).head);
   view.lora = choose_pairs(widths_, network, [this](const Width& width, std::size_t linear) {
     return pair_of(width, linear);
@@ -213,7 +213,7 @@ std::vector<std::size_t> PhaseParameters::groups(const Network& network) const {
     if (serves(bits, network.plan.linears[i]) && !width.quantizers.empty())
       found.insert(width.quantizers[i].group);
   }
-  if (options_.task != weights::Task::kLm)
+  if (options_.head_kind != weights::HeadKind::kLm)
     found.insert(widths_.at(weights::nearest_width(widths_, network.head_width)).head_group);
   return {found.begin(), found.end()};
 }
@@ -232,7 +232,7 @@ void PhaseParameters::copy_width(int from, int to) {
     for (std::size_t i = 0; i < from_block.pairs.size(); ++i)
       copy(to_block.pairs[i], from_block.pairs[i]);
   }
-  if (options_.task == weights::Task::kLm) return;
+  if (options_.head_kind == weights::HeadKind::kLm) return;
   const HeadParams head = head_of(target.head), from_head = head_of(source.head);
   at::Tensor weight = head.weight, bias = head.bias;
   weight.copy_(from_head.weight);
@@ -242,7 +242,7 @@ void PhaseParameters::copy_width(int from, int to) {
 void PhaseParameters::export_to(const weights::BaseModel& base, TrainedWeights& weights) const {
   if (widths_.empty()) {
     weights.tensors = export_base(base_, shared_head_ ? head_of(*shared_head_) : HeadParams{},
-                                  base.config(), options_.task);
+                                  base.config(), options_.head_kind);
   }
   for (const auto& [bits, adapter] : adapters()) {
     weights.adapters[bits] = export_adapter(adapter, base, options_);

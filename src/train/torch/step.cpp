@@ -47,8 +47,8 @@ StepRunner::StepRunner(const StepContext& context)
   // squared error would drown the labels.
   const bool among_widths = options.method == Method::kJoint && !options.teacher;
   const KdLoss usual = among_widths ? KdLoss::kMse : KdLoss::kKl;
-  distillation_ = {options.kd_alpha, options.kd_temperature, options.kd_loss.value_or(usual),
-                   options.kd_beta};
+  distillation_ = {options.distillation.kd_alpha, options.distillation.kd_temperature,
+                   options.distillation.kd_loss.value_or(usual), options.distillation.kd_beta};
 }
 
 StepRunner::Normalizers StepRunner::normalizers_of(std::span<const std::uint32_t> windows) const {
@@ -56,13 +56,14 @@ StepRunner::Normalizers StepRunner::normalizers_of(std::span<const std::uint32_t
   for (const std::uint32_t window : windows)
     result.tokens += static_cast<double>(context_.examples[window].ids.size());
   const auto count = static_cast<double>(windows.size());
-  const bool is_lm = context_.options.task == weights::Task::kLm;
+  const bool is_lm = context_.options.head_kind == weights::HeadKind::kLm;
   result.loss = is_lm ? result.tokens - count : count;
   return result;
 }
 
 StepRunner::Student StepRunner::student_of(const StepPass& pass) const {
-  return {pass.network, std::make_shared<GraphPlan>(pass.network.plan, context_.options.ste_clip),
+  return {pass.network,
+          std::make_shared<GraphPlan>(pass.network.plan, context_.options.quantizers.ste_clip),
           context_.parameters.view(pass.network)};
 }
 
@@ -114,7 +115,8 @@ at::Tensor StepRunner::task_loss_of(const PassOutput& student,
   if (wanted_.logits) {
     std::vector<at::Tensor> logits;
     for (const PassOutput& teacher : teachers) logits.push_back(teacher.logits);
-    const auto loss = context_.options.task == weights::Task::kQa ? span_loss_of : class_loss_of;
+    const auto loss =
+        context_.options.head_kind == weights::HeadKind::kSpan ? span_loss_of : class_loss_of;
     return loss(student.logits, logits, batch, distillation_, normalizer, &parts);
   }
   LmLossInputs inputs;
@@ -134,21 +136,23 @@ at::Tensor StepRunner::loss_of(const PassOutput& student, const std::vector<Pass
   const TrainOptions& options = context_.options;
   at::Tensor loss = task_loss_of(student, teachers, batch, normalizers.loss, parts);
   if (teachers.empty()) return loss;
-  if (options.hidden_kd > 0) {
+  if (options.distillation.hidden_kd > 0) {
     std::vector<const std::vector<at::Tensor>*> blocks;
     for (const PassOutput& teacher : teachers) blocks.push_back(&teacher.blocks);
     loss = loss + hidden_loss_of(student.blocks, blocks, normalizers.tokens, &parts.hidden) *
-                      options.hidden_kd;
+                      options.distillation.hidden_kd;
   }
-  if (options.contrastive > 0) {
+  if (options.distillation.contrastive > 0) {
     std::vector<at::Tensor> hidden;
     for (const PassOutput& teacher : teachers) hidden.push_back(teacher.hidden);
     const double part = static_cast<double>(batch.tokens()) / normalizers.tokens;
-    loss = loss + contrastive_loss_of(student.hidden, hidden, options.contrastive_temperature, part,
+    loss = loss + contrastive_loss_of(student.hidden, hidden,
+                                      options.distillation.contrastive_temperature, part,
                                       &parts.contrastive) *
-                      options.contrastive;
+                      options.distillation.contrastive;
   }
-  parts.total += options.hidden_kd * parts.hidden + options.contrastive * parts.contrastive;
+  parts.total += options.distillation.hidden_kd * parts.hidden +
+                 options.distillation.contrastive * parts.contrastive;
   return loss;
 }
 
@@ -222,7 +226,7 @@ void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& stu
     sums.distillation += parts.distillation / normalizers.loss;
     sums.hidden_loss += parts.hidden;
     sums.contrastive_loss += parts.contrastive;
-    if (const int labels = labels_per_window(context_.options.task); labels > 0)
+    if (const int labels = labels_per_window(context_.options.head_kind); labels > 0)
       sums.accuracy += static_cast<double>(parts.hits) / (labels * normalizers.loss);
     sums.tokens += batch.tokens();
     outputs.push_back(detached(output));
@@ -244,9 +248,9 @@ void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> window
   const Normalizers normalizers = normalizers_of(windows);
   std::size_t first_token = 0;
   batch_ = 0;
-  batches_ = (windows.size() + options.batch_size - 1) / options.batch_size;
-  for (std::size_t first = 0; first < windows.size(); first += options.batch_size) {
-    const std::size_t count = std::min(options.batch_size, windows.size() - first);
+  batches_ = (windows.size() + options.schedule.batch_size - 1) / options.schedule.batch_size;
+  for (std::size_t first = 0; first < windows.size(); first += options.schedule.batch_size) {
+    const std::size_t count = std::min(options.schedule.batch_size, windows.size() - first);
     const auto part = windows.subspan(first, count);
     ++batch_;
     run_batch(plan, students, part, normalizers, first_token, record);
@@ -262,7 +266,7 @@ void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> window
   }
   Stopwatch watch;
   if (context_.on_gradients) context_.on_gradients(flat.gradients());
-  record.grad_norm = clip_gradients(flat.gradients(), options.max_grad_norm);
+  record.grad_norm = clip_gradients(flat.gradients(), options.schedule.max_grad_norm);
   record.skipped = !std::isfinite(record.loss) || !std::isfinite(record.grad_norm);
   if (!record.skipped) {
     optimizer.step(record.learning_rate, std::vector<std::size_t>(groups.begin(), groups.end()));

@@ -5,8 +5,8 @@
 
 namespace qalof::train {
 
-NetworkView frozen_view(const TeacherModel& teacher, weights::Task task, std::size_t num_labels,
-                        const std::string& where, at::Device device) {
+NetworkView frozen_view(const TeacherModel& teacher, weights::HeadKind head_kind,
+                        std::size_t num_labels, const std::string& where, at::Device device) {
   NetworkView view;
   const weights::BaseModel& base = *teacher.base;
   const std::vector<model::LinearSpec>& linears = base.linears();
@@ -32,12 +32,13 @@ NetworkView frozen_view(const TeacherModel& teacher, weights::Task task, std::si
     params.b = to_tensor(b, {static_cast<std::int64_t>(linears[i].out), rank}).to(device);
   }
   view.lora_scaling = static_cast<double>(scaling.value_or(1));
-  if (task == weights::Task::kLm) return view;
-  const bool is_qa = task == weights::Task::kQa;
+  if (head_kind == weights::HeadKind::kLm) return view;
+  const bool is_qa = head_kind == weights::HeadKind::kSpan;
   const weights::Head* head = runtime::serving_head(
-      base, teacher.adapters.get(), teacher.plan.head_width(base.target()).bits, task);
+      base, teacher.adapters.get(), teacher.plan.head_width(base.target()).bits, head_kind);
   QALOF_CHECK(head != nullptr, ErrorKind::kBadInput, "{}: has no {}, which --task {} needs", where,
-              is_qa ? "span head (qa_outputs)" : "classification head (score)", to_string(task));
+              is_qa ? "span head (qa_outputs)" : "classification head (score)",
+              to_string(head_kind));
   QALOF_CHECK(is_qa || head->outputs == num_labels, ErrorKind::kBadInput,
               "{}: its head has {} classes, the data {}", where, head->outputs, num_labels);
   const auto outputs = static_cast<std::int64_t>(head->outputs);
@@ -60,10 +61,10 @@ std::unique_ptr<Graph> graph_of(const TeacherModel& teacher, at::Device device,
 }  // namespace
 
 WantedOutputs::WantedOutputs(const TrainOptions& options)
-    : logits(options.task != weights::Task::kLm),
-      hidden(!logits || options.contrastive > 0),
-      blocks(options.hidden_kd > 0),
-      last_logits(options.task == weights::Task::kClassification) {}
+    : logits(options.head_kind != weights::HeadKind::kLm),
+      hidden(!logits || options.distillation.contrastive > 0),
+      blocks(options.distillation.hidden_kd > 0),
+      last_logits(options.head_kind == weights::HeadKind::kClass) {}
 
 PassOutput run_network(Graph& graph, std::shared_ptr<const GraphPlan> plan, const NetworkView& view,
                        const PackedBatch& batch, const WantedOutputs& wanted,
@@ -148,7 +149,7 @@ OutsideTeacher::OutsideTeacher(const TrainOptions& options, at::Device device,
     : model_(options.teacher),
       graph_(graph_of(*model_, device, parallel)),
       plan_(std::make_shared<GraphPlan>(model_->plan, /*clip=*/0)),
-      view_(frozen_view(*model_, options.task, options.num_labels, "--teacher " + model_->name,
+      view_(frozen_view(*model_, options.head_kind, options.num_labels, "--teacher " + model_->name,
                         device)),
       wanted_(options),
       cache_(wanted_, cache_limit(options, device)) {}
@@ -162,7 +163,7 @@ PassOutput OutsideTeacher::outputs(std::span<const Example> examples,
 }
 
 std::uint64_t cache_limit(const TrainOptions& options, at::Device device) {
-  return device.is_cpu() ? options.teacher_cache_bytes : 0;
+  return device.is_cpu() ? options.distillation.teacher_cache_bytes : 0;
 }
 
 }  // namespace qalof::train

@@ -38,11 +38,11 @@ PassOutput run_network(Graph& graph, std::shared_ptr<const GraphPlan> plan, cons
                        const PackedBatch& batch, const WantedOutputs& wanted,
                        const at::Tensor& embedded = {});
 
-/// What the adapters of a set give each linear, as the runtime chooses them, and the head of a task
+/// What the adapters of a set give each linear, as the runtime chooses them, and the head of a kind
 /// (none for lm). where names the network in messages: Error{kUnsupported} where an adapter owns
 /// weights, {kBadInput} where there is no head or one of another number of classes.
-NetworkView frozen_view(const TeacherModel& network, weights::Task task, std::size_t num_labels,
-                        const std::string& where, at::Device device);
+NetworkView frozen_view(const TeacherModel& network, weights::HeadKind head_kind,
+                        std::size_t num_labels, const std::string& where, at::Device device);
 
 /// Outputs of a network that stays as it is, by window, so that it runs on each window once. On the
 /// CPU graph an output depends on its window alone, so that a run with a cache has the bits of one

@@ -110,7 +110,7 @@ class Trainer {
       return make_aten_graph(base_, device_, parallel_);
     }
     return make_kernel_graph(base_, trains_base ? &params.base() : nullptr, parallel_,
-                             {options_.gradient_bits, options_.seed});
+                             {options_.quantizers.gradient_bits, options_.seed});
   }
 
   TrainedWeights weights_of(const PhaseParameters& params) const {
@@ -179,10 +179,11 @@ class Trainer {
     if (phase.walk == Walk::kCyclic) check_cycles(options_, total);
     if (hooks_.observer != nullptr) hooks_.observer->status("preparing phase " + phase.name);
     TrainOptions initial = options_;
-    if (resume != nullptr) initial.init_lora = InitLora::kDefault;  // values are restored anyway
+    if (resume != nullptr)
+      initial.adapters.init_lora = InitLora::kDefault;  // values are restored anyway
     PhaseParameters params(*base_, initial, phase, finished_, device_, parallel_);
     AdamWOptions adamw;
-    adamw.weight_decay = options_.weight_decay;
+    adamw.schedule.weight_decay = options_.schedule.weight_decay;
     AdamW optimizer(params.flat(), adamw);
     PhaseHistory& history = begin_history(phase);
     PhaseState state;
@@ -225,14 +226,15 @@ class Trainer {
       QALOF_CHECK(state.skipped_in_a_row < kMaxSkippedInARow, ErrorKind::kDiverged,
                   "phase {}, step {}: {} is not finite for {} steps in a row; {}", phase.name,
                   record.step, not_finite_text(record), state.skipped_in_a_row, advice(history));
-      const bool evaluate = options_.eval_steps > 0 && record.step % options_.eval_steps == 0;
+      const bool evaluate =
+          options_.logging.eval_steps > 0 && record.step % options_.logging.eval_steps == 0;
       if (evaluate && hooks_.on_eval)
         hooks_.on_eval(checkpoint(phase, params, state.walk, history, total));
       if (advance(phase, options_, state.step + 1, total, record.loss, state.walk)) {
         params.copy_width(phase.widths[state.walk.level - 1], phase.widths[state.walk.level]);
         graph->weights_changed();
       }
-      if (options_.save_steps > 0 && result_.steps % options_.save_steps == 0) {
+      if (options_.logging.save_steps > 0 && result_.steps % options_.logging.save_steps == 0) {
         save();
       }
     }
@@ -331,13 +333,13 @@ class Trainer {
 
   void tell_start(const Phase& phase, const PhaseState& state, std::int64_t total) const {
     if (hooks_.observer == nullptr) return;
-    const std::int64_t warmup = options_.warmup_steps;
+    const std::int64_t warmup = options_.schedule.warmup_steps;
     if (warmup >= total) {
       hooks_.observer->warn(fmt::format(
           "phase {}: --warmup_steps {} is not less than its {} steps, the learning rate rises to "
           "{:.3g} and not to --learning_rate {:.3g}",
           phase.name, warmup, total, learning_rate_at(options_, total - 1, total),
-          options_.learning_rate));
+          options_.schedule.learning_rate));
     }
     hooks_.observer->progress(fmt::format("train {}", phase.name),
                               static_cast<std::uint64_t>(state.step),

@@ -5,12 +5,12 @@
 namespace qalof::train {
 
 at::Tensor window_loss_sum(Graph& graph, const PackedBatch& batch, const GraphPlan& plan,
-                           const NetworkView& view, weights::Task task, LossParts* parts) {
+                           const NetworkView& view, weights::HeadKind head_kind, LossParts* parts) {
   const at::Tensor embedded = graph.embed(batch, plan);
   // Kernel graphs differentiate linears only below something that asks for it.
   const at::Tensor hidden = graph.decode(
       embedded.requires_grad() ? embedded : embedded.requires_grad_(), batch, plan, view);
-  const bool is_qa = task == weights::Task::kQa;
+  const bool is_qa = head_kind == weights::HeadKind::kSpan;
   const at::Tensor logits = graph.head_logits(is_qa ? hidden : last_rows(hidden, batch), view.head);
   return is_qa ? span_loss_of(logits, {}, batch, {}, /*normalizer=*/1, parts)
                : class_loss_of(logits, {}, batch, {}, /*normalizer=*/1, parts);

@@ -1,4 +1,4 @@
-// The task's loss over windows, for estimates that differentiate it without training.
+// A head's loss over windows, for estimates that differentiate it without training.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@ namespace qalof::train {
 /// Sum over the windows of a batch of their losses, so that each has the gradient of its own. Task
 /// qa or classification. Differentiable. parts as span_loss_of's.
 at::Tensor window_loss_sum(Graph& graph, const PackedBatch& batch, const GraphPlan& plan,
-                           const NetworkView& view, weights::Task task, LossParts* parts);
+                           const NetworkView& view, weights::HeadKind head_kind, LossParts* parts);
 
 /// Windows in their order, run together up to about tokens_per_batch; done counts those so far.
 void for_batches(std::span<const Example> examples, std::size_t tokens_per_batch,

@@ -3,16 +3,14 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "app/qa_batches.h"
 #include "core/threads.h"
 #include "runtime/decoder.h"
 
-namespace qalof::app {
+namespace qalof::tasks {
 
 /// Of one sample. Classification has its accuracy as exact and f1.
 struct SampleScore {
@@ -50,12 +48,4 @@ class SampleReader {
                     const std::function<bool(const SampleBatch&)>& take) const = 0;
 };
 
-/// encoder and observer must outlive the reader. classes: of the head, for classification.
-/// Error{kUnsupported} for language modelling.
-std::unique_ptr<SampleReader> make_sample_reader(weights::Task task,
-                                                 const text::TextEncoder& encoder,
-                                                 const QaEvaluationOptions& options,
-                                                 std::size_t positions, std::size_t classes,
-                                                 Observer& observer);
-
-}  // namespace qalof::app
+}  // namespace qalof::tasks

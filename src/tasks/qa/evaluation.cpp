@@ -1,4 +1,5 @@
-#include "app/qa_evaluation.h"
+// Scores answers of the packed runtime. See qa.h.
+#include "tasks/qa/qa.h"
 
 #include <algorithm>
 #include <chrono>
@@ -6,9 +7,10 @@
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "tasks/qa/batches.h"
 #include "text/squad_metric.h"
 
-namespace qalof::app {
+namespace qalof::tasks {
 
 namespace {
 
@@ -16,20 +18,28 @@ namespace {
 constexpr std::size_t kBatchTokens = 2048;
 constexpr std::uint64_t kUntrainedSeed = 42;  // the default --seed of training
 
+constexpr Metric kMetrics[] = {
+    {.key = "eval_exact_match", .label = "exact match"},
+    {.key = "eval_f1", .label = "F1", .decides = Metric::Decides::kHigher},
+    {.key = "eval_samples", .label = "questions", .is_count = true},
+    {.key = "eval_features", .label = "", .is_count = true, .is_logged = false},
+};
+
 // Runs batches of questions and scores them in file order.
 class QaEvaluator {
  public:
   // untrained: the head of executions without one.
-  QaEvaluator(const runtime::RequestExecutions& executions, const weights::Head* untrained,
-              const QaEvaluationOptions& options, ParallelFor& parallel, runtime::Profile* profile)
-      : executions_(executions),
-        options_(options),
-        parallel_(parallel),
-        profile_(profile),
+  QaEvaluator(const Evaluation& run, const weights::Head* untrained, const QaReader& reader)
+      : executions_(run.executions),
+        reader_(reader),
+        parallel_(run.parallel),
+        profile_(run.profile),
         untrained_(untrained),
-        decoder_(options.decode) {
-    if (!options.output_dir.empty())
-      writer_.emplace(options.output_dir, "eval_", options.decode.version_2_with_negative);
+        keeps_samples_(run.keep_samples),
+        decoder_(reader.decode()) {
+    const std::string& directory = reader.data().output_dir;
+    if (!directory.empty())
+      writer_.emplace(directory, "eval_", reader.decode().version_2_with_negative);
   }
 
   void run(const QaBatch& batch) {
@@ -37,7 +47,7 @@ class QaEvaluator {
     std::vector<std::shared_ptr<const runtime::Execution>> served;  // question by question
     std::size_t next = 0;
     for (const QaItem& item : batch.items) {
-      served.push_back(executions_.of_request(scores_.samples + served.size()));
+      served.push_back(executions_.of_request(done_ + served.size()));
       for (std::size_t w = 0; w < item.windows.size(); ++w)
         sequences[next++].execution = served.back().get();
     }
@@ -53,26 +63,28 @@ class QaEvaluator {
       for (const text::SpanWindow& window : item.windows) {
         const auto logits = std::span<const float>(logits_).subspan(2 * row, 2 * window.ids.size());
         check_finite(logits, "a logit", [&] {
-          return fmt::format("{}: question {} at {}", options_.validation_file, item.question.id,
+          return fmt::format("{}: question {} at {}", reader_.data().file, item.question.id,
                              served[i]->description());
         });
         decoder_.add(window, logits);
         row += window.ids.size();
-        ++scores_.windows;
+        ++windows_;
       }
       finish(item);
     }
     scores_.tokens += batch.tokens;
   }
 
-  QaScores finish_all() {
+  Scores finish_all() {
     if (writer_) writer_->finish();
-    const auto count = static_cast<double>(scores_.samples);
-    scores_.exact_match = 100 * exact_ / count;
-    scores_.f1 = 100 * f1_ / count;
+    const auto count = static_cast<double>(done_);
+    scores_.metrics = kMetrics;
+    scores_.values = {100 * exact_ / count, 100 * f1_ / count, count,
+                      static_cast<double>(windows_)};
+    scores_.requests = done_;
     return std::move(scores_);
   }
-  std::uint64_t done() const { return scores_.samples; }
+  std::uint64_t done() const { return done_; }
 
  private:
   // Stretches of questions that have one head.
@@ -82,7 +94,7 @@ class QaEvaluator {
     const runtime::Profile::Scope scope(profile_, "span_head",
                                         batch.tokens * hidden * sizeof(float));
     const auto head_of = [&](std::size_t item) {
-      const weights::Head* own = served[item]->head(weights::Task::kQa);
+      const weights::Head* own = served[item]->head(weights::HeadKind::kSpan);
       return own != nullptr ? own : untrained_;
     };
     std::size_t row = 0;
@@ -100,36 +112,41 @@ class QaEvaluator {
 
   void finish(const QaItem& item) {
     const text::SpanPrediction prediction = decoder_.finish(*item.context);
-    const text::QuestionScore score = score_answer(options_, prediction.text, item.question);
+    const text::QuestionScore score =
+        score_answer(reader_.decode(), prediction.text, item.question);
     exact_ += score.exact;
     f1_ += score.f1;
-    ++scores_.samples;
-    if (options_.keep_scores) scores_.f1_per_question.push_back(static_cast<float>(100 * score.f1));
+    ++done_;
+    if (keeps_samples_) scores_.per_sample.push_back(static_cast<float>(100 * score.f1));
     if (writer_ && !item.is_superseded) writer_->add(item.question.id, prediction, score);
   }
 
   const runtime::RequestExecutions& executions_;
-  const QaEvaluationOptions& options_;
+  const QaReader& reader_;
   ParallelFor& parallel_;
   runtime::Profile* profile_;
   const weights::Head* untrained_;
+  bool keeps_samples_;
   text::SpanDecoder decoder_;
   std::optional<text::PredictionWriter> writer_;
   runtime::GroupedWorkspace workspace_;
   std::vector<float> hidden_, logits_;
   double exact_ = 0, f1_ = 0;
-  QaScores scores_;
+  std::uint64_t done_ = 0, windows_ = 0;  // questions; windows of them
+  Scores scores_;
 };
 
 }  // namespace
 
-QaScores evaluate_qa(const runtime::RequestExecutions& executions, const text::TextEncoder& encoder,
-                     const QaEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
-                     runtime::Profile* profile) {
+std::span<const Metric> Qa::metrics() const { return kMetrics; }
+
+Scores Qa::evaluate(const Evaluation& run, const DataOptions& data) const {
+  const runtime::RequestExecutions& executions = run.executions;
+  Observer& observer = run.reading.observer;
   const weights::BaseModel& base = executions.front().base();
   std::optional<weights::Head> untrained;
   const auto has_head = [](const auto& execution) {
-    return execution->head(weights::Task::kQa) != nullptr;
+    return execution->head(weights::HeadKind::kSpan) != nullptr;
   };
   if (!std::all_of(executions.set().begin(), executions.set().end(), has_head)) {
     observer.warn(fmt::format(
@@ -138,10 +155,9 @@ QaScores evaluate_qa(const runtime::RequestExecutions& executions, const text::T
         base.path()));
     untrained = weights::untrained_qa_head(base, kUntrainedSeed);
   }
-  const QaReader reader(encoder, options, base.config().max_positions, observer);
+  const QaReader reader(run.reading, *this, data);
   const auto start = std::chrono::steady_clock::now();
-  QaEvaluator evaluator(executions, untrained ? &*untrained : nullptr, reader.options(), parallel,
-                        profile);
+  QaEvaluator evaluator(run, untrained ? &*untrained : nullptr, reader);
   observer.progress("questions", 0, reader.total(), "");
   // As many tokens for each execution.
   reader.read(kBatchTokens * executions.set().size(), [&](const QaBatch& batch) {
@@ -149,9 +165,9 @@ QaScores evaluate_qa(const runtime::RequestExecutions& executions, const text::T
     observer.progress("questions", evaluator.done(), reader.total(), "");
     return true;
   });
-  QaScores scores = evaluator.finish_all();
+  Scores scores = evaluator.finish_all();
   scores.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return scores;
 }
 
-}  // namespace qalof::app
+}  // namespace qalof::tasks

@@ -1,4 +1,4 @@
-#include "cli/flag_values.h"
+#include "core/flag_values.h"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 
 #include "core/ascii.h"
 
-namespace qalof::cli {
+namespace qalof {
 
 namespace {
 
@@ -76,4 +76,4 @@ std::string read_value(const std::string& text, bool& value) {
   return "";
 }
 
-}  // namespace qalof::cli
+}  // namespace qalof

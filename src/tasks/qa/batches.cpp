@@ -1,10 +1,11 @@
-#include "app/qa_batches.h"
+// Streams a SQuAD file into batches of windows. See batches.h.
+#include "tasks/qa/batches.h"
 
 #include <algorithm>
 
 #include "core/error.h"
 
-namespace qalof::app {
+namespace qalof::tasks {
 
 std::vector<runtime::Sequence> QaBatch::sequences() const {
   std::vector<runtime::Sequence> sequences;
@@ -14,28 +15,29 @@ std::vector<runtime::Sequence> QaBatch::sequences() const {
   return sequences;
 }
 
-QaReader::QaReader(const text::TextEncoder& encoder, const QaEvaluationOptions& options,
-                   std::size_t positions, Observer& observer)
-    : encoder_(encoder), observer_(observer), options_(options) {
-  if (text::fit_windows(options_.features, positions)) {
-    observer.info(
-        fmt::format("windows of {} tokens: the model has {} positions", positions, positions));
+QaReader::QaReader(const Reading& reading, const Qa& task, const DataOptions& data)
+    : reading_(reading), data_(data), decode_(task.decode) {
+  Observer& observer = reading.observer;
+  bool was_cut = false;
+  features_ = task.features(reading, data, &was_cut);
+  if (was_cut) {
+    observer.info(fmt::format("windows of {} tokens: the model has {} positions", reading.positions,
+                              reading.positions));
   }
-  observer.status("reading " + options_.validation_file);
-  const text::SquadSummary summary = text::scan_squad(options_.validation_file);
-  options_.decode.version_2_with_negative =
-      options_.decode.version_2_with_negative || summary.has_is_impossible;
-  total_ = options_.max_eval_samples == 0 ? summary.questions
-                                          : std::min(options_.max_eval_samples, summary.questions);
-  observer.info(fmt::format("{}: {}, {} questions", options_.validation_file,
-                            text::to_string(summary.form), total_));
-  if (options_.output_dir.empty()) return;
-  repeated_ = text::repeated_ids(options_.validation_file, total_);
+  observer.status("reading " + data.file);
+  const text::SquadSummary summary = text::scan_squad(data.file);
+  decode_.version_2_with_negative = decode_.version_2_with_negative || summary.has_is_impossible;
+  total_ =
+      data.max_samples == 0 ? summary.questions : std::min(data.max_samples, summary.questions);
+  observer.info(
+      fmt::format("{}: {}, {} questions", data.file, text::to_string(summary.form), total_));
+  if (data.output_dir.empty()) return;
+  repeated_ = text::repeated_ids(data.file, total_);
   if (repeated_.empty()) return;
   observer.warn(fmt::format(
       "{}: {} ids belong to several questions each, e.g. \"{:.60}\": all are scored, and files of "
       "predictions hold the last of each id",
-      options_.validation_file, repeated_.size(), repeated_.begin()->first));
+      data.file, repeated_.size(), repeated_.begin()->first));
 }
 
 void QaReader::read(std::size_t batch_tokens,
@@ -48,16 +50,16 @@ void QaReader::read(std::size_t batch_tokens,
     if (goes_on && !batch.items.empty()) goes_on = take(batch);
     batch = {};
   };
-  text::read_squad(options_.validation_file, [&](text::SquadParagraph&& paragraph) {
+  text::read_squad(data_.file, [&](text::SquadParagraph&& paragraph) {
     const auto context = std::make_shared<const std::string>(std::move(paragraph.context));
-    const text::EncodedContext encoded = text::encode_context(encoder_, *context);
+    const text::EncodedContext encoded = text::encode_context(reading_.encoder, *context);
     for (text::SquadQuestion& question : paragraph.questions) {
       if (added == total_ || !goes_on) return false;
       ++added;
       bool was_cut = false;
       QaItem& item = batch.items.emplace_back();
       item.windows =
-          text::make_windows(encoder_, question.question, encoded, options_.features, &was_cut);
+          text::make_windows(reading_.encoder, question.question, encoded, features_, &was_cut);
       const auto repeated = left.find(question.id);
       item.is_superseded = repeated != left.end() && --repeated->second > 0;
       item.question = std::move(question);
@@ -70,16 +72,16 @@ void QaReader::read(std::size_t batch_tokens,
   });
   flush();
   if (cut > 0) {
-    observer_.warn(fmt::format(
+    reading_.observer.warn(fmt::format(
         "{} questions were cut to leave room for the context; a longer --max_seq_length avoids it",
         cut));
   }
 }
 
-text::QuestionScore score_answer(const QaEvaluationOptions& options, const std::string& answer,
+text::QuestionScore score_answer(const text::SpanDecodeOptions& decode, const std::string& answer,
                                  const text::SquadQuestion& question) {
-  return options.decode.version_2_with_negative ? text::score_v2(answer, question.answers)
-                                                : text::score_v1(answer, question.answers);
+  return decode.version_2_with_negative ? text::score_v2(answer, question.answers)
+                                        : text::score_v1(answer, question.answers);
 }
 
-}  // namespace qalof::app
+}  // namespace qalof::tasks

@@ -1,4 +1,5 @@
-#include "app/lm_evaluation.h"
+// Scores texts on the packed runtime. See lm.h.
+#include "tasks/lm/lm.h"
 
 #include <algorithm>
 #include <chrono>
@@ -6,15 +7,22 @@
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "tasks/lm/documents.h"
 #include "text/records.h"
 
-namespace qalof::app {
+namespace qalof::tasks {
 
 namespace {
 
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;
 // Windows run together up to about this many tokens: enough rows to fill the GEMM, little memory.
 constexpr std::size_t kBatchTokens = 2048;
+
+constexpr Metric kMetrics[] = {
+    {.key = "eval_loss", .label = "loss", .digits = 6, .decides = Metric::Decides::kLower},
+    {.key = "perplexity", .label = "perplexity", .digits = 4},
+    {.key = "tokens", .label = "tokens", .is_count = true, .is_logged = false},
+};
 
 struct Window {
   std::size_t first;  // first token of the window
@@ -35,52 +43,46 @@ void add_windows(std::size_t begin, std::size_t end, std::size_t length, std::si
 
 }  // namespace
 
-std::vector<std::string_view> documents_of(std::string_view text, bool line_by_line) {
-  if (!line_by_line) return {text};
-  std::vector<std::string_view> documents;
-  for (std::size_t first = 0; first < text.size();) {
-    const std::size_t end = std::min(text.find('\n', first), text.size());
-    documents.push_back(text.substr(first, end - first));
-    first = end + 1;
-  }
-  return documents;
+void Lm::list_windows(OptionList& list) {
+  list.flag("--line_by_line", line_by_line, "lm: every line is a document of its own");
 }
 
-std::vector<std::int32_t> document_tokens(const text::TextEncoder& encoder,
-                                          std::string_view document) {
-  return document.empty() ? std::vector<std::int32_t>() : encoder.encode(document).ids;
+void Lm::list_scoring(OptionList& list, bool all) {
+  if (all) list.option("--stride", stride, "lm: how far windows move; 0 = half a window");
 }
 
-LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::TextEncoder& encoder,
-                     const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
-                     runtime::Profile* profile) {
+std::span<const Metric> Lm::metrics() const { return kMetrics; }
+
+Scores Lm::evaluate(const Evaluation& run, const DataOptions& data) const {
+  const runtime::RequestExecutions& executions = run.executions;
+  const text::TextEncoder& encoder = run.reading.encoder;
+  Observer& observer = run.reading.observer;
+  ParallelFor& parallel = run.parallel;
+  runtime::Profile* const profile = run.profile;
   executions.front().base().require_lm_head();
   const model::ModelConfig& config = executions.front().base().config();
-  const std::size_t length =
-      options.max_seq_length == 0 ? config.max_positions : options.max_seq_length;
+  const std::size_t length = data.max_seq_length.value_or(config.max_positions);
   QALOF_CHECK(length >= 2 && length <= config.max_positions, ErrorKind::kUsage,
               "--max_seq_length: found {}, expected 2..{} (the model's positions)", length,
               config.max_positions);
-  const std::size_t stride = options.stride == 0 ? length / 2 : options.stride;
-  QALOF_CHECK(stride >= 1 && stride < length, ErrorKind::kUsage,
-              "--stride: found {}, expected 1..{} (less than the window)", stride, length - 1);
-  observer.status("reading " + options.validation_file);
-  const text::PlainText file = text::read_plain_text(options.validation_file, kMaxTextBytes);
+  const std::size_t step = stride == 0 ? length / 2 : stride;
+  QALOF_CHECK(step >= 1 && step < length, ErrorKind::kUsage,
+              "--stride: found {}, expected 1..{} (less than the window)", step, length - 1);
+  observer.status("reading " + data.file);
+  const text::PlainText file = text::read_plain_text(data.file, kMaxTextBytes);
   const std::string& text = file.text;
-  if (file.is_changed()) observer.info(file.changes(options.validation_file));
+  if (file.is_changed()) observer.info(file.changes(data.file));
   std::vector<std::int32_t> ids;
   std::vector<Window> windows;
-  LmScores scores;
-  for (const std::string_view document : documents_of(text, options.line_by_line)) {
+  std::uint64_t scored_tokens = 0;
+  for (const std::string_view document : documents_of(text, line_by_line)) {
     const std::vector<std::int32_t> more = document_tokens(encoder, document);
-    add_windows(ids.size(), ids.size() + more.size(), length, stride, windows);
-    scores.tokens += more.empty() ? 0 : more.size() - 1;
+    add_windows(ids.size(), ids.size() + more.size(), length, step, windows);
+    scored_tokens += more.empty() ? 0 : more.size() - 1;
     ids.insert(ids.end(), more.begin(), more.end());
   }
-  QALOF_CHECK(scores.tokens > 0, ErrorKind::kBadInput,
-              "{}: holds {} tokens, no document with the 2 that are needed",
-              options.validation_file, ids.size());
-  scores.windows = windows.size();
+  QALOF_CHECK(scored_tokens > 0, ErrorKind::kBadInput,
+              "{}: holds {} tokens, no document with the 2 that are needed", data.file, ids.size());
   const auto start = std::chrono::steady_clock::now();
   // As many tokens for each execution.
   const std::size_t batch_tokens = kBatchTokens * executions.set().size();
@@ -113,8 +115,8 @@ LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::T
           runtime::lm_token_losses(execution, scored_rows.data(), targets, parallel);
       for (std::size_t i = 0; i < losses.size(); ++i) {
         check_finite(static_cast<double>(losses[i]), "the loss", [&] {
-          return fmt::format("{}: token {} of {} at {}", options.validation_file, scored[i] + 1,
-                             ids.size(), execution.description());
+          return fmt::format("{}: token {} of {} at {}", data.file, scored[i] + 1, ids.size(),
+                             execution.description());
         });
         sum += static_cast<double>(losses[i]);
       }
@@ -138,12 +140,17 @@ LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::T
     }
     observer.progress("windows", next, windows.size(), "");
   }
-  scores.loss = sum / static_cast<double>(scores.tokens);
-  scores.perplexity = std::exp(scores.loss);
-  check_finite(scores.perplexity, "the perplexity",
-               [&] { return fmt::format("{}: loss {}", options.validation_file, scores.loss); });
+  const double loss = sum / static_cast<double>(scored_tokens);
+  const double perplexity = std::exp(loss);
+  check_finite(perplexity, "the perplexity",
+               [&] { return fmt::format("{}: loss {}", data.file, loss); });
+  Scores scores;
+  scores.metrics = kMetrics;
+  scores.values = {loss, perplexity, static_cast<double>(scored_tokens)};
+  scores.requests = windows.size();
+  scores.tokens = scored_tokens;
   scores.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return scores;
 }
 
-}  // namespace qalof::app
+}  // namespace qalof::tasks

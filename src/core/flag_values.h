@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-namespace qalof::cli {
+namespace qalof {
 
 /// Reads a whole number of min..max, or says why not: "" or e.g. "found 5abc, expected a whole
 /// number". value is set only where it is read.
@@ -57,4 +57,4 @@ std::string read_values(const std::vector<std::string>& texts, std::vector<T>& v
   return "";
 }
 
-}  // namespace qalof::cli
+}  // namespace qalof

@@ -9,24 +9,15 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/progress.h"
 #include "runtime/decoder.h"
+#include "tasks/qa/qa.h"
 #include "text/span_features.h"
 #include "text/squad.h"
 #include "text/squad_metric.h"
 #include "text/squad_postprocess.h"
 #include "text/text_encoder.h"
 
-namespace qalof::app {
-
-struct QaEvaluationOptions {
-  std::string validation_file;
-  std::uint64_t max_eval_samples = 0;  // 0 = all; counts questions
-  text::SpanFeatureOptions features;
-  text::SpanDecodeOptions decode;  // n_best_size, max_answer_length, null handling
-  std::string output_dir;          // "" = no files
-  bool keep_scores = false;        // per-question scores in the result
-};
+namespace qalof::tasks {
 
 /// A question with its windows.
 struct QaItem {
@@ -47,27 +38,28 @@ struct QaBatch {
 
 class QaReader {
  public:
-  /// Checks the whole file, so that bad data does not surface after an hour of work. positions: the
-  /// model's; longer windows are cut to them and observer told.
-  QaReader(const text::TextEncoder& encoder, const QaEvaluationOptions& options,
-           std::size_t positions, Observer& observer);
-  /// As given, fitted to the model and the file.
-  const QaEvaluationOptions& options() const { return options_; }
+  /// Checks the whole file, so that bad data does not surface after an hour of work. Longer windows
+  /// than the model's positions are cut to them and the observer is told.
+  QaReader(const Reading& reading, const Qa& task, const DataOptions& data);
+  const DataOptions& data() const { return data_; }
+  /// As the task's, fitted to the file.
+  const text::SpanDecodeOptions& decode() const { return decode_; }
   /// Questions that read hands over.
   std::uint64_t total() const { return total_; }
   /// Batches of at least batch_tokens tokens (the last may have fewer), until take says false.
   void read(std::size_t batch_tokens, const std::function<bool(const QaBatch&)>& take) const;
 
  private:
-  const text::TextEncoder& encoder_;
-  Observer& observer_;
-  QaEvaluationOptions options_;
+  Reading reading_;
+  DataOptions data_;
+  text::SpanFeatureOptions features_;
+  text::SpanDecodeOptions decode_;
   std::uint64_t total_ = 0;
   std::unordered_map<std::string, std::uint64_t> repeated_;  // ids, where files are written
 };
 
-/// Scores of an answer under the rules of options.
-text::QuestionScore score_answer(const QaEvaluationOptions& options, const std::string& answer,
+/// Scores of an answer under the rules of decode.
+text::QuestionScore score_answer(const text::SpanDecodeOptions& decode, const std::string& answer,
                                  const text::SquadQuestion& question);
 
-}  // namespace qalof::app
+}  // namespace qalof::tasks

@@ -1,0 +1,18 @@
+// Texts as documents and their tokens.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "text/text_encoder.h"
+
+namespace qalof::tasks {
+
+/// The documents of a text: all of it, or with line_by_line its lines.
+std::vector<std::string_view> documents_of(std::string_view text, bool line_by_line);
+/// Of a document with what the tokenizer's template adds; none of an empty one.
+std::vector<std::int32_t> document_tokens(const text::TextEncoder& encoder,
+                                          std::string_view document);
+
+}  // namespace qalof::tasks
