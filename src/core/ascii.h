@@ -1,4 +1,4 @@
-// Letters of names in ASCII, whatever the locale is.
+// Lower-casing of ASCII names, independent of the locale.
 #pragma once
 
 #include <algorithm>

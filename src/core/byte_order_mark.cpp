@@ -1,3 +1,4 @@
+// Recognizes byte order marks: skips UTF-8's, refuses those of UTF-16 and UTF-32 by name.
 #include "core/byte_order_mark.h"
 
 #include "core/error.h"
@@ -10,7 +11,7 @@ std::size_t byte_order_mark(std::string_view text, std::string_view where) {
     std::string_view bytes;
     const char* encoding;
   };
-  // UTF-32's begins with UTF-16's.
+  // UTF-32 comes first: its little-endian mark begins with UTF-16's.
   static constexpr Mark kOthers[] = {{"\xff\xfe\0\0"sv, "UTF-32"},
                                      {"\0\0\xfe\xff"sv, "UTF-32"},
                                      {"\xff\xfe"sv, "UTF-16"},

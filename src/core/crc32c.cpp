@@ -1,3 +1,5 @@
+// CRC-32C with the SSE4.2 instruction in three interleaved streams, and the polynomial arithmetic
+// that joins checksums of neighbouring pieces.
 #include "core/crc32c.h"
 
 #include <algorithm>

@@ -13,9 +13,9 @@ namespace qalof {
 /// Thread-safe. As fast as memory where the CPU has SSE4.2, which the x86-64-v2 baseline
 /// guarantees.
 std::uint32_t crc32c(std::span<const std::byte> bytes);
-/// The same number, large spans in pieces on the threads of parallel.
+/// Checksum of bytes, large spans cut into pieces that run on the threads of parallel.
 std::uint32_t crc32c(std::span<const std::byte> bytes, ParallelFor& parallel);
-/// The checksum of a followed by b, given theirs and the length of b in bytes.
+/// The checksum of a followed by b, given both checksums and the length of b in bytes.
 std::uint32_t crc32c_combine(std::uint32_t a, std::uint32_t b, std::size_t b_bytes);
 
 }  // namespace qalof

@@ -26,8 +26,8 @@ enum class ErrorKind {
   kInternal,     // our bug
 };
 
-/// text with control bytes but line ends written as \xNN: names from files must neither end a
-/// message early nor command a terminal.
+/// text with every control byte except line ends written as \xNN: a name from a file must neither
+/// end a message early nor control a terminal.
 inline std::string printable(const std::string& text) {
   std::string result;
   result.reserve(text.size());
@@ -58,8 +58,8 @@ template <typename... Args>
   throw Error(kind, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// Checks what comes from a file, a flag or a caller; stays on in release builds.
-/// For our own logic use assert.
+/// Checks what comes from a file, a flag or a caller; stays on in release builds. For the program's
+/// own logic use assert.
 #define QALOF_CHECK(condition, kind, ...)                 \
   do {                                                    \
     if (!(condition)) ::qalof::fail((kind), __VA_ARGS__); \

@@ -1,3 +1,5 @@
+// Files on POSIX: mapped and bounded reading, atomic replacement by rename, in-place writing of
+// pipes and descriptors, spool files without a name, directory locks.
 #include "core/file.h"
 
 #include <fcntl.h>
@@ -50,8 +52,8 @@ const char* kind_of(mode_t mode) {
   return "no regular file";
 }
 
-// A clone without Git LFS holds small texts in place of large files: whatever reads one would say
-// something misleading.
+// A clone without Git LFS holds small text pointers in place of large files. Any reader's own
+// message about such a file would mislead, so it is recognized here.
 bool is_lfs_pointer(int fd, std::size_t size) {
   constexpr std::string_view kStart = "version https://git-lfs.github.com/spec/";
   constexpr std::size_t kMaxPointer = 1024;  // of its specification
@@ -61,7 +63,8 @@ bool is_lfs_pointer(int fd, std::size_t size) {
          std::string_view(start.data(), start.size()) == kStart;
 }
 
-// Opens for reading and returns the size the open descriptor has: the path is not looked at twice.
+// Opens for reading and returns the size of the open descriptor, so that the path is looked up
+// once.
 std::size_t open_regular(const std::string& path, int* fd) {
   *fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (*fd < 0) {
@@ -101,7 +104,7 @@ std::string parent_of(const std::string& path) {
   return parent.empty() ? "." : parent.string();
 }
 
-// A new name beside path; a long name is cut, so that what is added fits.
+// A new name in the directory of path; a long name is cut so that the suffix fits.
 std::string temporary_name(const std::string& path) {
   static std::atomic<unsigned> counter{0};
   constexpr std::size_t kMostOfName = 200;
@@ -114,12 +117,12 @@ int open_temporary(const std::string& name) {
   return ::open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 }
 
-// Where what is written to a path goes.
+// Where a write to a path ends up.
 struct OutputTarget {
-  std::string path;                // behind symbolic links
-  bool in_place = false;           // nothing that a rename may replace
-  int descriptor = -1;             // the one of this process that path names
-  std::optional<struct stat> old;  // of the regular file that is there
+  std::string path;                // after following symbolic links
+  bool in_place = false;           // a pipe, device or descriptor, which a rename must not replace
+  int descriptor = -1;             // of this process, where the path names one; else -1
+  std::optional<struct stat> old;  // of the regular file that exists
 };
 
 // N of "/proc/self/fd/N" by any spelling; -1 for other paths.
@@ -136,13 +139,13 @@ int own_descriptor(const std::string& path) {
 
 OutputTarget find_target(const std::string& path) {
   QALOF_CHECK(!path.empty(), ErrorKind::kUsage, "the name of a file to write is empty");
-  constexpr int kMaxLinks = 40;  // as the system follows
+  constexpr int kMaxLinks = 40;  // the system's own limit
   OutputTarget target{path, false, -1, std::nullopt};
   for (int links = 0; links <= kMaxLinks; ++links) {
     target.descriptor = own_descriptor(target.path);
     target.in_place = target.descriptor >= 0;
     struct stat status {};
-    // Why nothing can be there is what opening a file there will say.
+    // A missing directory or permission is reported when the file is opened.
     if (target.in_place || ::lstat(target.path.c_str(), &status) != 0) return target;
     if (S_ISREG(status.st_mode)) {
       QALOF_CHECK(::faccessat(AT_FDCWD, target.path.c_str(), W_OK, AT_EACCESS) == 0,
@@ -169,13 +172,13 @@ int open_in_place(const OutputTarget& target) {
                                 : ::open(target.path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY);
 }
 
-// What replaces a file is as private as that was, from its first byte on.
+// The new file gets the permissions of the one it replaces before its first byte is written.
 void take_over_rights(int fd, const struct stat& old) {
   constexpr mode_t kRights = 0777;
-  // Others' files may be replaced, not given back to them, without privileges.
+  // Without privileges another user's file can be replaced, but its owner cannot be kept.
   const bool is_kept = ::fchown(fd, old.st_uid, old.st_gid) == 0;
   static_cast<void>(is_kept);
-  // Some file systems have no modes.
+  // Some file systems store no modes.
   static_cast<void>(::fchmod(fd, old.st_mode & kRights));
 }
 
@@ -241,7 +244,7 @@ void MappedFile::release(std::span<const std::byte> part) const {
   const std::size_t first = (begin + kPage - 1) / kPage * kPage;
   const std::size_t last =
       begin + part.size() == size_ ? size_ : (begin + part.size()) / kPage * kPage;
-  // Advice: where it is not taken, the pages stay.
+  // Advice only: where the system ignores it, the pages stay in memory.
   if (first < last) ::madvise(const_cast<std::byte*>(data_) + first, last - first, MADV_DONTNEED);
 }
 
@@ -379,7 +382,7 @@ void make_directories(const std::string& path) {
 }
 
 NewDirectory::NewDirectory(const std::string& path) : NewDirectory() {
-  // The destructor runs where the rest of this throws.
+  // This constructor delegates, so that the destructor runs where the rest throws.
   std::filesystem::path missing = path;
   if (!missing.has_filename()) missing = missing.parent_path();
   for (; !missing.empty() && !path_exists(missing.string()); missing = missing.parent_path())
@@ -388,7 +391,7 @@ NewDirectory::NewDirectory(const std::string& path) : NewDirectory() {
 }
 
 NewDirectory::~NewDirectory() {
-  for (const std::string& path : made_) ::rmdir(path.c_str());  // fails where it holds something
+  for (const std::string& path : made_) ::rmdir(path.c_str());  // fails unless it is empty
 }
 
 void sync_directory(const std::string& path) {
@@ -414,7 +417,8 @@ DirectoryLock::DirectoryLock(const std::string& directory) {
     fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     QALOF_CHECK(fd_ >= 0, ErrorKind::kResource, "{}: {}", path_, system_reason());
     if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) break;
-    // Another holder may have removed the file since it was opened: a lock on it holds nothing.
+    // A previous holder may have removed the file after it was opened here; a lock on a removed
+    // file protects nothing.
     struct stat opened {
     }, there{};
     if (::fstat(fd_, &opened) == 0 && ::stat(path_.c_str(), &there) == 0 &&
@@ -431,7 +435,7 @@ DirectoryLock::DirectoryLock(const std::string& directory) {
 
 DirectoryLock::~DirectoryLock() {
   if (fd_ < 0) return;
-  ::unlink(path_.c_str());  // while it is held
+  ::unlink(path_.c_str());  // while the lock is still held
   ::close(fd_);
 }
 

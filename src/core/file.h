@@ -14,8 +14,8 @@ namespace qalof {
 /// is larger or not a regular file: a pipe has no size, and waiting for its writer has no bound.
 std::string read_file(const std::string& path, std::size_t max_bytes);
 
-/// The first bytes of a regular file, at most max_bytes, by which to tell what it is; "" for what
-/// is no such file or cannot be read. Never waits.
+/// The first bytes of a regular file, at most max_bytes, for recognizing its format; "" where it is
+/// not a regular file or cannot be read. Never waits.
 std::string read_start(const std::string& path, std::size_t max_bytes);
 
 /// A read-only mapping of a regular file. Movable; views stay valid while it lives. Threads may
@@ -28,8 +28,8 @@ class MappedFile {
   ~MappedFile();
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
-  /// The pages that lie within part, a view of bytes(), no longer count as memory of this process;
-  /// reading them again brings them back. For large files that are read once, piece by piece.
+  /// Drops the pages that lie wholly within part, a view of bytes(), from this process's memory;
+  /// reading them again loads them again. For large files that are read once, piece by piece.
   void release(std::span<const std::byte> part) const;
 
  private:
@@ -45,10 +45,11 @@ class MappedFile {
 /// removed. Write errors are Error{kResource} naming the path and the system's reason. Not
 /// thread-safe.
 ///
-/// A regular file is replaced whole and keeps its mode and, where that is allowed, its owner; other
-/// hard links keep what it held. A symbolic link stays, and what it leads to is replaced or made.
-/// Pipes, character devices and open descriptors of this process (/dev/stdout, /dev/fd/3) are
-/// written in place, as far as the writing gets. Directories, sockets and disks are refused.
+/// A regular file is replaced as a whole and keeps its mode and, where that is permitted, its
+/// owner; other hard links keep the old contents. A symbolic link stays, and its target is replaced
+/// or created. Pipes, character devices and open descriptors of this process (/dev/stdout,
+/// /dev/fd/3) are written in place, so a failure leaves them partly written. Directories, sockets
+/// and disks are refused.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::string& path);
@@ -57,26 +58,26 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
-  /// Flushes file and directory and renames.
+  /// Flushes the file and its directory, and renames.
   void commit();
 
  private:
   void flush_buffer();
   [[noreturn]] void fail_write(const char* what) const;
   std::string path_;
-  std::string target_, temporary_;  // what the links lead to; temporary_ is empty in place
+  std::string target_, temporary_;  // target_: after following links; temporary_: "" in place
   std::vector<std::byte> buffer_;
   int fd_ = -1;
 };
 
 void write_file_atomic(const std::string& path, std::string_view bytes);
 
-/// Bytes that would not fit memory, kept on the disk beside a file that is being made of them, or
-/// among temporary files where that is written in place. It has no name, so that nothing is left
-/// whatever happens. Errors as AtomicFile's. Not thread-safe.
+/// Temporary storage on disk for bytes that would not fit into memory: beside the output file, or
+/// in the directory for temporary files where the output is written in place. The spool file has no
+/// name, so nothing is left even after a crash. Errors as AtomicFile's. Not thread-safe.
 class SpoolFile {
  public:
-  /// path: of the file that is being made.
+  /// path: the output file that the bytes are for.
   explicit SpoolFile(const std::string& path);
   ~SpoolFile();
   SpoolFile(const SpoolFile&) = delete;
@@ -84,7 +85,7 @@ class SpoolFile {
   void append(std::span<const std::byte> bytes);
   /// Bytes appended.
   std::size_t size() const { return size_; }
-  /// All that was appended so far.
+  /// A mapping of everything appended so far.
   MappedFile map() const;
 
  private:
@@ -93,16 +94,16 @@ class SpoolFile {
   int fd_ = -1;
 };
 
-/// A file that grows: what append has written stays where the process dies. Errors as AtomicFile's.
-/// Not thread-safe.
+/// A file that only grows: bytes written by append survive the death of the process. Errors as
+/// AtomicFile's. Not thread-safe.
 class AppendFile {
  public:
-  /// Makes the file, or keeps what it holds and writes behind it.
+  /// Creates the file, or keeps its contents and writes after them.
   explicit AppendFile(const std::string& path);
   ~AppendFile();
   AppendFile(const AppendFile&) = delete;
   AppendFile& operator=(const AppendFile&) = delete;
-  /// In one system call where the disk has room.
+  /// One system call where the disk has room.
   void append(std::string_view bytes);
   void sync();
 
@@ -111,15 +112,15 @@ class AppendFile {
   int fd_ = -1;
 };
 
-/// False where the path leads nowhere or may not be looked at; never throws.
+/// False where the path does not exist or may not be looked at; never throws.
 bool path_exists(const std::string& path) noexcept;
 bool is_directory(const std::string& path) noexcept;
-/// True where both lead to one file or directory, by whatever names.
+/// True where both names lead to one file or directory.
 bool is_same_file(const std::string& a, const std::string& b) noexcept;
-/// mkdir -p; Error{kResource}.
+/// Creates a directory and its parents; Error{kResource}.
 void make_directories(const std::string& path);
-/// make_directories whose work is undone where nothing comes of it: directories that were made and
-/// are empty when this ends are removed, so that a refusal leaves nothing behind.
+/// make_directories with undo: directories that it created and that are still empty when this
+/// object is destroyed are removed, so that a refused command leaves nothing behind.
 class NewDirectory {
  public:
   explicit NewDirectory(const std::string& path);
@@ -133,13 +134,13 @@ class NewDirectory {
 };
 /// Flushes a directory's entries to disk.
 void sync_directory(const std::string& path);
-/// Flushes a file's contents to disk, whoever wrote it.
+/// Flushes a file's contents to disk, whichever process wrote them.
 void sync_file(const std::string& path);
 /// rename(2); Error{kResource}.
 void rename_path(const std::string& from, const std::string& to);
 
-/// Holds an exclusive lock on a directory (a file .lock in it, removed in the end) while it lives.
-/// Error{kUsage} where another process has it.
+/// Holds an exclusive lock on a directory (a file .lock in it, removed at the end) while it lives.
+/// Error{kUsage} where another process holds it.
 class DirectoryLock {
  public:
   explicit DirectoryLock(const std::string& directory);

@@ -1,3 +1,4 @@
+// Searches arrays for NaN and infinity without branches, and words the errors about them.
 #include "core/finite.h"
 
 #include <algorithm>
@@ -12,7 +13,7 @@ namespace {
 
 constexpr std::uint32_t kExponent = 0x7f800000, kExponentOne = 0x00800000;
 
-// Without branches, so that the compiler makes vectors of it: adding one to an exponent of all ones
+// Without branches, so that the compiler vectorizes it: adding one to an exponent of all ones
 // carries into the sign.
 bool all_finite(std::span<const float> values) {
   std::uint32_t carried = 0;
@@ -24,7 +25,7 @@ bool all_finite(std::span<const float> values) {
 }  // namespace
 
 std::size_t first_not_finite(std::span<const float> values) {
-  constexpr std::size_t kPart = 4096;  // lies in the nearest cache
+  constexpr std::size_t kPart = 4096;  // fits the first-level cache
   for (std::size_t first = 0; first < values.size(); first += kPart) {
     const auto part = values.subspan(first, std::min(kPart, values.size() - first));
     if (all_finite(part)) continue;

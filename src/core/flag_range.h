@@ -1,4 +1,4 @@
-// The one sentence of a flag that counts something and is out of range.
+// The range check of flags that count something, with one wording for all of them.
 #pragma once
 
 #include <concepts>
@@ -8,11 +8,11 @@
 
 namespace qalof {
 
-/// The most passes, samples or windows that a flag may ask for: more is a slip, and sums of them
-/// stay far from what 64 bits hold.
+/// The largest number of passes, samples or windows that a flag accepts: more is a typing error,
+/// and sums of them stay far below 2^63.
 inline constexpr int kMostCounted = 1'000'000;
 
-/// Error{kUsage} unless low <= found <= high. flag: its name with both hyphens.
+/// Error{kUsage} unless low <= found <= high. flag: its name with the leading "--".
 template <std::integral Count>
 void check_count(const char* flag, Count found, std::type_identity_t<Count> low = 1,
                  std::type_identity_t<Count> high = kMostCounted) {

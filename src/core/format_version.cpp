@@ -1,3 +1,4 @@
+// Reads a format_version and words its refusal.
 #include "core/format_version.h"
 
 #include <fmt/format.h>

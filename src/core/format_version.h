@@ -1,4 +1,5 @@
-// What every file of ours says of its form, and the one sentence that refuses another.
+// The format_version that every file written by this project carries, and the refusal of unknown
+// ones.
 #pragma once
 
 #include <string>
@@ -7,8 +8,8 @@
 
 namespace qalof {
 
-/// The `format_version` of a header. Error{kUnsupported} naming both where it does not lie in
-/// first..last, {kBadInput} where it is missing or no integer.
+/// The `format_version` of a header. Error{kUnsupported} naming found and known versions where it
+/// lies outside first..last, {kBadInput} where it is missing or not an integer.
 int read_format_version(const Json& header, const std::string& where, int last, int first);
 inline int read_format_version(const Json& header, const std::string& where, int only) {
   return read_format_version(header, where, only, only);

@@ -1,3 +1,4 @@
+// sha256 through OpenSSL's EVP interface.
 #include "core/hash.h"
 
 #include <openssl/evp.h>

@@ -1,4 +1,4 @@
-// sha256 of bytes and files, by OpenSSL.
+// sha256 of bytes, through OpenSSL.
 #pragma once
 
 #include <cstddef>

@@ -1,3 +1,5 @@
+// Strict JSON: builds trees under limits on memory and depth (json.h), and streams large parts of a
+// document to a receiver (json_stream.h).
 #include "core/json.h"
 
 #include <algorithm>
@@ -13,16 +15,16 @@ namespace qalof {
 
 namespace {
 
-// What a node of the tree costs at worst, allocator included: an array slot (an array that has just
-// doubled, and the list that nlohmann-json moves elements to when it destroys one, which doubles as
-// well), a map node, a string's object or a container's.
+// Worst-case memory of a tree node, allocator included. Array slot: an array that has just doubled,
+// and the list that nlohmann-json moves elements to when it destroys an array, which doubles as
+// well. Member: a map node. String: the object of a string or container.
 constexpr std::size_t kArraySlotBytes = 5 * sizeof(Json);
 constexpr std::size_t kMemberBytes = 128;
 constexpr std::size_t kStringBytes = 64;
-// Brackets, commas, spaces and literals that may stand between two strings or numbers.
+// Brackets, commas, spaces and literals allowed between two strings or numbers.
 constexpr std::size_t kMaxGapBytes = std::size_t{1} << 20;
 
-// Builds the tree and refuses what nlohmann-json lets pass.
+// Builds the tree and refuses what nlohmann-json accepts but this project does not (json.h).
 class TreeBuilder {
  public:
   using number_integer_t = Json::number_integer_t;
@@ -65,7 +67,7 @@ class TreeBuilder {
   bool string(string_t& value) {
     if (told(JsonEvent::kString, value)) return true;
     spend(kStringBytes + value.size());
-    return add(Json(value));  // a copy has no spare capacity, and the parser keeps its buffer
+    return add(Json(value));  // copied: a moved string would bring its spare capacity along
   }
   bool binary(binary_t&) { return false; }
   bool start_object(std::size_t) {
@@ -88,8 +90,8 @@ class TreeBuilder {
   }
   bool parse_error(std::size_t position, const std::string& token,
                    const nlohmann::detail::exception& error) {
-    // "[json.exception.parse_error.101] parse error at line 1, column 2: ..." without the library's
-    // own code.
+    // Of "[json.exception.parse_error.101] parse error at line 1, column 2: ..." the library's own
+    // code is left out.
     std::string reason = error.what();
     if (const std::size_t end = reason.find("] "); end != std::string::npos)
       reason.erase(0, end + 2);
@@ -108,7 +110,7 @@ class TreeBuilder {
     }
     budget_ -= bytes;
   }
-  // Where the next value is a part that is told and not built, part_ is it.
+  // Sets part_ where the next value is a part that is streamed to a receiver instead of built.
   void find_part() {
     for (const JsonPart& part : parts_) {
       const bool is_root = open_.empty() && part.path.empty();
@@ -118,8 +120,8 @@ class TreeBuilder {
       if (is_root || is_member) part_ = &part;
     }
   }
-  // Hands an event to the part it belongs to; false where it belongs to the tree. step: how the
-  // event changes the depth inside the part.
+  // Passes an event to the receiver of the current part; false where there is none, so that the
+  // event belongs to the tree. step: how the event changes the depth inside the part.
   bool told(JsonEvent event, std::string_view text, std::int64_t number = 0, int step = 0) {
     if (part_ == nullptr) return false;
     if (step < 0) --part_depth_;
@@ -129,7 +131,8 @@ class TreeBuilder {
     if (part_depth_ == 0) part_ = nullptr;
     return true;
   }
-  // Puts a value where the document is: behind a key, at the end of an array, or as the root.
+  // Puts a value at the current position: as the value of a key, at the end of an array, or as the
+  // root.
   Json* place(Json value) {
     if (open_.empty()) {
       root_ = std::move(value);
@@ -151,7 +154,8 @@ class TreeBuilder {
     if (open_.size() >= limits_.max_depth)
       refuse(fmt::format("more than {} levels", limits_.max_depth));
     spend(kStringBytes);
-    // An element of an array has no path of keys: no part's path holds this name.
+    // Elements of an array have no path of keys; a NUL name, which no part's path holds, marks
+    // them.
     if (!open_.empty()) path_.push_back(open_.back()->is_array() ? std::string(1, '\0') : key_);
     open_.push_back(place(std::move(container)));
     return true;
@@ -170,10 +174,10 @@ class TreeBuilder {
       open_;  // stays valid: a container grows only after the one inside it is closed
   Json* slot_ = nullptr;
   std::span<const JsonPart> parts_;
-  std::vector<std::string> path_;  // keys of the open containers but the root
-  std::string key_;                // of slot_
+  std::vector<std::string> path_;  // keys of the open containers, root excluded
+  std::string key_;                // key of slot_
   const JsonPart* part_ = nullptr;
-  std::size_t part_depth_ = 0;  // containers open inside it
+  std::size_t part_depth_ = 0;  // containers open inside part_
 };
 
 const Json& member(const Json& object, std::string_view key, std::string_view where) {
@@ -196,7 +200,7 @@ std::string shortened(const Json& value) {
 
 void check_json_tokens(std::string_view text, std::string_view where, std::size_t max_token_bytes) {
   enum class Inside { kGap, kString, kNumber } inside = Inside::kGap;
-  std::size_t start = 0;  // of what i is inside of
+  std::size_t start = 0;  // of the gap, string or number that i is in
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     QALOF_CHECK(c != '\0', ErrorKind::kCorruptFile, "{}: JSON has a NUL byte at {}", where, i);
@@ -216,7 +220,7 @@ void check_json_tokens(std::string_view text, std::string_view where, std::size_
       const bool is_number =
           (c >= '0' && c <= '9') || c == '-' || c == '+' || c == '.' || c == 'e' || c == 'E';
       if (is_number == (inside == Inside::kNumber)) continue;
-      // A letter e of a literal is no number.
+      // The letter e of true or false is not part of a number.
       if (is_number && (c == 'e' || c == 'E')) continue;
       inside = is_number ? Inside::kNumber : Inside::kGap;
       start = i;
@@ -225,8 +229,8 @@ void check_json_tokens(std::string_view text, std::string_view where, std::size_
 }
 
 std::string_view json_token_hint(std::string_view token) {
-  // The parser stops at the first letter that no literal of JSON has; before it may stand what was
-  // read since the last token, control bytes as <U+000A>.
+  // token ends at the first letter that fits no JSON literal; before it may be other text read
+  // since the last token, control bytes written as <U+000A>.
   if (token.empty()) return "";
   const char last = token.back();
   token.remove_suffix(1);
@@ -261,7 +265,7 @@ Json parse_json_parts(std::string_view text, std::string_view where,
 }
 
 Json read_json_file(const std::string& path, std::size_t max_bytes) {
-  // Mapped, so that the text costs no memory beside the tree.
+  // Mapped, so that only the tree takes memory, not the text.
   const MappedFile file = MappedFile::open(path);
   const std::span<const std::byte> bytes = file.bytes();
   QALOF_CHECK(bytes.size() <= max_bytes, ErrorKind::kBadInput,

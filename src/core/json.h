@@ -1,7 +1,6 @@
-// Strict JSON for files from outside. The parser behind it is nlohmann-json driven by a SAX
-// handler, which refuses what the library lets pass: duplicate keys, deep nesting, invalid UTF-8,
-// trailing bytes, numbers that do not fit, and documents whose tree would need more memory than
-// their size allows.
+// Strict JSON for files from outside: nlohmann-json driven by a SAX handler that refuses what the
+// library accepts: duplicate keys, deep nesting, invalid UTF-8, trailing bytes, numbers that do not
+// fit, and documents whose tree would need more memory than their size allows.
 #pragma once
 
 #include <cstddef>
@@ -16,27 +15,27 @@ using Json = nlohmann::json;
 
 struct JsonLimits {
   std::size_t max_depth = 64;
-  /// The tree may take this many bytes more than the text it came from.
+  /// Bytes that the tree may take beyond the length of its text.
   std::size_t max_extra_bytes = std::size_t{48} << 20;
-  /// Longest string or number. The parser's own buffers hold one whole, several times over.
+  /// Longest string or number. The parser's buffers hold several copies of each.
   std::size_t max_token_bytes = std::size_t{4} << 20;
 };
 
-/// Parses text; where names the source in messages (a path). Throws Error{kCorruptFile} for bytes
-/// that are not such JSON. Integers beyond 64 bits and non-finite numbers are refused.
+/// Parses text; where names the source in messages (a path). Error{kCorruptFile} for bytes that are
+/// not valid JSON, integers beyond 64 bits and non-finite numbers included.
 Json parse_json(std::string_view text, std::string_view where, const JsonLimits& limits = {});
 
 /// Reads and parses a file of at most max_bytes (Error{kNotFound}, {kCorruptFile}; {kBadInput} for
 /// a larger one).
 Json read_json_file(const std::string& path, std::size_t max_bytes = std::size_t{64} << 20);
 
-/// Refuses (Error{kCorruptFile}) text with a NUL byte, which nlohmann-json takes for the end, a
-/// string or number of more than max_token_bytes, or more than 1 MiB between two of them, which it
-/// would buffer several times over. To be called before its SAX parser; parse_json does.
+/// Error{kCorruptFile} for text with a NUL byte (nlohmann-json takes it for the end), with a string
+/// or number of more than max_token_bytes, or with more than 1 MiB between two of them (the parser
+/// would buffer several copies of it). Call it before nlohmann-json's SAX parser; parse_json does.
 void check_json_tokens(std::string_view text, std::string_view where, std::size_t max_token_bytes);
 
-/// The text of a tree. Error{kBadInput} where a string of it is not UTF-8; where names what is
-/// written.
+/// The text of a tree. Error{kBadInput} where one of its strings is not UTF-8; where names the
+/// output.
 std::string dump_json(const Json& json, std::string_view where, int indent = -1);
 
 /// Typed access with one-sentence errors (Error{kBadInput}): where names the file, key the member.

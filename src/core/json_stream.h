@@ -1,4 +1,5 @@
-// Strict JSON (core/json.h) of which some parts are too large for a tree.
+// Strict JSON (core/json.h) for documents with parts too large for a tree, which are streamed to a
+// receiver.
 #pragma once
 
 #include <cstdint>
@@ -23,21 +24,21 @@ enum class JsonEvent {
   kOther
 };
 
-/// A part of a document that is told piece by piece. text is a key, a string or another value as it
-/// is written; an integer beyond 64 signed bits is another value. Duplicate keys are the receiver's
-/// business.
+/// A part of a document that is streamed to `take` event by event. text is a key, a string, or
+/// another value as written; integers outside the 64-bit signed range are kOther. Duplicate keys
+/// inside the part are left to the receiver.
 struct JsonPart {
-  std::vector<std::string> path;  // keys from the root; none: the whole document
+  std::vector<std::string> path;  // keys from the root; empty: the whole document
   std::function<void(JsonEvent event, std::string_view text, std::int64_t number)> take;
 };
 
-/// parse_json, but null stands in the place of every part, whose values go to its take. What take
-/// throws passes through.
+/// parse_json, with each part streamed to its `take` and replaced by null in the tree. Exceptions
+/// thrown by `take` pass through.
 Json parse_json_parts(std::string_view text, std::string_view where,
                       std::span<const JsonPart> parts, const JsonLimits& limits = {});
 
-/// For messages of SAX handlers: what to do about a token at which the parser stopped, "" where
-/// there is nothing to say. Python's json writes NaN and Infinity, which are no JSON.
+/// For messages of SAX handlers: advice about the token at which the parser stopped, or "".
+/// Python's json module writes NaN and Infinity, which are not JSON.
 std::string_view json_token_hint(std::string_view token);
 
 }  // namespace qalof

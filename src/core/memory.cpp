@@ -1,3 +1,4 @@
+// Words out-of-memory errors, and tunes glibc's allocator for repeated large allocations.
 #include "core/memory.h"
 
 #include <malloc.h>
@@ -25,7 +26,7 @@ void keep_freed_memory([[maybe_unused]] std::size_t expected_bytes) {
   mallopt(M_TRIM_THRESHOLD, -1);
   mallopt(M_TOP_PAD, 64 << 20);
 #if defined(__linux__)
-  // Freed, it stays the end of the heap, from which later allocations come.
+  // The freed block becomes the top of the heap, from which later allocations are taken.
   constexpr std::uintptr_t kLargePage = std::uintptr_t{2} << 20;
   void* block = expected_bytes < 2 * kLargePage ? nullptr : std::malloc(expected_bytes);
   if (block == nullptr) return;

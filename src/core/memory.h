@@ -1,4 +1,4 @@
-// Memory: large allocations that say what they were for, and what is done with freed memory.
+// Memory: errors that say what a large allocation was for, and a setting that keeps freed memory.
 #pragma once
 
 #include <cstddef>
@@ -10,15 +10,15 @@
 
 namespace qalof {
 
-/// Error{kResource}: "out of memory: WHAT". What could be made smaller the command knows.
+/// Error{kResource}: "out of memory: WHAT". Advice on what to make smaller is the command's part.
 class OutOfMemory : public Error {
  public:
   explicit OutOfMemory(const std::string& what);
-  /// what needs count values of so many bytes each.
+  /// what needs count values of bytes_each bytes.
   OutOfMemory(const std::string& what, std::size_t count, std::size_t bytes_each);
 };
 
-/// values.resize(count); OutOfMemory names what they are for where that fails.
+/// values.resize(count); throws OutOfMemory naming what the values are for where that fails.
 template <typename Vector>
 void resize_for(const std::string& what, Vector& values, std::size_t count) {
   try {
@@ -30,11 +30,11 @@ void resize_for(const std::string& what, Vector& values, std::size_t count) {
   }
 }
 
-/// From now on the allocator keeps what is freed instead of handing it back to the system, which
+/// From this call on the allocator keeps freed memory instead of returning it to the system, which
 /// would have to clear the pages of every large tensor again. For work that allocates the same
-/// sizes over and over, as training steps do. The next expected_bytes are asked of the system in
-/// large pages, which are cleared and found faster; they are used as they are needed. Process-wide;
-/// without effect where the C library or the system has no such setting.
+/// sizes repeatedly, as training steps do. The next expected_bytes come in large pages, which are
+/// cleared and mapped faster; they take memory only as they are used. Process-wide; no effect where
+/// the C library or the system has no such setting.
 void keep_freed_memory(std::size_t expected_bytes = 0);
 
 }  // namespace qalof

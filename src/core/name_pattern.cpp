@@ -1,3 +1,4 @@
+// Compiles patterns with RE2, after refusing what Python's re would read differently.
 #include "core/name_pattern.h"
 
 #include <re2/re2.h>
@@ -11,7 +12,7 @@ namespace qalof {
 
 namespace {
 
-// Holds the program of a pattern of kMaxBytes literal bytes and the matcher's cache.
+// Enough for the compiled form of a pattern of kMaxBytes literal bytes and the matcher's cache.
 constexpr std::int64_t kMaxMemory = std::int64_t{8} << 20;
 
 [[noreturn]] void refuse(ErrorKind kind, std::string_view where, std::string_view pattern,
@@ -19,8 +20,8 @@ constexpr std::int64_t kMaxMemory = std::int64_t{8} << 20;
   fail(kind, "{}: pattern \"{:.80}\" {}", where, pattern, what);
 }
 
-// What RE2 lacks of Python's patterns, or reads otherwise, as a phrase; "" where pattern holds none
-// of it. RE2 is asked about everything else.
+// Names the first feature of pattern that RE2 lacks or reads unlike Python's re, as a phrase; ""
+// where there is none. Every other error is left to RE2.
 std::string foreign_feature(std::string_view pattern) {
   bool in_class = false;
   std::size_t class_begin = 0;
@@ -54,7 +55,7 @@ std::string foreign_feature(std::string_view pattern) {
   return {};
 }
 
-// Python knows escapes, flags and counts that RE2 refuses.
+// RE2 refuses some escapes, flags and counts that Python accepts.
 bool may_be_valid_elsewhere(re2::RE2::ErrorCode code) {
   using re2::RE2;
   return code == RE2::ErrorBadEscape || code == RE2::ErrorBadPerlOp ||

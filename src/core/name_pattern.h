@@ -1,5 +1,5 @@
-// Regular expressions for names of modules. They come from outside, so they are matched by RE2,
-// whose time is linear in the name and whose memory is bounded. Not for text.
+// Regular expressions for names of modules. They come from files, so they are matched by RE2, whose
+// time is linear in the name and whose memory is bounded. Not for text.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ class RE2;
 
 namespace qalof {
 
-/// True where name is last, or ends in a dot and last.
+/// True where name equals last or ends in "." + last.
 bool ends_in_name(std::string_view name, std::string_view last);
 
 /// A compiled pattern. Immutable: threads may share it.
@@ -21,9 +21,9 @@ class NamePattern {
  public:
   static constexpr std::size_t kMaxBytes = std::size_t{64} << 10;
 
-  /// Error with where: {kBadInput} for what is no regular expression, {kUnsupported} for what RE2
-  /// does not have (look-around, back references, ...), what it reads unlike Python ({,n}, [:x:]),
-  /// and patterns too long or too large once their counts are written out.
+  /// where names the source in messages. {kBadInput} for an invalid regular expression;
+  /// {kUnsupported} for what RE2 lacks (look-around, back references, ...), what it reads unlike
+  /// Python ({,n}, [:x:]), and patterns too long or too large once their counts are expanded.
   NamePattern(std::string_view pattern, std::string_view where);
   NamePattern(NamePattern&& other) noexcept;
   NamePattern& operator=(NamePattern&& other) noexcept;
@@ -31,12 +31,12 @@ class NamePattern {
 
   /// True where the whole name matches.
   bool matches(std::string_view name) const;
-  /// True where the name matches from its first byte on, as far as it may be; group, where it is
-  /// given, gets what (?P<NAME>...) of the pattern took, "" where that took no part in the match.
+  /// True where a prefix of the name matches. *group, where given, receives the text matched by
+  /// (?P<GROUP_NAME>...), "" where that group took no part in the match.
   bool matches_start(std::string_view name) const;
   bool matches_start(std::string_view name, const std::string& group_name,
                      std::string* group) const;
-  /// Steps of the compiled pattern: what matching a byte costs at worst.
+  /// Instructions of the compiled pattern: the worst-case cost of matching one byte.
   std::size_t size() const;
 
  private:

@@ -1,4 +1,4 @@
-// How long work tells of itself without printing: the library reports, src/cli decides what a
+// Progress reporting for long operations; never prints. The library reports, src/cli decides what a
 // terminal, a log file or --json shows, and when.
 #pragma once
 
@@ -8,8 +8,8 @@
 
 namespace qalof {
 
-/// Receives what a command has to say while it runs. Called from one thread at a time. A call costs
-/// little beside a pass through a network: work reports as often as it likes.
+/// Receives the reports of a running command. Called from one thread at a time. A call is cheap
+/// compared with a pass through a network, so work reports as often as it likes.
 class Observer {
  public:
   virtual ~Observer() = default;
@@ -18,7 +18,7 @@ class Observer {
   /// One line the user should act on.
   virtual void warn(std::string_view line) { (void)line; }
   /// done of total units of what; total 0 means unknown. detail is short, e.g. "loss 1.23". The
-  /// first call comes before the work begins, so that something shows before its first unit ends.
+  /// first call comes before the work begins, so that something shows during its first unit.
   virtual void progress(std::string_view what, std::uint64_t done, std::uint64_t total,
                         std::string_view detail) {
     (void)what, (void)done, (void)total, (void)detail;

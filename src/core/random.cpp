@@ -1,3 +1,4 @@
+// Philox4x32-10 and the draws made from it: uniform, normal, bounded integers, permutations.
 #include "core/random.h"
 
 #include <cmath>

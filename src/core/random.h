@@ -1,5 +1,5 @@
-// Counter-based randomness: every number is a function of (seed, stream name, step, index), so
-// threads, ranks and resuming do not change it. Philox4x32-10 (Salmon et al., SC'11); the key is
+// Counter-based randomness: every number is a function of (seed, stream name, step, index), so it
+// does not depend on threads, ranks or resuming. Philox4x32-10 (Salmon et al., SC'11); the key is
 // the seed mixed with the FNV-1a hash of the stream name.
 #pragma once
 

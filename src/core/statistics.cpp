@@ -1,3 +1,5 @@
+// Wilson intervals, the paired bootstrap, means with errors and rank correlation (formulas:
+// statistics.h).
 #include "core/statistics.h"
 
 #include <algorithm>
@@ -32,12 +34,12 @@ std::vector<double> ranks(std::span<const double> values) {
 
 Interval wilson_interval(double share, std::uint64_t count) {
   if (count == 0) return {0, 1};
-  constexpr double kZ = 1.959963984540054;  // of 97.5 %
+  constexpr double kZ = 1.959963984540054;  // 97.5 % quantile of the standard normal
   const auto n = static_cast<double>(count);
   const double scale = 1 / (1 + kZ * kZ / n);
   const double middle = (share + kZ * kZ / (2 * n)) * scale;
   const double half = kZ * scale * std::sqrt(share * (1 - share) / n + kZ * kZ / (4 * n * n));
-  // At the ends the bound is the share itself, but for rounding.
+  // At the ends the bound equals the share exactly; rounding could move it.
   return {share <= 0 ? 0 : std::max(0.0, middle - half),
           share >= 1 ? 1 : std::min(1.0, middle + half)};
 }

@@ -1,4 +1,4 @@
-// Statistics of paired measurements.
+// Statistics of measurements: intervals of proportions and means, errors, rank correlation.
 #pragma once
 
 #include <cstddef>
@@ -12,13 +12,13 @@ struct Interval {
   double low = 0, high = 0;
 };
 
-/// 95 % interval of a probability after Wilson (1927), given the share of count trials that came
-/// true: never empty, also where the share is 0 or 1. Of a mean of count numbers in [0, 1] it is at
-/// least as wide as it must be. {0, 1} where count is 0.
+/// 95 % interval of a probability (Wilson 1927) from the share of successes in count trials; it has
+/// positive width even where the share is 0 or 1. For a mean of count numbers in [0, 1] it is
+/// conservative. {0, 1} where count is 0.
 Interval wilson_interval(double share, std::uint64_t count);
 
-/// Percentile bootstrap (Efron 1979) of the mean over samples: the same draws serve every quantity
-/// that was measured on them, so that differences are paired. Immutable.
+/// Percentile bootstrap (Efron 1979) of the mean over samples. All quantities measured on the
+/// samples use one set of draws, so that their differences are paired. Immutable.
 class PairedBootstrap {
  public:
   static constexpr std::size_t kDraws = 2000;
@@ -39,8 +39,8 @@ struct MeanAndError {
 };
 MeanAndError mean_and_error(std::span<const double> values);
 
-/// Spearman's rank correlation of two measurements [n] of the same things; tied values share their
-/// mean rank. NaN where n < 2 or one side has equal values only.
+/// Spearman's rank correlation of two measurements [n] of the same items; tied values share their
+/// mean rank. NaN where n < 2 or all values of one side are equal.
 double spearman(std::span<const double> a, std::span<const double> b);
 
 }  // namespace qalof

@@ -1,3 +1,5 @@
+// A thread pool whose workers spin briefly before they sleep, and the CPU count under affinity and
+// cgroup limits.
 #include "core/threads.h"
 
 #include <sched.h>
@@ -32,8 +34,8 @@ void pause_cpu() {
 #endif
 }
 
-// CPUs' worth of time that a cgroup directory grants, from "quota period" of version 2 or two files
-// of version 1; 0 = no limit.
+// CPUs that a cgroup directory grants: from "quota period" of version 2 or the two files of version
+// 1; 0 = no limit.
 double granted_cpus(const std::string& directory) {
   std::string quota;
   double period = 0;
@@ -48,8 +50,8 @@ double granted_cpus(const std::string& directory) {
   return 0;
 }
 
-// The least that this process's cgroup or one above it grants; 0 = no limit. A container sees its
-// own at the root.
+// The smallest limit of this process's cgroup and those above it; 0 = no limit. Inside a container
+// its own cgroup is the root.
 double cgroup_cpus() {
   double limit = 0;
   const auto consider = [&](const std::string& directory) {
@@ -70,14 +72,14 @@ double cgroup_cpus() {
 
 }  // namespace
 
-// A run is over when its tasks are done, whether or not every worker has taken notice of it: on a
-// busy machine a worker may not get a CPU for milliseconds. A late one finds no tasks left.
+// A run ends when its tasks are done, even if some workers have not noticed the run: on a busy
+// machine a worker may not get a CPU for milliseconds. A late worker finds no tasks left.
 struct ThreadPool::State {
   explicit State(int count) {
     workers.reserve(static_cast<std::size_t>(count));
     try {
       for (int i = 1; i < count; ++i) workers.emplace_back([this] { work(); });
-    } catch (const std::system_error&) {  // the system gives no more: fewer do the same work
+    } catch (const std::system_error&) {  // no more threads to be had: fewer do the same work
     }
   }
   ~State() {
@@ -123,7 +125,7 @@ struct ThreadPool::State {
     std::uint64_t now = open.load();
     while (left_of(now) > 0) {
       if (!open.compare_exchange_weak(now, now - 1)) continue;
-      // The run cannot end before this task has, so what start() wrote is of the same run.
+      // The run cannot end before this task does, so task and num_tasks are those of this run.
       try {
         (*task)(num_tasks - left_of(now));
       } catch (...) {
@@ -141,7 +143,7 @@ struct ThreadPool::State {
   std::condition_variable wake;
   std::atomic<int> sleepers{0};
   std::atomic<bool> stopping{false};
-  std::atomic<std::uint64_t> open{0};  // number of the run << 32 | tasks that nobody has taken
+  std::atomic<std::uint64_t> open{0};  // run number << 32 | tasks not yet taken
   std::atomic<std::size_t> done{0};
   std::size_t num_tasks = 0;
   const std::function<void(std::size_t)>* task = nullptr;

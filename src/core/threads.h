@@ -1,6 +1,6 @@
-// Parallel loops. Kernels never own threads: they take a ParallelFor. The runtime passes a
-// ThreadPool, training passes one that runs on PyTorch's own threads (two pools on one machine
-// halve the speed).
+// Parallel loops. Kernels never own threads: they take a ParallelFor. Inference and training pass a
+// ThreadPool; training also sets ATen to one thread, because two pools on one machine halve the
+// speed (docs/decisions/0001-foundations.md).
 #pragma once
 
 #include <cstddef>
@@ -48,7 +48,7 @@ class ThreadPool final : public ParallelFor {
   std::unique_ptr<State> state_;
 };
 
-/// CPUs this process may use (affinity and cgroup quota considered), at least 1.
+/// CPUs this process may use, given affinity and cgroup quota; at least 1.
 int available_threads();
 
 }  // namespace qalof

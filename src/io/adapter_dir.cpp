@@ -1,3 +1,4 @@
+// Reads and writes qalof.json of a training output directory.
 #include "io/adapter_dir.h"
 
 #include <set>
@@ -13,7 +14,7 @@ namespace {
 constexpr int kFormatVersion = 1;
 constexpr std::size_t kMaxBytes = std::size_t{4} << 20;
 
-// {"8": "w8"}: widths to names of sub-directories.
+// Reads an object such as {"8": "w8"}: weight widths to names of sub-directories.
 std::map<int, std::string> read_widths(const Json& json, const std::string& key,
                                        const std::string& where) {
   QALOF_CHECK(json.contains(key) && json[key].is_object(), ErrorKind::kBadInput,
@@ -108,7 +109,7 @@ void write_adapter_dir(const std::string& path, const AdapterDir& dir) {
                {"adapters", adapters},
                {"heads", heads},
                {"separator", dir.separator ? Json(*dir.separator) : Json()}};
-  // Left out where they say nothing, so that a program that does not know them reads the rest.
+  // Written only where set, so that a program that does not know these keys can read the rest.
   if (!dir.quantizers.empty()) json["quantizers"] = quantizers;
   if (dir.merged) json["adapter_form"] = "merged";
   if (!dir.label_names.empty()) json["label_names"] = dir.label_names;

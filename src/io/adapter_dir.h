@@ -18,19 +18,19 @@ struct AdapterDir {
   std::string scheme = "seed";
   Json plan;                              // plan file contents, or null
   std::map<int, std::string> adapters;    // weight width -> sub-directory
-  std::map<int, std::string> heads;       // weight width -> sub-directory whose head serves it
+  std::map<int, std::string> heads;       // weight width -> sub-directory whose head is used
   std::map<int, std::string> quantizers;  // weight width -> sub-directory with learned values
   bool merged = false;                    // adapters are added to weights before quantization
   std::optional<std::int32_t> separator;  // token between question and context
-  std::vector<std::string> label_names;   // of classes; empty: none, and not written
-  Json raw;                               // as read
+  std::vector<std::string> label_names;   // of the classes; empty: not written
+  Json raw;                               // the JSON as read
 };
 
-/// A list of names of classes. Error{kBadInput} where it is not 2..1000 of at most 255 bytes.
+/// A list of class names. Error{kBadInput} unless it holds 2 to 1000 names of at most 255 bytes.
 std::vector<std::string> read_label_names(const Json& json, const std::string& where);
 /// True where the directory holds qalof.json.
 bool is_adapter_dir(const std::string& path);
-/// True where it holds adapters of either form: several widths (qalof.json) or one of PEFT.
+/// True where the directory holds adapters: qalof.json for several widths, or one PEFT adapter.
 bool holds_adapters(const std::string& path);
 /// Error{kCorruptFile}, {kBadInput}; {kUnsupported} for an unknown format_version.
 AdapterDir read_adapter_dir(const std::string& path);

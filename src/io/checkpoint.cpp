@@ -1,3 +1,5 @@
+// Writes checkpoints under a temporary name and renames them once their manifest is on disk;
+// verifies, limits and removes them.
 #include "io/checkpoint.h"
 
 #include <unistd.h>
@@ -23,7 +25,7 @@ constexpr std::string_view kManifest = "manifest.json";
 constexpr std::string_view kPrefix = "checkpoint-";
 constexpr std::string_view kTemporary = ".tmp-";
 constexpr std::size_t kHexDigits = 64;
-// The manifest ends in its own checksum, which is that of the bytes before this text.
+// The manifest ends in its own checksum, computed over the bytes before this text.
 constexpr std::string_view kChecksumBegin = ",\"sha256\":\"";
 constexpr std::string_view kChecksumEnd = "\"}\n";
 
@@ -31,8 +33,8 @@ std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
 }
 
-// The step of "checkpoint-40"; nothing for other names ("checkpoint-040" and "checkpoint-40.tmp-7"
-// among them).
+// The step of "checkpoint-40"; nullopt for other names, "checkpoint-040" and "checkpoint-40.tmp-7"
+// included.
 std::optional<std::int64_t> step_of(std::string_view name) {
   if (!name.starts_with(kPrefix)) return std::nullopt;
   name.remove_prefix(kPrefix.size());
@@ -73,7 +75,7 @@ std::string temporary_name(const std::string& path, const char* suffix = "") {
 
 struct Contents {
   std::vector<std::string> files;        // relative to the checkpoint, sorted
-  std::vector<std::string> directories;  // absolute, the inner before the outer
+  std::vector<std::string> directories;  // absolute, children before their parents
 };
 
 Contents contents_of(const std::string& root) {
@@ -94,14 +96,14 @@ Contents contents_of(const std::string& root) {
   return contents;
 }
 
-// A name from a manifest must stay inside its checkpoint.
+// True where a name from a manifest stays inside its checkpoint.
 bool is_inside(const std::string& name) {
   const fs::path path(name);
   if (name.empty() || path.is_absolute() || name.find('\0') != std::string::npos) return false;
   return std::none_of(path.begin(), path.end(), [](const fs::path& part) { return part == ".."; });
 }
 
-// The manifest's JSON, once its checksum has been compared.
+// Reads the manifest's JSON after comparing its checksum.
 Json read_manifest(const std::string& where) {
   const std::string text = read_file(where, kMaxManifestBytes);
   const std::size_t tail = kChecksumBegin.size() + kHexDigits + kChecksumEnd.size();
@@ -202,11 +204,11 @@ void CheckpointWriter::commit() {
   const std::string where = fmt::format("{}/{}", temporary_, kManifest);
   std::string text = dump_json(
       {{"format_version", kFormatVersion}, {"step", step_}, {"files", std::move(files)}}, where);
-  text.pop_back();  // the closing brace: kChecksumEnd has it
+  text.pop_back();  // the closing brace, which kChecksumEnd adds again
   write_file_atomic(where, fmt::format("{}{}{}{}", text, kChecksumBegin, sha256_hex(bytes_of(text)),
                                        kChecksumEnd));
   for (const std::string& directory : contents.directories) sync_directory(directory);
-  // A directory cannot be renamed over one with files.
+  // rename(2) cannot replace a directory that is not empty.
   std::string replaced;
   if (path_exists(path_)) {
     replaced = temporary_name(path_, "-replaced");

@@ -1,3 +1,4 @@
+// Parses GGUF headers, metadata and tensor tables, and joins the parts of a split model (gguf.h).
 #include "io/gguf.h"
 
 #include <algorithm>
@@ -21,18 +22,18 @@ constexpr std::uint32_t kMaxRank = 4;
 constexpr std::uint64_t kMaxAlignment = 65'536;
 constexpr std::uint64_t kDefaultAlignment = 32;
 
-// Keys of a file that is one of several.
+// Metadata keys of a file that is one part of a split model.
 constexpr const char* kPartIndex = "split.no";
 constexpr const char* kPartCount = "split.count";
 constexpr const char* kPartTensors = "split.tensors.count";
 constexpr std::uint64_t kMaxParts = 10'000;
 
-// Types of metadata.
+// Type numbers of metadata values.
 constexpr std::uint32_t kUint8 = 0, kInt8 = 1, kUint16 = 2, kInt16 = 3, kUint32 = 4, kInt32 = 5,
                         kFloat32 = 6, kBool = 7, kString = 8, kArray = 9, kUint64 = 10, kInt64 = 11,
                         kFloat64 = 12;
 
-// Bytes of a scalar, or 0.
+// Bytes of a scalar type; 0 for strings, arrays and unknown types.
 std::size_t scalar_bytes(std::uint32_t type) {
   switch (type) {
     case kUint8:
@@ -68,7 +69,7 @@ std::string name_text(std::string_view name) {
   return fmt::format("\"{:.80}{}\"", name, name.size() > 80 ? "..." : "");
 }
 
-// A scalar of an integer type; nothing for other types and for negative numbers.
+// A scalar of an integer type as unsigned; nullopt for other types and negative numbers.
 std::optional<std::uint64_t> as_unsigned(std::uint32_t type, const std::byte* at) {
   const auto of_signed = [](std::int64_t value) -> std::optional<std::uint64_t> {
     if (value < 0) return std::nullopt;
@@ -103,7 +104,7 @@ std::size_t GgufTensor::num_elements() const {
   return bytes.size() / block.bytes * block.elements;
 }
 
-// Reads a file from front to back; every length is compared with what is left first.
+// Parses a file from front to back; every length is compared with the bytes left before it is used.
 class GgufParser {
  public:
   explicit GgufParser(GgufFile& file) : file_(file), rest_(file.file_.bytes()) {}
@@ -114,7 +115,7 @@ class GgufParser {
       refuse("is no GGUF file (it does not begin with the magic \"GGUF\")");
     rest_ = rest_.subspan(kMagic.size());
     const auto version = number<std::uint32_t>("version");
-    // A small number has its bytes at the other end.
+    // A small version number whose bytes are in the high half is big-endian.
     if ((version & 0xFFFFU) == 0 && version != 0)
       refuse("is a big-endian GGUF file, read are little-endian ones");
     QALOF_CHECK(version == 2 || version == 3, ErrorKind::kCorruptFile,
@@ -184,7 +185,7 @@ class GgufParser {
     }
     const std::byte* begin = rest_.data();
     if (value.type == kString) {
-      // A string takes 8 bytes at least, so that a large count ends early.
+      // Each string takes at least 8 bytes, so a false count soon runs out of file.
       for (std::uint64_t i = 0; i < value.count; ++i) {
         const auto bytes = number<std::uint64_t>(what);
         take(bytes, what);
@@ -246,7 +247,7 @@ class GgufParser {
     tensors_.push_back(std::move(pending));
   }
 
-  // Tensors fill the data without gaps beyond padding, so none overlaps another.
+  // Tensors must fill the data with no gaps but padding, so that none overlaps another.
   void place_tensors(std::span<const std::byte> data, std::uint64_t alignment) {
     std::sort(tensors_.begin(), tensors_.end(),
               [](const Pending& a, const Pending& b) { return a.offset < b.offset; });
@@ -287,7 +288,7 @@ GgufFile GgufFile::open_one(const std::string& path) {
   return file;
 }
 
-// Tensors of the other files of a model that was split, all of which are named alike.
+// Adds the tensors of the other parts of a split model, whose names differ in the part number only.
 void GgufFile::add_parts(std::uint64_t parts) {
   const auto ending = [&](std::uint64_t part) {
     return fmt::format("-{:05}-of-{:05}.gguf", part + 1, parts);

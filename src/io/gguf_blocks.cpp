@@ -1,3 +1,4 @@
+// Decodes GGUF tensor blocks to f32, one function per family of types.
 #include "io/gguf_blocks.h"
 
 #include <array>
@@ -11,8 +12,8 @@ namespace qalof::io {
 
 namespace {
 
-constexpr std::size_t kSmall = 32;   // elements of a block of a plain type
-constexpr std::size_t kLarge = 256;  // and of a "K" type, whose parts have scales of their own
+constexpr std::size_t kSmall = 32;   // elements per block of a plain type
+constexpr std::size_t kLarge = 256;  // per block of a "K" type, whose parts have their own scales
 
 constexpr std::array kBlocks = {
     GgufBlock{GgufType::kF32, 1, 4},          GgufBlock{GgufType::kF16, 1, 2},
@@ -24,7 +25,7 @@ constexpr std::array kBlocks = {
     GgufBlock{GgufType::kQ6_K, kLarge, 210},  GgufBlock{GgufType::kIQ4_NL, kSmall, 18},
     GgufBlock{GgufType::kIQ4_XS, kLarge, 136}};
 
-// By number; empty: never given out, or taken back.
+// Type names by number; empty: never assigned, or withdrawn.
 constexpr std::array<std::string_view, 41> kNames = {
     "F32",   "F16",        "Q4_0",       "Q4_1",       "Q4_2",     "Q4_3",     "Q5_0",
     "Q5_1",  "Q8_0",       "Q8_1",       "Q2_K",       "Q3_K",     "Q4_K",     "Q5_K",
@@ -33,11 +34,11 @@ constexpr std::array<std::string_view, 41> kNames = {
     "F64",   "IQ1_M",      "BF16",       "Q4_0_4_4",   "Q4_0_4_8", "Q4_0_8_8", "TQ1_0",
     "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8", "MXFP4",    "NVFP4"};
 
-// What a code of IQ4_NL and IQ4_XS stands for.
+// The value of each code of IQ4_NL and IQ4_XS.
 constexpr std::array<float, 16> kNonLinear = {-127, -104, -83, -65, -49, -35, -22, -10,
                                               1,    13,   25,  38,  53,  69,  89,  113};
 
-// Reads little-endian numbers of a block.
+// Reads the little-endian numbers of a block.
 class Bytes {
  public:
   explicit Bytes(const std::byte* at) : at_(at) {}
@@ -50,20 +51,20 @@ class Bytes {
   float code8(std::size_t i) const {
     return static_cast<float>(static_cast<std::int8_t>((*this)[i]));
   }
-  /// Code i of 32 in 16 bytes: the first 16 in the low halves, the others in the high ones.
+  /// 4-bit code i of 32 in 16 bytes: codes 0..15 in the low halves, 16..31 in the high halves.
   unsigned nibble(std::size_t first, std::size_t i) const {
     const unsigned byte = (*this)[first + i % 16];
     return i < 16 ? byte & 0xFU : byte >> 4;
   }
-  /// Bit i of what begins at first.
+  /// Bit i of the bytes that begin at first.
   unsigned bit(std::size_t first, std::size_t i) const {
     return (*this)[first + i / 8] >> i % 8 & 1U;
   }
-  /// Codes of 2 bits: a half of 128 has 32 bytes, which hold elements 0..31 of it lowest.
+  /// 2-bit code i: each 128 elements take 32 bytes, whose lowest bits are elements 0..31.
   unsigned pair(std::size_t first, std::size_t i) const {
     return (*this)[first + i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3U;
   }
-  /// Codes of 4 bits: a quarter of 64 has 32 bytes, whose low halves are the first 32 of it.
+  /// 4-bit code i: each 64 elements take 32 bytes, whose low halves are elements 0..31.
   unsigned quarter_nibble(std::size_t first, std::size_t i) const {
     return (*this)[first + i / 64 * 32 + i % 32] >> i % 64 / 32 * 4 & 0xFU;
   }
@@ -113,16 +114,16 @@ void q2_k_block(const Bytes& in, float* out) {
 void q3_k_block(const Bytes& in, float* out) {
   const float scale = in.half(108);
   for (std::size_t i = 0; i < kLarge; ++i) {
-    // 6 bits of a part's scale: 4 of them in halves of 8 bytes, 2 in quarters of 4.
+    // 6 bits of a part's scale: 4 in the halves of 8 bytes, 2 in the quarters of 4 bytes.
     const std::size_t part = i / 16;
     const unsigned low = in[96 + part % 8] >> part / 8 * 4 & 0xFU,
                    high = in[104 + part % 4] >> part / 4 * 2 & 3U;
-    const unsigned top = in[i % 32] >> i / 32 & 1U;  // of the code
+    const unsigned top = in[i % 32] >> i / 32 & 1U;  // third bit of the code
     out[i] = scale * real(low | high << 4, 32) * real(in.pair(32, i) | top << 2, 4);
   }
 }
 
-// 6 bits each of the scale and the minimum of part 0..7, in 12 bytes.
+// 6-bit scale and 6-bit minimum of parts 0..7, packed in 12 bytes.
 struct Part {
   unsigned scale, minimum;
 };
@@ -132,7 +133,7 @@ Part part_of(const Bytes& in, std::size_t first, std::size_t part) {
   return {(low & 0xFU) | in[first + part - 4] >> 6 << 4, low >> 4 | in[first + part] >> 6 << 4};
 }
 
-// Q4_K, and Q5_K with a fifth bit of the codes.
+// Q4_K; Q5_K adds a fifth bit to each code.
 void q45_k_block(GgufType type, const Bytes& in, float* out) {
   const bool fifth = type == GgufType::kQ5_K;
   const float scale = in.half(0), minimum = in.half(2);
@@ -150,7 +151,7 @@ void q45_k_block(GgufType type, const Bytes& in, float* out) {
 void q6_k_block(const Bytes& in, float* out) {
   const float scale = in.half(208);
   for (std::size_t i = 0; i < kLarge; ++i) {
-    // A half of 128 has 64 bytes: low halves are its elements 0..63, high ones 64..127.
+    // Each 128 elements take 64 bytes: low halves are elements 0..63, high halves 64..127.
     const unsigned low = in[i / 128 * 64 + i % 64] >> i % 128 / 64 * 4 & 0xFU;
     out[i] = scale * in.code8(192 + i / 16) * real(low | in.pair(128, i) << 4, 32);
   }
@@ -159,7 +160,7 @@ void q6_k_block(const Bytes& in, float* out) {
 void iq4_xs_block(const Bytes& in, float* out) {
   const float scale = in.half(0);
   for (std::size_t i = 0; i < kLarge; ++i) {
-    // 6 bits of a part's scale: 2 of them in 16 bits, 4 in 4 bytes.
+    // 6 bits of a part's scale: 2 in a 16-bit number, 4 in 4 bytes.
     const std::size_t part = i / 32;
     const unsigned low = in[4 + part / 2] >> part % 2 * 4 & 0xFU,
                    high = in[2 + part / 4] >> part % 4 * 2 & 3U;

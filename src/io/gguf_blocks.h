@@ -1,4 +1,4 @@
-// How GGUF files store numbers: the types by name, and blocks of them to f32
+// Number formats of GGUF files: types by name, and conversion of their blocks to f32
 // (docs/file_formats.md, "GGUF"). Not for writing.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace qalof::io {
 
-/// The types that are read, with the numbers of the format.
+/// The types that can be read, with the format's own numbers.
 enum class GgufType : std::uint32_t {
   kF32 = 0,
   kF16 = 1,
@@ -29,20 +29,20 @@ enum class GgufType : std::uint32_t {
   kBF16 = 30
 };
 
-/// What a type stores of a row: blocks of so many elements, of so many bytes.
+/// Storage of a type: rows are blocks of `elements` elements in `bytes` bytes.
 struct GgufBlock {
   GgufType type;
   std::size_t elements, bytes;
 };
-/// The block of a type by its number in a file; null where it is not read.
+/// The block of a type by its number in a file; null where the type cannot be read.
 const GgufBlock* gguf_block(std::uint32_t type);
-/// "Q6_K", also of types that are not read; "number 99" where the format names none.
+/// "Q6_K", also for known types that cannot be read; "number 99" where the format names none.
 std::string gguf_type_name(std::uint32_t type);
-/// The names of all types that are read: "F32, F16, ...".
+/// The names of all types that can be read: "F32, F16, ...".
 std::string gguf_types_read();
 
-/// Whole blocks as f32, bit-equal to the reference of the format: products and sums in its order,
-/// each rounded once. bytes and dst are of the same number of blocks.
+/// Converts whole blocks to f32, bit-equal to the format's reference code: same order of products
+/// and sums, each rounded once. bytes and dst hold the same number of blocks.
 void blocks_as_f32(GgufType type, std::span<const std::byte> bytes, std::span<float> dst);
 
 }  // namespace qalof::io

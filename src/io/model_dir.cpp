@@ -1,3 +1,5 @@
+// Opens model directories: finds shards, strips wrapper prefixes, drops buffers, and explains what
+// is wrong with directories that are not models.
 #include "io/model_dir.h"
 
 #include <algorithm>
@@ -22,13 +24,13 @@ namespace {
 
 constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxIndexBytes = std::size_t{16} << 20;
-constexpr std::size_t kChunkBytes = std::size_t{4} << 20;  // read at once before it is released
-// Wrappers first, then the decoder's own.
+constexpr std::size_t kChunkBytes = std::size_t{4} << 20;  // converted at once, then released
+// Wrappers first, then the decoder's own prefixes.
 constexpr std::array<std::string_view, 6> kPrefixes = {
     "module.", "_orig_mod.", "base_model.", "pretrained_model.", "transformer.", "model."};
 constexpr std::size_t kNumWrappers = 4;
 
-// Files of a shard index, with the tensors each must hold.
+// Files of a shard index and the tensors each must hold.
 std::map<std::string, std::set<std::string>> read_index(const std::string& path) {
   const Json index = read_json_file(path, kMaxIndexBytes);
   QALOF_CHECK(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(),
@@ -49,7 +51,7 @@ std::map<std::string, std::set<std::string>> read_index(const std::string& path)
   return files;
 }
 
-// Numbers of model-00002-of-00003.safetensors; nothing for other names.
+// The numbers in model-00002-of-00003.safetensors; nullopt for other names.
 struct ShardName {
   std::size_t number = 0, count = 0;
 };
@@ -62,7 +64,7 @@ std::optional<ShardName> parse_shard_name(const std::string& name) {
   return shard;
 }
 
-// Parts of a model that are there without the index that says what they hold.
+// Refuses a directory of shards without the index that says what they hold.
 void refuse_shards_without_index(const fs::path& directory) {
   std::set<std::size_t> found;
   ShardName last;
@@ -80,7 +82,7 @@ void refuse_shards_without_index(const fs::path& directory) {
        directory.string(), found.size(), last.count, *found.begin(), last.count);
 }
 
-// A GGUF file where a model directory is expected.
+// Refuses a directory that holds a GGUF file instead of a model, naming the file.
 void refuse_gguf(const fs::path& directory) {
   std::error_code ignored;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored)) {
@@ -109,7 +111,7 @@ void refuse_gguf(const fs::path& directory) {
        directory.string());
 }
 
-// What is no directory at all, by its first bytes.
+// Refuses a path that is a file, naming its format by its first bytes.
 [[noreturn]] void fail_for_file(const std::string& path) {
   constexpr std::size_t kMagicBytes = 9;
   const std::string start = read_start(path, kMagicBytes);
@@ -124,7 +126,7 @@ void refuse_gguf(const fs::path& directory) {
        path);
 }
 
-// Parts that an index names and that are not there.
+// Refuses an index that names files which do not exist.
 void check_shards(const std::string& index,
                   const std::map<std::string, std::set<std::string>>& mapped) {
   std::vector<std::string> missing;
@@ -140,9 +142,9 @@ void check_shards(const std::string& index,
        count > kMaxNamed ? ", ..." : "");
 }
 
-// Buffers that files of older versions carry and every version makes anew: causal masks of GPT-2,
-// h.N.attn.bias [1, 1, P, P] and h.N.attn.masked_bias [], rotary frequencies, which may stand in a
-// layer or beside the layers, and positions.
+// True for buffers that old files store and every version recomputes: GPT-2's causal masks
+// h.N.attn.bias [1, 1, P, P] and h.N.attn.masked_bias [], rotary frequencies (inside a layer or
+// beside the layers), and positions.
 bool is_buffer(std::string_view name, const TensorView& view) {
   for (const std::string_view last :
        {"attn.masked_bias", "rotary_emb.inv_freq", "rotary_emb.original_inv_freq",
@@ -236,7 +238,7 @@ void ModelDir::copy_as_f32(const TensorView& view, std::size_t first, std::span<
     const std::span<const std::byte> bytes = entry.second.file_bytes();
     return begin >= bytes.data() && begin < bytes.data() + bytes.size();
   });
-  // Fewer pages are no gain: rows of embeddings come one by one.
+  // Releasing fewer pages gains nothing: embedding rows are read one by one.
   constexpr std::size_t kWorthReleasing = std::size_t{1} << 20;
   for (std::size_t done = 0; done < dst.size();) {
     const std::size_t count = std::min(dst.size() - done, kChunkBytes / element);

@@ -1,3 +1,4 @@
+// Plans shards by size and writes them one at a time, then the index, then removes the other form.
 #include "io/model_write.h"
 
 #include <filesystem>
@@ -35,7 +36,7 @@ std::vector<Shard> split(const std::vector<TensorToMake>& tensors, std::size_t e
 
 void write_shard(const std::string& path, const Shard& shard, bool bf16,
                  const std::function<void()>& made) {
-  // Lists: what is written views them.
+  // Lists, because their elements do not move: TensorToWrite holds views of them.
   std::list<std::vector<float>> floats;
   std::list<std::vector<std::byte>> halves;
   std::vector<TensorToWrite> tensors;
@@ -60,7 +61,7 @@ void write_model_weights(const std::string& directory, const std::vector<TensorT
   const std::vector<Shard> shards = split(tensors, bf16 ? 2 : 4, shard_bytes);
   const fs::path whole = fs::path(directory) / "model.safetensors",
                  index_path = fs::path(directory) / "model.safetensors.index.json";
-  std::error_code ignored;  // of removing what may not be there
+  std::error_code ignored;  // the files to remove may not exist
   if (shards.size() == 1) {
     write_shard(whole.string(), shards.front(), bf16, made);
     fs::remove(index_path, ignored);

@@ -1,5 +1,5 @@
-// Writing the weights of a Hugging Face model directory: one safetensors file, or shards of about a
-// gibibyte with an index, so that memory holds one of them.
+// Writes the weights of a Hugging Face model directory: one safetensors file, or shards of about a
+// gibibyte with an index, so that memory holds one shard at a time.
 #pragma once
 
 #include <cstddef>
@@ -10,19 +10,18 @@
 
 namespace qalof::io {
 
-/// A tensor that is made when its turn comes.
+/// A tensor whose values are computed when it is written.
 struct TensorToMake {
-  std::string name;  // with its class's prefix
+  std::string name;  // with the prefix of its model class
   std::vector<std::size_t> shape;
-  std::function<std::vector<float>()> make;  // values in C order
+  std::function<std::vector<float>()> make;  // returns the values in C order
 };
 
 inline constexpr std::uint64_t kShardBytes = std::uint64_t{1} << 30;
 
-/// Writes model.safetensors in f32 or bfloat16; where that is more than shard_bytes, shards in the
-/// order given (a tensor is never split) and model.safetensors.index.json. Weights of the other
-/// form that were there are removed last. made is called after each tensor. Errors as
-/// write_safetensors'.
+/// Writes model.safetensors in f32 or bfloat16; above shard_bytes in all, shards in the order given
+/// (a tensor is never split) and model.safetensors.index.json. Existing weights of the other form
+/// are removed last. made is called after each tensor. Errors as write_safetensors'.
 void write_model_weights(const std::string& directory, const std::vector<TensorToMake>& tensors,
                          bool bf16, const std::function<void()>& made,
                          std::uint64_t shard_bytes = kShardBytes);

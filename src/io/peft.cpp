@@ -1,3 +1,4 @@
+// Opens and writes PEFT adapter directories; the settings are parsed in peft_config.cpp.
 #include "io/peft.h"
 
 #include <cmath>

@@ -1,5 +1,5 @@
 // One PEFT LoRA adapter directory: adapter_config.json and adapter_model.safetensors, as Python
-// `peft` writes and reads them. Matching tensors to a model is runtime/adapter's business.
+// `peft` writes and reads them. Not for: matching tensors to a model (weights/adapter.h).
 #pragma once
 
 #include <cstddef>
@@ -15,11 +15,12 @@
 
 namespace qalof::io {
 
-/// Values by pattern, in the order of the file: the first pattern that matches a module counts.
+/// Values by pattern, in the order of the file: the first pattern that matches a module wins.
 template <typename T>
 using PatternValues = std::vector<std::pair<std::string, T>>;
 
-/// What adapter_config.json says about loading; io/peft_modules.h says what it means for a module.
+/// The settings of adapter_config.json that affect loading; io/peft_modules.h applies them to
+/// modules.
 struct PeftConfig {
   std::size_t r = 8;
   double lora_alpha = 16;
@@ -32,36 +33,36 @@ struct PeftConfig {
   std::string target_pattern;                // a regular expression, full match; "" = none
   std::vector<std::string> exclude_modules;  // name suffixes
   std::string exclude_pattern;               // as target_pattern
-  // Layers that are adapted; empty: all. Which part of a name is the layer's number is told by the
-  // patterns before it, if there are any.
+  // Layers that are adapted; empty: all. layers_pattern names the part of a module's name that the
+  // layer number follows; empty: the first number with two parts before it.
   std::vector<std::int64_t> layers_to_transform;
   std::vector<std::string> layers_pattern;
-  // False where a pattern is more than is implemented: the tensors alone tell.
+  // False where a pattern is beyond what is implemented; then the tensors alone decide.
   bool targets_known = true, ranks_known = true;
-  // peft starts a module that has no tensors at random numbers, not at nothing.
+  // True where peft starts a module without tensors at random numbers instead of at zero.
   bool starts_at_random = false;
   std::vector<std::string> modules_to_save;
   PatternValues<std::size_t> rank_pattern;
   PatternValues<double> alpha_pattern;
   std::string base_model_name_or_path;
   std::string revision;  // of the base; "" = none
-  Json raw;              // as read
+  Json raw;              // the JSON as read
 };
 
-/// Reads the text of an adapter_config.json; where is its path. Settings on which peft's loading
-/// depends are acted on or refused by name, the others passed over. What was passed over although
-/// it is not known goes to *warnings. Error{kCorruptFile}, {kBadInput}, {kUnsupported}.
+/// Parses the text of an adapter_config.json; where is its path. Settings that affect loading are
+/// applied or refused by name; others are ignored, and unknown ones among them are reported in
+/// *warnings. Error{kCorruptFile}, {kBadInput}, {kUnsupported}.
 PeftConfig parse_peft_config(std::string_view text, const std::string& where,
                              std::vector<std::string>* warnings);
 
-/// An adapter directory, opened; keeps the mapping its tensors view.
+/// An opened adapter directory; keeps the mapping that its tensors view.
 class PeftAdapter {
  public:
   PeftAdapter(PeftConfig config, SafetensorsFile file, std::vector<std::string> warnings);
   const PeftConfig& config() const { return config_; }
   /// By name without "base_model.model." ("transformer.h.0.attn.c_attn.lora_A.weight").
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
-  /// What reading the configuration had to say.
+  /// Warnings from parsing the configuration.
   const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
@@ -71,11 +72,12 @@ class PeftAdapter {
   std::vector<std::string> warnings_;
 };
 
-/// Error{kNotFound}, and those of parse_peft_config; {kUnsupported} for pickled weights.
+/// Error{kNotFound}, the errors of parse_peft_config, and {kUnsupported} for pickled weights.
 PeftAdapter read_peft(const std::string& directory);
-/// tensors are named without "base_model.model.". The configuration is written last; a task_type
-/// that is empty is written as null. Error{kResource}; {kInternal} for r of 0, an alpha that is not
-/// finite, and what training never sets: excluded modules, layers, and ranks and alphas by pattern.
+/// Writes an adapter directory; tensors are named without "base_model.model.". The configuration is
+/// written last; an empty task_type becomes null. Error{kResource}; {kInternal} for r of 0, an
+/// alpha that is not finite, and settings that training never uses: excluded modules, layers, and
+/// ranks and alphas by pattern.
 void write_peft(const std::string& directory, const PeftConfig& config,
                 std::vector<TensorToWrite> tensors);
 

@@ -1,5 +1,5 @@
-// adapter_config.json, judged by what peft's loading depends on (docs/file_formats.md, "PEFT
-// directory").
+// Parses adapter_config.json: settings that peft's loading depends on are applied or refused
+// (docs/file_formats.md, "PEFT directory").
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -19,12 +19,12 @@ constexpr std::int64_t kMaxRank = 65536;
 constexpr std::int64_t kMaxLayer = 1'000'000;
 constexpr std::size_t kMaxPatternKeys = 4096;
 
-// A value for messages.
+// A value as text for messages.
 std::string text_of(const Json& value) {
   return value.dump(-1, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace).substr(0, 60);
 }
 
-// The value a setting has when it does nothing.
+// True for the values that switch a setting off.
 bool is_inert(const Json& value) {
   return value.is_null() || value == false || value == 0 || value == 0.0 ||
          (value.is_structured() && value.empty()) ||
@@ -46,7 +46,7 @@ std::vector<std::string> string_list(const Json& value, const std::string& where
   return names;
 }
 
-// Settings this reader acts on.
+// Settings that this reader applies.
 const std::set<std::string>& read_keys() {
   static const std::set<std::string> keys = {"peft_type",
                                              "r",
@@ -67,8 +67,9 @@ const std::set<std::string>& read_keys() {
                                              "revision"};
   return keys;
 }
-// Settings that say nothing about loading: how training went, sizes of what others switch on, and
-// what changes nothing but tensors of the file, which are looked at one by one.
+// Settings without effect on loading: how training was done, sizes used by settings checked
+// elsewhere, and settings whose only effect is on tensors of the file, which are checked one by
+// one.
 const std::set<std::string>& neutral_keys() {
   static const std::set<std::string> keys = {
       "inference_mode",    "lora_dropout",   "auto_mapping",       "peft_version", "megatron_core",
@@ -76,7 +77,7 @@ const std::set<std::string>& neutral_keys() {
       "loftq_config",      "lora_ga_config", "ensure_weight_tying"};
   return keys;
 }
-// Settings that peft writes and that change results unless they are off.
+// Settings of peft that change results unless they are off.
 const std::set<std::string>& known_off_keys() {
   static const std::set<std::string> keys = {
       "use_dora",          "lora_bias",         "layer_replication",
@@ -85,12 +86,12 @@ const std::set<std::string>& known_off_keys() {
       "monteclora_config", "kasa_config",       "velora_config"};
   return keys;
 }
-// Those of them that an empty object switches on.
+// True for the settings in known_off_keys that even an empty object switches on.
 bool is_on_where_empty(const std::string& key) {
   return key.ends_with("_config") || key == "use_bdlora";
 }
 
-// Everything that is not acted on must be off or without meaning for loading.
+// Every setting that is not applied must be off or without effect on loading.
 void check_other_settings(const Json& json, const std::string& where,
                           std::vector<std::string>* warnings) {
   const std::string type = json_string(json, "peft_type", where);
@@ -105,7 +106,7 @@ void check_other_settings(const Json& json, const std::string& where,
     if (!is_known)
       warnings->push_back(fmt::format("{}: {:.60} is not known here and does nothing", where, key));
   }
-  // Trained biases are tensors of the file, which names none where the model has none.
+  // Trained biases are tensors of the file; a model without biases has none.
   if (json.contains("bias") && json["bias"] != "none" && json["bias"] != "all" &&
       json["bias"] != "lora_only") {
     fail(ErrorKind::kUnsupported, "{}: bias is {}, expected \"none\", \"all\" or \"lora_only\"",
@@ -113,8 +114,8 @@ void check_other_settings(const Json& json, const std::string& where,
   }
 }
 
-// How training began matters where peft begins in the same way when it loads: it changes the base,
-// or leaves numbers in modules that have no tensors.
+// The initialization matters where peft repeats it on loading: it changes the base model, or fills
+// modules that have no tensors.
 void parse_initialization(const Json& json, const std::string& where, PeftConfig* config,
                           std::vector<std::string>* warnings) {
   if (!json.contains("init_lora_weights") || json["init_lora_weights"] == true) return;
@@ -145,7 +146,7 @@ void parse_initialization(const Json& json, const std::string& where, PeftConfig
        where, text_of(value));
 }
 
-// What is said about the modules to adapt: a list of names, a pattern, or every linear.
+// target_modules and its relatives: a list of names, a pattern, or "all-linear".
 void parse_targets(const Json& json, const std::string& where, PeftConfig* config) {
   QALOF_CHECK(is_set(json, "target_modules"), ErrorKind::kBadInput,
               "{}: target_modules is missing or empty", where);
@@ -167,7 +168,8 @@ void parse_targets(const Json& json, const std::string& where, PeftConfig* confi
   }
 }
 
-// layers_to_transform is a number or a list of them, layers_pattern a text or a list of them.
+// layers_to_transform is a number or a list of numbers, layers_pattern a string or a list of
+// strings.
 void parse_layers(const Json& json, const std::string& where, PeftConfig* config) {
   // The number 0 is a layer, not an absent setting.
   const bool has_layers =
@@ -211,13 +213,13 @@ std::vector<std::string> keys_in_order(std::string_view text, const std::string&
     if (depth == 1) inside = name == member;
     if (depth == 2 && inside) keys.emplace_back(name);
   };
-  // The whole document is a part, so that no second tree is built.
+  // The whole document is streamed as one part, so that no second tree is built.
   const JsonPart document = {{}, take};
   parse_json_parts(text, where, {&document, 1});
   return keys;
 }
 
-// {"c_attn": 4}. read takes the object, a key and the place.
+// Reads an object such as {"c_attn": 4}. read takes the object, a key and the place for messages.
 template <typename T, typename Read>
 void parse_values(const Json& json, std::string_view text, const char* member,
                   const std::string& where, const Read& read, PatternValues<T>* values) {

@@ -1,3 +1,5 @@
+// Applies target, exclude, rank and alpha patterns to module names as peft does, with bounded
+// pattern cost.
 #include "io/peft_modules.h"
 
 #include <algorithm>
@@ -11,16 +13,16 @@ namespace qalof::io {
 
 namespace {
 
-// Of all patterns together; with it the time of matching all modules is bounded.
+// Steps of all patterns together, which bounds the time of matching all modules.
 constexpr std::size_t kMaxPatternSteps = std::size_t{1} << 18;
-// Groups of a pattern cost memory where one of them is asked for.
+// Asking for a group costs memory for every group of its pattern.
 constexpr std::size_t kMaxLayersPatternBytes = 256;
 
-// A key of rank_pattern or alpha_pattern: a pattern for the name or the part of it after a dot.
+// A key of rank_pattern or alpha_pattern matches the whole name or the part after any dot.
 NamePattern key_pattern(const std::string& key, const std::string& where) {
   return {R"((.*\.)?()" + key + ")$", where};
 }
-// An entry of modules_to_save: the module or what it lies in.
+// An entry of modules_to_save matches a module and everything inside it.
 NamePattern saved_pattern(const std::string& entry, const std::string& where) {
   return {R"((^|.*\.))" + entry + R"(($|\..*))", where};
 }
@@ -43,8 +45,8 @@ std::optional<std::int64_t> number_of(std::string_view text) {
   return number;
 }
 
-// The number of a module's layer: without patterns the first part of its name that is a number and
-// has two parts before it.
+// The layer number of a module: by the patterns, or without any the first part of its name that is
+// a number and has two parts before it.
 std::optional<std::int64_t> layer_of(const std::string& name,
                                      const std::vector<NamePattern>& patterns) {
   if (patterns.empty()) {
@@ -59,7 +61,8 @@ std::optional<std::int64_t> layer_of(const std::string& name,
   return std::nullopt;
 }
 
-// The setting that keeps target_modules from naming a module; "" where it does name it.
+// Decides whether target_modules selects a module; left_out_by names the setting that leaves it
+// out, "" where it is selected.
 class Targets {
  public:
   Targets(const PeftConfig& config, const std::string& where) : config_(config) {
@@ -87,7 +90,7 @@ class Targets {
   std::vector<NamePattern> layers_;
 };
 
-// Each pattern lives for its own round alone, so that many of them cost no memory.
+// Compiled patterns live for one iteration each, so that many of them do not add up in memory.
 template <typename T>
 void apply_values(const PatternValues<T>& values, std::span<const std::string> names,
                   const std::string& where, T PeftModule::*member,
@@ -103,7 +106,8 @@ void apply_values(const PatternValues<T>& values, std::span<const std::string> n
   }
 }
 
-// Counts the steps of patterns, and tells those of a setting that cannot be read from broken ones.
+// Limits the total steps of patterns, and separates settings with unsupported patterns from broken
+// ones.
 class PatternCheck {
  public:
   PatternCheck(const std::string& where, std::vector<std::string>* warnings)
@@ -114,7 +118,8 @@ class PatternCheck {
                 "{}: the patterns up to here have {} steps, at most {} are matched", inner,
                 num_steps_, kMaxPatternSteps);
   }
-  // False where a pattern of the setting is more than is implemented.
+  // False, with a warning, where a pattern of the setting is unsupported; other errors pass
+  // through.
   template <typename Read>
   bool readable(const char* setting, const Read& read) {
     const std::string inner = fmt::format("{}: {}", where_, setting);

@@ -51,15 +51,16 @@ struct TensorView {
 /// An opened file. Movable; threads may share it.
 class SafetensorsFile {
  public:
-  /// Throws Error{kNotFound}, {kResource}, {kCorruptFile} (with a sentence per rule of the format)
-  /// or {kUnsupported} for a known but unimplemented dtype.
+  /// Error{kNotFound}, {kResource}, {kCorruptFile} (one sentence per rule of the format), or
+  /// {kUnsupported} for a known but unimplemented dtype.
   static SafetensorsFile open(const std::string& path);
 
   const std::string& path() const { return file_.path(); }
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   std::span<const std::byte> file_bytes() const { return file_.bytes(); }
-  /// As MappedFile's: pages of tensors or of the file that were read and are not needed soon.
+  /// MappedFile::release for bytes of tensors or of the file that were read and are not needed
+  /// soon.
   void release(std::span<const std::byte> part) const { file_.release(part); }
 
  private:
@@ -72,7 +73,7 @@ class SafetensorsFile {
 /// Converts F32, F16 or BF16 values to f32; dst.size() must equal view.num_elements(). Other dtypes
 /// are Error{kBadInput}.
 void copy_as_f32(const TensorView& view, std::span<float> dst);
-/// The same from the bytes of dst.size() values.
+/// copy_as_f32 from the bytes of dst.size() values.
 void copy_as_f32(DType dtype, std::span<const std::byte> bytes, std::span<float> dst);
 /// f32 to bfloat16 bytes, nearest, ties to even.
 std::vector<std::byte> bf16_bytes(std::span<const float> values);
@@ -83,14 +84,14 @@ struct TensorToWrite {
   std::vector<std::size_t> shape;
   std::span<const std::byte> bytes;  // must live until the write returns
 };
-/// Names of the zeros between aligned tensors begin so.
+/// Prefix of the names of the zero tensors that pad aligned ones.
 inline constexpr std::string_view kPaddingPrefix = "padding.";
 /// Writes tensors, largest alignment first, then by name, with {"format": "pt"} and metadata. With
-/// an alignment above 8 every tensor begins at a multiple of it, with tensors of zeros between. The
-/// same input gives the same bytes. Error{kResource} where the disk fails; Error{kInternal} for a
-/// duplicate name or a size that does not fit its shape; {kBadInput} for a name that is not UTF-8.
-/// written is called with the bytes of each tensor when they are not needed any more. Returns the
-/// bytes of the file.
+/// an alignment above 8 every tensor begins at a multiple of it, with tensors of zeros between.
+/// Equal input gives equal bytes. written is called with the bytes of each tensor once they are no
+/// longer needed. Returns the size of the file in bytes. Error{kResource} where the disk fails,
+/// {kInternal} for a duplicate name or a size that does not fit its shape, {kBadInput} for a name
+/// that is not UTF-8.
 std::uint64_t write_safetensors(
     const std::string& path, std::vector<TensorToWrite> tensors,
     const std::map<std::string, std::string>& metadata, std::size_t alignment = 8,

@@ -32,7 +32,7 @@ T load(const std::byte* bytes, std::size_t index) {
   return value;
 }
 
-// Puts zeros behind every tensor, but for the last, that does not end at a multiple of alignment.
+// Adds zeros after every tensor but the last that does not end at a multiple of alignment.
 void add_padding(std::vector<TensorToWrite>& tensors, std::size_t alignment) {
   constexpr std::size_t kMaxAlignment = 4096;
   static constexpr std::array<std::byte, kMaxAlignment> kZeros{};

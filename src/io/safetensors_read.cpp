@@ -1,3 +1,4 @@
+// Parses safetensors headers as a stream and checks that tensors tile the data.
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -14,11 +15,11 @@ namespace {
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the reference implementation's limit
 constexpr std::size_t kMaxTensors = 100'000;
 constexpr std::size_t kMaxNameBytes = 1024;
-constexpr std::size_t kMaxAllNamesBytes = std::size_t{16} << 20;  // users keep copies
+constexpr std::size_t kMaxAllNamesBytes = std::size_t{16} << 20;  // bounded: callers copy them
 constexpr std::size_t kMaxRank = 8;
 constexpr std::size_t kMaxMetadataEntries = 1000;
-// The longest string: a packed file's description, with a checksum per tensor, is one in the
-// metadata.
+// Longest string: a packed file stores its description, with a checksum per tensor, as one metadata
+// string.
 constexpr std::size_t kMaxTokenBytes = std::size_t{4} << 20;
 
 struct DTypeInfo {
@@ -42,7 +43,7 @@ std::string name_text(const std::string& name) {
   return fmt::format("\"{:.80}{}\"", name, name.size() > 80 ? "..." : "");
 }
 
-// Bytes a shape needs; false where the product overflows.
+// Computes the bytes that a shape needs; false where the product overflows.
 bool shape_bytes(const TensorView& entry, std::uint64_t* bytes) {
   std::uint64_t bits = static_cast<std::uint64_t>(dtype_bits(entry.dtype));
   for (const std::size_t extent : entry.shape) {
@@ -52,7 +53,7 @@ bool shape_bytes(const TensorView& entry, std::uint64_t* bytes) {
   return true;
 }
 
-// Reads the header without building a tree: beside the tensors it keeps one entry.
+// Parses the header without building a tree: memory holds the tensors and one entry.
 class HeaderParser {
  public:
   using number_integer_t = nlohmann::json::number_integer_t;
@@ -61,7 +62,7 @@ class HeaderParser {
   using string_t = nlohmann::json::string_t;
   using binary_t = nlohmann::json::binary_t;
 
-  /// data: what follows the header in the file.
+  /// data: the bytes after the header.
   HeaderParser(const std::string& path, std::span<const std::byte> data)
       : path_(path), data_(data) {}
 
@@ -236,12 +237,12 @@ class HeaderParser {
   State state_ = State::kStart;
   std::string name_, field_;
   TensorView entry_;
-  std::uint64_t begin_ = 0, end_ = 0;  // data_offsets of the entry
+  std::uint64_t begin_ = 0, end_ = 0;  // data_offsets of the current entry
   std::size_t num_offsets_ = 0, all_names_bytes_ = 0;
   bool seen_dtype_ = false, seen_shape_ = false, seen_offsets_ = false, seen_metadata_ = false;
 };
 
-// Tensors must tile the data: no overlap, no hole, nothing behind the last.
+// Tensors must tile the data: no overlap, no gap, nothing after the last one.
 void check_layout(const std::string& path, const std::map<std::string, TensorView>& tensors,
                   std::span<const std::byte> data) {
   std::vector<const std::pair<const std::string, TensorView>*> order;

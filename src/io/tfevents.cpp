@@ -1,3 +1,4 @@
+// Encodes TensorBoard events as protocol buffers in TFRecord frames, without TensorFlow.
 #include "io/tfevents.h"
 
 #include <fmt/format.h>
@@ -14,7 +15,7 @@ namespace qalof::io {
 
 namespace {
 
-// Fields of the messages, as TensorFlow's event.proto and summary.proto number them.
+// Field numbers in TensorFlow's event.proto and summary.proto.
 constexpr std::uint32_t kEventWallTime = 1, kEventStep = 2, kEventFileVersion = 3,
                         kEventSummary = 5, kEventSessionLog = 7;
 constexpr std::uint32_t kSummaryValue = 1, kValueTag = 1, kValueSimpleValue = 2;

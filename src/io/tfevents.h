@@ -1,4 +1,4 @@
-// Event files that TensorBoard shows: scalars over steps (docs/file_formats.md, "Event file").
+// TensorBoard event files: scalars over steps (docs/file_formats.md, "Event file").
 #pragma once
 
 #include <cstdint>
@@ -11,14 +11,16 @@
 
 namespace qalof::io {
 
-/// A record as TFRecord frames it: length, its checksum, payload, its checksum.
+/// Frames a payload as a TFRecord: length, checksum of the length, payload, checksum of the
+/// payload.
 std::string tf_record(std::string_view payload);
 
 /// One run's scalars. Not thread-safe.
 class EventFile {
  public:
-  /// Makes directory/events.out.tfevents.<seconds>.<host>.<pid>.<n>. With first_step, readers drop
-  /// what earlier files of the directory say of that step and later ones. Error{kResource}.
+  /// Creates directory/events.out.tfevents.<seconds>.<host>.<pid>.<n>. With first_step, readers
+  /// discard what earlier files of the directory hold for that step and later ones.
+  /// Error{kResource}.
   EventFile(const std::string& directory, std::optional<std::int64_t> first_step);
   /// wall_time in seconds since 1970.
   void scalar(std::string_view tag, std::int64_t step, double value, double wall_time);

@@ -1,8 +1,9 @@
-// Drivers of attention: one task per (sequence, head, block of queries), backward per (sequence, kv
-// head).
+// Drivers of attention: forward, one task per (sequence, head, block of queries); backward, one per
+// (sequence, kv head).
 //
-// A block's scores are kept whole ([queries, keys]), so a row's result is what it would be alone:
-// maximum, exponentials and both sums run over that row's keys in the order of docs/numerics.md.
+// A block's scores are stored whole ([queries, keys]), so a row's result does not depend on other
+// rows: maximum, exponentials and both sums run over that row's keys in the order of
+// docs/numerics.md.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -15,8 +16,8 @@ namespace qalof::kernels {
 
 namespace {
 
-// Queries of a block: many where its scores still stay in the second-level cache, for fewer passes
-// over keys and values.
+// Queries per block: more where the scores still fit the second-level cache, for fewer passes over
+// keys and values.
 constexpr std::size_t kQueryBlock = 48, kLongQueryBlock = 96;
 constexpr std::size_t kLongBlockKeys = 1024;
 
@@ -27,9 +28,9 @@ std::size_t query_block(const AttentionSequence& sequence) {
   return query_block(sequence.past + sequence.q_len);
 }
 
-// Calls dots(row, rows, key, keys) for the scores of a block's rows, row r of which sees past + r +
-// 1 keys: all rows with the keys that all of them see, then a few rows at a time, which leaves out
-// most of what no row sees.
+// Calls dots(row, rows, key, keys) to score a block's rows, where row r sees past + r + 1 keys:
+// first all rows with the keys that all of them see, then a few rows at a time, which skips most of
+// the scores that are masked.
 template <typename Dots>
 void for_causal_parts(std::size_t rows, std::size_t past, const Dots& dots) {
   constexpr std::size_t kStrip = 24;
@@ -41,7 +42,8 @@ void for_causal_parts(std::size_t rows, std::size_t past, const Dots& dots) {
   }
 }
 
-// Distance of score rows: never a multiple of 4 KiB, which would put a column into one cache set.
+// Floats from one row of scores to the next: never a multiple of 4 KiB, which would map a column to
+// one cache set.
 std::size_t score_stride(std::size_t keys) { return ceil_div(keys, 16) * 16 + 16; }
 
 struct HeadPointers {
@@ -62,8 +64,8 @@ StoredKv rows_from(StoredKv stored, std::size_t row) {
   return stored;
 }
 
-// Brings a cache's rows near. They lie in memory, because all weights were read since the last
-// token; read in order and at once they come twice as fast as at the pace of the products.
+// Loads a cache's rows ahead of use. They are in memory, since all weights were read after the last
+// token; reading them in order and at once is twice as fast as at the pace of the products.
 void fetch_rows(const StoredKv& stored, std::size_t rows) {
   constexpr std::size_t kLine = 64, kMost = 256 * 1024;
   const std::size_t bytes = std::min(rows * stored.row_bytes, kMost);
@@ -185,7 +187,7 @@ void backward_block(const KernelTable& table, const AttentionShape& shape,
                  .out = dq,
                  .out_stride = shape.q_stride};
   table.weigh_rows(work);
-  // Transposed weights: a key collects from the block's queries.
+  // Transposed weights: each key sums over the block's queries.
   work.row_stride = 1;
   work.column_stride = stride;
   work.rows = end;
@@ -219,8 +221,8 @@ void attention(const AttentionShape& shape, const AttentionSequence* sequences,
       if (index < here) break;
       index -= here;
     }
-    // Heads one after the other, so that their keys and values stay in the second-level cache, and
-    // long blocks first, so that threads end together.
+    // Heads in order, so that their keys and values stay in the second-level cache, and long blocks
+    // first, so that threads finish together.
     const std::size_t block = query_block(*sequence), blocks = ceil_div(sequence->q_len, block);
     const std::size_t begin = (blocks - 1 - index % blocks) * block;
     attend_block(table, shape, *sequence, index / blocks, begin,
@@ -233,7 +235,7 @@ void attention_backward(const AttentionShape& shape, const AttentionSequence* se
                         const AttentionGradient* gradients, std::size_t num_sequences,
                         ParallelFor& parallel) {
   const KernelTable& table = active_table();
-  // dout . out of every row and head, in the order in which they lie in memory.
+  // dout . out of every row and head, in memory order.
   thread_local std::vector<float> shift_buffer;
   std::size_t rows = 0;
   for (std::size_t i = 0; i < num_sequences; ++i) rows += sequences[i].q_len;
@@ -270,7 +272,7 @@ void attention_backward(const AttentionShape& shape, const AttentionSequence* se
                   0.0F);
     }
     for (std::size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      // Twice the scores of a forward pass are held.
+      // The backward pass holds twice the scores of the forward pass.
       const std::size_t block = query_block(2 * sequence.q_len);
       for (std::size_t begin = 0; begin < sequence.q_len; begin += block) {
         backward_block(table, shape, sequence, gradient, own_shifts, head, begin,

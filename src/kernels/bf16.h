@@ -1,5 +1,5 @@
 // bfloat16 in memory: the upper 16 bits of an f32 (docs/numerics.md, "Bfloat16"). For drivers,
-// packers and caches; the files of one instruction set have their own vector forms.
+// packers and caches; files of one instruction set have their own vector forms.
 #pragma once
 
 #include <bit>

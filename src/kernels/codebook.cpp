@@ -1,3 +1,5 @@
+// NF4, FP4 and the 8-bit dynamic map: tables, nearest codes and block scales with bitsandbytes'
+// rounding.
 #include "kernels/codebook.h"
 
 #include <algorithm>
@@ -14,12 +16,12 @@ constexpr std::array<float, 16> kNf4Reals = {-1.0F,        -0.6961928F,  -0.5250
                                              -0.28444138F, -0.18477343F, -0.091050036F, 0.0F,
                                              0.0795803F,   0.1609302F,   0.2461123F,    0.33791524F,
                                              0.44070983F,  0.562617F,    0.72295684F,   1.0F};
-// A sign, two bits of exponent and one of fraction, divided by the largest, 12.
+// A sign, two exponent bits and one fraction bit, divided by the largest value, 12.
 constexpr std::array<float, 16> kFp4Reals = {
     0.0F, 0.0625F / 12.0F,  8.0F / 12.0F,  1.0F,  4.0F / 12.0F,  0.5F,  2.0F / 12.0F,  0.25F,
     0.0F, -0.0625F / 12.0F, -8.0F / 12.0F, -1.0F, -4.0F / 12.0F, -0.5F, -2.0F / 12.0F, -0.25F};
 
-// Codes by ascending real, and the middles between neighbours; a number in the middle takes the
+// Codes sorted by value, and the midpoints between neighbours; a number at a midpoint takes the
 // lower code.
 struct Sorted {
   std::array<std::uint8_t, 16> codes{};
@@ -48,7 +50,7 @@ constexpr float kSmallestScale = 1e-38F;
 
 float clamp_unit(float value) { return std::min(std::max(value, -1.0F), 1.0F); }
 
-// Calls body(block, its first element, its elements) for blocks of values.
+// Calls body(block, index of its first element, number of elements) for every block.
 template <typename Body>
 void for_blocks(std::size_t count, ParallelFor& parallel, const Body& body) {
   for_ranges(parallel, codebook_blocks(count), kMinPiece / kCodebookBlock,
@@ -61,12 +63,12 @@ void for_blocks(std::size_t count, ParallelFor& parallel, const Body& body) {
 }
 
 std::array<float, 256> make_dynamic_map() {
-  // Seven decades of 2^i fractions each, both signs, then 0 and 1.
+  // Seven decades with 2^i fractions each, both signs, then 0 and 1.
   std::array<float, 256> map{};
   std::size_t size = 0;
   const auto boundary = [](int i, int last) {
     const float step = (1.0F - 0.1F) / static_cast<float>(last);
-    // The two halves count from their own end.
+    // Each half is computed from its own end.
     return i < (last + 1) / 2 ? std::fma(step, static_cast<float>(i), 0.1F)
                               : std::fma(-step, static_cast<float>(last - i), 1.0F);
   };
@@ -98,8 +100,8 @@ void quantize_codebook(const float* src, std::size_t count, Codebook codebook, s
     const float* x = src + first;
     const float largest = active_table().max_abs(x, size);
     const float divisor = std::max(largest, kSmallestScale);
-    // A block that is not full is divided by its scale, which is never 0 there: the two differences
-    // are bitsandbytes' own.
+    // An incomplete block is divided by its scale instead of multiplied by the inverse, and its
+    // scale is never 0: both differences are bitsandbytes' own.
     const bool is_full = size == kCodebookBlock;
     const float inverse = 1.0F / divisor;
     scales[block] = is_full ? largest : divisor;
@@ -147,7 +149,7 @@ void quantize_scales(const float* scales, std::size_t blocks, float mean, std::u
     for (std::size_t i = first; i < end; ++i)
       largest = std::max(largest, std::fabs(scales[i] - mean));
     block_scales[first / kScaleBlock] = largest;
-    if (largest == 0.0F) {  // every code stands for 0
+    if (largest == 0.0F) {  // every code means 0
       std::fill(codes + first, codes + end, std::uint8_t{0});
       continue;
     }
@@ -178,7 +180,7 @@ void quantize_vectorwise(const float* src, std::size_t rows, std::size_t cols, s
       const float* x = src + row * cols;
       stats[row] = table.max_abs(x, cols);
       const float multiplier = stats[row] > 0.0F ? 127.0F / stats[row] : 0.0F;
-      // Below 127 / FLT_MAX the quotient is infinite and so would the codes be.
+      // Below 127 / FLT_MAX the quotient is infinite, which would make the codes infinite too.
       table.quantize(x, cols, std::isfinite(multiplier) ? multiplier : 0.0F, codes + row * cols);
     }
   });

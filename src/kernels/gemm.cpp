@@ -1,5 +1,5 @@
-// Drivers of the matrix products: blocks of rows times groups of panels, one task each. Blocks
-// change the speed only.
+// Drivers of the matrix products: blocks of rows times groups of panels, one task each. The size of
+// blocks affects speed only.
 #include "kernels/gemm.h"
 
 #include <algorithm>
@@ -15,21 +15,21 @@ namespace qalof::kernels {
 
 namespace {
 
-// How a product is cut: the rows of a block should stay in the second-level cache while panels pass
-// by.
+// How a product is cut into blocks: the rows of a block should stay in the second-level cache while
+// its panels are read.
 struct Blocks {
   std::size_t rows, panels;          // of a block
   std::size_t num_rows, num_panels;  // blocks
 
   Blocks(std::size_t m, std::size_t n, std::size_t row_bytes, int threads) {
     constexpr std::size_t kCacheBytes = 1024 * 1024;
-    // A multiple of every tile's height, so that only the last block has a rest.
+    // A multiple of every tile's height, so that only the last block has leftover rows.
     constexpr std::size_t kTileRows = 24;
     const std::size_t panels_all = ceil_div(n, kPanelRows);
     rows = std::max(kTileRows,
                     kCacheBytes / std::max<std::size_t>(row_bytes, 1) / kTileRows * kTileRows);
     rows = std::min(rows, std::size_t{768});
-    // Even blocks, so that the last one is not a sliver.
+    // Equal blocks, so that the last one is not tiny.
     if (m > 0) rows = ceil_div(ceil_div(m, ceil_div(m, rows)), kTileRows) * kTileRows;
     num_rows = ceil_div(m, rows);
     const std::size_t wanted = threads == 1 ? 1 : static_cast<std::size_t>(threads) * 4;
@@ -47,7 +47,7 @@ template <typename Body>
 void for_blocks(std::size_t m, std::size_t n, std::size_t row_bytes, ParallelFor& parallel,
                 Body&& body) {
   if (m == 0 || n == 0) return;
-  // Below this many multiply-adds a second thread costs more than it brings.
+  // Below this many multiply-adds a second thread costs more than it saves.
   const bool small = m * n * row_bytes < 128 * 1024;
   const Blocks blocks(m, n, row_bytes, small ? 1 : parallel.num_threads());
   auto task = [&](std::size_t i) {
@@ -70,15 +70,14 @@ const void* panel_at(const PackedMatrix& w, std::size_t panel) {
   return static_cast<const char*>(w.panels) + panel * bytes;
 }
 
-// Memory for rows of x as the kernels want them, one buffer per calling thread; aligned to cache
-// lines.
+// Memory for prepared rows of x, one buffer per calling thread, aligned to cache lines.
 char* prepared_rows(std::size_t bytes) {
   thread_local std::vector<char> buffer;
   char* begin = at_least(buffer, bytes + 64);
   return begin + (64 - reinterpret_cast<std::uintptr_t>(begin) % 64) % 64;
 }
 
-// Sums of x per row and group.
+// Sums of a row's codes, one per group.
 void sum_rows(const KernelTable& table, const std::int8_t* x, std::size_t k, std::size_t group,
               std::int32_t* sums) {
   const std::size_t length = group == 0 ? k : group;
@@ -86,18 +85,17 @@ void sum_rows(const KernelTable& table, const std::int8_t* x, std::size_t k, std
     *sums++ = table.sum_codes(x + begin, std::min(length, k - begin));
 }
 
-// The left side of an integer product.
+// The left operand of an integer product.
 struct CodeRows {
   const std::int8_t* codes;   // [m, k], or null where the kernels read prepared rows only
   char* prepared;             // or null
   std::size_t stride;         // of prepared
   std::int32_t* sums;         // [m, groups] or null
   const float* scales;        // [m] or null
-  const float* group_scales;  // [m, groups] beside scales of ones, or null
+  const float* group_scales;  // [m, groups], then scales are all 1; or null
 };
 
-// How the rows of a product with w are prepared, and memory for it, which the next product of this
-// thread takes again.
+// Prepares the rows of a product with w. The memory is reused by the next product of this thread.
 struct RowPreparation {
   const KernelTable& table;
   const PackedMatrix& w;
@@ -118,11 +116,11 @@ struct RowPreparation {
     rows.stride = prepared_stride(w.k, prepare.element_bytes);
     if (prepare.run != nullptr) rows.prepared = prepared_rows(m * rows.stride);
   }
-  // scales [m], or [m, groups] where x_groups says so.
+  // scales [m], or [m, groups] if x_groups.
   void set_scales(const float* scales, std::size_t m, bool x_groups) {
     rows.scales = scales;
     if (!x_groups) return;
-    // Never written again, and a factor of 1 changes no bit.
+    // Only ever holds 1, and a factor of 1 changes no bit.
     thread_local std::vector<float> ones;
     if (ones.size() < m) ones.assign(m, 1.0F);
     rows.scales = ones.data();
@@ -155,7 +153,7 @@ FloatGemmBlock inner_block(const float* x, const LowRankInput& input, std::size_
   return block;
 }
 
-// Called after each row of begin .. end: multiplies a few rows while they are hot.
+// Called after each row of begin .. end: multiplies the last few rows while they are in the cache.
 void multiply_hot_rows(const KernelTable& table, const float* x, const LowRankInput& input,
                        std::size_t begin, std::size_t row, std::size_t end) {
   constexpr std::size_t kHotRows = 8;
@@ -164,9 +162,9 @@ void multiply_hot_rows(const KernelTable& table, const float* x, const LowRankIn
   float_gemm(table, input.a.format)(inner_block(x, input, row + 1 - hot, hot));
 }
 
-// The first product of an adapter beside few rows: too small for two threads, so one does it while
-// the others multiply by the weights already. Whoever comes first claims it; it never waits for a
-// task that nobody runs.
+// The first product of an adapter when there are few rows: too small for two threads, so one thread
+// computes it while the others already multiply by the weights. The first thread to arrive claims
+// it, so no thread ever waits for a task that has not started.
 class InnerProduct {
  public:
   explicit InnerProduct(const FloatGemmBlock& block, WeightFormat format)
@@ -189,21 +187,21 @@ class InnerProduct {
   std::atomic<int> state_{kOpen};
 };
 
-// A block of y: rows, and outputs from a panel on.
+// A block of y: its rows, and n outputs from a panel on.
 struct OutputBlock {
   std::size_t row, rows, panel, n;
 };
 
-// Products whose y no cache would hold until it is read leave the caches to others.
+// True where y is too large for the caches to hold until it is read; its stores then bypass them.
 bool goes_past_caches(const KernelTable& table, std::size_t m, std::size_t n, const float* y) {
   constexpr std::size_t kManyBytes = std::size_t{16} << 20;
   return table.adds_low_rank && m * n * sizeof(float) >= kManyBytes && n % kPanelRows == 0 &&
          reinterpret_cast<std::uintptr_t>(y) % 64 == 0;
 }
 
-// Calls multiply(block, low_rank) and has the second product added, if any: by the kernel, or few
-// panels at a time, so that y is in the cache. inner, if not null, is what the second product waits
-// for.
+// Calls multiply(block, low_rank) and adds the second product, if any: inside the kernel, or after
+// a few panels at a time, while y is in the cache. inner, if not null, must finish before the
+// second product.
 template <typename Multiply>
 void multiply_and_add(const LowRankSum* sum, InnerProduct* inner, const OutputBlock& block,
                       float* y, std::size_t y_stride, const Multiply& multiply) {
@@ -219,7 +217,7 @@ void multiply_and_add(const LowRankSum* sum, InnerProduct* inner, const OutputBl
   for (std::size_t at = 0; at < block.n; at += kOutputs) {
     const OutputBlock part = {block.row, block.rows, block.panel + at / kPanelRows,
                               std::min(kOutputs, block.n - at)};
-    // Comes from memory while the weights do, instead of after them.
+    // Loads the adapter from memory together with the weights instead of after them.
     const auto* adapter = static_cast<const char*>(panel_at(sum->b, part.panel));
     for (std::size_t i = 0; i < part.n * rank * sizeof(float); i += 64)
       __builtin_prefetch(adapter + i);
@@ -306,7 +304,7 @@ void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size
   multiply_rows(preparation, m, bias, sum, nullptr, y, acc, parallel);
 }
 
-// Row of input after its operation; scratch holds a row.
+// The row of input after its operation; scratch provides memory for a row.
 const float* apply(const KernelTable& table, const RowInput& input, std::size_t row, std::size_t k,
                    std::vector<float>& scratch) {
   const float* x = input.x + row * k;
@@ -438,7 +436,7 @@ void gemm_bf16(const float* x, std::size_t m, const float* x_scales, const Packe
 void gemm_transposed(const float* a, std::size_t m, std::size_t r, const float* x, std::size_t n,
                      float alpha, float* y, ParallelFor& parallel) {
   const KernelTable& table = active_table();
-  // Rows that stay in the caches while the columns of a task pass.
+  // These rows stay in the caches while the columns of a task are processed.
   constexpr std::size_t kColumns = 128, kRows = 32;
   for_ranges(parallel, ceil_div(n, kColumns), rows_per_piece(m * kColumns),
              [&](std::size_t begin, std::size_t end) {
@@ -447,7 +445,7 @@ void gemm_transposed(const float* a, std::size_t m, std::size_t r, const float* 
                  std::fill(y + i * n + first, y + i * n + last, 0.0F);
                for (std::size_t row = 0; row < m; row += kRows) {
                  for (std::size_t column = first; column < last; column += kColumns) {
-                   // What comes next lies in other pages, which no hardware fetches ahead.
+                   // The next part is in other pages, which hardware does not prefetch.
                    const bool more = column + kColumns < last;
                    const std::size_t next_row = more ? row : row + kRows;
                    const std::size_t next = more ? column + kColumns : first;
@@ -491,18 +489,19 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
   const std::size_t x_groups = num_groups(w.k, range.group);
   float* scales = at_least(scales_buffer, m * x_groups);
   preparation.set_scales(scales, m, range.group != 0);
-  // Where kernels read prepared rows, the codes of one row at a time are enough.
+  // Where kernels read prepared rows only, codes of one row at a time suffice.
   const bool keep = preparation.prepare.run == nullptr || preparation.prepare.reads_x_too;
   std::int8_t* codes = keep ? at_least(codes_buffer, m * w.k) : nullptr;
   preparation.rows.codes = codes;
-  // The adapter's first product: of many rows while they are hot, of few beside the weights.
+  // The adapter's first product: with many rows while they are in the cache, with few rows
+  // concurrently with the product by the weights.
   constexpr std::size_t kFewRows = 4;
   const bool many = m > kFewRows;
   const float* floats = input.op == RowInput::Op::kNone ? input.x : input.result;
   LowRankInput first;
   if (adapter != nullptr) first = {adapter->a, inner};
   for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
-    // Of the thread that runs the task.
+    // Buffers of the thread that runs the task.
     thread_local std::vector<float> row_buffer;
     thread_local std::vector<std::int8_t> row_codes_buffer;
     std::int8_t* row_codes = keep ? nullptr : at_least(row_codes_buffer, w.k);

@@ -1,5 +1,5 @@
-// Products of weights with group scales for instruction sets without a kernel of their own: the
-// integer sums of one panel and group at a time, then the float sum of docs/numerics.md, "Linear".
+// Products with group scales for instruction sets without a grouped kernel: integer sums of one
+// panel and group at a time, then the float sum of docs/numerics.md, "Linear".
 #include <algorithm>
 
 #include "kernels/gemm.h"
@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::size_t kRows = 48;
 
-// total += float(acc) * scale * factor. A function of its own with any count: sixteen known
-// elements the compiler takes one by one, which costs three times the products.
+// total += float(acc) * scale * factor. Out of line and with a variable count: sixteen known
+// elements are not vectorized by the compiler, which takes three times as long as the products.
 [[gnu::noinline]] void add_scaled(const std::int32_t* __restrict acc,
                                   const float* __restrict scales, float factor, std::size_t count,
                                   float* __restrict total) {
@@ -20,7 +20,7 @@ constexpr std::size_t kRows = 48;
     total[j] += static_cast<float>(acc[j]) * scales[j] * factor;
 }
 
-// Rows begin .. begin + rows of one panel; block is that panel's.
+// Multiplies rows begin .. begin + rows by one panel, which block describes.
 void multiply_panel(const IntGemmBlock& block, const GroupSteps& steps, std::size_t begin,
                     std::size_t rows) {
   float totals[kRows * kPanelRows] = {};

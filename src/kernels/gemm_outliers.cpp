@@ -1,4 +1,4 @@
-// The few large activations of a row as a float product (docs/numerics.md, "Outliers").
+// Multiplies the few large activations of a row as floats (docs/numerics.md, "Outliers").
 #include <algorithm>
 #include <cmath>
 
@@ -18,7 +18,7 @@ void add_outliers(const float* x, std::size_t m, float threshold, const PackedMa
     for (std::size_t row = begin; row < end; ++row) {
       for (std::size_t j = 0; j < w.k; ++j) {
         const float value = x[row * w.k + j];
-        // Not the complement: a NaN is no outlier.
+        // Not `value < threshold`: a NaN is no outlier.
         if (!(std::fabs(value) >= threshold)) continue;
         for (std::size_t first = 0; first < w.n; first += kPanelRows) {
           const std::int8_t* codes =

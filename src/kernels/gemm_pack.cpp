@@ -1,4 +1,4 @@
-// Packs weights into panels of 16 output rows (layouts: gemm.h) and back.
+// Packs weights into panels of 16 output rows (layouts: gemm.h), and unpacks codes.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -35,7 +35,7 @@ std::size_t nibble_byte(std::size_t row, std::size_t col) {
 }
 int nibble_shift(std::size_t col) { return col % 8 < 4 ? 0 : 4; }
 
-// Calls body(panel, first row, rows in it) for all panels.
+// Calls body(panel, first row, number of rows) for every panel.
 template <typename Body>
 void for_panels(std::size_t n, std::size_t k, ParallelFor& parallel, Body&& body) {
   for_ranges(parallel, ceil_div(n, kPanelRows), rows_per_piece(k * kPanelRows),
@@ -47,7 +47,7 @@ void for_panels(std::size_t n, std::size_t k, ParallelFor& parallel, Body&& body
              });
 }
 
-// A full panel of 16 rows, in squares that stay in the first-level cache.
+// Packs a full panel of 16 rows, in squares that fit the first-level cache.
 void pack_rows(const float* src, std::size_t k, std::size_t stride, float* dst) {
   for (std::size_t begin = 0; begin < k; begin += kPanelRows) {
     const std::size_t end = std::min(k, begin + kPanelRows);
@@ -58,8 +58,8 @@ void pack_rows(const float* src, std::size_t k, std::size_t stride, float* dst) 
   }
 }
 
-// Full panels begin .. end of a source [k, n]: 16 neighbours of a source row are a row of a panel.
-// Several panels a pass, so that whole stretches of a source row are read.
+// Packs full panels begin .. end of a source [k, n]: 16 neighbours of a source row become a row of
+// a panel. Several panels per pass, so that long stretches of a source row are read.
 void pack_columns(const float* src, std::size_t begin, std::size_t end, std::size_t k,
                   std::size_t stride, float* dst) {
   constexpr std::size_t kPass = 8;

@@ -1,3 +1,5 @@
+// Fixed random signs and block sizes of the Hadamard rotation; the transform itself is per
+// instruction set (hadamard_row.h).
 #include "kernels/hadamard.h"
 
 #include <algorithm>
@@ -12,7 +14,8 @@ namespace qalof::kernels {
 
 namespace {
 
-// block = power * 12^twelves is the largest divisor of n of that form, power being one of two.
+// block = power * 12^twelves is the largest divisor of n of that form, where power is a power of
+// two.
 struct Factors {
   std::size_t power = 1, twelves = 0, block = 1;
 };
@@ -29,7 +32,7 @@ Factors factors_of(std::size_t n) {
   return factors;
 }
 
-// change(block) for every block of every row, copied there from another place if there is one.
+// Calls change(block) for every block of every row; with from, rows are first copied from there.
 template <typename Change>
 void for_blocks(const float* from, float* x, std::size_t rows, std::size_t stride,
                 std::size_t blocks, std::size_t order, ParallelFor& parallel,

@@ -1,6 +1,6 @@
-// Rotations by Hadamard matrices: R = D H / sqrt(m) with fixed signs D, H being blocks of order m
-// along the diagonal (docs/numerics.md, "Hadamard transform"). R is orthonormal. One row of n costs
-// n log m additions; every addition has the same operands on every ISA, so results are bit-equal.
+// Rotations by Hadamard matrices: R = D H / sqrt(m) with fixed signs D, where H has blocks of order
+// m along its diagonal (docs/numerics.md, "Hadamard transform"). R is orthonormal. A row of n costs
+// n log m additions; every addition has equal operands on every ISA, so results are bit-equal.
 #pragma once
 
 #include <cstddef>
@@ -11,10 +11,10 @@
 namespace qalof::kernels {
 
 /// The order m of the blocks that rotate rows of n > 0: the largest divisor of n of the form
-/// 12^a 2^b. n itself for most sizes of models; a row of 960 is rotated as 5 blocks of 192.
+/// 12^a 2^b. This is n itself for most model sizes; a row of 960 is rotated as 5 blocks of 192.
 std::size_t hadamard_block(std::size_t n);
 
-/// The rotation of an order. Immutable: threads may share it.
+/// The rotation of a given order. Immutable: threads may share it.
 class Hadamard {
  public:
   explicit Hadamard(std::size_t order);
@@ -22,10 +22,10 @@ class Hadamard {
 
   /// x [order] = x R, in place.
   void apply(float* x) const;
-  /// x [order] = x R^T, in place: undoes apply, and is the gradient of apply.
+  /// x [order] = x R^T, in place: the inverse of apply, and its gradient.
   void invert(float* x) const;
-  /// apply or invert on `blocks` neighbouring stretches of every row; rows lie stride floats apart.
-  /// from: read instead of x, which is then written as a whole, [rows, stride].
+  /// apply or invert on `blocks` neighbouring parts of every row; rows are stride floats apart.
+  /// With from [rows, stride], its rows are copied to x first, whole.
   void apply(float* x, std::size_t rows, std::size_t stride, std::size_t blocks,
              ParallelFor& parallel, const float* from = nullptr) const;
   void invert(float* x, std::size_t rows, std::size_t stride, std::size_t blocks,

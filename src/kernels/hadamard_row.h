@@ -1,6 +1,6 @@
 // The fast Hadamard transform of one row, written once for vectors of any width: every addition has
-// the same operands whatever the width, so no instruction set changes a bit. Internal linkage, for
-// the files of one instruction set.
+// equal operands at every width, so results are bit-equal. Internal linkage, for the files of one
+// instruction set.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,7 @@ struct OneFloat {
   static float near(float x) { return x; }
 };
 
-/// x [count] in place: butterflies of distance `distance`, in every stretch of twice that.
+/// Butterflies of distance `distance` on x [count], in place, within every part of 2 * distance.
 template <typename Pack>
 void add_and_subtract(float* x, std::size_t count, std::size_t distance) {
   for (std::size_t first = 0; first < count; first += 2 * distance) {
@@ -35,7 +35,7 @@ void add_and_subtract(float* x, std::size_t count, std::size_t distance) {
   }
 }
 
-/// Butterflies of `distance` and then of twice that, in one pass.
+/// Butterflies of `distance`, then of 2 * distance, in one pass.
 template <typename Pack>
 void add_and_subtract_twice(float* x, std::size_t count, std::size_t distance) {
   for (std::size_t first = 0; first < count; first += 4 * distance) {
@@ -52,14 +52,14 @@ void add_and_subtract_twice(float* x, std::size_t count, std::size_t distance) {
   }
 }
 
-/// Row j of the conference matrix of order 6 without its diagonal: true where -1 stands.
+/// Row j of the conference matrix of order 6 without its diagonal; true: -1.
 [[maybe_unused]] constexpr bool kMinus[6][6] = {
     {false, false, false, false, false, false}, {false, false, false, true, true, false},
     {false, false, false, false, true, true},   {false, true, false, false, false, true},
     {false, true, true, false, false, false},   {false, false, true, true, false, false}};
 
 /// H12 of docs/numerics.md, "Hadamard transform", on x[0], x[distance], .. x[11 distance], for
-/// every column of every stretch of 12 distances.
+/// every column of every part of 12 * distance.
 template <typename Pack>
 void multiply_twelve(float* x, std::size_t count, std::size_t distance) {
   for (std::size_t first = 0; first < count; first += 12 * distance) {
@@ -72,7 +72,7 @@ void multiply_twelve(float* x, std::size_t count, std::size_t distance) {
         differences[k] = Pack::sub(a, b);
       });
       unrolled<6>(QALOF_UNROLLED(j) {
-        // The first of the others never has a minus.
+        // Begins with a term whose sign is plus: the first of the others.
         const int other = j == 0 ? 1 : 0;
         auto even = Pack::add(differences[j], sums[other]);
         auto odd = Pack::sub(differences[other], sums[j]);

@@ -1,3 +1,4 @@
+// Detects what the CPU and the system support, and builds the kernel table of each instruction set.
 #include "kernels/isa.h"
 
 #include <atomic>
@@ -23,22 +24,22 @@ constexpr Isa kAll[] = {Isa::kPortable,   Isa::kAvx2,       Isa::kAvxVnni, Isa::
                         Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmx};
 
 #if defined(__x86_64__)
-// Leaf 1; clang's run-time support has no name for this bit.
+// CPUID leaf 1; clang's run-time support has no name for this bit.
 bool has_f16c() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0) return false;
   return (ecx & bit_F16C) != 0;
 }
 
-// Leaf 7, second part; compilers of our range do not all know a name for this bit.
+// CPUID leaf 7, sub-leaf 1; not all supported compilers have a name for this bit.
 bool has_avx_vnni() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) == 0) return false;
   return (eax & (1U << 4)) != 0;
 }
 
-// Leaf 7: tiles, their products of bytes and of bfloat16; and Linux lends a process the registers
-// when it asks.
+// CPUID leaf 7: tiles and their byte and bfloat16 products. Linux grants a process the tile
+// registers on request.
 bool has_amx() {
 #if defined(__linux__)
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -54,7 +55,7 @@ bool has_amx() {
 }
 
 bool x86_has(Isa isa) {
-  // The compiler's run-time support also asks whether the system saves the wide registers.
+  // The compiler's run-time support also checks that the system saves the wide registers.
   switch (isa) {
     case Isa::kPortable:
       return true;
@@ -86,11 +87,11 @@ bool cpu_has(Isa isa) {
 #endif
 }
 
-// What the set does best, each function from the widest set that has one.
+// The table of a set: each function from the widest set included in it that supplies one.
 KernelTable make_table(Isa isa) {
   KernelTable table = kPortableTable;
 #if defined(__x86_64__)
-  // Even these assignments are compiled for their sets.
+  // These functions are compiled for their sets, so not even they may run on a CPU without them.
   if (isa == Isa::kPortable || !cpu_has(isa)) return table;
   set_avx2_quantize(table);
   set_avx2_gemm(table);
@@ -164,7 +165,7 @@ const KernelTable& active_table() { return current().load(std::memory_order_rela
 void force_isa(Isa isa) {
   QALOF_CHECK(cpu_has(isa), ErrorKind::kUnsupported,
               "instruction set {}: this CPU does not support it", to_string(isa));
-  // Choices lie in one array in the order of Isa.
+  // Choices form one array in the order of Isa.
   const Choice* now = current().load();
   current().store(now + (static_cast<int>(isa) - static_cast<int>(now->isa)));
 }

@@ -1,10 +1,10 @@
-// What one instruction set supplies: plain functions on raw ranges, without threads, allocation or
-// checks. The drivers (quantize.cpp, gemm.cpp, ops.cpp, attention.cpp) split work and call them.
-// Internal to src/kernels.
+// The functions that an instruction set supplies: plain functions on raw ranges, without threads,
+// allocation or checks. The drivers (quantize.cpp, gemm.cpp, ops.cpp, attention.cpp) split work and
+// call them. Internal to src/kernels.
 //
 // A file compiled for an instruction set includes this header, <immintrin.h> and nothing else, and
-// keeps its functions in an unnamed namespace: an inline library function compiled there could be
-// the copy the linker keeps for everybody.
+// keeps its functions in an unnamed namespace: the linker keeps one copy of an inline library
+// function, and if it were the one compiled there, it would fail on older CPUs.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@
 
 namespace qalof::kernels {
 
-/// y += scaling * inner b^T for the rows and the panels of a block.
+/// y += scaling * inner b^T on a block's rows and panels.
 struct LowRankBlock {
   const float* inner;  // [rows, rank]
   std::size_t rank;
@@ -39,8 +39,8 @@ struct FloatGemmBlock {
   bool add;  // y += value
   float* y;
   std::size_t y_stride;
-  // Of tables that say adds_low_rank, for products of y as a whole: what is added to it, or null,
-  // and whether y goes past the caches.
+  // Only for tables with adds_low_rank, and products that compute y as a whole: the low-rank
+  // product to add, or null; and whether stores of y bypass the caches.
   const LowRankBlock* low_rank = nullptr;
   bool streams = false;
 };
@@ -54,38 +54,38 @@ struct IntGemmBlock {
   std::size_t k;
   const void* panels;
   std::size_t n;
-  // Of the products with groups alone; there, values per output are [n/16][groups][16].
+  // For products with groups only; for those, per-output values are [n/16][groups][16].
   std::size_t group;
   std::size_t groups;
   const std::int8_t* zeros;       // or null
   const std::int32_t* x_sums;     // [rows, groups] sums of codes; for kInt4 or with zeros
   const std::int32_t* code_sums;  // [n] sums of the weights' codes; read for kInt8 only
   const float* x_scales;          // [rows]
-  // [rows, groups] beside x_scales of ones, or null
+  // [rows, groups], then x_scales are all 1; or null
   const float* x_group_scales = nullptr;
   const float* w_scales;  // [n]
   const float* bias;      // [n] or null
-  float* y;               // null: the sums go to acc
+  float* y;               // null: the sums are stored to acc
   std::int32_t* acc;
   std::size_t y_stride;                    // of y and acc
-  const LowRankBlock* low_rank = nullptr;  // as above
+  const LowRankBlock* low_rank = nullptr;  // as in FloatGemmBlock
   bool streams = false;
 };
 
-/// Bytes from one prepared row to the next, for elements of the given size: whole cache lines and
-/// one more, so that rows do not fall into one set of the cache.
+/// Bytes from one prepared row to the next: whole cache lines plus one, so that rows do not share a
+/// cache set.
 constexpr std::size_t prepared_stride(std::size_t k, std::size_t element_bytes) {
   return (k * element_bytes + 63) / 64 * 64 + 64;
 }
 
-/// Writes one row of x in the form that the products of a format read; run is null where they read
-/// x itself.
+/// Converts one row of x into the form that a format's products read; run is null where they read x
+/// itself.
 template <typename T>
 struct PrepareRow {
   void (*run)(const T* x, std::size_t k, void* dst) = nullptr;
   std::size_t element_bytes = 0;
   bool reads_x_too = false;  // blocks of few rows read x itself
-  bool rounds = false;       // to bfloat16, with subnormal numbers as zeros
+  bool rounds = false;       // to bfloat16, flushing subnormal numbers to zero
 };
 
 /// out[r, :] += sum over ascending j < counts of w[r, j] * v[j, :].
@@ -104,10 +104,10 @@ struct WeighRows {
 struct KernelTable {
   // quantize
   float (*max_abs)(const float* x, std::size_t count);
-  /// The least and the largest element, and 0 among them; x is finite.
+  /// The least and the largest of the elements and 0; x is finite.
   void (*min_max)(const float* x, std::size_t count, float* low, float* high);
   void (*quantize)(const float* x, std::size_t count, float multiplier, std::int8_t* codes);
-  /// The same, limited to low..high.
+  /// quantize, with codes limited to low..high.
   void (*quantize_within)(const float* x, std::size_t count, float multiplier, int low, int high,
                           std::int8_t* codes);
   void (*dequantize)(const std::int8_t* codes, std::size_t count, float scale, float* dst);
@@ -123,10 +123,10 @@ struct KernelTable {
   void (*gemm_bf16)(const FloatGemmBlock& block);
   void (*gemm_int8)(const IntGemmBlock& block);
   void (*gemm_int4)(const IntGemmBlock& block);
-  /// Products of weights with groups; null: made of gemm_int8 or gemm_int4 group by group.
+  /// Products of weights with groups; null: composed of gemm_int8 or gemm_int4 per group.
   void (*gemm_int8_grouped)(const IntGemmBlock& block) = nullptr;
   void (*gemm_int4_grouped)(const IntGemmBlock& block) = nullptr;
-  bool adds_low_rank = false;  // the products of bf16 and of integers do
+  bool adds_low_rank = false;  // true: bf16 and integer products support low_rank
   PrepareRow<std::int8_t> prepare_int8{};
   PrepareRow<std::int8_t> prepare_int4{};
   PrepareRow<float> prepare_bf16{};
@@ -151,7 +151,7 @@ struct KernelTable {
   void (*swiglu)(const float* gate, const float* up, std::size_t count, float* dst);
   void (*swiglu_dx)(const float* dy, const float* gate, const float* up, std::size_t count,
                     float* dgate, float* dup);
-  /// The pairs (x[i], x[half + i]) turned by the angles of cos and sin [half], in place.
+  /// Rotates the pairs (x[i], x[half + i]) by the angles of cos and sin [half], in place.
   void (*rotate_pairs)(float* x, std::size_t half, const float* cos, const float* sin);
   void (*add)(const float* src, std::size_t count, float* dst);
   /// x = x * factors [count].
@@ -168,8 +168,8 @@ struct KernelTable {
   /// row = exp(row - shift).
   void (*exp_shifted)(float* row, std::size_t count, float shift);
   void (*weigh_rows)(const WeighRows& work);
-  /// dot_rows and weigh_rows on rows of a cache, with the same bits as on the real values; work.v
-  /// and work.v_stride are not used.
+  /// dot_rows and weigh_rows on rows of a KV cache, bit-equal to the dequantized values' results;
+  /// work.v and work.v_stride are unused.
   void (*dot_stored)(const float* a, std::size_t a_rows, std::size_t a_stride, const StoredKv& b,
                      std::size_t b_rows, std::size_t dim, float scale, float* dst,
                      std::size_t dst_stride);
@@ -180,8 +180,8 @@ struct KernelTable {
 };
 
 extern const KernelTable kPortableTable;
-/// A block with groups by a product without: its sums group by group. Sizes of a panel,
-/// of its part of one group, and of a prepared element.
+/// Composes a product with groups from one without, group by group. Sizes of a panel, of one
+/// group's part of it, and of a prepared element.
 struct GroupSteps {
   void (*gemm)(const IntGemmBlock& block);
   std::size_t panel_bytes, group_bytes, element_bytes;
@@ -192,14 +192,14 @@ void portable_dot_stored(const float* a, std::size_t a_rows, std::size_t a_strid
                          float* dst, std::size_t dst_stride);
 void portable_weigh_stored(const WeighRows& work, const StoredKv& values);
 #if defined(__x86_64__)
-/// Replaces what AVX2 (with FMA, F16C, BMI2) does better, one file each.
+/// Replace the functions that AVX2 (with FMA, F16C, BMI2) speeds up, one file each.
 void set_avx2_quantize(KernelTable& table);
 void set_avx2_gemm(KernelTable& table);
 void set_avx2_int_gemm(KernelTable& table);
 void set_avx2_ops(KernelTable& table);
 void set_avx2_attention(KernelTable& table);
 void set_avx2_hadamard(KernelTable& table);
-/// The same for AVX-VNNI, AVX-512 (F, BW, DQ, VL), and AVX-512 with VNNI or BF16.
+/// Replace functions for AVX-VNNI, AVX-512 (F, BW, DQ, VL), and AVX-512 with VNNI or BF16.
 void set_avxvnni_int_gemm(KernelTable& table);
 void set_avx512_quantize(KernelTable& table);
 void set_avx512_gemm(KernelTable& table);
@@ -208,9 +208,9 @@ void set_avx512_attention(KernelTable& table);
 void set_avx512_hadamard(KernelTable& table);
 void set_avx512vnni_int_gemm(KernelTable& table);
 void set_avx512bf16_gemm(KernelTable& table);
-/// The same for AMX (tile, int8, bf16).
+/// Replaces functions for AMX (tile, int8, bf16).
 void set_amx_gemm(KernelTable& table);
-/// What AMX leaves to AVX-512 VNNI.
+/// Products that AMX leaves to AVX-512 VNNI.
 void avx512vnni_gemm(const IntGemmBlock& block, bool nibbles);
 void avx512vnni_gemm_grouped(const IntGemmBlock& block, bool nibbles);
 #endif

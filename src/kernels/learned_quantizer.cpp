@@ -1,3 +1,5 @@
+// Codes and LSQ gradients for learned steps and clip factors, in plain loops that the compiler
+// vectorizes.
 #include "kernels/learned_quantizer.h"
 
 #include <algorithm>
@@ -16,13 +18,13 @@ constexpr std::size_t kLanes = 16;
 
 float level_count(int bits) { return static_cast<float>((1 << (bits - 1)) - 1); }
 
-// rint of numbers below 2^22 in size, ties to even, in vector code.
+// rint for |value| < 2^22, ties to even; unlike the C library's it is vectorized.
 float round_small(float value) {
   constexpr float kShift = 0x1.8p23F;
   return (value + kShift) - kShift;
 }
 
-// Elements that share a step; v = x / step lies on the grid from low to high.
+// The grid of elements that share a step: v = x / step is rounded and limited to low..high.
 struct Cell {
   float step, zero, low, high;
 
@@ -49,7 +51,7 @@ void for_cells(std::size_t rows, std::size_t cols, std::size_t group, ParallelFo
   });
 }
 
-// Sums term(i) in a fixed order of lanes.
+// Sums term(i) over i, in a fixed order of lanes.
 template <typename Term>
 float sum_lanes(std::size_t count, const Term& term) {
   float sums[kLanes] = {};
@@ -98,7 +100,7 @@ void step_gradients(float* dw, const float* src, std::size_t rows, std::size_t c
                 dsteps[at] = 0.0F;
                 return;
               }
-              // Inside, d real / d step = rint(v) - v; outside it is the bound.
+              // Inside the grid, d value / d step = rint(v) - v; outside it is the nearest bound.
               const float sum = sum_lanes(count, [&](std::size_t i) {
                 const float v = x[i] / cell.step, bounded = cell.inside(v);
                 const float passed = bounded == v ? 1.0F : 0.0F;
@@ -135,7 +137,8 @@ double clip_gradient(const float* x, std::size_t rows, std::size_t cols, int bit
         }
         low *= range.clip;
         high *= range.clip;
-        // d real / d clip = (code - v) scale / clip inside and the bound / clip outside.
+        // Inside the range, d value / d clip = (code - v) * scale / clip; outside it is the bound /
+        // clip.
         const float sum = sum_lanes(count, [&](std::size_t i) {
           const float value = values[i];
           const float passed = value >= low && value <= high ? 1.0F : 0.0F;

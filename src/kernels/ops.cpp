@@ -1,4 +1,4 @@
-// Drivers of the row operations.
+// Drivers of the row operations: split rows over threads and call the instruction set's functions.
 #include "kernels/ops.h"
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace qalof::kernels {
 
 namespace {
 
-// norm(row of x, row of dst, stats) for every row; with added, x becomes sum = x + added first.
+// Calls norm(row of x, row of dst, stats) for every row; with added, sum = x + added replaces x.
 template <typename Norm>
 void norm_rows(const float* x, const float* added, std::size_t rows, std::size_t cols, float* sum,
                float* dst, float* stats, ParallelFor& parallel, const Norm& norm) {
@@ -32,7 +32,8 @@ void norm_rows(const float* x, const float* added, std::size_t rows, std::size_t
   });
 }
 
-// gradient(row of dy, of x, stats, row of dx) for every row, then parameters' gradients.
+// Calls gradient(row of dy, of x, stats, row of dx) for every row, then computes the parameters'
+// gradients.
 template <typename Gradient>
 void norm_rows_backward(const float* dy, const float* src, const float* stats, std::size_t rows,
                         std::size_t cols, float* dx, float* dgamma, float* dbeta,
@@ -45,7 +46,8 @@ void norm_rows_backward(const float* dy, const float* src, const float* stats, s
     }
   });
   if (dgamma == nullptr && dbeta == nullptr) return;
-  // Columns are split, never the sum over rows, so the number of threads does not change it.
+  // Columns are split over threads, never the sum over rows, so the result does not depend on their
+  // number.
   for_ranges(parallel, cols, rows_per_piece(rows), [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = 0; row < rows; ++row) {
       const std::size_t at = row * cols + begin;
@@ -56,14 +58,14 @@ void norm_rows_backward(const float* dy, const float* src, const float* stats, s
   });
 }
 
-// A function of the table on each of count numbers.
+// Applies a function of the table to each of count numbers.
 void map_numbers(void (*map)(const float*, std::size_t, float*), const float* src,
                  std::size_t count, float* dst, ParallelFor& parallel) {
   for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
     map(src + begin, end - begin, dst + begin);
   });
 }
-// The same of two numbers each.
+// Applies a function of the table to each of count pairs of numbers.
 void map_numbers(void (*map)(const float*, const float*, std::size_t, float*), const float* a,
                  const float* b, std::size_t count, float* dst, ParallelFor& parallel) {
   for_ranges(parallel, count, kMinPiece / 4, [&](std::size_t begin, std::size_t end) {
@@ -172,7 +174,8 @@ void rotary_table(const std::int32_t* positions, std::size_t rows, const float* 
   for (std::size_t row = 0; row < rows; ++row) {
     float* cosines = table + row * 2 * half;
     for (std::size_t i = 0; i < half; ++i) {
-      // The angle as one f32 product, its functions in double: the same on every machine.
+      // The angle is one f32 product and its functions are computed in double, so results are equal
+      // on every machine.
       const auto angle = static_cast<double>(static_cast<float>(positions[row]) * frequencies[i]);
       cosines[i] = static_cast<float>(std::cos(angle));
       cosines[half + i] = static_cast<float>(std::sin(angle));

@@ -1,7 +1,6 @@
-// Row operations of a decoder in f32: norm, activation, attention, residual. A row's result depends
-// on that row (and, in attention, on the keys before it) alone; sums run in a fixed order, so
-// chunking and threads do not change a bit. Backward passes are here too, because training runs on
-// the same kernels.
+// Row operations of a decoder in f32: norm, activation, attention, residual, with their backward
+// passes for training. A row's result depends on that row only (in attention, also on the keys
+// before it); sums run in a fixed order, so blocks and threads do not change a bit.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +19,8 @@ void layer_norm(const float* src, std::size_t rows, std::size_t cols, const floa
 void add_layer_norm(const float* x, const float* added, std::size_t rows, std::size_t cols,
                     const float* gamma, const float* beta, float eps, float* sum, float* dst,
                     float* stats, ParallelFor& parallel);
-/// dx of layer_norm from stats; dgamma and dbeta [cols] are added to where not null. skip [rows,
-/// cols], if not null, is what reaches x past the norm, and is added to dx.
+/// dx of layer_norm from stats; dgamma and dbeta [cols] are added to, if not null. skip [rows,
+/// cols], if not null, is the gradient that bypasses the norm (the residual's), and is added to dx.
 void layer_norm_backward(const float* dy, const float* src, const float* stats, const float* gamma,
                          std::size_t rows, std::size_t cols, float* dx, float* dgamma, float* dbeta,
                          ParallelFor& parallel, const float* skip = nullptr);
@@ -57,31 +56,32 @@ void swiglu(const float* gate, const float* up, std::size_t count, float* dst,
 void swiglu_backward(const float* dy, const float* gate, const float* up, std::size_t count,
                      float* dgate, float* dup, ParallelFor& parallel);
 
-/// y = x, [rows, cols] each; their rows lie x_stride and y_stride floats apart.
+/// y = x for [rows, cols]; rows are x_stride and y_stride floats apart.
 void copy_matrix(const float* x, std::size_t rows, std::size_t cols, std::size_t x_stride, float* y,
                  std::size_t y_stride, ParallelFor& parallel);
 
-/// cos and sin of rotary positions: table [rows, 2 * half], a row's cosines and then its sines of
-/// f32(position * frequencies[i]).
+/// cos and sin of rotary positions: table [rows, 2 * half] receives each row's cosines, then its
+/// sines, of f32(position * frequencies[i]).
 void rotary_table(const std::int32_t* positions, std::size_t rows, const float* frequencies,
                   std::size_t half, float* table);
-/// Rotary positions, in place: in each of heads stretches of 2 * half numbers of a row the pairs
-/// (i, half + i) are turned by the row's angles. x rows lie stride floats apart, table is
+/// Rotary positions, in place: in each of the heads parts of 2 * half numbers of a row, the pairs
+/// (i, half + i) are rotated by the row's angles. x rows are stride floats apart; table is
 /// rotary_table's.
 void rotate(float* x, std::size_t rows, std::size_t stride, std::size_t heads, std::size_t half,
             const float* table, ParallelFor& parallel);
-/// The gradient of rotate: turns back, in place.
+/// The gradient of rotate: rotates back, in place.
 void rotate_backward(float* dx, std::size_t rows, std::size_t stride, std::size_t heads,
                      std::size_t half, const float* table, ParallelFor& parallel);
 
 /// dst += src.
 void add_in_place(const float* src, std::size_t count, float* dst, ParallelFor& parallel);
 
-/// One sequence's causal attention. Query i (0..q_len-1) has position past + i and sees keys
-/// 0..past + i. q and out rows lie q_stride / out_stride floats apart, head h at offset h *
+/// Causal attention of one sequence. Query i (0..q_len-1) has position past + i and sees keys
+/// 0..past + i. q and out rows are q_stride / out_stride floats apart, head h at offset h *
 /// head_dim; k and v rows k_stride / v_stride apart, kv head at (h / (heads / kv_heads)) *
 /// head_dim. out must not overlap inputs. Where stored_k and stored_v [kv_heads] are given, keys
-/// and values are read from there instead of k and v, with the bits their real values would give.
+/// and values are read from there instead of k and v, bit-equal to attention on their dequantized
+/// values.
 struct AttentionSequence {
   const float* q;
   const float* k;

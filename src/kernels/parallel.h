@@ -1,4 +1,4 @@
-// Helpers of the drivers: running tasks without allocation, cutting ranges, scratch memory.
+// Helpers of the drivers: running tasks without allocation, splitting ranges, scratch memory.
 // Internal to src/kernels.
 #pragma once
 
@@ -11,7 +11,8 @@
 
 namespace qalof::kernels {
 
-/// std::function of a reference needs no memory; a single task needs no pool.
+/// Runs tasks without allocation: std::function over a reference needs no memory, and a single task
+/// runs on the calling thread.
 template <typename Task>
 void run_tasks(ParallelFor& parallel, std::size_t num_tasks, Task&& task) {
   if (num_tasks == 1) {
@@ -24,7 +25,7 @@ void run_tasks(ParallelFor& parallel, std::size_t num_tasks, Task&& task) {
 inline std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
 /// Calls body(begin, end) over 0..count in pieces of at least min_piece, a few per thread. For work
-/// whose pieces do not influence each other's results.
+/// where the split does not change results.
 template <typename Body>
 void for_ranges(ParallelFor& parallel, std::size_t count, std::size_t min_piece, Body&& body) {
   if (count == 0) return;
@@ -34,14 +35,14 @@ void for_ranges(ParallelFor& parallel, std::size_t count, std::size_t min_piece,
   run_tasks(parallel, ceil_div(count, piece), task);
 }
 
-/// Elements below which handing work to another thread costs more than it saves.
+/// Elements below which another thread costs more than it saves.
 inline constexpr std::size_t kMinPiece = 16384;
 
 inline std::size_t rows_per_piece(std::size_t cols) {
   return ceil_div(kMinPiece, std::max<std::size_t>(cols, 1));
 }
 
-/// Grows only, so that a steady state allocates nothing.
+/// The buffer's memory for count elements. It only grows, so a steady state allocates nothing.
 template <typename T>
 T* at_least(std::vector<T>& buffer, std::size_t count) {
   if (buffer.size() < count) buffer.resize(count);

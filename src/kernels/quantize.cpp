@@ -1,4 +1,4 @@
-// Drivers of the quantizer: rows to threads, scales in one place.
+// Drivers of the quantizer: rows over threads, with the scale formulas in one place.
 #include "kernels/quantize.h"
 
 #include <algorithm>
@@ -13,14 +13,14 @@ namespace qalof::kernels {
 
 namespace {
 
-constexpr float kEpsilon = 1e-6F;  // scheme seed's, in both places
+constexpr float kEpsilon = 1e-6F;  // of scheme seed, in both places of its formula
 
 int level_count(int bits) { return (1 << (bits - 1)) - 1; }
 
 }  // namespace
 
 RowScale seed_row_scale(float max_abs, int bits) {
-  // Reciprocal first, then times L: two roundings, as the original's expression is evaluated.
+  // Reciprocal first, then times L: two roundings, as PyTorch evaluates the original expression.
   const float reciprocal = 1.0F / (max_abs + kEpsilon);
   const float multiplier = static_cast<float>(level_count(bits)) * reciprocal;
   return {multiplier, 1.0F / (multiplier + kEpsilon)};
@@ -33,10 +33,10 @@ void quantize_rows(const float* src, std::size_t rows, std::size_t cols, int bit
 
 namespace {
 
-// Elements that share a range; docs/numerics.md, "Activations".
+// Quantizes elements that share a range (docs/numerics.md, "Activations").
 float quantize_range(const KernelTable& table, const float* x, std::size_t count, int bits,
                      const RowRange& range, std::int8_t* codes) {
-  // Distances of 8 bits would need nine.
+  // An asymmetric code of 8 bits minus the code of 0 would need nine bits.
   if (!range.asymmetric || bits == 8) {
     const RowScale scale = seed_row_scale(table.max_abs(x, count) * range.clip, bits);
     if (range.clip == 1.0F) {

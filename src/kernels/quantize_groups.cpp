@@ -1,6 +1,6 @@
 // Group schemes: scale, zero point and codes of a few neighbouring weights (docs/numerics.md,
-// "Group schemes"). Weights are quantized once, so the compiler's own vectors of the baseline will
-// do.
+// "Group schemes"). Weights are quantized once, so the compiler's vectors for the baseline CPU are
+// fast enough.
 #include <algorithm>
 #include <limits>
 
@@ -17,19 +17,19 @@ namespace {
 
 constexpr std::uint16_t kLargestBf16 = 0x7F7F;
 
-// Finite ones only, so that a range beyond f32 leaves a finite scale.
+// Rounds to a finite bfloat16, so that a range beyond f32 still gives a finite scale.
 float scale_from(float step) {
   return float_from_bf16(std::min(bf16_from_float(step), kLargestBf16));
 }
 
-// rint of numbers below 2^22 in size, ties to even; a function of the C library is not vectorized.
-// Quotients stay below 512: a scale is at most a half too small, where it is subnormal.
+// rint for |value| < 2^22, ties to even; the C library's is not vectorized. Quotients stay below
+// 512: a scale is too small by half at most, where it is subnormal.
 float round_small(float value) {
   constexpr float kShift = 0x1.8p23F;
   return (value + kShift) - kShift;
 }
 
-// What elements are quantized with: real = (code - zero) * scale, codes in low..high.
+// The grid of a group: value = (code - zero) * scale, codes in low..high.
 struct Grid {
   float scale = 0.0F, zero = 0.0F, low = 0.0F, high = 0.0F;
 
@@ -53,14 +53,14 @@ Grid symmetric_grid(float max_abs, int bits) {
 
 Grid asymmetric_grid(float low, float high, int bits) {
   const float top = level_count(bits);
-  // -128 is left out: not every instruction set multiplies it by a code without saturation.
+  // -128 is not used: not every instruction set multiplies it by a code without saturation.
   const float bottom = std::max(-top - 1.0F, -127.0F);
   const float scale = scale_from((high - low) / (top - bottom));
   const float below = scale == 0.0F ? 0.0F : low / scale;
   return {scale, std::min(round_small(bottom - below), top), bottom, top};
 }
 
-// The range of some elements, 0 in it, and the grids of the parts of it.
+// The range of a group, 0 included, and the grids of parts of that range.
 struct Range {
   float max_abs = 0.0F, low = 0.0F, high = 0.0F;
   bool asymmetric = false;
@@ -78,7 +78,7 @@ struct Range {
   }
 };
 
-// Sum of squared errors in a fixed order; any number from limit on where it reaches limit.
+// Sum of squared errors in a fixed order; stops early with any number >= limit.
 template <typename Error>
 float squared_error(const float* x, std::size_t count, float limit, const Error& error) {
   constexpr std::size_t kLanes = 8, kCheck = 64;
@@ -104,7 +104,7 @@ float squared_error(const float* x, std::size_t count, float limit, const Error&
   return total;
 }
 
-// The part of the range with the least error(part, limit), the larger one of equals.
+// The part of the range with the least error(part, limit); of equal ones the larger.
 template <typename Error>
 float best_part(const Error& error) {
   float best = 1.0F, least = std::numeric_limits<float>::infinity();
@@ -118,7 +118,7 @@ float best_part(const Error& error) {
   return best;
 }
 
-// Calls body(group's number over all rows, its first element, its elements).
+// Calls body(group index over all rows, index of its first element, number of elements).
 template <typename Body>
 void for_groups(std::size_t rows, std::size_t cols, std::size_t group, ParallelFor& parallel,
                 const Body& body) {

@@ -1,3 +1,4 @@
+// Scales each row and passes it to the instruction set's stochastic rounding.
 #include "kernels/stochastic_rounding.h"
 
 #include <cmath>

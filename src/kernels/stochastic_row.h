@@ -1,5 +1,6 @@
-// Stochastic rounding of one row, written so that the compiler widens it for the instruction set of
-// the file that includes it; integer and single operations in one order, so no set changes a bit.
+// Stochastic rounding of one row, written so that the compiler vectorizes it for the instruction
+// set of the including file. Integer and f32 operations in one order, so results are bit-equal on
+// all sets.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +10,7 @@ namespace qalof::kernels {
 
 namespace {
 
-// The finalizer of a 32-bit hash: every bit of the counter changes about half of the result.
+// A 32-bit hash finalizer: each input bit changes about half of the result.
 inline std::uint32_t mixed_bits(std::uint32_t x) {
   x ^= x >> 16;
   x *= 0x7FEB352DU;

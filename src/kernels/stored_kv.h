@@ -1,6 +1,6 @@
-// How keys and values of one kv head lie in a cache: rows of one head behind each other, so that
-// attention reads them in order. Plain data, for instruction-set files too (kernel_table.h). Not
-// for: filling them (runtime/kv_cache.h).
+// Memory layout of the cached keys or values of one kv head: the rows of a head are contiguous, so
+// that attention reads them in order. Plain data, also for files of one instruction set
+// (kernel_table.h). Not for: filling the cache (runtime/kv_cache.h).
 #pragma once
 
 #include <cstddef>
@@ -12,11 +12,11 @@ enum class KvFormat : std::uint8_t {
   kF32,
   kBf16,
   kInt8,  // a byte per code
-  kInt4,  // code + 8 in a nibble, the low one first
+  kInt4,  // code + 8 in a nibble, low nibble first
 };
 
-/// Rows [tokens, head_dim] of one kv head; real = code * scale of the row. Rows are padded to a
-/// multiple of eight elements whose value is zero.
+/// Rows [tokens, head_dim] of one kv head; value = code * scale of the row. Rows are padded with
+/// zeros to a multiple of eight elements.
 struct StoredKv {
   const void* rows = nullptr;
   const float* scales = nullptr;  // [tokens]; null where the rows are floats

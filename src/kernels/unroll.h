@@ -1,5 +1,6 @@
-// Loops over the registers of a tile, unrolled before the compiler decides where arrays live: with
-// plain loops it keeps the sums in memory. Internal linkage, for the files of one instruction set.
+// Unrolls loops over the registers of a tile early enough that the compiler keeps arrays in
+// registers; with plain loops it keeps the sums in memory. Internal linkage, for the files of one
+// instruction set.
 #pragma once
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -13,8 +14,8 @@
 namespace qalof::kernels {
 namespace {
 
-/// body(0) .. body(kCount - 1), each with a constant. Under sanitizers a plain loop: they check the
-/// same accesses, and code unrolled this far takes them many minutes to compile.
+/// Calls body(0) .. body(kCount - 1), each with a constant. A plain loop under sanitizers: they
+/// check the accesses just as well, and fully unrolled code takes them many minutes to compile.
 #ifdef QALOF_PLAIN_LOOPS
 template <int kCount, typename Body>
 inline void unrolled(const Body& body) {
@@ -33,7 +34,7 @@ template <int kCount, typename Body>
 }  // namespace
 }  // namespace qalof::kernels
 
-/// Before a tile, which sanitizers keep out of the function of all tiles for the same reason.
+/// Marks a tile function: not inlined under sanitizers, to limit their compile time.
 #ifdef QALOF_PLAIN_LOOPS
 #define QALOF_TILE [[gnu::noinline]]
 #else

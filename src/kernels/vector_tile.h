@@ -1,11 +1,11 @@
-// The tile machinery of the products for AVX-512 and AVX-VNNI: rows of x times panels of 16
-// outputs, one sum (a register of 512 bits, two of 256) a row and panel. A format says how a vector
+// Tiles of the matrix products for AVX-512 and AVX-VNNI: rows of x times panels of 16 outputs, with
+// one sum (a register of 512 bits, or two of 256) per row and panel. A format defines how a vector
 // of its panels is multiplied (avx512_gemm.cpp, avx512vnni_int_gemm.cpp, avx512bf16_gemm.cpp,
-// avxvnni_int_gemm.h); blocking is here. Internal linkage.
+// avxvnni_int_gemm.h); blocking is done here. Internal linkage.
 //
-// A tile takes a stretch of k; its sums wait in memory between stretches, which changes no bit. So
-// every output is one chain over ascending k whatever the tile, and tiles are chosen by speed
-// alone.
+// A tile covers a stretch of k; its sums are kept in memory between stretches, which changes no
+// bit. So every output is one chain over ascending k for every tile size, and sizes are chosen by
+// speed alone.
 #pragma once
 
 #include <immintrin.h>
@@ -19,38 +19,38 @@ namespace {
 constexpr std::size_t kWidth = 16;        // outputs of a panel
 constexpr std::size_t kVectorBytes = 64;  // of a panel: one or more k of all its outputs
 
-/// Where a tile works: vectors begin .. end of each panel.
+/// The part of k of a tile: vectors begin .. end of each panel.
 struct Stretch {
   std::size_t begin, end;
   bool first, last;
   float* partial;  // [rows of the tile][panels of the tile][16]
 };
 
-/// Rows of x as bytes.
+/// Rows of x, addressed in bytes.
 struct RowBytes {
   const char* at;
   std::size_t stride;
 };
 
-// Format supplies:
-//   Block, Sum, Vector                      the block of kernel_table.h; sums and a vector's
-//   weights kTallest, kWidest                       rows and panels (1 or 3) of the largest tile
-//   kSteps, kStepBytes                      multiplications a vector, bytes of x each reads
+// A format supplies:
+//   Block, Sum, Vector                      the block of kernel_table.h; sums; a vector's weights
+//   kTallest, kWidest                       rows and panels (1 or 3) of the largest tile
+//   kSteps, kStepBytes                      multiplications per vector, bytes of x that each reads
 //   rows(block), num_vectors(block)         x; vectors of one panel
 //   weights(at, step), broadcast(x)         operands of a step; x points at kStepBytes bytes
-//   multiply(sum, x, weights), settle(sum)  one step; an empty asm that holds the sum's registers
+//   multiply(sum, x, weights), settle(sum)  one step; an empty asm that pins the sum to registers
 //   load(const float*), store(float*, sum)  partial sums
-// and without groups
+// without groups
 //   start(block, row, first, left)          a sum before the first k; left: outputs from first on
-//   finish(block, row, first, left, sum)    to y
+//   finish(block, row, first, left, sum)    stores to y
 // with groups (kGrouped)
 //   group_vectors(block)                    vectors of a group
 //   start(block, row, first, group)         a sum before the first k of a group
-//   add_group(block, row, first, group, sum, total)  total with a group's sum
-//   Total, no_total, load_total, store_total  the type of a total, zero, memory
-//   finish(block, row, first, left, total)  to y
+//   add_group(block, row, first, group, sum, total)  total with a group's sum added
+//   Total, no_total, load_total, store_total  the type of a total, its zero, memory
+//   finish(block, row, first, left, total)  stores to y
 
-// The sums of a tile over count vectors of its panels.
+// Computes the sums of a tile over count vectors of its panels.
 template <typename Format, int kRows, int kPanels>
 [[gnu::always_inline]] inline void accumulate(const char* const (&x)[kRows], const char* w,
                                               std::size_t panel_bytes, std::size_t count,
@@ -68,7 +68,7 @@ template <typename Format, int kRows, int kPanels>
                                              static_cast<std::size_t>(step) * Format::kStepBytes);
         unrolled<kPanels>(QALOF_UNROLLED(p) {
           sum[r][p] = Format::multiply(sum[r][p], value, vectors[p]);
-          // In place: the compiler would else copy sums around.
+          // Updated in place; without this the compiler copies sums between registers.
           Format::settle(sum[r][p]);
         });
       });
@@ -76,7 +76,7 @@ template <typename Format, int kRows, int kPanels>
   }
 }
 
-// Rows of x of a tile at a vector.
+// Points x at the tile's rows, at a given vector.
 template <typename Format, int kRows>
 [[gnu::always_inline]] inline void point_at(const typename Format::Block& block, std::size_t row,
                                             std::size_t vector, const char* (&x)[kRows]) {
@@ -187,11 +187,12 @@ void run_rows(const typename Format::Block& block, std::size_t row, std::size_t 
   }
 }
 
-// 160 vectors of three panels (30 KiB) stay in the first-level cache while a group of tiles passes.
+// 160 vectors of three panels (30 KiB) stay in the first-level cache while a group of tiles uses
+// them.
 constexpr std::size_t kStretchVectors = 160;
 constexpr std::size_t kGroupRows = 48;
 
-// Stretches of nearly equal length, so that the last one is not a sliver.
+// Stretches of nearly equal length, so that the last one is not tiny.
 template <typename Format>
 std::size_t stretch_vectors(const typename Format::Block& block) {
   const std::size_t all = Format::num_vectors(block);
@@ -210,9 +211,9 @@ void multiply_panels(const typename Format::Block& block, std::size_t panel) {
   float partial[kGroupRows * kPanels * kWidth];
   for (std::size_t group = 0; group < block.rows; group += kGroupRows) {
     const std::size_t rows = block.rows - group < kGroupRows ? block.rows - group : kGroupRows;
-    // Tiles of equal height: nine rows are faster as 5 + 4 than as 8 + 1.
+    // Tiles of nearly equal height: nine rows are faster as 5 + 4 than as 8 + 1.
     const std::size_t num_tiles = (rows + Format::kTallest - 1) / Format::kTallest;
-    // One tile reads the panel once anyhow.
+    // A single tile reads the panel only once anyway.
     const std::size_t length = num_tiles == 1 ? num_vectors : stretch_vectors<Format>(block);
     for (std::size_t begin = 0; begin == 0 || begin < num_vectors; begin += length) {
       const bool last = num_vectors - begin <= length;
@@ -238,8 +239,8 @@ void multiply(const typename Format::Block& block) {
       if (num_panels - panel == 2) return multiply_panels<Format, 2>(block, panel);
     }
   }
-  // Few rows wait for memory, which is fastest where a single panel is read from end to end: with
-  // several at once, or fetching ahead, it takes a quarter to a half longer.
+  // Products of few rows are limited by memory, which is fastest where a single panel is read from
+  // end to end: several at once, or prefetching, take a quarter to a half longer.
   for (; panel < num_panels; ++panel) multiply_panels<Format, 1>(block, panel);
 }
 

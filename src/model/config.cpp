@@ -1,4 +1,4 @@
-// config.json of GPT-2, and which family reads one.
+// Parses GPT-2's config.json, and dispatches to the family of any config.json.
 #include "model/config.h"
 
 #include <array>
@@ -10,7 +10,7 @@ namespace qalof::model {
 
 namespace {
 
-// transformers has several names for each of the two forms.
+// transformers has several names for each of GELU's two forms.
 constexpr std::array kActivations = {std::pair{"gelu_new", Activation::kGeluTanh},
                                      std::pair{"gelu", Activation::kGeluErf},
                                      std::pair{"gelu_pytorch_tanh", Activation::kGeluTanh},
@@ -36,7 +36,7 @@ void refuse_unimplemented(const Json& json, const std::string& where) {
        {"scale_attn_by_inverse_layer_idx", "add_cross_attention", "is_encoder_decoder"}) {
     require_bool(json, key, false, where);
   }
-  // Says in which order and precision scores are computed; here they are f32 whatever it is.
+  // The setting changes the order and precision of scores; here scores are f32 either way.
   read_bool(json, "reorder_and_upcast_attn", false, where);
 }
 

@@ -1,3 +1,4 @@
+// Typed, bounded readers of config.json values with one-sentence errors.
 #include "model/config_values.h"
 
 #include <limits>
@@ -6,7 +7,7 @@
 
 namespace qalof::model {
 
-// Bytes of the largest model within these bounds in f32: both ends, positions and all layers.
+// The largest model within these bounds, in f32: both embeddings, positions and all layers.
 static_assert(4.0 * kMaxHidden *
                   (2.0 * kMaxVocab + kMaxPositions +
                    kMaxLayers * (4.0 * kMaxHidden + 2.0 * kMaxInner)) <
@@ -35,7 +36,7 @@ bool read_bool(const Json& json, const char* key, bool fallback, const std::stri
   return present_key(json, key, nullptr).empty() ? fallback : json_bool(json, key, where);
 }
 
-// Checked after rounding, which may turn a tiny double into zero.
+// Checked after the conversion to f32, which can round a tiny double to zero.
 float read_float(const Json& json, const char* key, float fallback, float max,
                  const std::string& where) {
   if (present_key(json, key, nullptr).empty()) return fallback;

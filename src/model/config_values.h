@@ -1,4 +1,4 @@
-// Reading of a config.json's values, shared by the families. Internal to src/model.
+// Readers of config.json values, shared by the model families. Internal to src/model.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +9,16 @@
 
 namespace qalof::model {
 
-// Bounds that keep every product of sizes far from overflow and allocations honest: powers of two
-// well above public models. Positions stay exact in f32, which rotary angles are made of.
+// Powers of two well above public models, so that products of sizes cannot overflow and a false
+// size cannot ask for absurd memory. Positions are exact in f32, from which rotary angles are
+// computed.
 inline constexpr std::int64_t kMaxVocab = std::int64_t{1} << 24;
 inline constexpr std::int64_t kMaxLayers = 1024;
 inline constexpr std::int64_t kMaxHidden = 65'536;
 inline constexpr std::int64_t kMaxPositions = std::int64_t{1} << 24;
 inline constexpr std::int64_t kMaxInner = 4 * kMaxHidden;
 
-/// The key under which a value stands, its alias, or neither. Null counts as absent.
+/// The one of key and alias that is present, key first; "" where neither is. Null counts as absent.
 std::string present_key(const Json& json, const char* key, const char* alias);
 /// A size in 1..max, or fallback where it is absent; alias may be null.
 std::size_t read_size(const Json& json, const char* key, const char* alias, std::size_t fallback,
@@ -31,15 +32,15 @@ std::int64_t read_token(const Json& json, const char* key, std::int64_t fallback
 /// eos_token_id: one token, or a list of them.
 std::vector<std::int64_t> read_end_tokens(const Json& json, std::int64_t fallback,
                                           const std::string& where);
-/// Notes rates above 0 of the named keys in config.has_dropout.
+/// Sets config.has_dropout where one of the named rates is above 0.
 void read_dropout(const Json& json, std::initializer_list<const char*> keys, ModelConfig& config,
                   const std::string& where);
-/// Refuses a switch that is not as implemented (Error{kUnsupported}).
+/// Error{kUnsupported} unless a switch has the implemented value.
 void require_bool(const Json& json, const char* key, bool implemented, const std::string& where);
 
 /// The Llama family's config.json (llama.cpp).
 ModelConfig parse_llama_config(const Json& json, const std::string& where);
-/// A config.json of a named Llama size; nothing where there is none.
+/// The config.json of a named Llama size; nullopt for other names.
 std::optional<Json> named_llama_config(const std::string& size);
 
 }  // namespace qalof::model

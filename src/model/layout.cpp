@@ -1,4 +1,4 @@
-// What the families' layers are made of: linears, tensors and their names.
+// Linears, tensors and names of each family's layers, in forward order.
 #include <fmt/format.h>
 
 #include <array>
@@ -12,7 +12,7 @@ namespace {
 
 struct FamilyLinear {
   LinearRole role;
-  const char* name;  // in a layer
+  const char* name;  // within a layer
 };
 
 constexpr std::array<FamilyLinear, 4> kGpt2Linears = {{{LinearRole::kQkv, "attn.c_attn"},
@@ -28,10 +28,10 @@ constexpr std::array<FamilyLinear, 7> kLlamaLinears = {
      {LinearRole::kUp, "mlp.up_proj"},
      {LinearRole::kDown, "mlp.down_proj"}}};
 
-// All that tells the families' files apart.
+// All differences between the families' files.
 struct FamilyNames {
-  const char* prefix;       // of the decoder inside a model of the field's libraries
-  const char* span_prefix;  // the same inside a question-answering model
+  const char* prefix;       // of the decoder inside a model of transformers
+  const char* span_prefix;  // of the decoder inside a question-answering model
   const char* layer;        // "h.{}."
   const char* attention_norm;
   const char* mlp_norm;
@@ -47,7 +47,7 @@ const FamilyNames& names_of(const ModelConfig& config) {
   static const FamilyNames kGpt2 = {"transformer.", "transformer.", "h.",        "ln_1",
                                     "ln_2",         "wte",          "wpe",       "ln_f",
                                     true,           true,           kGpt2Linears};
-  // Llama's question-answering class calls its decoder transformer.
+  // transformers' question-answering class for Llama names its decoder "transformer".
   static const FamilyNames kLlama = {"model.",
                                      "transformer.",
                                      "layers.",

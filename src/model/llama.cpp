@@ -1,4 +1,4 @@
-// config.json of the Llama family.
+// Parses config.json of the Llama family, with rotary scaling; named sizes; rotary frequencies.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -12,7 +12,7 @@ namespace {
 
 constexpr float kMaxTheta = 1e12F;
 
-// Old files have rope_theta and rope_scaling, whose type may be written "type"; new ones
+// Old files have rope_theta and rope_scaling, whose type may be called "type"; new files have
 // rope_parameters.
 RotaryPositions read_rotary(const Json& json, const std::string& where) {
   RotaryPositions rotary;
@@ -123,7 +123,7 @@ std::vector<float> rotary_frequencies(const ModelConfig& config) {
       constexpr double kTurn = 6.283185307179586;  // 2 pi
       const auto low = static_cast<double>(bounds.low), high = static_cast<double>(bounds.high);
       const double turns = static_cast<double>(bounds.original_positions) * frequency / kTurn;
-      // 0 where waves are long and slowed down, 1 where they are short and kept.
+      // 0: a long wave, slowed down by the whole factor; 1: a short wave, unchanged.
       const double kept = std::clamp((turns - low) / (high - low), 0.0, 1.0);
       frequency *= (1.0 - kept) / factor + kept;
     }

@@ -1,3 +1,4 @@
+// The exact front of plans by size and cost, and lookups in it.
 #include "quant/bit_budget.h"
 
 #include <algorithm>
@@ -32,7 +33,7 @@ BudgetFront::BudgetFront(std::span<const BudgetUnit> units, std::size_t max_sums
   for (const BudgetUnit& unit : units) {
     Trace& trace = traces_.emplace_back();
     std::vector<BudgetPoint> next;
-    // Sums with one choice are ordered by size: a merge of as many lists as there are choices.
+    // Each choice gives a list of sums already ordered by size, so the lists are merged.
     std::vector<std::size_t> heads(unit.choices.size(), 0);
     double best = std::numeric_limits<double>::infinity();
     for (;;) {

@@ -1,4 +1,4 @@
-// Plans to compare a plan under a budget with: one width, and widths drawn at random.
+// Baseline plans for comparison with an optimized one: one width everywhere, and random widths.
 #include <algorithm>
 
 #include "core/error.h"
@@ -8,7 +8,7 @@ namespace qalof::quant {
 
 namespace {
 
-// The choice of the nearest size above or below, if there is one.
+// The choice with the next smaller or larger size; nullopt where there is none.
 std::optional<std::size_t> neighbour(const BudgetUnit& unit, std::size_t choice, bool larger) {
   const std::uint64_t size = unit.choices[choice].size;
   std::optional<std::size_t> best;
@@ -44,7 +44,7 @@ std::vector<std::size_t> random_choices(std::span<const BudgetUnit> units, std::
   for (const BudgetUnit& unit : units)
     choices.push_back(stream.below(unit.choices.size(), draw, index++));
   std::uint64_t size = sum_of(units, choices).size;
-  // A unit drawn among those that can move so, in whose place the new choice is then.
+  // Moves one unit, drawn among those that can move in this direction; false where none can.
   const auto move = [&](bool larger) {
     std::vector<std::pair<std::size_t, std::size_t>> moves;
     for (std::size_t u = 0; u < units.size(); ++u) {

@@ -1,4 +1,4 @@
-// From sensitivity.json to units, and from choices to a plan.
+// Converts sensitivity.json into budget units, and choices of units into a plan.
 #include <algorithm>
 #include <set>
 
@@ -9,7 +9,7 @@ namespace qalof::quant {
 
 namespace {
 
-// The member of a cost that is asked for, and its sign: an F1 that falls is a cost.
+// The JSON key of a cost and its sign: a falling F1 is a positive cost.
 struct CostKey {
   const char* key;
   double sign;
@@ -47,7 +47,7 @@ std::vector<std::string> modules_of(const Json& unit, const std::string& where) 
   return modules;
 }
 
-// The choices that a unit's costs are, and the high width, which costs nothing.
+// Adds a choice per measured cost, and the high width at cost 0.
 void add_choices(const Json& entry, const std::string& place, BudgetCost cost, int high_bits,
                  const std::function<std::uint64_t(int bits)>& size_of, BudgetUnit& unit) {
   const CostKey key = key_of(cost);
@@ -156,7 +156,7 @@ void set_kv(const BudgetInput& input, std::span<const std::size_t> choices, Plan
 PlanSpec budget_plan(const BudgetInput& input, std::span<const std::size_t> choices) {
   PlanSpec plan;
   plan.default_precision = input.high;
-  plan.head = input.high.linear.weight.bits;  // as units were measured
+  plan.head = input.high.linear.weight.bits;  // the width at which units were measured
   for (std::size_t u = 0; u < input.units.size(); ++u) {
     const BudgetUnit& unit = input.units[u];
     const BitWidth width{unit.choices[choices[u]].bits};

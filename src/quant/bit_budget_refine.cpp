@@ -1,4 +1,5 @@
-// Plans that are measured as a whole: interactions between units, which single costs leave out.
+// Refines plans by measuring them as a whole, which includes the interactions between units that
+// single costs leave out.
 #include <algorithm>
 #include <optional>
 #include <set>
@@ -10,11 +11,11 @@ namespace qalof::quant {
 
 namespace {
 
-// One unit's other choice, or those of two units.
+// A change of one unit's choice, or of two units' choices.
 struct Move {
   double promise = 0;  // change of the sum of single costs
   std::size_t unit = 0, choice = 0;
-  std::size_t other_unit = 0, other_choice = 0;  // the same as the first two: one unit alone
+  std::size_t other_unit = 0, other_choice = 0;  // equal to unit, choice: one unit only
 };
 
 std::vector<Move> moves_within(std::span<const BudgetUnit> units,
@@ -41,7 +42,7 @@ std::vector<Move> moves_within(std::span<const BudgetUnit> units,
     if (a.size <= room) moves.push_back({a.cost, a.unit, a.choice, a.unit, a.choice});
     for (std::size_t j = i + 1; j < singles.size(); ++j) {
       const Single& b = singles[j];
-      // Two that both grow or both shrink are two moves of one unit.
+      // Only trades: two changes that both grow or both shrink are reached as two single moves.
       const bool trades = (a.size < 0) != (b.size < 0);
       if (a.unit == b.unit || !trades || a.size + b.size > room) continue;
       moves.push_back({a.cost + b.cost, a.unit, a.choice, b.unit, b.choice});
@@ -54,11 +55,11 @@ std::vector<Move> moves_within(std::span<const BudgetUnit> units,
 
 struct RangePlan {
   std::vector<std::size_t> choices;
-  bool is_last = false;  // of the front: more size would not help
+  bool is_last = false;  // last point of its front: a larger size would not help
 };
 
-// The cheapest plan by single costs of widths low .. high; none where a unit has no such width or
-// all are larger.
+// The cheapest plan by single costs with widths low .. high only; nullopt where a unit has no such
+// width or every plan is too large.
 std::optional<RangePlan> plan_of_range(std::span<const BudgetUnit> units, int low, int high,
                                        std::uint64_t max_size) {
   std::vector<BudgetUnit> narrowed(units.begin(), units.end());
@@ -97,7 +98,8 @@ std::vector<std::vector<std::size_t>> starting_plans(std::span<const BudgetUnit>
     for (std::size_t first = 0; first + count <= widths.size(); ++first) {
       const std::size_t last = first + count - 1;
       const auto found = plan_of_range(units, widths[first], widths[last], max_size);
-      // Where more size would not help, a range that reaches further is the same or better.
+      // If a larger size would not help this range, a range that extends further up is as good or
+      // better.
       if (found && (last + 1 == widths.size() || !found->is_last)) add(found->choices);
     }
   }
@@ -163,7 +165,7 @@ RefinedPlan refine_within_cost(std::span<const BudgetUnit> units, const BudgetFr
     best.choices.push_back(static_cast<std::size_t>(highest - unit.choices.begin()));
   }
   best.point = {sum_of(units, best.choices).size, 0};
-  // Points below low cost too much, those from high on are good enough.
+  // Points below low cost too much, points from high on are good enough.
   std::size_t low = 0, high = front.points().size();
   std::size_t probe = front.within_cost(max_cost).value_or(high - 1);
   while (low < high && best.measurements < max_measurements) {

@@ -1,4 +1,4 @@
-// Plans against a model: names to linears, and what a resolved plan says about itself. Reading and
+// Resolves plans against a model's linears, and describes resolved plans in words. Reading and
 // writing plans is plan_file.cpp.
 #include "quant/plan.h"
 
@@ -37,7 +37,7 @@ double mean_bits(const PrecisionPlan& plan, const PlanTarget& target, Bits bits)
   return total == 0 ? 0 : sum / static_cast<double>(total);
 }
 
-// "kv8", "k8v4" or "kv mixed".
+// Words for K and V: "kv8", "k8v4" or "kv mixed".
 std::string describe_kv(const PrecisionPlan& plan) {
   if (plan.k.empty() || plan.k.front().empty()) return "no kv";
   const BitWidth k = plan.k.front().front(), v = plan.v.front().front();
@@ -50,7 +50,7 @@ std::string describe_kv(const PrecisionPlan& plan) {
   return k == v ? fmt::format("kv{}", k.bits) : fmt::format("k{}v{}", k.bits, v.bits);
 }
 
-// A pattern as the name it seems to aim at, so that the nearest module is a sensible one.
+// A pattern reduced to the module name it seems to mean, for finding the nearest one.
 std::string name_like(std::string_view pattern) {
   std::string name;
   for (const char c : pattern) {
@@ -180,7 +180,7 @@ BitWidth most_frequent_width(const std::map<int, std::size_t>& amounts) {
 }
 
 std::string nearest_name(std::string_view name, const std::vector<std::string>& known) {
-  // Names from outside may be long; the first bytes decide.
+  // Bounds the time for long names from outside.
   const std::string_view text = name.substr(0, 128);
   std::string best;
   std::size_t best_distance = SIZE_MAX;
@@ -195,7 +195,7 @@ std::string nearest_name(std::string_view name, const std::vector<std::string>& 
         row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
       }
     }
-    // The beginning of a name is nearer than any other name of few letters.
+    // A prefix of a candidate counts as distance 1 at most, so that it beats short unrelated names.
     const bool is_beginning = text.size() >= 4 && candidate.starts_with(text);
     const std::size_t distance = is_beginning ? std::min<std::size_t>(row.back(), 1) : row.back();
     if (distance < best_distance) {

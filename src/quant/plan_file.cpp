@@ -1,5 +1,5 @@
-// Plans as written: text forms, plan files and the original's flat maps (docs/file_formats.md,
-// "Plan"). What they mean for a model is decided by resolve() in plan.cpp.
+// Parses and writes plans: text forms, plan files and the original project's flat maps
+// (docs/file_formats.md, "Plan"). resolve() in plan.cpp applies them to a model.
 #include <algorithm>
 #include <filesystem>
 #include <map>
@@ -16,9 +16,9 @@ namespace {
 
 constexpr int kFormatVersion = 1;
 constexpr std::size_t kMaxPlanBytes = std::size_t{4} << 20;
-// With both, resolving stays below some seconds for models of many modules.
+// Together these keep resolving within a few seconds for models of many modules.
 constexpr std::size_t kMaxRules = 512;
-constexpr std::size_t kMaxPatternSteps = std::size_t{1} << 17;  // of all rules together
+constexpr std::size_t kMaxPatternSteps = std::size_t{1} << 17;  // over all rules
 
 const std::vector<std::string>& plan_keys() {
   static const std::vector<std::string> keys = {"format_version", "scheme",  "default", "head",
@@ -40,7 +40,7 @@ void check_keys(const Json& object, const std::vector<std::string>& known,
   }
 }
 
-// "w4a8", "4" or 4.
+// Parses "w4a8", "4" or 4.
 Precision linear_from_json(const Json& value, const std::string& where) {
   QALOF_CHECK(value.is_string() || value.is_number_integer(), ErrorKind::kBadInput,
               "{}: found {:.60}, expected a width such as 4 or \"w4a8\"", where, text_of(value));
@@ -48,7 +48,7 @@ Precision linear_from_json(const Json& value, const std::string& where) {
                                 where);
 }
 
-// "w8a8kv8", "8" or 8.
+// Parses "w8a8kv8", "8" or 8.
 UniformPrecision uniform_from_json(const Json& value, const std::string& where) {
   QALOF_CHECK(value.is_string() || value.is_number_integer(), ErrorKind::kBadInput,
               "{}: found {:.60}, expected a precision such as \"w8a8kv8\"", where, text_of(value));
@@ -111,7 +111,7 @@ void read_rules(const Json& rules, const std::string& where, PlanSpec* spec) {
     const std::string match = json_string(rules[i], "match", inner);
     check_keys(rules[i], {"match", "set"}, inner);
     QALOF_CHECK(rules[i].contains("set"), ErrorKind::kBadInput, "{}: set is missing", inner);
-    const NamePattern check(match, inner);  // a bad pattern is told before any model is loaded
+    const NamePattern check(match, inner);  // reports a bad pattern before a model is loaded
     num_steps += check.size();
     QALOF_CHECK(num_steps <= kMaxPatternSteps, ErrorKind::kUnsupported,
                 "{}: the patterns up to here have {} steps, at most {} are matched", inner,
@@ -155,7 +155,8 @@ PlanSpec read_plan(const Json& json, const std::string& where) {
   return spec;
 }
 
-// The original's {"transformer.h.0.attn.c_attn": 8, ...}: every module named, K and V left alone.
+// The original project's {"transformer.h.0.attn.c_attn": 8, ...}: names every module, without K and
+// V.
 PlanSpec read_flat_plan(const Json& json, const std::string& where) {
   PlanSpec spec;
   spec.source = where;
@@ -173,7 +174,7 @@ PlanSpec read_flat_plan(const Json& json, const std::string& where) {
   return spec;
 }
 
-// A flat map has none of our keys, and names of modules, which hold dots.
+// A flat map has none of a plan file's keys, and at least one module name, which contains a dot.
 bool is_flat_plan(const Json& json) {
   bool names_modules = false;
   for (const auto& [key, value] : json.items()) {
@@ -202,7 +203,8 @@ PlanSpec parse_plan(const std::string& text_or_path) {
     spec.default_precision = parse_uniform_precision(text_or_path);
     return spec;
   } catch (const Error& error) {
-    // A file may have any name; what is no file is told as what it looks like.
+    // An existing file may have any name. Otherwise the error treats the text as what it looks
+    // like.
     if (!exists) {
       const bool is_path =
           text_or_path.find('/') != std::string::npos || text_or_path.ends_with(".json");

@@ -1,3 +1,4 @@
+// Parses and writes the text forms of bit widths, e.g. w4a8kv8.
 #include "quant/precision.h"
 
 #include <optional>
@@ -11,7 +12,7 @@ namespace {
 constexpr std::string_view kForms =
     "expected N, wNaN, wNaNkvN or wNaNkNvN with N in 2..8, 16 or 32, e.g. 8 or w4a8kv8";
 
-// Reads a number at the front of text; nothing where there is none or it is no width.
+// Reads a width at the front of text and removes it; nullopt where there is no legal width.
 std::optional<BitWidth> take_width(std::string_view* text) {
   int bits = 0;
   std::size_t digits = 0;

@@ -10,7 +10,7 @@
 
 namespace qalof::quant {
 
-/// Number of bits of a stored number: 2..8 are integers, 16 is bfloat16, 32 is f32.
+/// Bits of a stored number: 2..8 are integers, 16 is bfloat16, 32 is f32.
 struct BitWidth {
   int bits = 32;
   constexpr bool is_integer() const { return bits <= 8; }
@@ -34,9 +34,9 @@ struct UniformPrecision {
   friend constexpr bool operator==(UniformPrecision, UniformPrecision) = default;
 };
 
-/// "8" -> w8a8kv8 and so on. Error{kUsage} says what was found and lists the forms.
+/// "8" means w8a8kv8, and so on. Error{kUsage} says what was found and lists the forms.
 UniformPrecision parse_uniform_precision(std::string_view text);
-/// "w4a8" or "4"; no KV part allowed. where names the place in messages (Error{kBadInput}).
+/// "w4a8" or "4", without a KV part. where names the place in messages (Error{kBadInput}).
 Precision parse_linear_precision(std::string_view text, std::string_view where);
 /// Canonical text: "w8a8kv8", "w4a8k8v4", "w32a32kv32".
 std::string to_string(const UniformPrecision& precision);

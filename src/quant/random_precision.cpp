@@ -1,3 +1,4 @@
+// Parses sets of precisions, and reads the system's random source for seeds.
 #include "quant/random_precision.h"
 
 #include <fmt/ranges.h>

@@ -13,9 +13,9 @@
 
 namespace qalof::quant {
 
-/// What a request's draw covers: the whole network, or each layer's linears and K and V by itself.
+/// What one draw applies to: the whole network, or one layer (its linears, K and V).
 enum class DrawnWidths { kRequest, kLayer };
-/// "request" or "layer"; Error{kUsage} else.
+/// "request" or "layer"; Error{kUsage} for anything else.
 DrawnWidths parse_drawn_widths(std::string_view text);
 
 /// "random:4,5,6,7,8": at least two different uniform precisions, in the order written.
@@ -23,26 +23,26 @@ struct RandomPrecision {
   std::vector<UniformPrecision> set;
   DrawnWidths drawn = DrawnWidths::kRequest;
 };
-/// Whether text means a random precision, well formed or not.
+/// True where text has the form of a random precision, valid or not.
 bool is_random_precision(std::string_view text);
 /// Error{kUsage} says what is wrong with the set.
 RandomPrecision parse_random_precision(std::string_view text);
-/// "random:w4a4kv4,w8a8kv8", and ", drawn per layer" where it is.
+/// "random:w4a4kv4,w8a8kv8", with ", drawn per layer" appended where that applies.
 std::string to_string(const RandomPrecision& random);
-/// The set as plans of one width everywhere.
+/// The set as plans, each with one width everywhere.
 std::vector<PlanSpec> plans_of(const RandomPrecision& random);
 
-/// Uniform draws from a set: functions of (seed, request, layer) alone, so that requests are
-/// independent of each other and of the order, batch and thread they are served in. Immutable.
+/// Uniform draws from a set. Each draw is a function of (seed, request, layer) only, so requests do
+/// not depend on each other or on the order, batch and thread in which they are served. Immutable.
 class PrecisionDraws {
  public:
   PrecisionDraws(std::uint64_t seed, std::size_t choices)
       : stream_(seed, "random_precision"), choices_(choices) {}
-  /// Index into the set of a request that has one width.
+  /// Index into the set for a request with one width everywhere.
   std::size_t of_request(std::uint64_t request) const {
     return stream_.below(choices_, request, 0);
   }
-  /// Of one of its layers, where those are drawn.
+  /// Index into the set for a layer of a request, where layers are drawn separately.
   std::size_t of_layer(std::uint64_t request, std::size_t layer) const {
     return stream_.below(choices_, request, 1 + layer);
   }
@@ -52,7 +52,7 @@ class PrecisionDraws {
   std::size_t choices_;
 };
 
-/// 64 bits of the system's random source, for draws that nobody can foresee.
+/// 64 bits from the system's random source, for draws that nobody can predict.
 std::uint64_t system_seed();
 
 }  // namespace qalof::quant

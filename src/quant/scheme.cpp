@@ -1,3 +1,4 @@
+// Parses, writes and validates scheme texts such as g64-asym+aasym+mse.
 #include "quant/scheme.h"
 
 #include <fmt/format.h>
@@ -13,13 +14,13 @@ namespace {
 
 constexpr std::size_t kGroups[] = {32, 64, 128};
 
-// What `tuned` stands for.
+// The name `tuned` and the scheme it abbreviates.
 constexpr std::string_view kTunedName = "tuned", kTuned = "g64-asym+aasym+ag64+mse+rot";
 
 constexpr std::string_view kLlmInt8 = "llm_int8";
 constexpr float kOutlierThreshold = 6.0F;
 
-// Schemes of bitsandbytes: the whole of a text, without other parts.
+// Schemes of bitsandbytes, which form a text of their own without other parts.
 struct NamedKind {
   std::string_view name;
   CodeKind kind;
@@ -30,7 +31,7 @@ constexpr std::array<NamedKind, 5> kKinds = {
     NamedKind{"nf4-dq", CodeKind::kNf4, true}, NamedKind{"fp4", CodeKind::kFp4, false},
     NamedKind{"fp4-dq", CodeKind::kFp4, true}};
 
-// llm_int8 or llm_int8-T; false where it is neither.
+// Applies llm_int8 or llm_int8-T; false where text is neither.
 bool apply_llm_int8(std::string_view text, QuantScheme& scheme) {
   if (!text.starts_with(kLlmInt8)) return false;
   text.remove_prefix(kLlmInt8.size());
@@ -57,7 +58,7 @@ bool apply_kind(std::string_view text, QuantScheme& scheme) {
   return apply_llm_int8(text, scheme);
 }
 
-// Sets what a part says; false where it says nothing known or something a part before it said.
+// Applies one part; false where it is unknown or repeats what an earlier part set.
 bool apply_part(std::string_view part, bool& weights_named, QuantScheme& scheme) {
   const auto set = [](bool& flag) { return !std::exchange(flag, true); };
   if (part == "mse") return set(scheme.mse);

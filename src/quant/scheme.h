@@ -1,21 +1,20 @@
-// How codes of integer widths are made from floats, apart from their bits: a text of parts
-// joined by '+'. K and V have schemes of their own.
+// How integer codes are computed from floats, apart from their width: a text of parts joined by
+// '+'. K and V have their own schemes.
 //
 //   seed                one scale per output row and per token (docs/numerics.md, "Scheme seed")
 //   g32, g64, g128      weights: one scale per that many inputs of a row ("Group schemes")
 //   g32-asym, ...       and a zero point
-//   int8                weights: one scale per output row, as bitsandbytes has it
-//                       ("Scheme int8")
-//   llm_int8            the same, and large activations are multiplied as floats;
-//                       llm_int8-5: with another threshold than 6
-//   nf4, fp4, -dq       weights: 4-bit codebooks in blocks of 64 for float
-//                       activations; -dq: scales in 8 bits ("Codebook schemes")
-//   mse                 weights: the range that loses least ("Clip search")
-//   aasym               activations: a range that need not lie around 0
-//   ag32, ag64, ag128   activations: one range per that many elements, as many
-//                       as the weights' ("Activations")
+//   int8                weights: one scale per output row, as in bitsandbytes ("Scheme int8")
+//   llm_int8            int8, with large activations multiplied as floats; llm_int8-5: with
+//                       another threshold than 6
+//   nf4, fp4, -dq       weights: 4-bit codebooks in blocks of 64, for float activations;
+//                       -dq: scales in 8 bits ("Codebook schemes")
+//   mse                 weights: the range with the least squared error ("Clip search")
+//   aasym               activations: a range that need not be symmetric around 0
+//   ag32, ag64, ag128   activations: one range per that many elements, equal to the weights'
+//                       group ("Activations")
 //   rot                 rotated weights and activations (docs/numerics.md, "Rotation")
-//   tuned               a name for g64-asym+aasym+ag64+mse+rot, what loses least at 4 bits
+//   tuned               a name for g64-asym+aasym+ag64+mse+rot, the most accurate at 4 bits
 //                       (docs/ablation_smollm2.md)
 #pragma once
 
@@ -35,18 +34,18 @@ enum class CodeKind { kUniform, kInt8, kNf4, kFp4 };
 struct QuantScheme {
   std::size_t group = 0;  // inputs that share a weight scale; 0: all of a row
   bool asymmetric = false;
-  bool mse = false;  // weight ranges of least squared error
+  bool mse = false;  // weight ranges with the least squared error
   bool activation_asymmetric = false;
   std::size_t activation_group = 0;  // elements that share an activation scale; 0: the row
-  bool rotated = false;              // weights and activations are those of the rotated base
+  bool rotated = false;              // weights and activations of the rotated base
 
   CodeKind kind = CodeKind::kUniform;
-  bool double_quant = false;    // scales of a codebook are in 8 bits
+  bool double_quant = false;    // a codebook's scales are stored in 8 bits
   float outlier_threshold = 0;  // activations of at least this size stay floats; 0: none do
 
   constexpr bool is_seed() const { return *this == QuantScheme{}; }
   constexpr bool is_codebook() const { return kind == CodeKind::kNf4 || kind == CodeKind::kFp4; }
-  /// The same weights with activations as in `seed`.
+  /// The weights' part of this scheme, with the activations of `seed`.
   constexpr QuantScheme weights() const {
     QuantScheme result = *this;
     result.activation_asymmetric = false;
@@ -56,15 +55,16 @@ struct QuantScheme {
   friend constexpr auto operator<=>(const QuantScheme&, const QuantScheme&) = default;
 };
 
-/// Parts in any order, each once; "seed" may be left out. An error of kind
-/// otherwise that lists the parts. where stands at the head of messages, e.g. "--scheme"; what a
-/// file says is kBadInput.
+/// Parses parts in any order, each at most once; "seed" may be omitted. On failure throws
+/// Error{`otherwise`} with a list of the parts (kBadInput suits files). where begins the message,
+/// e.g. "--scheme".
 QuantScheme parse_scheme(std::string_view text, std::string_view where,
                          ErrorKind otherwise = ErrorKind::kUsage);
-/// "seed", "g64", "g64-asym+aasym+ag64+mse", "llm_int8-4.5": what parse_scheme reads, in one order.
+/// "seed", "g64", "g64-asym+aasym+ag64+mse", "llm_int8-4.5": the text form, parts in a fixed order.
 std::string to_string(const QuantScheme& scheme);
 
-/// Error{kUsage} where a linear of that precision cannot have codes of the scheme; where names it.
+/// Error{kUsage} where the scheme cannot encode a linear of that precision; where names the
+/// scheme's source.
 void check_scheme(const QuantScheme& scheme, Precision precision, std::string_view where);
 
 }  // namespace qalof::quant

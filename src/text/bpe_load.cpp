@@ -1,4 +1,5 @@
-// Reading and checking a tokenizer's files.
+// Reads tokenizer.json, or vocab.json and merges.txt, into a BpeTokenizer: streams vocabularies and
+// merges, and refuses settings that would change ids.
 #include <algorithm>
 #include <array>
 #include <filesystem>
@@ -22,17 +23,17 @@ constexpr std::size_t kMaxFileBytes = std::size_t{64} << 20;
 // Public vocabularies have 262,144 tokens and 515,000 merges; room for four times as many.
 constexpr std::int64_t kMaxId = std::int64_t{1} << 24;
 constexpr std::size_t kMaxMerges = std::size_t{1} << 21;
-constexpr std::size_t kMaxNodeBytes = std::size_t{128} << 20;  // of a vocabulary, beside its text
-constexpr std::size_t kMaxHoles = std::size_t{1} << 20;        // ids that no token has
+constexpr std::size_t kMaxNodeBytes = std::size_t{128} << 20;  // of a vocabulary, beyond its text
+constexpr std::size_t kMaxHoles = std::size_t{1} << 20;        // unused ids between used ones
 constexpr std::array kFileNames = {"tokenizer.json", "vocab.json", "merges.txt",
                                    "tokenizer_config.json", "special_tokens_map.json"};
 
 using Vocabulary = std::map<std::string, std::int32_t>;
-// Takes one merge. They are not collected: a file has many times its size in them.
+// Receives one merge. Merges are never collected: as strings they take many times the file's size.
 using AddMerge = std::function<void(const std::string& left, const std::string& right)>;
 
-// GPT-2 writes bytes as printable characters: those that print stand for themselves, the others for
-// U+0100 and up.
+// GPT-2's byte alphabet: printable bytes stand for themselves, the others are written as U+0100 and
+// up.
 struct ByteAlphabet {
   std::array<std::uint32_t, 256> to_point{};
   std::map<std::uint32_t, unsigned char> to_byte;
@@ -52,7 +53,7 @@ const ByteAlphabet& alphabet() {
   return instance;
 }
 
-// The bytes a written token stands for; false where a character is not of the alphabet.
+// Decodes a token written in the byte alphabet; false where a character is not in the alphabet.
 bool to_bytes(std::string_view written, std::string* bytes) {
   bytes->clear();
   for (std::size_t i = 0; i < written.size();) {
@@ -63,7 +64,7 @@ bool to_bytes(std::string_view written, std::string* bytes) {
   return true;
 }
 
-// The start of a token as a message may hold it: control characters and stray bytes are escaped.
+// The start of a token for messages, with control characters and stray bytes escaped.
 std::string shown(std::string_view token) {
   constexpr std::size_t kMaxShownBytes = 60;
   std::string text;
@@ -81,11 +82,11 @@ std::string shown(std::string_view token) {
   return text;
 }
 
-// Takes the members of a vocabulary as the parser meets them. The tree of 128,000 tokens and their
-// merges would be many times the file.
+// Collects a vocabulary while the parser streams it. A tree of 128,000 tokens and their merges
+// would be many times the size of the file.
 class VocabularyReader {
  public:
-  // budget: bytes of nodes beside the text.
+  // budget: bytes of map nodes beyond the text.
   VocabularyReader(std::string where, std::size_t budget)
       : where_(std::move(where)), budget_(budget) {}
 
@@ -94,8 +95,8 @@ class VocabularyReader {
               take(event, text, number);
             }};
   }
-  /// What was read, or the first thing that was wrong with it: a file of another kind is refused
-  /// for what it is first.
+  /// The vocabulary, or the first error found in it. Errors wait until here, so that a file of
+  /// another kind is first refused for its kind.
   Vocabulary finish() {
     if (problem_) throw Error(*problem_);
     QALOF_CHECK(!vocabulary_.empty(), ErrorKind::kBadInput,
@@ -142,7 +143,7 @@ class VocabularyReader {
   std::string where_;
   std::size_t budget_;
   bool is_open_ = false;
-  std::optional<std::string> token_;  // whose id comes next
+  std::optional<std::string> token_;  // the key whose id comes next
   std::optional<Error> problem_;
   Vocabulary vocabulary_;
 };
@@ -164,13 +165,13 @@ void parse_merges_text(std::string_view text, const std::string& where, const Ad
     start = end + 1;
     ++number;
     if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-    // As `tokenizers` does, wherever it stands.
+    // Skipped on any line, as in `tokenizers`.
     if (line.empty() || line.starts_with("#version")) continue;
     split_merge(std::string(line), fmt::format("{}: line {}", where, number), add);
   }
 }
 
-// Takes a list of "a b" or ["a", "b"].
+// Streams a list of "a b" or ["a", "b"].
 class MergesReader {
  public:
   MergesReader(std::string where, const AddMerge& add) : where_(std::move(where)), add_(add) {}
@@ -218,7 +219,7 @@ bool is_set(const Json& object, const char* key) {
          object[key] != "";
 }
 
-// Refuses settings that would change ids and are not implemented.
+// Refuses unimplemented settings that would change ids.
 void check_settings(const Json& json, const std::string& where) {
   QALOF_CHECK(!is_set(json, "normalizer"), ErrorKind::kUnsupported,
               "{}: a normalizer is given ({:.60}), implemented is none", where,
@@ -244,7 +245,7 @@ void check_byte_level(const Json& step, bool uses_regex, const std::string& wher
               "{}: pre_tokenizer.use_regex is {}, implemented is {}", where, found, uses_regex);
 }
 
-// ByteLevel alone, behind Digits, or behind a Split at Llama 3's pattern.
+// Accepts ByteLevel alone, after Digits, or after a Split at Llama 3's pattern.
 PreTokenizer read_pre_tokenizer(const Json& json, const std::string& where) {
   QALOF_CHECK(json.contains("pre_tokenizer") && json["pre_tokenizer"].is_object(),
               ErrorKind::kUnsupported, "{}: pre_tokenizer is missing, implemented is ByteLevel",
@@ -285,7 +286,7 @@ PreTokenizer read_pre_tokenizer(const Json& json, const std::string& where) {
   return PreTokenizer::kLlama3;
 }
 
-// The post-processor that trims offsets, alone or in a sequence; null where there is none.
+// The post-processor that trims offsets, alone or in a Sequence; null where there is none.
 const Json* find_trimming(const Json& json) {
   const auto post = json.find("post_processor");
   if (post == json.end() || !post->is_object()) return nullptr;
@@ -319,11 +320,11 @@ void BpeTokenizer::set_vocabulary(const Vocabulary& vocabulary, const std::strin
     QALOF_CHECK(!taken[index], ErrorKind::kBadInput,
                 "{}: token \"{}\" has id {}, which another token has", where, shown(token), id);
     taken[index] = true;
-    // An added token's text is taken as it is; it may be one that merges make, too.
+    // An added token's content is literal text; it may also be a token that merges produce.
     const bool is_added = added_.contains(token);
     const bool is_byte_level = to_bytes(token, &bytes);
     if (!is_added && !is_byte_level) {
-      // Decoded as it is written, as `tokenizers` does.
+      // Decodes to itself, as in `tokenizers`.
       pieces_[index] = token;
       if (unwritable++ == 0) example = token;
       continue;
@@ -344,7 +345,7 @@ void BpeTokenizer::set_vocabulary(const Vocabulary& vocabulary, const std::strin
   }
   for (std::size_t byte = 0; byte < 256; ++byte) {
     const auto it = ids_.find(std::string(1, static_cast<char>(byte)));
-    // Vocabularies made from text lack bytes that it did not hold; but none lacks what prints.
+    // A vocabulary trained on text may lack bytes absent from it, but not printable ASCII.
     QALOF_CHECK(it != ids_.end() || byte < 0x20 || byte >= 0x7f, ErrorKind::kBadInput,
                 "{}: byte 0x{:02x} has no token", where, byte);
     byte_ids_[byte] = it == ids_.end() ? kNoToken : it->second;
@@ -370,12 +371,12 @@ void BpeTokenizer::add_merge(const std::string& a, const std::string& b, const s
   const std::uint64_t pair = static_cast<std::uint64_t>(static_cast<std::uint32_t>(id_of(left)))
                                  << 32 |
                              static_cast<std::uint32_t>(id_of(right));
-  // Of two equal merges the later counts, as in `tokenizers`; ranks are places in the list.
+  // Of two equal merges the later one wins, as in `tokenizers`; a rank is a place in the list.
   merges_.insert_or_assign(pair, merge);
 }
 
-// Special tokens that files put into the vocabulary, and tokens that were added to it without
-// merges, are made by nothing; so are those whose merges a truncated file has lost.
+// Warns of tokens that no merge produces: special tokens inside the vocabulary, tokens added
+// without merges, and tokens whose merges a truncated file has lost.
 void BpeTokenizer::check_reachable(const std::string& where) {
   if (ignores_merges_) return;  // every token can be a word
   QALOF_CHECK(!merges_.empty() || pieces_.size() - added_.size() <= 256, ErrorKind::kBadInput,
@@ -405,7 +406,7 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
   VocabularyReader vocabulary_reader(path, kMaxNodeBytes);
   const JsonPart parts[] = {
       vocabulary_reader.part({"model", "vocab"}),
-      // Read again below: they need the vocabulary, which may follow them.
+      // Merges need the vocabulary, which may come after them, so they are read in a second pass.
       {{"model", "merges"}, [](JsonEvent, std::string_view, std::int64_t) {}}};
   const Json json = parse_json_parts(text, path, parts);
   QALOF_CHECK(json.is_object() && json.contains("model") && json["model"].is_object(),
@@ -422,7 +423,7 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
               "{}: model.vocab or model.merges is missing", path);
   Vocabulary vocabulary = vocabulary_reader.finish();
   const std::string where = path + ": added_tokens";
-  std::int32_t last_new = -1;  // the highest id of those that the vocabulary lacks
+  std::int32_t last_new = -1;  // the highest id not in the vocabulary
   if (json.contains("added_tokens") && !json["added_tokens"].is_null()) {
     QALOF_CHECK(json["added_tokens"].is_array(), ErrorKind::kBadInput, "{}: is not a list", where);
     for (const Json& added : json["added_tokens"]) {
@@ -448,7 +449,7 @@ void BpeTokenizer::read_tokenizer_json(std::string_view text, const std::string&
       add_token(std::move(token));
     }
   }
-  // Behind a hole `tokenizers` would give them other ids than the file says.
+  // With a hole below them `tokenizers` would assign other ids than the file states.
   QALOF_CHECK(last_new < static_cast<std::int64_t>(vocabulary.size()), ErrorKind::kBadInput,
               "{}: holds id {}, but there are {} tokens (ids must be 0..{})", where, last_new,
               vocabulary.size(), vocabulary.size() - 1);
@@ -479,7 +480,7 @@ void BpeTokenizer::read_vocabulary_and_merges(const std::map<std::string, std::s
   const JsonPart whole[] = {reader.part({})};
   parse_json_parts(vocabulary_json, vocab_path, whole);
   const Vocabulary vocabulary = reader.finish();
-  // These files do not say which tokens are special; the field writes them as <|name|>.
+  // These files do not mark special tokens; by convention they are written <|name|>.
   for (const auto& [token, id] : vocabulary) {
     if (token.size() > 4 && token.starts_with("<|") && token.ends_with("|>")) {
       add_token({token, id, /*is_special=*/true, /*is_normalized=*/false});
@@ -518,11 +519,11 @@ BpeTokenizer BpeTokenizer::from_files(const std::map<std::string, std::string>& 
 BpeTokenizer BpeTokenizer::load(const std::string& directory) {
   QALOF_CHECK(!path_exists(directory) || is_directory(directory), ErrorKind::kBadInput,
               "{}: is neither a directory with a tokenizer nor a packed file", directory);
-  // Mapped, so that the texts cost no memory beside what is made of them.
+  // Mapped, so that the texts take no memory of their own.
   std::vector<MappedFile> mappings;
   std::map<std::string, std::string_view> files;
   for (const char* name : kFileNames) {
-    if (files.contains("tokenizer.json")) break;  // the first, which needs no other
+    if (files.contains("tokenizer.json")) break;  // comes first and needs no other file
     const std::string path = (fs::path(directory) / name).string();
     if (!path_exists(path)) continue;
     const std::span<const std::byte> bytes = mappings.emplace_back(MappedFile::open(path)).bytes();

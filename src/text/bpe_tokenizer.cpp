@@ -1,3 +1,5 @@
+// Byte-level BPE encoding: added tokens, merges (by scanning, or by a heap for long words) and
+// code-point offsets.
 #include "text/bpe_tokenizer.h"
 
 #include <algorithm>
@@ -10,8 +12,7 @@ namespace qalof::text {
 
 namespace {
 
-// Words up to this many symbols are merged by scanning; longer ones by a heap, whose cost grows as
-// n log n.
+// Words of up to this many symbols are merged by scanning, longer ones with a heap in O(n log n).
 constexpr std::size_t kScanSymbols = 48;
 
 std::uint64_t pair_key(std::int32_t left, std::int32_t right) {
@@ -40,7 +41,7 @@ void BpeTokenizer::encode_word(std::string_view word, std::vector<std::int32_t>*
   if (symbols.size() > kScanSymbols) {
     encode_long_word(&symbols);
   } else {
-    // The lowest rank first, of equal ranks the leftmost.
+    // The lowest rank first; among equal ranks the leftmost.
     while (symbols.size() > 1) {
       const Merge* best = nullptr;
       std::size_t at = 0;
@@ -104,7 +105,7 @@ void BpeTokenizer::encode_long_word(std::vector<std::int32_t>* symbols) const {
     const std::uint32_t left = candidate.left;
     if (!alive[left] || next[left] == kNone) continue;
     const std::uint32_t right = next[left];
-    // A symbol that has been merged since makes the candidate stale.
+    // The candidate is stale if one of its symbols has been merged since.
     if ((*symbols)[left] != candidate.left_id || (*symbols)[right] != candidate.right_id) continue;
     (*symbols)[left] = candidate.merged;
     alive[right] = false;
@@ -138,7 +139,7 @@ void BpeTokenizer::encode_plain(std::string_view text, std::size_t byte_start,
         continue;
       }
       for (std::size_t left = pieces_[static_cast<std::size_t>((*ids)[i])].size(); left > 0; ++at) {
-        // What has no token belongs to the next one.
+        // Bytes without a token count towards the next token.
         if (has_token(at)) --left;
       }
       ends->push_back(byte_start + at);
@@ -149,7 +150,7 @@ void BpeTokenizer::encode_plain(std::string_view text, std::size_t byte_start,
 
 void BpeTokenizer::set_offsets(std::string_view text, const std::vector<std::size_t>& ends,
                                Encoding* encoding) const {
-  // Bytes to code points: both advance together.
+  // Converts byte positions to code points; both advance together.
   encoding->offsets.reserve(ends.size());
   std::size_t byte = 0, point_start = 0;
   std::uint32_t point = 0;  // index of the code point that begins at point_start
@@ -182,8 +183,8 @@ void BpeTokenizer::trim_offsets(Encoding* encoding) const {
   }
 }
 
-// Splits text at added tokens of one kind; what lies between is looked at for the normalized ones
-// after the others, as `tokenizers` does, and then encoded.
+// Splits text at added tokens of one kind and encodes the rest. As in `tokenizers`, tokens that are
+// not normalized are matched first, then normalized ones in the text between.
 void BpeTokenizer::encode_added(std::string_view text, std::size_t byte_start, bool parse_special,
                                 bool normalized, std::vector<std::int32_t>* ids,
                                 std::vector<std::size_t>* ends) const {
@@ -196,7 +197,7 @@ void BpeTokenizer::encode_added(std::string_view text, std::size_t byte_start, b
       encode_added(between, byte_start + start, parse_special, /*normalized=*/true, ids, ends);
     }
   };
-  // Where each token stands next; looked up again only once it has been passed, so that the text is
+  // Next position of each token; searched again only after it has been passed, so that the text is
   // searched once per token.
   struct Next {
     const AddedToken* token;
@@ -210,7 +211,7 @@ void BpeTokenizer::encode_added(std::string_view text, std::size_t byte_start, b
   }
   std::size_t start = 0;
   while (!nexts.empty()) {
-    // The leftmost, of those at one place the longest.
+    // The leftmost token; among those at one position the longest.
     const Next first = *std::min_element(nexts.begin(), nexts.end(), [](Next a, Next b) {
       return a.at != b.at ? a.at < b.at : a.token->content.size() > b.token->content.size();
     });
@@ -231,7 +232,7 @@ Encoding BpeTokenizer::encode(std::string_view text, bool parse_special) const {
   QALOF_CHECK(invalid == std::string_view::npos, ErrorKind::kBadInput,
               "text is not UTF-8 at byte {}", invalid);
   Encoding encoding;
-  std::vector<std::size_t> ends;  // byte behind each token
+  std::vector<std::size_t> ends;  // byte position after each token
   if (parse_special || always_matches_) {
     encode_added(text, 0, parse_special, /*normalized=*/false, &encoding.ids, &ends);
   } else {

@@ -1,10 +1,9 @@
-// Byte-level BPE as GPT-2 and `tokenizers` do it: exact ids and code-point offsets.
+// Byte-level BPE as in GPT-2 and `tokenizers`: exact ids and code-point offsets.
 //
-// Special tokens in user text are text unless asked for (a prompt must not be able to end itself);
-// added tokens that are not special are always matched. Not for: pre-tokenizers other than those of
-// text/pre_tokenizer.h, normalizers, dropout; files that want them are refused by name. What a
-// model reads comes from text/text_encoder.h, which puts the tokens of the tokenizer's template
-// around.
+// Special tokens in user text are plain text unless parse_special is set (a prompt must not be able
+// to end itself); added tokens that are not special are always matched. Not for: pre-tokenizers
+// other than those of text/pre_tokenizer.h, normalizers and dropout, which are refused by name;
+// adding the template's tokens around a text (text/text_encoder.h).
 #pragma once
 
 #include <array>
@@ -23,7 +22,7 @@ namespace qalof::text {
 
 struct Encoding {
   std::vector<std::int32_t> ids;
-  /// Code points [start, end) of the text each token stands for; tokens that share a character
+  /// Code points [start, end) of the text that each token covers; tokens that share a character
   /// share its offsets. A leading space belongs to its token unless tokenizer.json trims offsets.
   std::vector<std::pair<std::uint32_t, std::uint32_t>> offsets;
 };
@@ -36,7 +35,7 @@ class BpeTokenizer {
   /// {kBadInput} where vocabulary and merges contradict each other, {kUnsupported} for settings
   /// that are not implemented.
   static BpeTokenizer load(const std::string& directory);
-  /// The same from contents by file name; where names the source in messages.
+  /// load from file contents by file name; where names the source in messages.
   static BpeTokenizer from_files(const std::map<std::string, std::string>& files,
                                  const std::string& where);
 
@@ -46,16 +45,16 @@ class BpeTokenizer {
   Encoding encode(std::string_view text, bool parse_special = false) const;
   /// Bytes of ids (not always UTF-8 on its own). Ids outside the vocabulary are Error{kBadInput}.
   std::string decode(const std::vector<std::int32_t>& ids) const;
-  /// What reading had to say, a sentence each.
+  /// Warnings from loading, one sentence each.
   const std::vector<std::string>& warnings() const { return warnings_; }
 
-  /// One more than the highest id; ids between that no token has are no bytes.
+  /// One more than the highest id; unused ids below it decode to no bytes.
   std::size_t vocab_size() const { return pieces_.size(); }
   /// Bytes of a token.
   const std::string& piece(std::int32_t id) const { return pieces_[static_cast<std::size_t>(id)]; }
   /// Added tokens by content, e.g. "<|endoftext|>".
   const std::map<std::string, std::int32_t>& added_tokens() const { return added_; }
-  /// What the files put around texts; encode leaves it out.
+  /// Tokens that the files put around texts; encode does not add them.
   const TextTemplate& text_template() const { return template_; }
 
  private:
@@ -74,10 +73,10 @@ class BpeTokenizer {
     std::int32_t id;
     bool is_special, is_normalized;
   };
-  // Which parts of a token's offsets are left out, as the post-processor of tokenizer.json says.
+  // What the post-processor of tokenizer.json removes from a token's offsets.
   struct OffsetTrim {
     bool spaces = false;              // leading and trailing ones
-    bool keep_first_leading = false;  // but not a single one in front of the text
+    bool keep_first_leading = false;  // but keep a single one at the start of the text
   };
   BpeTokenizer() = default;
   void add_token(AddedToken token);
@@ -109,20 +108,20 @@ class BpeTokenizer {
   std::size_t num_merges_ = 0;                                 // in the file
   static constexpr std::int32_t kNoToken = -1;
   std::array<std::int32_t, 256> byte_ids_{};  // kNoToken: the byte is unknown or left out
-  std::int32_t unknown_ = kNoToken;           // what bytes without token become
-  bool fuses_unknown_ = false;                // one for all that follow each other in a word
+  std::int32_t unknown_ = kNoToken;           // replaces bytes without a token
+  bool fuses_unknown_ = false;                // one for each run of unknown bytes in a word
   bool lacks_bytes_ = false;
   std::map<std::string, std::int32_t> added_;
   std::vector<AddedToken> added_list_;
   PreTokenizer pre_tokenizer_ = PreTokenizer::kGpt2;
-  bool ignores_merges_ = false;  // a word that is a token is not made by merges
+  bool ignores_merges_ = false;  // a word that is a token is taken whole
   bool always_matches_ = false;  // some added token is not special
   OffsetTrim trim_;
   TextTemplate template_;
   std::vector<std::string> warnings_;
 };
 
-/// Copies the tokenizer's files of a directory; Error{kNotFound} where it has none.
+/// Copies a directory's tokenizer files; Error{kNotFound} where it has none.
 void copy_tokenizer_files(const std::string& from, const std::string& to);
 
 }  // namespace qalof::text

@@ -1,3 +1,5 @@
+// Reads TSV and CSV files of labelled texts: finds columns by header or position, and counts
+// classes from 0.
 #include "text/classification.h"
 
 #include <algorithm>
@@ -31,7 +33,7 @@ RecordReader open_records(const std::string& path) {
   return {path, {'\t', /*quotes=*/false, "a sentence, a tab and a label"}};
 }
 
-// What a column holds, by its name in the header.
+// What a column contains, by its name in the header.
 enum class Column { kText, kLabel, kClassIndex, kRowNumber, kUnknown };
 
 Column column_named(std::string_view name) {
@@ -62,17 +64,18 @@ Column column_named(std::string_view name) {
   return Column::kUnknown;
 }
 
-// Where the parts of an example stand in a record.
+// Positions of the parts of an example in a record.
 struct Layout {
   bool has_header = false;
   std::size_t columns = 0, label = 0;
   std::vector<std::size_t> texts;
   int first_class = 0;
-  // Data sets count the classes of a column "label" from 0; in a CSV they may be counted from 1.
+  // A column "label" should count classes from 0, but in a CSV it may count from 1: then no label
+  // is 0, and the file is refused.
   bool must_hold_class_0 = false;
 };
 
-// Fields that name columns: none is a number, and some name is known.
+// True where fields are column names: none is a number and at least one is known.
 bool is_header(const Fields& fields) {
   const auto is_number = [](const std::string& field) {
     return parse_whole_number(field).has_value();
@@ -107,7 +110,7 @@ Layout layout_of_header(const Fields& names, bool csv, const RecordReader& reade
   }
   reader.check(label.has_value(), "a header without a column of labels, as in test sets");
   layout.label = *label;
-  // The only column that can be the text is the text, whatever its name.
+  // Where no column is known to be the text, the only unknown column is.
   if (unknown && layout.texts.empty())
     layout.texts.push_back(*std::exchange(unknown, std::nullopt));
   reader.check(!unknown, fmt::format("column \"{:.40}\"", unknown ? names[*unknown] : ""));
@@ -136,7 +139,7 @@ Layout layout_of(const Fields& fields, bool csv, RecordReader& reader) {
   return layout;
 }
 
-// A label counted from 0.
+// Parses a label and converts it to a class counted from 0.
 std::int32_t label_of(const std::string& field, const Layout& layout, const std::string& path,
                       std::size_t line) {
   const std::optional<std::int64_t> number = parse_whole_number(field);
@@ -170,7 +173,7 @@ std::string text_of(const Fields& fields, const Layout& layout, const RecordRead
   return text;
 }
 
-// Whether some record has label 0.
+// True where some record has label 0.
 bool holds_class_0(const std::string& path, const Layout& layout) {
   RecordReader reader = open_records(path);
   Fields fields;
@@ -183,7 +186,7 @@ bool holds_class_0(const std::string& path, const Layout& layout) {
   return false;
 }
 
-// read_classification; returns the number of the file's first class.
+// read_classification; returns the number of the first class in the file, 0 or 1.
 int read_examples(const std::string& path, const std::function<bool(LabeledText&&)>& take) {
   const bool csv = is_csv(path);
   RecordReader reader = open_records(path);
@@ -215,7 +218,7 @@ void read_classification(const std::string& path, const std::function<bool(Label
 
 ClassificationFile scan_classification(const std::string& path) {
   ClassificationFile file;
-  std::vector<std::size_t> first_lines;  // by label; 0 = has none
+  std::vector<std::size_t> first_lines;  // by label; 0: no example yet
   const int first_class = read_examples(path, [&](LabeledText&& example) {
     const auto label = static_cast<std::size_t>(example.label);
     first_lines.resize(std::max(first_lines.size(), label + 1), 0);

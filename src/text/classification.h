@@ -17,19 +17,19 @@ struct LabeledText {
 };
 
 struct ClassificationFile {
-  std::size_t num_labels = 0;            // the largest label and all below it
-  std::vector<std::string> label_names;  // as they stand in the file: "0", "1" or "1", "2", ...
+  std::size_t num_labels = 0;            // the largest label + 1
+  std::vector<std::string> label_names;  // as written in the file: "0", "1" or "1", "2", ...
   std::uint64_t examples = 0;
 };
 
-/// Passes the examples of a file in order until take returns false. A name that ends in ".tsv" is a
-/// sentence, a tab and a label a line, classes from 0; ".csv" is class, title and description (or
-/// class and text), quoted where needed, classes from 1; texts of several columns are joined by
-/// spaces. A header line gives the columns and where classes begin. Error{kBadInput} names the line
-/// that is not so; {kNotFound}; {kUsage} for another name.
+/// Passes the examples of a file in order to take until it returns false. In a ".tsv" file a line
+/// is a sentence, a tab and a label, classes from 0; in a ".csv" file it is class, title and
+/// description (or class and text), quoted where needed, classes from 1; texts of several columns
+/// are joined by spaces. A header line overrides columns and first class. Error{kBadInput} names
+/// the first wrong line; {kNotFound}; {kUsage} for any other file name.
 void read_classification(const std::string& path, const std::function<bool(LabeledText&&)>& take);
-/// Reads the whole file. Error{kBadInput} also where a class below the largest has no example, or
-/// where there are fewer than two.
+/// Reads the whole file. Also Error{kBadInput} where a class below the largest has no example, or
+/// where there are fewer than two classes.
 ClassificationFile scan_classification(const std::string& path);
 
 }  // namespace qalof::text

@@ -1,3 +1,5 @@
+// Hand-written matchers for the pre-tokenizer patterns of GPT-2 and Llama 3, without a
+// regular-expression library.
 #include "text/pre_tokenizer.h"
 
 #include <string>
@@ -26,7 +28,7 @@ std::size_t run_end(std::string_view text, std::size_t start, Class wanted) {
   return start;
 }
 
-// Length of 's 't 're 've 'm 'll 'd at start, or 0.
+// Length of a contraction ('s 't 're 've 'm 'll 'd) at start, or 0.
 std::size_t contraction(std::string_view text, std::size_t start) {
   const std::string_view rest = text.substr(start, 3);
   for (const std::string_view form : {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"}) {
@@ -35,7 +37,7 @@ std::size_t contraction(std::string_view text, std::size_t start) {
   return 0;
 }
 
-// The same whatever the letters' case; U+017F is a small s, too.
+// Length of a contraction in any case; U+017F (long s) counts as s.
 std::size_t contraction_of_any_case(std::string_view text, std::size_t start) {
   constexpr std::string_view kLongS = "\xc5\xbf";
   if (text.substr(start + 1).starts_with(kLongS)) return 1 + kLongS.size();
@@ -44,8 +46,8 @@ std::size_t contraction_of_any_case(std::string_view text, std::size_t start) {
 
 bool is_line_end(char c) { return c == '\r' || c == '\n'; }
 
-// White space up to end, where another class or the text's end follows: all of it at the end, else
-// all but the last code point, which may belong to the next word.
+// End of the white space start .. end: all of it at the end of the text (is_last), else without its
+// last code point, which may belong to the next word.
 std::size_t without_last(std::string_view text, std::size_t start, std::size_t end, bool is_last) {
   if (is_last) return end;
   std::size_t last = end - 1;
@@ -53,7 +55,7 @@ std::size_t without_last(std::string_view text, std::size_t start, std::size_t e
   return last == start ? end : last;
 }
 
-// With numbers_end, a number is where text ends.
+// End of a GPT-2 pre-token. numbers_end: a number counts as the end of the text.
 std::size_t gpt2_end(std::string_view text, std::size_t start, bool numbers_end) {
   if (text[start] == '\'') {
     if (const std::size_t length = contraction(text, start); length > 0) return start + length;

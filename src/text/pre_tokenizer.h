@@ -1,4 +1,4 @@
-// How text is cut into words before byte-level merges.
+// Splits text into words before byte-level merges.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@ namespace qalof::text {
 enum class PreTokenizer {
   /// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
   kGpt2,
-  /// Each \p{N} apart, and what lies between as kGpt2, as if it stood alone.
+  /// Each \p{N} is a pre-token; the text between them is split as in kGpt2, each piece on its own.
   kDigits,
   /// kLlama3Pattern.
   kLlama3,

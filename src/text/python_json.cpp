@@ -1,3 +1,4 @@
+// Python's string escapes and shortest float text, from std::to_chars digits.
 #include "text/python_json.h"
 
 #include <fmt/format.h>
@@ -35,7 +36,7 @@ std::string python_json_string(std::string_view text) {
 std::string python_json_float(double value) {
   if (std::isnan(value)) return "NaN";
   if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
-  // "-d.ddde+xx", from which digits and exponent are taken.
+  // to_chars writes "-d.ddde+xx"; digits and exponent are taken from it.
   std::array<char, 40> buffer;
   const auto written = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value,
                                      std::chars_format::scientific);

@@ -1,3 +1,5 @@
+// Splits TSV and CSV files into records, reads plain texts with Python's line-end rules, and parses
+// whole numbers.
 #include "text/records.h"
 
 #include <algorithm>
@@ -11,7 +13,7 @@ namespace qalof::text {
 namespace {
 
 constexpr std::size_t kMaxFields = 16;
-// Of a record: more than any text that a model's positions could take.
+// Per record: more than any text that fits a model's positions.
 constexpr std::size_t kMaxRecordBytes = std::size_t{4} << 20;
 constexpr std::size_t kMaxDigits = 10;
 
@@ -59,7 +61,7 @@ void RecordReader::check(bool condition, std::string_view found) const {
               record_line_, found, form_.expected);
 }
 
-// One line end, counted, where the file is at one.
+// Skips and counts a line end; does nothing at the end of the file.
 void RecordReader::skip_line_end() {
   if (done()) return;
   next_ += bytes_.substr(next_).starts_with("\r\n") ? 2 : 1;
@@ -74,14 +76,14 @@ bool RecordReader::skip_blank_line() {
   return true;
 }
 
-// The field behind the opening mark; "" stands for a mark.
+// Reads a field after its opening mark; "" inside it is one mark.
 std::string RecordReader::quoted() {
   std::string field;
   for (++next_;; ++next_) {
     check(!done(), "a quoted field that does not end");
     check_length();
     const char c = bytes_[next_];
-    // Of "\r\n" the second byte counts.
+    // "\r\n" counts as one line end, at its second byte.
     const bool is_pair = c == '\r' && bytes_.substr(next_).starts_with("\r\n");
     line_ += (c == '\n' || c == '\r') && !is_pair ? 1 : 0;
     if (c != '"') {
@@ -159,7 +161,7 @@ std::optional<std::int64_t> parse_whole_number(std::string_view text) {
   text = text.substr(first, text.find_last_not_of(' ') + 1 - first);
   const bool is_negative = text.starts_with('-');
   if (is_negative) text.remove_prefix(1);
-  // The fraction, which must be 0.
+  // A fraction is allowed if it is 0.
   if (const std::size_t point = text.find('.'); point != std::string_view::npos) {
     const std::string_view fraction = text.substr(point + 1);
     if (fraction.empty() || fraction.find_first_not_of('0') != std::string_view::npos) {

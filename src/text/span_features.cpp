@@ -1,3 +1,4 @@
+// Cuts contexts into overlapping windows and labels answers, following run_qa.py.
 #include "text/span_features.h"
 
 #include <algorithm>
@@ -60,12 +61,12 @@ std::pair<std::int32_t, std::int32_t> label_window(const SpanWindow& window, std
   const std::uint32_t end = start + length;
   if (offsets.empty() || offsets.front().first > start || offsets.back().second < end)
     return {0, 0};
-  // run_qa.py: the last token that begins at or before the start, the first that ends at or after
-  // the end.
+  // As run_qa.py: the last token that begins at or before the answer's start, the first that ends
+  // at or after its end.
   std::size_t first = 0, last = offsets.size() - 1;
   while (first + 1 < offsets.size() && offsets[first + 1].first <= start) ++first;
   while (last > 0 && offsets[last - 1].second >= end) --last;
-  // Both rules look at token ends; a character of several tokens makes them cross.
+  // Both rules look at token boundaries; for a character of several tokens they cross.
   if (last < first) std::swap(first, last);
   return {static_cast<std::int32_t>(window.context_start + first),
           static_cast<std::int32_t>(window.context_start + last)};

@@ -1,3 +1,5 @@
+// Streams SQuAD files through nlohmann-json's SAX parser with a bounded buffer, tells JSON from
+// JSON lines, and finds answers in contexts.
 #include "text/squad.h"
 
 #include <algorithm>
@@ -20,8 +22,8 @@ namespace qalof::text {
 
 namespace {
 
-// A file as the parser reads it: through a small buffer, and never more of one value than a string
-// may have, so that a string without end does not fill the memory before anyone sees it.
+// The parser's input: a small buffer over the file, with a limit on the bytes of one value, so that
+// an unterminated string cannot fill the memory.
 class SquadInput {
  public:
   explicit SquadInput(const std::string& path) : path_(path), file_(open(path), &std::fclose) {
@@ -32,7 +34,7 @@ class SquadInput {
   }
 
   bool ended() const { return size_ == 0; }
-  /// The line or, where lines do not matter, the file has ended.
+  /// True at the end of the file, or of the line where lines are separate documents.
   bool at_end() const { return ended() || (stops_at_newline_ && at_line_end()); }
   char peek() const { return buffer_[next_]; }
   void advance() {
@@ -45,19 +47,19 @@ class SquadInput {
                 "{}: more than {} bytes of white space", path_, kMaxBlankBytes);
     if (++next_ == size_) fill();
   }
-  /// Behind the end of the line, where the input is at one.
+  /// Moves past a line end.
   void skip_line_end() {
     const bool may_be_pair = !ended() && peek() == '\r';
     if (!ended()) advance();
     if (may_be_pair && !ended() && peek() == '\n') advance();
   }
   void stop_at_newline() { stops_at_newline_ = true; }
-  /// The parser has taken a value.
+  /// Called when the parser has finished a value; resets the limit.
   void end_value() { value_bytes_ = 0; }
 
  private:
-  // Escapes make a string longer than what it stands for. The parser's buffers and its message hold
-  // a value several times over, which must stay within 64 MiB.
+  // A string with escapes is longer in the file than in memory. The parser's buffers and its
+  // message hold several copies of a value, which must stay within 64 MiB together.
   static constexpr std::size_t kMaxValueBytes = 2 * kMaxSquadString;
   static constexpr std::size_t kMaxBlankBytes = std::size_t{1} << 20;
 
@@ -79,7 +81,7 @@ class SquadInput {
     check_buffer();
   }
   void check_buffer() const {
-    // The parser would take it for the end of the file.
+    // The parser would take a NUL byte for the end of the file.
     QALOF_CHECK(std::memchr(buffer_.data(), 0, size_) == nullptr, ErrorKind::kCorruptFile,
                 "{}: not valid JSON: it has a NUL byte", path_);
     QALOF_CHECK(size_ > 0 || std::ferror(file_.get()) == 0, ErrorKind::kResource,
@@ -93,7 +95,7 @@ class SquadInput {
   bool stops_at_newline_ = false;
 };
 
-// What the parser wants to read from; the end is the iterator without an input.
+// Input iterator for the parser; without an input it is the end.
 class InputIterator {
  public:
   using iterator_category = std::input_iterator_tag;
@@ -117,7 +119,7 @@ class InputIterator {
   SquadInput* input_ = nullptr;
 };
 
-// Tells the input where values end, and passes the events on.
+// Tells the input where values end, and passes all events to the handler.
 class Events {
  public:
   Events(SquadHandler* handler, SquadInput* input) : handler_(handler), input_(input) {}
@@ -147,7 +149,7 @@ class Events {
   SquadInput* input_;
 };
 
-// Looks at the first document's outermost keys: an example's own mean JSON lines.
+// Looks at the top-level keys of the first document: keys of an example mean JSON lines.
 class FormPeek : public nlohmann::json::json_sax_t {
  public:
   explicit FormPeek(SquadInput* input) : input_(input) {}
@@ -161,7 +163,7 @@ class FormPeek : public nlohmann::json::json_sax_t {
   bool string(std::string&) override { return value(); }
   bool binary(nlohmann::json::binary_t&) override { return false; }
   bool start_object(std::size_t) override { return open(); }
-  bool start_array(std::size_t) override { return depth_ > 0 && open(); }  // a list at the top
+  bool start_array(std::size_t) override { return depth_ > 0 && open(); }  // stops at a list
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
   bool key(std::string& name) override {
@@ -171,7 +173,7 @@ class FormPeek : public nlohmann::json::json_sax_t {
     return name != "data" && value();
   }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
-    return false;  // the pass that reads will say it
+    return false;  // the reading pass reports it
   }
 
  private:
@@ -298,7 +300,7 @@ std::int64_t find_answer(std::string_view context, const SquadAnswer& answer) {
   }
   if (byte < context.size() && context.substr(byte).starts_with(text)) return start;
 
-  // Knuth, Morris and Pratt (1977): length of the longest border of each prefix of text.
+  // Knuth, Morris and Pratt (1977): the length of the longest border of each prefix of the answer.
   std::vector<std::size_t> border(text.size() + 1, 0);
   for (std::size_t i = 1, matched = 0; i < text.size(); ++i) {
     while (matched > 0 && text[i] != text[matched]) matched = border[matched];
@@ -306,7 +308,7 @@ std::int64_t find_answer(std::string_view context, const SquadAnswer& answer) {
     border[i + 1] = matched;
   }
   const auto length = static_cast<std::int64_t>(count_code_points(text));
-  std::int64_t best = -1, points = 0;  // code points up to and with the current byte
+  std::int64_t best = -1, points = 0;  // code points up to and including this byte
   std::size_t matched = 0;
   for (std::size_t i = 0; i < context.size(); ++i) {
     if ((context[i] & 0xc0) != 0x80) ++points;

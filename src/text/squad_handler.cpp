@@ -1,3 +1,5 @@
+// The state machine over SAX events that assembles SQuAD paragraphs and words every refusal with
+// its place.
 #include "text/squad_handler.h"
 
 #include <cmath>
@@ -15,10 +17,10 @@ namespace {
 
 constexpr std::size_t kMaxDepth = 32;
 constexpr std::size_t kMaxParagraphBytes = std::size_t{64} << 20;
-constexpr std::size_t kMaxKeyBytes = 256;  // longer keys are none of ours
-// An id is a key of the files that are written, where escapes make it six times as long.
+constexpr std::size_t kMaxKeyBytes = 256;  // longer keys are never ours
+// Ids become keys of output files, where escapes make them up to six times as long.
 constexpr std::size_t kMaxIdBytes = std::size_t{64} << 10;
-constexpr std::size_t kItemBytes = 64;  // what an item costs beside its text
+constexpr std::size_t kItemBytes = 64;  // cost of an item beyond its text
 
 }  // namespace
 
@@ -27,7 +29,7 @@ void SquadHandler::begin_line(std::uint64_t line) {
   levels_.clear();
 }
 
-// The place of a container opened now.
+// The place of a container that is opened now.
 SquadHandler::Place SquadHandler::child_place(bool is_list) const {
   if (levels_.empty()) {
     if (line_ > 0) return is_list ? Place::kElsewhere : Place::kExample;
@@ -63,7 +65,7 @@ SquadHandler::Place SquadHandler::child_place(bool is_list) const {
   return Place::kElsewhere;
 }
 
-// What must stand where the document is now; null where anything may.
+// What the current position must hold, for messages; null where anything may be.
 const char* SquadHandler::expected() const {
   if (levels_.empty()) return "an object or a list";
   struct Rule {
@@ -133,7 +135,7 @@ void SquadHandler::refuse(const std::string& what) const {
   fail(ErrorKind::kBadInput, "{}: {}: {}", path_, where(), what);
 }
 
-// A value of no further use, unless something else must stand here.
+// Ignores a value of no interest, unless the position requires something else.
 bool SquadHandler::scalar(const std::string& found) {
   if (const char* wanted = expected()) refuse(fmt::format("found {}, expected {}", found, wanted));
   if (levels_.back().is_list) ++levels_.back().index;
@@ -141,7 +143,7 @@ bool SquadHandler::scalar(const std::string& found) {
 }
 
 bool SquadHandler::null() {
-  // Exports write null for what a question has not.
+  // Exporters write null for missing fields of a question.
   if (!levels_.empty() && in_question() &&
       (levels_.back().key == "answers" || levels_.back().key == "is_impossible")) {
     return true;
@@ -173,7 +175,7 @@ bool SquadHandler::number_unsigned(number_unsigned_t value) {
 }
 
 bool SquadHandler::number_float(number_float_t value, const string_t& token) {
-  // An integer of more than 64 bits keeps its digits.
+  // An integer of more than 64 bits keeps all its digits.
   if (token.find_first_of(".eE") == string_t::npos) return number(token, std::nullopt);
   std::optional<std::int64_t> whole;
   if (value >= kUnknownStart && value <= INT32_MAX && value == std::floor(value)) {
@@ -182,8 +184,8 @@ bool SquadHandler::number_float(number_float_t value, const string_t& token) {
   return number(python_json_float(value), whole);
 }
 
-// as_key: the text that Python's json makes of the number as a key; whole: where it is an integer
-// that a position may be.
+// as_key: the number as Python's json writes it for a key; whole: its value where it is an integer
+// that fits a position.
 bool SquadHandler::number(const std::string& as_key, std::optional<std::int64_t> whole) {
   const std::string shown = fmt::format("{:.40}", as_key);
   if (levels_.empty()) return scalar(shown);
@@ -197,7 +199,7 @@ bool SquadHandler::number(const std::string& as_key, std::optional<std::int64_t>
   return position(whole) || scalar(shown);
 }
 
-// Takes a whole number that may be a position, where one belongs; false otherwise.
+// Takes a whole number as a position where one is expected; false otherwise.
 bool SquadHandler::position(std::optional<std::int64_t> whole) {
   if (!whole || *whole < kUnknownStart || *whole > INT32_MAX) return false;
   if (at(Place::kAnswer, "answer_start")) {
@@ -237,7 +239,7 @@ bool SquadHandler::string(string_t& value) {
       }
       break;
     case Place::kFlatAnswers:
-      if (name == "text") {  // one answer without a list
+      if (name == "text") {  // a single answer without a list
         set(&texts_.emplace_back(), value, &seen_.texts);
         return true;
       }
@@ -253,7 +255,7 @@ bool SquadHandler::string(string_t& value) {
   return position(parse_whole_number(value)) || scalar(fmt::format("\"{:.40}\"", value));
 }
 
-// A string that is a member of a question, or of an example, which holds the context too.
+// A string member of a question, or of an example, which also holds the context.
 bool SquadHandler::string_of_question(string_t& value) {
   const std::string& name = levels_.back().key;
   if (place() == Place::kExample) {
@@ -387,7 +389,7 @@ bool SquadHandler::key(string_t& name) {
 
 bool SquadHandler::parse_error(std::size_t position, const std::string& token,
                                const nlohmann::detail::exception& error) {
-  // The library's own code and its count of lines are left out.
+  // Leaves out the library's own code and its line number.
   std::string reason = error.what();
   if (const std::size_t end = reason.find(": "); end != std::string::npos) reason.erase(0, end + 2);
   const std::string line = line_ > 0 ? fmt::format(" line {}:", line_) : "";
@@ -400,7 +402,7 @@ void SquadHandler::once(bool* seen) const {
   *seen = true;
 }
 
-// The same for a container just opened: the message names its key, not a place in it.
+// once for a container just opened: the message names its key instead of a place inside it.
 void SquadHandler::opens_once(bool* seen) {
   if (*seen) levels_.pop_back();
   once(seen);
@@ -424,7 +426,7 @@ void SquadHandler::begin_question() {
   seen_.id = seen_.question = seen_.answers = seen_.is_impossible = false;
 }
 
-// No text nowhere says that there is no answer.
+// An answer without text at an unknown position means that there is no answer.
 void SquadHandler::add_answer(SquadAnswer&& answer) {
   if (answer.text.empty() && answer.start == kUnknownStart) return;
   question_.answers.push_back(std::move(answer));
@@ -452,7 +454,7 @@ void SquadHandler::end_question() {
 }
 
 void SquadHandler::end_example() {
-  if (seen_.paragraphs) return;  // handed over one by one
+  if (seen_.paragraphs) return;  // already passed on one by one
   if (line_ == 0) {
     if (knows_form_ && summary_->form == SquadForm::kNested) refuse("paragraphs is missing");
     summary_->form = SquadForm::kFlat;

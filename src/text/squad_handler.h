@@ -1,6 +1,6 @@
-// Receives the events of one pass over a SQuAD file and hands over paragraphs. A value is taken by
-// the place it stands at (a stack of keys and list positions), whatever stands before or after it.
-// Internal to src/text.
+// Receives the SAX events of one pass over a SQuAD file and passes on paragraphs. A value is
+// recognized by its place (a stack of keys and list positions), so the order of members does not
+// matter. Internal to src/text.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace qalof::text {
 
 inline constexpr std::size_t kMaxSquadString = std::size_t{4} << 20;
 
-/// The handler that nlohmann::json::sax_parse drives.
+/// The SAX handler for nlohmann::json::sax_parse.
 class SquadHandler {
  public:
   using number_integer_t = nlohmann::json::number_integer_t;
@@ -30,11 +30,11 @@ class SquadHandler {
                SquadSummary* summary)
       : path_(path), on_paragraph_(on_paragraph), summary_(summary) {}
 
-  /// on_paragraph has asked to stop.
+  /// True after on_paragraph returned false.
   bool stopped() const { return stopped_; }
-  /// A list of examples has been seen.
+  /// True once a list of examples was found.
   bool found_list() const { return found_list_; }
-  /// The next document is the example on that line (from 1) of JSON lines.
+  /// Starts the document on a line (from 1) of JSON lines, which is one example.
   void begin_line(std::uint64_t line);
 
   bool null();
@@ -114,7 +114,7 @@ class SquadHandler {
   SquadAnswer answer_;
   std::vector<std::string> texts_;
   std::vector<std::int64_t> starts_;
-  // What the current example, paragraph, question and answer have shown so far.
+  // Members seen so far of the current example, paragraph, question and answer.
   struct Seen {
     bool paragraphs, context, questions, id, question, answers, is_impossible, text, start, texts,
         starts;

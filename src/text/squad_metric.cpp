@@ -1,3 +1,4 @@
+// The official evaluation scripts in C++: normalization, exact match and F1 of v1.1 and v2.0.
 #include "text/squad_metric.h"
 
 #include <algorithm>
@@ -24,7 +25,7 @@ bool is_ascii_punctuation(char c) {
 // Replaces the words a, an and the by a space: \b(a|an|the)\b with Python's \w.
 std::string without_articles(std::string_view text) {
   std::string kept;
-  bool after_word = false;  // the code point before is \w
+  bool after_word = false;  // the previous code point is \w
   for (std::size_t i = 0; i < text.size();) {
     std::size_t length = 0;
     if (!after_word) {
@@ -39,7 +40,7 @@ std::string without_articles(std::string_view text) {
     if (length > 0) {
       kept += ' ';
       i += length;
-      after_word = true;  // the article itself; what follows is no \w
+      after_word = true;  // the article is \w; what follows it is not
       continue;
     }
     const std::size_t start = i;
@@ -132,7 +133,7 @@ SquadScores score_predictions(const std::string& references, const std::string& 
   version_2 = version_2 || scan_squad(references).has_is_impossible;
   SquadScores scores;
   double exact = 0, f1 = 0;
-  // The v2.0 script keeps scores by id: of questions with one id the last counts.
+  // The v2.0 script stores scores by id, so of questions with one id the last counts.
   std::unordered_map<std::string, QuestionScore> by_id;
   std::unordered_set<std::string> seen;
   read_squad(references, [&](SquadParagraph&& paragraph) {

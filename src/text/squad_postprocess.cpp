@@ -1,3 +1,5 @@
+// Combines span logits of windows into ranked answers and writes run_qa.py's prediction files as a
+// stream.
 #include "text/squad_postprocess.h"
 
 #include <algorithm>
@@ -41,7 +43,7 @@ std::string substring(std::string_view text, const std::vector<std::size_t>& off
 void SpanDecoder::add(const SpanWindow& window, std::span<const float> logits) {
   QALOF_CHECK(!window.ids.empty() && logits.size() == 2 * window.ids.size(), ErrorKind::kInternal,
               "{} logits for a window of {} tokens", logits.size(), window.ids.size());
-  // Four of them are added up, and JSON has no infinity.
+  // Sums of four logits must stay finite: JSON has no infinity.
   constexpr float kMaxLogit = std::numeric_limits<float>::max() / 4;
   QALOF_CHECK(
       std::all_of(logits.begin(), logits.end(), [](float x) { return std::abs(x) <= kMaxLogit; }),
@@ -74,7 +76,7 @@ SpanPrediction SpanDecoder::finish(std::string_view context) {
   std::stable_sort(candidates_.begin(), candidates_.end(),
                    [](const Scored& a, const Scored& b) { return a.score > b.score; });
   if (candidates_.size() > options_.n_best_size) candidates_.resize(options_.n_best_size);
-  // The null answer is kept even where its score is low.
+  // The null answer is kept even if its score is too low for the list.
   auto is_null = [](const Scored& candidate) {
     return candidate.first == 0 && candidate.last == 0;
   };
@@ -93,8 +95,9 @@ SpanPrediction SpanDecoder::finish(std::string_view context) {
     scores.push_back(candidate.score);
     any_text |= !prediction.n_best.back().text.empty();
   }
-  // run_qa.py inserts this where there is no other or one empty candidate; with several empty ones
-  // and v2.0 it would find no answer to compare with the null answer.
+  // run_qa.py inserts "empty" where there is no candidate, or a single empty one. Here it is also
+  // inserted where v2.0 has several empty ones, for which run_qa.py would find no answer to compare
+  // with the null answer.
   const bool none_to_compare = options_.version_2_with_negative && !any_text;
   if (scores.empty() || (scores.size() == 1 && !any_text) || none_to_compare) {
     prediction.n_best.insert(prediction.n_best.begin(), {"empty", 0, 0, 0, /*is_fallback=*/true});
@@ -126,12 +129,11 @@ SpanPrediction SpanDecoder::finish(std::string_view context) {
 
 namespace {
 
-// A JSON object of one entry a line, written as it comes, as Python's json.dumps(indent=4) would
-// write the whole.
+// Streams a JSON object, one entry at a time, with the bytes of Python's json.dumps(indent=4).
 class ObjectFile {
  public:
   explicit ObjectFile(const std::string& path) : file_(path) { file_.write("{"); }
-  /// json: the value as it stands at this depth.
+  /// json: the value, already indented for this depth.
   void add(const std::string& key, std::string_view json) {
     file_.write(is_empty_ ? "\n    " : ",\n    ");
     file_.write(python_json_string(key) + ": ");
@@ -155,7 +157,7 @@ std::string n_best_json(const std::vector<SpanCandidate>& n_best) {
     const std::string logits = fmt::format("\"start_logit\": {},\n            \"end_logit\": {}",
                                            python_json_float(candidate.start_logit),
                                            python_json_float(candidate.end_logit));
-    // run_qa.py makes the fallback with its text first.
+    // In run_qa.py's fallback entry the text comes before the logits.
     json += fmt::format(
         "{}\n        {{\n            {},\n            {},\n            \"probability\": {}\n       "
         " }}",

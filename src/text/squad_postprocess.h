@@ -1,5 +1,5 @@
-// From start and end logits of a question's windows to an answer, by the rules of Hugging Face's
-// run_qa.py, and the files it writes.
+// Turns the start and end logits of a question's windows into an answer by the rules of Hugging
+// Face's run_qa.py, and writes its files.
 #pragma once
 
 #include <cstddef>
@@ -28,9 +28,9 @@ struct SpanDecodeOptions {
 struct SpanCandidate {
   std::string text;
   double start_logit = 0, end_logit = 0, probability = 0;
-  bool is_fallback = false;  // "empty", where there is nothing else
+  bool is_fallback = false;  // the text "empty", where there is no other
 };
-/// Where no candidate holds text, n_best begins with the text "empty" at logits 0.
+/// Where no candidate has text, n_best begins with the text "empty" at logits 0.
 struct SpanPrediction {
   std::string text;                   // "" = no answer (v2.0)
   std::vector<SpanCandidate> n_best;  // best first
@@ -45,7 +45,7 @@ class SpanDecoder {
   explicit SpanDecoder(const SpanDecodeOptions& options) : options_(options) {}
   /// logits [window.ids.size(), 2]: start, end. Error{kDiverged} where one is not finite.
   void add(const SpanWindow& window, std::span<const float> logits);
-  /// The answer out of context; the decoder is ready for the next question.
+  /// Picks the answer from context and resets the decoder for the next question.
   SpanPrediction finish(std::string_view context);
 
  private:
@@ -59,15 +59,15 @@ class SpanDecoder {
   float null_start_ = 0, null_end_ = 0;
 };
 
-/// Writes eval_predictions.json, eval_nbest_predictions.json, eval_scores.json (exact match and F1,
-/// 0-100) and, for v2.0, eval_null_odds.json as predictions come, in Python's json.dumps(indent=4)
-/// form. The files appear when finish() is called.
+/// Streams eval_predictions.json, eval_nbest_predictions.json, eval_scores.json (exact match and
+/// F1, 0-100) and, for v2.0, eval_null_odds.json, in the form of Python's json.dumps(indent=4). The
+/// files appear when finish() is called.
 class PredictionWriter {
  public:
   PredictionWriter(const std::string& directory, const std::string& prefix,
                    bool version_2_with_negative);
   ~PredictionWriter();
-  /// An id may be added once: it is a key of the files.
+  /// Adds a question. Each id only once: it is a key of the files.
   void add(const std::string& id, const SpanPrediction& prediction, const QuestionScore& score);
   void finish();
 

@@ -1,3 +1,4 @@
+// Puts template tokens around encoded texts, and cuts texts to a length.
 #include "text/text_encoder.h"
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+// Assembles code points from token bytes, replaces invalid ones as Python does, and holds back
+// possible stop strings.
 #include "text/text_stream.h"
 
 #include <algorithm>
@@ -13,11 +15,11 @@ constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 constexpr std::size_t kReserved = 1024;
 
 struct Step {
-  std::size_t length;  // bytes taken; 0: more are needed
+  std::size_t length;  // bytes consumed; 0: more are needed
   bool valid;
 };
 
-// The first code point of bytes, or the longest beginning of one that is not continued.
+// The first code point of bytes, or the longest invalid prefix of one.
 Step first_code_point(std::string_view bytes) {
   const auto at = [&](std::size_t i) { return static_cast<unsigned char>(bytes[i]); };
   const unsigned lead = at(0);
@@ -75,7 +77,8 @@ std::string_view TextStream::release(bool at_end) {
     stopped_ = true;
     end = first_stop;
   } else if (!at_end) {
-    // The longest end of the text that begins a stop string; both are UTF-8, so it is a boundary.
+    // The longest end of the text that begins a stop string; both are UTF-8, so it ends at a
+    // boundary.
     for (const std::string& stop : stop_strings_) {
       for (std::size_t n = std::min(stop.size() - 1, held_.size()); n > 0; --n) {
         if (held_.compare(held_.size() - n, n, stop, 0, n) != 0) continue;

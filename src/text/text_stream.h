@@ -1,5 +1,5 @@
-// Bytes of tokens to text that can be shown as it comes: whole code points, never the beginning of
-// a stop string. Not for: choosing tokens (runtime/generator.h).
+// Turns the bytes of tokens into text for display: whole code points only, and nothing that may be
+// the beginning of a stop string. Not for: choosing tokens (runtime/generator.h).
 #pragma once
 
 #include <string>
@@ -15,12 +15,12 @@ class TextStream {
   /// Error{kUsage} for a stop string that is empty or not UTF-8.
   explicit TextStream(std::vector<std::string> stop_strings = {});
 
-  /// Adds a token's bytes and returns what has become final, maybe nothing; valid until the next
-  /// call. After a stop string has come, nothing more does.
+  /// Adds a token's bytes and returns the text that is now final, possibly empty; valid until the
+  /// next call. Empty after a stop string.
   std::string_view push(std::string_view bytes);
-  /// The rest at the end of a generation: what was held back, U+FFFD for a cut code point.
+  /// The remaining text at the end of a generation; an incomplete code point becomes U+FFFD.
   std::string_view finish();
-  /// A stop string has come; neither it nor what follows is part of the text.
+  /// True once a stop string was found; it and everything after it are not part of the text.
   bool stopped() const { return stopped_; }
 
  private:
@@ -29,7 +29,7 @@ class TextStream {
 
   std::vector<std::string> stop_strings_;
   std::string bytes_;  // not yet a code point
-  std::string held_;   // text that may be the beginning of a stop string
+  std::string held_;   // text that may begin a stop string
   std::string out_;
   bool stopped_ = false;
 };

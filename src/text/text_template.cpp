@@ -1,3 +1,5 @@
+// Reads template tokens from tokenizer.json's post_processor or from tokenizer_config.json and
+// special_tokens_map.json.
 #include "text/text_template.h"
 
 #include <optional>
@@ -29,7 +31,7 @@ class TemplateReader {
   TemplateReader(const Json& processor, std::size_t vocab_size, std::string where)
       : processor_(processor), vocab_size_(vocab_size), where_(std::move(where)) {}
 
-  // Tokens in front of, between and behind the texts of order ("A" or "AB").
+  // Tokens before, between and after the texts of order ("A" or "AB").
   std::vector<Ids> read(const char* key, std::string_view order) const {
     const std::string at = where_ + "." + key;
     const auto pieces = processor_.find(key);
@@ -84,7 +86,7 @@ class TemplateReader {
   std::string where_;
 };
 
-// ["<s>", 0] of BertProcessing and RobertaProcessing.
+// Reads ["<s>", 0] of BertProcessing and RobertaProcessing.
 std::int32_t named_token(const Json& processor, const char* key, std::size_t vocab_size,
                          const std::string& where) {
   const auto token = processor.find(key);
@@ -97,7 +99,7 @@ std::int32_t named_token(const Json& processor, const char* key, std::size_t voc
   return (*token)[1].get<std::int32_t>();
 }
 
-// Nothing where the step adds no tokens.
+// The template of one step; nullopt where it adds no tokens.
 std::optional<TextTemplate> template_of_step(const Json& step, std::size_t vocab_size,
                                              const std::string& where) {
   QALOF_CHECK(step.is_object(), ErrorKind::kBadInput, "{}: found {:.60}, expected an object", where,
@@ -121,8 +123,8 @@ std::optional<TextTemplate> template_of_step(const Json& step, std::size_t vocab
        where, type);
 }
 
-// One of the tokenizer's small files; null where it is missing. It may hold numbers of any size
-// where we look at none (model_max_length is 10^30 in many).
+// One of the tokenizer's small files; null where it is missing. Numbers of any size are accepted,
+// since none is used (model_max_length is often 10^30).
 Json read_config(const std::map<std::string, std::string_view>& files, const char* name,
                  const std::string& where) {
   const auto file = files.find(name);
@@ -135,7 +137,7 @@ Json read_config(const std::map<std::string, std::string_view>& files, const cha
   return json;
 }
 
-// The text of a token, written as one or as an object with its content; nothing where it is null.
+// A token's text, given as a string or as an object with "content"; nullopt for null.
 std::optional<std::string> token_text(const Json& token, const std::string& where) {
   if (token.is_null()) return std::nullopt;
   if (token.is_object()) return json_string(token, "content", where);

@@ -1,3 +1,4 @@
+// Writes a tokenizer.json in the subset that bpe_load.cpp and Hugging Face `tokenizers` read alike.
 #include "text/tokenizer_json.h"
 
 #include "core/error.h"
@@ -33,7 +34,7 @@ Json pre_tokenizer(PreTokenizer kind) {
   return {{"type", "Sequence"}, {"pretokenizers", Json::array({first, second})}};
 }
 
-// Tokens before and behind each of some texts ("A" or "A", "B").
+// A template with bos and eos around each text ("A", or "A" and "B").
 Json text_template(const BpeParts& parts, const std::vector<const char*>& texts) {
   Json pieces = Json::array();
   for (std::size_t i = 0; i < texts.size(); ++i) {

@@ -1,4 +1,4 @@
-// A tokenizer.json that both this project and Hugging Face `tokenizers` read to the same ids.
+// Writes a tokenizer.json that this project and Hugging Face `tokenizers` read to equal ids.
 #pragma once
 
 #include <optional>
@@ -10,7 +10,7 @@
 
 namespace qalof::text {
 
-/// A byte-level BPE as files of other programs hold one.
+/// A byte-level BPE taken from another program's file.
 struct BpeParts {
   std::vector<std::string_view> tokens;  // by id, written in the byte-level alphabet
   std::vector<std::string_view> merges;  // "a b", best first
@@ -18,14 +18,14 @@ struct BpeParts {
     std::size_t id;
     bool is_special;
   };
-  std::vector<Added> added;  // taken from text as they are
+  std::vector<Added> added;  // matched in text literally
   PreTokenizer pre_tokenizer = PreTokenizer::kGpt2;
   bool ignores_merges = false;
-  std::optional<std::size_t> bos, eos;  // ids of tokens before and behind every text
+  std::optional<std::size_t> bos, eos;  // ids of tokens before and after every text
 };
 
-/// The file's text. Error{kBadInput} where a token is not UTF-8 or stands twice; where names the
-/// source in messages.
+/// The text of the file. Error{kBadInput} where a token is not UTF-8 or occurs twice; where names
+/// the source in messages.
 std::string tokenizer_json(const BpeParts& parts, const std::string& where);
 
 }  // namespace qalof::text

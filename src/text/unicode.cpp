@@ -1,3 +1,4 @@
+// UTF-8 decoding, character classes and Python's lower(), over the tables of unicode_tables.cpp.
 #include "text/unicode.h"
 
 #include <algorithm>
@@ -18,7 +19,7 @@ bool in_ranges(std::span<const CodeRange> ranges, std::uint32_t point) {
   return it != ranges.begin() && point <= std::prev(it)->last;
 }
 
-// Classes of the frequent code points, one byte each, so that the pre-tokenizer does not search.
+// Class bits of the frequent code points, one byte each, so that the pre-tokenizer need not search.
 enum Bits : std::uint8_t { kLetter = 1, kNumber = 2, kWhiteSpace = 4 };
 
 const std::array<std::uint8_t, kTableSize>& class_table() {
@@ -48,8 +49,8 @@ std::uint32_t lower_of(std::uint32_t point) {
   return point;
 }
 
-// Unicode's Final_Sigma: a cased letter before, none after, case-ignorable points in between not
-// counted.
+// Unicode's Final_Sigma: a cased letter before, none after; case-ignorable points between are
+// skipped.
 bool is_final_sigma(const std::vector<std::uint32_t>& points, std::size_t index) {
   auto is_ignorable = [](std::uint32_t point) { return in_ranges(case_ignorable_ranges(), point); };
   std::size_t before = index;
@@ -167,7 +168,7 @@ std::string python_lower(std::string_view text) {
     if (points[i] == kCapitalSigma) {
       append_utf8(is_final_sigma(points, i) ? kFinalSigma : kSigma, &lower);
     } else if (points[i] == kCapitalIWithDot) {
-      lower += "i\xcc\x87";  // i and a combining dot above
+      lower += "i\xcc\x87";  // i and U+0307, a combining dot above
     } else {
       append_utf8(lower_of(points[i]), &lower);
     }

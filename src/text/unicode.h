@@ -1,4 +1,4 @@
-// UTF-8 decoding and character classes.
+// UTF-8 decoding and character classes, with Python's str rules where the metric needs them.
 #pragma once
 
 #include <cstddef>
@@ -11,15 +11,15 @@
 
 namespace qalof::text {
 
-/// Decodes one code point at position and moves position behind it; 0xffffffff (position moves by
-/// one byte) where the bytes are not UTF-8 (overlong forms, surrogates and points beyond U+10FFFF
-/// included). position must lie inside text.
+/// Decodes one code point at position and moves position past it; where the bytes are not UTF-8
+/// (including overlong forms, surrogates and points beyond U+10FFFF), returns kInvalidCodePoint and
+/// moves position by one byte. position must be inside text.
 std::uint32_t next_code_point(std::string_view text, std::size_t* position);
 inline constexpr std::uint32_t kInvalidCodePoint = 0xffffffffU;
 
 /// Byte offset of the first invalid byte, or npos.
 std::size_t find_invalid_utf8(std::string_view text);
-/// Error of that kind where text, all of a file or a flag's value, is not UTF-8; where names it.
+/// Error{kind} where text, the whole of a file or a flag's value, is not UTF-8; where names it.
 void check_utf8(std::string_view text, const std::string& where,
                 ErrorKind kind = ErrorKind::kBadInput);
 void append_utf8(std::uint32_t code_point, std::string* text);

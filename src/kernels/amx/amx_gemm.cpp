@@ -1,6 +1,6 @@
-// AMX: integer and bfloat16 products of tiles (amx_tile.h). Integer products of few rows stay with
-// AVX-512 VNNI, whose sums are the same; bfloat16 has sums of its own (docs/numerics.md,
-// "Bfloat16"), so any number of rows comes here.
+// AMX: integer and bfloat16 products of tiles (amx_tile.h). Integer products of few rows are left
+// to AVX-512 VNNI, whose sums are equal; bfloat16 sums on AMX have their own order
+// (docs/numerics.md, "Bfloat16"), so any number of rows is computed here.
 #if defined(__x86_64__)
 #include "kernels/amx/amx_tile.h"
 #include "kernels/avx512/avx512_float.h"
@@ -10,7 +10,7 @@ namespace qalof::kernels {
 
 namespace {
 
-// x is unsigned on int8 panels, the weights are on int4 panels.
+// The unsigned operand is x on int8 panels, the weights on int4 panels.
 #define QALOF_DOT(name, instruction)                   \
   struct name {                                        \
     static void multiply00() { instruction(0, 4, 6); } \
@@ -23,7 +23,7 @@ QALOF_DOT(Int4Dot, _tile_dpbsud)
 QALOF_DOT(Bf16Dot, _tile_dpbf16ps)
 #undef QALOF_DOT
 
-// A vector of a panel is a line, and lies where it is read.
+// A vector of a panel is a tile's line and is read in place.
 struct LinesInPlace {
   static constexpr std::size_t kLinesOfVector = 1;
   static const char* lines(const char* panel, std::size_t begin, std::size_t end,
@@ -67,10 +67,10 @@ struct AmxBf16 : LinesInPlace {
   static std::size_t num_lines(const FloatGemmBlock& block) { return (block.k + 1) / 2; }
 };
 
-// Below this a product reads its weights from memory most of the time.
+// Below this many rows a product mostly waits for its weights from memory.
 constexpr std::size_t kFewRowsAmx = 8, kFewRowsNibbles = 16;
 
-// What AVX-512 VNNI leaves to do.
+// Adds the low-rank product, which AVX-512 VNNI's kernels leave out.
 void add_low_rank(const IntGemmBlock& block) {
   if (block.low_rank == nullptr) return;
   for (std::size_t row = 0; row < block.rows; ++row) {
@@ -94,7 +94,7 @@ void multiply_int(const IntGemmBlock& block) {
 
 template <template <typename> typename Format, template <bool> typename Grouped, bool kNibbles>
 void multiply_int_grouped(const IntGemmBlock& block) {
-  // A stretch holds whole groups.
+  // A stretch must hold whole groups.
   const bool even = kStretchLines * kXBytesOfLine % block.group == 0;
   if (block.rows < kFewRowsNibbles || !even) {
     avx512vnni_gemm_grouped(block, kNibbles);
@@ -112,7 +112,7 @@ void set_amx_gemm(KernelTable& table) {
   table.gemm_int4 = multiply_int<AmxInt4<Int4Format>, true>;
   table.gemm_int8_grouped = multiply_int_grouped<AmxInt8, GroupedInt8Format, false>;
   table.gemm_int4_grouped = multiply_int_grouped<AmxInt4, GroupedInt4Format, true>;
-  // Its rows are prepared as AVX-512 BF16 prepares them.
+  // Reads rows prepared by AVX-512 BF16's prepare_bf16.
   table.gemm_bf16 = multiply_amx<AmxBf16>;
 }
 

@@ -1,7 +1,7 @@
-// The tile machinery of the products for AMX: 32 rows of x times two panels, four tiles of sums
-// over one stretch of k; the sums wait in memory between stretches. The lines of panels are the
-// rows of a tile as they lie (gemm.h), but for nibbles, which are spread into bytes first. How sums
-// begin and end is that of the AVX-512 formats. Internal linkage.
+// Tiles of the matrix products for AMX: 32 rows of x times two panels, in four tiles of sums over
+// one stretch of k; the sums are kept in memory between stretches. The lines of panels are used as
+// rows of a tile in place (gemm.h), except nibbles, which are first unpacked into bytes. Sums begin
+// and end as in the AVX-512 formats. Internal linkage.
 #pragma once
 
 #include <immintrin.h>
@@ -16,19 +16,19 @@ namespace {
 
 constexpr std::size_t kTileRows = 16, kLineBytes = 64;
 constexpr std::size_t kChunkRows = 2 * kTileRows, kChunkPanels = 2;
-constexpr std::size_t kRowGroup = 12 * kChunkRows;  // rows that a panel's stretch serves
+constexpr std::size_t kRowGroup = 12 * kChunkRows;  // rows that share a panel's stretch
 constexpr std::size_t kStretchLines = 128;  // of one panel: 8 KiB, half a KiB of each row of x
-constexpr std::size_t kXBytesOfLine = 4;    // what a row of x is multiplied with a line by
+constexpr std::size_t kXBytesOfLine = 4;    // bytes of a row of x that meet one line
 
-/// Tiles 0..3 are sums (half of the rows, panel), 4 and 5 the halves of x, 6 and 7 panels.
+/// Tiles 0..3 are sums (half of the rows x panel), 4 and 5 the halves of x, 6 and 7 panels.
 struct alignas(64) TileConfig {
   std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
   std::uint16_t column_bytes[16] = {};
   std::uint8_t rows[16] = {};
 };
 
-/// The shapes of tiles for so many rows of x, multiplied with lines of panels at a time. One thread
-/// sets them where they change and releases them at the end, since other libraries set theirs.
+/// The tile shapes for a number of rows of x and of lines per step. Each thread sets them when they
+/// change and releases them at the end, because other libraries set their own.
 class Tiles {
  public:
   ~Tiles() {
@@ -54,7 +54,7 @@ class Tiles {
       config.rows[tile] = static_cast<std::uint8_t>(lines);
       config.column_bytes[tile] = kLineBytes;
     }
-    // g++ 12 tells the optimizer that the instruction reads eight bytes; it reads all.
+    // g++ 12 tells the optimizer that the instruction reads eight bytes; it reads the whole struct.
     asm volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
   }
@@ -63,18 +63,18 @@ class Tiles {
   std::size_t rows_ = 0, lines_ = 0;
 };
 
-/// Rows of x at some k, and as many lines of panels there.
+/// Rows of x from some k on, and the lines of panels for the same k.
 struct TileInput {
   const char* x;
   std::size_t x_stride;
   const char* panels[kChunkPanels];
-  std::size_t steps, lines;  // lines a step
+  std::size_t steps, lines;  // steps, and lines per step
 };
 
 // Sums of a chunk: [row][panel][16].
 constexpr std::size_t kSumsStride = kChunkPanels * kWidth;
 
-// Dot: multiply<half, panel>() on the tiles above.
+// Dot: multiplyHP() multiplies half H of x by panel P on the tiles above.
 template <typename Dot, int kHalves, int kPanels>
 void add_products(const TileInput& input, bool first, void* sums) {
   constexpr std::size_t kStride = kSumsStride * 4, kHalf = kTileRows * kStride;
@@ -123,8 +123,8 @@ void add_products(const TileInput& input, std::size_t rows, std::size_t panels, 
                     : add_products<Dot, 1, 1>(input, first, sums);
 }
 
-// Lines begin .. end of a panel that has num_lines: where they lie, or in buffer, zeros after the
-// last one.
+// Lines begin .. end of a panel with num_lines lines: in place, or copied to buffer with zeros
+// after the last one.
 [[maybe_unused]] inline const char* lines_in_place(const char* panel, std::size_t begin,
                                                    std::size_t end, std::size_t num_lines,
                                                    char* buffer) {
@@ -137,16 +137,16 @@ void add_products(const TileInput& input, std::size_t rows, std::size_t panels, 
   return buffer;
 }
 
-// Format supplies:
-//   Base                            the AVX-512 format: Block, Sum, start, finish, and of groups
-//                                   add_group, Total and the rest (vector_tile.h)
-//   Dot                             add_products
-//   kElementBytes                   of x
+// A format supplies:
+//   Base                            the AVX-512 format: Block, Sum, start, finish; with groups also
+//                                   add_group, Total and its functions (vector_tile.h)
+//   Dot                             the instruction, for add_products
+//   kElementBytes                   bytes of an element of x
 //   num_lines(block)                lines of a panel
 //   kLinesOfVector                  2 where a vector of the panel holds two lines
 //   lines(panel, begin, end, num_lines, buffer)  lines of a panel
 
-// 16 outputs of one row of LowRankBlock, with the bits of gemm_f32.
+// 16 outputs of one row of LowRankBlock, bit-equal to gemm_f32.
 [[maybe_unused]] inline __m512 low_rank_value(const LowRankBlock& added, std::size_t row,
                                               std::size_t first) {
   const float* inner = added.inner + row * added.rank;
@@ -157,7 +157,7 @@ void add_products(const TileInput& input, std::size_t rows, std::size_t panels, 
   return _mm512_mul_ps(sum, _mm512_set1_ps(added.scaling));
 }
 
-// What remains after the sums of one chunk.
+// The steps after the sums of one chunk: scales, bias, low-rank product, stores.
 template <typename Format>
 struct ChunkEnd {
   using Base = typename Format::Base;
@@ -165,7 +165,7 @@ struct ChunkEnd {
   const Block& block;
   std::size_t row, rows, panel, panels;
 
-  // Calls body(row, row of the chunk, first output, place in a row of sums).
+  // Calls body(row, offset of the row and panel in the sums, first output).
   template <typename Body>
   void for_each(const Body& body) const {
     for (std::size_t r = 0; r < rows; ++r) {
@@ -208,12 +208,12 @@ struct ChunkEnd {
   }
 };
 
-// Rows of x from row on times panels from panel on, at most kRowGroup and kChunkPanels.
+// Multiplies rows of x from row on by panels from panel on; at most kRowGroup and kChunkPanels.
 template <typename Format>
 void multiply_panels_amx(const typename Format::Base::Block& block, Tiles& tiles, std::size_t row,
                          std::size_t rows, std::size_t panel, std::size_t panels) {
   constexpr bool kGrouped = Format::Base::kGrouped;
-  // Lines of a group; a group of fewer than a tile's takes one step.
+  // Lines of a group; a group shorter than a tile takes one step.
   std::size_t group_lines = 0;
   if constexpr (kGrouped) group_lines = block.group / kXBytesOfLine;
   const std::size_t lines = kGrouped && group_lines < kTileRows ? group_lines : kTileRows;
@@ -274,7 +274,7 @@ void multiply_amx(const typename Format::Base::Block& block) {
       multiply_panels_amx<Format>(block, tiles, row, rows, panel, panels);
     }
   }
-  // What went past the caches is there for other threads.
+  // Makes streaming stores visible to other threads.
   if (block.streams) _mm_sfence();
 }
 

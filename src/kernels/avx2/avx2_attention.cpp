@@ -1,6 +1,6 @@
-// AVX2 and FMA: the products and exponentials of attention. Every score is eight partial sums over
-// head_dim, every weighted sum one chain over ascending keys, whatever the tile (docs/numerics.md,
-// "Float sums").
+// AVX2 and FMA: products and exponentials of attention. A score is the sum of eight partial sums
+// over head_dim, a weighted sum is one chain over ascending keys, for every tile size
+// (docs/numerics.md, "Float sums").
 #if defined(__x86_64__)
 #include "kernels/avx2/avx2_math.h"
 #include "kernels/kernel_table.h"
@@ -10,7 +10,7 @@ namespace qalof::kernels {
 
 namespace {
 
-// Rows of keys or values. row(j).load(d) gives elements d .. d + 7; load_masked must not read
+// Rows of keys or values. row(j).load(d) returns elements d .. d + 7; load_masked must not read
 // beyond the mask where rows are not padded.
 struct FloatRows {
   const float* rows;
@@ -25,7 +25,7 @@ struct FloatRows {
   Row row(std::size_t j) const { return {rows + j * stride}; }
 };
 
-// Stored rows are padded with zeros, so that a mask is not needed.
+// Cached rows are padded with zeros, so they need no mask.
 template <typename Element>
 struct StoredRow {
   const std::uint8_t* at;
@@ -95,7 +95,7 @@ struct DotRows {
   float* dst;
   std::size_t dst_stride;
 
-  // kRows rows of a from row, kCols (1 or 4) of b from col.
+  // Scores of kRows rows of a from row on, and kCols (1 or 4) rows of b from col on.
   template <int kRows, int kCols>
   void tile(std::size_t row, std::size_t col) const {
     const float* x[kRows];
@@ -213,8 +213,8 @@ std::size_t terms(const WeighRows& work, std::size_t row) {
   return work.first_count + row * work.count_step;
 }
 
-// kRows rows from row, columns d .. d + 8 kVectors - 1 (the last vector masked), terms begin .. end
-// - 1.
+// Adds to kRows rows from row on, columns d .. d + 8 kVectors - 1 (the last vector masked), terms
+// begin .. end - 1.
 template <int kRows, int kVectors, typename Rows>
 void weigh_tile(const WeighRows& work, const Rows& values, std::size_t row, std::size_t d,
                 __m256i mask, std::size_t begin, std::size_t end) {
@@ -242,7 +242,7 @@ void weigh_tile(const WeighRows& work, const Rows& values, std::size_t row, std:
           QALOF_UNROLLED(r) { sum[r][v] = _mm256_fmadd_ps(weight[r], value, sum[r][v]); });
     });
   }
-  // The terms that later rows have more than the first.
+  // Terms that only later rows have.
   unrolled<kRows>(QALOF_UNROLLED(r) {
     const std::size_t last = smaller(end, terms(work, row + static_cast<std::size_t>(r)));
     for (std::size_t j = common > begin ? common : begin; j < last; ++j) {
@@ -268,7 +268,7 @@ void weigh_columns(const WeighRows& work, const Rows& values, std::size_t row, s
 
 template <typename Rows>
 void weigh(const WeighRows& work, const Rows& values) {
-  // Rows of v that all rows of weights use while they are in the first-level cache.
+  // This many rows of v are used by all rows of weights while in the first-level cache.
   constexpr std::size_t kTerms = 64;
   const std::size_t longest = work.rows == 0 ? 0 : terms(work, work.rows - 1);
   for (std::size_t begin = 0; begin < longest; begin += kTerms) {

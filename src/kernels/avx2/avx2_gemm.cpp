@@ -1,5 +1,5 @@
 // AVX2 and FMA: float products on f32 and bf16 panels. Every output is one chain of fused
-// multiply-adds over ascending k whatever the tile, so tiles may be chosen by speed alone.
+// multiply-adds over ascending k for every tile size, so sizes are chosen by speed alone.
 #if defined(__x86_64__)
 #include "kernels/avx2/avx2_math.h"
 #include "kernels/kernel_table.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t kWidth = 16;  // outputs of a panel
 
-// Eight outputs at y, the first count of which exist.
+// Stores eight outputs at y, of which the first count exist.
 void store_lanes(const FloatGemmBlock& block, __m256 value, std::size_t first, std::size_t count,
                  float* y) {
   value = _mm256_mul_ps(value, _mm256_set1_ps(block.alpha));
@@ -40,8 +40,8 @@ void store_panel(const FloatGemmBlock& block, std::size_t row, std::size_t first
   if (count > 8) store_lanes(block, high, first + 8, count - 8, y + 8);
 }
 
-// A stretch of k for one tile. Sums of an unfinished tile wait in partial, which changes no bit of
-// them.
+// The part of k of one tile. The sums of an unfinished tile are kept in partial, which changes no
+// bit.
 struct Stretch {
   std::size_t begin, end;
   float* partial;  // [rows of the tile][16]; only for tiles of one panel
@@ -52,7 +52,7 @@ class Accumulators {
  public:
   Accumulators(const FloatGemmBlock& block, std::size_t row, const Stretch& stretch) {
     unrolled<kRows>(QALOF_UNROLLED(r) {
-      // Local pointers: through the block the compiler would compute each address anew.
+      // Local pointers; through block the compiler would recompute each address.
       x_[r] = block.x + (row + static_cast<std::size_t>(r)) * block.x_stride;
       unrolled<kPanels>(QALOF_UNROLLED(p) { sum_[r][p][0] = sum_[r][p][1] = _mm256_setzero_ps(); });
       if (stretch.begin > 0) {
@@ -62,7 +62,7 @@ class Accumulators {
     });
   }
 
-  // Step i of k for panel p.
+  // Adds step i of k for panel p.
   [[gnu::always_inline]] void step(std::size_t i, int p, __m256 low, __m256 high) {
     unrolled<kRows>(QALOF_UNROLLED(r) {
       const __m256 value = _mm256_broadcast_ss(x_[r] + i);
@@ -117,7 +117,7 @@ __m256i load(const std::uint16_t* at) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
 }
 
-// A pair of k lies in one 32-bit lane: the first in the lower half, the second in the upper.
+// A pair of k shares a 32-bit lane: the first in the lower half, the second in the upper.
 __m256 widen_first(__m256i pair) { return _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)); }
 __m256 widen_second(__m256i pair) {
   return _mm256_castsi256_ps(
@@ -125,7 +125,7 @@ __m256 widen_second(__m256i pair) {
 }
 
 struct Bf16Tiles {
-  static constexpr std::size_t kTallest = 5;  // both halves of a pair wait in registers
+  static constexpr std::size_t kTallest = 5;  // both halves of a pair stay in registers
 
   template <int kRows, int kPanels>
   static void run(const FloatGemmBlock& block, std::size_t row, std::size_t panel,
@@ -172,7 +172,7 @@ void run_tile(const FloatGemmBlock& block, std::size_t row, std::size_t rows, st
   }
 }
 
-// Few rows need several panels at once to have enough independent sums in flight.
+// Few rows need several panels at once for enough independent sums.
 template <typename Tiles, int kRows, int kPanels>
 void few_rows(const FloatGemmBlock& block) {
   const Stretch all = {0, block.k, nullptr};
@@ -183,8 +183,8 @@ void few_rows(const FloatGemmBlock& block) {
   for (; panel < num_panels; ++panel) run_tile<Tiles>(block, 0, kRows, panel, all);
 }
 
-// A stretch of a panel (24 KiB in f32) stays in the first-level cache while a group of tiles passes
-// over it.
+// A stretch of a panel (24 KiB in f32) stays in the first-level cache while a group of tiles uses
+// it.
 constexpr std::size_t kStretch = 384;
 constexpr std::size_t kGroupRows = 48;
 
@@ -192,7 +192,7 @@ template <typename Tiles>
 void multiply_group(const FloatGemmBlock& block, std::size_t first_row, std::size_t rows,
                     std::size_t panel) {
   float partial[kGroupRows * kWidth];
-  // Tiles of equal height: seven rows are faster as 4 + 3 than as 6 + 1.
+  // Tiles of nearly equal height: seven rows are faster as 4 + 3 than as 6 + 1.
   const std::size_t num_tiles = (rows + Tiles::kTallest - 1) / Tiles::kTallest;
   for (std::size_t begin = 0; begin == 0 || begin < block.k; begin += kStretch) {
     const std::size_t end = block.k - begin < kStretch ? block.k : begin + kStretch;
@@ -228,7 +228,7 @@ void multiply(const FloatGemmBlock& block) {
   }
 }
 
-// Panels of eight outputs, one sum a row.
+// A tile on kNarrowF32 panels of eight outputs, with one sum per row.
 template <int kRows>
 void narrow_tile(const FloatGemmBlock& block, std::size_t row) {
   const auto* w = static_cast<const float*>(block.panels);

@@ -1,4 +1,4 @@
-// AVX2: the Hadamard transform.
+// AVX2: the Hadamard transform (hadamard_row.h) with eight floats per vector.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -16,7 +16,7 @@ struct EightFloats {
   static void store(float* at, __m256 value) { _mm256_storeu_ps(at, value); }
   static __m256 add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
   static __m256 sub(__m256 a, __m256 b) { return _mm256_sub_ps(a, b); }
-  // The partner of every lane plus the lane itself, negated where it is the second of its pair.
+  // Each lane's partner plus the lane itself, negated if it is the second of its pair.
   static __m256 near(__m256 x) {
     const __m256 minus = _mm256_set1_ps(-0.0F), plus = _mm256_setzero_ps();
     x = _mm256_add_ps(_mm256_permute_ps(x, 0b10110001),

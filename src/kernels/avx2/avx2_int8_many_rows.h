@@ -1,6 +1,7 @@
-// Integer products of many rows on int8 panels for AVX2: codes widened to 16 bits and multiplied in
-// pairs, which takes two thirds of the operations of the byte form (avx2_int_gemm.cpp), whose
-// multiplications it shares among rows. Part of avx2_int_gemm.cpp; internal linkage.
+// Integer products of many rows on int8 panels for AVX2: codes are widened to 16 bits and
+// multiplied in pairs. This takes two thirds of the operations of the byte form
+// (avx2_int_gemm.cpp); the widening is shared by all rows. Part of avx2_int_gemm.cpp; internal
+// linkage.
 #pragma once
 
 #include <immintrin.h>
@@ -13,7 +14,7 @@
 namespace qalof::kernels {
 namespace {
 
-// 256 columns of a panel take 8 KiB, of 48 rows of x 24 KiB.
+// 256 columns of a panel take 8 KiB as words, those of 48 rows of x take 24 KiB.
 constexpr std::size_t kWideStretch = 256;
 constexpr std::size_t kWideGroupRows = 48;
 constexpr std::size_t kWideTileRows = 6;
@@ -29,15 +30,15 @@ void widen_row(const std::int8_t* x, std::size_t k, void* prepared) {
   if (k % 2 != 0) dst[k] = 0;
 }
 
-// [count/4][16][4] bytes to [count/2][16][2] words; count is a multiple of 4.
+// Widens [count/4][16][4] bytes to [count/2][16][2] words; count is a multiple of 4.
 void widen_panel(const std::int8_t* src, std::size_t count, std::int16_t* dst) {
   for (std::size_t i = 0; i < count; i += 4, src += 64, dst += 64) {
     unrolled<2>(QALOF_UNROLLED(half) {
       const auto* at = reinterpret_cast<const __m128i*>(src + half * 32);
       const __m256 a = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm_loadu_si128(at)));
       const __m256 b = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm_loadu_si128(at + 1)));
-      // Even 32-bit lanes are the first pair of each output, odd lanes the second; the shuffle
-      // works within halves.
+      // Even 32-bit lanes hold the first pair of each output, odd lanes the second; the shuffle
+      // works within 128-bit halves.
       const __m256d first = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
       const __m256d second = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xDD));
       _mm256_storeu_pd(reinterpret_cast<double*>(dst + half * 16),
@@ -48,7 +49,7 @@ void widen_panel(const std::int8_t* src, std::size_t count, std::int16_t* dst) {
   }
 }
 
-// acc[row][16] += x (pairs words a row, rows stride apart) times the widened panel.
+// acc[row][16] += x (rows of `pairs` word pairs, stride apart) times the widened panel.
 template <int kRows>
 void wide_tile(const std::int16_t* x, std::size_t stride, const std::int16_t* w, std::size_t pairs,
                std::int32_t* acc) {
@@ -69,7 +70,7 @@ void wide_tile(const std::int16_t* x, std::size_t stride, const std::int16_t* w,
       const __m256i pair = _mm256_set1_epi32(bits);
       sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(pair, low));
       sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(pair, high));
-      // Row after row: the compiler would else load all rows first and push the sums out to memory.
+      // Forces row-by-row order: otherwise the compiler loads all rows first and spills the sums.
       asm volatile("" : "+x"(sum[r][0]), "+x"(sum[r][1]));
     });
   }

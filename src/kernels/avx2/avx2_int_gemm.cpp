@@ -1,6 +1,6 @@
-// AVX2: integer products. Codes of int8 panels lie in -127..127, so |w| is a byte and sign(x, w)
-// loses nothing; a pair of products is at most 2 * 127 * 127 = 32258 and fits 16 bits. Nibbles of
-// int4 panels are bytes 0..15 as they are: a pair is at most 3810, and eight pairs fit 16 bits.
+// AVX2: integer products. Codes of int8 panels are in -127..127, so |w| fits a byte and sign(x, w)
+// is exact; a pair of products is at most 2 * 127 * 127 = 32258 and fits 16 bits. Nibbles of int4
+// panels are used as bytes 0..15: a pair is at most 3810, and eight pairs fit 16 bits.
 #if defined(__x86_64__)
 #include "kernels/avx2/avx2_int8_many_rows.h"
 #include "kernels/avx2/avx2_math.h"
@@ -17,14 +17,14 @@ __m256i load(const std::uint8_t* at) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
 }
 
-// Four codes of one row in every lane.
+// Four codes of one row, in every lane.
 __m256i broadcast4(const std::int8_t* x) {
   int bits;
   __builtin_memcpy(&bits, x, 4);
   return _mm256_set1_epi32(bits);
 }
 
-// The same with count codes left, zeros after them.
+// broadcast4 with count codes left, padded with zeros.
 __m256i broadcast_rest(const std::int8_t* x, std::size_t count) {
   if (count >= 4) return broadcast4(x);
   std::int8_t bytes[4] = {};
@@ -32,7 +32,7 @@ __m256i broadcast_rest(const std::int8_t* x, std::size_t count) {
   return broadcast4(bytes);
 }
 
-// Eight outputs of one row; each operation rounds once, as the portable kernel does.
+// Stores eight outputs of one row; each operation rounds once, as in the portable kernel.
 void store_lanes(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256i acc) {
   const std::size_t at = row * block.y_stride + first;
   const std::size_t count = block.n - first;
@@ -121,8 +121,8 @@ struct Int4Tile {
     while (i < block.k) {
       __m256i pairs[kRows][2];
       unrolled<kRows>(QALOF_UNROLLED(r) { pairs[r][0] = pairs[r][1] = _mm256_setzero_si256(); });
-      // Four bytes of nibbles hold eight k, two pairs a lane: four of them are the eight pairs that
-      // fit.
+      // Four bytes of nibbles hold eight k, two pairs per lane; after four such steps the sums hold
+      // the eight pairs that fit.
       const std::size_t end = i + 32 < block.k ? i + 32 : block.k;
       for (; i + 8 <= end; i += 8, w += 64) {
         const Nibbles nibbles(w);
@@ -154,7 +154,7 @@ struct Int4Tile {
 
  private:
   struct Nibbles {
-    __m256i first[2], second[2];  // k0..k0+3 and k0+4..k0+7 of both halves of the panel
+    __m256i first[2], second[2];  // k0..k0+3 and k0+4..k0+7, for both halves of the panel
     [[gnu::always_inline]] explicit Nibbles(const std::uint8_t* w) {
       const __m256i mask = _mm256_set1_epi8(15);
       unrolled<2>(QALOF_UNROLLED(half) {
@@ -168,7 +168,7 @@ struct Int4Tile {
         pairs[half] = _mm256_add_epi16(pairs[half], _mm256_maddubs_epi16(first[half], x0));
         pairs[half] = _mm256_add_epi16(pairs[half], _mm256_maddubs_epi16(second[half], x1));
       });
-      // Row after row, see avx2_int8_wide.h.
+      // Forces row-by-row order, see avx2_int8_many_rows.h.
       asm volatile("" : "+x"(pairs[0]), "+x"(pairs[1]));
     }
   };
@@ -196,7 +196,7 @@ void multiply(const IntGemmBlock& block) {
   }
 }
 
-// Below it, widening a panel costs more than it saves.
+// Below this many rows, widening a panel costs more than it saves.
 constexpr std::size_t kMinWideRows = 16;
 
 void multiply_int8(const IntGemmBlock& block) {

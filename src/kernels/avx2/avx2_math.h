@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::size_t kLanes = 8;
 
-/// The first count lanes; all for 8 and more.
+/// Mask of the first count lanes; all lanes for 8 and more.
 [[maybe_unused]] inline __m256i lane_mask(std::size_t count) {
   const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count < kLanes ? count : kLanes)),
@@ -25,14 +25,14 @@ constexpr std::size_t kLanes = 8;
 
 [[maybe_unused]] inline float sum_lanes(__m256 a) { return _mm_cvtss_f32(sum_lanes(a, a, a, a)); }
 
-/// exp(x) within 1 ulp (2 where the result is subnormal), 0 and infinity beyond the range, NaN for
+/// exp(x) within 1 ulp (2 where the result is subnormal); 0 and infinity beyond the range, NaN for
 /// NaN.
 ///
-/// x = n ln 2 + r with |r| <= ln 2 / 2; e^r = 1 + r + r^2 P(r), P of degree 4 interpolates at
-/// Chebyshev points with a relative error of 1e-8. The power of two is applied in halves, so that
-/// results near both ends come out right.
+/// x = n ln 2 + r with |r| <= ln 2 / 2; e^r = 1 + r + r^2 P(r), where P of degree 4 interpolates at
+/// Chebyshev points with a relative error of 1e-8. The power of two is applied in two halves, so
+/// that results near both ends are correct.
 [[maybe_unused]] inline __m256 exp_lanes(__m256 x) {
-  // The second operand is returned for NaN.
+  // max and min return their second operand for NaN.
   x = _mm256_min_ps(_mm256_set1_ps(89.0F), _mm256_max_ps(_mm256_set1_ps(-104.0F), x));
   const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269502F)),
                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

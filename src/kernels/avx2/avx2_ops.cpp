@@ -1,4 +1,4 @@
-// AVX2 and FMA: layer norm, gelu, residual addition and their gradients.
+// AVX2 and FMA: norms, GELU, SwiGLU, rotary pairs and residual addition, with gradients.
 #if defined(__x86_64__)
 #include "kernels/avx2/avx2_math.h"
 #include "kernels/kernel_table.h"
@@ -7,7 +7,7 @@ namespace qalof::kernels {
 
 namespace {
 
-// Sum over i of term(x[i..i+7], mask, i), element i in partial sum i mod 32.
+// Sum over i of term(x[i..i+7], mask, i); element i is added to partial sum i mod 32.
 template <typename Term>
 [[gnu::always_inline]] inline float sum_row(std::size_t count, const Term& term) {
   const __m256i all = _mm256_set1_epi32(-1);
@@ -77,7 +77,7 @@ void layer_norm_dx(const float* dy, const float* x, const float* stats, const fl
     return _mm256_mul_ps(_mm256_sub_ps(_mm256_maskload_ps(x + i, mask), mean), inverse);
   };
   const __m256 sum = _mm256_set1_ps(sum_row(cols, gradient) / n);
-  // Lanes beyond the end: gradient is 0 there.
+  // In lanes beyond the end the gradient is 0.
   const __m256 product = _mm256_set1_ps(
       sum_row(
           cols, QALOF_LANES { return _mm256_mul_ps(gradient(i, mask), normalized(i, mask)); }) /
@@ -151,7 +151,7 @@ void rms_norm_dx(const float* dy, const float* x, const float* stats, const floa
       });
 }
 
-// 1 / (1 + exp(-2u)) and what gelu_new needs around it; u = sqrt(2 / pi) (x + 0.044715 x^3).
+// 1 / (1 + exp(-2u)) and related terms of gelu_new; u = sqrt(2 / pi) (x + 0.044715 x^3).
 __m256 gelu_exp(__m256 x) {
   const __m256 cubic = _mm256_mul_ps(_mm256_mul_ps(x, x), _mm256_set1_ps(0.044715F));
   const __m256 inner = _mm256_fmadd_ps(cubic, x, x);
@@ -185,7 +185,7 @@ void gelu_dx(const float* dy, const float* x, std::size_t count, float* dx) {
       });
 }
 
-// Phi(x) and exp(-x^2 / 2), what the exact GELU and its derivative are made of
+// Phi(x) and exp(-x^2 / 2), from which the exact GELU and its derivative are computed
 // (docs/numerics.md, "Activation").
 struct Normal {
   __m256 below, bell;

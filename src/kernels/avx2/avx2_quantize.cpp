@@ -1,4 +1,4 @@
-// AVX2: quantizer rows. Bit-equal to the portable kernels.
+// AVX2: rows of the quantizer. Bit-equal to the portable kernels.
 #if defined(__x86_64__)
 #include "kernels/avx2/avx2_math.h"
 #include "kernels/kernel_table.h"
@@ -31,10 +31,10 @@ float max_abs(const float* x, std::size_t count) {
   return largest(_mm256_max_ps(a, b));
 }
 
-// The lanes behind the end are 0, which belongs to the range.
+// Lanes beyond the end are 0, which is part of the range by definition.
 void min_max(const float* x, std::size_t count, float* low, float* high) {
   const __m256 sign = _mm256_set1_ps(-0.0F);
-  __m256 least = sign, most = _mm256_setzero_ps();  // least with its sign turned
+  __m256 least = sign, most = _mm256_setzero_ps();  // least is negated
   for (std::size_t i = 0; i < count; i += 8) {
     const __m256 value =
         count - i >= 8 ? _mm256_loadu_ps(x + i) : _mm256_maskload_ps(x + i, lane_mask(count - i));
@@ -50,7 +50,7 @@ __m256i round_codes(__m256 x, __m256 multiplier) {
   return _mm256_cvtps_epi32(_mm256_mul_ps(x, multiplier));
 }
 
-// quantize, with limits that integers take between rounding and packing.
+// quantize, with a limit applied to the integers between rounding and packing.
 template <typename Limit>
 [[gnu::always_inline]] inline void quantize_limited(const float* x, std::size_t count,
                                                     float multiplier, std::int8_t* codes,

@@ -1,6 +1,6 @@
-// Integer products with byte products of 256 bits: the formats of avx512vnni_int_gemm.cpp, a sum
-// being two registers. Part of avxvnni_int_gemm.cpp; internal linkage. The test compiles it for
-// AVX-512 VL with VNNI, whose instruction does the same.
+// Formats of vector_tile.h for integer products with 256-bit byte products: those of
+// avx512_int_formats.h, with two registers per sum. Part of avxvnni_int_gemm.cpp; internal linkage.
+// The test compiles it for AVX-512 VL with VNNI, which has an equivalent instruction.
 #pragma once
 
 #include <immintrin.h>
@@ -61,7 +61,7 @@ struct PairFormat {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(partial + 8), sum.high);
   }
 
-  // Each operation rounds once, as the portable kernel does.
+  // Each operation rounds once, as in the portable kernel.
   static void finish(const Block& block, std::size_t row, std::size_t first, std::size_t left,
                      IntPair sum) {
     finish_half(block, row, first, left, sum.low);
@@ -191,8 +191,8 @@ void multiply_pair_groups(const IntGemmBlock& block) {
                                          : multiply<PairGroupedFormat<Base, true>>(block);
 }
 
-// dst = x with the bytes of flip inverted, then zeros to the end of the cache line, which the
-// padding of panels multiplies by code 0.
+// dst = x with the bits of flip inverted in every byte, then zeros to a multiple of 8; these meet
+// the padding of panels, which has code 0.
 void copy_row(const std::int8_t* x, std::size_t k, char flip, void* dst) {
   auto* out = static_cast<char*>(dst);
   const __m256i flips = _mm256_set1_epi8(flip);

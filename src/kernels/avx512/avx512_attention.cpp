@@ -1,9 +1,10 @@
-// AVX-512: the products and exponentials of attention, with the bits of the AVX2 form: a score is
-// eight partial sums over head_dim, a weighted sum one chain over ascending keys (docs/numerics.md,
-// "Float sums").
+// AVX-512: products and exponentials of attention, bit-equal to the AVX2 form: a score is the sum
+// of eight partial sums over head_dim, a weighted sum is one chain over ascending keys
+// (docs/numerics.md, "Float sums").
 //
-// Many queries: sixteen keys are turned into columns once, so that a lane is a key and its partial
-// sums follow one another. Few queries (decoding): a register holds eight elements of two keys.
+// Many queries: sixteen keys are transposed once into columns, so that a lane is a key and its
+// partial sums are computed one after the other. Few queries (decoding): a register holds eight
+// elements of two keys.
 #if defined(__x86_64__)
 #include "kernels/avx512/avx512_math.h"
 #include "kernels/kernel_table.h"
@@ -15,8 +16,8 @@ namespace {
 
 std::size_t smaller(std::size_t a, std::size_t b) { return a < b ? a : b; }
 
-// Rows of keys or values. load(j, d, mask) gives elements d .. d + 15 of row j as far as the mask
-// goes, pair(j, d, mask) elements d .. d + 7 of rows j and j + 1.
+// Rows of keys or values. load(j, d, mask) returns elements d .. d + 15 of row j within the mask,
+// pair(j, d, mask) elements d .. d + 7 of rows j and j + 1.
 struct FloatRows {
   const float* rows;
   std::size_t stride;
@@ -30,7 +31,7 @@ struct FloatRows {
   }
 };
 
-// Rows from first on, copied together.
+// Rows copied to contiguous memory.
 struct CopiedRows {
   const float* rows;
   std::size_t stride, first;
@@ -39,7 +40,7 @@ struct CopiedRows {
   }
 };
 
-// Stored rows are padded with zeros to whole eights, so that pairs need no mask.
+// Cached rows are padded with zeros to a multiple of eight, so pairs need no mask.
 struct StoredRows {
   const std::uint8_t* rows;
   const float* scales;
@@ -49,9 +50,9 @@ struct StoredRows {
   }
 };
 
-// Eight bytes each of two places.
+// Eight bytes from each of two places.
 __m128i two_words(const std::uint8_t* low, const std::uint8_t* high) {
-  // Loads that may be unaligned, as those of doubles may not.
+  // These loads may be unaligned; loads of doubles may not.
   return _mm_unpacklo_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(low)),
                             _mm_loadl_epi64(reinterpret_cast<const __m128i*>(high)));
 }
@@ -84,7 +85,7 @@ struct Int8Rows : StoredRows {
 };
 
 struct Int4Rows : StoredRows {
-  // The sixteen nibbles of eight bytes.
+  // Widens the sixteen nibbles of eight bytes.
   static __m512 widen(__m128i bytes) {
     const __m128i low = _mm_set1_epi8(15);
     const __m128i nibbles =
@@ -121,7 +122,7 @@ void with_rows(const StoredKv& stored, const Body& body) {
   }
 }
 
-// Columns of sixteen rows: dst[i] = lane i of every row.
+// Transposes sixteen rows: dst[i] holds lane i of every row.
 void transpose(const __m512 (&rows)[16], float* dst) {
   __m512 a[16], b[16];
   unrolled<8>(QALOF_UNROLLED(i) {
@@ -149,11 +150,11 @@ void transpose(const __m512 (&rows)[16], float* dst) {
   });
 }
 
-// The longest keys that are turned.
+// Keys of up to this many elements are transposed.
 constexpr std::size_t kMaxDim = 256;
 constexpr std::size_t kKeys = 16;
 
-// panel[d][key] of count keys from j, zeros for the others.
+// Writes panel[d][key] for count keys from j on; zeros for missing keys.
 template <typename Rows>
 void turn_keys(const Rows& keys, std::size_t j, std::size_t count, std::size_t dim, float* panel) {
   for (std::size_t d = 0; d < dim; d += kLanes) {
@@ -179,7 +180,7 @@ struct ScoreTile {
   std::size_t panel_size;
   std::size_t dim;
 
-  // One of the eight partial sums.
+  // Computes one of the eight partial sums.
   [[gnu::always_inline]] void partial(std::size_t first, __m512 (&sum)[kRows][kPanels]) const {
     unrolled<kRows>(QALOF_UNROLLED(r) {
       unrolled<kPanels>(QALOF_UNROLLED(p) { sum[r][p] = _mm512_setzero_ps(); });
@@ -197,7 +198,7 @@ struct ScoreTile {
     }
   }
 
-  // Sums are added in pairs, so at most three wait.
+  // Partial sums are added in pairs, so at most three are pending.
   void run(float scale, __mmask16 mask, float* dst, std::size_t dst_stride) const {
     __m512 waiting[3][kRows][kPanels];
     __m512 sum[kRows][kPanels];
@@ -218,7 +219,7 @@ struct ScoreTile {
     const __m512 factor = _mm512_set1_ps(scale);
     unrolled<kRows>(QALOF_UNROLLED(r) {
       unrolled<kPanels>(QALOF_UNROLLED(p) {
-        // The mask is the last panel's.
+        // The mask applies to the last panel only.
         const __mmask16 keys = p == kPanels - 1 ? mask : static_cast<__mmask16>(0xFFFF);
         _mm512_mask_storeu_ps(dst + static_cast<std::size_t>(r) * dst_stride + p * 16, keys,
                               _mm512_mul_ps(sum[r][p], factor));
@@ -255,10 +256,11 @@ void score_panels(const Scores& work, const float* panels, std::size_t panel_siz
   for (; row < work.a_rows; ++row) score_tile<1, kPanels>(work, row, panels, panel_size, mask, dst);
 }
 
-// Rows that lie one stride apart fall into few sets of the first-level cache, so rows that are used
-// again and again are copied together first.
+// Rows with a large stride map to few sets of the first-level cache, so rows that are used
+// repeatedly are copied to contiguous memory first.
 constexpr std::size_t kCopiedFloats = 4096;
-// Queries, which the columns of all keys meet: a whole block of them (attention.cpp).
+// Floats of copied queries: enough for a whole block (attention.cpp), which meets the columns of
+// all keys.
 constexpr std::size_t kCopiedQueries = 6144;
 
 template <typename Rows>
@@ -299,8 +301,8 @@ void score_many(const Scores& all, const Rows& keys, std::size_t num_keys) {
   }
 }
 
-// ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)) of both halves of four vectors: [a, b, c, d] of the
-// lower halves, then of the upper ones.
+// ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)) of both halves of four vectors: [a, b, c, d] for the
+// lower halves, then for the upper halves.
 __m256 sum_halves(__m512 a, __m512 b, __m512 c, __m512 d) {
   const auto pairs = [](__m512 x, __m512 y) {
     return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xDD));
@@ -310,7 +312,7 @@ __m256 sum_halves(__m512 a, __m512 b, __m512 c, __m512 d) {
   return _mm512_castps512_ps256(_mm512_shuffle_f32x4(_mm512_add_ps(fours, swapped), fours, 0x08));
 }
 
-// Few queries: eight keys at a time, two in a register.
+// Few queries: eight keys at a time, two per register.
 template <typename Rows>
 void score_few(const Scores& work, const Rows& keys, std::size_t num_keys) {
   const auto last = static_cast<__mmask8>((1U << (work.dim % 8)) - 1U);
@@ -339,7 +341,7 @@ void score_few(const Scores& work, const Rows& keys, std::size_t num_keys) {
                                    sum[p]);
         });
       }
-      // Keys 0 2 4 6, then 1 3 5 7.
+      // Order of lanes: keys 0 2 4 6, then 1 3 5 7.
       const __m256 total = _mm256_permutevar8x32_ps(sum_halves(sum[0], sum[1], sum[2], sum[3]),
                                                     _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
       _mm256_storeu_ps(dst + j, _mm256_mul_ps(total, _mm256_set1_ps(work.scale)));
@@ -419,8 +421,8 @@ std::size_t terms(const WeighRows& work, std::size_t row) {
   return work.first_count + row * work.count_step;
 }
 
-// kRows rows from row, columns d .. d + 16 kVectors - 1 (the last vector masked), terms begin ..
-// end - 1.
+// Adds to kRows rows from row on, columns d .. d + 16 kVectors - 1 (the last vector masked), terms
+// begin .. end - 1.
 template <int kRows, int kVectors, typename Rows>
 void weigh_tile(const WeighRows& work, const Rows& values, std::size_t row, std::size_t d,
                 __mmask16 mask, std::size_t begin, std::size_t end) {
@@ -450,7 +452,7 @@ void weigh_tile(const WeighRows& work, const Rows& values, std::size_t row, std:
           QALOF_UNROLLED(v) { sum[r][v] = _mm512_fmadd_ps(weight, value[v], sum[r][v]); });
     });
   }
-  // The terms that later rows have more than the first.
+  // Terms that only later rows have.
   unrolled<kRows>(QALOF_UNROLLED(r) {
     const auto at = static_cast<std::size_t>(r);
     const std::size_t last = smaller(end, terms(work, row + at));

@@ -1,5 +1,5 @@
-// What the float formats of AVX-512 have in common: sums start at zero and end in the epilogue of
-// FloatGemmBlock (docs/numerics.md, "Linear"). Internal linkage.
+// The base of AVX-512's float formats: sums start at zero and end in the epilogue of FloatGemmBlock
+// (docs/numerics.md, "Linear"). Internal linkage.
 #pragma once
 
 #include "kernels/avx512/avx512_vectors.h"

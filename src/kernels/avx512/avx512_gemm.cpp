@@ -24,7 +24,7 @@ struct F32Format : FloatFormat {
   }
 };
 
-// Both floats of a pair of k are made from one vector; x is padded to whole pairs.
+// One vector holds both floats of a pair of k; x is padded to whole pairs.
 struct WideBf16Format : F32Format {
   static constexpr int kSteps = 2;
   static RowBytes rows(const Block& block) {

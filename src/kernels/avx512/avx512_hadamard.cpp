@@ -1,4 +1,4 @@
-// AVX-512: the Hadamard transform.
+// AVX-512: the Hadamard transform (hadamard_row.h) with sixteen floats per vector.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -16,7 +16,7 @@ struct SixteenFloats {
   static void store(float* at, __m512 value) { _mm512_storeu_ps(at, value); }
   static __m512 add(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
   static __m512 sub(__m512 a, __m512 b) { return _mm512_sub_ps(a, b); }
-  // The partner of every lane plus the lane itself, subtracted where it is the second of its pair.
+  // Each lane's partner plus the lane itself, subtracted if it is the second of its pair.
   static __m512 near(__m512 x) {
     x = pair(_mm512_permute_ps(x, 0b10110001), x, 0xAAAA);
     x = pair(_mm512_permute_ps(x, 0b01001110), x, 0xCCCC);

@@ -1,7 +1,7 @@
-// The formats of integer products with AVX-512 VNNI: how sums begin and end, and four k an
-// operation. One operand is unsigned: on int8 panels it is x + 128, which adds 128 times the sum of
-// the weights' codes; on int4 panels the nibble, which is code + 8 and adds 8 times the sum of x.
-// Sums start at minus that. Nothing saturates. Internal linkage.
+// Formats of vector_tile.h for integer products with AVX-512 VNNI: how sums begin and end, and four
+// k per operation. One operand is unsigned: on int8 panels it is x + 128, which adds 128 times the
+// sum of the weights' codes; on int4 panels it is the nibble, code + 8, which adds 8 times the sum
+// of x. Sums start at minus that amount. Nothing saturates. Internal linkage.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ struct IntFormat : Avx512Format {
   }
   static __m512i load(const float* partial) { return _mm512_loadu_si512(partial); }
   static void store(float* partial, __m512i sum) { _mm512_storeu_si512(partial, sum); }
-  // Each operation rounds once, as the portable kernel does.
+  // Each operation rounds once, as in the portable kernel.
   [[gnu::always_inline]] static void finish(const Block& block, std::size_t row, std::size_t first,
                                             std::size_t left, __m512i sum) {
     const __mmask16 mask = panel_mask(left);
@@ -43,7 +43,7 @@ struct IntFormat : Avx512Format {
     const __m512 scales = _mm512_maskz_loadu_ps(panel_mask(left), block.w_scales + first);
     return result(block, row, first, left, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scales));
   }
-  // The same with weight scales applied.
+  // finish for a value with the weight scales already applied.
   [[gnu::always_inline]] static void finish(const Block& block, std::size_t row, std::size_t first,
                                             std::size_t left, __m512 value) {
     _mm512_mask_storeu_ps(block.y + row * block.y_stride + first, panel_mask(left),
@@ -88,13 +88,13 @@ struct Int4Format : IntFormat {
   }
 };
 
-// Where a panel's values of one group lie.
+// Index of a panel's values for one group.
 [[maybe_unused]] inline std::size_t group_at(const IntGemmBlock& block, std::size_t first,
                                              std::size_t group) {
   return first * block.groups + group * kWidth;
 }
 
-// A group's zero points times the row's sum there.
+// A group's zero points times the sum of the row's codes in it.
 [[maybe_unused]] inline __m512i zero_part(const IntGemmBlock& block, std::size_t row,
                                           std::size_t first, std::size_t group) {
   const auto* zeros = reinterpret_cast<const __m128i*>(block.zeros + group_at(block, first, group));

@@ -10,15 +10,14 @@ namespace {
 
 constexpr std::size_t kLanes = 16;
 
-/// The first count lanes; all for 16 and more.
+/// Mask of the first count lanes; all lanes for 16 and more.
 [[maybe_unused]] inline __mmask16 lane_mask(std::size_t count) {
   return static_cast<__mmask16>(count < kLanes ? (1U << count) - 1U : 0xFFFFU);
 }
 
-/// exp_lanes of avx2_math.h, bit for bit: the same steps, the power of two applied with one
-/// rounding.
+/// exp_lanes of avx2_math.h, bit-equal: same steps, with the power of two applied in one rounding.
 [[maybe_unused]] inline __m512 exp_lanes(__m512 x) {
-  // The second operand is returned for NaN.
+  // max and min return their second operand for NaN.
   x = _mm512_min_ps(_mm512_set1_ps(89.0F), _mm512_max_ps(_mm512_set1_ps(-104.0F), x));
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269502F)),
                                         _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

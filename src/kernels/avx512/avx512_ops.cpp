@@ -1,4 +1,5 @@
-// AVX-512: layer norm, gelu, residual addition and their gradients, with the bits of the AVX2 form.
+// AVX-512: norms, GELU, SwiGLU, rotary pairs and residual addition, with gradients, bit-equal to
+// the AVX2 form.
 #if defined(__x86_64__)
 #include "kernels/avx512/avx512_math.h"
 #include "kernels/kernel_table.h"
@@ -8,7 +9,7 @@ namespace qalof::kernels {
 namespace {
 
 // Sum over i of term(x[i..i+15], mask, i), with the partial sums and the tree of the AVX2 form, so
-// that norms have the same bits on both.
+// that norms are bit-equal on both.
 template <typename Term>
 [[gnu::always_inline]] inline float sum_row(std::size_t count, const Term& term) {
   __m512 ab = _mm512_setzero_ps(), cd = ab;
@@ -83,7 +84,7 @@ void layer_norm_dx(const float* dy, const float* x, const float* stats, const fl
     return _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, x + i), mean), inverse);
   };
   const __m512 sum = _mm512_set1_ps(sum_row(cols, gradient) / n);
-  // Lanes beyond the end: gradient is 0 there.
+  // In lanes beyond the end the gradient is 0.
   const __m512 product = _mm512_set1_ps(
       sum_row(
           cols, QALOF_LANES { return _mm512_mul_ps(gradient(i, mask), normalized(i, mask)); }) /
@@ -157,7 +158,7 @@ void rms_norm_dx(const float* dy, const float* x, const float* stats, const floa
       });
 }
 
-// 1 / (1 + exp(-2u)) and what gelu_new needs around it; u = sqrt(2 / pi) (x + 0.044715 x^3).
+// 1 / (1 + exp(-2u)) and related terms of gelu_new; u = sqrt(2 / pi) (x + 0.044715 x^3).
 __m512 gelu_exp(__m512 x) {
   const __m512 cubic = _mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715F));
   const __m512 inner = _mm512_fmadd_ps(cubic, x, x);
@@ -191,7 +192,7 @@ void gelu_dx(const float* dy, const float* x, std::size_t count, float* dx) {
       });
 }
 
-// Phi(x) and exp(-x^2 / 2), what the exact GELU and its derivative are made of
+// Phi(x) and exp(-x^2 / 2), from which the exact GELU and its derivative are computed
 // (docs/numerics.md, "Activation").
 struct Normal {
   __m512 below, bell;

@@ -1,4 +1,4 @@
-// AVX-512: quantizer rows. Bit-equal to the portable kernels.
+// AVX-512: rows of the quantizer. Bit-equal to the portable kernels.
 #if defined(__x86_64__)
 #include "kernels/avx512/avx512_math.h"
 #include "kernels/kernel_table.h"
@@ -21,7 +21,7 @@ float max_abs(const float* x, std::size_t count) {
   return _mm512_reduce_max_ps(_mm512_max_ps(a, b));
 }
 
-// The lanes behind the end are 0, which belongs to the range.
+// Lanes beyond the end are 0, which is part of the range by definition.
 void min_max(const float* x, std::size_t count, float* low, float* high) {
   __m512 least = _mm512_setzero_ps(), most = least;
   for (std::size_t i = 0; i < count; i += 16) {
@@ -34,7 +34,7 @@ void min_max(const float* x, std::size_t count, float* low, float* high) {
   *high = _mm512_reduce_max_ps(most);
 }
 
-// Nearest, ties to even; bytes for codes, which fit.
+// Rounds to nearest, ties to even; codes fit a byte.
 __m512i round_codes(__m512 x, __m512 multiplier) {
   return _mm512_cvtps_epi32(_mm512_mul_ps(x, multiplier));
 }
@@ -84,7 +84,7 @@ void fake_quantize(const float* x, std::size_t count, float multiplier, float sc
   }
 }
 
-// Integer operations, because vcvtneps2bf16 takes subnormal numbers for zeros.
+// With integer operations, because vcvtneps2bf16 flushes subnormal numbers to zero.
 void round_to_bf16(const float* x, std::size_t count, float* dst) {
   const __m512i high = _mm512_set1_epi32(static_cast<int>(0xFFFF0000U));
   for (std::size_t i = 0; i < count; i += 16) {

@@ -1,5 +1,4 @@
-// What all formats of AVX-512 have in common: a vector of a panel is one register. Internal
-// linkage.
+// The base of all AVX-512 formats: a vector of a panel is one register. Internal linkage.
 #pragma once
 
 #include <immintrin.h>
@@ -9,7 +8,7 @@
 namespace qalof::kernels {
 namespace {
 
-/// The outputs of a panel that exist.
+/// Mask of the outputs of a panel that exist.
 [[maybe_unused]] inline __mmask16 panel_mask(std::size_t left) {
   return static_cast<__mmask16>(left < kWidth ? (1U << left) - 1U : 0xFFFFU);
 }

@@ -1,5 +1,5 @@
-// AVX-512 BF16: products on bf16 panels, two k a step, each a fused multiply-add of its own with
-// subnormal numbers as zeros (docs/numerics.md, "Bfloat16").
+// AVX-512 BF16: products on bf16 panels, two k per step, each its own fused multiply-add that
+// treats subnormal numbers as zeros (docs/numerics.md, "Bfloat16").
 #if defined(__x86_64__)
 #include "kernels/avx512/avx512_float.h"
 
@@ -24,7 +24,8 @@ struct Bf16Format : FloatFormat {
   }
 };
 
-// Zeros to the end of the cache line, which tiles read too (amx_tile.h).
+// Rounds a row and pads it with zeros to the end of the cache line, which AMX tiles read too
+// (amx_tile.h).
 void narrow_row(const float* x, std::size_t k, void* prepared) {
   auto* dst = static_cast<std::uint16_t*>(prepared);
   for (std::size_t i = 0; i < (k + 31) / 32 * 32; i += 16) {

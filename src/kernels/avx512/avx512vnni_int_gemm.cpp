@@ -1,4 +1,5 @@
-// AVX-512 VNNI: integer products (avx512_int_formats.h).
+// AVX-512 VNNI: integer products with the formats of avx512_int_formats.h, and with prefetching for
+// AMX processors.
 #if defined(__x86_64__)
 #include "kernels/avx512/avx512_int_formats.h"
 
@@ -12,8 +13,8 @@ void multiply_grouped(const IntGemmBlock& block) {
                                          : multiply<Format<true>>(block);
 }
 
-// Few rows with the lines of memory that come asked for ahead: on the processors with AMX one
-// thread then reads up to twice as fast, where those of vector_tile.h without AMX only lose by it.
+// Prefetches weights for products of few rows: on processors with AMX one thread then reads up to
+// twice as fast, while those without AMX that vector_tile.h describes only become slower.
 template <typename Base>
 struct Ahead : Base {
   static constexpr std::size_t kTallest = kFewRows;
@@ -37,8 +38,8 @@ using AheadInt8 = Ahead<GroupedInt8Format<kXScales>>;
 template <bool kXScales>
 using AheadInt4 = Ahead<GroupedInt4Format<kXScales>>;
 
-// dst = x with the bytes of flip inverted, then zeros to the end of the cache line, which the
-// padding of panels multiplies by code 0.
+// dst = x with the bits of flip inverted in every byte, padded to the end of the cache line with
+// flip; the padding meets code 0 in the padding of panels.
 void copy_row(const std::int8_t* x, std::size_t k, __m512i flip, void* dst) {
   auto* out = static_cast<char*>(dst);
   std::size_t i = 0;

@@ -1,5 +1,5 @@
-// Portable attention on stored keys and values: the loops of dot_rows and weigh_rows
-// (kernels_portable.cpp) with the element read from the cache, in the same order.
+// Attention on cached keys and values without vector code: the loops of dot_rows and weigh_rows
+// (portable_kernels.cpp) with elements read from the cache, in equal order.
 #include "kernels/bf16.h"
 #include "kernels/kernel_table.h"
 
@@ -7,7 +7,7 @@ namespace qalof::kernels {
 
 namespace {
 
-// Calls body with a function (row, element) -> float.
+// Calls body with a function (row, element) -> float that reads the cache's format.
 template <typename Body>
 void with_reader(const StoredKv& stored, const Body& body) {
   const auto* bytes = static_cast<const std::uint8_t*>(stored.rows);

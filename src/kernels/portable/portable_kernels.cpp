@@ -1,5 +1,5 @@
-// The reference: every kernel as a plain loop, on any CPU. What the others must equal (integers:
-// bit for bit).
+// The reference: every kernel as a plain loop, for any CPU. Vector kernels must match it: integers
+// bit for bit, floats up to the order of sums and the last bits of exp.
 #include <algorithm>
 #include <cmath>
 
@@ -27,8 +27,8 @@ void min_max(const float* x, std::size_t count, float* low, float* high) {
   }
 }
 
-// Nearest, ties to even, in the default rounding mode, for |value| < 2^22: the addition leaves no
-// fraction bits.
+// Rounds to nearest, ties to even, in the default rounding mode, for |value| < 2^22: the addition
+// leaves no fraction bits.
 float round_even(float value) {
   constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23
   return (value + kMagic) - kMagic;
@@ -53,7 +53,7 @@ void dequantize(const std::int8_t* codes, std::size_t count, float scale, float*
 }
 
 void fake_quantize(const float* x, std::size_t count, float multiplier, float scale, float* dst) {
-  // By way of the integer, so that a code 0 gives +0 like dequantize does.
+  // Through the integer, so that code 0 gives +0, as in dequantize.
   for (std::size_t i = 0; i < count; ++i) {
     dst[i] = static_cast<float>(static_cast<int>(round_even(x[i] * multiplier))) * scale;
   }
@@ -254,7 +254,7 @@ void gelu_dx(const float* dy, const float* x, std::size_t count, float* dx) {
 constexpr float kHalfRoot = 0.7071067812F;    // sqrt(1 / 2)
 constexpr float kDensityAt0 = 0.3989422804F;  // 1 / sqrt(2 pi)
 
-// erfc keeps what 1 + erf loses for negative x.
+// erfc keeps digits that 1 + erf loses for negative x.
 void gelu_erf(const float* x, std::size_t count, float* dst) {
   for (std::size_t i = 0; i < count; ++i) dst[i] = x[i] * (0.5F * std::erfc(-kHalfRoot * x[i]));
 }
