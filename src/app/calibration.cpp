@@ -1,3 +1,4 @@
+// Cuts the first windows from SQuAD, classification or plain text files.
 #include "app/calibration.h"
 
 #include <algorithm>

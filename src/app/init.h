@@ -1,5 +1,5 @@
-// qalof init: a model directory with random weights N(0, initializer_range), biases 0, norms 1, and
-// a question-answering head unless the config asks for the class with an LM head.
+// qalof init: writes a model directory with random weights N(0, initializer_range), biases 0, norms
+// 1, and a question-answering head unless the config names the class with an LM head.
 #pragma once
 
 #include <cstdint>
