@@ -19,6 +19,7 @@ struct DoctorResult {
   std::uint64_t memory_bytes = 0;      // physical
   std::uint64_t available_bytes = 0;
 };
+/// Inspects this machine; values that it cannot find are "" or 0.
 DoctorResult run_doctor();
 
 }  // namespace qalof::app

@@ -32,6 +32,8 @@ struct InspectResult {
   Json details;  // config, plan, adapters as stored
   std::uint64_t bytes = 0;
 };
+/// Reads the file or directory. Error{kNotFound} where the path does not exist, {kBadInput} for a
+/// directory of no known kind, {kCorruptFile} for damage.
 InspectResult run_inspect(const std::string& path);
 
 }  // namespace qalof::app

@@ -37,6 +37,7 @@ struct ModelOptions {
   std::optional<std::uint64_t> random_seed;  // of the draws; none: the system's random source
 };
 
+/// An opened model with its adapters, and the choices that turn them into an execution.
 struct ModelHandle {
   std::shared_ptr<const weights::BaseModel> base;
   std::shared_ptr<const weights::AdapterSet> adapters;  // null: none

@@ -35,6 +35,9 @@ struct QuantizeResult {
   std::vector<LayerError> layers;  // gptq
   Json special_tokens;             // text::TextEncoder's description; null: no texts were read
 };
+/// Writes the packed file. Error{kUsage} for contradictory options or an output that is an input,
+/// {kUnsupported} for methods that do not fit scheme or adapters; others as open_model,
+/// calibration_windows and weights::write_packed_file.
 QuantizeResult run_quantize(const QuantizeOptions& options, Observer& observer);
 
 }  // namespace qalof::app

@@ -22,6 +22,7 @@ struct PlotArea {
   }
 };
 
+/// The opening <svg> tag, kChartWidth wide; label is the description for screen readers.
 std::string svg_begin(double height, std::string_view label);
 std::string svg_line(std::string_view css, double x1, double y1, double x2, double y2);
 /// anchor: "start", "middle" or "end".

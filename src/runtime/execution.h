@@ -31,6 +31,7 @@ const weights::Head* serving_head(const weights::BaseModel& base,
                                   const weights::AdapterSet* adapters, int width,
                                   weights::Task task, std::string* source = nullptr);
 
+/// One resolved run of a base.
 class Execution {
  public:
   /// Resolves a plan on a base with adapters (null: none). Packs weights of widths not used before.

@@ -21,6 +21,7 @@ struct Footprint {
 /// scales, or floats. Without bias.
 std::uint64_t stored_bytes(const model::LinearSpec& spec, quant::BitWidth width,
                            const quant::QuantScheme& scheme);
+/// Adds up the footprint of an execution from its shapes and precisions; reads no weights.
 Footprint measure_footprint(const Execution& execution);
 
 }  // namespace qalof::runtime

@@ -26,6 +26,7 @@ struct GenerateOptions {
 };
 
 enum class StopReason { kLength, kStopToken, kStopString, kPositions, kCancelled };
+/// The reason's name in JSON.
 std::string to_string(StopReason reason);
 
 struct Generation {

@@ -9,6 +9,7 @@
 
 namespace qalof::runtime {
 
+/// Calls, bytes and seconds by operation.
 class Profile {
  public:
   struct Entry {

@@ -19,6 +19,7 @@ namespace qalof::train {
 /// How an attack on several networks estimates their mean gradient: from all in every iteration, or
 /// from one drawn at random.
 enum class Expectation { kAll, kOne };
+/// "all" or "one"; Error{kUsage} for others.
 Expectation parse_expectation(const std::string& text);
 std::string to_string(Expectation expectation);
 

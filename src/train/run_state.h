@@ -11,6 +11,7 @@
 
 namespace qalof::train {
 
+/// The state of AdamW.
 struct AdamWState {
   std::vector<float> mean, square;  // ordered as the flat parameters
   std::vector<std::int64_t> steps;  // [group]

@@ -50,7 +50,8 @@ struct Adapter {
   std::optional<Head> class_head;
   std::size_t rank = 0;
   float alpha = 0;
-  // Products are added to weights before they are quantized, not to outputs ("Adapter forms").
+  // Products are added to weights before quantization, not to outputs (docs/numerics.md, "Adapter
+  // forms").
   bool merged = false;
   std::optional<LearnedQuantizers> learned;
   AdapterWeights weights;  // cache of packed weights that belong to this adapter
@@ -68,7 +69,7 @@ int nearest_width(const std::map<int, T>& by_width, int bits) {
 class AdapterSet {
  public:
   std::map<int, std::shared_ptr<const Adapter>> by_width;
-  std::string path;                          // where it came from
+  std::string path;                          // of the directory or packed file
   std::string base_sha256;                   // of the base trained on; "" where not stored
   std::optional<std::int32_t> separator;     // token id between question and context
   std::vector<std::string> label_names;      // of the class heads; empty where not stored
@@ -89,6 +90,7 @@ AdapterSet load_adapters(const std::string& path, const model::ModelConfig& conf
 
 /// The task an adapter was trained for; decides peft's task type and head name.
 enum class Task { kQa, kLm, kClassification };
+/// "qa", "lm" or "classification"; Error{kUsage} for others.
 Task parse_task(const std::string& text);
 std::string to_string(Task task);
 /// The transformers class for a task.

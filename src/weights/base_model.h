@@ -68,6 +68,7 @@ class WeightSource {
 
 class Rotation;
 
+/// A frozen base model.
 class BaseModel {
  public:
   /// Opens a Hugging Face directory. Strict: a missing, transposed or wrongly shaped tensor and an

@@ -1,4 +1,4 @@
-// A packed file's tensors; each is checked against its checksum when it is first read.
+// The tensors of a packed file; each is checked against its checksum when it is first read.
 //
 // Thread-safe after opening. Internal to packed files (packed_file.h).
 #pragma once
@@ -18,6 +18,7 @@
 
 namespace qalof::weights {
 
+/// The open file.
 class CheckedFile {
  public:
   /// Reads the header and no tensors. Errors as open_packed_file.

@@ -1,4 +1,4 @@
-// A base with some of its numbers replaced: what post-training methods evaluate and pack.
+// A base with some of its numbers replaced, for post-training methods to evaluate and pack.
 //
 // The result is an ordinary BaseModel, so that evaluating, calibrating and packing it uses the same
 // code as any other model.

@@ -28,9 +28,11 @@ class InputProducts {
   std::vector<double> sums_;
 };
 
+/// Codes and their output error.
 struct GptqResult {
   RowCodes codes;
-  // |X (W - real)^T|^2 / |X W^T|^2 over the rows of the products; 0 where they are all zero.
+  // Relative error |X (W - real)^T|^2 / |X W^T|^2 over the rows of the products; 0 where they are
+  // all zero.
   double error = 0, nearest_error = 0;  // of these codes, and of the nearest ones
 };
 /// Codes of weights [out, in]; scheme is uniform, bits 2..8. Error{kBadInput} where the products

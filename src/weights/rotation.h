@@ -24,6 +24,7 @@ struct RotatedPair {
   std::vector<float> bias;  // [out], linear's plus adapter's; empty where neither has one
 };
 
+/// Rotation of one model: transforms, folded biases, and the maps between both bases.
 class Rotation {
  public:
   /// plain: the unrotated numbers. Error{kUnsupported} names a size that is no multiple of 8.

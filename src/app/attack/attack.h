@@ -22,7 +22,7 @@ Defence parse_defence(const std::string& text);
 
 struct AttackScoreOptions {
   ModelOptions model;
-  std::vector<std::string> precisions;  // text forms or plan files
+  std::vector<std::string> precisions;  // in text form, or plan files
   Defence defence = Defence::kNone;
   std::uint64_t draws = 10;  // random: number of queries per text
   std::uint64_t seed = 42;   // of the draws
@@ -39,7 +39,7 @@ struct AttackScore {
   std::string precision;  // description
   double clean_accuracy = 0, adversarial_accuracy = 0;
   Interval clean_interval, adversarial_interval;
-  // random: of each draw; the accuracies above are their means
+  // random: the accuracies of each draw; those above are their means
   std::vector<double> clean_draws, adversarial_draws;
 };
 struct AttackScores {
@@ -86,6 +86,7 @@ AttackScores score_attack(const AttackTarget& target, const text::TextEncoder& e
 /// score_attack for the texts of options.rescore.
 AttackScores rescore_attack(const AttackScoreOptions& options, Observer& observer);
 
+/// The contents of attack_results.json (docs/file_formats.md, "Attack").
 Json to_json(const AttackScores& scores);
 /// Writes attack_results.json where there is an output directory.
 void write_scores(const AttackScores& scores, const std::string& output_dir);

@@ -1,4 +1,4 @@
-// qalof attack: the search for texts (docs/attack.md).
+// qalof attack: searches for texts that classifiers get wrong (docs/attack.md).
 #pragma once
 
 #include <cstdint>

@@ -10,6 +10,7 @@
 
 namespace qalof::app {
 
+/// Everything opened for one analysis. Not thread-safe; the pool parallelizes inside calls.
 class EvaluationSession {
  public:
   /// Error{kUsage}, {kNotFound} or {kBadInput} for options that cannot be measured. The observer

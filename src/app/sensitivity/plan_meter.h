@@ -17,6 +17,7 @@ struct PlanScores {
   double tokens_per_second = 0;      // median over batches, of the passes through the decoder
 };
 
+/// Measures plans one after the other on the same samples. Not thread-safe.
 class PlanMeter {
  public:
   /// Runs all-high once on the samples. options and errors are those of measure_sensitivity; the

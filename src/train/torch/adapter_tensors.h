@@ -9,6 +9,8 @@
 
 namespace qalof::train {
 
+/// Copies pairs, heads and learned values into tensors "w<width>.<linear>.a",
+/// "w<width>.head.weight" and so on.
 std::map<std::string, NamedTensor> export_adapters(const std::map<int, AdapterParams>& adapters);
 /// Adapters without gradient. Error{kBadInput} where a tensor is missing or has a shape that does
 /// not fit base and options.

@@ -32,6 +32,7 @@ struct TextState {
   AttackLosses losses;  // set by evaluate
 };
 
+/// The attack's loss on fixed networks. Not thread-safe.
 class AttackObjective {
  public:
   /// classifiers: at least one; allowed [vocab] is 0 or 1. product_bits: TokenMatrix's.

@@ -48,6 +48,7 @@ T* saved_pointer(AutogradContext* ctx, const char* name) {
 
 /// An empty tensor that means "absent" in functions with a fixed number of tensor arguments.
 at::Tensor no_tensor();
+/// A view of a dense f32 CPU tensor [rows, cols].
 MatrixView matrix(const at::Tensor& tensor);
 inline bool is_given(const at::Tensor& tensor) { return tensor.numel() > 0; }
 

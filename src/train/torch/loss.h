@@ -52,6 +52,7 @@ struct LmLossInputs {
   Distillation distillation;
   double normalizer = 1;  // predicted tokens of the whole optimizer step
 };
+/// The loss of a language model for the student's final states hidden [tokens, hidden].
 at::Tensor lm_loss_of(const at::Tensor& hidden, const LmLossInputs& inputs, LossParts* parts);
 
 /// Labels of a window that LossParts::hits counts; 0 for lm.

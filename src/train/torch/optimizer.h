@@ -17,6 +17,7 @@ struct AdamWOptions {
   double weight_decay = 0;
 };
 
+/// The optimizer with its moments; parameters must outlive it.
 class AdamW {
  public:
   AdamW(FlatParameters& parameters, const AdamWOptions& options);

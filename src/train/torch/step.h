@@ -36,6 +36,7 @@ struct StepContext {
   std::function<void(const std::string& what)> on_part = {};
 };
 
+/// Runs the steps of one phase. Not thread-safe.
 class StepRunner {
  public:
   explicit StepRunner(const StepContext& context);
