@@ -1,3 +1,4 @@
+// Times prefill and decode repeats on prepared caches, and random precision against its widths.
 #include "app/bench.h"
 
 #include <algorithm>
@@ -15,12 +16,12 @@ namespace qalof::app {
 
 namespace {
 
-// Rows of logits at a time, so that --logits all needs no gigabytes.
+// Rows of logits held at a time, so that --logits all does not need gigabytes.
 constexpr std::size_t kLogitRows = 128;
 
 using Executions = std::vector<std::shared_ptr<const runtime::Execution>>;
 
-// Sequences with their caches for each execution, and what they run on.
+// Sequences with a cache for each execution, and the buffers to run them.
 class Bench {
  public:
   Bench(const Executions& executions, const BenchOptions& options, ParallelFor& parallel,
@@ -47,7 +48,7 @@ class Bench {
     }
   }
 
-  // The first sequences, count <= batch of them, on an execution: prompts, or new tokens.
+  // Runs the first count <= batch sequences on an execution: their prompts, or new tokens.
   void run(std::size_t execution, std::size_t count) {
     if (options_.kind == BenchKind::kDecode) {
       decode(execution, count);
@@ -83,7 +84,7 @@ class Bench {
   std::size_t kv_bytes() const { return caches_.front().front().bytes(); }
 
  private:
-  // new_tokens for every sequence behind its prompt.
+  // Decodes new_tokens for every sequence, after its prompt.
   void decode(std::size_t execution, std::size_t count) {
     for (std::size_t step = 0; step < options_.new_tokens; ++step) {
       sequences_.clear();
@@ -133,8 +134,8 @@ double seconds_of(const Work& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Requests with the execution drawn for each, in the order they come. Those of one execution wait
-// until a batch of them is there.
+// Serves requests in order; drawn: the execution of each. Requests of one execution wait until they
+// fill a batch.
 void serve(const std::vector<std::size_t>& drawn, std::size_t executions, std::size_t batch,
            Bench& bench) {
   std::vector<std::size_t> waiting(executions, 0);
@@ -201,7 +202,8 @@ BenchResult run_bench(const BenchOptions& options, Observer& observer) {
   for (int repeat = -1; repeat < options.repeats; ++repeat) {
     if (repeat == 0) result.profile.entries.clear();  // warm-up and prompt do not count
     for (std::size_t e = 0; e < executions.size() && requests.is_random(); ++e) {
-      // As many as were drawn, in whole batches: as long as its share of the mixture.
+      // As many requests as were drawn for this width, in whole batches, so that it is timed for
+      // about as long as its share of the mixture.
       const auto draws = static_cast<std::size_t>(std::count(drawn.begin(), drawn.end(), e));
       const std::size_t batches =
           std::max<std::size_t>(1, (draws + options.batch - 1) / options.batch);

@@ -1,5 +1,5 @@
-// qalof bench prefill and decode: speed of the packed runtime on this machine. `bench train` is the
-// trainer's.
+// qalof bench prefill and decode: speed of the packed runtime on this machine. `bench train` is in
+// app/train/bench.h.
 #pragma once
 
 #include <cstdint>
@@ -21,11 +21,11 @@ struct BenchOptions {
   std::size_t new_tokens = 64;      // decode: per sequence
   std::size_t batch = 1;            // sequences at once
   int repeats = 5;                  // after one warm-up
-  std::size_t requests = 0;         // random precision: per repeat; 0 = 8 batches a width
+  std::size_t requests = 0;         // random precision: per repeat; 0 = 8 batches per width
   bool all_logits = false;          // prefill: the LM head on every token instead of the last
   bool profile = false;
 };
-/// Random precision beside its widths, whose speeds are measured in the same repeats.
+/// Random precision compared with its widths, whose speeds are measured in the same repeats.
 struct RandomBench {
   std::uint64_t seed = 0;
   std::size_t requests = 0;  // of one repeat
@@ -36,10 +36,10 @@ struct RandomBench {
   };
   std::vector<Width> widths;
   double harmonic_mean = 0;  // tokens per second of the same requests at their widths' own speeds
-  double ratio = 0;          // of the speed to it
+  double ratio = 0;          // measured speed / harmonic_mean
 };
 struct BenchResult {
-  std::string precision;  // effective, in words
+  std::string precision;  // description of the effective precision
   int lm_head_bits = 0;
   int threads = 0;
   std::string isa;
@@ -55,11 +55,11 @@ struct BenchResult {
 /// The middle value, or the mean of the two; values must not be empty.
 double median(std::vector<double> values);
 
-/// Random prompts, the same in every run. Error{kUsage} for numbers out of range, sequences longer
-/// than the model's positions among them.
+/// Runs on random prompts, the same in every run. Error{kUsage} for numbers out of range, including
+/// sequences longer than the model's positions.
 ///
-/// Random precision serves requests as they come: those of one width wait for each other until
-/// `batch` of them run together; at the end what is left runs.
+/// Random precision serves requests in order: those of one width wait until `batch` of them can run
+/// together; incomplete batches run at the end.
 BenchResult run_bench(const BenchOptions& options, Observer& observer);
 
 }  // namespace qalof::app

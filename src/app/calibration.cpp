@@ -1,4 +1,4 @@
-// Reads the windows that calibration looks at. See calibration.h.
+// Cuts the first windows from SQuAD, classification or plain text files.
 #include "app/calibration.h"
 
 #include "core/error.h"

@@ -1,4 +1,4 @@
-// Token windows that post-training methods look at activations with.
+// Token windows whose activations post-training methods calibrate on.
 #pragma once
 
 #include <cstdint>

@@ -1,3 +1,4 @@
+// Reads /proc, the kernels' instruction sets, library versions and the trainer's path.
 #include "app/doctor.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,5 @@
-// qalof doctor: what this machine offers and what was rejected.
+// qalof doctor: instruction sets, memory, threads and libraries of this machine, and why others
+// were rejected.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +15,11 @@ struct DoctorResult {
   std::vector<std::string> isas;       // usable
   std::vector<std::string> rejected;   // "avx2: this CPU lacks it"
   std::vector<std::string> libraries;  // "fmt 9.1.0"
-  std::string trainer;                 // path of qalof-train or why it is not there
+  std::string trainer;                 // path of qalof-train, or why it is missing
   std::uint64_t memory_bytes = 0;      // physical
   std::uint64_t available_bytes = 0;
 };
+/// Inspects this machine; values that it cannot find are "" or 0.
 DoctorResult run_doctor();
 
 }  // namespace qalof::app

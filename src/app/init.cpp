@@ -1,3 +1,4 @@
+// Draws initial weights tensor by tensor and writes config, tokenizer files and safetensors.
 #include "app/init.h"
 
 #include <algorithm>
@@ -17,8 +18,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// A fresh model can be evaluated on every task; a config that asks for a plain language model gets
-// one.
+// True unless the config names the plain LM class: a new model gets a QA head, so that it can be
+// evaluated on that task, too.
 bool wants_qa_head(const model::ModelConfig& config) {
   return !config.raw.contains("architectures") ||
          config.raw["architectures"] !=
@@ -62,7 +63,7 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
               ErrorKind::kUsage, "{}: holds a model already, --overwrite_output_dir replaces it",
               options.output_dir);
   const NewDirectory made(options.output_dir);
-  // First: a directory without tokenizer files is refused.
+  // Done first, because it throws for a directory without tokenizer files.
   if (!options.tokenizer_name.empty())
     text::copy_tokenizer_files(options.tokenizer_name, options.output_dir);
 

@@ -1,5 +1,5 @@
-// qalof init: a model directory with random weights N(0, initializer_range), biases 0, norms 1, and
-// a question-answering head unless the config asks for the class with an LM head.
+// qalof init: writes a model directory with random weights N(0, initializer_range), biases 0, norms
+// 1, and a question-answering head unless the config names the class with an LM head.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,9 @@ struct InitResult {
   std::uint64_t parameters = 0;
   std::string output_dir;
 };
+/// Writes the directory; the same options give the same bytes on any number of threads.
+/// Error{kUsage} for contradictory options or an existing model without overwrite; {kNotFound} or
+/// {kBadInput} for configs and tokenizers.
 InitResult run_init(const InitOptions& options, Observer& observer);
 
 }  // namespace qalof::app

@@ -1,3 +1,4 @@
+// Recognizes the kind of a path and lists its tensors, widths, bits and stored details.
 #include "app/inspect.h"
 
 #include <algorithm>
@@ -34,7 +35,7 @@ void add_tensors(const std::map<std::string, io::TensorView>& tensors, const std
   }
 }
 
-// In a packed file, tensors of weights have nominal bits, and those of a width belong together.
+// Sets the nominal bits of a packed file's weight tensors, and sums bytes and bits per width.
 void add_widths(InspectResult& result, const std::string& path) {
   struct Sum {
     std::uint64_t bytes = 0;
@@ -72,7 +73,7 @@ void inspect_peft(const std::string& path, const std::string& prefix, InspectRes
   result.details[prefix + "adapter_config"] = adapter.config().raw;
 }
 
-// Learned quantizer values beside an adapter.
+// Adds the learned quantizer values stored with an adapter.
 void inspect_quantizers(const std::string& path, const std::string& prefix, InspectResult& result) {
   const io::SafetensorsFile file =
       io::SafetensorsFile::open((fs::path(path) / weights::kLearnedFile).string());
@@ -83,7 +84,7 @@ void inspect_quantizers(const std::string& path, const std::string& prefix, Insp
   }
 }
 
-// By name, numbers in it by value: layer 2 comes before layer 10.
+// Order by name with numbers compared by value: layer 2 comes before layer 10.
 bool comes_before(const InspectedTensor& a, const InspectedTensor& b) {
   const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
   const std::string_view x = a.name, y = b.name;

@@ -1,4 +1,5 @@
-// qalof inspect: what a model directory, packed file, adapter directory or safetensors file holds.
+// qalof inspect: lists the contents of a model directory, packed file, adapter directory or
+// safetensors file.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +13,14 @@ struct InspectedTensor {
   std::string name, dtype;
   std::vector<std::size_t> shape;
   std::uint64_t bytes = 0;
-  int bits = 0;  // nominal bits per element; what it means, e.g. 3 in a 4-bit container
+  int bits = 0;  // nominal bits per element, e.g. 3 for codes in a 4-bit container
   int stored_bits = 0;
 };
 struct InspectResult {
   std::string kind;  // "model directory", "packed file", "adapter directory", "peft adapter",
                      // "safetensors file"
   std::vector<InspectedTensor> tensors;
-  /// A packed file's widths of all linears or of its LM head, codes with all that belongs to them.
+  /// One width of a packed file's linears, or of its LM head: codes, scales, sums and zero points.
   struct Width {
     int bits = 0;         // nominal
     int stored_bits = 0;  // of a code
@@ -31,6 +32,8 @@ struct InspectResult {
   Json details;  // config, plan, adapters as stored
   std::uint64_t bytes = 0;
 };
+/// Reads the file or directory. Error{kNotFound} where the path does not exist, {kBadInput} for a
+/// directory of no known kind, {kCorruptFile} for damage.
 InspectResult run_inspect(const std::string& path);
 
 }  // namespace qalof::app

@@ -1,3 +1,4 @@
+// Chooses plan, scheme, adapters and KV precision from flags, plan files and packed files.
 #include "app/model_handle.h"
 
 #include <algorithm>
@@ -28,7 +29,8 @@ int choose_threads(int requested) {
 
 namespace {
 
-// The flag's, the plan file's, the packed file's (stored) or the adapter's, else seed.
+// The scheme of the flag, else the plan file's, the packed file's (stored), the adapter's, else
+// seed.
 quant::QuantScheme choose_scheme(const ModelOptions& options, const ModelHandle& handle,
                                  std::optional<quant::QuantScheme> stored, Observer& observer) {
   std::optional<quant::QuantScheme> scheme = handle.plan.scheme;
@@ -78,7 +80,7 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   handle.execution.kv_scheme = runtime::parse_kv_scheme(options.kv_scheme);
   if (options.lm_head_bits != 0) {
     handle.execution.lm_head = quant::BitWidth{options.lm_head_bits};
-    weights::lm_head_precision(*handle.execution.lm_head);  // checks it
+    weights::lm_head_precision(*handle.execution.lm_head);  // throws for a width without one
   }
   if (options.kv_bits != 0) {
     handle.kv_bits = quant::BitWidth{options.kv_bits};
@@ -126,7 +128,7 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
     }
     if (adapters->plan) {
       plan = quant::plan_from_json(*adapters->plan, options.adapter + "/qalof.json: plan");
-      plan->scheme.reset();  // adapters->scheme is weaker: another may be chosen, with a warning
+      plan->scheme.reset();  // adapters->scheme has lower priority: --scheme may differ, and warns
     }
     handle.adapters = std::move(adapters);
   }

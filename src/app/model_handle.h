@@ -1,4 +1,5 @@
-// Opening what --model_name_or_path, --adapter and --precision name, the same way in every command.
+// Opens the model, adapter and precision named by --model_name_or_path, --adapter and --precision,
+// the same way in every command.
 #pragma once
 
 #include <cstdint>
@@ -26,13 +27,13 @@ struct ModelOptions {
   std::string
       precision;       // text form or plan file; "" = the adapter's or packed file's plan, else 32
   std::string scheme;  // of the weights; "" = the plan's, packed file's or adapter's, else seed
-  int kv_bits = 0;     // K and V of every layer; 0 = as the plan says
+  int kv_bits = 0;     // K and V of every layer; 0 = as in the plan
   std::string kv_scheme = "seed";
   int lm_head_bits = 0;  // 4, 8, 16 or 32; 0 = the embedding's width
   int threads = 0;       // 0 = all available
-  // Special tokens written in texts count as themselves; where the command reads texts.
+  // Parse special tokens written in texts, in commands that read texts.
   bool parse_special = false;
-  // Random precision ("random:4,8"), where the command serves requests.
+  // Allow random precision ("random:4,8"), in commands that serve requests.
   bool takes_random = false;
   std::string random_widths = "request";     // or "layer"
   std::optional<std::uint64_t> random_seed;  // of the draws; none: the system's random source
@@ -48,11 +49,12 @@ void list_text_options(OptionList& list, ModelOptions& options);
 /// Lists --random_widths, and has --precision take random:SET.
 void list_random_options(OptionList& list, ModelOptions& options);
 
+/// An opened model with its adapters, and the choices that turn them into an execution.
 struct ModelHandle {
   std::shared_ptr<const weights::BaseModel> base;
   std::shared_ptr<const weights::AdapterSet> adapters;  // null: none
-  quant::PlanSpec plan;                                 // its scheme is the one that runs
-  std::optional<quant::RandomPrecision> random;         // instead of plan, which is its first
+  quant::PlanSpec plan;                                 // its scheme is the effective one
+  std::optional<quant::RandomPrecision> random;         // replaces plan, which is its first
   std::optional<std::uint64_t> random_seed;
   std::map<std::string, std::string> packed_files;  // tokenizer files of a packed file
   std::optional<quant::BitWidth> kv_bits;           // instead of the plan's
@@ -60,28 +62,29 @@ struct ModelHandle {
   bool parse_special = false;
 };
 
-/// Error{kBadInput} where a path that --adapter names is another thing known here: a packed file, a
-/// model directory.
+/// Error{kBadInput} where the path of --adapter is a packed file or a model directory.
 void check_adapter_path(const std::string& path);
-/// Opens model and adapter, chooses the plan, tells observer what an adapter directory had to say.
+/// Opens model and adapter and chooses the plan; passes warnings of the adapter directory to
+/// observer.
 ModelHandle open_model(const ModelOptions& options, Observer& observer);
-/// The model's own tokenizer (directory or packed file); tells observer what its files had to say.
+/// The model's own tokenizer (directory or packed file); passes warnings of its files to observer.
 text::BpeTokenizer open_tokenizer(const ModelHandle& handle, Observer* observer = nullptr);
-/// The same under the one policy for special tokens; tells observer what it adds to texts.
+/// The tokenizer with the policy for special tokens that all commands share; reports the tokens it
+/// adds to texts to observer.
 text::TextEncoder open_encoder(const ModelHandle& handle, Observer& observer);
 /// How texts are read for what a handle holds: with its adapters' separator and its base's
 /// positions.
 tasks::Reading make_reading(const ModelHandle& handle, const text::TextEncoder& encoder,
                             Observer& observer);
-/// Names of the classes of the head that runs, from the adapter or the model's id2label; empty
-/// where neither has one for each.
+/// Names of the active head's classes, from the adapter or the model's id2label; empty where
+/// neither has num_classes names.
 std::vector<std::string> label_names(const ModelHandle& handle, std::size_t num_classes);
-/// Digest of what adapters hold: pairs, scalings, heads and learned quantizer values.
+/// sha256 (hex) of the contents of adapters: pairs, scalings, heads and learned quantizer values.
 std::string adapters_sha256(const weights::AdapterSet& set);
-/// Resolves plan and adapters to pointers and tells observer the effective precision.
+/// Resolves plan and adapters to an execution and reports the effective precision to observer.
 std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle,
                                                          ParallelFor& parallel, Observer& observer);
-/// The same for requests: one execution, or those that random precision draws from.
+/// make_execution for requests: one execution, or the set that random precision draws from.
 runtime::RequestExecutions make_request_executions(const ModelHandle& handle, ParallelFor& parallel,
                                                    Observer& observer);
 /// --threads, else QALOF_THREADS, else every available one. Error{kUsage} for a value

@@ -1,3 +1,4 @@
+// Compares an output with every input by file identity, also one level into directories.
 #include "app/output_check.h"
 
 #include <filesystem>
@@ -12,7 +13,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int kLevels = 1;  // below a directory: adapters of widths
+constexpr int kLevels = 1;  // subdirectories to search: adapters of each width
 
 void check_file(const std::string& output, const std::string& input) {
   QALOF_CHECK(!is_same_file(output, input), ErrorKind::kUsage,
@@ -22,7 +23,7 @@ void check_file(const std::string& output, const std::string& input) {
 }  // namespace
 
 void check_output_is_no_input(const std::string& output, const std::vector<std::string>& inputs) {
-  // What is written in place, or not there yet, replaces nothing.
+  // An output that does not exist, or is no regular file (a device), replaces nothing.
   std::error_code error;
   if (output.empty() || !fs::is_regular_file(output, error)) return;
   for (const std::string& input : inputs) {

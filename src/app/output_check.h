@@ -1,4 +1,4 @@
-// Outputs that would replace what is read.
+// Refuses outputs that would overwrite an input.
 #pragma once
 
 #include <string>
@@ -6,9 +6,9 @@
 
 namespace qalof::app {
 
-/// Error{kUsage} where output is one of inputs, or one of the files (weights, JSON, text) in a
-/// directory among them or one level below, by whatever names. Empty names and what is not there
-/// are passed over.
+/// Error{kUsage} where output is the same file as one of inputs, or as a file (weights, JSON, text)
+/// in a directory among them or one level below, under any name. Empty and missing paths are
+/// skipped.
 void check_output_is_no_input(const std::string& output, const std::vector<std::string>& inputs);
 
 }  // namespace qalof::app

@@ -1,3 +1,4 @@
+// Collects activations layer by layer for SmoothQuant's ranges and GPTQ's input products.
 #include "app/post_training.h"
 
 #include <cmath>
@@ -16,7 +17,7 @@ namespace {
 
 constexpr std::size_t kBatchTokens = 2048;
 
-// Windows run together, and the states that a layer reads in them.
+// A batch of windows, and the states that the current layer reads.
 struct Batch {
   std::vector<runtime::Sequence> sequences;
   std::size_t tokens = 0;
@@ -38,7 +39,7 @@ void check_inputs(const std::string& linear, std::span<const float> rows) {
   check_finite(rows, "an input", [&] { return fmt::format("--calibration_file: {}", linear); });
 }
 
-// The network in 32 bits.
+// An execution with all linears in 32-bit floats.
 std::shared_ptr<const runtime::Execution> float_execution(
     const std::shared_ptr<const weights::BaseModel>& base,
     const std::shared_ptr<const weights::AdapterSet>& adapters, ParallelFor& parallel) {
@@ -90,7 +91,7 @@ PostTrained gptq_model(const std::shared_ptr<const weights::BaseModel>& given,
   const std::size_t width = base->config().hidden;
   auto execution = float_execution(base, adapters, parallel);
   runtime::DecoderWorkspace workspace;
-  std::size_t done = 0;  // linears, in the order in which they run
+  std::size_t done = 0;  // finished linears, in the order in which they run
   observer.progress("linears", done, specs.size(), "");
   for (std::size_t layer = 0; layer < base->layers().size(); ++layer) {
     const model::LayerSteps& steps = base->layers()[layer];
@@ -103,7 +104,8 @@ PostTrained gptq_model(const std::shared_ptr<const weights::BaseModel>& given,
         check_inputs(specs[linear].name, {rows, m * specs[linear].in});
         products.add(rows, m, parallel);
       };
-      // States are those that the layer reads: the first pass makes them out of the layer before.
+      // A layer's first pass reruns the previous layer, with its final weights, to get the states
+      // that this layer reads.
       const bool moves_on = &readers == inputs && layer > 0;
       for (Batch& batch : batches) {
         const std::vector<float> states = std::move(batch.states);

@@ -1,5 +1,5 @@
-// Post-training methods that look at activations: a base (and adapters) whose packed file is the
-// method's result.
+// Post-training methods that calibrate on activations. The result is a base (and adapters), to be
+// packed like any other.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace qalof::app {
 
 using TokenWindows = std::vector<std::vector<std::int32_t>>;
 
-/// Error of a linear's outputs over the calibration rows, relative to their squares.
+/// Squared error of a linear's outputs over the calibration rows, relative to their squares.
 struct LayerError {
   std::string name;
   double nearest = 0;  // of round-to-nearest
@@ -34,8 +34,8 @@ PostTrained smooth_model(const std::shared_ptr<const weights::BaseModel>& base,
                          const std::shared_ptr<const weights::AdapterSet>& adapters,
                          const TokenWindows& windows, float alpha, ParallelFor& parallel,
                          Observer& observer);
-/// GPTQ of every linear whose width in the plan is an integer, layer after layer, each with the
-/// inputs that the layers quantized before give it ("GPTQ").
+/// GPTQ for every linear with an integer width in the plan, layer by layer; each sees the inputs
+/// that the already quantized layers before it produce (docs/numerics.md, "GPTQ").
 PostTrained gptq_model(const std::shared_ptr<const weights::BaseModel>& base,
                        const std::shared_ptr<const weights::AdapterSet>& adapters,
                        const quant::PrecisionPlan& plan, const TokenWindows& windows,

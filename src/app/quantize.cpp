@@ -1,3 +1,4 @@
+// Maps each method to a scheme and plan, calibrates where it must, and writes the packed file.
 #include "app/quantize.h"
 
 #include <cmath>
@@ -11,7 +12,7 @@ namespace qalof::app {
 
 namespace {
 
-// The scheme a method is, and the plan it is meant for; empty for min-max, which has any.
+// The scheme that implements a method, and its default plan; empty for methods without a fixed one.
 struct MethodDefaults {
   std::string scheme, precision;
 };
@@ -72,7 +73,7 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
   const auto windows =
       calibration_windows(make_reading(handle, encoder, observer), options.calibration);
   if (options.ptq == PtqMethod::kSmoothQuant) {
-    // The fold of norms into weights would undo it.
+    // Rotation folds norms into weights, which would undo smoothing.
     QALOF_CHECK(!handle.plan.scheme->rotated, ErrorKind::kUnsupported,
                 "--scheme {}: --ptq smoothquant moves ranges from norms to weights, which rot "
                 "folds into one; expected a scheme without rot",

@@ -1,4 +1,5 @@
-// qalof quantize: a packed file of given widths or a plan, with adapters, heads and tokenizer.
+// qalof quantize: writes a packed file of given widths or a plan, with adapters, heads and
+// tokenizer.
 #pragma once
 
 #include <optional>
@@ -11,7 +12,7 @@
 
 namespace qalof::app {
 
-/// How codes are made. Methods without codes of their own are the schemes of their names.
+/// How codes are made. int8, llm_int8, nf4 and fp4 are shorthands for the schemes of these names.
 enum class PtqMethod { kMinMax, kInt8, kLlmInt8, kNf4, kFp4, kSmoothQuant, kGptq };
 /// Error{kUsage} lists the names.
 PtqMethod parse_ptq_method(const std::string& name);
@@ -22,7 +23,7 @@ struct QuantizeOptions {
   bool double_quant = false;               // nf4, fp4: scales in 8 bits
   std::optional<float> outlier_threshold;  // llm_int8; none: 6
   CalibrationOptions calibration;          // smoothquant, gptq
-  float smooth_alpha = 0.5F;               // smoothquant: how much of the range moves to weights
+  float smooth_alpha = 0.5F;               // smoothquant: exponent of the activations' range
   std::vector<int> bit_widths;             // every linear at each of these
   std::vector<int> lm_head_bits;           // LM heads to store; the first runs by default
   std::string output;
@@ -34,6 +35,9 @@ struct QuantizeResult {
   std::vector<LayerError> layers;  // gptq
   Json special_tokens;             // text::TextEncoder's description; null: no texts were read
 };
+/// Writes the packed file. Error{kUsage} for contradictory options or an output that is an input,
+/// {kUnsupported} for methods that do not fit scheme or adapters; others as open_model,
+/// calibration_windows and weights::write_packed_file.
 QuantizeResult run_quantize(const QuantizeOptions& options, Observer& observer);
 
 }  // namespace qalof::app

@@ -1,3 +1,4 @@
+// Finds the first member in which two run identities differ and phrases it as an error.
 #include "app/run_identity.h"
 
 #include "core/error.h"
@@ -6,7 +7,7 @@ namespace qalof::app {
 
 namespace {
 
-// "KEY is X there and Y here" of the first difference, or "".
+// "KEY is X there and Y here" for the first difference, or "".
 std::string difference(const Json& there, const Json& here) {
   for (const auto& [key, value] : here.items()) {
     const Json other = there.is_object() ? there.value(key, Json()) : Json();

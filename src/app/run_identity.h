@@ -1,4 +1,4 @@
-// Files of a run that goes on where it was stopped say which run they are of.
+// Checks that the files of a resumed run belong to the same run.
 #pragma once
 
 #include <string>
@@ -7,8 +7,8 @@
 
 namespace qalof::app {
 
-/// Error{kUsage} naming the first member of here that is not as there, where two identities differ;
-/// path is the file that holds there.
+/// Error{kUsage} where the identity of the current run (here) differs from the stored one (there);
+/// names the first member that differs. path: the file that holds the stored one.
 void check_same_run(const Json& there, const Json& here, const std::string& path);
 
 }  // namespace qalof::app

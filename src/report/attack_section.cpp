@@ -1,4 +1,4 @@
-// What classifiers keep under attack: of one attack by precision, or of a table of defences.
+// Report section on attacks: accuracy under attack by precision, or a table of defences.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace qalof::report {
 
 namespace {
 
-// 0-100 with its 95 % interval.
+// Accuracy, 0-100, with its 95 % interval.
 struct Accuracy {
   double value = 0;
   std::optional<std::pair<double, double>> interval;
@@ -34,7 +34,7 @@ constexpr const char* kIntervalNote =
     "<p class=\"note\">Percent of samples, with Wilson's 95 % interval. A sample that is "
     "classified wrongly without attack counts as wrong.</p>\n";
 
-// attack_results.json
+// Cards of attack_results.json.
 std::string attack_cards(const Json& results) {
   BarChart chart{"Accuracy under attack", "%", {}, /*is_cost=*/false};
   std::vector<std::vector<TableCell>> rows;
@@ -47,7 +47,7 @@ std::string attack_cards(const Json& results) {
     rows.push_back({{name}, {words(*clean)}, {words(*attacked)}, {""}});
   };
   const Json& each = list_of(results, "per_precision");
-  // A defender that draws its precision is none of them.
+  // A defender with random precision is not among per_precision; add it first.
   if (each.empty() || text_in(results, "precision") != text_in(each[0], "precision")) add(results);
   for (const Json& score : each) add(score);
   if (rows.empty()) return "";
@@ -58,7 +58,7 @@ std::string attack_cards(const Json& results) {
               table_html({"answers at", "without attack", "under attack", ""}, rows) + note);
 }
 
-// attack_table.json of tools/attack_results.py
+// Cards of attack_table.json, which tools/attack_results.py writes.
 std::string table_cards(const Json& table) {
   struct Column {
     std::string texts, heading;

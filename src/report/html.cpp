@@ -1,3 +1,4 @@
+// Escapes text for HTML and XML and replaces what is not valid UTF-8 or not an XML character.
 #include "report/html.h"
 
 #include <cstdint>
@@ -8,7 +9,7 @@ namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
-// Length of the UTF-8 character at the front of text that XML allows; 0 where there is none.
+// Length of the UTF-8 character at the start of text; 0 where it is invalid or not allowed in XML.
 std::size_t character_length(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(text[i]); };
   const std::uint8_t first = byte(0);

@@ -1,4 +1,4 @@
-// Text in HTML and XML.
+// Escaping of text for HTML and XML.
 #pragma once
 
 #include <string>
@@ -6,8 +6,8 @@
 
 namespace qalof::report {
 
-/// text for the inside of an element or of a quoted attribute. Bytes that are not UTF-8, and
-/// characters XML does not allow, become U+FFFD.
+/// Escapes text for use inside an element or a quoted attribute. Bytes that are not UTF-8, and
+/// characters that XML does not allow, become U+FFFD.
 std::string html_escape(std::string_view text);
 
 }  // namespace qalof::report

@@ -1,4 +1,4 @@
-// The frame of a report: style sheet and heading.
+// The HTML frame of a report: style sheet, heading, sections.
 #include <fmt/format.h>
 
 #include "report/html.h"

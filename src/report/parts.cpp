@@ -1,3 +1,4 @@
+// Lenient JSON lookups and the HTML of cards, grids, sections and tables.
 #include "report/parts.h"
 
 #include <fmt/format.h>

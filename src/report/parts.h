@@ -1,4 +1,4 @@
-// What the sections of a report share: reading of loose JSON and pieces of HTML.
+// Helpers shared by the sections of a report: lenient reading of JSON, and pieces of HTML.
 #pragma once
 
 #include <optional>
@@ -11,14 +11,15 @@
 
 namespace qalof::report {
 
+/// The member of an object, or nothing ("") where it is missing or of another type.
 std::optional<double> number_in(const Json& object, const char* key);
 std::string text_in(const Json& object, const char* key);
-/// A list of two numbers.
+/// A member that is a list of two numbers.
 std::optional<std::pair<double, double>> interval_in(const Json& object, const char* key);
-/// The list, or an empty one.
+/// A member that is a list; an empty list where it is not.
 const Json& list_of(const Json& object, const char* key);
 
-/// A card with a heading, a chart and what stands below it; "" without a chart.
+/// A card with a heading, a chart and the HTML below it; "" without a chart.
 std::string card(std::string_view heading, const std::string& chart, const std::string& below = "");
 /// Cards side by side where the page is wide.
 std::string grid(const std::string& cards);
@@ -26,14 +27,14 @@ std::string section(std::string_view heading, const std::string& body);
 
 struct TableCell {
   std::string text;
-  std::optional<double> share = std::nullopt;  // 0..1: a bar behind the number
+  std::optional<double> share = std::nullopt;  // 0..1: length of a bar drawn behind the number
 };
-/// The first column and the last are text, the others are numbers; columns that are empty
-/// throughout are left out.
+/// An HTML table. The first and the last column are text, the others numbers; columns whose cells
+/// are all empty are left out.
 std::string table_html(const std::vector<std::string>& columns,
                        const std::vector<std::vector<TableCell>>& rows);
 
-/// Plain text of a run's name: "this directory" for "".
+/// A run's name as plain text; "this directory" for "".
 std::string run_title(const std::string& name);
 
 }  // namespace qalof::report

@@ -1,3 +1,4 @@
+// Finds a directory's result files, reads them into runs, and writes the page.
 #include "report/report.h"
 
 #include <algorithm>
@@ -17,7 +18,7 @@ namespace {
 constexpr std::size_t kMaxFileBytes = std::size_t{256} << 20;
 constexpr std::size_t kMaxRuns = 64;
 
-// A line that a running training has not finished is no line yet.
+// Reads JSON lines; ignores an unfinished last line, which a running training may leave.
 std::vector<Json> read_lines(const std::string& path) {
   const std::string bytes = read_file(path, kMaxFileBytes);
   std::vector<Json> lines;
@@ -68,7 +69,7 @@ std::vector<std::string> directories_in(const std::string& directory) {
   return names;
 }
 
-// The last part of a path, "demo" of "out/demo/".
+// The last part of a path: "demo" for "out/demo/".
 std::string base_name(const std::string& directory) {
   std::error_code ignored;
   const fs::path whole = fs::weakly_canonical(directory, ignored);
@@ -83,7 +84,7 @@ ReportResult run_report(const ReportOptions& options) {
   std::vector<ReportRun> runs = {read_run(directory, "")};
   std::size_t below = 0;
   for (const std::string& name : directories_in(directory)) {
-    // Checkpoints repeat what the run's own directory holds.
+    // Checkpoints repeat files of the run's own directory.
     if (name.starts_with("checkpoint-") || name.starts_with(".")) continue;
     ReportRun run = read_run(directory, name);
     if (run.sources.empty()) continue;

@@ -1,5 +1,5 @@
-// qalof report: one HTML file of what a directory holds: results, training curves, sensitivity,
-// Pareto front and commands. It needs no network and no script.
+// qalof report: one HTML file with the results, training curves, sensitivity, Pareto front and
+// commands found in a directory. The file needs no network and no script.
 #pragma once
 
 #include <string>
@@ -17,12 +17,13 @@ struct ReportResult {
   std::string file;
   std::vector<std::string> sources;  // files that were read, relative to the directory, in order
 };
-/// Reads the directory and those directly below it, in order of their names. Error{kNotFound}
-/// where there is nothing to show; {kCorruptFile} for a file that is not JSON. Values that are
-/// missing or of another type are left out. The same files give the same bytes.
+/// Reads the directory and its subdirectories (one level, in order of their names) and writes the
+/// page. Error{kNotFound} where there is nothing to show; {kCorruptFile} for a file that is not
+/// JSON. Values that are missing or of another type are left out. The same files give the same
+/// bytes.
 ReportResult run_report(const ReportOptions& options);
 
-/// What one directory holds; null where a file is missing.
+/// The files of one directory, parsed; null where a file is missing.
 struct ReportRun {
   std::string name;           // relative to the report's directory; "" = itself
   std::vector<Json> metrics;  // lines of metrics.jsonl
@@ -31,7 +32,7 @@ struct ReportRun {
   std::vector<std::string> sources;
 };
 
-// Parts of the page; "" where a run has nothing for them. Each stands in a <section>.
+// Parts of the page, each a <section>; "" where no run has data for it.
 std::string results_section(const std::vector<ReportRun>& runs);
 std::string training_section(const std::vector<ReportRun>& runs);
 std::string sensitivity_section(const std::vector<ReportRun>& runs);

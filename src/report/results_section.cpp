@@ -1,4 +1,4 @@
-// Results as a table, figures at its head, and the commands behind them.
+// Report sections on results: headline figures, a table of scores, and the commands that made them.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,7 +12,7 @@ namespace qalof::report {
 
 namespace {
 
-// A score, whichever file it stands in.
+// A score, from whichever file holds it.
 struct ScoredRow {
   std::string name, precision;
   std::optional<double> exact_match, f1, error, accuracy, loss, bits, bytes, seconds;
@@ -95,7 +95,7 @@ std::string tiles(const std::vector<ScoredRow>& rows) {
   return text.empty() ? "" : fmt::format("<div class=\"tiles\">\n{}</div>\n", text);
 }
 
-// A value as a shell takes it.
+// Quotes a value for a shell.
 std::string quoted(const std::string& text) {
   const bool plain = !text.empty() && text.find_first_not_of(
                                           "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -111,8 +111,8 @@ std::string value_text(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-// The flags of run.json: those that make a run the one it is. Switches that are off and texts that
-// are empty say nothing.
+// The command line of a run from the flags in run.json. Switches that are off and empty texts are
+// left out.
 std::string train_command(const Json& flags) {
   std::string text = "qalof train";
   for (const auto& [name, value] : flags.items()) {

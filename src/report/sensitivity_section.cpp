@@ -1,4 +1,5 @@
-// What lower widths cost: heat maps and rankings of a sensitivity analysis, scores against bits.
+// Report sections on sensitivity: heat maps and rankings of the cost of lower widths, and scores
+// against bits.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,7 +16,7 @@ namespace {
 
 constexpr std::size_t kMaxRanked = 40;
 
-// A cost of units: a member of an entry of "costs", with the sign that makes a loss positive.
+// A kind of cost: a member of the entries of "costs", with the sign that makes a loss positive.
 struct CostKind {
   const char* key;
   const char* interval;
@@ -37,7 +38,7 @@ struct UnitCost {
   std::optional<std::pair<double, double>> interval;
 };
 
-// Costs at the lowest width of every unit.
+// The cost of every unit at its lowest width.
 std::vector<UnitCost> unit_costs(const Json& sensitivity, const CostKind& cost) {
   std::vector<UnitCost> units;
   for (const Json& unit : list_of(sensitivity, "units")) {
@@ -77,7 +78,7 @@ std::string heat_card(const std::vector<UnitCost>& units, const CostKind& cost) 
     if (std::find(map.columns.begin(), map.columns.end(), unit.kind) == map.columns.end())
       map.columns.push_back(unit.kind);
   }
-  constexpr std::size_t kMostCells = 20'000;  // more than can be told apart
+  constexpr std::size_t kMostCells = 20'000;  // more could not be told apart
   if (blocks.size() < 2 || blocks.size() * map.columns.size() > kMostCells) return "";
   std::sort(blocks.begin(), blocks.end());
   map.cells.resize(blocks.size() * map.columns.size());
@@ -122,7 +123,7 @@ std::string sensitivity_of(const Json& sensitivity) {
   if (maps.empty() && rankings.empty()) return "";
   const Json high = sensitivity.value("high", Json());
   std::string words = text_in(sensitivity, "by");
-  // What is drawn is the cost at the lowest of several widths.
+  // Of several widths, the lowest is drawn.
   auto low = number_in(sensitivity, "low");
   for (const Json& bits : list_of(sensitivity, "low")) {
     if (bits.is_number()) low = std::min(low.value_or(32), bits.get<double>());
@@ -137,7 +138,7 @@ std::string sensitivity_of(const Json& sensitivity) {
   return fmt::format("<p class=\"note\">{}</p>\n{}", html_escape(words), grid(maps + rankings));
 }
 
-// Points of front.json, or else rows of results.json that have a score and bits.
+// The points of front.json, else the rows of results.json that have a score and bits.
 std::vector<Json> scored_points(const ReportRun& run) {
   const Json& points = list_of(run.front, "points");
   if (!points.empty()) return {points.begin(), points.end()};
@@ -176,7 +177,7 @@ std::string scatter_card(const std::vector<Json>& points, const char* key, const
   return card(chart.label, svg(chart), legend_html(groups) + note);
 }
 
-// Sums of single costs: what the dynamic program promises.
+// The costs that the dynamic program predicts: sums of single costs.
 std::string promised_card(const Json& front) {
   ChartSeries line{"promised", {}};
   for (const Json& point : list_of(front, "predicted")) {
@@ -189,7 +190,7 @@ std::string promised_card(const Json& front) {
               svg(LineChart{"Pareto front of single costs", "mean weight bits", {line}}));
 }
 
-// Plans beside others on the same samples.
+// Differences between plans, paired on the same samples.
 std::string differences_card(const Json& front) {
   std::vector<std::vector<TableCell>> rows;
   for (const Json& found : list_of(front, "differences")) {

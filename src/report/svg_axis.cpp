@@ -10,10 +10,10 @@ namespace qalof::report {
 
 namespace {
 
-// Numbers beyond these are drawn at the edge: their differences and steps would not be numbers.
+// Numbers beyond these are drawn at the edge: their differences and steps would overflow.
 constexpr double kLargest = 1e307, kSmallest = 1e-300;
-// A range narrower than that share of its numbers is one number to any reader, and steps of it come
-// near the spacing of doubles.
+// A range narrower than this share of its numbers reads as one number, and its steps would approach
+// the spacing of doubles.
 constexpr double kNarrowest = 1e-9;
 
 // NaN counts as low.
@@ -21,7 +21,7 @@ double bounded(double value, double low, double high) {
   return value >= low ? std::min(value, high) : low;
 }
 
-// first, first + step, ... last; few, by how steps are chosen.
+// first, first + step, ... last; few, because of the choice of steps.
 std::vector<double> counted(double first, double last, double step) {
   const auto count = static_cast<int>(bounded((last - first) / step, 0, 1000));
   std::vector<double> numbers;

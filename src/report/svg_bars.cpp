@@ -78,7 +78,7 @@ std::string svg(const HeatMap& map) {
   for (const std::string& row : map.rows) widest = std::max(widest, text_width(row));
   for (const std::string& column : map.columns) tallest = std::max(tallest, text_width(column));
   const double left = std::min(widest + 12, 90.0);
-  // Column names rise at 40 degrees; what is right of the last column must fit.
+  // Column names are rotated by 40 degrees; the last one needs room to the right of its column.
   const double tail = std::min(tallest, 110.0) * 0.77;
   const double right = std::clamp(tail - 20, 6.0, 70.0);
   const double cell_width = (kChartWidth - left - right) /

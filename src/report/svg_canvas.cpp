@@ -1,3 +1,4 @@
+// Builds SVG elements, axes with ticks, and text cut to an estimated width.
 #include "report/svg_canvas.h"
 
 #include <fmt/format.h>
@@ -10,7 +11,7 @@ namespace qalof::report {
 
 namespace {
 
-// Mean width of a character of the chart font, which has 11.5 units.
+// Mean width of a character of the chart font, whose size is 11.5 units.
 constexpr double kCharacter = 6.2;
 
 bool begins_character(char byte) { return (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U; }

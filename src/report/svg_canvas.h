@@ -1,4 +1,4 @@
-// What charts are drawn with: coordinates in one place, marks as SVG text.
+// Drawing primitives of charts: coordinates of the plot area, and marks as SVG text.
 #pragma once
 
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace qalof::report {
 
-/// Width of every chart's view box; pages show it at about one pixel a unit.
+/// Width of every chart's view box; pages show it at about one pixel per unit.
 constexpr double kChartWidth = 360;
 
 /// The area between a chart's axes, in view box units.
@@ -22,19 +22,20 @@ struct PlotArea {
   }
 };
 
+/// The opening <svg> tag, kChartWidth wide; label is the description for screen readers.
 std::string svg_begin(double height, std::string_view label);
 std::string svg_line(std::string_view css, double x1, double y1, double x2, double y2);
 /// anchor: "start", "middle" or "end".
 std::string svg_text(std::string_view css, std::string_view anchor, double x, double y,
                      std::string_view text);
-/// A <title> with that text.
+/// A <title> element, which browsers show as a tooltip.
 std::string svg_title(std::string_view text);
 /// Grid, ticks and names of both axes.
 std::string svg_axes(const PlotArea& area, const ChartAxis& x, const ChartAxis& y,
                      std::string_view x_name, std::string_view y_name);
-/// Text cut to about that width in units, with an ellipsis.
+/// Text cut to about a width in units, with an ellipsis.
 std::string fitted(std::string_view text, double width);
-/// About as wide as text is.
+/// Estimated width of text in units.
 double text_width(std::string_view text);
 
 }  // namespace qalof::report

@@ -1,3 +1,4 @@
+// Line charts and scatter plots as SVG: thinning of long curves, label placement, Pareto staircase.
 #include "report/svg_chart.h"
 
 #include <fmt/format.h>
@@ -15,7 +16,7 @@ namespace {
 constexpr std::size_t kColours = 6;
 constexpr std::size_t kMaxPoints = 150;
 
-// The class of a mark of that series: "line s1".
+// The CSS class of a mark of a series: "line s1".
 std::string colour(std::size_t index, std::string_view mark = "") {
   return fmt::format("{}{}s{}", mark, mark.empty() ? "" : " ", index % kColours + 1);
 }
@@ -38,7 +39,7 @@ std::vector<ChartPoint> finite_points(const std::vector<ChartPoint>& points) {
   return result;
 }
 
-// Means of as many neighbours as leave at most kMaxPoints.
+// Averages neighbouring points so that at most kMaxPoints remain.
 std::vector<ChartPoint> thinned(const std::vector<ChartPoint>& points) {
   const std::size_t stride = (points.size() + kMaxPoints - 1) / kMaxPoints;
   if (stride <= 1) return points;
@@ -48,7 +49,7 @@ std::vector<ChartPoint> thinned(const std::vector<ChartPoint>& points) {
     ChartPoint mean;
     const auto count = static_cast<double>(end - begin);
     for (std::size_t i = begin; i < end; ++i) {
-      mean.x += points[i].x / count;  // not the sum, which may be no number
+      mean.x += points[i].x / count;  // a sum could overflow
       mean.y += points[i].y / count;
     }
     result.push_back(mean);
@@ -118,7 +119,7 @@ struct Box {
   }
 };
 
-// Labels beside points, where they meet neither each other nor a point nor the edge.
+// Labels next to points, placed where they overlap neither each other, nor a point, nor the edge.
 std::string labels(const ScatterChart& chart, const std::vector<ChartPoint>& at,
                    const PlotArea& area) {
   std::vector<Box> taken;
@@ -152,7 +153,7 @@ std::string labels(const ScatterChart& chart, const std::vector<ChartPoint>& at,
   return text;
 }
 
-// Indices of the points that no other is better than in both, from the worst x to the best.
+// Indices of the points that no other point beats in both x and y, from the worst x to the best.
 std::vector<std::size_t> undominated(const ScatterChart& chart) {
   const double sign = chart.more_x_is_better ? -1 : 1;
   std::vector<std::size_t> order(chart.points.size());

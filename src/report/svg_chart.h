@@ -15,14 +15,14 @@ struct ChartAxis {
   double low = 0, high = 1;
   bool log = false;
   std::vector<double> ticks;
-  /// 0 at low, 1 at high, and so beyond; NaN is at low.
+  /// Position of a value: 0 at low, 1 at high, extrapolated beyond; NaN counts as low.
   double position(double value) const;
 };
-/// Ticks at 1, 2 or 5 times a power of ten, about count of them whatever the numbers; low and high
-/// are moved out to ticks. A range without extent, or of less than a reader could tell, gets one.
+/// Ticks at 1, 2 or 5 times a power of ten, about count of them; low and high are moved out to
+/// ticks. A range that is empty or too narrow to read is widened.
 ChartAxis linear_axis(double low, double high, int count);
-/// Ticks at powers of base (2 or 10), or at some of them where there are many; low and high are
-/// positive (what is not counts as the smallest number).
+/// Ticks at powers of base (2 or 10), or at some of them where there are many; low and high should
+/// be positive (others count as the smallest number).
 ChartAxis log_axis(double low, double high, double base);
 
 /// "0.25", "1e-05", "1,200", "3.5M" or "2e+09": short, for ticks and tooltips.
@@ -35,10 +35,10 @@ struct ChartSeries {
   std::string name;
   std::vector<ChartPoint> points;
 };
-/// Lines over one x axis, at most six; with a logarithmic y axis where values span more than two
-/// decades and are all positive. More than some 150 points of a line are averaged.
+/// Up to six lines over one x axis. The y axis is logarithmic where values span more than two
+/// decades and are all positive. A line of more than 150 points is thinned by averaging.
 struct LineChart {
-  std::string label;  // what it shows, for those who do not see it
+  std::string label;  // description for screen readers
   std::string x_name;
   std::vector<ChartSeries> series;
 };
@@ -52,7 +52,7 @@ struct ScatterPoint {
   bool labelled = true;
 };
 /// Points with labels where they fit; groups have colours. The undominated points (less x, more y)
-/// are joined by a staircase. x is logarithmic where it spans more than a factor of 4.
+/// are joined by a staircase. The x axis is logarithmic where x spans more than a factor of 4.
 struct ScatterChart {
   std::string label, x_name, y_name;
   bool more_x_is_better = false;
@@ -69,11 +69,12 @@ struct BarRow {
 struct BarChart {
   std::string label, unit;
   std::vector<BarRow> rows;
-  bool is_cost = true;  // losses and gains have colours of their own
+  bool is_cost = true;  // chooses the colours of losses or of gains
 };
 std::string svg(const BarChart& chart);
 
-/// Cells from 0 (empty) to the largest (full colour); what is below 0 has another colour.
+/// Cells shaded from 0 (empty) to the largest value (full colour); negative values have another
+/// colour.
 struct HeatMap {
   std::string label;
   std::vector<std::string> rows, columns;
@@ -81,7 +82,7 @@ struct HeatMap {
 };
 std::string svg(const HeatMap& map);
 
-/// Names with the colours of series or groups 0, 1, ...; "" for fewer than two.
+/// A legend: names with the colours of series or groups 0, 1, ...; "" for fewer than two.
 std::string legend_html(const std::vector<std::string>& names);
 
 }  // namespace qalof::report

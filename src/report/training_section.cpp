@@ -1,4 +1,5 @@
-// Curves of training runs.
+// Report section on training: curves of loss, learning rate, gradient norm and scores by step, and
+// how often each width was trained.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,7 +14,7 @@ namespace qalof::report {
 
 namespace {
 
-// The series of that name, made where it is new.
+// The points of the series with a name; adds the series where it is new.
 std::vector<ChartPoint>& points_of(std::vector<ChartSeries>& series, const std::string& name) {
   for (ChartSeries& known : series) {
     if (known.name == name) return known.points;
@@ -33,7 +34,7 @@ std::string line_card(const std::string& heading, const std::string& x_name,
   return card(heading, svg(LineChart{heading, x_name, series}), legend_html(names_of(series)));
 }
 
-// Logged steps, from metrics.jsonl, else from the history Hugging Face's tools read.
+// Logged steps, from metrics.jsonl, else from the log history in trainer_state.json.
 std::vector<Json> logged_steps(const ReportRun& run) {
   if (!run.metrics.empty()) return run.metrics;
   const Json& history = list_of(run.trainer_state, "log_history");
@@ -72,7 +73,7 @@ std::string score_card(const ReportRun& run) {
   return "";
 }
 
-// How often each width was really trained.
+// Histogram of how often each width was trained.
 std::string histogram_card(const ReportRun& run) {
   BarChart chart{"Steps per width", "steps", {}, /*is_cost=*/false};
   for (const Json& phase : list_of(run.all_results, "phases")) {

@@ -1,3 +1,4 @@
+// Classification: gathers each sequence's last hidden state and applies its execution's class head.
 #include "runtime/classifier.h"
 
 #include <algorithm>

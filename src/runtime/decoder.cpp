@@ -1,3 +1,5 @@
+// The forward pass over packed rows: batching by execution, attention with KV caches, the layers'
+// linears, heads, and LM losses that hold few logits at a time.
 #include "runtime/decoder.h"
 
 #include <algorithm>
@@ -63,7 +65,8 @@ void check_sequence(const Execution& execution, const weights::BaseModel& base,
   }
 }
 
-// Places sequences so that those of one execution lie together, in order of first appearance.
+// Orders the rows so that the sequences of one execution are contiguous; executions and sequences
+// keep their order of first appearance.
 void place(const Execution& call, std::span<const Sequence> sequences,
            DecoderWorkspace& workspace) {
   workspace.groups.clear();
@@ -146,7 +149,7 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
     if (cache == nullptr) continue;
     cache->write(layer, k, v, at.rows, parallel);
     work.past = cache->length();
-    // A first chunk has its keys at hand as floats, which is faster and gives the same bits.
+    // The first chunk reads its own keys as floats: faster than the cache, and bitwise the same.
     if (work.past == 0) continue;
     work.stored_k = cache->k(layer);
     work.stored_v = cache->v(layer);
@@ -163,7 +166,7 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
   kernels::attention(shape, workspace.sequences.data(), workspace.placed.size(), parallel);
 }
 
-// Adds the angles of rotary positions to q and k, whose heads turn after them in a rotated model.
+// Applies rotary positions to q and k and, in a rotated model, then the Hadamard rotation of heads.
 void rotate_qk(const weights::BaseModel& base, const QkvLayout& qkv,
                const DecoderWorkspace& workspace, ParallelFor& parallel) {
   const model::ModelConfig& config = base.config();
@@ -195,10 +198,10 @@ namespace {
 
 struct Layers {
   std::size_t first, end;
-  const float* states;  // what first reads, or null: layer 0 reads the embeddings
+  const float* states;  // input of layer first, or null: layer 0 reads the embeddings
 };
 
-// hidden_out null: nothing runs behind the layers.
+// hidden_out null: skips the final norm.
 void run_layers(const Execution& execution, std::span<const Sequence> sequences, Layers layers,
                 DecoderWorkspace& workspace, float* hidden_out, ParallelFor& parallel,
                 Profile* profile) {
@@ -227,7 +230,7 @@ void run_layers(const Execution& execution, std::span<const Sequence> sequences,
   }
   float* residual = workspace.residual.data();
 
-  // input's rows are all of the workspace's.
+  // Runs one linear on all rows of the workspace, group by group.
   auto linear = [&](std::size_t index, const kernels::RowInput& input, float* y) {
     const char* name = base.linears()[index].name_in_layer();
     for (const auto& group : workspace.groups) {
@@ -268,7 +271,7 @@ void run_layers(const Execution& execution, std::span<const Sequence> sequences,
                           config.norm_epsilon, dst, nullptr, parallel);
     }
   };
-  // One linear norms its rows itself; several share rows that are normed before.
+  // A single linear fuses the norm; several linears share rows that are normed first.
   auto linears_of_norm = [&](const std::vector<std::size_t>& indices,
                              const weights::BaseModel::Norm& norm,
                              std::span<float* const> outputs) {

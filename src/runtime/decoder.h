@@ -23,14 +23,14 @@ namespace qalof::runtime {
 /// New tokens of one sequence; with a cache they follow what it holds and are added to it.
 struct Sequence {
   std::span<const std::int32_t> ids;
-  KvCache* cache = nullptr;              // made for the execution's kv()
-  const Execution* execution = nullptr;  // null: the call's
+  KvCache* cache = nullptr;              // made with the execution's kv()
+  const Execution* execution = nullptr;  // null: the one passed to the call
 };
 
-/// Buffers of a forward pass, kept between calls so that a steady state allocates nothing.
+/// Buffers of a forward pass, reused between calls so that a steady state allocates nothing.
 struct DecoderWorkspace {
-  // For calibration: called with a linear's index and the rows [m, in] it has read, where its
-  // activations are floats.
+  // For calibration: called with a linear's index and the rows [m, in] it read; only for linears
+  // with float activations.
   std::function<void(std::size_t linear, const float* rows, std::size_t m)> observe_inputs;
   // Called before each layer with the residual states [m, hidden] that it reads.
   std::function<void(std::size_t layer, const float* rows, std::size_t m)> observe_states;
@@ -38,7 +38,7 @@ struct DecoderWorkspace {
   std::vector<float> residual, normed, qkv, k_scales, v_scales, attended, inner, projected, rotary;
   std::vector<std::int8_t> k_codes, v_codes;
   std::vector<kernels::AttentionSequence> sequences;
-  // Rows of one execution lie together: groups of sequences, and where each begins.
+  // Rows of one execution are contiguous: the group of its sequences and where it begins.
   struct Group {
     const Execution* execution;
     std::size_t first_row, rows;
@@ -46,41 +46,41 @@ struct DecoderWorkspace {
   };
   struct Placed {
     std::size_t sequence;            // index in the call
-    std::size_t row, rows, out_row;  // row: in the workspace, out_row: of the result
+    std::size_t row, rows, out_row;  // row: in the workspace, out_row: in the result
   };
   std::vector<Group> groups;
   std::vector<Placed> placed;
   weights::LinearWorkspace linear;
 };
 
-/// Where q, k and v of a forward pass lie: rows stride floats apart. They are one linear's columns
-/// or three matrices.
+/// Where q, k and v of a forward pass are: the columns of one fused linear, or three matrices. Rows
+/// are stride floats apart.
 struct QkvLayout {
   float *q, *k, *v;
   std::size_t q_stride, kv_stride;
 };
-/// base is [tokens, hidden + 2 * kv_width] floats.
+/// The layout in a buffer base of tokens * (hidden + 2 * kv_width) floats.
 QkvLayout qkv_layout(const model::ModelConfig& config, const model::LayerSteps& steps,
                      std::size_t tokens, float* base);
 
-/// Runs the decoder and writes the final-normed hidden states [total tokens, hidden], sequences in
-/// order. Sequences may have executions of their own (adapter, precision) on the same base; each
-/// gets the bits it would get alone. Throws Error{kBadInput} for an id outside the vocabulary, an
-/// empty sequence or one longer than the model's positions, and Error{kResource} for a full cache.
-/// profile may be null.
+/// Runs the decoder and writes the hidden states after the final norm, [total tokens, hidden],
+/// sequences in order. Each sequence may have its own execution (adapter, precision) on the same
+/// base; its result is bitwise what it would get alone. Throws Error{kBadInput} for an id outside
+/// the vocabulary, an empty sequence or one longer than the model's positions, and Error{kResource}
+/// for a full cache. profile may be null.
 void forward(const Execution& execution, std::span<const Sequence> sequences,
              DecoderWorkspace& workspace, float* hidden, ParallelFor& parallel,
              Profile* profile = nullptr);
 
-/// forward from a layer on: states [total tokens, hidden] are those observe_states saw before
-/// first_layer, of the same sequences on the same base. The bits are forward's wherever the
-/// executions of both calls agree on all that runs before first_layer. For sequences with neither
-/// caches nor executions of their own.
+/// Resumes forward at a layer: states [total tokens, hidden] are those that observe_states received
+/// before first_layer, for the same sequences on the same base. Bitwise the result of forward where
+/// the executions of both calls agree on everything before first_layer. Sequences must have neither
+/// caches nor their own executions.
 void forward_from(const Execution& execution, std::span<const Sequence> sequences,
                   std::size_t first_layer, const float* states, DecoderWorkspace& workspace,
                   float* hidden, ParallelFor& parallel);
-/// The same as far as end_layer: layers first_layer .. end_layer - 1 run for what the workspace
-/// observes. states null: layer 0 reads the embeddings.
+/// Runs only layers first_layer .. end_layer - 1, for the observers of the workspace; writes no
+/// hidden states. Otherwise as forward_from. states null: layer 0 reads the embeddings.
 void forward_layers(const Execution& execution, std::span<const Sequence> sequences,
                     std::size_t first_layer, std::size_t end_layer, const float* states,
                     DecoderWorkspace& workspace, ParallelFor& parallel);
@@ -89,8 +89,8 @@ void forward_layers(const Execution& execution, std::span<const Sequence> sequen
 void apply_head(const weights::Head& head, const float* hidden, std::size_t rows, std::size_t width,
                 float* logits, ParallelFor& parallel);
 
-/// Negative log-likelihood (nats) of targets [rows] under the LM head; never holds more than a few
-/// rows of logits.
+/// Negative log-likelihood (nats) of targets [rows] under the LM head, for hidden [rows, hidden];
+/// holds few rows of logits at a time.
 std::vector<float> lm_token_losses(const Execution& execution, const float* hidden,
                                    std::span<const std::int32_t> targets, ParallelFor& parallel);
 /// LM logits [rows, vocab]. With a workspace, a steady state allocates nothing.

@@ -1,3 +1,4 @@
+// Log-softmax of one logit column and KL divergence, summed in double precision.
 #include "runtime/distribution.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Resolves plan, adapters and LM head width into one LinearCall per linear, and derives executions.
 #include "runtime/execution.h"
 
 #include <map>
@@ -23,8 +24,8 @@ std::vector<quant::BitWidth> to_widths(const std::vector<int>& bits) {
 
 }  // namespace
 
-// The set's head for a width; a set without one (a plain PEFT directory without modules_to_save)
-// leaves it to the base.
+// The adapter set's head for a width; a set without one (a plain PEFT directory without
+// modules_to_save) falls back to the base's.
 const weights::Head* serving_head(const weights::BaseModel& base,
                                   const weights::AdapterSet* adapters, int width,
                                   weights::HeadKind kind, std::string* source) {

@@ -1,5 +1,5 @@
-// A resolved run: plan + adapters turned into pointers, one LinearCall per linear. Switching
-// precision or adapter is choosing another Execution of the same BaseModel; nothing is global.
+// A resolved run: plan and adapters resolved to pointers, one LinearCall per linear. To switch
+// precision or adapter, choose another Execution of the same BaseModel; nothing is global.
 // Immutable: threads may share it.
 #pragma once
 
@@ -18,19 +18,20 @@
 
 namespace qalof::runtime {
 
-/// What a plan leaves open.
+/// Choices that a plan does not make.
 struct ExecutionOptions {
   KvScheme kv_scheme = KvScheme::kSeed;
   std::optional<quant::BitWidth> lm_head = std::nullopt;  // default: the embedding's width
 };
 
 /// The head of a kind for a plan's head width: the adapter set's (null: no set) at the nearest
-/// trained width, else the base's own; null where there is none. source, where not null, receives
-/// whose.
+/// trained width, else the base's own; null where there is none. *source, where not null, receives
+/// its origin: "adapter", "w<width>" or "base".
 const weights::Head* serving_head(const weights::BaseModel& base,
                                   const weights::AdapterSet* adapters, int width,
                                   weights::HeadKind kind, std::string* source = nullptr);
 
+/// One resolved run of a base.
 class Execution {
  public:
   /// Resolves a plan on a base with adapters (null: none). Packs weights of widths not used before.
@@ -41,9 +42,9 @@ class Execution {
       std::shared_ptr<const weights::AdapterSet> adapters, ParallelFor& parallel,
       const ExecutionOptions& options = {});
 
-  /// whole with some linears as other executions of the same base run them, and with K and V in kv.
-  /// Chosen by pointer: nothing is packed or copied. The head, the embedding and the LM head are
-  /// whole's.
+  /// A copy of `whole` in which each listed linear uses another execution's weights (of the same
+  /// base). `kv` replaces its K/V precision. Only pointers are copied: nothing is packed. Heads,
+  /// embedding and LM head stay those of `whole`.
   struct Replacement {
     std::size_t linear;
     std::shared_ptr<const Execution> by;
@@ -52,7 +53,8 @@ class Execution {
                                                   std::span<const Replacement> replacements,
                                                   const KvPrecision& kv);
 
-  /// whole with other weights [out, in] of a linear whose weights are 32-bit floats.
+  /// A copy of `whole` with other weights [out, in] for one linear, which must have 32-bit float
+  /// weights.
   static std::shared_ptr<const Execution> with_weights(
       const std::shared_ptr<const Execution>& whole, std::size_t linear,
       const std::vector<float>& weights, ParallelFor& parallel);
@@ -64,32 +66,32 @@ class Execution {
   /// K and V bits per kv head of a layer.
   const std::vector<int>& k_bits(std::size_t layer) const { return kv_.k_bits[layer]; }
   const std::vector<int>& v_bits(std::size_t layer) const { return kv_.v_bits[layer]; }
-  /// What a KvCache of this execution is made for.
+  /// The precision to construct a KvCache of this execution with.
   const KvPrecision& kv() const { return kv_; }
   /// 32 where the plan's default is 32, else 16 (docs/file_formats.md, "Precision").
   quant::BitWidth embedding_width() const { return embedding_width_; }
   /// Width of the LM head's weights; embedding_width() unless the options say otherwise.
   quant::BitWidth lm_head_width() const { return lm_head_width_; }
 
-  /// The head of a kind: the adapter set's for the plan's head width (nearest trained width), else
-  /// the base's own; null where there is none.
+  /// serving_head of a kind for the plan's head width; null where there is none.
   const weights::Head* head(weights::HeadKind kind) const {
     return kind == weights::HeadKind::kSpan ? qa_head_ : class_head_;
   }
 
-  /// What runs, in words: precision, which adapter serves each width, which head.
+  /// A description for logs: precision, which adapter serves each width, which head.
   const std::string& description() const { return description_; }
 
  private:
   Execution() = default;
-  explicit Execution(const std::shared_ptr<const Execution>& whole);  // points at what whole does
+  explicit Execution(const std::shared_ptr<const Execution>& whole);  // shares whole's pointers
   std::shared_ptr<const weights::BaseModel> base_;
   std::shared_ptr<const weights::AdapterSet> adapters_;
   quant::PrecisionPlan plan_;
   std::vector<weights::LinearCall> calls_;
-  std::vector<std::shared_ptr<const weights::OwnedMatrix>> own_weights_;  // that calls_ point into
-  std::vector<std::shared_ptr<const Execution>> parts_;                   // likewise, of spliced
-  // Of linears with an adapter in a rotated model.
+  // Kept alive because calls_ point into them.
+  std::vector<std::shared_ptr<const weights::OwnedMatrix>> own_weights_;
+  std::vector<std::shared_ptr<const Execution>> parts_;  // the executions spliced from
+  // The rotated pair of each linear with an adapter, in a rotated model.
   struct RotatedLora {
     std::unique_ptr<weights::LoraLinear> pair;
     std::vector<float> bias;

@@ -1,3 +1,4 @@
+// Sums stored bytes and nominal bits over an execution's linears, adapters and caches.
 #include "runtime/footprint.h"
 
 #include "kernels/codebook.h"
@@ -6,7 +7,7 @@ namespace qalof::runtime {
 
 namespace {
 
-// Scales, and zero points where there are any, as packed files hold them.
+// Bytes of scales and, where there are any, zero points, as stored in packed files.
 std::size_t bytes_of_scales(const model::LinearSpec& spec, const quant::QuantScheme& scheme) {
   if (scheme.is_codebook()) {
     const std::size_t blocks = kernels::codebook_blocks(spec.in * spec.out);
@@ -18,14 +19,15 @@ std::size_t bytes_of_scales(const model::LinearSpec& spec, const quant::QuantSch
   return spec.out * groups * (2 + (scheme.asymmetric ? 1 : 0));
 }
 
-// Of one number of a row of activations; a range has an f32 scale.
+// Bits per number of a row of activations; each range adds an f32 scale.
 double activation_bits(const model::LinearSpec& spec, quant::BitWidth width, std::size_t group) {
   if (!width.is_integer()) return width.bits;
   const std::size_t ranges = group == 0 ? 1 : kernels::num_groups(spec.in, group);
   return width.bits + 32.0 * static_cast<double>(ranges) / static_cast<double>(spec.in);
 }
 
-// Mean over layers and heads; a cache holds an f32 scale per token and head.
+// Bits per number of K and V, mean over layers and heads; a cache has an f32 scale per token and
+// head.
 double kv_bits(const Execution& execution) {
   const double scale = 32.0 / static_cast<double>(execution.base().config().head_dim());
   double sum = 0, count = 0;

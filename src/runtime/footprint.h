@@ -1,4 +1,4 @@
-// What an execution's weights weigh as they would be stored, and the bits of all its numbers.
+// Bytes that an execution's weights take when stored, and mean bits of weights, activations and KV.
 #pragma once
 
 #include <cstdint>
@@ -12,15 +12,16 @@ struct Footprint {
   std::uint64_t adapter_bytes = 0;  // LoRA pairs and head, f32
   std::uint64_t other_bytes = 0;    // embeddings, norms, biases
   std::uint64_t total_bytes = 0;
-  // Nominal bits, scales included. Activations: of the rows linears read. K and V: of a cache.
+  // Nominal bits, scales included. Activations: of the rows that linears read. K and V: of a cache.
   double bits_per_weight = 0;
   double bits_per_activation = 0;
   double bits_per_kv = 0;
 };
-/// Bytes of a linear's weights at a width as a packed file holds them: codes in containers of 4 or
-/// 8 bits and scales, or floats. Without bias.
+/// Bytes of a linear's weights at a width in a packed file: codes in containers of 4 or 8 bits and
+/// scales, or floats. Without bias.
 std::uint64_t stored_bytes(const model::LinearSpec& spec, quant::BitWidth width,
                            const quant::QuantScheme& scheme);
+/// Adds up the footprint of an execution from its shapes and precisions; reads no weights.
 Footprint measure_footprint(const Execution& execution);
 
 }  // namespace qalof::runtime

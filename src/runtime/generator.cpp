@@ -1,3 +1,4 @@
+// The generation loop: prefill in chunks, sampling, streaming of final text, stop conditions.
 #include "runtime/generator.h"
 
 #include <algorithm>
@@ -36,7 +37,7 @@ class Steps {
     forward(execution_, {&sequence, 1}, workspace_, hidden_.data(), parallel_, profile_);
     last_ = ids.size() - 1;
   }
-  // Of the last token fed.
+  // LM logits [vocab] of the last token fed.
   std::span<const float> logits() {
     const model::ModelConfig& config = execution_.base().config();
     const Profile::Scope scope(profile_, "lm_head",

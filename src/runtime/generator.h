@@ -1,7 +1,7 @@
-// Text from a prompt: prefill in chunks, then a token at a time until something stops it.
+// Generates text from a prompt: prefill in chunks, then one token at a time until a stop condition.
 //
 // Nothing is allocated per token once a generation runs. The tokens depend on execution, prompt and
-// options alone. Not for: several requests at once (runtime/decoder.h takes them in one batch).
+// options alone. Not for: several requests at once (runtime/decoder.h runs them in one batch).
 #pragma once
 
 #include <cstdint>
@@ -26,6 +26,7 @@ struct GenerateOptions {
 };
 
 enum class StopReason { kLength, kStopToken, kStopString, kPositions, kCancelled };
+/// The reason's name in JSON.
 std::string to_string(StopReason reason);
 
 struct Generation {
@@ -34,19 +35,20 @@ struct Generation {
   StopReason reason = StopReason::kLength;
   std::size_t prompt_tokens = 0;
   double prefill_seconds = 0;  // until the first token is chosen
-  double decode_seconds = 0;   // from there on
+  double decode_seconds = 0;   // from the first token to the end
   std::size_t kv_bytes = 0;
 
   double prefill_tokens_per_second() const;
-  /// Tokens after the first per second of decoding; 0 where there is none.
+  /// Tokens after the first, per second of decoding; 0 where there are none.
   double tokens_per_second() const;
 };
 
 /// Called with each piece of text as it becomes final, valid UTF-8; false ends the generation.
 using TextCallback = std::function<bool(std::string_view piece)>;
 
-/// Error{kBadInput} for an empty prompt, one that leaves no position for a new token, or ids
-/// outside the vocabulary; {kUsage} for options that are out of range. on_text may be null.
+/// Generates until a stop condition. Error{kBadInput} for an empty prompt, one that leaves no
+/// position for a new token, or ids outside the vocabulary; {kUsage} for options out of range.
+/// on_text and profile may be null.
 Generation generate(const Execution& execution, const text::BpeTokenizer& tokenizer,
                     std::span<const std::int32_t> prompt, const GenerateOptions& options,
                     ParallelFor& parallel, const TextCallback& on_text = nullptr,

@@ -1,3 +1,4 @@
+// Rounds K and V, lays out the cache's memory, and stores rows as bytes, nibbles, bf16 or f32.
 #include "runtime/kv_cache.h"
 
 #include <algorithm>
@@ -49,7 +50,7 @@ std::string to_string(KvScheme scheme) { return scheme == KvScheme::kSeed ? "see
 void quantize_kv(const KvRows& rows, std::size_t tokens, const model::ModelConfig& config,
                  const std::vector<int>& head_bits, KvScheme scheme, ParallelFor& parallel) {
   const std::size_t heads = config.num_kv_heads, dim = config.head_dim();
-  // Ranges of a token: one, or one a head.
+  // Ranges per token: one, or one per head.
   const std::size_t ranges = scheme == KvScheme::kSeed ? 1 : heads;
   const auto quantize_tokens = [&](std::size_t begin, std::size_t end) {
     SerialFor serial;
@@ -72,7 +73,7 @@ KvCache::KvCache(const model::ModelConfig& config, const KvPrecision& precision,
       num_kv_heads_(config.num_kv_heads),
       head_dim_(config.head_dim()),
       capacity_(capacity) {
-  // Places first, pointers once the memory stands.
+  // Offsets first; pointers once the memory is allocated.
   constexpr std::size_t kNoScales = SIZE_MAX;
   struct Place {
     std::size_t row, scale;
@@ -110,7 +111,7 @@ KvCache::KvCache(const model::ModelConfig& config, const KvPrecision& precision,
   for (const Place& place : places) {
     const kernels::KvFormat format = format_of(place.bits);
     const std::size_t row_bytes = kernels::stored_row_bytes(format, head_dim_);
-    // Zeros pad the rows: in nibbles that is 8.
+    // Rows are padded with zeros; the nibble of code 0 is 8.
     if (format == kernels::KvFormat::kInt4)
       std::memset(data_.data() + place.row, 0x88, capacity * row_bytes);
     heads_.push_back({data_.data() + place.row,

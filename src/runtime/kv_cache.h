@@ -1,8 +1,8 @@
 // Keys and values of one sequence as attention reads them: codes and scales, never the floats they
 // came from (docs/numerics.md, "K and V").
 //
-// K and V, layers and kv heads lie apart, a head's tokens behind each other. The rows of a head
-// take a byte an element at 5..8 bits, a nibble at 2..4, a bfloat16 at 16 and an f32 at 32. Not
+// Each layer has separate memory for K and V of every kv head, with the head's tokens contiguous.
+// An element takes a byte at 5..8 bits, a nibble at 2..4, a bfloat16 at 16 and an f32 at 32. Not
 // for: sharing between sequences.
 #pragma once
 
@@ -17,10 +17,10 @@
 
 namespace qalof::runtime {
 
-/// What shares one range, and so one scale, where K and V are integers.
+/// Which values of K or V share one range, and so one scale, where they are integers.
 enum class KvScheme {
-  kSeed,  // a token over all heads, as the original does
-  kHead,  // a token and kv head
+  kSeed,  // all heads of a token, as in the original implementation
+  kHead,  // each kv head of a token
 };
 /// "seed" or "head"; Error{kUsage} for others.
 KvScheme parse_kv_scheme(const std::string& text);
@@ -33,9 +33,9 @@ struct KvPrecision {
   friend bool operator==(const KvPrecision&, const KvPrecision&) = default;
 };
 
-/// K or V of some tokens: values [tokens, kv_heads * head_dim], rows stride apart, and, where codes
-/// is not null, the integers [tokens, kv_heads * head_dim] and scales [tokens, kv_heads] they are
-/// made of.
+/// K or V of some tokens: values [tokens, kv_heads * head_dim], rows stride floats apart. Where
+/// codes is not null, also the integers [tokens, kv_heads * head_dim] and scales [tokens, kv_heads]
+/// that the rounded values are products of.
 struct KvRows {
   float* values = nullptr;
   std::size_t stride = 0;
@@ -43,15 +43,15 @@ struct KvRows {
   float* scales = nullptr;
 };
 
-/// Rounds values in place to head_bits [kv_heads] and fills codes and scales. The one place where K
-/// and V change precision.
+/// Rounds values in place to head_bits [kv_heads] and fills codes and scales. The only place where
+/// K and V change precision.
 void quantize_kv(const KvRows& rows, std::size_t tokens, const model::ModelConfig& config,
                  const std::vector<int>& head_bits, KvScheme scheme, ParallelFor& parallel);
 
-/// Movable. One thread at a time.
+/// The cache of one sequence. Movable. One thread at a time.
 class KvCache {
  public:
-  /// Room for capacity tokens; all memory is taken here.
+  /// Room for capacity tokens; allocates all memory. Error{kResource} where that fails.
   KvCache(const model::ModelConfig& config, const KvPrecision& precision, std::size_t capacity);
   KvCache(KvCache&&) = default;
   KvCache& operator=(KvCache&&) = default;
@@ -59,19 +59,19 @@ class KvCache {
   std::size_t length() const { return length_; }
   std::size_t capacity() const { return capacity_; }
   const KvPrecision& precision() const { return precision_; }
-  /// Bytes of codes and scales for all of capacity.
+  /// Bytes of codes and scales for capacity tokens.
   std::size_t bytes() const { return data_.size() + scales_.size() * sizeof(float); }
   void clear() { length_ = 0; }
-  /// Forgets all but the first tokens, at most length().
+  /// Keeps only the first tokens, at most length().
   void truncate(std::size_t tokens);
 
-  /// Stores one layer's rows of tokens behind length(); they count once advance is called. Codes
-  /// and scales are needed where the layer has widths below 16.
+  /// Stores one layer's rows of tokens after the first length(); they count once advance is called.
+  /// Codes and scales are required where the layer has widths below 16.
   void write(std::size_t layer, const KvRows& k, const KvRows& v, std::size_t tokens,
              ParallelFor& parallel);
   void advance(std::size_t tokens) { length_ += tokens; }
 
-  /// What attention reads, [kv_heads].
+  /// The stored rows for attention, [kv_heads].
   const kernels::StoredKv* k(std::size_t layer) const { return heads(layer, 0); }
   const kernels::StoredKv* v(std::size_t layer) const { return heads(layer, 1); }
 

@@ -1,5 +1,5 @@
-// Time per operation of a forward pass, for --profile. Not thread-safe: one Profile per thread of
-// control.
+// Time per operation of a forward pass, for --profile. Not thread-safe: one Profile per calling
+// thread.
 #pragma once
 
 #include <chrono>
@@ -9,6 +9,7 @@
 
 namespace qalof::runtime {
 
+/// Calls, bytes and seconds by operation.
 class Profile {
  public:
   struct Entry {

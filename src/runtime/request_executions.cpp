@@ -1,3 +1,4 @@
+// Draws executions per request or per layer, and runs a mixed batch one execution at a time.
 #include "runtime/request_executions.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Greedy and random token choice with exact top-k and top-p cuts and counter-based randomness.
 #include "runtime/sampling.h"
 
 #include <algorithm>
@@ -31,7 +32,7 @@ Sampler::Sampler(const SamplingOptions& options)
               "--top_p: found {}, expected more than 0 and at most 1", options.top_p);
 }
 
-// Leaves the count most likely candidates in front, sorted.
+// Moves the count most likely candidates to the front, sorted.
 void Sampler::keep_most_likely(std::size_t count) {
   const auto middle = candidates_.begin() + static_cast<std::ptrdiff_t>(count);
   if (middle != candidates_.end())
@@ -43,7 +44,7 @@ void Sampler::keep_most_likely(std::size_t count) {
 // weight.
 double Sampler::keep_top_p(double total) {
   const double wanted = options_.top_p * total;
-  // Few are enough as a rule; sorting all is the exception.
+  // A few candidates usually suffice, which avoids sorting all.
   for (std::size_t count = std::min<std::size_t>(64, candidates_.size());;
        count = std::min(8 * count, candidates_.size())) {
     keep_most_likely(count);
@@ -88,7 +89,7 @@ std::int32_t Sampler::sample(std::span<const float> logits, std::uint64_t step) 
     sum += candidate.weight;
     if (wanted < sum) return candidate.id;
   }
-  // The last sums may round differently; the most likely of the rest is as good.
+  // Reached only where rounding leaves the sum below `wanted`; the last candidate is as good.
   return candidates_.back().id;
 }
 

@@ -1,7 +1,7 @@
 // Choosing a token from logits: greedy, or at random with temperature, top-k and top-p.
 //
-// A choice is a function of logits, options and step alone: the same request gives the same tokens
-// alone or in company, on any number of threads (docs/numerics.md, "Sampling").
+// A choice is a function of logits, options and step alone: a request gives the same tokens alone
+// or in a batch, on any number of threads (docs/numerics.md, "Sampling").
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@ namespace qalof::runtime {
 struct SamplingOptions {
   double temperature = 0;  // 0: the most likely token
   std::size_t top_k = 0;   // the k most likely tokens; 0: all
-  double top_p = 1;        // the fewest most likely tokens that have this probability together
+  double top_p = 1;        // the fewest most likely tokens whose probabilities sum to this
   std::uint64_t seed = 0;
 };
 
@@ -25,8 +25,8 @@ class Sampler {
  public:
   /// Error{kUsage} for a temperature below 0 or not finite and a top_p outside (0, 1].
   explicit Sampler(const SamplingOptions& options);
-  /// The token of a step. Of equal logits the lower id comes first. Error{kDiverged} where a logit
-  /// is NaN or the largest is not finite.
+  /// Chooses the token of a step from logits [vocab]. Of equal logits the lower id comes first.
+  /// Error{kDiverged} where a logit is NaN or the largest is not finite.
   std::int32_t sample(std::span<const float> logits, std::uint64_t step);
 
  private:

@@ -1,3 +1,4 @@
+// Ranks and scaling of adapters, and which quantizer values a run learns.
 #include "train/adapter_form.h"
 
 namespace qalof::train {

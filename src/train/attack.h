@@ -1,6 +1,7 @@
-// Gradient-based attack on classifiers (Guo et al. 2021, arXiv:2104.13733): a distribution over
-// tokens per position is moved until texts drawn from it are classified wrongly, while a reference
-// language model keeps them fluent and near the original. Formulas: docs/numerics.md, "Attack".
+// Gradient-based attack on classifiers (Guo et al. 2021, arXiv:2104.13733): optimizes a
+// distribution over tokens per position until texts drawn from it are classified wrongly, while a
+// reference language model keeps them fluent and similar to the original. Formulas:
+// docs/numerics.md, "Attack".
 #pragma once
 
 #include <cstddef>
@@ -15,9 +16,10 @@
 
 namespace qalof::train {
 
-/// How an attack on several networks takes the mean of their gradients: of all in every iteration,
-/// or of one that is drawn.
+/// How an attack on several networks estimates their mean gradient: from all in every iteration, or
+/// from one drawn at random.
 enum class Expectation { kAll, kOne };
+/// "all" or "one"; Error{kUsage} for others.
 Expectation parse_expectation(const std::string& text);
 std::string to_string(Expectation expectation);
 
@@ -36,18 +38,18 @@ struct AttackOptions {
 /// Error{kUsage} names the flag of a value out of range.
 void check_attack(const AttackOptions& options);
 
-/// Who is attacked, and by whose measure texts are fluent. All have the tokens of one tokenizer.
+/// The attacked classifiers and the language model that measures fluency. All share one tokenizer.
 struct AttackNetworks {
   std::vector<TeacherModel> classifiers;  // of one base; several: the attack is on their mean
   std::size_t num_labels = 0;
   TeacherModel reference;     // language model
-  std::vector<bool> allowed;  // [tokens] that may come; others of the vocabularies may not
+  std::vector<bool> allowed;  // [tokens] that the attack may use; tokens beyond it are not allowed
 };
 
-/// ids: at least one. weights [ids]: of tokens in the similarity, with sum 1; empty: equal ones.
-/// kept [ids]: tokens that stay as they are, allowed or not; empty: none.
+/// A text to attack. ids: at least one. weights [ids]: weight of each token in the similarity, with
+/// sum 1; empty: equal weights. kept [ids]: tokens that do not change, allowed or not; empty: none.
 struct AttackText {
-  std::uint64_t index = 0;  // of the sample in its file: what its random numbers depend on
+  std::uint64_t index = 0;  // of the sample in its file; its random numbers depend on it
   std::vector<std::int32_t> ids;
   std::int32_t label = 0;
   std::vector<float> weights;
@@ -69,19 +71,21 @@ struct AttackedText {
   AttackLosses first, last;  // in the first and the last iteration
 };
 
-/// Not thread-safe; what it gives depends on neither threads nor which texts come together.
+/// Runs attacks. Not thread-safe. Results depend neither on the number of threads nor on how texts
+/// are batched.
 class Attacker {
  public:
-  /// longest: tokens of a text, at most. parallel must outlive it. Error{kUnsupported} for
-  /// adapters that own weights, {kBadInput} for vocabularies that differ or a missing head.
+  /// longest: the largest number of tokens of a text. parallel must outlive this object.
+  /// Error{kUnsupported} for adapters that own weights, {kBadInput} for vocabularies that differ or
+  /// a missing head.
   Attacker(const AttackNetworks& networks, const AttackOptions& options, Device device,
            std::size_t longest, ParallelFor& parallel);
   ~Attacker();
 
-  /// on_iteration may be empty and may throw.
+  /// Attacks the texts together. on_iteration may be empty and may throw.
   std::vector<AttackedText> attack(std::span<const AttackText> texts,
                                    const std::function<void(std::size_t iteration)>& on_iteration);
-  /// Hard sample number of a text, from 0.
+  /// The token ids of sample `number` (from 0) drawn from a text's distribution.
   std::vector<std::int32_t> hard_sample(const AttackText& text,
                                         const TokenDistribution& distribution,
                                         std::uint64_t number) const;

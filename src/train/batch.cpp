@@ -1,3 +1,4 @@
+// Packs windows into rows, checks them against model and task, and permutes them every epoch.
 #include "train/batch.h"
 
 #include <algorithm>
@@ -64,7 +65,7 @@ DataOrder::DataOrder(std::uint64_t seed, const std::string& name, std::vector<st
 }
 
 void DataOrder::group_by_length() {
-  // As many steps are sorted together as `transformers` sorts batches.
+  // Sorts this many steps together, as `transformers` does with batches (group_by_length).
   constexpr std::size_t kSteps = 50;
   const std::size_t stretch = kSteps * per_step_, count = permutation_.size();
   for (std::size_t first = 0; first < count; first += stretch) {
@@ -73,7 +74,7 @@ void DataOrder::group_by_length() {
         permutation_.begin() + static_cast<std::ptrdiff_t>(std::min(count, first + stretch)),
         [&](std::uint32_t a, std::uint32_t b) { return lengths_[a] > lengths_[b]; });
   }
-  // Whole steps change places; a rest stays behind them.
+  // Permutes whole steps; an incomplete last step stays last.
   std::vector<std::uint32_t> order(count / per_step_);
   if (order.empty()) return;
   step_stream_.permutation(static_cast<std::uint64_t>(epoch_), order);

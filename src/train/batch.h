@@ -1,4 +1,4 @@
-// From windows to packed rows without padding, and the order in which windows are drawn.
+// Packs windows into rows without padding, and decides the order in which windows are drawn.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@
 
 namespace qalof::train {
 
-/// Windows one after the other: [tokens] rows, window w holds offsets[w] .. offsets[w + 1] - 1.
+/// Concatenated windows: [tokens] rows, of which window w holds offsets[w] .. offsets[w + 1] - 1.
 struct PackedBatch {
   std::vector<std::int32_t> ids;
   std::vector<std::int32_t> positions;
@@ -31,16 +31,16 @@ void check_examples(std::span<const Example> examples, const model::ModelConfig&
                     const TrainOptions& options);
 
 /// Draws windows: a new permutation of all of them every epoch, a function of (seed, name, epoch)
-/// alone. The last step of an epoch takes what is left.
+/// alone. The last step of an epoch takes the remaining windows.
 ///
-/// By length, stretches of the permutation are sorted before they are cut into steps, and the steps
-/// are permuted again: windows of a step are of like length, and which come together and when
-/// remains random.
+/// With grouping by length, stretches of the permutation are sorted by length before they are cut
+/// into steps, and the steps are permuted again: windows of a step have similar lengths, while
+/// composition and order of steps remain random.
 class DataOrder {
  public:
   DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
             std::size_t examples_per_step);
-  /// lengths [num_examples]: orders by length.
+  /// Groups by length; lengths [num_examples].
   DataOrder(std::uint64_t seed, const std::string& name, std::vector<std::size_t> lengths,
             std::size_t examples_per_step);
   /// Indices of a step's windows.
@@ -51,7 +51,7 @@ class DataOrder {
 
   RandomStream stream_, step_stream_;
   std::size_t per_step_;
-  std::vector<std::size_t> lengths_;  // empty: not by length
+  std::vector<std::size_t> lengths_;  // empty: no grouping by length
   std::vector<std::uint32_t> permutation_;
   std::int64_t epoch_ = -1;
 };

@@ -1,4 +1,4 @@
-// How the logits of teachers enter a loss, after docs/numerics.md, "Losses". Data only.
+// Weights of hard labels and teacher logits in a loss (docs/numerics.md, "Losses"). Data only.
 #pragma once
 
 #include <cstddef>
@@ -8,12 +8,12 @@
 namespace qalof::train {
 
 struct Distillation {
-  double alpha = 0;        // kl: the share of distillation, divided among the teachers
+  double alpha = 0;        // kl: share of distillation in the loss, divided among the teachers
   double temperature = 1;  // kl
   KdLoss loss = KdLoss::kKl;
   double beta = 1;  // mse: the weight of each teacher
 
-  /// Weight of the hard labels, of all distillation, and one teacher's part in the latter.
+  /// Weight of the hard labels; of distillation as a whole; and one teacher's share of the latter.
   double hard_weight(std::size_t num_teachers) const {
     return num_teachers > 0 && loss == KdLoss::kKl ? 1.0 - alpha : 1.0;
   }

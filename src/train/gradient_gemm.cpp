@@ -1,3 +1,4 @@
+// Packs and transposes operands so that gradient products run on the float GEMM in a fixed order.
 #include "train/gradient_gemm.h"
 
 #include <algorithm>
@@ -47,7 +48,7 @@ void GradientGemm::multiply(const MatrixView& x, const MatrixView& w, float alph
 
 void GradientGemm::multiply_transposed(const MatrixView& a, const MatrixView& b, float alpha,
                                        kernels::Accumulate accumulate, float* y) {
-  // The side with fewer columns is transposed, the other packed: a result of few columns would
+  // The side with fewer columns is transposed and the other packed: packing the narrow side would
   // leave panels half empty.
   const bool swap = a.cols > b.cols;
   const MatrixView& rows = swap ? b : a;

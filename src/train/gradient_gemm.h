@@ -12,7 +12,7 @@
 
 namespace qalof::train {
 
-/// Row-major matrix that somebody else owns.
+/// A row-major matrix; does not own its memory.
 struct MatrixView {
   const float* data = nullptr;
   std::size_t rows = 0;
@@ -24,14 +24,14 @@ struct MatrixView {
 kernels::PackedMatrix pack_right(const MatrixView& w, std::vector<float>& panels,
                                  ParallelFor& parallel);
 
-/// Buffers between calls. One per thread of control.
+/// Gradient products with buffers reused between calls. One per calling thread.
 class GradientGemm {
  public:
   explicit GradientGemm(ParallelFor& parallel) : parallel_(parallel) {}
   /// y [m, n] = alpha x w, or y += alpha x w.
   void multiply(const MatrixView& x, const kernels::PackedMatrix& w, float alpha,
                 kernels::Accumulate accumulate, float* y);
-  /// The same for w [k, n] as it is.
+  /// multiply with an unpacked w [k, n].
   void multiply(const MatrixView& x, const MatrixView& w, float alpha,
                 kernels::Accumulate accumulate, float* y);
   /// y [a.cols, b.cols] = alpha a^T b, or y += ...; sums over ascending rows.

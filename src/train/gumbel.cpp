@@ -1,3 +1,4 @@
+// Fills the table of Gumbel numbers, hands out stretches of it, and draws tokens by Gumbel-max.
 #include "train/gumbel.h"
 
 #include <algorithm>
@@ -20,7 +21,7 @@ GumbelNoise::GumbelNoise(std::uint64_t seed, double temperature, std::size_t lon
     for (std::size_t i = task * kTask; i < end; i += 4) {
       const auto words = stream.words(0, i / 4);
       for (std::size_t k = 0; k < 4 && i + k < end; ++k) {
-        // In (0, 1): g = -log(-log u) is finite, and exp(g) is the inverse of -log u.
+        // u is in (0, 1), so g = -log(-log u) is finite; exp(g) = 1 / -log u.
         const double u = (static_cast<double>(words[k]) + 0.5) * 0x1p-32;
         const double inverse = -std::log(u);
         values_[i + k] = static_cast<float>(

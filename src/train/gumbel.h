@@ -1,4 +1,4 @@
-// Gumbel noise and the distributions over tokens it draws from (docs/numerics.md, "Attack";
+// Gumbel noise and the token distributions that are sampled with it (docs/numerics.md, "Attack";
 // Jang et al. 2017, "Categorical Reparameterization with Gumbel-Softmax").
 #pragma once
 
@@ -12,20 +12,21 @@
 
 namespace qalof::train {
 
-/// exp(g / temperature) of Gumbel numbers g, so that a sample of softmax((theta + g) / temperature)
-/// is a product and a sum. Numbers are made once; a sample reads a stretch of them from a place
-/// that is drawn for it. Immutable.
+/// A table of exp(g / temperature) for Gumbel numbers g, so that a sample of
+/// softmax((theta + g) / temperature) takes a product and a sum. The table is made once; a sample
+/// reads a stretch of it at a drawn place. Immutable: threads may share it.
 class GumbelNoise {
  public:
   static constexpr std::size_t kPlaces = std::size_t{1} << 21;
   static constexpr double kLowestTemperature = 0.3;  // below, numbers would not fit f32
 
-  /// longest: numbers of a stretch, at most. Stretches do not depend on it.
+  /// longest: the largest length of a stretch; stretches do not depend on it. Error{kUsage} for a
+  /// temperature below kLowestTemperature.
   GumbelNoise(std::uint64_t seed, double temperature, std::size_t longest, ParallelFor& parallel);
   /// Numbers [count] of the sample (step, index) of a stream.
   std::span<const float> stretch(std::string_view stream, std::uint64_t step, std::uint64_t index,
                                  std::size_t count) const;
-  /// All numbers; stretches lie in them.
+  /// The whole table; stretches view it.
   std::span<const float> values() const { return values_; }
 
  private:
@@ -33,15 +34,15 @@ class GumbelNoise {
   std::vector<float> values_;
 };
 
-/// A distribution over tokens per position: exp(theta / temperature), not normalized, in
-/// [positions, vocab]. A token that may not come has 0.
+/// A distribution over tokens per position: exp(theta / temperature) [positions, vocab], not
+/// normalized. A token that is not allowed has 0.
 struct TokenDistribution {
   std::size_t positions = 0, vocab = 0;
   std::vector<float> weights;
 };
 
-/// The most likely token of every position under noise [positions, vocab], of equals the first: a
-/// draw from the distribution.
+/// Draws a token per position: the largest weight times noise [positions, vocab], the first of
+/// equals.
 std::vector<std::int32_t> draw_tokens(const TokenDistribution& distribution,
                                       std::span<const float> noise);
 

@@ -1,3 +1,4 @@
+// Adds up the bytes of parameters, packed weights, activations, logits and teachers of a run.
 #include "train/memory.h"
 
 #include <algorithm>
@@ -32,13 +33,13 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
       options.method == Method::kCpt
           ? static_cast<std::uint64_t>(options.widths.max_bits - options.widths.min_bits + 1)
           : adapters;
-  // Values, gradients and two moments; and what a checkpoint copies: values and moments to go on,
-  // and the weights in the form in which they are handed out.
+  // Values, gradients and two moments; plus the copies of a checkpoint: values and moments to
+  // resume from, and the weights in the form in which they are returned.
   const std::uint64_t trained =
       (full ? all_weights : at_once * options.adapters.lora_r * rank_weights) * (4 + 5) * kFloat;
-  // Packed for the forward pass and dense for the backward pass, once per width.
+  // Weights packed for the forward pass and for the backward pass, once per width.
   const std::uint64_t forms = widths * linear_weights * 2 * kFloat;
-  // Floats to make codes of, and two weight gradients of the largest linear, which vanish beside.
+  // The floats that codes are made from; two weight gradients of the largest linear are negligible.
   const std::uint64_t floats = owns_weights(options) ? linear_weights * kFloat : 0;
   const std::uint64_t base = full ? 0 : all_weights * kFloat;  // the mapped file
 
@@ -49,11 +50,11 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
   const std::uint64_t per_layer =
       7 * config.hidden + 2 * config.inner + config.hidden + 2 * kv_width;
   const std::uint64_t activations = tokens * config.num_layers * per_layer * kFloat;
-  // Logits are computed in chunks of this many rows (lm_loss.cpp), with a few copies.
+  // Logits are computed in chunks of this many rows (torch/loss.cpp), with a few copies.
   const std::uint64_t logit_rows = std::min<std::uint64_t>(tokens, 512);
   const std::uint64_t logits =
       options.head_kind == weights::HeadKind::kLm ? 5 * logit_rows * config.vocab_size * kFloat : 0;
-  // States of students and teachers beside each other, and what the cache may hold of them.
+  // States of students and teachers at the same time, and the cache of teacher states.
   const bool has_states =
       options.distillation.hidden_kd > 0 || options.distillation.contrastive > 0;
   const std::uint64_t states =

@@ -1,3 +1,4 @@
+// Probes one width after another with a short training until the loss falls enough.
 #include "train/range_test.h"
 
 #include <cmath>
@@ -12,10 +13,10 @@ namespace {
 
 constexpr std::int64_t kSteps = 32, kWarmup = 8;
 constexpr std::size_t kFirst = 4, kLast = 8;  // steps whose losses are averaged
-constexpr double kShare = 0.5;                // of the fall at max_bits
-constexpr double kLeastFall = 0.01;           // at max_bits, of the first losses
+constexpr double kShare = 0.5;                // required fall of the loss, relative to max_bits
+constexpr double kLeastFall = 0.01;           // required at max_bits, relative to the first losses
 
-// One width, trained alone as `joint` does: batches do not depend on it.
+// Options of a probe: `joint` with one width, so that batches do not depend on the width.
 TrainOptions probe_options(const TrainOptions& options, int bits) {
   TrainOptions probe = options;
   probe.method = Method::kJoint;
@@ -49,7 +50,7 @@ RangeProbe probe(const std::shared_ptr<const weights::BaseModel>& base, const Tr
                 "stopped during the precision range test; nothing is written yet");
   } catch (const Error& error) {
     if (error.kind() != ErrorKind::kDiverged) throw;
-    return {bits, 0, 0};  // has learned nothing
+    return {bits, 0, 0};  // diverged
   }
   const std::span<const StepRecord> all(steps);
   const RangeProbe result{bits, mean_loss(all.first(kFirst)), mean_loss(all.last(kLast))};

@@ -1,5 +1,5 @@
-// The precision range test of cyclic precision training (Fu et al., ICLR 2021, section 3.3): the
-// fewest bits at which training still learns, docs/numerics.md, "Schedules".
+// The precision range test of cyclic precision training (Fu et al., ICLR 2021, section 3.3): finds
+// the fewest bits at which training still learns (docs/numerics.md, "Schedules").
 #pragma once
 
 #include <memory>
@@ -10,7 +10,7 @@
 
 namespace qalof::train {
 
-/// Where probes begin.
+/// The lowest width that is probed.
 inline constexpr int kFewestBits = 2;
 
 /// A short training from the run's starting values at one width.
@@ -19,7 +19,7 @@ struct RangeProbe {
   double first_loss = 0, last_loss = 0;  // means over its first and last steps
 
   double fall() const { return first_loss - last_loss; }
-  /// Of a training that diverged both losses are 0.
+  /// Both losses are 0 where the training diverged.
   bool diverged() const { return first_loss == 0 && last_loss == 0; }
 };
 
@@ -28,10 +28,10 @@ struct RangeTest {
   std::vector<RangeProbe> probes;  // --max_bits, then from 2 bits up
 };
 
-/// Probes widths for `cpt`; options.widths.min_bits is not read. Nothing of what a probe learns is
-/// kept, and the same options and examples give the same numbers. Uses observer and should_stop of
-/// hooks: Error{kInterrupted} where that says so. Error{kUsage} where the loss does not fall at
-/// max_bits, {kDiverged} where it is not finite there.
+/// Probes widths for `cpt`; options.widths.min_bits is not read. What a probe learns is discarded,
+/// and the same options and examples give the same numbers. Uses observer and should_stop of hooks:
+/// Error{kInterrupted} where should_stop returns true. Error{kUsage} where the loss does not fall
+/// at max_bits, {kDiverged} where it is not finite there.
 RangeTest find_min_bits(const std::shared_ptr<const weights::BaseModel>& base,
                         const TrainOptions& options, std::span<const Example> examples,
                         const TrainHooks& hooks);

@@ -1,5 +1,5 @@
-// Where a training run is: all it needs, beside its options and its data, to go on as if it had
-// never stopped. Data only; app/train_checkpoint.h puts it into files.
+// The state of a training run: all it needs, besides its options and data, to resume as if it had
+// never stopped. Data only; app/train/checkpoint.h writes and reads the files.
 #pragma once
 
 #include <cstdint>
@@ -11,17 +11,18 @@
 
 namespace qalof::train {
 
+/// The state of AdamW.
 struct AdamWState {
-  std::vector<float> mean, square;  // as the flat parameters
+  std::vector<float> mean, square;  // ordered as the flat parameters
   std::vector<std::int64_t> steps;  // [group]
 };
 
-/// Position in the data, learning rate and random numbers are functions of the number of steps, and
-/// what a method remembers is a function of their records; so neither is stored.
+/// Not stored, because it follows from the step count: position in the data, learning rate and
+/// random numbers. Nor what a method remembers, because it follows from the step records.
 struct RunState {
-  /// Of every phase up to the one that trains, which is the last. Never empty.
+  /// Step records of every phase up to the current one, which is the last. Never empty.
   std::vector<std::vector<StepRecord>> steps;
-  std::vector<float> values;  // flat parameters of that phase
+  std::vector<float> values;  // flat parameters of the current phase
   AdamWState optimizer;
   /// Adapters and heads of earlier phases: "w8.3.a", "w8.head.weight".
   std::map<std::string, NamedTensor> finished;

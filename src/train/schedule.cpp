@@ -1,3 +1,4 @@
+// Warmup and decay of the learning rate, and the number of steps of a phase.
 #include "train/schedule.h"
 
 #include <algorithm>
@@ -39,7 +40,7 @@ std::int64_t steps_of_epoch(const TrainOptions& options, std::size_t examples) {
 std::int64_t steps_of_tokens(const TrainOptions& options, const Phase& phase,
                              std::span<const Example> examples) {
   const std::size_t passes = phase.walk == Walk::kAll ? phase.networks.size() : 1;
-  // Whole epochs that end before max_tokens need no look at their steps.
+  // Whole epochs that end before max_tokens are skipped without counting their steps.
   std::size_t in_epoch = 0;
   for (const Example& example : examples) in_epoch += passes * example.ids.size();
   const auto of_epoch = static_cast<std::int64_t>(in_epoch);

@@ -1,3 +1,4 @@
+// Cross entropy and distillation of start and end logits per window, with their gradient, in f64.
 #include "train/span_loss.h"
 
 #include <algorithm>

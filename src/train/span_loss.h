@@ -1,5 +1,5 @@
-// The loss of span extraction with its gradient, after docs/numerics.md, "Losses". Plain C++ on the
-// few logits of a batch, shared by every graph and device.
+// The loss of span extraction and its gradient (docs/numerics.md, "Losses"). Plain C++, because a
+// batch has few logits; shared by every graph and device.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ namespace qalof::train {
 
 struct SpanLossInputs {
   std::span<const float> logits;                 // [tokens, 2] = start, end
-  std::vector<std::span<const float>> teachers;  // logits likewise; none: hard labels alone
+  std::vector<std::span<const float>> teachers;  // [tokens, 2] each; none: hard labels alone
   std::span<const std::size_t> offsets;          // [windows + 1]
   std::span<const std::int32_t> starts, ends;    // [windows], relative to the window
   Distillation distillation;
@@ -25,7 +25,7 @@ struct SpanLoss {
   double hard = 0;
   double distillation = 0;  // kl: with T^2, mean over teachers; mse: sum over teachers
   double total = 0;         // the loss
-  std::uint64_t hits = 0;   // largest logits that stand at the label, of 2 a window
+  std::uint64_t hits = 0;   // labels with the largest logit, of 2 per window
 };
 
 /// dlogits [tokens, 2] receives the gradient of total. Softmax runs over all tokens of a window.

@@ -1,3 +1,4 @@
+// Chooses the networks and teachers of a step: walks, cycles, drawn widths, and when to descend.
 #include "train/step_plan.h"
 
 #include <algorithm>
@@ -12,12 +13,13 @@ namespace qalof::train {
 
 namespace {
 
-// With fewer steps a cycle jumps over widths.
+// A cycle with fewer steps would skip widths.
 constexpr std::int64_t kMinStepsPerCycle = 5;
-// Descend by loss: a mean that is not this much lower than the one before has stopped falling.
+// Descend by loss: the loss has stopped falling where a mean is not lower than the previous one by
+// this share.
 constexpr double kPlateau = 0.01;
 
-// Bits at a part 0..1 of a cycle, before rounding.
+// Bits, before rounding, at a part (0..1) of a cycle.
 double bits_at(const TrainOptions& options, double part) {
   const double range = options.widths.max_bits - options.widths.min_bits;
   return options.widths.min_bits + 0.5 * range * (1.0 - std::cos(std::numbers::pi * part));
@@ -29,7 +31,7 @@ bool ends_at_top(const TrainOptions& options, std::int64_t cycles, std::int64_t 
          std::nearbyint(bits_at(options, last)) == options.widths.max_bits;
 }
 
-// Steps whose mean loss is compared by descend.
+// Number of steps over which descend averages the loss.
 std::size_t loss_window(const Phase& phase, std::int64_t total) {
   const auto levels = static_cast<std::int64_t>(phase.networks.size());
   return static_cast<std::size_t>(std::clamp<std::int64_t>(total / (4 * levels), 1, 50));
@@ -45,7 +47,7 @@ bool has_stopped_falling(const std::vector<double>& losses, std::size_t window) 
   return mean(last) > (1.0 - kPlateau) * mean(last - static_cast<std::ptrdiff_t>(window));
 }
 
-// The step at which a level begins on the schedule of equal parts.
+// The step at which a level begins where all levels have equally many steps.
 std::int64_t part_begin(std::size_t level, std::size_t levels, std::int64_t total) {
   return static_cast<std::int64_t>(level) * total / static_cast<std::int64_t>(levels);
 }
@@ -59,7 +61,7 @@ std::vector<TeacherReference> teachers_of(const Phase& phase, const TrainOptions
     for (std::size_t i = 0; i < pass; ++i) teachers.push_back({TeacherKind::kEarlierPass, i});
     return teachers;
   }
-  // The highest network teaches all others; a curriculum's level learns from the one before it.
+  // The highest network teaches all others; in a curriculum, each level learns from the previous.
   if (options.teacher_self && phase.walk != Walk::kAll && network != 0U) {
     const bool descends = phase.walk == Walk::kDescend;
     teachers.push_back({TeacherKind::kNetwork, descends ? *network - 1 : 0});
@@ -67,7 +69,7 @@ std::vector<TeacherReference> teachers_of(const Phase& phase, const TrainOptions
   return teachers;
 }
 
-// The plan of a phase with some linears at the next trained width above or below.
+// The phase's plan with some linears moved to the next trained width above or below.
 quant::PrecisionPlan plan_near(const Phase& phase, const RandomStream& stream, std::uint64_t step) {
   quant::PrecisionPlan plan = *phase.around;
   for (std::size_t i = 0; i < plan.linears.size(); ++i) {
@@ -156,7 +158,7 @@ StepPlan plan_step(const Phase& phase, const TrainOptions& options, const quant:
         add(stream.below(phase.networks.size(), at, 1));
         break;
       }
-      // A drawn head, so that the head of every width learns.
+      // The head is drawn too, so that the head of every width is trained.
       const std::uint64_t head = stream.below(phase.networks.size(), at, 2 + num_linears);
       const Network mixed{"mixed", random_plan(phase, options, target, step),
                           phase.networks[head].head_width};
@@ -175,7 +177,7 @@ bool advance(const Phase& phase, const TrainOptions& options, std::int64_t next_
     const std::size_t window = loss_window(phase, total);
     if (std::isfinite(loss)) state.losses.push_back(loss);
     if (state.losses.size() > 2 * window) state.losses.erase(state.losses.begin());
-    // At the latest when half of an equal part is left for each level below.
+    // Descends at the latest when each level below is left with half of its equal share of steps.
     const auto below = static_cast<std::int64_t>(levels - 1 - state.level);
     const std::int64_t latest =
         total - below * std::max<std::int64_t>(1, total / (2 * static_cast<std::int64_t>(levels)));

@@ -1,5 +1,5 @@
-// What one optimizer step trains: a function of (phase, options, step, state of the walk), so that
-// a run can be resumed at any step.
+// The networks that one optimizer step trains: a function of (phase, options, step, state of the
+// walk), so that a run can be resumed at any step.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +10,9 @@
 
 namespace qalof::train {
 
-/// Who teaches a network in a step. Teachers have no gradient.
+/// Which network teaches another in a step. Teachers get no gradient.
 enum class TeacherKind {
-  kEarlierPass,  // the step's pass `index`, whose outputs are at hand
+  kEarlierPass,  // pass `index` of this step, whose outputs are already computed
   kNetwork,      // networks[index] of the phase, as trained so far
   kPhase,        // the network of the finished phase `index`
   kModel         // TrainOptions::teacher
@@ -34,20 +34,22 @@ struct StepPlan {
   std::vector<StepPass> passes;
 };
 
-/// Where a walk that depends on the past is. All of it is needed to resume.
+/// The state of a walk that depends on earlier steps; needed in full to resume.
 struct WalkState {
-  std::size_t level = 0;       // descend: networks[level] trains
-  std::vector<double> losses;  // descend by loss: of the steps at this level
+  std::size_t level = 0;       // descend: networks[level] is trained
+  std::vector<double> losses;  // descend by loss: losses of the steps at this level
 };
 
 /// Bits of a step (0-based) of cyclic precision, docs/numerics.md, "Schedules".
 int cyclic_bits(const TrainOptions& options, std::int64_t step, std::int64_t total);
-/// Error{kUsage} where cycles are too short to reach the top, naming the largest number of them.
+/// Error{kUsage} where cycles are too short to reach the highest width; names the largest possible
+/// number of cycles.
 void check_cycles(const TrainOptions& options, std::int64_t total);
 
-/// Linears with widths drawn by (seed, step, layer); K and V of a layer have the width of its first
-/// linear. Around a plan, each linear has its own width with probability 1/2, else the next trained
-/// one above or below where there is one; K and V are the plan's.
+/// A plan whose widths are drawn by (seed, step, layer); K and V of a layer have the width of its
+/// first linear. Where the phase trains around a plan, each linear keeps the plan's width with
+/// probability 1/2, else has the next trained one above or below where there is one; K and V are
+/// the plan's.
 quant::PrecisionPlan random_plan(const Phase& phase, const TrainOptions& options,
                                  const quant::PlanTarget& target, std::int64_t step);
 
@@ -55,8 +57,8 @@ quant::PrecisionPlan random_plan(const Phase& phase, const TrainOptions& options
 StepPlan plan_step(const Phase& phase, const TrainOptions& options, const quant::PlanTarget& target,
                    std::int64_t step, std::int64_t total, const WalkState& state);
 
-/// Takes the loss of a step that was done. True where the next step (0-based, of total) begins a
-/// lower level, whose adapter and head then start as copies of those of the level before.
+/// Records the loss of a finished step. True where the next step (0-based, of total) begins a lower
+/// level, whose adapter and head then start as copies of those of the previous level.
 bool advance(const Phase& phase, const TrainOptions& options, std::int64_t next_step,
              std::int64_t total, double loss, WalkState& state);
 

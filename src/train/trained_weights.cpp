@@ -1,3 +1,4 @@
+// Serves a fully trained model's tensors from memory as a base, with its heads.
 #include "train/trained_weights.h"
 
 #include <algorithm>
@@ -71,7 +72,7 @@ std::shared_ptr<const weights::BaseModel> make_base(
   if (const auto weight = tensors.find("score.weight"); weight != tensors.end())
     class_head = weights::Head{weight->second.shape[0], weight->second.values, {}};
   model::ModelConfig config = like.config();
-  // Training for another task hands out no LM head of its own.
+  // Training for another task returns no separate LM head.
   if (config.lm_head == model::LmHead::kOwn && !tensors.contains(model::kLmHeadTensor))
     model::set_lm_head(config, model::LmHead::kNone);
   auto source = std::make_unique<MemorySource>(tensors, model::linears(config));

@@ -1,6 +1,5 @@
-// What training produces: adapters with heads per width, or the whole model's tensors; and a base
-// made of such tensors, so that a model under training can be evaluated without going through a
-// file.
+// The result of training: adapters with heads per width, or the whole model's tensors; and a base
+// made from such tensors, so that a model under training can be evaluated without writing files.
 #pragma once
 
 #include <cstddef>
@@ -29,10 +28,10 @@ struct TrainedWeights {
   std::map<std::string, NamedTensor> tensors;
 };
 
-/// A base of the tensors of `full`, with the config of another.
+/// A base made from the tensors of `full`, with the config of like.
 std::shared_ptr<const weights::BaseModel> make_base(
     const weights::BaseModel& like, const std::map<std::string, NamedTensor>& tensors);
-/// The adapters as a set the runtime serves.
+/// The adapters as a set for the runtime.
 std::shared_ptr<const weights::AdapterSet> make_adapter_set(const TrainedWeights& weights);
 
 }  // namespace qalof::train

@@ -1,3 +1,5 @@
+// Reading PEFT directories tensor by tensor, choosing the adapter of a width, and writing PEFT
+// directories back.
 #include "weights/adapter.h"
 
 #include <algorithm>
@@ -19,7 +21,7 @@ namespace {
 constexpr std::string_view kASuffix = ".lora_A.weight";
 constexpr std::string_view kBSuffix = ".lora_B.weight";
 
-// name without what stands before a decoder's names, which goes to *prefix.
+// Strips the class prefix ("transformer." or "model.") from a tensor's name; *prefix receives it.
 std::string without_model_prefix(const std::string& name, std::string* prefix = nullptr) {
   if (prefix != nullptr) prefix->clear();
   for (const std::string_view known : {"transformer.", "model."}) {
@@ -30,8 +32,8 @@ std::string without_model_prefix(const std::string& name, std::string* prefix = 
   return name;
 }
 
-// A tensor of a model's state, where the name of the adapter, "default" unless it was given
-// another, stands before the last part, as the name it has in a file; peft loads both.
+// A model's state dict holds "....lora_A.default.weight" where a saved adapter holds
+// "....lora_A.weight"; returns the saved form. peft loads both, with the adapter name "default".
 std::string without_adapter_name(const std::string& name) {
   for (const std::string_view suffix : {kASuffix, kBSuffix}) {
     const std::string part(suffix.substr(0, suffix.rfind('.')));  // ".lora_A"
@@ -42,7 +44,7 @@ std::string without_adapter_name(const std::string& name) {
   return name;
 }
 
-// What a tensor of peft is that is not implemented, as a phrase; "" for one that is nothing known.
+// Describes a tensor of a peft feature that is not implemented here; "" for an unknown tensor.
 std::string_view foreign_tensor(const std::string& name, const std::string& embedding) {
   if (name.find(".lora_embedding_") != std::string::npos) return "an adapter of an embedding";
   if (name.starts_with("lm_head.lora_")) return "an adapter of the LM head";
@@ -149,8 +151,8 @@ class PeftReader {
                 quant::nearest_name(without_model_prefix(unknown.front()), names_));
   }
 
-  // What the configuration says about every linear. A linear, embedding or LM head that it saves as
-  // a whole is nothing that can be loaded.
+  // Rank, alpha and selection of every linear by the configuration. A linear, embedding or LM head
+  // that was saved as a whole (modules_to_save) is refused.
   void read_modules() {
     const std::string where = directory_ + "/adapter_config.json";
     const std::string embedding = model::tensor_names(config_).token_embedding;
@@ -166,8 +168,8 @@ class PeftReader {
     }
   }
 
-  // The tensors tell which linears have an adapter. One that the configuration leaves alone is
-  // refused: peft would pass over its tensors without a word.
+  // The tensors decide which linears have an adapter. Tensors of a linear that the configuration
+  // leaves out are refused: peft would ignore them silently.
   std::unique_ptr<LoraLinear> read_linear(std::size_t i) {
     const model::LinearSpec& spec = linears_[i];
     const io::PeftModule& module = modules_[i];
@@ -200,7 +202,8 @@ class PeftReader {
                                         std::move(b_values), spec.in, spec.out);
   }
 
-  // Modules that are named and have no tensors do nothing in peft, unless it starts at random.
+  // In peft, a module that is named but has no tensors adds nothing, unless its initialization is
+  // random.
   void warn_of_bare_modules() {
     if (bare_modules_.empty() || !peft_.config().targets_known) return;
     const std::string found = fmt::format(
@@ -233,15 +236,15 @@ class PeftReader {
   std::vector<model::LinearSpec> linears_;
   std::vector<std::string> names_;
   io::PeftAdapter peft_;
-  std::string prefix_;  // as the file has it; which one it is depends on the class it was made for
+  std::string prefix_;  // as in the file; depends on the transformers class it was made for
   std::map<std::string, std::string> a_keys_, b_keys_, head_keys_;  // module -> key in the file
-  std::vector<io::PeftModule> modules_;                             // [linear], then others
+  std::vector<io::PeftModule> modules_;    // [linear], then the embedding and the LM head
   std::vector<std::string> bare_modules_;  // named by the configuration, without tensors
   std::vector<std::string> warnings_;
 };
 
-// The alpha whose quotient by the rank, rounded to float, is the scale of the pairs, which a float
-// need not hold.
+// The alpha to store: alpha / rank, rounded to float, must equal the scaling of the pairs. It may
+// need double precision.
 double stored_alpha(const Adapter& adapter) {
   const auto alpha = static_cast<double>(adapter.alpha), rank = static_cast<double>(adapter.rank);
   for (const auto& lora : adapter.linears) {

@@ -21,7 +21,7 @@
 
 namespace qalof::weights {
 
-/// The low-rank pair of one linear in the base's own basis.
+/// The low-rank pair of one linear, in the unrotated basis of the base.
 class LoraLinear {
  public:
   /// a [r, in], b [out, r].
@@ -42,22 +42,23 @@ class LoraLinear {
   LoraView view_;
 };
 
-/// One width's adapter: a pair per linear (null where the adapter leaves a linear alone) and the
-/// heads trained with it.
+/// One width's adapter: a pair per linear (null where the adapter does not change a linear) and
+/// the heads trained with it.
 struct Adapter {
   std::vector<std::unique_ptr<LoraLinear>> linears;  // [linear]; may be empty: heads only
   std::optional<Head> qa_head;
   std::optional<Head> class_head;
   std::size_t rank = 0;
   float alpha = 0;
-  // Products are added to weights before they are quantized, not to outputs ("Adapter forms").
+  // Products are added to weights before quantization, not to outputs (docs/numerics.md, "Adapter
+  // forms").
   bool merged = false;
   std::optional<LearnedQuantizers> learned;
-  AdapterWeights weights;  // its own, made at the first use
+  AdapterWeights weights;  // cache of packed weights that belong to this adapter
 };
 
-/// The width that serves bits where it has nothing of its own: the nearest above, else below.
-/// by_width must not be empty.
+/// The key of by_width that serves a width of `bits`: itself, else the nearest above, else the
+/// nearest below. by_width must not be empty.
 template <typename T>
 int nearest_width(const std::map<int, T>& by_width, int bits) {
   const auto above = by_width.lower_bound(bits);
@@ -68,22 +69,22 @@ int nearest_width(const std::map<int, T>& by_width, int bits) {
 class AdapterSet {
  public:
   std::map<int, std::shared_ptr<const Adapter>> by_width;
-  std::string path;                          // where it came from
-  std::string base_sha256;                   // "" where the directory does not say
+  std::string path;                          // of the directory or packed file
+  std::string base_sha256;                   // of the base trained on; "" where not stored
   std::optional<std::int32_t> separator;     // token id between question and context
-  std::vector<std::string> label_names;      // of the class heads; empty where it does not say
+  std::vector<std::string> label_names;      // of the class heads; empty where not stored
   std::optional<Json> plan;                  // the plan stored with the adapters
-  std::optional<quant::QuantScheme> scheme;  // trained in; none where the directory does not say
-  std::vector<std::string> warnings;         // what reading had to say
+  std::optional<quant::QuantScheme> scheme;  // trained in; none where not stored
+  std::vector<std::string> warnings;         // of the loader, a sentence each
 
   /// The width whose adapter serves a weight width, or nothing where the set is empty.
   std::optional<int> serving_width(int weight_bits) const;
 };
 
-/// Reads a training output directory (qalof.json) or one plain PEFT directory. The tensors tell
+/// Reads a training output directory (qalof.json) or one plain PEFT directory. The tensors decide
 /// which linears have an adapter. Strict: zero matches, half a pair, a tensor that the
-/// configuration leaves out or the model lacks, a transposed one, and one of another shape are
-/// errors that name the tensor; a linear that the configuration names and that has no tensors is a
+/// configuration leaves out or the model lacks, a transposed tensor and one of another shape are
+/// errors that name the tensor; a linear that the configuration names but that has no tensors is a
 /// warning.
 AdapterSet load_adapters(const std::string& path, const model::ModelConfig& config);
 
@@ -95,8 +96,8 @@ std::string to_string(HeadKind kind);
 /// The class of transformers with a head of that kind.
 model::ModelClass model_class(HeadKind kind);
 
-/// Writes one plain PEFT directory that Python `peft` loads on the original base, and learned
-/// quantizer values beside it.
+/// Writes one plain PEFT directory that Python `peft` loads on the original base, and the learned
+/// quantizer values, if any, into the same directory.
 void save_adapter(const std::string& directory, const Adapter& adapter,
                   const model::ModelConfig& config, HeadKind kind, const std::string& base_id);
 

@@ -1,3 +1,4 @@
+// Packs the weights an adapter brings along: learned steps, and base + product of a merged adapter.
 #include "weights/adapter_weights.h"
 
 #include "core/error.h"

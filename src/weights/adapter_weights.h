@@ -21,7 +21,8 @@ struct LearnedLinear;
 /// Packed weights made once per linear and precision. Thread-safe.
 class AdapterWeights {
  public:
-  /// What make gives, at the first call with these arguments; it is kept as long as the adapter.
+  /// The weights for these arguments. Calls make() at the first request and keeps the result as
+  /// long as the adapter lives.
   template <typename Make>
   std::shared_ptr<const OwnedMatrix> get(const std::shared_ptr<const BaseModel>& base,
                                          std::size_t linear, quant::Precision precision,
@@ -29,7 +30,7 @@ class AdapterWeights {
     const std::lock_guard lock(state_->mutex);
     Entry& entry = state_->entries[{base.get(), linear, precision.weight.bits, scheme,
                                     weight_format(precision, scheme)}];
-    // Another base may have come to the same address.
+    // A later base may reuse the address of one that is gone.
     if (!entry.weights || entry.base.expired()) entry = {base, make()};
     return entry.weights;
   }
@@ -54,33 +55,35 @@ class AdapterWeights {
   std::unique_ptr<State> state_ = std::make_unique<State>();
 };
 
-/// What a linear computes with where an adapter serves it.
+/// What a linear computes with when an adapter is active.
 struct AdaptedLinear {
   std::shared_ptr<const OwnedMatrix> weight;  // null: the base's
-  const LoraView* lora = nullptr;             // null: no branch of low rank
-  float clip = 1.0F;                          // of integer activations
+  const LoraView* lora = nullptr;             // null: no low-rank branch
+  float clip = 1.0F;                          // clip factor of integer activations
 };
-/// Error{kUnsupported} where learned values are of another scheme, or weights are to be made of a
-/// base that holds no floats.
+/// Error{kUnsupported} where the learned values are of another scheme, or where weights must be
+/// made from a base that holds no floats.
 AdaptedLinear adapt_linear(const std::shared_ptr<const BaseModel>& base, const Adapter& adapter,
                            std::size_t linear, quant::Precision precision,
                            const quant::QuantScheme& scheme, ParallelFor& parallel);
 
-/// Packed weights of floats [out, in]: with learned steps where there are any, else as the scheme
-/// has it.
+/// Packs float weights [out, in]: with the learned steps where learned has any (null: none), else
+/// with the scheme's own scales.
 std::unique_ptr<OwnedMatrix> pack_own_weights(const std::vector<float>& weights, std::size_t out,
                                               std::size_t in, quant::Precision precision,
                                               const quant::QuantScheme& scheme,
                                               const LearnedLinear* learned, ParallelFor& parallel);
 
-/// Whether an adapter has more than pairs beside the base: merged weights or learned values.
+/// True where an adapter needs weights other than the base's: it is merged or has learned values.
 bool owns_weights(const Adapter& adapter);
 
-/// The float weights [out, in] behind a linear that an adapter serves: the base's, or the sum.
+/// Float weights [out, in] of a linear before quantization: the base's, or base + product where
+/// the adapter is merged.
 std::vector<float> adapted_floats(const BaseModel& base, const Adapter& adapter, std::size_t linear,
                                   ParallelFor& parallel);
 
-/// weights [out, in] += scaling * b a for a [r, in] and b [out, r]; sums as in "Linear".
+/// weights [out, in] += scaling * b a for a [r, in] and b [out, r]; sums as in docs/numerics.md,
+/// "Linear".
 void add_low_rank(const float* a, const float* b, std::size_t rank, float scaling, std::size_t out,
                   std::size_t in, float* weights, ParallelFor& parallel);
 

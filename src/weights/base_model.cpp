@@ -1,3 +1,4 @@
+// Loads a Hugging Face directory strictly (names, shapes, LM head) and packs its weights on demand.
 #include "weights/base_model.h"
 
 #include <algorithm>
@@ -71,7 +72,7 @@ class DirectorySource final : public WeightSource {
   std::vector<model::LinearSpec> linears_;
 };
 
-// Tensors that are read where they stand beside a decoder. transformers has no score.bias.
+// Tensors outside the decoder that are read where present. transformers has no score.bias.
 const std::set<std::string>& head_tensors() {
   static const std::set<std::string> names = {model::kLmHeadTensor, "qa_outputs.weight",
                                               "qa_outputs.bias", "score.weight"};
@@ -82,9 +83,9 @@ std::string first_part(std::string_view name) {
   return std::string(name.substr(0, name.find('.')));
 }
 
-// True where a tensor that no decoder here has is a head that others put beside one (the value head
-// of PPO, a pooler), so that the decoder computes the same without it. Inside a decoder an unknown
-// tensor makes another architecture of it.
+// True where an unknown tensor is an extra head next to the decoder (PPO's value head, a pooler),
+// without which the decoder computes the same. An unknown tensor inside the decoder would mean
+// another architecture.
 bool is_unused_head(const io::ModelDir& dir, const std::string& name,
                     const model::ModelConfig& config) {
   const model::TensorNames names = model::tensor_names(config);
@@ -97,7 +98,7 @@ bool is_unused_head(const io::ModelDir& dir, const std::string& name,
     if (first.starts_with(head)) return true;
   }
   if (first.find("head") != std::string::npos) return true;
-  // Where names say what belongs to the decoder, all else stands beside it.
+  // Where the decoder's tensors carry a prefix, every tensor without it is outside the decoder.
   const auto is_decoders = [&](const std::string& tensor) {
     const std::string stored = io::strip_wrappers(dir.stored_name(tensor));
     return stored.starts_with("model.") || stored.starts_with("transformer.");
@@ -119,7 +120,7 @@ void check_shape(const io::ModelDir& dir, const model::TensorSpec& spec,
                     : "");
 }
 
-// Names of tensors that are not used.
+// Checks names and shapes of all tensors; returns the names of those that are not used.
 std::vector<std::string> check_tensors(const io::ModelDir& dir, const model::ModelConfig& config) {
   std::vector<std::string> known;
   std::size_t found = 0;
@@ -202,7 +203,7 @@ bool same_values(const io::ModelDir& dir, const io::TensorView& a, const io::Ten
   return true;
 }
 
-// True where the class of transformers that saved a model has an LM head.
+// True where the transformers class that saved a model has an LM head.
 bool is_causal_lm(const io::ModelDir& dir) {
   const auto names = dir.config().find("architectures");
   if (names == dir.config().end() || !names->is_array() || names->empty() ||
@@ -213,8 +214,8 @@ bool is_causal_lm(const io::ModelDir& dir) {
          name.ends_with("DoubleHeadsModel");
 }
 
-// The head is what the file holds, whatever the config says of it (docs/file_formats.md, "LM
-// head"); what is to be said of that goes to warnings.
+// The LM head is what the file holds, even where the config contradicts it (docs/file_formats.md,
+// "LM head"); a contradiction is reported in warnings.
 model::LmHead settle_lm_head(const io::ModelDir& dir, const model::ModelConfig& config,
                              std::vector<std::string>& warnings) {
   const io::TensorView* head = dir.find(model::kLmHeadTensor);
@@ -240,7 +241,7 @@ model::LmHead settle_lm_head(const io::ModelDir& dir, const model::ModelConfig& 
 std::shared_ptr<const BaseModel> BaseModel::load_directory(const std::string& path) {
   io::ModelDir dir = io::ModelDir::open(path);
   model::ModelConfig config = model::parse_model_config(dir.config(), dir.config_path());
-  // Of two names of one tensor some writers keep the head's.
+  // Some writers store a tied embedding under the LM head's name only.
   if (const std::string embedding = model::tensor_names(config).token_embedding;
       config.lm_head == model::LmHead::kTied && dir.find(embedding) == nullptr &&
       dir.find(model::kLmHeadTensor) != nullptr)
@@ -275,7 +276,7 @@ BaseModel::BaseModel(model::ModelConfig config, std::string path,
       weights.beta = *source_->tensor_f32(name + ".bias");
     return weights;
   };
-  // A rotated model's gains and offsets are in its weights and biases.
+  // In a rotated model the norms' gains and offsets are folded into weights and biases.
   auto layer_norm = [&](const std::string& name) {
     return rotation_ ? Norm{std::vector<float>(config_.hidden, 1.0F), {}} : norm(name);
   };
@@ -321,7 +322,7 @@ std::unique_ptr<OwnedMatrix> BaseModel::make_packed(std::size_t linear, quant::P
 quant::Precision lm_head_precision(quant::BitWidth width) {
   QALOF_CHECK(width.bits == 4 || width.bits == 8 || width.bits == 16 || width.bits == 32,
               ErrorKind::kUsage, "--lm_head_bits: found {}, expected 4, 8, 16 or 32", width.bits);
-  // Activations of 4 bits would cost more than they save.
+  // A 4-bit head reads 8-bit activations: 4-bit ones would cost more than they save.
   return {width, width.bits == 4 ? quant::BitWidth{8} : width};
 }
 

@@ -30,56 +30,58 @@ struct Head {
   std::vector<float> bias;    // [outputs] or empty
 };
 
-/// Where a base's numbers come from. Implementations: Hugging Face directory (base_model.cpp),
-/// packed file (packed_file.cpp). Const calls are thread-safe.
+/// Where the numbers of a base come from. Implementations: Hugging Face directory
+/// (base_model.cpp), packed file (packed_file.cpp). Const calls are thread-safe.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
   /// Float weights [out, in] of a linear; Error{kUnsupported} where the source holds codes only.
   virtual std::vector<float> linear_f32(std::size_t linear) const = 0;
-  /// Packed weights of a width and scheme, or an empty pointer where they must be made from
-  /// linear_f32. Error{kUnsupported} where the source holds neither.
+  /// Packed weights of a width and scheme, or null where they must be made from linear_f32.
+  /// Error{kUnsupported} where the source holds neither.
   virtual std::unique_ptr<OwnedMatrix> linear_packed(std::size_t linear, quant::Precision precision,
                                                      quant::QuantScheme scheme,
                                                      ParallelFor& parallel) const = 0;
-  /// The LM head as lm_head_precision(width) computes with it, or an empty pointer where it must be
-  /// made from the head's float tensor. Error{kUnsupported} where that cannot be.
+  /// The LM head packed for lm_head_precision(width), or null where it must be made from the head's
+  /// float tensor. Error{kUnsupported} where neither is possible.
   virtual std::unique_ptr<OwnedMatrix> lm_head_packed(quant::BitWidth width,
                                                       ParallelFor& parallel) const = 0;
-  /// Bits of the numbers that copy_rows gives for the embeddings: 16 where they were rounded.
+  /// Precision of the embeddings that copy_rows returns: 16 where they were rounded to bf16, else
+  /// 32.
   virtual int embedding_bits() const = 0;
   /// A named float tensor without prefix; empty optional where absent.
   virtual std::optional<std::vector<float>> tensor_f32(const std::string& name) const = 0;
-  /// Rows of a [rows, cols] tensor from row first on, as many as fill dst, so that a large
-  /// embedding is never copied whole. Unchecked: check() reads its checksum.
+  /// Copies rows of a [rows, cols] tensor, starting at row first, until dst is full, so that a
+  /// large embedding is never copied whole. Does not verify the tensor; check() does.
   virtual void copy_rows(const std::string& name, std::size_t first,
                          std::span<float> dst) const = 0;
-  /// Error{kCorruptFile} where the source keeps a checksum of the named tensor and it is not the
-  /// tensor's.
+  /// Error{kCorruptFile} where the source keeps a checksum of the named tensor and it does not
+  /// match.
   virtual void check(const std::string& /*name*/) const {}
   /// Weight widths this source can serve; empty means any.
   virtual std::vector<int> widths() const = 0;
   /// sha256 (hex) that identifies the base the numbers come from.
   virtual std::string sha256() const = 0;
-  /// Stored bytes of the weights as they lie on disk.
+  /// Bytes of the weights on disk.
   virtual std::uint64_t stored_bytes() const = 0;
 };
 
 class Rotation;
 
+/// A frozen base model.
 class BaseModel {
  public:
-  /// Opens a Hugging Face directory. Strict: a missing, transposed or wrongly shaped tensor and one
-  /// that makes another decoder are errors that name it; heads that nothing here reads are named in
+  /// Opens a Hugging Face directory. Strict: a missing, transposed or wrongly shaped tensor and an
+  /// unknown tensor inside the decoder are errors that name it; unused heads are named in
   /// warnings(). Numbers that are not finite are errors when they are read. Throws
   /// Error{kNotFound}, {kCorruptFile}, {kBadInput}, {kUnsupported}.
   static std::shared_ptr<const BaseModel> load_directory(const std::string& path);
-  /// rotation: what turned the source's numbers, or null.
+  /// rotation: the rotation already applied to the source's numbers, or null.
   BaseModel(model::ModelConfig config, std::string path, std::shared_ptr<const WeightSource> source,
             std::shared_ptr<const Rotation> rotation = nullptr);
 
-  /// This model rotated (runtime/rotation.h); made at the first call and kept. Not for a model that
-  /// is rotated. Error{kUnsupported} where a size of the model is no multiple of 8.
+  /// This model rotated (weights/rotation.h); made at the first call and kept. This model must not
+  /// be rotated itself. Error{kUnsupported} where a size of the model is no multiple of 8.
   std::shared_ptr<const BaseModel> rotated() const;
   /// Null where the model is not rotated. A rotated model's norms inside layers are RMS norms
   /// without gain, whatever the config says.
@@ -92,7 +94,7 @@ class BaseModel {
   const WeightSource& source() const { return *source_; }
   const std::shared_ptr<const WeightSource>& shared_source() const { return source_; }
 
-  /// The linears of each layer by step.
+  /// The linears of each layer, by step of the forward pass.
   const std::vector<model::LayerSteps>& layers() const { return layers_; }
   /// Frequencies of rotary positions [head_dim / 2]; empty where positions are learned.
   const std::vector<float>& rotary() const { return rotary_; }
@@ -110,15 +112,16 @@ class BaseModel {
   /// built at first use, then shared.
   const kernels::PackedMatrix& packed(std::size_t linear, quant::Precision precision,
                                       quant::QuantScheme scheme, ParallelFor& parallel) const;
-  /// The same, made anew and not kept: for those that go through a model once.
+  /// Like packed(), but not cached; for single-pass callers.
   std::unique_ptr<OwnedMatrix> make_packed(std::size_t linear, quant::Precision precision,
                                            quant::QuantScheme scheme, ParallelFor& parallel) const;
-  /// The LM head [vocab, hidden] in the form lm_head_precision(width) computes with.
+  /// The LM head [vocab, hidden] packed for lm_head_precision(width); built at first use, then
+  /// shared.
   const kernels::PackedMatrix& lm_head(quant::BitWidth width, ParallelFor& parallel) const;
-  /// Error{kUnsupported} where the model has no LM head, which the two around need: for commands,
-  /// so that they say so first.
+  /// Error{kUnsupported} where the model has no LM head. lm_head() and make_lm_head() check this
+  /// too; commands call it first to fail early.
   void require_lm_head() const;
-  /// The same as lm_head, made anew and not kept.
+  /// Like lm_head(), but not cached.
   std::unique_ptr<OwnedMatrix> make_lm_head(quant::BitWidth width, ParallelFor& parallel) const;
   /// dst [ids, hidden] = token embedding + position embedding where it is learned; both rounded to
   /// bf16 first where width is 16, the sum rotated where the model is. ids and positions must be in
@@ -126,15 +129,15 @@ class BaseModel {
   void embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,
              quant::BitWidth width, float* dst) const;
 
-  /// dst [positions, hidden] = position embeddings alone, rounded likewise, not rotated; of a model
-  /// that has them.
+  /// dst [positions, hidden] = learned position embeddings alone, rounded as in embed(), in the
+  /// unrotated basis. Only for a model that has them.
   void position_rows(std::span<const std::int32_t> positions, quant::BitWidth width,
                      float* dst) const;
 
   /// Heads the directory itself holds (a QuestionAnswering or SequenceClassification model).
   const std::optional<Head>& qa_head() const { return qa_head_; }
   const std::optional<Head>& class_head() const { return class_head_; }
-  /// What reading had to say, a sentence each.
+  /// Warnings of the loader, a sentence each.
   const std::vector<std::string>& warnings() const { return warnings_; }
   /// For loaders, before the model is shared.
   void set_warnings(std::vector<std::string> warnings) { warnings_ = std::move(warnings); }
@@ -172,14 +175,15 @@ class BaseModel {
   mutable std::shared_ptr<const BaseModel> rotated_;
 };
 
-/// The head that training starts from where a model holds none: weights N(0, initializer_range),
-/// biases 0.
+/// The question-answering head that training starts from where a model holds none: weights
+/// N(0, initializer_range), biases 0.
 Head untrained_qa_head(const BaseModel& base, std::uint64_t seed);
-/// The same with a number of classes and without bias.
+/// The classification head [classes, hidden] that training starts from: weights
+/// N(0, initializer_range), no bias.
 Head untrained_class_head(const BaseModel& base, std::size_t classes, std::uint64_t seed);
 
-/// Precision of an LM head of a width: floats 32 and 16; 8 is w8a8 and 4 is w4a8, with weights of
-/// 4 or 8 bits made from the bf16 ones, so that a directory and a packed file have the same head.
+/// Precision of an LM head of a width: 32 and 16 are floats, 8 is w8a8 and 4 is w4a8. Weights of 4
+/// or 8 bits are made from the bf16 ones, so that a directory and a packed file have the same head.
 /// Error{kUsage} for another width.
 quant::Precision lm_head_precision(quant::BitWidth width);
 

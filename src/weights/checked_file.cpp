@@ -1,3 +1,4 @@
+// Opens the safetensors container of a packed file and verifies each tensor's crc32c at first read.
 #include "weights/checked_file.h"
 
 #include <algorithm>
@@ -13,7 +14,7 @@ namespace qalof::weights {
 
 namespace {
 
-// Zeros between tensors have no checksum: they are looked at instead.
+// Padding between tensors has no checksum; every byte of it must be zero.
 void check_padding(const std::string& path, const std::string& name, const io::TensorView& view) {
   const bool is_zero = std::all_of(view.bytes.begin(), view.bytes.end(),
                                    [](std::byte byte) { return byte == std::byte{0}; });

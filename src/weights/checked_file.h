@@ -1,4 +1,4 @@
-// A packed file's tensors; each is checked against its checksum when it is first read.
+// The tensors of a packed file; each is checked against its checksum when it is first read.
 //
 // Thread-safe after opening. Internal to packed files (packed_file.h).
 #pragma once
@@ -18,9 +18,10 @@
 
 namespace qalof::weights {
 
+/// The open file.
 class CheckedFile {
  public:
-  /// Reads the description, no tensors. Errors as open_packed_file.
+  /// Reads the header and no tensors. Errors as open_packed_file.
   explicit CheckedFile(const std::string& path);
 
   const Json& header() const { return header_; }
@@ -40,8 +41,8 @@ class CheckedFile {
   std::vector<std::int32_t> read_integers(const std::string& name, io::DType dtype,
                                           const std::vector<std::size_t>& shape,
                                           ParallelFor& parallel) const;
-  /// A head, or nothing where the file holds none of that name; outputs 0: as many as the file
-  /// holds.
+  /// The head of a name, or nothing where the file holds none. outputs: the expected number; 0
+  /// accepts any.
   std::optional<Head> read_head(const std::string& name, std::size_t outputs,
                                 std::size_t hidden) const;
 

@@ -1,3 +1,4 @@
+// Quantizes a linear with a codebook, dequantizes it, and packs the values as float panels.
 #include "weights/codebook_weights.h"
 
 #include "core/error.h"

@@ -1,5 +1,5 @@
-// Weights of a linear in a codebook scheme as they are stored, and as the floats that products read
-// (docs/numerics.md, "Codebook schemes").
+// Weights of a linear in a codebook scheme: the stored codes and scales, and the float panels that
+// products read (docs/numerics.md, "Codebook schemes").
 #pragma once
 
 #include <cstddef>
@@ -15,14 +15,15 @@
 
 namespace qalof::weights {
 
-/// Codes of [n, k] as one row, and their scales: floats, or with double quantization codes.
+/// Codes of [n, k] as one row, and the scales of their blocks: floats, or, with double
+/// quantization, codes themselves.
 struct CodebookWeights {
   std::size_t n = 0, k = 0;
   kernels::Codebook codebook = kernels::Codebook::kNf4;
-  std::vector<std::uint8_t> codes;        // two a byte
-  std::vector<float> scales;              // of blocks; empty where they are codes
-  std::vector<std::uint8_t> scale_codes;  // of blocks
-  std::vector<float> block_scales;        // of scale_codes
+  std::vector<std::uint8_t> codes;        // two per byte
+  std::vector<float> scales;              // per block; empty with double quantization
+  std::vector<std::uint8_t> scale_codes;  // per block, with double quantization
+  std::vector<float> block_scales;        // scales of scale_codes
   float scale_mean = 0;
 
   bool double_quant() const { return !scale_codes.empty(); }
@@ -30,15 +31,16 @@ struct CodebookWeights {
   std::size_t bytes() const;
 };
 
+/// The codebook of a scheme that has one.
 kernels::Codebook codebook_of(const quant::QuantScheme& scheme);
-/// weights [out, in]; scheme is a codebook.
+/// Nearest codes of weights [out, in]; scheme must be a codebook scheme.
 CodebookWeights quantize_with_codebook(const std::vector<float>& weights, std::size_t out,
                                        std::size_t in, const quant::QuantScheme& scheme,
                                        ParallelFor& parallel);
-/// The reals [n, k].
+/// Dequantized values [n, k].
 std::vector<float> reals_of(const CodebookWeights& weights, ParallelFor& parallel);
-/// The reals as panels: bf16, rounded, for activations of 16 bits, else f32. Takes 2 or 4 bytes a
-/// weight of memory.
+/// Dequantized values as panels: rounded to bf16 for activations of 16 bits, else f32. Takes 2 or 4
+/// bytes of memory per weight.
 std::unique_ptr<OwnedMatrix> pack_codebook(const CodebookWeights& weights,
                                            quant::BitWidth activation, ParallelFor& parallel);
 

@@ -1,3 +1,4 @@
+// A weight source that answers with replaced vectors, linears or codes and forwards the rest.
 #include "weights/derived_model.h"
 
 #include "core/error.h"

@@ -1,7 +1,7 @@
-// A base with some of its numbers replaced: what post-training methods evaluate and pack.
+// A base with some of its numbers replaced, for post-training methods to evaluate and pack.
 //
-// The result is a BaseModel like any other, so that scores, calibration and packed files of a
-// method come from the code that everything else runs on.
+// The result is an ordinary BaseModel, so that evaluating, calibrating and packing it uses the same
+// code as any other model.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@
 
 namespace qalof::weights {
 
-/// A source that answers as another does; for those that change some of the answers.
+/// Forwards every call to another source; subclasses override some.
 class ForwardingSource : public WeightSource {
  public:
   explicit ForwardingSource(std::shared_ptr<const WeightSource> source)
@@ -44,7 +44,7 @@ class ForwardingSource : public WeightSource {
 struct DerivedWeights {
   std::map<std::string, std::vector<float>> vectors;  // norms and biases, by name without prefix
   std::map<std::size_t, std::vector<float>> linears;  // [out, in] by index
-  /// Ready codes by index and weight bits, all in scheme; they win over linears.
+  /// Finished codes by linear and weight bits, all in `scheme`; preferred over `linears`.
   std::map<std::pair<std::size_t, int>, RowCodes> codes;
   quant::QuantScheme scheme = {};
 };

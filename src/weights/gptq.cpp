@@ -1,3 +1,4 @@
+// GPTQ's inner loop: input products, their inverse Cholesky factor and column-by-column rounding.
 #include "weights/gptq.h"
 
 #include <algorithm>
@@ -16,7 +17,7 @@ namespace {
 constexpr double kDampening = 0.01;
 constexpr std::size_t kChunkRows = 256, kBlockColumns = 256;
 
-// Inputs by falling sum of squares, equal ones in their own order.
+// Input indices by falling sum of squares; ties keep their order.
 std::vector<std::size_t> falling_order(const InputProducts& products) {
   std::vector<std::size_t> order(products.in());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -26,8 +27,8 @@ std::vector<std::size_t> falling_order(const InputProducts& products) {
   return order;
 }
 
-// The upper factor U of (H + damping)^-1 = U^T U, rows of [in, in], inputs in that order. With
-// H = V V^T, V upper (a Cholesky factorization from the last row up), U is V's inverse.
+// The upper triangular U [in, in] of (H + damping)^-1 = U^T U, inputs in the given order. With
+// H = V V^T, V upper triangular (a Cholesky factorization from the last row up), U is V's inverse.
 std::vector<double> inverse_factor(const InputProducts& given,
                                    const std::vector<std::size_t>& order, ParallelFor& parallel) {
   const std::size_t n = given.in();
@@ -40,7 +41,7 @@ std::vector<double> inverse_factor(const InputProducts& given,
   check_finite(mean, "the mean square of a linear's inputs", [] { return "gptq"; });
   QALOF_CHECK(mean > 0, ErrorKind::kBadInput, "gptq: inputs of a linear are all zero");
   std::vector<double> v(n * n, 0.0), u(n * n, 0.0);
-  const auto dot_behind = [&](std::size_t i, std::size_t j) {  // over columns behind j
+  const auto dot_behind = [&](std::size_t i, std::size_t j) {  // over columns after j
     const double *a = v.data() + i * n, *b = v.data() + j * n;
     double sums[4] = {};
     std::size_t p = j + 1;
@@ -75,11 +76,11 @@ std::vector<double> inverse_factor(const InputProducts& given,
   return u;
 }
 
-// Rows of a linear that go through the triangles together, so that these are read once for all.
+// Rows of a linear that are processed together, so that U and the products are read once for all.
 constexpr std::size_t kLanes = 8;
 using Lanes = std::array<double, kLanes>;
 
-// sum over rows of X of (X d)^2 for the differences d [in].
+// Per lane: the sum of (X d)^2 over the rows of X, for differences d [in].
 Lanes energies_of(const InputProducts& products, const std::vector<Lanes>& d) {
   Lanes sums{};
   for (std::size_t i = 0; i < d.size(); ++i) {

@@ -1,3 +1,4 @@
+// Applies learned steps to weights, and reads and writes quant.safetensors with strict checks.
 #include "weights/learned_quantizer.h"
 
 #include <fmt/ranges.h>

@@ -1,3 +1,4 @@
+// Runs one linear: quantizes or rounds the rows, multiplies, and adds bias, outliers and LoRA.
 #include "weights/linear_op.h"
 
 #include <cmath>
@@ -36,7 +37,7 @@ void add_lora(const LinearCall& call, const float* x, std::size_t m, float* y,
                     y, parallel);
 }
 
-// With the bits of rounding, multiplying and add_lora.
+// Bitwise the result of rounding to bf16, multiplying, then add_lora.
 void multiply_bf16(const LinearCall& call, const float* x, std::size_t m, float* y,
                    LinearWorkspace& workspace, ParallelFor& parallel) {
   if (call.lora == nullptr)
@@ -57,8 +58,8 @@ kernels::WeightFormat weight_format(quant::Precision precision, quant::QuantSche
     return precision.activation.bits == 16 ? kernels::WeightFormat::kBf16
                                            : kernels::WeightFormat::kF32;
   }
-  // Codes are small integers, exact as floats: float activations multiply them as they are and the
-  // scale follows.
+  // Codes are small integers and exact as floats: float activations are multiplied with the codes
+  // and the product with the scale.
   if (!precision.activation.is_integer()) return kernels::WeightFormat::kF32;
   return precision.weight.bits <= 4 ? kernels::WeightFormat::kInt4 : kernels::WeightFormat::kInt8;
 }

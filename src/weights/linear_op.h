@@ -20,7 +20,7 @@ namespace qalof::weights {
 /// An adapter's pair packed for the float GEMM; scaling is alpha / r. Does not own its memory.
 using LoraView = kernels::LowRankProduct;
 
-/// Everything run_linear needs, resolved once per plan.
+/// Everything run_linear needs for one linear, resolved once per plan. Does not own its memory.
 struct LinearCall {
   quant::Precision precision;
   kernels::PackedMatrix weight;    // [out, in] in the form that precision computes with
@@ -32,13 +32,13 @@ struct LinearCall {
   float outlier_threshold = 0.0F;
 };
 
-/// The form of packed weights a precision computes with in a scheme.
+/// The packed form of weights that a precision computes with in a scheme.
 kernels::WeightFormat weight_format(quant::Precision precision, quant::QuantScheme scheme = {});
 
 /// The range of activations of a scheme.
 kernels::RowRange activation_range(const quant::QuantScheme& scheme);
 
-/// Buffers reused from call to call; one per thread of control.
+/// Buffers reused between calls; one per calling thread.
 struct LinearWorkspace {
   std::vector<std::int8_t> codes;  // [m, in] of the last integer call
   std::vector<float> scales;       // [m], or [m, groups]
@@ -51,9 +51,9 @@ struct LinearWorkspace {
 /// Threads may run it at once on different workspaces and outputs.
 void run_linear(const LinearCall& call, const float* x, std::size_t m, float* y,
                 LinearWorkspace& workspace, ParallelFor& parallel);
-/// The same on x [m, in] after the norm or activation before the linear, with the bits of doing
-/// that first. input.result must not be null where there is an operation; its contents are
-/// undefined afterwards.
+/// run_linear with the norm or activation before the linear fused in; bitwise the result of
+/// applying it to x [m, in] first. input.result must not be null where there is an operation; its
+/// contents are undefined afterwards.
 void run_linear(const LinearCall& call, const kernels::RowInput& input, std::size_t m, float* y,
                 LinearWorkspace& workspace, ParallelFor& parallel);
 

@@ -1,4 +1,4 @@
-// Opening packed files; writing them is packed_write.cpp.
+// Opening packed files: a weight source that maps panels in place. packed_write.cpp writes them.
 #include "weights/packed_file.h"
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace qalof::weights {
 
 namespace {
 
-// Widths 2..8 of every linear.
+// The stored widths, 2..8, of every linear.
 std::vector<std::set<int>> read_widths(const CheckedFile& file, std::size_t num_linears) {
   const Json& json = file.header().at("widths");
   QALOF_CHECK(json.is_array() && json.size() == num_linears, ErrorKind::kCorruptFile,
@@ -107,7 +107,7 @@ class PackedSource final : public WeightSource {
       return read_matrix(width_prefix(kLmHead, width.bits), weight_format(lm_head_precision(width)),
                          config_.vocab_size, config_.hidden, {}, parallel);
     }
-    // 16 bits and less are made from the bfloat16 embedding in any case.
+    // Heads of 16 bits and less are made from the bfloat16 embedding in any case.
     QALOF_CHECK(width.bits <= embedding_bits(), ErrorKind::kUnsupported,
                 "{}: holds no LM head of {} bits, nor the floats to make it; pack it with qalof "
                 "quantize --lm_head_bits {}",
@@ -119,7 +119,7 @@ class PackedSource final : public WeightSource {
   std::optional<std::vector<float>> tensor_f32(const std::string& name) const override {
     const auto it = file_->tensors().find(name);
     if (it == file_->tensors().end()) return std::nullopt;
-    // open_packed_file has checked the shapes; read checks the bytes.
+    // open_packed_file has checked the shapes; read verifies the bytes.
     SerialFor serial;
     return file_->read_floats(name, it->second.dtype, it->second.shape, serial);
   }
@@ -158,7 +158,7 @@ class PackedSource final : public WeightSource {
   const std::vector<int>& lm_head_widths() const { return lm_head_widths_; }
 
  private:
-  // Panels are used where the mapping holds them; what belongs to rows and groups is copied.
+  // Panels are used in place in the mapping; scales, sums and zero points are copied.
   std::unique_ptr<OwnedMatrix> read_matrix(const std::string& prefix, kernels::WeightFormat format,
                                            std::size_t n, std::size_t k, quant::QuantScheme scheme,
                                            ParallelFor& parallel) const {
@@ -196,7 +196,7 @@ class PackedSource final : public WeightSource {
     return owned;
   }
 
-  // Panels of floats, which zeros pad.
+  // Verifies panels of floats, which are padded with zeros.
   void check_float_panels(const std::string& name, kernels::WeightFormat format,
                           std::span<const std::byte> panels) const {
     const bool is_f32 = format == kernels::WeightFormat::kF32;
@@ -245,7 +245,7 @@ class PackedSource final : public WeightSource {
   std::vector<int> lm_head_widths_;
 };
 
-// Clip factors of an adapter's width; its steps are in the weights.
+// The learned clip factors of an adapter's width; its learned steps are part of the weights.
 std::optional<LearnedQuantizers> read_clips(const Json& entry, const std::string& where, int width,
                                             const quant::QuantScheme& scheme,
                                             std::size_t num_linears) {
@@ -326,7 +326,7 @@ std::shared_ptr<const AdapterSet> read_adapters(const CheckedFile& file,
 }  // namespace
 
 bool is_packed_file(const std::string& path) {
-  // write_safetensors puts the metadata first, and of its two keys ours second.
+  // write_safetensors puts the metadata first; kPackedMetadataKey is the second of its two keys.
   constexpr std::size_t kMagicBytes = 256;
   const std::string start = read_start(path, kMagicBytes);
   return start.size() > 8 && start[8] == '{' &&

@@ -1,3 +1,4 @@
+// Builds and parses the tensor names of a packed file, "<matrix>.w<bits>.<part>".
 #include "weights/packed_layout.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-// Writing packed files; reading them is packed_file.cpp.
+// Writing packed files tensor by tensor through a spool on disk. packed_file.cpp reads them.
 #include <algorithm>
 #include <filesystem>
 #include <functional>
@@ -18,10 +18,10 @@ namespace qalof::weights {
 
 namespace {
 
-// The precision whose packed form a stored width is read with.
+// The precision whose packed form is stored for a width.
 quant::Precision stored_precision(int bits) { return {{bits}, {8}}; }
 
-// Puts tensors on the disk as they are made, then writes the file: memory holds one at a time.
+// Spools tensors to disk as they are made, then writes the file: memory holds one at a time.
 class Writer {
  public:
   explicit Writer(const std::string& path) : path_(path), spool_(path) {}
@@ -41,7 +41,8 @@ class Writer {
     add_f32(name + ".weight", {head->outputs, hidden}, head->weight);
     if (!head->bias.empty()) add_f32(name + ".bias", {head->outputs}, head->bias);
   }
-  // A tensor in bfloat16 of which rows [shape[1]] come in parts: fill(first row, dst).
+  // Adds a bfloat16 tensor whose rows of shape[1] values are produced in parts: fill(first row,
+  // dst).
   void add_rows(const std::string& name, std::vector<std::size_t> shape,
                 const std::function<void(std::size_t, std::span<float>)>& fill) {
     constexpr std::size_t kPartValues = std::size_t{1} << 20;
@@ -120,11 +121,11 @@ std::vector<std::set<int>> widths_per_linear(const PackRequest& request) {
   return widths;
 }
 
-// Widths of the LM head, each once, in the order given: the first is the one that runs by default.
+// Widths of the LM head without repeats, in the order given: the first runs by default.
 std::vector<int> lm_head_widths(const PackRequest& request) {
   std::vector<int> widths;
   for (const int bits : request.lm_head_bits) {
-    lm_head_precision(quant::BitWidth{bits});  // checks it
+    lm_head_precision(quant::BitWidth{bits});  // throws for a width that does not exist
     if (std::find(widths.begin(), widths.end(), bits) == widths.end()) widths.push_back(bits);
   }
   return widths;
@@ -138,7 +139,7 @@ Json add_adapters(Writer& writer, const BaseModel& base, const AdapterSet* set) 
     Json linears = Json::object();
     for (std::size_t i = 0; i < adapter->linears.size(); ++i) {
       const LoraLinear* lora = adapter->linears[i].get();
-      // The weights of a merged adapter hold its product already.
+      // The weights of a merged adapter already contain its product.
       if (lora == nullptr || adapter->merged) continue;
       const model::LinearSpec& spec = base.linears()[i];
       // Rank and scaling may differ per linear, and a scaling need not be alpha / r.
@@ -170,7 +171,7 @@ std::vector<std::int16_t> narrow(std::span<const std::int32_t> values) {
   return narrowed;
 }
 
-// A packed matrix of a width; the bytes it took.
+// Adds a packed matrix of a width; returns its stored bytes.
 std::uint64_t add_matrix(Writer& writer, const std::string& prefix,
                          const kernels::PackedMatrix& w) {
   const std::size_t panel_bytes = kernels::packed_matrix_bytes(w.format, w.n, w.k);
@@ -202,7 +203,7 @@ std::uint64_t add_matrix(Writer& writer, const std::string& prefix,
   return bytes;
 }
 
-// Weights of a codebook; the bytes they took.
+// Adds weights of a codebook scheme; returns their stored bytes.
 std::uint64_t add_codebook(Writer& writer, const std::string& prefix, const CodebookWeights& w) {
   writer.add<std::uint8_t>(prefix + "codes", io::DType::kU8, {w.codes.size()}, w.codes);
   if (!w.double_quant()) {
@@ -229,7 +230,8 @@ bool owns_weights(const PackRequest& request) {
                      [](const auto& entry) { return owns_weights(*entry.second); });
 }
 
-// A linear of a model at a width in the request's scheme, as its adapter has it; the bytes it took.
+// Adds a linear at a width in the request's scheme, with the weights its adapter needs; returns
+// its stored bytes.
 std::uint64_t add_linear(Writer& writer, const std::shared_ptr<const BaseModel>& model,
                          const PackRequest& request, std::size_t linear, int bits,
                          ParallelFor& parallel) {

@@ -1,3 +1,4 @@
+// Folds norms and Hadamard rotations into weights and biases, and maps adapters into that basis.
 #include "weights/rotation.h"
 
 #include <algorithm>
@@ -13,7 +14,7 @@ namespace {
 using model::LinearRole;
 
 kernels::Hadamard hadamard_of(std::size_t order, const char* what) {
-  // In fewer coordinates than these an outlier is not spread.
+  // Smaller blocks would not spread an outlier enough.
   constexpr std::size_t kSmallestBlock = 8;
   QALOF_CHECK(kernels::hadamard_block(order) >= kSmallestBlock, ErrorKind::kUnsupported,
               "scheme rot: {} is {}, which only blocks of {} can rotate, expected a multiple of {}",
@@ -21,7 +22,7 @@ kernels::Hadamard hadamard_of(std::size_t order, const char* what) {
   return kernels::Hadamard(order);
 }
 
-// Every row less its mean.
+// Subtracts from every row its mean.
 void center(float* rows, std::size_t count, std::size_t width) {
   for (std::size_t row = 0; row < count; ++row) {
     float* x = rows + row * width;
@@ -39,7 +40,7 @@ float dot(const float* a, const float* b, std::size_t count) {
   return static_cast<float>(sum);
 }
 
-// rows [count, n] times x [n].
+// Product of rows [count, n] and x [n].
 std::vector<float> multiply(const std::vector<float>& rows, const std::vector<float>& x) {
   std::vector<float> result(rows.size() / x.size());
   for (std::size_t i = 0; i < result.size(); ++i)
@@ -47,7 +48,7 @@ std::vector<float> multiply(const std::vector<float>& rows, const std::vector<fl
   return result;
 }
 
-// The part of a linear's outputs that are values, first and count; count 0: none.
+// The outputs of a linear that are attention values: first and count; count 0: none.
 std::pair<std::size_t, std::size_t> values_of(const model::ModelConfig& config, LinearRole role) {
   if (role == LinearRole::kV) return {0, config.kv_width()};
   if (role == LinearRole::kQkv) return {config.hidden + config.kv_width(), config.kv_width()};
@@ -93,7 +94,7 @@ void Rotation::set_sides(const model::ModelConfig& config, const model::LinearSp
   linear.input = {0, 1, &residual_};
   const std::size_t hidden = config.hidden, kv_width = config.kv_width();
   const Span q{0, config.num_heads, &head_};
-  // Turning positions do not commute with turning heads, nor do they leave a constant key constant.
+  // Rotary positions do not commute with rotating heads, nor do they keep a constant key constant.
   const bool has_positions = turns_positions_;
   switch (spec.role) {
     case LinearRole::kQkv:
@@ -274,7 +275,7 @@ void Rotation::rotate_pair_backward(std::size_t index, const float* a, const flo
 
 namespace {
 
-// Rotated weights of a source that holds floats, or of a packed file that holds them rotated.
+// Rotates the float weights of a source; a packed file that stores rotated weights answers itself.
 class RotatedSource final : public ForwardingSource {
  public:
   RotatedSource(std::shared_ptr<const WeightSource> plain, std::shared_ptr<const Rotation> rotation)

@@ -1,9 +1,9 @@
-// A base turned by Hadamard rotations: the same function up to rounding, with activations and
-// weights that have no outliers to quantize (docs/numerics.md, "Rotation"; QuaRot, Ashkboos et al.
-// 2024).
+// A base rotated by Hadamard transforms: the same function up to rounding, with outliers of
+// activations and weights spread out, so that they quantize better (docs/numerics.md, "Rotation";
+// QuaRot, Ashkboos et al. 2024).
 //
-// Adapters, heads and embeddings stay in the base's own basis; adapters are mapped where they are
-// used, here forward and, for training, backward. Immutable: threads may share a Rotation.
+// Adapters, heads and embeddings stay in the unrotated basis; adapters are mapped where they are
+// used, forward and, for training, backward. Immutable: threads may share a Rotation.
 #pragma once
 
 #include <cstddef>
@@ -18,43 +18,47 @@
 
 namespace qalof::weights {
 
-/// An adapter's pair of one linear as the rotated model reads it.
+/// An adapter's pair of one linear in the rotated basis.
 struct RotatedPair {
   std::vector<float> a, b;  // [r, in], [out, r]
-  std::vector<float> bias;  // [out], of linear and adapter together; empty where neither has one
+  std::vector<float> bias;  // [out], linear's plus adapter's; empty where neither has one
 };
 
+/// Rotation of one model: transforms, folded biases, and the maps between both bases.
 class Rotation {
  public:
-  /// plain: the model's own numbers. Error{kUnsupported} naming a size that is no multiple of 8.
+  /// plain: the unrotated numbers. Error{kUnsupported} names a size that is no multiple of 8.
   Rotation(const model::ModelConfig& config, std::shared_ptr<const WeightSource> plain);
   Rotation(const Rotation&) = delete;
   Rotation& operator=(const Rotation&) = delete;
 
-  /// Rows [count, hidden] of embeddings into the residual stream's basis, in place.
+  /// Maps embeddings [count, hidden] into the rotated basis of the residual stream, in place.
   void enter_residual(float* rows, std::size_t count) const;
-  /// Rows [count, hidden] of the residual stream into the base's own basis, centred where its last
-  /// norm centres them anyhow, in place.
+  /// Maps rows [count, hidden] of the residual stream back into the unrotated basis, in place;
+  /// centered (mean 0) in models whose final norm centers them anyway.
   void leave_residual(float* rows, std::size_t count, ParallelFor& parallel) const;
-  /// Turns the residual stream.
+  /// Rotates the residual stream.
   const kernels::Hadamard& residual() const { return residual_; }
-  /// Turns what mlp_out reads.
+  /// Rotates the input of mlp_out.
   const kernels::Hadamard& inner() const { return inner_; }
-  /// Turns heads of q and k after rotary positions; null where their linears' rows are turned.
+  /// Rotates heads of q and k after rotary positions; null in models without them, where the
+  /// weights of q and k are rotated instead.
   const kernels::Hadamard* after_positions() const { return turns_positions_ ? &head_ : nullptr; }
 
   /// Rotated weights [out, in] of a linear.
   std::vector<float> weights(std::size_t linear) const;
   /// The values of folded_tensors, in their order.
   std::vector<const std::vector<float>*> folded_values() const;
-  /// Rotated bias [out], with what the fold of norms and values adds; empty where there is none.
+  /// Rotated bias [out], including what folding the norms and constant values adds; empty where
+  /// there is none.
   const std::vector<float>& bias(std::size_t linear) const { return linears_[linear].bias; }
 
-  /// a [r, in] and b [out, r] in the base's own basis.
+  /// Rotates a pair; a [r, in] and b [out, r] are in the unrotated basis.
   RotatedPair rotate_pair(std::size_t linear, const float* a, const float* b, std::size_t rank,
                           float scaling) const;
-  /// Gradients of rotate_pair. rotated_b is its b; da and db come as the gradients of the rotated
-  /// pair and leave as those of the pair. dbias [out] is read where the linear has an offset.
+  /// Gradients of rotate_pair. rotated_b is the rotated pair's b; da and db hold the gradients of
+  /// the rotated pair and are overwritten with those of the unrotated one. dbias [out] is read only
+  /// where the linear has an offset.
   void rotate_pair_backward(std::size_t linear, const float* a, const float* rotated_b,
                             std::size_t rank, float scaling, const float* dbias, float* da,
                             float* db) const;
@@ -66,13 +70,13 @@ class Rotation {
   };
   struct Linear {
     std::size_t in = 0, out = 0;
-    bool reads_values = false;  // attention's output
+    bool reads_values = false;  // the linear that reads attention's result
     std::vector<float> gain;    // [in] of the norm before it, or empty
     Span input;
-    bool centered = false;                       // what it writes
-    std::vector<Span> outputs;                   // none: as they are
+    bool centered = false;                       // outputs are centered (mean 0)
+    std::vector<Span> outputs;                   // rotated outputs; empty: none
     std::size_t dropped_first = 0, dropped = 0;  // outputs whose constants change no attention
-    std::vector<float> offset;  // [in] or empty: what its rows have lost by the fold
+    std::vector<float> offset;  // [in] or empty: constant part of the input, removed by folding
     std::vector<float> bias;
   };
 
@@ -90,15 +94,15 @@ class Rotation {
   std::vector<Linear> linears_;
 };
 
-/// base rotated; it must not be rotated. Keeps base's numbers alive, not base.
+/// Rotates a base, which must not be rotated. Keeps base's source alive, not base.
 std::shared_ptr<const BaseModel> rotate_model(const BaseModel& base);
 
-/// The model that computes in a scheme: base, or base rotated.
+/// The model that runs a scheme: base, or base rotated where the scheme is.
 std::shared_ptr<const BaseModel> model_for(const std::shared_ptr<const BaseModel>& base,
                                            const quant::QuantScheme& scheme);
 
-/// What a packed file with rotated weights holds beside the model's own norms and biases, because
-/// it cannot be made from codes: rotated biases, and offsets of the linears that read attention.
+/// Extra tensors of a packed file with rotated weights, which cannot be recomputed from codes:
+/// rotated biases, and input offsets of the linears that read attention's result.
 std::vector<model::TensorSpec> folded_tensors(const model::ModelConfig& config);
 
 }  // namespace qalof::weights

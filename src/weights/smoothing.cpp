@@ -1,3 +1,4 @@
+// SmoothQuant's factors per norm, applied to norms, weights and the adapters that read them.
 #include "weights/smoothing.h"
 
 #include <algorithm>
@@ -11,7 +12,7 @@ namespace {
 
 constexpr float kSmallestRange = 1e-5F;
 
-// A copy whose first factors read smoothed rows: A diag(s).
+// A copy of an adapter whose A reads smoothed rows: A diag(s).
 std::shared_ptr<const Adapter> smooth_adapter(
     const Adapter& adapter, const std::vector<model::LinearSpec>& specs,
     const std::map<std::size_t, std::vector<float>>& factors) {
@@ -63,7 +64,7 @@ Smoothed smooth(const std::shared_ptr<const BaseModel>& base,
               "smooth: ranges of {} linears, the model has {}", ranges.size(),
               base->linears().size());
   DerivedWeights derived;
-  std::map<std::size_t, std::vector<float>> factors;  // of linears
+  std::map<std::size_t, std::vector<float>> factors;  // by linear
   for (const NormReaders& readers : norm_readers(base->config())) {
     const std::size_t in = base->linears()[readers.linears.front()].in;
     std::vector<float> weight_ranges(in, 0.0F), s(in);

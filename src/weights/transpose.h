@@ -1,4 +1,4 @@
-// Transposing a dense matrix.
+// Transposes a dense matrix in tiles that fit L1.
 #pragma once
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Quantizes weights into row codes, packs codes or floats into panels, and reads panels back.
 #include "weights/weight_packing.h"
 
 #include <algorithm>
@@ -115,8 +116,9 @@ std::unique_ptr<OwnedMatrix> make_owned(kernels::WeightFormat format, std::size_
   return owned;
 }
 
-// Codes are small integers, exact as floats: with one scale a row the products are those of codes
-// and the scale follows; with groups they are those of reals.
+// Float panels for float activations. Codes are small integers and exact as floats: with one scale
+// per row the panels hold the codes and the product is scaled; with groups they hold dequantized
+// values.
 std::unique_ptr<OwnedMatrix> pack_as_floats(const RowCodes& rows, ParallelFor& parallel) {
   auto owned = make_owned(kernels::WeightFormat::kF32, rows.n, rows.k);
   const std::vector<float> values = rows.group == 0
@@ -212,7 +214,7 @@ std::unique_ptr<OwnedMatrix> pack_rows(
     values.resize(std::min(part, out - row) * in);
     fill(row, values);
     const auto rows = pack_weights(values, values.size() / in, in, precision, {}, parallel);
-    // A part is a number of whole panels, and panels lie one behind the other.
+    // A part is a whole number of panels, and panels are contiguous.
     std::copy(rows->panels.begin(), rows->panels.end(),
               whole->panels.begin() + static_cast<std::ptrdiff_t>(kernels::packed_matrix_bytes(
                                           whole->view.format, row, in)));

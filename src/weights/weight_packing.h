@@ -1,7 +1,7 @@
-// Float weights to the packed form a precision computes with, and back.
+// Converts float weights into the packed form a precision computes with, and back.
 //
-// The codes are those of kernels/quantize.h. Not for: whose weights they are and how long they are
-// kept (runtime/base_model.h).
+// The codes are those of kernels/quantize.h. Not for: owning or caching a model's weights
+// (weights/base_model.h).
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@
 
 namespace qalof::weights {
 
-/// Packed weights with the memory they view.
+/// Packed weights together with the memory that their view points to.
 struct OwnedMatrix {
   kernels::PackedMatrix view;
   std::vector<std::byte> panels;  // empty where the view points into a mapped file
@@ -26,29 +26,29 @@ struct OwnedMatrix {
   std::vector<std::int32_t> code_sums;
   std::vector<std::int8_t> zeros;
 
-  /// Lets the view point to scales, sums and zero points that are held here, null where empty.
+  /// Points the view at the scales, sums and zero points held here, null where empty.
   void update_view();
 };
 
 /// Codes of weights [n, k] as rows; scales, and zeros where the scheme has them, are [n, groups]
-/// (kernels/quantize.h). Whoever makes codes in a way of its own hands them over so.
+/// (kernels/quantize.h). Custom quantizers (GPTQ) return this.
 struct RowCodes {
-  std::size_t n = 0, k = 0, group = 0;  // group 0: one scale a row
+  std::size_t n = 0, k = 0, group = 0;  // group 0: one scale per row
   std::vector<std::int8_t> codes;
   std::vector<float> scales;
   std::vector<std::int8_t> zeros;
 
   std::size_t groups() const { return kernels::num_groups(k, group); }
 };
-/// Nearest codes in a scheme that is no codebook.
+/// Nearest codes of weights [out, in] in a uniform scheme (not a codebook).
 RowCodes quantize_weights(const std::vector<float>& weights, std::size_t out, std::size_t in,
                           int bits, quant::QuantScheme scheme, ParallelFor& parallel);
-/// The reals [n, k] that codes stand for.
+/// Dequantized values [n, k] of codes.
 std::vector<float> reals_of(const RowCodes& rows, ParallelFor& parallel);
-/// Codes in the form that a precision computes with.
+/// Packs codes into the form that a precision computes with.
 std::unique_ptr<OwnedMatrix> pack_codes(const RowCodes& rows, quant::Precision precision,
                                         ParallelFor& parallel);
-/// Floats [out, in] as panels of kF32 or kBf16.
+/// Packs floats [out, in] into panels of kF32 or kBf16.
 std::unique_ptr<OwnedMatrix> pack_floats(const std::vector<float>& weights, std::size_t out,
                                          std::size_t in, kernels::WeightFormat format,
                                          ParallelFor& parallel);
@@ -59,18 +59,18 @@ std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std
                                           std::size_t in, quant::Precision precision,
                                           quant::QuantScheme scheme, ParallelFor& parallel);
 
-/// The same in scheme seed for weights that come in parts, so that their floats are never held
-/// whole: fill(first row, rows) writes as many rows as it is given.
+/// pack_weights in scheme seed for weights that are produced in parts, so that their floats are
+/// never held whole: fill(first row, dst) writes as many rows as fit dst.
 std::unique_ptr<OwnedMatrix> pack_rows(
     const std::function<void(std::size_t, std::span<float>)>& fill, std::size_t out, std::size_t in,
     quant::Precision precision, ParallelFor& parallel);
 
-/// Packed weights as reals [n, k]: exactly the numbers their products are made of. Floats are those
-/// of f32 panels of kPanelRows rows or of bf16.
+/// Dequantized values [n, k] of packed weights: exactly the numbers that products use. Accepts
+/// integers, f32 panels of kPanelRows rows, and bf16.
 std::vector<float> unpack_reals(const kernels::PackedMatrix& packed, ParallelFor& parallel);
 
-/// Packed integers in the form that float activations multiply (weight_format of w8a16): the same
-/// numbers that pack_weights gives for that precision.
+/// Repacks packed integers into the form that float activations multiply (weight_format of w8a16):
+/// the same numbers that pack_weights returns for that precision.
 std::unique_ptr<OwnedMatrix> pack_for_floats(const kernels::PackedMatrix& integers,
                                              ParallelFor& parallel);
 

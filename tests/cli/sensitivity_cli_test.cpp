@@ -1,3 +1,5 @@
+// qalof sensitivity from the command line: flags that contradict each other, models without a head,
+// the hand-over to the trainer, and plans from a file.
 #include <fmt/format.h>
 
 #include "cli/program.h"

@@ -1,3 +1,4 @@
+// crc32c against known values and the bit-by-bit definition, at every length and in parts.
 #include "core/crc32c.h"
 
 #include <gtest/gtest.h>

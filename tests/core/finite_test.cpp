@@ -1,3 +1,4 @@
+// Checks for NaN and infinity: which number, of which kind, in which file, tensor and place.
 #include "core/finite.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// Rank correlation, bootstrap and Wilson intervals against hand-worked and textbook values.
 #include "core/statistics.h"
 
 #include <gtest/gtest.h>

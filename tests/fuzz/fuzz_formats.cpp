@@ -1,3 +1,5 @@
+// One entry per file format for the fuzzers: reads hostile bytes with the program's own reader, and
+// accepts success or an Error.
 #include "fuzz/fuzz_formats.h"
 
 #include <sys/mman.h>

@@ -1,3 +1,4 @@
+// GGUF files: every block type against its definition, files in parts, and damaged headers.
 #include "io/gguf.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,5 @@
+// Writing safetensors models: shards that read back as one model, and replacing a model in the
+// other form.
 #include "io/model_write.h"
 
 #include <gtest/gtest.h>

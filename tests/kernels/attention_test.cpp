@@ -1,3 +1,5 @@
+// Attention and its gradients against doubles at every size, and bitwise equality across chunks,
+// threads, instruction sets and stored K and V.
 #include <algorithm>
 #include <cstring>
 #include <limits>

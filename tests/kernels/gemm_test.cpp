@@ -1,3 +1,5 @@
+// Matrix products of every instruction set: exact integer sums at every small shape, full range
+// without saturation, and rows that are independent of each other.
 #include "kernels/gemm.h"
 
 #include <cstring>

@@ -1,3 +1,4 @@
+// Choosing the instruction set: names, order, the environment variable and its errors.
 #include "kernels/isa.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,5 @@
+// Norms, activations and elementwise operations against doubles and numeric gradients, and bitwise
+// equality across instruction sets.
 #include "kernels/ops.h"
 
 #include <algorithm>

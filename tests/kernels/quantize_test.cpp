@@ -1,3 +1,5 @@
+// Rounding to codes: the original implementation's codes exactly, portable and vector sets bit for
+// bit, bfloat16, and packed codes of every width.
 #include "kernels/quantize.h"
 
 #include <bit>

@@ -1,3 +1,5 @@
+// Random precision: parsing of sets, and draws that are uniform functions of seed, request and
+// layer.
 #include "quant/random_precision.h"
 
 #include <gmock/gmock.h>

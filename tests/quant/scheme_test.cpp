@@ -1,3 +1,4 @@
+// Names of quantization schemes: round trip, refusals, and the scheme of a plan.
 #include "quant/scheme.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// Classification: logits of the last token, independence of the batch, and heads of another size.
 #include "runtime/classifier.h"
 
 #include <gtest/gtest.h>

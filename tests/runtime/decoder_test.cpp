@@ -1,3 +1,5 @@
+// The forward pass on a tiny model: the same bytes alone, batched or in chunks; plans, adapters and
+// heads take effect; LM losses; refusals.
 #include "runtime/decoder.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// Generation: tokens equal recomputation of the whole sequence, streaming is valid UTF-8, stop
+// conditions end it, and nothing is allocated per token.
 #include "runtime/generator.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// The KV cache: its size, the same bits however tokens are written, truncation, and refusals.
 #include "runtime/kv_cache.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Token choice: greedy, temperature, top-k and top-p against their definitions, and determinism.
 #include "runtime/sampling.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// The BPE tokenizer against Hugging Face's tokenizers on recorded strings, and odd vocabulary
+// files.
 #include "text/bpe_tokenizer.h"
 
 #include <gmock/gmock.h>

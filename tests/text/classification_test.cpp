@@ -1,3 +1,4 @@
+// Classification files (TSV, CSV): columns, headers, labels, and errors that name the line.
 #include "text/classification.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// Lines and quoted fields of text files: byte order marks, line ends, encodings, bad records.
 #include "text/records.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// Windows for question answering against those of Hugging Face's run_qa, and their edge cases.
 #include "text/span_features.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// Exact match and F1 against recorded pairs of the Python metric and hand-worked cases.
 #include "text/squad_metric.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,5 @@
+// Answers from logits and prediction files against those of Hugging Face's run_qa, ties and limits
+// included.
 #include "text/squad_postprocess.h"
 
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// Reading SQuAD files: nested and flat forms, ids, answers to locate, and damaged files.
 #include "text/squad.h"
 
 #include <gmock/gmock.h>

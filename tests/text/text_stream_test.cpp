@@ -1,3 +1,4 @@
+// Streaming text: pieces are whole code points, invalid bytes are replaced, stop strings end it.
 #include "text/text_stream.h"
 
 #include <gtest/gtest.h>

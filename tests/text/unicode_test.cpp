@@ -1,3 +1,4 @@
+// UTF-8 and character classes against Python and PCRE2, for every code point.
 #include "text/unicode.h"
 
 #include <gtest/gtest.h>

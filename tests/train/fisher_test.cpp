@@ -1,3 +1,4 @@
+// Fisher estimates against sums in double over single windows, and independence of threads.
 #include "train/fisher.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Learning rates, steps of a phase, the order of windows, phases of methods, and refused options.
 #include "train/schedule.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// Training on tiny models: determinism, phases and adapters, the trained network equals the
+// deployed one, losses fall, divergence stops, hooks are called.
 #include "train/trainer.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// Scores original and attacked texts at every precision and, for random precision, over draws.
 #include "app/attack/attack.h"
 
 #include <algorithm>
@@ -11,7 +12,7 @@ namespace qalof::app {
 
 namespace {
 
-// Texts run together up to about this many tokens.
+// Texts are batched up to about this many tokens.
 constexpr std::size_t kBatchTokens = 2048;
 
 struct Question {
@@ -20,7 +21,8 @@ struct Question {
   const runtime::Execution* execution = nullptr;
 };
 
-// Whether each is classified rightly: originals of samples, then their attacked texts.
+// Whether each question is classified correctly. questions: the originals of all samples, then
+// their attacked texts.
 std::vector<bool> ask(const runtime::Execution& any, const std::vector<Question>& questions,
                       ParallelFor& parallel) {
   runtime::ClassifierWorkspace workspace;
@@ -61,7 +63,7 @@ Interval percent_interval(double accuracy, std::uint64_t samples) {
   return {100 * interval.low, 100 * interval.high};
 }
 
-// Scores of texts in two forms, original and attacked.
+// Scores the original and the attacked texts of all records.
 class Scorer {
  public:
   Scorer(const AttackTarget& target, const text::TextEncoder& encoder, std::size_t max_tokens,
@@ -79,7 +81,7 @@ class Scorer {
     return score_of(execution.description(), 1,
                     [&](std::uint64_t) -> const runtime::Execution& { return execution; });
   }
-  // Every draw asks about the original and the attacked text of a sample at the same precision.
+  // In each draw, the original and the attacked text of a sample get the same precision.
   AttackScore score_random(const std::string& name, std::uint64_t draws) const {
     return score_of(name, draws, [&](std::uint64_t request) -> const runtime::Execution& {
       return target_.drawn(request);

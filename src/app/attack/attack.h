@@ -1,5 +1,5 @@
-// qalof attack: what classifiers make of texts that an attack has found, at fixed and at random
-// precision (docs/attack.md). Searching for them is app/train_attack.h.
+// qalof attack: accuracy of classifiers on texts that an attack has found, at fixed and at random
+// precision (docs/attack.md). app/attack/search.h finds the texts.
 #pragma once
 
 #include <cstdint>
@@ -15,16 +15,16 @@
 
 namespace qalof::app {
 
-/// Who answers queries: the network at --precision, or one at a precision drawn for each query.
+/// The network that answers queries: the one at --precision, or one drawn for each query.
 enum class Defence { kNone, kRandom };
-/// "none" or "rpi"; Error{kUsage}.
+/// "none" or "rpi"; Error{kUsage} for others.
 Defence parse_defence(const std::string& text);
 
 struct AttackScoreOptions {
   ModelOptions model;
-  std::vector<std::string> precisions;  // text forms or plan files
+  std::vector<std::string> precisions;  // in text form, or plan files
   Defence defence = Defence::kNone;
-  std::uint64_t draws = 10;  // random: how often every text is asked
+  std::uint64_t draws = 10;  // random: number of queries per text
   std::uint64_t seed = 42;   // of the draws
   std::size_t max_seq_length = 384;
   std::string rescore;     // file or directory of texts
@@ -33,38 +33,40 @@ struct AttackScoreOptions {
 /// Error{kUsage} names the flag of a value out of range.
 void check_attack_scores(const AttackScoreOptions& options);
 
-/// Of one precision over all samples. Accuracies are 0-100, intervals 95 % (wilson_interval).
+/// The score of one precision over all samples. Accuracies are 0-100, intervals 95 %
+/// (wilson_interval).
 struct AttackScore {
-  std::string precision;  // in words
+  std::string precision;  // description
   double clean_accuracy = 0, adversarial_accuracy = 0;
   Interval clean_interval, adversarial_interval;
-  // random: of each draw; the accuracies above are their means
+  // random: the accuracies of each draw; those above are their means
   std::vector<double> clean_draws, adversarial_draws;
 };
 struct AttackScores {
-  AttackScore defended;                    // by the defence
+  AttackScore defended;                    // of the network that the defence chooses
   std::vector<AttackScore> per_precision;  // --precision, then --precisions
   std::uint64_t samples = 0, attacked = 0, fooled = 0;
   double mean_queries = 0;  // of those attacked
   std::string output_dir;
   Json special_tokens;            // text::TextEncoder's description
-  double seconds_per_sample = 0;  // of this process's searching; 0: nothing was searched
+  double seconds_per_sample = 0;  // of this process's search; 0: nothing was searched
 };
 
-/// Executions of one model at several precisions, and which answers a query.
+/// Executions of one model at several precisions, and the choice of one per query.
 class AttackTarget {
  public:
-  /// model opened with its own precision; the first execution is at that one. Error{kUsage} where
-  /// the defence has fewer than two precisions to draw from.
+  /// handle: the model opened with --precision, at which the first execution is. Error{kUsage}
+  /// where the defence has fewer than two precisions to draw from.
   AttackTarget(const ModelHandle& handle, const AttackScoreOptions& options, ParallelFor& parallel,
                Observer& observer);
 
+  /// The execution at --precision.
   const runtime::Execution& own() const { return *executions_.front(); }
-  /// Those of --precisions.
+  /// The executions at --precisions.
   const std::vector<std::shared_ptr<const runtime::Execution>>& set() const { return set_; }
   /// Plans of set().
   const std::vector<quant::PlanSpec>& plans() const { return plans_; }
-  /// The execution of a request of a stream that is drawn by seed.
+  /// The execution drawn (by options.seed) for a request.
   const runtime::Execution& drawn(std::uint64_t request) const;
   /// own(), then those of set() that differ.
   const std::vector<std::shared_ptr<const runtime::Execution>>& all() const { return executions_; }
@@ -75,17 +77,18 @@ class AttackTarget {
   quant::PrecisionDraws draws_;  // of random precision inference
 };
 
-/// Asks every execution about original and text of every record, on the packed runtime. A text
-/// without tokens is classified rightly.
+/// Classifies the original and the attacked text of every record with every execution, on the
+/// packed runtime. A text without tokens counts as classified correctly.
 AttackScores score_attack(const AttackTarget& target, const text::TextEncoder& encoder,
                           const AttackScoreOptions& options,
                           const std::vector<AttackRecord>& records, ParallelFor& parallel,
                           Observer& observer);
-/// The same for the texts of options.rescore.
+/// score_attack for the texts of options.rescore.
 AttackScores rescore_attack(const AttackScoreOptions& options, Observer& observer);
 
+/// The contents of attack_results.json (docs/file_formats.md, "Attack").
 Json to_json(const AttackScores& scores);
-/// attack_results.json, where there is an output directory.
+/// Writes attack_results.json where there is an output directory.
 void write_scores(const AttackScores& scores, const std::string& output_dir);
 
 }  // namespace qalof::app

@@ -1,3 +1,5 @@
+// Runs the attacker on correctly classified samples, queries drawn hard samples, and keeps the
+// best.
 #include "app/attack/search.h"
 
 #include <algorithm>
@@ -18,7 +20,7 @@ namespace qalof::app {
 
 namespace {
 
-// Hard samples asked about at a time, before it is looked whether one of them suffices.
+// Hard samples per query batch, after which the search checks whether one of them suffices.
 constexpr std::uint64_t kQueriesAtOnce = 20;
 
 std::string text_of(const text::BpeTokenizer& tokenizer, const std::vector<std::int32_t>& ids) {
@@ -43,8 +45,8 @@ std::vector<double> inverse_frequencies(const std::string& path, const text::Tex
   return counts;
 }
 
-// Of the tokens of a text, with sum 1; empty (equal ones) where none counts. The template's, the
-// first and last of ids, have none.
+// Similarity weights of a text's tokens, with sum 1; empty (meaning equal ones) where all would be
+// 0. Tokens of the template, at both ends of ids, have weight 0.
 std::vector<float> token_weights(const std::vector<double>& frequencies,
                                  const std::vector<std::int32_t>& ids,
                                  const text::TextTemplate& around) {
@@ -65,10 +67,10 @@ std::vector<float> token_weights(const std::vector<double>& frequencies,
   return weights;
 }
 
-// Queries of samples do not meet; the first is about the original.
+// Samples use disjoint ranges of query numbers; the first of each is about the original.
 std::uint64_t queries_per_sample(const AttackRunOptions& options) { return options.queries + 1; }
 
-// What the networks that are asked say about a text.
+// The answer of the queried networks about a text.
 struct Answer {
   std::size_t fooled = 0;
   double margin = std::numeric_limits<double>::infinity();  // mean; below 0: wrong
@@ -78,14 +80,14 @@ struct Answer {
   }
 };
 
-// Asks about texts: at the attacked precision, at one drawn for each query, or at all of a set.
+// Answers queries: at the attacked precision, at one drawn for each query, or at all of a set.
 class Oracle {
  public:
   Oracle(const AttackTarget& target, const AttackRunOptions& options, ParallelFor& parallel)
       : target_(target), options_(options), parallel_(parallel) {}
 
   std::size_t networks() const { return options_.adaptive ? target_.set().size() : 1; }
-  // ids: texts of a label; query: the number of the first among all queries of all samples.
+  // ids: texts with the same label; query: number of the first among all queries of all samples.
   std::vector<Answer> ask(const std::vector<std::vector<std::int32_t>>& ids, std::int32_t label,
                           std::uint64_t query) {
     std::vector<runtime::Sequence> sequences;
@@ -257,7 +259,7 @@ class Search {
     for (const AttackRecord& record : store.records()) fooled_ += record.success ? 1 : 0;
     progress(store.records().size(), 0);
     while (store.records().size() < samples_.size()) {
-      // Neighbours that are classified rightly run together; those between them cost nothing.
+      // Batches the next correctly classified samples; wrong ones between them need no attack.
       std::vector<AttackRecord> records;
       std::vector<train::AttackText> texts;
       for (std::size_t i = store.records().size();
@@ -288,7 +290,7 @@ class Search {
   double share(const Answer& answer) const {
     return static_cast<double>(answer.fooled) / static_cast<double>(oracle_.networks());
   }
-  // Tokens that no search puts there stay where they are: the template's, and special ones.
+  // Tokens that the search may not use are kept in place: the template's and special ones.
   std::vector<bool> kept_tokens(const std::vector<std::int32_t>& ids) const {
     const text::TextTemplate& around = encoder_.text_template();
     std::vector<bool> kept(ids.size());
@@ -360,7 +362,7 @@ class Search {
   const AttackRunOptions& options_;
   const std::vector<Sample>& samples_;
   const text::TextEncoder& encoder_;
-  std::vector<bool> allowed_;  // [tokens] that a search may put
+  std::vector<bool> allowed_;  // [tokens] that the search may use
   Observer& observer_;
   Oracle oracle_;
   std::size_t max_tokens_;

@@ -1,3 +1,4 @@
+// Reads attack.jsonl strictly and appends records to it; attack.json identifies the run.
 #include "app/attack/texts.h"
 
 #include <filesystem>
@@ -41,7 +42,7 @@ AttackRecord record_of(const Json& json, const std::string& where) {
   return record;
 }
 
-// Calls take for whole lines; returns the bytes they have.
+// Calls take for each complete line; returns the bytes of these lines.
 std::size_t read_lines(const std::string& text, const std::string& path,
                        const std::function<void(AttackRecord&&)>& take) {
   return text::for_each_whole_line(text, [&](std::string_view line, std::size_t number) {

@@ -1,5 +1,5 @@
-// Texts that an attack has found: attack.jsonl, one line a sample, beside attack.json, which says
-// what made them (docs/file_formats.md, "Attack").
+// Texts that an attack has found: attack.jsonl, one line per sample, and attack.json, which
+// describes the run that made them (docs/file_formats.md, "Attack").
 #pragma once
 
 #include <cstdint>
@@ -12,37 +12,37 @@
 
 namespace qalof::app {
 
-/// What one sample of the attacked file has become. Texts are valid UTF-8.
+/// The result of one sample of the attacked file. Texts are valid UTF-8.
 struct AttackRecord {
   std::uint64_t index = 0;  // of the sample in its file
   std::int32_t label = 0;
   std::string original, text;
-  bool attacked = false;  // else it was classified wrongly to begin with, and text is original
-  bool success = false;   // every network that was asked is wrong about text
-  double fooled = 0;      // the share of them that is
+  bool attacked = false;  // false: the original was classified wrongly, and text equals it
+  bool success = false;   // every queried network classifies text wrongly
+  double fooled = 0;      // share of the queried networks that do
   std::uint64_t queries = 0;
   std::uint64_t iterations = 0;
-  Json losses;  // null where it was not attacked
+  Json losses;  // null where not attacked
 };
 
 inline constexpr const char* kAttackFile = "attack.json";
 inline constexpr const char* kAttackTexts = "attack.jsonl";
 
-/// Records of a file, or of an attack's directory, in their order. Error{kNotFound};
-/// {kCorruptFile}, {kBadInput} name the line that is no record, {kBadInput} also where there is
-/// none.
+/// Reads the records of a file, or of an attack's directory, in order. Error{kNotFound};
+/// {kCorruptFile} or {kBadInput} with the line that is no record; {kBadInput} also where there is
+/// no record.
 std::vector<AttackRecord> read_attack(const std::string& path);
 
-/// The files of an attack that goes on where it was stopped. Not thread-safe.
+/// The files of an attack, which can be resumed. Not thread-safe.
 class AttackStore {
  public:
-  /// Takes up a directory of the same run, else begins it; a last line that was cut off is dropped.
-  /// Error{kUsage} where it holds another run, unless overwrite.
+  /// Resumes from a directory of the same run, else creates its files; a truncated last line is
+  /// dropped. Error{kUsage} where the directory holds another run, unless overwrite.
   AttackStore(const std::string& directory, const Json& identity, bool overwrite);
-  /// Those that are there, in their order: samples from the first on.
+  /// The records so far: those of the first samples, in order.
   const std::vector<AttackRecord>& records() const { return records_; }
-  /// On disk when it returns, as far as a killed process is concerned. Records come in the order of
-  /// their samples.
+  /// Appends a record; when it returns the record survives a kill of this process. Records must be
+  /// added in the order of their samples.
   void add(const AttackRecord& record);
 
  private:

@@ -1,4 +1,4 @@
-// A GGUF file of the Llama family to a Hugging Face directory.
+// Converts a GGUF file of the Llama family to a Hugging Face directory: config, tokenizer, tensors.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// Config values; parse_model_config is stricter.
+// A loose limit on config values; parse_model_config is stricter.
 constexpr std::uint64_t kMaxSize = std::uint64_t{1} << 24;
 constexpr std::size_t kMaxTokens = 1'000'000;
 constexpr std::size_t kMaxMerges = 2'000'000;
@@ -39,7 +39,7 @@ std::uint64_t size_of(const io::GgufFile& file, const std::string& key) {
   return *value;
 }
 
-// Values that would change what the model computes and are not implemented.
+// Refuses settings that would change what the model computes and are not implemented.
 void refuse_unimplemented(const io::GgufFile& file) {
   const std::optional<std::string_view> family = file.string("general.architecture");
   QALOF_CHECK(family == "llama", ErrorKind::kUnsupported,
@@ -50,8 +50,9 @@ void refuse_unimplemented(const io::GgufFile& file) {
               file.path());
 }
 
-// The scaling of rotary positions that the factors of rope_freqs.weight stand for: frequency i is
-// divided by factor i. They are a function of four numbers, of which all Llama 3 files share three.
+// Recovers the config's rope_scaling from the factors in rope_freqs.weight, by which frequencies
+// are divided. The factors follow from four numbers, three of which are the same in all Llama 3
+// files.
 Json rope_scaling_of(const io::GgufFile& file, const io::GgufTensor& tensor, double theta,
                      std::size_t head_dim) {
   QALOF_CHECK(head_dim >= 2 && tensor.shape == std::vector<std::size_t>{head_dim / 2},
@@ -70,7 +71,7 @@ Json rope_scaling_of(const io::GgufFile& file, const io::GgufTensor& tensor, dou
   config.rotary->by_wavelength.emplace();
   const model::RotaryPositions::ByWavelength& bounds = *config.rotary->by_wavelength;
   const std::vector<float> scaled = model::rotary_frequencies(config);
-  // Files hold them in f32 out of f32 frequencies.
+  // Files store the factors in f32, computed from f32 frequencies.
   constexpr double kTolerance = 1e-4;
   for (std::size_t i = 0; i < factors.size(); ++i) {
     const double expected = static_cast<double>(plain[i]) / static_cast<double>(scaled[i]);
@@ -157,7 +158,7 @@ text::PreTokenizer pre_tokenizer_of(const io::GgufFile& file) {
        name);
 }
 
-// The token that stands before ("bos") or behind ("eos") every text, if one does.
+// The token that is added before ("bos") or after ("eos") every text, if any.
 std::optional<std::size_t> template_token(const io::GgufFile& file, const std::string& name,
                                           bool by_default, std::size_t vocab_size) {
   const std::string prefix = "tokenizer.ggml.";
@@ -170,7 +171,7 @@ std::optional<std::size_t> template_token(const io::GgufFile& file, const std::s
   return *id;
 }
 
-// The text of tokenizer.json, which has been read once.
+// The text of tokenizer.json; loaded once to verify it.
 std::string tokenizer_of(const io::GgufFile& file, std::size_t vocab_size) {
   const std::string_view model = file.string("tokenizer.ggml.model").value_or("missing");
   QALOF_CHECK(model == "gpt2", ErrorKind::kUnsupported,
@@ -187,7 +188,7 @@ std::string tokenizer_of(const io::GgufFile& file, std::size_t vocab_size) {
   QALOF_CHECK(tokens->size() == vocab_size && types->size() == vocab_size, ErrorKind::kBadInput,
               "{}: {} tokens and {} token types for an embedding of {}", file.path(),
               tokens->size(), types->size(), vocab_size);
-  // Control, unknown and unused tokens are special; those that a user added are text taken whole.
+  // Control, unknown and unused tokens are special; user-defined ones are text that is never split.
   constexpr std::int32_t kNormal = 1, kUserDefined = 4;
   for (std::size_t id = 0; id < types->size(); ++id) {
     const std::int32_t type = (*types)[id];
@@ -197,7 +198,7 @@ std::string tokenizer_of(const io::GgufFile& file, std::size_t vocab_size) {
   parts.merges = *merges;
   parts.pre_tokenizer = pre_tokenizer_of(file);
   parts.ignores_merges = parts.pre_tokenizer == text::PreTokenizer::kLlama3;
-  // llama.cpp puts a first token before every text for llama-bpe, unless the file says otherwise.
+  // llama.cpp adds bos before every text for llama-bpe, unless the file says otherwise.
   parts.bos =
       template_token(file, "bos", parts.pre_tokenizer == text::PreTokenizer::kLlama3, vocab_size);
   parts.eos = template_token(file, "eos", /*by_default=*/false, vocab_size);
@@ -205,12 +206,12 @@ std::string tokenizer_of(const io::GgufFile& file, std::size_t vocab_size) {
               ErrorKind::kUnsupported,
               "{}: tokenizer.ggml.add_sep_token is true, implemented is false", file.path());
   std::string json = text::tokenizer_json(parts, file.path());
-  // Refuses what does not fit together before anything is written.
+  // Throws for an inconsistent tokenizer before anything is written.
   text::BpeTokenizer::from_files({{"tokenizer.json", json}}, file.path());
   return json;
 }
 
-// Our names to the file's, for all tensors a model of that config has.
+// Maps our tensor names to the file's, for all tensors of a model with this config.
 std::map<std::string, std::string> gguf_names(const model::ModelConfig& config) {
   const model::TensorNames ours = model::tensor_names(config);
   std::map<std::string, std::string> names = {{ours.token_embedding, "token_embd.weight"},
@@ -267,8 +268,8 @@ std::vector<Work> tensors_of(const io::GgufFile& file, const model::ModelConfig&
   return work;
 }
 
-// Values in the order of Hugging Face. GGUF pairs neighbouring rows of a head for rotary positions,
-// transformers those that lie half a head apart.
+// Values in Hugging Face's order. For rotary positions, GGUF pairs neighbouring rows of a head,
+// transformers pairs rows that are half a head apart.
 std::vector<float> values_of(const Work& work, const std::string& path) {
   const io::GgufTensor& source = *work.source;
   std::vector<float> values(source.num_elements());
@@ -312,7 +313,7 @@ ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
   io::write_model_weights(options.output_dir, tensors, options.bf16,
                           [&] { observer.progress("tensors", ++done, work.size(), ""); });
   write_file_atomic((directory / "tokenizer.json").string(), tokenizer);
-  // Last, so that a directory with a config is whole.
+  // Written last, so that a directory with a config is complete.
   write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");
   return {"GGUF file", options.output_dir, {options.output_dir}, work.size()};
 }

@@ -1,3 +1,4 @@
+// Recognizes a checkpoint's format by its first bytes, guards the output directory, and dispatches.
 #include "app/import/import.h"
 
 #include <algorithm>
@@ -17,17 +18,17 @@ namespace {
 
 enum class Format { kSafetensors, kGguf, kPickle, kUnknown };
 
-// By the first bytes.
+// The format of a file by its first bytes.
 Format format_of(const std::string& path) {
   constexpr std::size_t kMagicBytes = 9;
   const MappedFile file = MappedFile::open(path);
   const std::size_t size = std::min(kMagicBytes, file.bytes().size());
   const std::string_view start(reinterpret_cast<const char*>(file.bytes().data()), size);
-  // A file of that name that begins otherwise is refused by its reader.
+  // A .gguf file with another beginning is refused by the reader, with a better message.
   if (start.starts_with("GGUF") || path.ends_with(".gguf")) return Format::kGguf;
-  // PyTorch writes a zip archive of pickles, and wrote bare ones.
+  // PyTorch writes zip archives of pickles; old versions wrote bare pickles.
   if (start.starts_with("PK\x03\x04") || start.starts_with("\x80\x02")) return Format::kPickle;
-  // The length of the header, then the header.
+  // Eight bytes of header length, then the JSON header.
   if (start.size() == kMagicBytes && start[8] == '{') return Format::kSafetensors;
   return Format::kUnknown;
 }

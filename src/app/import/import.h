@@ -1,5 +1,5 @@
-// qalof import: checkpoints of other programs to our directories. What a file is, is told by its
-// first bytes, never by its name.
+// qalof import: converts checkpoints of other programs to our directories. A format is recognized
+// by its first bytes.
 #pragma once
 
 #include <cstdint>
@@ -11,21 +11,21 @@
 namespace qalof::app {
 
 struct ImportOptions {
-  std::string source;  // a file, or a directory that holds one
+  std::string source;  // a file, or a directory with one
   std::string output_dir;
   bool overwrite = false;
   bool bf16 = false;  // of a GGUF file: store bfloat16 instead of f32
 };
 struct ImportResult {
-  std::string format;                    // what the source was, in words
-  std::string output_dir;                // as asked for
-  std::vector<std::string> directories;  // written, with what they are
+  std::string format;                    // description of the source's format
+  std::string output_dir;                // as given in the options
+  std::vector<std::string> directories;  // that were written
   std::uint64_t tensors = 0;             // read
 };
 
-/// Error{kUnsupported} for pickled files and what is not known, {kUsage} where output_dir holds a
-/// model or adapters and overwrite is not set; else as the formats say. A failure leaves no
-/// qalof.json and no config.json behind that were not there before.
+/// Error{kUnsupported} for pickled files and unknown formats, {kUsage} where output_dir holds a
+/// model or adapters and overwrite is not set; others depend on the format. A failure creates
+/// neither qalof.json nor config.json.
 ImportResult run_import(const ImportOptions& options, Observer& observer);
 
 }  // namespace qalof::app

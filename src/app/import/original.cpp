@@ -1,6 +1,6 @@
-// The original's checkpoints: GPT-2 whose linears are torch Linears ([out, in], not Hugging Face's
-// transposed Conv1D), with one LoRA module per width inside
-// (h.0.attn.c_attn.lora_modules.lora_4bit.lora_A), or a single one from its cyclic training
+// Imports checkpoints of the original implementation: GPT-2 whose linears are torch Linears
+// ([out, in], not Hugging Face's transposed Conv1D), each with one LoRA module per width
+// (h.0.attn.c_attn.lora_modules.lora_4bit.lora_A), or with a single one from cyclic training
 // (h.0.attn.c_attn.lora_module.lora_A).
 #include <charconv>
 #include <filesystem>
@@ -27,11 +27,11 @@ using Shape = std::vector<std::size_t>;
 
 std::string shape_text(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
-// Tensors by bare name, and the configuration beside them.
+// The tensors of a checkpoint by name without prefix, and its configuration.
 struct Checkpoint {
   std::string where, directory;
-  std::optional<io::ModelDir> dir;            // keeps what tensors view
-  std::optional<io::SafetensorsFile> single;  // or this
+  std::optional<io::ModelDir> dir;            // owns the memory of tensors
+  std::optional<io::SafetensorsFile> single;  // likewise, for a single file
   std::map<std::string, const io::TensorView*> tensors;
   Json config;
 };
@@ -60,7 +60,7 @@ Checkpoint open_checkpoint(const std::string& path) {
   return checkpoint;
 }
 
-// Which part of an adapter a tensor is.
+// The part of an adapter that a tensor holds.
 struct LoraName {
   std::string linear;
   int width = 0;  // 0: the single module of cyclic training
@@ -98,7 +98,7 @@ struct LoraPair {
 };
 using LoraPairs = std::map<int, std::map<std::string, LoraPair>>;  // width, linear
 
-// Takes what belongs to adapters out of the tensors.
+// Moves the adapters' tensors out of the checkpoint's.
 LoraPairs take_lora_pairs(Checkpoint& checkpoint, const model::ModelConfig& config) {
   std::map<std::string, bool> known;
   for (const model::LinearSpec& spec : model::linears(config)) known[spec.name] = true;
@@ -119,7 +119,7 @@ LoraPairs take_lora_pairs(Checkpoint& checkpoint, const model::ModelConfig& conf
   return pairs;
 }
 
-// name is for messages.
+// Values of a tensor; name is for messages.
 std::vector<float> values_of(const Checkpoint& checkpoint, const std::string& name,
                              const io::TensorView& view) {
   std::vector<float> values(view.num_elements());
@@ -181,7 +181,7 @@ weights::Adapter make_adapter(const Checkpoint& checkpoint, const model::ModelCo
   return adapter;
 }
 
-// The base as a Hugging Face directory: linears transposed to [in, out].
+// Writes the base as a Hugging Face directory: linears are transposed to [in, out].
 void write_base(Checkpoint& checkpoint, const model::ModelConfig& config,
                 const std::optional<weights::Head>& head, const std::string& directory) {
   std::map<std::string, const model::LinearSpec*> linears;
@@ -239,7 +239,7 @@ ImportResult import_original(const ImportOptions& options, Observer& observer) {
   result.format = "the original's checkpoint";
   result.output_dir = options.output_dir;
   result.tensors = checkpoint.tensors.size();
-  // Its command line and its configuration have different defaults, so none is guessed.
+  // The original's command line and configuration have different defaults, so none is assumed.
   const double alpha = json_number(checkpoint.config, "lora_alpha", config_path);
   const LoraPairs pairs = take_lora_pairs(checkpoint, config);
   QALOF_CHECK(pairs.size() == 1 || !pairs.contains(0), ErrorKind::kBadInput,
@@ -247,8 +247,8 @@ ImportResult import_original(const ImportOptions& options, Observer& observer) {
   const std::optional<weights::Head> head = take_head(checkpoint, config.hidden);
   std::map<int, weights::Adapter> adapters;
   for (const auto& [width, of_width] : pairs) {
-    // The single adapter of cyclic training goes by the name of its highest width and serves every
-    // width below, as adapters do.
+    // The single adapter of cyclic training is named after its highest width and, as any adapter,
+    // serves every width below.
     constexpr int kCyclicWidth = 8;
     weights::Adapter& adapter = adapters[width == 0 ? kCyclicWidth : width];
     adapter = make_adapter(checkpoint, config, of_width, alpha);
@@ -276,7 +276,7 @@ ImportResult import_original(const ImportOptions& options, Observer& observer) {
     if (head) dir.heads[width] = name;
     result.directories.push_back(directory);
   }
-  // The original leaves K and V as they are.
+  // The original does not quantize K and V.
   dir.plan = quant::to_json(quant::parse_plan(fmt::format("w{0}a{0}", adapters.rbegin()->first)));
   io::write_adapter_dir(options.output_dir, dir);
   observer.status("");

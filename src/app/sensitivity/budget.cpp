@@ -1,3 +1,5 @@
+// Reads units and costs from sensitivity.json, picks a point of the Pareto front, refines it, and
+// writes front.json.
 #include "app/sensitivity/budget.h"
 
 #include <algorithm>
@@ -25,12 +27,12 @@ std::uint64_t bits_limit(const BudgetOptions& options, std::uint64_t parameters)
   return static_cast<std::uint64_t>(std::floor(limit + 1e-3));
 }
 
-// The point of the front under the limit.
+// Index of the best point of the front within the limit.
 std::size_t choose(const quant::BudgetFront& front, const BudgetOptions& options,
                    std::uint64_t parameters) {
   const quant::BudgetPoint& smallest = front.points().front();
   if (options.max_f1_loss) {
-    // All-high costs 0, so there is one.
+    // The all-high plan costs 0, so such a point exists.
     return front.within_cost(*options.max_f1_loss).value();
   }
   if (options.target_size) {
@@ -54,7 +56,7 @@ double mean_bits(const std::vector<quant::BudgetUnit>& by_bits,
          static_cast<double>(parameters);
 }
 
-// Widths of K and V have a budget of their own.
+// The widths of K and V, which have a separate budget.
 struct KvChoice {
   quant::BudgetInput input;
   std::vector<std::size_t> choices;

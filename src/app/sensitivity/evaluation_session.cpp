@@ -1,3 +1,4 @@
+// Opens what an analysis needs, and describes it as the identity that guards resumed runs.
 #include "app/sensitivity/evaluation_session.h"
 
 #include <algorithm>
@@ -12,7 +13,7 @@ namespace qalof::app {
 namespace {
 
 constexpr std::size_t kBatchTokens = 2048;
-// The states before every layer are kept for a batch.
+// Bytes of the states before every layer that are kept for a batch.
 constexpr std::size_t kMaxStateBytes = std::size_t{512} << 20;
 
 ModelHandle open_high(const SensitivityOptions& options, Observer& observer) {

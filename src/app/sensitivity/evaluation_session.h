@@ -1,4 +1,4 @@
-// What measuring on the packed runtime opens once: model, adapters, samples and threads.
+// The model, adapters, samples and threads of measurements on the packed runtime, opened once.
 #pragma once
 
 #include <memory>
@@ -9,23 +9,24 @@
 
 namespace qalof::app {
 
+/// Everything opened for one analysis. Not thread-safe; the pool parallelizes inside calls.
 class EvaluationSession {
  public:
-  /// Error{kUsage}, {kNotFound} or {kBadInput} for options that nothing can be measured with. The
-  /// observer must outlive it.
+  /// Error{kUsage}, {kNotFound} or {kBadInput} for options that cannot be measured. The observer
+  /// must outlive this object.
   EvaluationSession(const SensitivityOptions& options, Observer& observer);
-  /// As given, with the adapters' separator.
+  /// The options given, with the adapters' separator.
   const SensitivityOptions& options() const { return options_; }
   const ModelHandle& handle() const { return handle_; }
   /// text::TextEncoder's description.
   Json special_tokens() const { return encoder_.description(task().reads_pairs()); }
   ThreadPool& pool() { return pool_; }
-  /// What makes scores of a plan the ones they are, the plan apart.
+  /// Everything that scores of a plan depend on, except the plan.
   Json identity() const;
   /// The head of the task. Error{kBadInput} where neither model nor adapter holds one.
   const weights::Head& head(const runtime::Execution& execution) const;
   std::unique_ptr<tasks::SampleReader> reader(const weights::Head& head) const;
-  /// Tokens of a batch whose states before every block fit the memory set aside.
+  /// Tokens per batch such that the states before every block fit the memory set aside for them.
   std::size_t batch_tokens() const;
 
  private:

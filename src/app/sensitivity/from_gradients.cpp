@@ -1,3 +1,4 @@
+// Runs the Fisher or Hessian estimator and sums its per-linear numbers into unit costs.
 #include "app/sensitivity/from_gradients.h"
 
 #include <algorithm>
@@ -14,7 +15,7 @@ namespace qalof::app {
 
 namespace {
 
-// A unit's costs are the sums of its linears'.
+// The cost of a unit: the sum of its linears' estimates.
 UnitCost fisher_cost(const SensitivityUnit& unit, const train::FisherResult& estimates,
                      std::size_t low, int bits) {
   double first = 0, second = 0;
@@ -33,7 +34,7 @@ UnitCost fisher_cost(const SensitivityUnit& unit, const train::FisherResult& est
   return cost;
 }
 
-// Mean trace times squared error of each linear, added up (HAWQ-V2).
+// The cost of a unit: the sum of mean trace times squared error over its linears (HAWQ-V2).
 UnitCost hessian_cost(const SensitivityUnit& unit, const std::vector<model::LinearSpec>& linears,
                       const train::HessianResult& found, std::size_t low, int bits) {
   double score = 0, trace = 0, squares = 0;

@@ -1,3 +1,4 @@
+// Builds the plans to compare with (uniform, random, original, front) and their paired differences.
 #include "app/sensitivity/plan_comparison.h"
 
 #include <fmt/format.h>
@@ -17,7 +18,7 @@ namespace {
 constexpr std::size_t kOriginalBlocks = 12;  // GPT-2's
 constexpr int kOriginalBits = 4;
 
-// Whether the original's pattern has a linear of that block, of kOriginalBlocks, at 4 bits.
+// Whether the original's pattern has this linear of a block (of kOriginalBlocks) at 4 bits.
 bool is_low_in_original(std::size_t block, model::LinearRole role) {
   const bool is_attention_out = role == model::LinearRole::kAttentionOut;
   const bool is_mlp = role == model::LinearRole::kGate || role == model::LinearRole::kUp ||
@@ -25,14 +26,14 @@ bool is_low_in_original(std::size_t block, model::LinearRole role) {
   return block >= 10 || (block == 9 && is_mlp) || (block <= 3 && is_attention_out);
 }
 
-// A number without zeros at its end: "4.5", "5".
+// A number without trailing zeros: "4.5", "5".
 std::string short_bits(double bits) { return fmt::format("{:.4g}", bits); }
 
-// Collects plans, each once.
+// Collects plans and drops duplicates.
 class Plans {
  public:
   explicit Plans(const quant::QuantScheme& scheme) : scheme_(scheme) {}
-  /// A plan of the units' widths; K and V are those of the plans under a budget.
+  /// Adds a plan of the units' widths, with the K and V of `like`.
   void add(const std::string& name, const std::string& kind, const quant::BudgetInput& input,
            std::span<const std::size_t> choices, const quant::PlanSpec& like,
            std::optional<std::size_t> budget = std::nullopt) {
@@ -75,7 +76,7 @@ void add_uniform(const quant::BudgetInput& input, const quant::PlanSpec& like, P
   }
 }
 
-// Differences of one plan's samples to the mean of others'.
+// The difference in F1 between a plan and the mean of others, paired by sample.
 PlanDifference difference(const MeasuredPlan& plan, const std::vector<const MeasuredPlan*>& others,
                           const std::string& name, const PairedBootstrap& bootstrap) {
   std::vector<double> differences = plan.f1_of_samples;
@@ -170,7 +171,7 @@ std::vector<ComparedPlan> plans_to_compare(const Json& sensitivity, const std::s
       plans.add({name, "given", quant::parse_plan(other), std::nullopt});
     }
   }
-  // Last: what is a plan of another name already keeps it.
+  // Added last, so that a plan already listed keeps its name.
   if (options.measure > 0) add_front(input, options.measure, like, plans);
   return plans.take();
 }

@@ -1,3 +1,4 @@
+// Runs a plan on every batch, reuses stored scores, and compares logits with all-high's.
 #include "app/sensitivity/plan_meter.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-// Results of measured and estimated sensitivity alike: comparing, ranking, writing.
+// Results of sensitivity analyses, measured or estimated: ranking, rank correlation, JSON.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -14,7 +14,7 @@ namespace {
 
 using Values = std::map<std::string, double>;  // by unit
 
-// What a file says of every unit at some bits under one key; units without it are left out.
+// One number of every unit at some bits, from a sensitivity.json; units without it are left out.
 Values values_of(const Json& file, int bits, const std::string& key, const std::string& where) {
   Values values;
   const auto units = file.find("units");

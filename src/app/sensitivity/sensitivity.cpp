@@ -1,3 +1,5 @@
+// Measures units one at a time: reruns each batch from the first changed layer, scores, stores, and
+// stops early where asked.
 #include "app/sensitivity/sensitivity.h"
 
 #include <algorithm>
@@ -15,8 +17,8 @@ namespace qalof::app {
 
 namespace {
 
-// --early_stop: this many samples, and a mean difference of this many standard errors. Three or
-// more because the question is asked after every batch.
+// --early_stop: a unit is stopped after at least this many samples, once its mean difference is
+// this many standard errors; more than the usual two, because it is tested after every batch.
 constexpr std::size_t kEarlyStopSamples = 64;
 constexpr double kEarlyStopErrors = 4;
 constexpr const char* kStateFile = "sensitivity_state.jsonl";
@@ -34,7 +36,7 @@ Json identity_of(const EvaluationSession& model, const std::vector<SensitivityUn
   return identity;
 }
 
-// Runs the trials of one batch after the other.
+// Runs all trials (unit and width) of a batch, batch by batch.
 class Sweep {
  public:
   Sweep(const SensitivityOptions& options, const UnitExecutions& executions,

@@ -1,3 +1,4 @@
+// Reads, validates and appends sensitivity_state.jsonl.
 #include "app/sensitivity/state.h"
 
 #include <cmath>
@@ -40,7 +41,7 @@ std::vector<tasks::SampleScore> scores_of(const Json& record, const std::string&
     double values[4] = {};
     for (std::size_t k = 0; is_good && k < 4; ++k) {
       is_good = row[k].is_number() || row[k].is_null();
-      // What is not finite is written as null.
+      // Numbers that are not finite are stored as null.
       if (is_good) values[k] = row[k].is_null() ? std::nan("") : row[k].get<double>();
     }
     if (is_good) scores.push_back({values[0], values[1], values[2], values[3]});

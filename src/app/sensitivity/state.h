@@ -1,5 +1,5 @@
-// Scores of a sensitivity analysis as they are measured, kept in a file so that a killed run goes
-// on (docs/file_formats.md, "Sensitivity state").
+// Scores of a sensitivity analysis, stored as they are measured so that a killed run can be resumed
+// (docs/file_formats.md, "Sensitivity state").
 #pragma once
 
 #include <cstddef>
@@ -18,21 +18,21 @@ namespace qalof::app {
 /// Not thread-safe.
 class SensitivityState {
  public:
-  /// Keeps scores in memory alone.
+  /// Keeps scores in memory only.
   SensitivityState() = default;
-  /// Takes up the file where it is of the same run, else begins it. A last record that was cut off
-  /// is dropped. Error{kUsage} where the file is of another run, unless overwrite; {kCorruptFile}
-  /// where it is no such file.
+  /// Resumes from the file where it belongs to the same run, else creates it. A truncated last
+  /// record is dropped. Error{kUsage} where the file belongs to another run, unless overwrite;
+  /// {kCorruptFile} where it is not a state file.
   SensitivityState(const std::string& path, const Json& identity, bool overwrite);
 
-  /// Null where it has not been measured. trial 0 is all-high.
+  /// The scores of a trial on a batch; null where not measured. Trial 0 is all-high.
   const std::vector<tasks::SampleScore>* find(std::size_t batch, std::size_t trial) const;
-  /// What add was given with the scores; 0 where nothing was.
+  /// The speed passed to add with the scores; 0 where none was.
   double tokens_per_second(std::size_t batch, std::size_t trial) const;
-  /// On disk when it returns, as far as a killed process is concerned.
+  /// Stores scores; when it returns they survive a kill of this process.
   void add(std::size_t batch, std::size_t trial, std::vector<tasks::SampleScore> scores,
            double tokens_per_second = 0);
-  /// Records that were there at the beginning.
+  /// Number of records found in the file at construction.
   std::size_t resumed() const { return resumed_; }
 
  private:
@@ -42,7 +42,7 @@ class SensitivityState {
     double tokens_per_second = 0;
   };
   std::map<std::pair<std::size_t, std::size_t>, Pass> passes_;
-  std::string path_, header_;  // of a file that the first record makes
+  std::string path_, header_;  // of a file that is created with the first record
   std::unique_ptr<AppendFile> file_;
   std::size_t resumed_ = 0;
 };

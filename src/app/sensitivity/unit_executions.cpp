@@ -1,3 +1,4 @@
+// Builds all-high and one spliced execution per unit and width (declared in sensitivity.h).
 #include <map>
 
 #include "app/sensitivity/sensitivity.h"
@@ -49,7 +50,7 @@ UnitExecutions::UnitExecutions(const ModelHandle& handle, const quant::Precision
                                       handle.execution);
   };
   high_ = create(plan);
-  // Every linear at some widths; units take their linears from there.
+  // Executions with every linear at one precision; units take their linears from these.
   std::map<std::pair<int, int>, std::shared_ptr<const runtime::Execution>> donors;
   const auto donor = [&](quant::Precision precision) {
     auto& execution = donors[{precision.weight.bits, precision.activation.bits}];

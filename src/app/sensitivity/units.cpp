@@ -1,3 +1,4 @@
+// Groups linears, K and V into units by granularity, and splits weights from activations.
 #include "app/sensitivity/units.h"
 
 #include <algorithm>
@@ -24,17 +25,17 @@ bool is_attention(model::LinearRole role) {
   return false;
 }
 
-// "attn" of "h.0.attn.c_attn".
+// "attn" for "h.0.attn.c_attn".
 std::string half_kind(const model::LinearSpec& spec) {
   const std::string name = spec.name_in_layer();
   return name.substr(0, name.find('.'));
 }
-// "h.0" of "h.0.attn.c_attn".
+// "h.0" for "h.0.attn.c_attn".
 std::string block_name(const model::LinearSpec& spec) {
   return spec.name.substr(0, spec.name.find('.', spec.name.find('.') + 1));
 }
 
-// The unit of that name, made where it is new.
+// The unit with a name; appended where it is new.
 SensitivityUnit& unit_named(std::vector<SensitivityUnit>& units, const std::string& name,
                             const std::string& kind, std::optional<std::size_t> block) {
   const auto known = std::find_if(units.begin(), units.end(),
@@ -122,7 +123,7 @@ std::string to_string(Part part) {
 std::vector<SensitivityUnit> sensitivity_units(const weights::BaseModel& base,
                                                const UnitOptions& options) {
   std::vector<SensitivityUnit> units;
-  // kKind: all attention and all MLP come after the types, and then everything.
+  // kKind: the types come first, then all attention and all MLP, then everything.
   std::vector<SensitivityUnit> halves, whole;
   const auto add = [&](SensitivityUnit& unit, std::size_t linear) {
     const model::LinearSpec& spec = base.linears()[linear];

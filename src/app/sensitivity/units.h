@@ -1,4 +1,5 @@
-// What a sensitivity analysis lowers at a time: linears, blocks, kinds of linears, K and V.
+// The units that a sensitivity analysis lowers one at a time: linears, blocks, kinds of linears, K
+// and V.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +22,7 @@ enum class Granularity {
 Granularity parse_granularity(const std::string& text);
 std::string to_string(Granularity granularity);
 
-/// What of a unit is lowered.
+/// The part of a unit that is lowered.
 enum class Part { kBoth, kWeights, kActivations, kKv };
 std::string to_string(Part part);
 
@@ -34,15 +35,15 @@ struct SensitivityUnit {
   Part part = Part::kBoth;
   std::vector<std::size_t> kv_layers;  // whose K or V is lowered
   bool is_value = false;               // V instead of K
-  std::optional<std::size_t> kv_head;  // of one key/value head alone
-  std::size_t first_layer = 0;         // before it nothing changes
+  std::optional<std::size_t> kv_head;  // of one key/value head only; none: of all
+  std::size_t first_layer = 0;         // nothing changes before this layer
 };
 
 struct UnitOptions {
   Granularity granularity = Granularity::kSublayer;
-  bool split = false;     // weights and activations apart
-  bool kv = false;        // K and V of each layer (kKind: of all) too
-  bool kv_heads = false;  // each key/value head of them apart; not kKind
+  bool split = false;     // separate units for weights and activations
+  bool kv = false;        // also K and V of each layer (kKind: of all layers)
+  bool kv_heads = false;  // separate units for key/value heads; not with kKind
 };
 /// The units of a model in forward order; with split, a unit's weights come before its activations.
 std::vector<SensitivityUnit> sensitivity_units(const weights::BaseModel& base,

@@ -1,3 +1,5 @@
+// Initial adapter values: random A with zero B, existing adapters, or a truncated SVD of the
+// quantization residual.
 #include <cmath>
 
 #include "train/adapter_form.h"
@@ -10,7 +12,7 @@ namespace {
 
 constexpr std::int64_t kOversampling = 8;
 constexpr int kRounds = 8;
-// A singular value that is so much smaller than the largest is rounding.
+// A singular value below this share of the largest is treated as rounding noise.
 constexpr float kNothing = 1e-6F;
 
 at::Tensor orthonormal(const at::Tensor& x) { return std::get<0>(at::linalg_qr(x)); }
@@ -96,7 +98,7 @@ PairValues AdapterInit::values(std::size_t linear, int bits, RankRange ranks,
   const std::vector<float> sizes = to_vector(factors.s);
   const at::Tensor roots = at::sqrt(factors.s / scaling);
   const std::vector<float> a = to_vector((factors.v * roots).t()), b = to_vector(factors.u * roots);
-  // Where nothing is left to stand for, a rank begins as ever: with A and B zero it would stay so.
+  // Ranks without a residual keep the random start: with A and B both zero they could never learn.
   for (std::size_t rank = 0; rank < sizes.size() && sizes[rank] > kNothing * sizes[0]; ++rank) {
     std::copy_n(a.begin() + static_cast<std::ptrdiff_t>(rank * spec.in), spec.in,
                 values.a.begin() + static_cast<std::ptrdiff_t>(rank * spec.in));

@@ -1,3 +1,4 @@
+// Names, exports and imports the tensors of finished adapters: "w8.3.a", "w8.head.weight".
 #include <set>
 
 #include "core/error.h"
@@ -23,7 +24,7 @@ NamedTensor named(const at::Tensor& tensor) {
   return result;
 }
 
-// The widths that names begin with.
+// The widths in the prefixes of the names.
 std::set<int> widths_of(const std::map<std::string, NamedTensor>& tensors) {
   std::set<int> widths;
   for (const auto& [name, tensor] : tensors) {

@@ -1,3 +1,4 @@
+// Random starts in the ball, ascent steps with projection, and the loop that perturbs embeddings.
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
@@ -8,7 +9,7 @@ namespace qalof::train {
 
 namespace {
 
-// Passes of a step have counters of their own.
+// The passes of a step use disjoint ranges of counters: the pass is in the bits above these.
 constexpr unsigned kPassShift = 48;
 
 at::Tensor row_norms(const at::Tensor& rows) { return at::linalg_vector_norm(rows, 2, {1}, true); }
@@ -24,7 +25,7 @@ at::Tensor start_of_perturbation(const RandomStream& stream, const AdversarialOp
   const auto epsilon = static_cast<float>(options.epsilon);
   float* row = start.mutable_data_ptr<float>();
   for (std::int64_t token = 0; token < tokens; ++token, row += width) {
-    // One counter more than numbers: the radius.
+    // One counter per number, plus one for the radius.
     const std::uint64_t first = (std::uint64_t{pass} << kPassShift) +
                                 (first_token + static_cast<std::size_t>(token)) * (width + 1);
     double square = 0;

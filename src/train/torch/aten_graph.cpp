@@ -1,7 +1,7 @@
-// The decoder in plain ATen operations: the graph of CUDA, and the oracle of the kernel graph.
+// The decoder in plain ATen operations: the graph for CUDA, and the oracle of the kernel graph.
 // Linears of integer plans in scheme seed multiply codes (integers in floats, exact), so that they
-// add no error of their own; those of other schemes multiply the reals that codes stand for. Float
-// sums run in ATen's order, so that the two graphs agree in score and divergence, not in bits.
+// add no error of their own; in other schemes they multiply dequantized values. Float sums run in
+// ATen's order, so that the two graphs agree in score and divergence, not in bits.
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace qalof::train {
 
 namespace {
 
-// Value of `real`, gradient of x: straight-through, or none where |x| >= clip.
+// The value of `real` with the gradient of x (straight-through), or none where |x| >= clip.
 at::Tensor straight_through(const at::Tensor& x, const at::Tensor& real, double clip) {
   at::Tensor carrier = x;
   if (clip > 0) carrier = x * (x.abs() < clip).to(x.scalar_type()).detach();
@@ -27,7 +27,7 @@ at::Tensor straight_through(const at::Tensor& x, const at::Tensor& real, double 
 
 at::Tensor round_to_bf16(const at::Tensor& x) { return x.to(at::kBFloat16).to(x.scalar_type()); }
 
-// Codes along the last dimension and what they stand for (docs/numerics.md).
+// Codes along the last dimension, and their scale (docs/numerics.md).
 struct Codes {
   at::Tensor codes, scale;
 
@@ -44,7 +44,7 @@ Codes quantize_rows(const at::Tensor& x, int bits) {
   return quantize_seed(x, x.abs().amax({-1}, /*keepdim=*/true), bits);
 }
 
-// "Activations", asymmetric.
+// Asymmetric activations (docs/numerics.md, "Activations").
 Codes quantize_rows_asymmetric(const at::Tensor& x, int bits) {
   const double levels = static_cast<double>((1 << bits) - 1);
   const at::Tensor low = x.amin({-1}, /*keepdim=*/true).clamp_max(0);
@@ -55,13 +55,13 @@ Codes quantize_rows_asymmetric(const at::Tensor& x, int bits) {
           (multiplier + 1e-6).reciprocal()};
 }
 
-// The reals of activations [tokens, in] in a scheme.
+// Activations [tokens, in], quantized in a scheme and dequantized.
 at::Tensor activation_reals(const at::Tensor& x, int bits, const quant::QuantScheme& scheme) {
   const std::int64_t in = x.size(1);
   const auto group = static_cast<std::int64_t>(scheme.activation_group);
   at::Tensor rows = x;
   if (group > 0) {
-    // Zeros change no range of aasym, which holds 0, nor one of max|x|.
+    // Padding with zeros changes no range: asymmetric ranges contain 0, symmetric ones are max|x|.
     const std::int64_t padding = (group - in % group) % group;
     if (padding > 0) rows = at::constant_pad_nd(rows, {0, padding});
     rows = rows.reshape({x.size(0), (in + padding) / group, group});
@@ -72,12 +72,12 @@ at::Tensor activation_reals(const at::Tensor& x, int bits, const quant::QuantSch
   return group > 0 ? real.reshape({x.size(0), -1}).narrow(1, 0, in) : real;
 }
 
-// 1 where gradients pass the quantizer of x, or undefined where they pass everywhere.
+// 1 where gradients pass the quantizer of x, else 0; undefined where they pass everywhere.
 at::Tensor pass_mask(const at::Tensor& x, double clip) {
   return clip > 0 ? (x.abs() < clip).to(x.scalar_type()) : at::Tensor();
 }
 
-// y = x_q W_q^T of integer codes; the gradient is that of real values, straight-through.
+// y = x_q W_q^T on integer codes; gradients are those of dequantized values, straight-through.
 class IntegerLinear : public torch::autograd::Function<IntegerLinear> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
@@ -110,7 +110,7 @@ at::Tensor fake_quantize(const at::Tensor& x, int bits, double clip) {
   return straight_through(x, quantize_rows(value, bits).real(), clip);
 }
 
-// The matrix of a rotation, for rows from the left.
+// The matrix of a rotation; rows are multiplied with it from the left.
 at::Tensor matrix_of(const kernels::Hadamard& hadamard, const at::Tensor& like) {
   const auto order = static_cast<std::int64_t>(hadamard.order());
   const at::Tensor matrix = at::eye(order);
@@ -121,7 +121,7 @@ at::Tensor matrix_of(const kernels::Hadamard& hadamard, const at::Tensor& like) 
 
 class AtenGraph final : public Graph {
  public:
-  // base: of frozen params, for schemes whose numbers are the runtime's; else null.
+  // base: the base of frozen params, for schemes that dequantize the runtime's codes; else null.
   AtenGraph(const model::ModelConfig& config, BaseParams params,
             std::shared_ptr<const weights::BaseModel> base, ParallelFor* parallel)
       : config_(config), parallel_(parallel), steps_(model::layer_steps(config)) {
@@ -196,12 +196,12 @@ class AtenGraph final : public Graph {
   }
 
  private:
-  // The numbers that plans compute with: the base's own, or those of the base rotated.
+  // The weights that plans compute with: the base's own, or those of the rotated base.
   struct Side {
     BaseParams params;
     std::shared_ptr<const weights::BaseModel> base;
     const weights::Rotation* rotation = nullptr;
-    at::Tensor residual, heads, inner;  // its matrices; heads where they turn after positions
+    at::Tensor residual, heads, inner;  // rotation matrices; heads: only after rotary positions
     std::map<std::pair<std::size_t, int>, Codes> codes;
     std::map<std::tuple<std::size_t, int, quant::QuantScheme>, at::Tensor> reals;
   };
@@ -244,7 +244,7 @@ class AtenGraph final : public Graph {
     return side.rotation == nullptr ? residual : residual.mm(side.residual.t());
   }
 
-  // Heads of q and k of qkv turned, where the rotation comes after positions.
+  // Rotates the heads of q and k in qkv where the rotation comes after rotary positions.
   at::Tensor turned_heads(const at::Tensor& qkv, const Side& side) const {
     if (!side.heads.defined()) return qkv;
     const auto kv_width = static_cast<std::int64_t>(config_.kv_width());
@@ -254,8 +254,8 @@ class AtenGraph final : public Graph {
     return at::cat({heads.reshape({qkv.size(0), turned}), qkv.narrow(1, turned, kv_width)}, 1);
   }
 
-  // Where each row of a batch lies in a [windows, longest] grid for attention; cosines and sines of
-  // rotary positions [tokens, 1, head_dim / 2].
+  // The cell of each row of a batch in a [windows, longest] grid for attention; cosines and sines
+  // of rotary positions [tokens, 1, head_dim / 2].
   struct Layout {
     at::Tensor cells, cos, sin;
     std::int64_t windows = 0, longest = 0;
@@ -285,7 +285,7 @@ class AtenGraph final : public Graph {
     const at::Tensor frequencies = to_tensor(model::rotary_frequencies(config_),
                                              {static_cast<std::int64_t>(config_.head_dim() / 2)})
                                        .to(device());
-    // The angle is one f32 product, as the kernels have it.
+    // The angle is one f32 product, as in the kernels.
     const at::Tensor angle =
         (indices(batch.positions).to(at::kFloat).unsqueeze(1) * frequencies).to(at::kDouble);
     layout.cos = angle.cos().to(own_.params.wte.scalar_type()).unsqueeze(1);
@@ -348,7 +348,7 @@ class AtenGraph final : public Graph {
     return bias.numel() > 0 ? y + bias : y;
   }
 
-  // What linears that share an input make of it.
+  // The quantized forms of an input, shared by the linears that read it.
   struct Input {
     at::Tensor x, real;
     int bits = 0;
@@ -373,7 +373,7 @@ class AtenGraph final : public Graph {
     return input.real;
   }
 
-  // A weight in scheme seed as floats multiply it, made once where it is frozen.
+  // A weight in scheme seed, dequantized; made once where it is frozen.
   static at::Tensor fake_weight(Side& side, std::size_t index, int bits, double clip) {
     const at::Tensor& weight = side.params.weights[index];
     if (weight.requires_grad() || bits == 32) return fake_quantize(weight, bits, clip);
@@ -382,7 +382,7 @@ class AtenGraph final : public Graph {
     return kept;
   }
 
-  // Codes of a weight in scheme seed, made once where it is frozen.
+  // Codes of a weight in scheme seed; made once where it is frozen.
   static Codes codes(Side& side, std::size_t index, int bits) {
     const at::Tensor& weight = side.params.weights[index];
     if (weight.requires_grad()) return quantize_rows(weight.detach(), bits);
@@ -391,7 +391,7 @@ class AtenGraph final : public Graph {
     return kept;
   }
 
-  // The numbers that a frozen weight stands for in another scheme.
+  // A frozen weight, quantized in another scheme and dequantized.
   const at::Tensor& reals(Side& side, std::size_t index, int bits,
                           const quant::QuantScheme& scheme) const {
     at::Tensor& kept = side.reals[{index, bits, scheme.weights()}];
@@ -458,7 +458,7 @@ class AtenGraph final : public Graph {
         .index_select(0, layout.cells);
   }
 
-  // q and k of qkv turned by the angles of rotary positions; qkv itself where there are none.
+  // qkv with rotary positions applied to q and k; qkv itself where the model has none.
   at::Tensor positioned(const at::Tensor& qkv, const Layout& layout) const {
     if (!config_.rotary) return qkv;
     const auto hidden = static_cast<std::int64_t>(config_.hidden);

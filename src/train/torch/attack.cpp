@@ -1,3 +1,4 @@
+// The attack loop: Adam on each text's theta with Gumbel samples drawn anew in every iteration.
 #include "train/attack.h"
 
 #include <ATen/Parallel.h>
@@ -18,7 +19,8 @@ namespace {
 
 constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;  // of Adam
 
-// Products with token embeddings, the larger half of an iteration; of linears, as in training.
+// Precision of products with token embeddings, which take most of an iteration; linears have that
+// of training.
 constexpr int kProductBits = 16;
 
 struct Moments {
@@ -58,7 +60,7 @@ std::string to_string(Expectation expectation) {
 }
 
 void check_attack(const AttackOptions& options) {
-  static constexpr double kMost = 1e30;  // its square is far from what a double holds
+  static constexpr double kMost = 1e30;  // its square does not overflow a double
   auto positive = [](double value, const char* flag) {
     QALOF_CHECK(value > 0 && value <= kMost, ErrorKind::kUsage,
                 "{}: found {}, expected more than 0 and at most {}", flag, value, kMost);
@@ -89,7 +91,7 @@ struct Attacker::State {
         vocab(networks.reference.base->config().vocab_size),
         noise(options.seed, options.temperature, longest * vocab, parallel),
         stream(options.seed, "attack.expectation") {
-    // Threads are the pool's; operations of ATen run on the thread that calls them.
+    // The pool owns the threads; operations of ATen run on the thread that calls them.
     at::set_num_threads(1);
     std::vector<AttackNetwork> classifiers;
     for (const TeacherModel& model : networks.classifiers)
@@ -152,7 +154,7 @@ struct Attacker::State {
   GumbelNoise noise;
   RandomStream stream;
   std::size_t num_classifiers = 0;
-  at::Tensor noise_table;  // noise's numbers on the device
+  at::Tensor noise_table;  // the values of noise, on the device
   std::map<const weights::BaseModel*, std::unique_ptr<Graph>> graphs;
   std::map<std::pair<const weights::BaseModel*, int>, std::shared_ptr<const TokenMatrix>> matrices;
   std::unique_ptr<AttackObjective> objective;

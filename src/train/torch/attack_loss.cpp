@@ -1,3 +1,4 @@
+// Products with the token embedding table, and fluency, margin and similarity with their gradients.
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -12,7 +13,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-// Rows of scores held at a time: with a vocabulary of 50,000 tokens they are 50 MB.
+// Rows of scores held at a time; 50 MB for a vocabulary of 50,000 tokens.
 constexpr std::int64_t kScoreRows = 256;
 
 bool is_kernel_tensor(const at::Tensor& tensor) {
@@ -23,7 +24,8 @@ at::Tensor indices(const std::vector<std::int64_t>& values, const at::Tensor& li
   return at::tensor(values, at::kLong).to(like.device());
 }
 
-// Values of rows [tokens, hidden] against the token after each; gradients of the sum with weights.
+// The fluency loss of every window: each row of hidden [tokens, hidden] predicts the mixed
+// embedding of the next token; rows are weighted by 1 / predicted tokens of their window.
 struct FluencyFunction : torch::autograd::Function<FluencyFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& hidden, const Variable& mixed,
                           const PackedBatch* batch, const TokenMatrix* tokens) {
@@ -88,7 +90,7 @@ void for_rows(std::int64_t rows, std::int64_t size, ParallelFor& parallel,
               const std::function<void(std::int64_t first, std::int64_t count)>& task) {
   const auto tasks = static_cast<std::size_t>((rows + size - 1) / size);
   parallel.run(tasks, [&](std::size_t index) {
-    const at::NoGradGuard no_grad;  // of this thread
+    const at::NoGradGuard no_grad;  // applies to this thread only
     const std::int64_t first = static_cast<std::int64_t>(index) * size;
     task(first, std::min(size, rows - first));
   });
@@ -96,7 +98,7 @@ void for_rows(std::int64_t rows, std::int64_t size, ParallelFor& parallel,
 
 namespace {
 
-// w [n, k] as kernels read it, from rows of n or, transposed, of k numbers.
+// Packs w [n, k] for the kernels, from rows of n or, transposed, of k numbers.
 kernels::PackedMatrix packed(const at::Tensor& w, int bits, std::vector<std::byte>& panels,
                              ParallelFor& parallel) {
   const auto n = static_cast<std::size_t>(w.size(0)), k = static_cast<std::size_t>(w.size(1));

@@ -1,5 +1,5 @@
-// What an attack minimizes, after docs/numerics.md, "Attack": parts of a loss over packed rows of
-// mixed embeddings, each differentiable.
+// The terms of the loss that an attack minimizes (docs/numerics.md, "Attack"), over packed rows of
+// mixed embeddings; each is differentiable.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -14,11 +14,11 @@
 
 namespace qalof::train {
 
-/// Token embeddings [vocab, hidden], to be multiplied with from both sides: by the kernels where
-/// they are f32 on the CPU, else by ATen. Outlives what was computed with it.
+/// Token embeddings [vocab, hidden] and products with them from both sides: by the kernels where
+/// they are f32 on the CPU, else by ATen. Must outlive the tensors computed with it.
 class TokenMatrix {
  public:
-  /// bits: 32, or on the CPU 16: factors are rounded to bfloat16, sums are f32.
+  /// bits: 32, or, on the CPU, 16: factors are rounded to bfloat16, sums are f32.
   TokenMatrix(const at::Tensor& table, int bits, ParallelFor& parallel);
   const at::Tensor& table() const { return table_; }
   std::int64_t vocab() const { return table_.size(0); }
@@ -37,25 +37,26 @@ class TokenMatrix {
   kernels::PackedMatrix mix_matrix_, score_matrix_;
 };
 
-/// Calls task for stretches of rows on the threads of parallel, without gradient; the stretches
-/// depend on rows and size alone.
+/// Calls task for stretches of up to size rows on the threads of parallel, without gradient; the
+/// stretches depend on rows and size alone.
 void for_rows(std::int64_t rows, std::int64_t size, ParallelFor& parallel,
               const std::function<void(std::int64_t first, std::int64_t count)>& task);
 
-/// max(0, z_label - max of the others + kappa) per row of logits [windows, classes]: [windows].
+/// max(0, z_label - max of the others + kappa) per row of logits [windows, classes]; returns
+/// [windows].
 at::Tensor margin_losses(const at::Tensor& logits, std::span<const std::int32_t> labels,
                          double kappa);
 
-/// Per window the mean over its tokens but the first of -sum_v pi_v log p(v | before), where p are
-/// a language model's predictions from its states hidden [tokens, hidden] and pi mixes its token
-/// embeddings to mixed [tokens, hidden]: [windows], in terms of mixed alone because sum_v pi_v = 1
-/// (a window of one token: 0). Differentiable in both.
+/// Per window, the mean of -sum_v pi_v log p(v | before) over all its tokens but the first: p are a
+/// language model's predictions from its states hidden [tokens, hidden], and pi mixes its token
+/// embeddings to mixed [tokens, hidden]. Needs mixed alone, not pi, because sum_v pi_v = 1. Returns
+/// [windows]; 0 for a window of one token. Differentiable in hidden and mixed.
 at::Tensor fluency_losses(const at::Tensor& hidden, const at::Tensor& mixed,
                           const PackedBatch& batch, const TokenMatrix& tokens);
 
 /// The recall of BERTScore (Zhang et al. 2020): sum_i weights_i max_j cos(original_i, hidden_j) per
-/// window of hidden [windows * n, hidden]; original [n, hidden], weights [n]. Differentiable in
-/// hidden: [windows].
+/// window of hidden [windows * n, hidden]; original [n, hidden], weights [n]. Returns [windows],
+/// differentiable in hidden.
 at::Tensor similarities(const at::Tensor& hidden, const at::Tensor& original,
                         const at::Tensor& weights);
 

@@ -1,3 +1,4 @@
+// Evaluates margin, fluency and similarity on Gumbel samples and backpropagates them to theta.
 #include "train/torch/attack_objective.h"
 
 #include <torch/csrc/autograd/autograd.h>
@@ -10,7 +11,8 @@ namespace qalof::train {
 
 namespace {
 
-// Windows of a text's samples, one after the other; ids stand for lengths alone.
+// A batch with one window per sample of each text, one text after the other; only the lengths of
+// ids matter.
 PackedBatch batch_of(std::span<TextState> texts, std::size_t samples) {
   PackedBatch batch;
   for (const TextState& state : texts) {
@@ -22,7 +24,7 @@ PackedBatch batch_of(std::span<TextState> texts, std::size_t samples) {
   return batch;
 }
 
-// The first count rows of a buffer that grows.
+// The first count rows of a buffer, which grows as needed.
 at::Tensor rows_of(at::Tensor& buffer, std::int64_t count, std::int64_t cols,
                    const at::TensorOptions& options) {
   if (!buffer.defined() || buffer.size(0) < count) buffer = at::empty({count, cols}, options);
@@ -31,7 +33,7 @@ at::Tensor rows_of(at::Tensor& buffer, std::int64_t count, std::int64_t cols,
 
 struct Slice {
   std::size_t text;
-  std::int64_t sample, row;  // row: of the text's first, in the batch
+  std::int64_t sample, row;  // row: the text's first row in the batch
 };
 
 }  // namespace
@@ -185,7 +187,8 @@ void AttackObjective::evaluate(std::span<TextState> texts,
     texts[i].losses = {mean(margin, i), mean(fluency, i), mean(similarity, i)};
 }
 
-// The gradient [rows, vocab] of the samples becomes that of theta, the mean being in it already.
+// Turns the gradient [rows, vocab] with respect to the samples, which already includes the factor
+// of the mean, into that of theta.
 void AttackObjective::differentiate_samples(std::span<TextState> texts, const at::Tensor& samples,
                                             const at::Tensor& gradient) const {
   constexpr std::int64_t kPositions = 8;

@@ -19,19 +19,20 @@ struct AttackNetwork {
   Graph* graph = nullptr;
   std::shared_ptr<const GraphPlan> plan;
   NetworkView view;
-  std::shared_ptr<const TokenMatrix> tokens;  // as the plan rounds them
+  std::shared_ptr<const TokenMatrix> tokens;  // rounded as in the plan
 };
 
 /// A text under attack: theta and noise are [positions, vocab].
 struct TextState {
   const AttackText* text = nullptr;
   at::Tensor theta;
-  at::Tensor original;  // states of the reference on the original [positions, hidden]
+  at::Tensor original;  // the reference's states on the original text [positions, hidden]
   at::Tensor weights;   // of the similarity [positions]
-  at::Tensor gradient;  // of the loss, [positions, vocab]: set by evaluate
-  AttackLosses losses;  // likewise
+  at::Tensor gradient;  // of the loss [positions, vocab]; set by evaluate
+  AttackLosses losses;  // set by evaluate
 };
 
+/// The attack's loss on fixed networks. Not thread-safe.
 class AttackObjective {
  public:
   /// classifiers: at least one; allowed [vocab] is 0 or 1. product_bits: TokenMatrix's.
@@ -39,13 +40,13 @@ class AttackObjective {
                   at::Tensor allowed, const AttackOptions& options, int product_bits,
                   ParallelFor& parallel);
 
-  /// States of the reference on a text.
+  /// The reference's states on a text [positions, hidden].
   at::Tensor original_states(const AttackText& text);
-  /// exp((theta - max) / temperature) of allowed tokens; where a token is kept, 1 for it alone, so
-  /// that every sample is that token and the gradient there is 0.
+  /// exp((theta - max) / temperature) for allowed tokens, else 0; at positions of kept tokens, 1
+  /// for that token and 0 elsewhere, so that every sample has it and the gradient is 0.
   at::Tensor weights_of(const TextState& state) const;
-  /// The loss of each text at its noise [samples][positions, vocab] (GumbelNoise's form) and its
-  /// gradient. chosen: the classifiers whose mean is taken, none: all.
+  /// Computes loss and gradient of each text for its noise [samples][positions, vocab] (in the form
+  /// of GumbelNoise). chosen: the classifiers to average over; empty: all.
   void evaluate(std::span<TextState> texts, const std::vector<std::vector<at::Tensor>>& noise,
                 std::span<const std::size_t> chosen);
 
@@ -56,7 +57,8 @@ class AttackObjective {
   void differentiate_samples(std::span<TextState> texts, const at::Tensor& samples,
                              const at::Tensor& gradient) const;
 
-  // Embeddings side by side, so that samples are read and their gradient is written once.
+  // Embeddings of all networks concatenated by column, so that samples are read, and their gradient
+  // is written, only once.
   struct Column {
     std::shared_ptr<const TokenMatrix> tokens;
     std::int64_t first = 0;
@@ -69,7 +71,7 @@ class AttackObjective {
   at::Tensor allowed_;
   AttackOptions options_;
   ParallelFor& parallel_;
-  at::Tensor samples_, scores_;  // [rows, vocab], kept between calls
+  at::Tensor samples_, scores_;  // [rows, vocab], reused between calls
 };
 
 }  // namespace qalof::train

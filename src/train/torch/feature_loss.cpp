@@ -1,3 +1,4 @@
+// Hidden-state distillation by a custom autograd function; contrastive distillation in ATen.
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "train/torch/feature_loss.h"
@@ -10,8 +11,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-// weight * sum of squares of x - teacher. Made here because autograd would keep the difference of
-// every block, and because sums run in f64.
+// weight * sum of squares of x - teacher. A custom function, because autograd would keep the
+// difference of every block, and because the sum runs in f64.
 struct SquaredErrorFunction : torch::autograd::Function<SquaredErrorFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, const at::Tensor& teacher,
                           double weight, double* value) {

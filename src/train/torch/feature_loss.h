@@ -1,6 +1,6 @@
-// Losses on the states of a network beside those of its teachers, after docs/numerics.md, "Losses".
-// Each returns a scalar to call backward on and adds its value to *value. Teachers have no
-// gradient.
+// Losses that compare the states of a network with those of its teachers (docs/numerics.md,
+// "Losses"). Each returns a scalar to call backward on and adds its value to *value. Teachers get
+// no gradient.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -10,20 +10,20 @@
 
 namespace qalof::train {
 
-/// Squared error of the states [tokens, hidden] after every block, mean over blocks and numbers of
-/// a state, summed over tokens and teachers and divided by normalizer, the tokens of the whole
-/// optimizer step. teachers: blocks of each, of the same shapes. Quantization-aware knowledge
-/// distillation: Kim, Bhalgat, Lee, Patel and Kwak 2019, here on every block.
+/// Squared error of the states [tokens, hidden] after every block: mean over blocks and the numbers
+/// of a state, summed over tokens and teachers, divided by normalizer (the tokens of the whole
+/// optimizer step). teachers: the blocks of each teacher, of the same shapes. Quantization-aware
+/// knowledge distillation (Kim, Bhalgat, Lee, Patel and Kwak 2019), here on every block.
 at::Tensor hidden_loss_of(const std::vector<at::Tensor>& blocks,
                           const std::vector<const std::vector<at::Tensor>*>& teachers,
                           double normalizer, double* value);
 
-/// Tokens of a forward pass that contrastive_loss_of compares at most.
+/// The most tokens of a forward pass that contrastive_loss_of compares.
 constexpr std::int64_t kContrastedTokens = 512;
 /// Each token's final state [tokens, hidden] should be closer to the teacher's state of the same
 /// token than to those of the other tokens of the pass: cross entropy over cosines divided by
 /// temperature, mean over tokens, times weight, summed over teachers. Of more than
-/// kContrastedTokens tokens evenly spaced ones stand for all. Token-level contrastive distillation
+/// kContrastedTokens tokens, an evenly spaced subset is used. Token-level contrastive distillation
 /// of Tao et al. 2022 (QuantGPT), without its projection and memory bank.
 at::Tensor contrastive_loss_of(const at::Tensor& hidden, const std::vector<at::Tensor>& teachers,
                                double temperature, double weight, double* value);

@@ -1,3 +1,4 @@
+// Backpropagates windows through the kernel graph and sums g d and (g d)^2 for each linear.
 #include "train/fisher.h"
 
 #include <ATen/Parallel.h>
@@ -21,7 +22,8 @@ struct Sums {
   double first = 0, second = 0;
 };
 
-// Sums of g d and of their squares, rows [rows, cols] apart so that threads do not matter.
+// Sums of g d and of (g d)^2 over [rows, cols], row by row, so that the number of threads does not
+// matter.
 Sums sums_of(const float* g, const float* d, std::size_t rows, std::size_t cols,
              ParallelFor& parallel) {
   std::vector<Sums> parts(rows);
@@ -119,7 +121,7 @@ class Estimator {
     return quantized_input(x, call, resources_);
   }
 
-  // Quantized weights and the adapter's product, [out, in].
+  // Dequantized weights plus the adapter's product, [out, in].
   at::Tensor weights_at(std::size_t linear, quant::Precision precision) {
     const model::LinearSpec& spec = base_->linears()[linear];
     std::vector<float> reals = weights::unpack_reals(

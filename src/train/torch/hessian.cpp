@@ -1,3 +1,4 @@
+// Hutchinson's estimator with random signs: gradients at W + h v and W - h v per batch.
 #include "train/hessian.h"
 
 #include <ATen/Parallel.h>
@@ -19,11 +20,11 @@ namespace qalof::train {
 
 namespace {
 
-// Of the root mean square of the weights: large beside rounding of gradients, small beside the
-// curve of the loss.
+// Step of the central difference relative to the weights' root mean square: large enough for the
+// rounding of gradients, small enough for the curvature of the loss.
 constexpr double kRelativeStep = 1e-3;
 
-// Signs of one linear: bits of the stream, 128 of a counter.
+// Random signs of one linear: bits of the stream, 128 per counter.
 at::Tensor signs(const RandomStream& stream, std::uint64_t batch, std::size_t linear,
                  const at::Tensor& like) {
   const auto count = static_cast<std::size_t>(like.numel());
@@ -111,7 +112,7 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
     for (std::size_t i = 0; i < weights.size(); ++i)
       vectors.push_back(signs(stream, windows.size(), i, weights[i]));
     for (std::vector<double>& traces : of_batches) traces.push_back(0);
-    // The weights move there and, by the third move, back.
+    // Moves the weights to +step, to -step, and back.
     const auto move = [&](double by) {
       const at::NoGradGuard no_grad;
       for (std::size_t i = 0; i < weights.size(); ++i) at::Tensor(weights[i]).add_(vectors[i], by);

@@ -1,3 +1,4 @@
+// Forward and backward passes of the autograd functions, by the kernels the runtime uses.
 #include "train/torch/kernel_functions.h"
 
 #include <cmath>
@@ -33,7 +34,7 @@ kernels::PackedMatrix pack(const at::Tensor& matrix, std::vector<float>& panels,
   return {format, n, k, panels.data(), nullptr, nullptr};
 }
 
-// The original's straight-through mask: 0 where |x| >= clip.
+// The straight-through mask of the original implementation: gradients are 0 where |x| >= clip.
 void mask_clipped(at::Tensor& gradient, const at::Tensor& x, double clip) {
   gradient.masked_fill_(x.abs() >= clip, 0.0);
 }
@@ -99,8 +100,8 @@ MatrixView matrix(const at::Tensor& tensor) { return {data(tensor), rows(tensor)
 
 namespace {
 
-// Gradients of what an adapter's own weights are made of; docs/numerics.md, "Learned steps" and
-// "Adapter forms".
+// Gradients of pair and steps where the adapter owns the weights (docs/numerics.md, "Learned
+// steps" and "Adapter forms").
 struct OwnGradients {
   at::Tensor da, db, dsteps;
 };
@@ -177,7 +178,7 @@ Variable LinearFunction::forward(AutogradContext* ctx, const Variable& x, const 
   ctx->saved_data["merged"] = arguments.merged;
   ctx->saved_data["learns_clip"] = is_given(clip);
   save_pointer(ctx, "resources", &resources);
-  (void)steps;  // their values are in arguments.linear, their gradient needs no input
+  (void)steps;  // an argument for autograd alone: the values are in arguments.linear
   return y;
 }
 
@@ -213,7 +214,7 @@ variable_list LinearFunction::backward(AutogradContext* ctx, const variable_list
   }
   if (ctx->needs_input_grad(0) || learns_clip) {
     dx = at::empty_like(x);
-    // The adapter reads x as it is, so the mask of its quantization is not for it.
+    // The adapter reads the float x, so the mask of x's quantizer must not apply to its gradient.
     const bool masked = learns_clip || (clip > 0 && a_bits <= 8);
     kernels::LowRankSum lora;
     if (has_branch && !masked) {
@@ -269,8 +270,8 @@ struct NormGradient {
   at::Tensor dx, dgamma, dbeta;
 };
 
-// Of a function that saved its norm's input, gamma and stats, and whose gamma is its input
-// gamma_index. skip may be undefined.
+// Backward pass of a norm whose function saved input, gamma and stats; gamma is argument
+// gamma_index of that function. skip, the gradient of the residual path, may be undefined.
 NormGradient norm_gradient(AutogradContext* ctx, std::size_t gamma_index, const at::Tensor& grad,
                            const at::Tensor& skip) {
   const variable_list saved = ctx->get_saved_variables();
@@ -359,7 +360,7 @@ struct AttentionLayout {
   std::vector<kernels::AttentionSequence> sequences;
 };
 
-// qkv holds K and V as they were rounded.
+// qkv holds the rounded K and V.
 AttentionLayout attention_layout(const model::ModelConfig& config, const at::Tensor& offsets,
                                  const at::Tensor& qkv, const at::Tensor& out,
                                  const at::Tensor& log_sum_exp) {
@@ -396,7 +397,8 @@ Variable AttentionFunction::forward(AutogradContext* ctx, const Variable& qkv,
   at::Tensor out =
       at::empty({qkv.size(0), static_cast<std::int64_t>(config.hidden)}, qkv.options());
   at::Tensor log_sum_exp = at::empty({qkv.size(0), heads}, qkv.options());
-  // Rounded in place: nobody else reads qkv, but for the mask, which asks for the numbers before.
+  // K and V are rounded in place, since nothing else reads qkv; the mask needs the values before
+  // rounding, hence the copy.
   const at::Tensor rounded = arguments.ste_clip > 0 ? qkv.clone() : qkv;
   float* k = mutable_data(rounded) + config.hidden;
   const auto round = [&](float* values, const std::vector<int>& bits) {
@@ -577,7 +579,7 @@ variable_list EmbedFunction::backward(AutogradContext* ctx, const variable_list&
   const auto id = saved[2].const_data_ptr<std::int64_t>();
   const auto position = saved[3].const_data_ptr<std::int64_t>();
   const std::size_t hidden = cols(dy);
-  // In order of tokens, so that the sums do not depend on threads.
+  // Serial, in order of tokens, so that sums do not depend on the number of threads.
   for (std::size_t t = 0; t < rows(dy); ++t) {
     const float* src = data(dy) + t * hidden;
     float* token = mutable_data(dwte) + static_cast<std::size_t>(id[t]) * hidden;

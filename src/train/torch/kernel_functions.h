@@ -17,7 +17,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-/// What the functions of one graph share. Outlives every autograd graph made with it.
+/// Buffers and settings shared by the functions of one graph. Must outlive every autograd graph
+/// made with it.
 struct KernelResources {
   const model::ModelConfig* config = nullptr;
   ParallelFor* parallel = nullptr;
@@ -29,13 +30,13 @@ struct KernelResources {
   std::vector<float> a_panels, b_panels;
   GradientPrecision gradient;
   std::uint64_t step = 0;
-  std::uint64_t rounding_calls = 0;  // backward products of the step: a stream of its own for each
+  std::uint64_t rounding_calls = 0;  // backward products of the step; each has its own stream
   std::vector<std::int8_t> gradient_codes;
   std::vector<float> gradient_scales;
   LinearObserver observe_linear;
 };
 
-/// Pointers travel through saved_data, which holds integers.
+/// Saves a pointer in saved_data, as an integer.
 template <typename T>
 void save_pointer(AutogradContext* ctx, const char* name, const T* pointer) {
   ctx->saved_data[name] = static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(pointer));
@@ -45,41 +46,42 @@ T* saved_pointer(AutogradContext* ctx, const char* name) {
   return reinterpret_cast<T*>(static_cast<std::intptr_t>(ctx->saved_data[name].toInt()));
 }
 
-/// Stands for "no such tensor" where a function takes a fixed number of them.
+/// An empty tensor that means "absent" in functions with a fixed number of tensor arguments.
 at::Tensor no_tensor();
+/// A view of a dense f32 CPU tensor [rows, cols].
 MatrixView matrix(const at::Tensor& tensor);
 inline bool is_given(const at::Tensor& tensor) { return tensor.numel() > 0; }
 
-/// Weights [k, n] packed for dx [m, n] = dy [m, k] W: reals in f32 or bf16, or codes, whose scales
-/// then belong to dy's columns.
+/// Weights [k, n] packed for dx [m, n] = dy [m, k] W: dequantized values in f32 or bf16, or codes,
+/// whose scales are then applied to dy's columns.
 struct BackwardWeights {
-  kernels::PackedMatrix matrix;  // [n, k]; without panels: not made yet
+  kernels::PackedMatrix matrix;  // [n, k]; without panels until made
   std::vector<std::byte> panels;
   std::vector<float> dy_scales;         // [k] or empty
   std::vector<float> ones;              // [n], the scales of an integer product
   std::vector<std::int32_t> code_sums;  // [n]
 };
 
-/// dx = dy W, plus sum where it is not null; input, where it is not null, is the product of dy that
-/// comes first. Not thread-safe.
+/// dx = dy W, plus sum where that is not null. input, where not null, is a low-rank product of dy
+/// that is computed first. Not thread-safe.
 void multiply_gradient(const MatrixView& dy, const BackwardWeights& weights,
                        struct KernelResources& resources, float* dx,
                        const kernels::LowRankSum* sum = nullptr,
                        const kernels::LowRankInput* input = nullptr);
 
-/// Floats and learned values behind the codes of a linear whose weights an adapter owns.
+/// Floats and learned values that codes are made from, for a linear whose weights an adapter owns.
 struct OwnCodes {
   const std::vector<float>* base = nullptr;  // [out, in], without a merged adapter
-  weights::LearnedLinear values;             // in this step; without steps: the scheme's scales
+  weights::LearnedLinear values;             // of this step; no steps: the scheme's scales
   std::shared_ptr<const QuantizerStart> start;
 };
 
-/// The reals that a linear's weights are multiplied with: x [tokens, in] itself, rounded to
-/// bfloat16, or quantized as call says.
+/// The values that a linear's weights are multiplied with, [tokens, in]: x itself, x rounded to
+/// bfloat16, or x quantized and dequantized, by call's precision.
 at::Tensor quantized_input(const at::Tensor& x, const weights::LinearCall& call,
                            KernelResources& resources);
 
-/// One linear at one precision; lives as long as its graph.
+/// One linear at one precision. Lives as long as its graph.
 struct KernelLinear {
   weights::LinearCall call;                   // without LoRA
   const BackwardWeights* backward = nullptr;  // dx = dy * backward
@@ -90,14 +92,14 @@ struct LinearArguments {
   std::size_t index = 0;
   const KernelLinear* linear = nullptr;
   double lora_scaling = 1;
-  bool merged = false;  // a and b are in the weights
+  bool merged = false;  // the product of a and b is part of the weights
   double ste_clip = 0;
   KernelResources* resources = nullptr;
 };
 
-/// x [tokens, in] -> [tokens, out]. a, b: LoRA pair or no_tensor(); weight: where the base trains;
-/// bias: where it depends on parameters, else that of the call is added; steps, clip: offsets of
-/// learned values (QuantizerParams) or no_tensor().
+/// A linear: x [tokens, in] -> [tokens, out]. a, b: LoRA pair; weight: given where the base trains;
+/// bias: given where it depends on parameters, else the call's is added; steps, clip: offsets of
+/// learned values (QuantizerParams). Absent ones are no_tensor().
 struct LinearFunction : torch::autograd::Function<LinearFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, const Variable& a,
                           const Variable& b, const Variable& weight, const Variable& bias,
@@ -113,7 +115,7 @@ struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// {x + added, norm(x + added)}.
+/// Returns {x + added, norm(x + added)}.
 struct AddNormFunction : torch::autograd::Function<AddNormFunction> {
   static variable_list forward(AutogradContext* ctx, const Variable& x, const Variable& added,
                                const Variable& gamma, const Variable& beta,
@@ -128,37 +130,38 @@ struct AttentionArguments {
   KernelResources* resources = nullptr;
 };
 
-/// qkv [tokens, hidden + 2 kv_width] -> [tokens, hidden]; offsets is an int64 CPU tensor [windows +
-/// 1]. Without a mask (ste_clip 0) K and V are rounded in qkv itself, which nobody else may read.
+/// Causal attention: qkv [tokens, hidden + 2 kv_width] -> [tokens, hidden]; offsets is an int64 CPU
+/// tensor [windows + 1]. Without a mask (ste_clip 0), K and V are rounded in qkv itself, which
+/// nothing else may read.
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& qkv, const at::Tensor& offsets,
                           const AttentionArguments& arguments);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// The form of the config's activation, which is not SwiGLU.
+/// The config's variant of GELU; not for SwiGLU models.
 struct GeluFunction : torch::autograd::Function<GeluFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, KernelResources* resources);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// silu(gate) * up.
+/// SwiGLU: silu(gate) * up.
 struct SwiGluFunction : torch::autograd::Function<SwiGluFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& gate, const Variable& up,
                           KernelResources* resources);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// q, k and v side by side [tokens, hidden + 2 kv_width], q and k turned by angles
-/// [tokens, head_dim], a table of kernels::rotary_table.
+/// Concatenates q, k and v to [tokens, hidden + 2 kv_width], with rotary positions applied to q and
+/// k; angles [tokens, head_dim] is a table of kernels::rotary_table.
 struct RotaryFunction : torch::autograd::Function<RotaryFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& q, const Variable& k,
                           const Variable& v, const at::Tensor& angles, KernelResources* resources);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// Sum of token and, where wpe is given, position embedding, both rounded to bf16 first where bits
-/// is 16; ids and positions are int64 CPU tensors. For a base that trains.
+/// Sum of token embedding and, where wpe is given, position embedding, both rounded to bf16 first
+/// where bits is 16; ids and positions are int64 CPU tensors. For a trainable base.
 struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& wte, const Variable& wpe,
                           const at::Tensor& ids, const at::Tensor& positions, int bits,
@@ -166,7 +169,7 @@ struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// The runtime's head on hidden states.
+/// Logits [rows, outputs] of the runtime's head on hidden [rows, hidden].
 struct HeadFunction : torch::autograd::Function<HeadFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& hidden, const Variable& weight,
                           const Variable& bias, KernelResources* resources);

@@ -1,3 +1,4 @@
+// The CPU graph: packs weights for forward and backward passes and chains the autograd functions.
 #include <algorithm>
 #include <map>
 #include <tuple>
@@ -77,7 +78,7 @@ class KernelGraph final : public Graph {
     const BaseParams& params = trainable_ != nullptr ? *trainable_ : frozen_norms(base);
     at::Tensor offsets = at::empty({static_cast<std::int64_t>(batch.offsets.size())}, at::kLong);
     std::copy(batch.offsets.begin(), batch.offsets.end(), offsets.mutable_data_ptr<std::int64_t>());
-    at::Tensor angles;  // of rotary positions [tokens, head_dim]
+    at::Tensor angles;  // rotary table [tokens, head_dim]
     if (config.rotary) {
       angles = at::empty({static_cast<std::int64_t>(batch.tokens()),
                           static_cast<std::int64_t>(config.head_dim())});
@@ -169,7 +170,7 @@ class KernelGraph final : public Graph {
   void weights_changed() override {
     for (auto& [key, entry] : own_linears_) entry.is_ready = entry.is_ready && !entry.trains;
     if (trainable_ == nullptr) return;
-    // Buffers stay for the next packing.
+    // Buffers are kept for the next packing.
     for (auto& [key, entry] : linears_) entry.is_ready = false;
   }
 
@@ -179,7 +180,7 @@ class KernelGraph final : public Graph {
     BackwardWeights backward;
     std::unique_ptr<weights::OwnedMatrix> owned;  // where the base trains, or an adapter owns them
     bool is_ready = false;
-    bool trains = false;  // of adapters' own: changes with every step
+    bool trains = false;  // for own_linears_: changes with every step
   };
   // Linear, weight bits, activation bits, scheme.
   using Key = std::tuple<std::size_t, int, int, quant::QuantScheme>;
@@ -190,7 +191,8 @@ class KernelGraph final : public Graph {
     return *weights::model_for(base_, scheme);
   }
 
-  // The norms of a frozen base alone; views, for nothing writes to them and the base outlives them.
+  // Only the norms of a frozen base; views, since nothing writes to them and the base outlives
+  // them.
   const BaseParams& frozen_norms(const weights::BaseModel& base) {
     BaseParams& params = frozen_[&base];
     if (params.final_norm.gamma.defined()) return params;
@@ -268,8 +270,8 @@ class KernelGraph final : public Graph {
     return entry.linear;
   }
 
-  // A linear whose weights or clip factor are the adapter's own, as they are now; it computes what
-  // runtime::adapt_linear hands over.
+  // A linear whose weights or clip factor belong to the adapter, with their current values; the
+  // same numbers as weights::adapt_linear.
   const KernelLinear& own(std::size_t index, const GraphPlan& plan, const NetworkView& view,
                           const QuantizerParams& quantizer) {
     const quant::Precision precision = plan.linears[index];
@@ -351,7 +353,7 @@ class KernelGraph final : public Graph {
     use(entry.owned->view, precision, entry);
   }
 
-  // Forward form given, backward form made from it.
+  // Sets the forward form and makes the backward form from it.
   void use(const kernels::PackedMatrix& packed, quant::Precision precision, Entry& entry) {
     KernelLinear& linear = entry.linear;
     linear.call.precision = precision;
@@ -384,14 +386,15 @@ class KernelGraph final : public Graph {
       return;
     }
     if (w.group != 0 || is_bf16) {
-      // A scale per group of inputs cannot go to dy: the reals, rounded where they are not bf16.
+      // Scales per group of inputs cannot be applied to dy: packs dequantized values, rounded where
+      // they are not bf16.
       const std::vector<float> reals =
           transposed(weights::unpack_reals(w, parallel), w.n, w.k, parallel);
       kernels::pack_bf16(reals.data(), matrix.n, matrix.k,
                          reinterpret_cast<std::uint16_t*>(backward.panels.data()), parallel);
       return;
     }
-    // Codes are exact in bf16; their scales lie on the axis that is summed over, so they go to dy.
+    // Codes are exact in bf16; their scales are on the axis that is summed over, so dy takes them.
     backward.dy_scales.assign(w.scales, w.scales + w.n);
     std::vector<std::int8_t> codes(w.n * w.k);
     kernels::unpack_codes(w, codes.data());
@@ -415,7 +418,7 @@ class KernelGraph final : public Graph {
   std::map<const weights::BaseModel*, BaseParams> frozen_;
   KernelResources resources_;
   std::map<Key, Entry> linears_;
-  // By the adapter's memory, too: it outlives the graph.
+  // Keyed by the address of the adapter's tensor, too, which outlives the graph.
   std::map<std::pair<Key, const float*>, Entry> own_linears_;
   std::map<std::size_t, std::vector<float>> base_floats_;
 };

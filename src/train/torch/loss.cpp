@@ -1,3 +1,4 @@
+// Cross entropy and distillation for spans, classes and language models, in chunks of LM logits.
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "train/span_loss.h"
@@ -11,7 +12,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-// Rows of LM logits held at a time: with a vocabulary of 50,257 each copy of them is 103 MB.
+// Rows of LM logits held at a time; each copy takes 103 MB with a vocabulary of 50,257.
 constexpr std::int64_t kLogitRows = 512;
 
 std::span<const float> view_of(const at::Tensor& tensor) {
@@ -52,8 +53,8 @@ struct SpanLossFunction : torch::autograd::Function<SpanLossFunction> {
   }
 };
 
-// Cross entropy of rows of logits [rows, outputs] against targets [rows, 1], summed into *hard; the
-// gradient times scale is returned.
+// Adds the cross entropy of logits [rows, outputs] against targets [rows, 1] to *hard; returns the
+// gradient times scale.
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, double scale,
                          double* hard) {
   const at::Tensor log_p = at::log_softmax(logits, 1);
@@ -63,8 +64,8 @@ at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& targets, do
   return dlogits.mul_(scale);
 }
 
-// One teacher's distillation over rows of logits [rows, vocab], unweighted but for its share; the
-// weighted gradient is added to dlogits.
+// One teacher's distillation loss over logits [rows, vocab], weighted by its share only; adds the
+// weighted gradient to dlogits.
 double add_distillation(const at::Tensor& logits, const at::Tensor& teacher_logits,
                         const Distillation& distillation, double share, double normalizer,
                         at::Tensor& dlogits) {

@@ -1,5 +1,5 @@
-// Losses on a graph's outputs, after docs/numerics.md, "Losses". Each returns a scalar to call
-// backward on, and its parts as plain numbers.
+// Losses on a graph's outputs (docs/numerics.md, "Losses"). Each returns a scalar to call backward
+// on, and its parts as plain numbers.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -14,36 +14,36 @@ namespace qalof::train {
 
 struct LossParts {
   double hard = 0;          // cross entropy, summed over windows, or predicted tokens (lm)
-  double distillation = 0;  // summed likewise; span_loss.h says over teachers
+  double distillation = 0;  // summed likewise; over teachers as in SpanLoss
   double total = 0;         // the loss: weighted, divided by the normalizer
-  std::uint64_t hits = 0;   // largest logits that stand at the label, of labels_per_window
-  // feature_loss_torch.h: means over the tokens of the whole optimizer step, summed over teachers
+  std::uint64_t hits = 0;   // labels with the largest logit, of labels_per_window per window
+  // feature_loss.h: means over the tokens of the whole optimizer step, summed over teachers
   double hidden = 0;
   double contrastive = 0;
 };
 
-/// logits [tokens, 2] of the student and of each teacher, which may be none. normalizer: windows of
-/// the whole optimizer step.
+/// Span extraction: logits [tokens, 2] of the student and of each teacher, of which there may be
+/// none. normalizer: windows of the whole optimizer step.
 at::Tensor span_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
                         const PackedBatch& batch, const Distillation& distillation,
                         double normalizer, LossParts* parts);
 
-/// logits [windows, classes] of the student and of each teacher, which may be none, against the
-/// batch's labels. normalizer: windows of the whole optimizer step.
+/// Classification: logits [windows, classes] of the student and of each teacher, of which there may
+/// be none, against the batch's labels. normalizer: windows of the whole optimizer step.
 at::Tensor class_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
                          const PackedBatch& batch, const Distillation& distillation,
                          double normalizer, LossParts* parts);
 /// Rows [windows, hidden] of the last token of each window. Differentiable.
 at::Tensor last_rows(const at::Tensor& hidden, const PackedBatch& batch);
 
-/// A teacher's final hidden states and what makes logits of them.
+/// A teacher's final hidden states, with the graph and plan that compute logits from them.
 struct LmTeacher {
   at::Tensor hidden;
   Graph* graph = nullptr;
   const GraphPlan* plan = nullptr;
 };
-/// Next-token loss of every token but the first of each window. Logits exist in chunks of rows
-/// only.
+/// Inputs of lm_loss_of: the next-token loss of every token but the first of each window. Logits
+/// are computed in chunks of rows, never as a whole.
 struct LmLossInputs {
   Graph* graph = nullptr;
   const GraphPlan* plan = nullptr;
@@ -52,6 +52,7 @@ struct LmLossInputs {
   Distillation distillation;
   double normalizer = 1;  // predicted tokens of the whole optimizer step
 };
+/// The loss of a language model for the student's final states hidden [tokens, hidden].
 at::Tensor lm_loss_of(const at::Tensor& hidden, const LmLossInputs& inputs, LossParts* parts);
 
 /// Labels of a window that LossParts::hits counts; 0 for lm.

@@ -1,3 +1,4 @@
+// Copies a base into tensors, lays trainable parameters out flat, and returns trained values.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -17,7 +18,7 @@ std::int64_t num_elements(const std::vector<std::int64_t>& shape) {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
-// Tensors of a base in one order: name, shape as kernels read it, values.
+// A tensor of a base in the order of tensors_of: shape as kernels read it, values.
 struct BaseTensor {
   std::vector<std::int64_t> shape;
   std::vector<float> values;
@@ -53,7 +54,7 @@ std::vector<BaseTensor> tensors_of(const weights::BaseModel& base, bool with_lm_
   return tensors;
 }
 
-// The inverse order of tensors_of.
+// Builds BaseParams from tensors in the order of tensors_of.
 template <typename Next>
 BaseParams assemble(const model::ModelConfig& config, bool with_lm_head, Next&& next) {
   BaseParams params;
@@ -179,7 +180,7 @@ std::shared_ptr<const QuantizerStart> quantizer_start(const weights::BaseModel& 
 
 namespace {
 
-// Bounds of the factors 1 + rate * offset.
+// Bounds on the factors 1 + rate * offset of steps and clips.
 constexpr double kLeastStep = 0.25, kLargestStep = 4.0, kLeastClip = 0.0625;
 
 }  // namespace

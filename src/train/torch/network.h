@@ -1,4 +1,4 @@
-// Parameters of a network as PyTorch tensors: what a graph (graph_torch.h) computes with.
+// Parameters of a network as PyTorch tensors, for the graphs of graph.h.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -18,16 +18,16 @@ struct NormParams {
   at::Tensor gamma, beta;  // [hidden]
 };
 
-/// Every tensor of the decoder in f32; linear weights are [out, in], as kernels read them. What a
-/// family does not have (betas, biases, position embeddings) has no elements.
+/// Every tensor of the decoder in f32; linear weights are [out, in], as kernels read them. Tensors
+/// that a family lacks (betas, biases, position embeddings) have no elements.
 struct BaseParams {
   at::Tensor wte, wpe;  // [vocab, hidden], [positions, hidden]
-  at::Tensor lm_head;   // [vocab, hidden] where it is a matrix of its own that is asked for
+  at::Tensor lm_head;   // [vocab, hidden] where it is a separate matrix and was requested
   std::vector<NormParams> attention_norms, mlp_norms;  // [layer]
   NormParams final_norm;
   std::vector<at::Tensor> weights, biases;  // [linear]
 
-  /// What multiplies the last hidden states: lm_head or, tied, wte.
+  /// The matrix of the LM head: lm_head or, where tied, wte.
   const at::Tensor& lm_matrix() const { return lm_head.numel() > 0 ? lm_head : wte; }
 };
 
@@ -36,32 +36,32 @@ struct LoraParams {
   at::Tensor a, b;
 };
 
-/// Where the learned values of a linear's quantizers start: the scheme's own scales; no steps where
-/// those are not learned.
+/// Start values of a linear's learned quantizers: the scheme's own scales; no steps where those are
+/// not learned.
 struct QuantizerStart {
   int bits = 0;
   quant::QuantScheme scheme;
   weights::LearnedLinear values;
-  float rate = 1;  // of the offsets
+  float rate = 1;  // multiplies the offsets
 };
-/// Learned values as offsets, so that one learning rate fits all of them and decay leads back:
-/// step = start * (1 + rate * offset), clip = 1 + rate * offset.
+/// Learned values as offsets, so that one learning rate fits all of them and weight decay leads
+/// back to the start: step = start * (1 + rate * offset), clip = 1 + rate * offset.
 struct QuantizerParams {
   at::Tensor steps;                             // [out * groups], or undefined
   at::Tensor clip;                              // [1], or undefined
   std::shared_ptr<const QuantizerStart> start;  // null: nothing is learned
 
-  /// The values as they are now. Groups have steps that bfloat16 has.
+  /// The current values. Steps of groups are rounded to bfloat16.
   weights::LearnedLinear values() const;
-  /// Moves offsets to where values are allowed (docs/numerics.md, "Learned steps").
+  /// Clamps offsets so that values are in their allowed range (docs/numerics.md, "Learned steps").
   void project();
 };
-/// rate: TrainOptions::learn_steps_rate. weights: whether steps are learned.
+/// The start values of a linear at a width, with the rate of options (learn_steps_rate).
 std::shared_ptr<const QuantizerStart> quantizer_start(const weights::BaseModel& base,
                                                       std::size_t linear, int bits,
                                                       const TrainOptions& options,
                                                       ParallelFor& parallel);
-/// What options have learned at a width.
+/// Whether options learn steps, or clip factors, at a width.
 bool learns_steps(const TrainOptions& options, int bits);
 bool learns_clips(const TrainOptions& options, int bits);
 
@@ -77,7 +77,7 @@ struct AdapterParams {
   std::vector<QuantizerParams> quantizers;  // [linear], or empty
 };
 
-/// What one forward pass uses, chosen by plan: which pair each linear has, which head.
+/// The pair of each linear and the head that one forward pass uses, chosen by its plan.
 struct NetworkView {
   std::vector<LoraParams> lora;  // [linear] or empty
   double lora_scaling = 1;       // alpha / r
@@ -91,19 +91,19 @@ struct ParameterRange {
   std::int64_t first = 0, count = 0;
 };
 
-/// Trainable parameters in one flat buffer each for values and gradients, so that clipping and the
-/// optimizer are a few operations whatever the number of parameters. Matrices come first: only they
-/// decay. Parameters that always train together form a group: a step moves the groups that it
-/// trained and leaves the others, moments included, as they are.
+/// Trainable parameters in one flat buffer for values and one for gradients, so that clipping and
+/// the optimizer take few operations for any number of parameters. Matrices come first: only they
+/// decay. Parameters that always train together form a group: a step updates the groups that it
+/// trained and leaves the others, including their moments, unchanged.
 class FlatParameters {
  public:
-  /// Returns the parameter's index; values are in C order. Groups count from 0 and are added one
-  /// after the other.
+  /// Adds a parameter and returns its index; values are in C order. Groups count from 0 and are
+  /// added one after the other.
   std::size_t add(const std::vector<std::int64_t>& shape, const std::vector<float>& values,
                   std::size_t group = 0);
-  /// The values that add was given; until build.
+  /// The values passed to add; only before build.
   const std::vector<float>& initial(std::size_t index) const { return pending_[index].values; }
-  /// Lays the parameters out on a device; add is over then.
+  /// Lays the parameters out on a device; nothing can be added afterwards.
   void build(at::Device device);
   /// A leaf tensor that views the buffers.
   const at::Tensor& parameter(std::size_t index) const { return leaves_[index]; }
@@ -128,14 +128,14 @@ class FlatParameters {
   std::int64_t num_decayed_ = 0;
 };
 
-/// Copies values into a tensor. Error{kBadInput} naming `name` where their numbers differ.
+/// Copies values into a tensor. Error{kBadInput} with `name` where the counts differ.
 void copy_values(const std::vector<float>& values, const std::string& name, at::Tensor& tensor);
 
 /// Copies of the base's tensors on a device, without gradient.
 BaseParams load_base_params(const weights::BaseModel& base, at::Device device,
                             at::ScalarType dtype = at::kFloat);
-/// The same tensors as parameters of flat, to be built by the caller; call bind after build. An LM
-/// head of its own is one where the kind needs it.
+/// The base's tensors as parameters of flat; the caller calls flat.build and then bind. A separate
+/// LM head is included where the task needs it.
 class TrainableBase {
  public:
   TrainableBase(const weights::BaseModel& base, FlatParameters& flat,
@@ -148,13 +148,13 @@ class TrainableBase {
   bool with_lm_head_;
 };
 
-/// The head that options.start has for a width, else the base's own of the kind where it has one of
-/// as many outputs, else an untrained one.
+/// The initial head of a width: that of options.start, else the base's own for the task where it
+/// has the right number of outputs, else an untrained one.
 weights::Head initial_head(const weights::BaseModel& base, const TrainOptions& options, int bits);
 
 std::vector<float> to_vector(const at::Tensor& tensor);
 at::Tensor to_tensor(const std::vector<float>& values, const std::vector<std::int64_t>& shape);
-/// Copies out of the graph, into the forms of the runtime; a pair has the rank of its tensors.
+/// Copies parameters into the runtime's types; a pair has the rank of its tensors.
 weights::Head export_head(const HeadParams& head);
 std::shared_ptr<const weights::Adapter> export_adapter(const AdapterParams& params,
                                                        const weights::BaseModel& base,

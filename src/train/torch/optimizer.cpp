@@ -1,3 +1,4 @@
+// AdamW on runs of neighbouring groups with equal step counts, and clipping by the global norm.
 #include <algorithm>
 #include <cmath>
 
@@ -16,7 +17,7 @@ AdamW::AdamW(FlatParameters& parameters, const AdamWOptions& options)
 
 std::vector<AdamW::Run> AdamW::runs_of(std::span<const std::size_t> groups) const {
   std::vector<Run> runs;
-  for (const std::size_t kind : {0, 1}) {  // matrices lie before vectors
+  for (const std::size_t kind : {0, 1}) {  // matrices come before vectors
     for (const std::size_t group : groups) {
       const ParameterRange& range = parameters_.group(group)[kind];
       if (range.count == 0) continue;

@@ -17,14 +17,15 @@ struct AdamWOptions {
   double weight_decay = 0;
 };
 
+/// The optimizer with its moments; parameters must outlive it.
 class AdamW {
  public:
   AdamW(FlatParameters& parameters, const AdamWOptions& options);
-  /// One update of the groups (ascending) that have trained, from the gradients as they are. The
-  /// others keep their values, moments and count of steps.
+  /// Updates the groups (ascending) that were trained, from the current gradients. The others keep
+  /// their values, moments and step counts.
   void step(double learning_rate, std::span<const std::size_t> groups);
   AdamWState state() const;
-  /// Error{kBadInput} where the state is not one of these parameters.
+  /// Error{kBadInput} where the state does not fit these parameters.
   void restore(const AdamWState& state);
 
  private:
@@ -42,8 +43,8 @@ class AdamW {
   std::vector<std::int64_t> steps_;  // [group]
 };
 
-/// Scales gradients so that their norm is at most max_norm (0: leaves them) and returns the norm
-/// before. A norm that is not finite leaves them as they are.
+/// Scales gradients so that their norm is at most max_norm (0: no clipping) and returns the norm
+/// before. Gradients whose norm is not finite are left unchanged.
 double clip_gradients(at::Tensor& gradients, double max_norm);
 
 }  // namespace qalof::train

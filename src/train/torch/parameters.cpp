@@ -1,3 +1,4 @@
+// Builds a phase's pairs, heads and quantizers, chooses those of a network, and exports them.
 #include <set>
 
 #include "train/adapter_form.h"
@@ -7,7 +8,7 @@ namespace qalof::train {
 
 namespace {
 
-// The pair of every linear, from the width that serves it.
+// For every linear, the pair of the width that serves it.
 template <typename T, typename PairOf>
 std::vector<LoraParams> choose_pairs(const std::map<int, T>& by_width, const Network& network,
                                      PairOf&& pair_of) {
@@ -19,12 +20,12 @@ std::vector<LoraParams> choose_pairs(const std::map<int, T>& by_width, const Net
   return pairs;
 }
 
-// Learned values serve where all of a linear has their width.
+// Learned values serve a linear whose weights and activations both have their width.
 bool serves(int width, quant::Precision precision) {
   return width == precision.weight.bits && width == precision.activation.bits;
 }
 
-// The learned values of every linear, from the width that serves it.
+// For every linear, the learned values of the width that serves it.
 template <typename T, typename ParamsOf>
 std::vector<QuantizerParams> choose_quantizers(const std::map<int, T>& by_width,
                                                const Network& network, ParamsOf&& params_of) {
@@ -59,7 +60,7 @@ NetworkView view_of(const std::map<int, AdapterParams>& adapters, const Network&
 void PhaseParameters::add_pairs(const weights::BaseModel& base, const AdapterInit& init, int bits,
                                 Width& width, std::size_t& group) {
   const bool shares = options_.adapters.adapter_form == AdapterForm::kCascaded;
-  std::size_t rank = 0;  // of the blocks that are there
+  std::size_t rank = 0;  // total rank of the existing blocks
   for (std::size_t block = shares ? 0 : blocks_.size(); block < blocks_.size(); ++block) {
     width.blocks.push_back(block);
     rank += blocks_[block].rank;
@@ -137,7 +138,7 @@ void PhaseParameters::add_quantizers(const weights::BaseModel& base, int bits, W
     Quantizer& quantizer = width.quantizers.emplace_back();
     quantizer.start = quantizer_start(base, i, bits, options_, parallel);
     quantizer.group = group++;
-    // Vectors, so that they do not decay.
+    // Stored as vectors, so that they do not decay.
     const std::size_t count = quantizer.start->values.steps.size();
     if (steps) {
       quantizer.steps = flat_.add({static_cast<std::int64_t>(count)},

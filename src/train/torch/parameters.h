@@ -1,4 +1,4 @@
-// The parameters of a phase: made from fresh or earlier values, chosen per network, handed back.
+// The parameters of a phase: created from fresh or earlier values, selected per network, exported.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -14,34 +14,34 @@
 
 namespace qalof::train {
 
-/// Which pair and head serve a network: those of its widths, else the nearest trained width above,
-/// else below, as at run time. Learned quantizer values serve their own width alone.
+/// The pairs and head that serve a network: those of its widths, else of the nearest trained width
+/// above, else below, as at run time. Learned quantizer values serve their own width only.
 NetworkView view_of(const std::map<int, AdapterParams>& adapters, const Network& network,
                     const TrainOptions& options);
 
-/// Everything a phase trains. `full` trains the base and one head; other methods a pair per width
-/// and linear, of which widths may share ranks, and a head per width or one for all.
+/// Everything a phase trains. `full` trains the base and one head; other methods train a pair per
+/// width and linear, where widths may share ranks, and a head per width or one for all.
 class PhaseParameters {
  public:
-  /// earlier: adapters of finished phases, for the head a phase starts from. parallel is used here
-  /// alone.
+  /// earlier: adapters of finished phases, for the head a phase starts from. parallel is used by
+  /// the constructor only.
   PhaseParameters(const weights::BaseModel& base, const TrainOptions& options, const Phase& phase,
                   const std::map<int, AdapterParams>& earlier, at::Device device,
                   ParallelFor& parallel);
 
   FlatParameters& flat() { return flat_; }
   const BaseParams& base() const { return base_; }  // full
-  /// Values by width; a head that widths share stands in each. Ranks that widths share are copied.
+  /// Adapters by width. A shared head is in each of them; shared ranks are copied.
   std::map<int, AdapterParams> adapters() const;
 
   NetworkView view(const Network& network) const;
-  /// The groups of flat() that a pass over the network trains, ascending.
+  /// The groups of flat() that a pass through the network trains, ascending.
   std::vector<std::size_t> groups(const Network& network) const;
-  /// Moves learned quantizer values to where they are allowed, after a step of the optimizer.
+  /// Clamps learned quantizer values to their allowed range, after a step of the optimizer.
   void project();
-  /// Gives a width the values of another's head and of the pairs that it does not share with it.
+  /// Copies the head of one width, and those of its pairs that are not shared, to another width.
   void copy_width(int from, int to);
-  /// Adds what was learned to weights.
+  /// Adds the trained values to weights.
   void export_to(const weights::BaseModel& base, TrainedWeights& weights) const;
 
  private:
@@ -52,7 +52,7 @@ class PhaseParameters {
     std::size_t weight = 0;
     std::optional<std::size_t> bias;
   };
-  // Neighbouring ranks of every linear's pair: those of one width, or those that widths share.
+  // Neighbouring ranks of every linear's pair: those of one width, or those shared by widths.
   struct Block {
     std::size_t rank = 0;
     std::vector<Pair> pairs;          // [linear]
@@ -64,7 +64,7 @@ class PhaseParameters {
     std::size_t group = 0;
   };
   struct Width {
-    std::vector<std::size_t> blocks;  // one after the other they are its pairs
+    std::vector<std::size_t> blocks;  // concatenated, they form its pairs
     HeadPair head;
     std::size_t head_group = 0;
     std::vector<Quantizer> quantizers;  // [linear], or empty
@@ -81,12 +81,12 @@ class PhaseParameters {
   TrainOptions options_;
   FlatParameters flat_;
   BaseParams base_;
-  std::optional<HeadPair> shared_head_;  // one for all widths, or beside the base
+  std::optional<HeadPair> shared_head_;  // of all widths, or of `full`
   std::vector<Block> blocks_;
   std::map<int, Width> widths_;
 };
 
-/// Copies without gradient, which later changes of params do not reach.
+/// Copies without gradient; later changes of params do not affect them.
 AdapterParams detached(const AdapterParams& params);
 
 }  // namespace qalof::train

@@ -1,3 +1,4 @@
+// Hadamard rotation and rotation of adapter pairs as differentiable functions, on the host.
 #include "train/torch/rotation_functions.h"
 
 namespace qalof::train {
@@ -19,7 +20,7 @@ at::Tensor turned(const at::Tensor& x, const kernels::Hadamard& hadamard, std::s
   return y;
 }
 
-// The pair's map is made on the host, wherever a graph runs: pairs are small.
+// Pairs are mapped on the host on every device, because they are small.
 at::Tensor on_host(const at::Tensor& x) { return x.to(at::kCPU, at::kFloat).contiguous(); }
 
 }  // namespace

@@ -12,15 +12,15 @@ struct HadamardArguments {
   bool inverse = false;
   ParallelFor* parallel = nullptr;
 };
-/// x with its first blocks * order columns turned, block by block.
+/// x with its first blocks * order columns rotated, block by block.
 struct HadamardFunction : torch::autograd::Function<HadamardFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x,
                           const HadamardArguments& arguments);
   static variable_list backward(AutogradContext* ctx, const variable_list& grads);
 };
 
-/// {a, b, bias} of Rotation::rotate_pair from a pair in the base's own basis; bias is no_tensor()
-/// where the linear has none. On any device; the map itself is made on the host.
+/// Rotation::rotate_pair: {a, b, bias} from a pair in the unrotated basis; bias is no_tensor()
+/// where the linear has none. Tensors may be on any device; the computation runs on the host.
 struct RotatePairFunction : torch::autograd::Function<RotatePairFunction> {
   static variable_list forward(AutogradContext* ctx, const Variable& a, const Variable& b,
                                const weights::Rotation* rotation, std::size_t linear,

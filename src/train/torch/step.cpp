@@ -1,3 +1,5 @@
+// Runs the passes of a step batch by batch: teachers, adversarial embeddings, losses, backward, and
+// the update.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -15,7 +17,7 @@ namespace {
 
 class Stopwatch {
  public:
-  // Seconds since the last call or the start.
+  // Seconds since the last call or construction.
   double lap() {
     const auto now = std::chrono::steady_clock::now();
     const double seconds = std::chrono::duration<double>(now - last_).count();
@@ -43,8 +45,8 @@ StepRunner::StepRunner(const StepContext& context)
       perturbations_(context.options.seed, "adversarial " + context.phase.name),
       phase_teacher_(wanted_, cache_limit(context.options, context.graph.device())) {
   const TrainOptions& options = context_.options;
-  // Logits of a network that is trained already are far from a student's at its first steps: their
-  // squared error would drown the labels.
+  // The logits of a trained teacher are far from a student's at first, so that their squared error
+  // would dominate the label loss; hence kl, except among the widths of a joint run.
   const bool among_widths = options.method == Method::kJoint && !options.teacher;
   const KdLoss usual = among_widths ? KdLoss::kMse : KdLoss::kKl;
   distillation_ = {options.distillation.kd_alpha, options.distillation.kd_temperature,
@@ -82,7 +84,7 @@ at::Tensor StepRunner::adversarial_embeddings(const PackedBatch& batch, const St
                          .to(embedded.device());
   return embedded +
          perturbation_of(embedded, std::move(start), options, [&](const at::Tensor& moved) {
-           LossParts parts;  // labels alone: no teachers
+           LossParts parts;  // of the labels only, without teachers
            return task_loss_of(forward(batch, student, moved), {}, batch, normalizers.loss, parts);
          });
 }
@@ -171,7 +173,7 @@ void StepRunner::check_teachers(const StepPass& pass, const std::vector<PassOutp
   const auto finite = [](const at::Tensor& tensor) {
     return !tensor.defined() || at::isfinite(tensor).all().item<bool>();
   };
-  // Of language models the states alone are at hand; logits are made of them in parts.
+  // Of language models only the states are kept; logits are recomputed from them in parts.
   const auto logits_finite = [&](const PassOutput& teacher) {
     if (wanted_.logits) return finite(teacher.logits);
     const at::NoGradGuard no_grad;

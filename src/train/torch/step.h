@@ -21,7 +21,7 @@
 
 namespace qalof::train {
 
-/// Everything of a phase that its steps need. References must outlive it.
+/// Everything that the steps of a phase need. References must outlive it.
 struct StepContext {
   const TrainOptions& options;
   std::span<const Example> examples;
@@ -31,16 +31,17 @@ struct StepContext {
   PhaseParameters& parameters;
   Graph& graph;
   OutsideTeacher* teacher;                                  // null: none
-  std::function<void(at::Tensor& gradients)> on_gradients;  // before clipping; or empty
-  /// What a step does now, for who watches a long one: "step 3 of 9: w8 forward". May be empty.
+  std::function<void(at::Tensor& gradients)> on_gradients;  // before clipping; may be empty
+  /// Called with the current part of a step, for progress: "step 3 of 9: w8 forward". May be empty.
   std::function<void(const std::string& what)> on_part = {};
 };
 
+/// Runs the steps of one phase. Not thread-safe.
 class StepRunner {
  public:
   explicit StepRunner(const StepContext& context);
-  /// Gradients of every pass are summed; then clipping and one update of what trained, unless loss
-  /// or gradient is not finite. Fills the numbers of record.
+  /// Sums the gradients of every pass, clips them and updates what was trained, unless loss or
+  /// gradient is not finite. Fills the numbers of record.
   void run(const StepPlan& plan, std::span<const std::uint32_t> windows, AdamW& optimizer,
            StepRecord& record);
 
@@ -57,19 +58,19 @@ class StepRunner {
   };
   Normalizers normalizers_of(std::span<const std::uint32_t> windows) const;
   Student student_of(const StepPass& pass) const;
-  // first_token: of the batch, among those of the step.
+  // first_token: index of the batch's first token within the step.
   void run_batch(const StepPlan& plan, const std::vector<Student>& students,
                  std::span<const std::uint32_t> windows, const Normalizers& normalizers,
                  std::size_t first_token, StepRecord& record);
   void tell(const StepRecord& record, const std::string& network, const char* what) const;
-  // Error{kDiverged} where an outside teacher is the cause of a loss that is not finite.
+  // Error{kDiverged} where an outside teacher caused a loss that is not finite.
   void check_teachers(const StepPass& pass, const std::vector<PassOutput>& teachers,
                       std::span<const std::uint32_t> windows, const StepRecord& record) const;
   PassOutput teach(const TeacherReference& teacher, std::span<const std::uint32_t> windows,
                    const PackedBatch& batch, const std::vector<PassOutput>& passes);
   PassOutput forward(const PackedBatch& batch, const Student& student,
                      const at::Tensor& embedded = {});
-  // Embeddings [tokens, hidden] of the batch, moved against the student. step: 0-based.
+  // Embeddings [tokens, hidden] of the batch, perturbed against the student. step: 0-based.
   at::Tensor adversarial_embeddings(const PackedBatch& batch, const Student& student,
                                     const Normalizers& normalizers, std::int64_t step,
                                     std::size_t pass, std::size_t first_token);
@@ -82,7 +83,7 @@ class StepRunner {
   Distillation distillation_;
   WantedOutputs wanted_;
   RandomStream perturbations_;
-  std::size_t batch_ = 0, batches_ = 1;  // of the step that runs
+  std::size_t batch_ = 0, batches_ = 1;  // of the current step
   TeacherCache phase_teacher_;           // a finished phase's network does not change
 };
 

@@ -1,3 +1,4 @@
+// Runs teachers in evaluation form, and caches their outputs window by window.
 #include "train/torch/teacher.h"
 #include "core/error.h"
 #include "runtime/execution.h"
@@ -10,7 +11,7 @@ NetworkView frozen_view(const TeacherModel& teacher, weights::HeadKind head_kind
   NetworkView view;
   const weights::BaseModel& base = *teacher.base;
   const std::vector<model::LinearSpec>& linears = base.linears();
-  std::optional<float> scaling;  // of the first pair; B of a pair with another is scaled
+  std::optional<float> scaling;  // of the first pair; pairs with another have their B rescaled
   for (std::size_t i = 0; teacher.adapters != nullptr && i < linears.size(); ++i) {
     LoraParams& params = view.lora.emplace_back();
     const auto serving = teacher.adapters->serving_width(teacher.plan.linears[i].weight.bits);
@@ -113,7 +114,7 @@ PassOutput TeacherCache::outputs(std::span<const Example> examples,
       const auto first = static_cast<std::int64_t>(missing.offsets[next]);
       const auto rows = static_cast<std::int64_t>(examples[window].ids.size());
       for (const at::Tensor& tensor : tensors) {
-        // Logits stand last; a classifier's have a row per window.
+        // Logits come last; a classifier's have one row per window.
         const bool has_window_rows = wanted_.last_logits && &tensor == &tensors.back();
         fresh[window].push_back(has_window_rows
                                     ? tensor.narrow(0, static_cast<std::int64_t>(next), 1)

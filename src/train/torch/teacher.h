@@ -1,5 +1,5 @@
-// Networks that teach: what a pass hands to those it teaches, the teacher from outside, and a cache
-// of what a network says that does not change.
+// Teachers: the outputs of a pass that losses read, the teacher from outside the run, and a cache
+// for the outputs of networks that do not change.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -19,17 +19,17 @@ namespace qalof::train {
 /// Which outputs of a network the losses of a run read.
 struct WantedOutputs {
   bool logits = false, hidden = false, blocks = false;
-  bool last_logits = false;  // of the last token of each window alone
+  bool last_logits = false;  // logits of the last token of each window only
 
   explicit WantedOutputs(const TrainOptions& options);
 };
 
-/// What a pass over a batch gave: the material of losses.
+/// The outputs of a pass over a batch, for the losses.
 struct PassOutput {
   at::Tensor logits;               // qa: [tokens, 2]; classification: [windows, classes]
   at::Tensor hidden;               // final states [tokens, hidden]
-  std::vector<at::Tensor> blocks;  // states after each block, where asked for
-  Graph* graph = nullptr;          // makes logits of hidden (lm)
+  std::vector<at::Tensor> blocks;  // states after each block, where requested
+  Graph* graph = nullptr;          // computes logits from hidden (lm)
   std::shared_ptr<const GraphPlan> plan;
 };
 /// A forward pass, differentiable unless the caller forbids it. embedded: instead of the batch's
@@ -38,24 +38,24 @@ PassOutput run_network(Graph& graph, std::shared_ptr<const GraphPlan> plan, cons
                        const PackedBatch& batch, const WantedOutputs& wanted,
                        const at::Tensor& embedded = {});
 
-/// What the adapters of a set give each linear, as the runtime chooses them, and the head of a kind
-/// (none for lm). where names the network in messages: Error{kUnsupported} where an adapter owns
-/// weights, {kBadInput} where there is no head or one of another number of classes.
+/// The pairs of an adapter set for each linear, chosen as by the runtime, and the head of a kind
+/// (none for lm). where: the network's name in messages. Error{kUnsupported} where an adapter owns
+/// weights, {kBadInput} where there is no head or one with another number of classes.
 NetworkView frozen_view(const TeacherModel& network, weights::HeadKind head_kind,
                         std::size_t num_labels, const std::string& where, at::Device device);
 
-/// Outputs of a network that stays as it is, by window, so that it runs on each window once. On the
-/// CPU graph an output depends on its window alone, so that a run with a cache has the bits of one
-/// without.
+/// Caches the outputs of a network that does not change, by window, so that it runs on each window
+/// once. On the CPU graph an output depends on its window alone, so that a run with a cache is
+/// bitwise equal to one without.
 class TeacherCache {
  public:
-  /// max_bytes of outputs are kept; windows beyond them are computed each time.
+  /// Keeps up to max_bytes of outputs; further windows are computed each time.
   TeacherCache(const WantedOutputs& wanted, std::uint64_t max_bytes)
       : wanted_(wanted), max_bytes_(max_bytes) {}
 
   using Forward = std::function<PassOutput(const PackedBatch&)>;
-  /// The outputs of the batch of these windows, different ones, as forward (without gradient) gives
-  /// them.
+  /// The outputs of forward (called without gradient) for a batch of these windows, which must be
+  /// distinct.
   PassOutput outputs(std::span<const Example> examples, std::span<const std::uint32_t> windows,
                      const Forward& forward);
   std::uint64_t bytes() const { return bytes_; }
@@ -86,8 +86,8 @@ class OutsideTeacher {
   TeacherCache cache_;
 };
 
-/// The bytes that a run may keep on a device (TrainOptions::teacher_cache_bytes): none but on CPU,
-/// where other graphs' outputs may depend on the batch.
+/// The size of a run's teacher caches: TrainOptions::teacher_cache_bytes on CPU, 0 on other
+/// devices, where outputs may depend on the batch.
 std::uint64_t cache_limit(const TrainOptions& options, at::Device device);
 
 }  // namespace qalof::train

@@ -1,3 +1,4 @@
+// The training loop: phases, checkpoints and resumption, skipped steps, divergence checks, hooks.
 #include "train/trainer.h"
 
 #include <ATen/Context.h>
@@ -22,7 +23,7 @@ namespace qalof::train {
 
 namespace {
 
-// A bad batch may pass; this many in a row do not.
+// Isolated bad batches are skipped; this many skipped steps in a row end the run.
 constexpr int kMaxSkippedInARow = 5;
 
 at::Device open_device(Device device) {
@@ -34,9 +35,9 @@ at::Device open_device(Device device) {
   return at::Device(at::kCUDA, 0);
 }
 
-// Where a phase is; with parameters and optimizer, all that its next step depends on.
+// The progress of a phase; with parameters and optimizer, all that its next step depends on.
 struct PhaseState {
-  std::int64_t step = 0;  // done
+  std::int64_t step = 0;  // finished steps
   WalkState walk;
   double loss_sum = 0;  // of the steps that were not skipped
   int skipped_in_a_row = 0;
@@ -53,13 +54,13 @@ class Trainer {
         phases_(make_phases(options, base_->target())),
         device_(open_device(options.device)),
         parallel_(options.threads > 0 ? options.threads : available_threads()) {
-    // Kernels have the threads; ATen's own would compete with them (gradient_gemm.h).
+    // The kernels' pool owns the threads; ATen's would compete with them (gradient_gemm.h).
     at::set_num_threads(1);
     check_examples(examples_, base_->config(), options_);
     if (device_.is_cpu()) {
       keep_freed_memory(expected_bytes());
     } else {
-      // TF32 holds bfloat16 and codes exactly; 32-bit linears keep f32.
+      // TF32 represents bfloat16 and codes exactly; runs with 32-bit linears keep f32.
       at::globalContext().setFloat32MatmulPrecision(multiplies_f32() ? "highest" : "high");
     }
     if (options_.teacher) {
@@ -122,7 +123,7 @@ class Trainer {
     return weights;
   }
 
-  // Puts phases before the one that goes on back into the result; returns that one's index.
+  // Restores the result of finished phases; returns the index of the phase to resume.
   std::size_t restore_finished(const RunState& resume) {
     const std::size_t current = resume.steps.size() - 1;
     QALOF_CHECK(current < phases_.size(), ErrorKind::kBadInput,
@@ -137,7 +138,7 @@ class Trainer {
     return current;
   }
 
-  // Values, moments, and what follows from the records of the steps done.
+  // Restores values, moments, and the state that follows from the records of finished steps.
   void restore_phase(const Phase& phase, const RunState& resume, std::int64_t total,
                      PhaseParameters& params, AdamW& optimizer, PhaseHistory& history,
                      PhaseState& state) {
@@ -244,7 +245,7 @@ class Trainer {
     tell_skipped(history);
     result_.weights = weights_of(params);
     for (const auto& [width, adapter] : params.adapters()) finished_[width] = detached(adapter);
-    // A run that was stopped ends its phase when it goes on.
+    // An interrupted run ends its phase after it is resumed.
     if (hooks_.on_phase_end && !result_.interrupted) {
       hooks_.on_phase_end(checkpoint(phase, params, state.walk, history, total));
     }
@@ -260,7 +261,7 @@ class Trainer {
     return state;
   }
 
-  // What of a step that was skipped is not finite, by network.
+  // Lists the numbers of a skipped step that are not finite, by network.
   static std::string not_finite_text(const StepRecord& record) {
     std::vector<std::string> found;
     const auto add = [&](const std::string& where, const char* what, double value) {
@@ -285,7 +286,7 @@ class Trainer {
                : "a lower --learning_rate may help";
   }
 
-  // A phase whose weights are of no use ends the run.
+  // Throws where the weights of a phase are useless.
   static void check_learned(const PhaseHistory& history) {
     const auto steps = static_cast<std::int64_t>(history.steps.size());
     if (history.skipped_steps == 0) return;
@@ -310,7 +311,7 @@ class Trainer {
     hooks_.observer->warn(text);
   }
 
-  // Loss and gradient may be finite and the step still too long.
+  // Even with finite loss and gradient, a step may be so large that weights overflow.
   static void check_finite(const at::Tensor& values, const std::string& phase) {
     QALOF_CHECK(at::isfinite(values).all().item<bool>(), ErrorKind::kDiverged,
                 "phase {}: a weight is not finite, nothing of it is written; a lower "
@@ -410,11 +411,11 @@ class Trainer {
   std::vector<Phase> phases_;
   at::Device device_;
   ThreadPool parallel_;
-  std::unique_ptr<OutsideTeacher> teacher_;  // or null
+  std::unique_ptr<OutsideTeacher> teacher_;  // may be null
   std::map<int, AdapterParams> finished_;    // by width, without gradient
   TrainResult result_;
   bool begun_ = false;
-  std::int64_t saved_step_ = 0;  // of all phases; also that of the checkpoint it goes on from
+  std::int64_t saved_step_ = 0;  // over all phases, of the last checkpoint written or resumed from
 };
 
 }  // namespace
@@ -431,7 +432,7 @@ TrainResult train(std::shared_ptr<const weights::BaseModel> base, const TrainOpt
   } catch (const c10::OutOfMemoryError&) {
     fail(ErrorKind::kResource, "{}", kAdvice);
   } catch (const c10::Error& error) {
-    // The allocator for CPUs has no type of its own.
+    // The CPU allocator's errors have no type of their own.
     if (std::string_view(error.what()).find("allocate memory") == std::string_view::npos) throw;
     fail(ErrorKind::kResource, "{}", kAdvice);
   }

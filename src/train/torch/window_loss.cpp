@@ -1,3 +1,4 @@
+// Runs graph, head and loss over windows, and batches windows by token count.
 #include "train/torch/window_loss.h"
 
 #include <fmt/format.h>
@@ -7,7 +8,7 @@ namespace qalof::train {
 at::Tensor window_loss_sum(Graph& graph, const PackedBatch& batch, const GraphPlan& plan,
                            const NetworkView& view, weights::HeadKind head_kind, LossParts* parts) {
   const at::Tensor embedded = graph.embed(batch, plan);
-  // Kernel graphs differentiate linears only below something that asks for it.
+  // A kernel graph differentiates a linear only if its input requires a gradient.
   const at::Tensor hidden = graph.decode(
       embedded.requires_grad() ? embedded : embedded.requires_grad_(), batch, plan, view);
   const bool is_qa = head_kind == weights::HeadKind::kSpan;

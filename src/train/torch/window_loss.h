@@ -11,12 +11,13 @@
 
 namespace qalof::train {
 
-/// Sum over the windows of a batch of their losses, so that each has the gradient of its own. Task
-/// qa or classification. Differentiable. parts as span_loss_of's.
+/// The sum of the losses of a batch's windows (not their mean, so that each window contributes its
+/// own gradient). Task qa or classification. Differentiable. parts as in span_loss_of.
 at::Tensor window_loss_sum(Graph& graph, const PackedBatch& batch, const GraphPlan& plan,
                            const NetworkView& view, weights::HeadKind head_kind, LossParts* parts);
 
-/// Windows in their order, run together up to about tokens_per_batch; done counts those so far.
+/// Calls run on batches of consecutive windows of up to about tokens_per_batch tokens; done counts
+/// the windows so far, including the batch's.
 void for_batches(std::span<const Example> examples, std::size_t tokens_per_batch,
                  const std::function<void(const PackedBatch& batch, std::size_t done)>& run);
 
