@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Gradient-based distributional attack (Guo et al. 2021, arXiv:2104.13733) in plain PyTorch: what `qalof attack` is measured against.
+"""Gradient-based distributional attack (Guo et al. 2021, arXiv:2104.13733) in plain PyTorch: what
+`qalof attack` is measured against.
 
-Written from the formulas of docs/numerics.md, "Attack". Loads Hugging Face directories (GPT-2 or Llama, `train --method full`) with
-transformers and attacks in full precision, one text at a time, as the papers' programs do.
+Written from the formulas of docs/numerics.md, "Attack". Loads Hugging Face directories (GPT-2 or
+Llama, `train --method full`) with transformers and attacks in full precision, one text at a time,
+as the papers' programs do.
 
-Usage: attack_reference.py --model DIR --reference DIR --data dev.tsv [--num_samples 20] [--iterations 100] [--queries 100]
+Usage: attack_reference.py --model DIR --reference DIR --data dev.tsv [--num_samples 20]
+    [--iterations 100] [--queries 100]
 Needs torch and transformers. Prints one JSON object.
 """
 
@@ -44,10 +47,12 @@ class Attack:
         self.table = self.model.get_input_embeddings().weight
         self.reference_table = self.reference.get_input_embeddings().weight
         self.backbone = self.model.base_model
-        self.blocked = torch.tensor(sorted(self.tokenizer.get_added_vocab().values()), dtype=torch.long)
+        self.blocked = torch.tensor(
+            sorted(self.tokenizer.get_added_vocab().values()), dtype=torch.long
+        )
 
     def logits(self, embeddings):
-        """Classes of the last position: texts are attacked one at a time, so there is no padding."""
+        """Classes of the last position: texts are attacked one by one, so there is no padding."""
         return self.model.score(self.backbone(inputs_embeds=embeddings).last_hidden_state[:, -1])
 
     @torch.no_grad()
@@ -59,12 +64,16 @@ class Attack:
 
     def loss(self, theta, label, original):
         options = self.options
-        samples = F.gumbel_softmax(theta.expand(options.gumbel_samples, -1, -1), tau=1.0, hard=False)
+        samples = F.gumbel_softmax(
+            theta.expand(options.gumbel_samples, -1, -1), tau=1.0, hard=False
+        )
         logits = self.logits(samples @ self.table)
         other = logits.clone()
         other[:, label] = -float("inf")
         margin = (logits[:, label] - other.max(1).values + options.kappa).clamp_min(0).mean()
-        output = self.reference(inputs_embeds=samples @ self.reference_table, output_hidden_states=True)
+        output = self.reference(
+            inputs_embeds=samples @ self.reference_table, output_hidden_states=True
+        )
         log_p = F.log_softmax(output.logits[:, :-1], dim=-1)
         fluency = -(samples[:, 1:] * log_p).sum(-1).mean() if theta.shape[0] > 1 else 0.0
         states = F.normalize(output.hidden_states[-1], dim=-1)
@@ -74,7 +83,9 @@ class Attack:
     def attack(self, text, label):
         """(fooled, queries) of a text that is classified rightly."""
         options = self.options
-        ids = torch.tensor(self.tokenizer.encode(text, add_special_tokens=False)[: options.max_length])
+        ids = torch.tensor(
+            self.tokenizer.encode(text, add_special_tokens=False)[: options.max_length]
+        )
         theta = torch.zeros(len(ids), self.table.shape[0])
         theta[torch.arange(len(ids)), ids] = options.initial
         theta[:, self.blocked] = -1e4
@@ -90,14 +101,16 @@ class Attack:
         with torch.no_grad():
             for query in range(options.queries):
                 hard = F.gumbel_softmax(theta, tau=1.0, hard=True).argmax(-1)
-                answer = self.predict(self.tokenizer.decode(hard, clean_up_tokenization_spaces=False))
+                answer = self.predict(
+                    self.tokenizer.decode(hard, clean_up_tokenization_spaces=False)
+                )
                 if answer is not None and answer != label:
                     return True, query + 1
         return False, options.queries
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--reference", required=True)
     parser.add_argument("--data", required=True)
@@ -130,17 +143,21 @@ def main():
         queries += asked
         adversarial += not fooled
     seconds = time.perf_counter() - start
-    print(json.dumps({
-        "samples": len(examples),
-        "clean_accuracy": 100 * clean / len(examples),
-        "adversarial_accuracy": 100 * adversarial / len(examples),
-        "attacked": attacked,
-        "mean_queries": queries / max(attacked, 1),
-        "seconds_per_sample": seconds / len(examples),
-        "seconds_per_attacked": seconds / max(attacked, 1),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }))
+    print(
+        json.dumps(
+            {
+                "samples": len(examples),
+                "clean_accuracy": 100 * clean / len(examples),
+                "adversarial_accuracy": 100 * adversarial / len(examples),
+                "attacked": attacked,
+                "mean_queries": queries / max(attacked, 1),
+                "seconds_per_sample": seconds / len(examples),
+                "seconds_per_attacked": seconds / max(attacked, 1),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -20,13 +20,15 @@ def as_f32(value: float) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("directory")
     parser.add_argument("--metrics")
     arguments = parser.parse_args()
     events = EventAccumulator(arguments.directory, size_guidance={"scalars": 0})
     events.Reload()
-    scalars = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    scalars = {
+        tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]
+    }
     for tag, values in sorted(scalars.items()):
         print(f"{tag}: {len(values)} steps, {min(values)} to {max(values)}")
     if not arguments.metrics:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Opens a report in headless Chromium as a phone and as a desktop, fails on console output, network requests or sideways scrolling, and
-writes screenshots.
+"""Opens a report in headless Chromium as a phone and as a desktop, fails on console output, network
+requests or sideways scrolling, and writes screenshots.
 
-Usage: tools/report_screenshots.py REPORT.html --output_dir DIR [--name report] [--dark]
+Usage: tools/interop/report_screenshots.py REPORT.html --output_dir DIR [--name report] [--dark]
 Needs chromium (Debian package "chromium") and Python's standard library.
 """
 
@@ -17,26 +17,50 @@ import tempfile
 import xml.etree.ElementTree
 
 SIZES = {1280: 1500, 400: 1500}
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking", "--no-first-run",
-         "--disable-component-update", "--disable-sync", "--force-device-scale-factor=1"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-device-scale-factor=1",
+]
 
 
 def check_text(path):
-    """No script and nothing from elsewhere: what the browser run below cannot show where a request would be blocked."""
+    """No script and nothing from elsewhere: what the browser run below cannot show where a request
+    would be blocked.
+    """
     text = path.read_text(encoding="utf-8")
     xml.etree.ElementTree.fromstring(text.replace("<!DOCTYPE html>\n", "", 1))
-    found = re.findall(r"https?:|<script|<link|<iframe|@import|url\(|\bsrc=|\bon[a-z]+=", re.sub(r"<pre>.*?</pre>", "", text, flags=re.S))
+    found = re.findall(
+        r"https?:|<script|<link|<iframe|@import|url\(|\bsrc=|\bon[a-z]+=",
+        re.sub(r"<pre>.*?</pre>", "", text, flags=re.S),
+    )
     return [f"{path}: holds {word!r}" for word in found]
 
 
 def browse(chromium, path, width, height, dark, image):
     with tempfile.TemporaryDirectory() as folder:
         log = pathlib.Path(folder) / "net.json"
-        command = [chromium, *FLAGS, f"--user-data-dir={folder}/profile", f"--log-net-log={log}", "--enable-logging=stderr", "--v=0",
-                   f"--window-size={width},{height}", f"--screenshot={image}"]
+        command = [
+            chromium,
+            *FLAGS,
+            f"--user-data-dir={folder}/profile",
+            f"--log-net-log={log}",
+            "--enable-logging=stderr",
+            "--v=0",
+            f"--window-size={width},{height}",
+            f"--screenshot={image}",
+        ]
         if dark:
             command.append("--blink-settings=preferredColorScheme=0")
-        run = subprocess.run([*command, path.resolve().as_uri()], capture_output=True, text=True, timeout=300)
+        run = subprocess.run(
+            [*command, path.resolve().as_uri()], capture_output=True, text=True, timeout=300
+        )
         problems = [line for line in run.stderr.splitlines() if "CONSOLE" in line]
         if run.returncode != 0 or not image.exists():
             problems.append(f"chromium ended with {run.returncode}: {run.stderr[-500:]}")
@@ -46,7 +70,9 @@ def browse(chromium, path, width, height, dark, image):
         for event in json.loads(text).get("events", []):
             url = event.get("params", {}).get("url", "")
             # The browser itself looks for updates; a page's requests have it as their initiator.
-            if url.startswith(("http:", "https:", "ws")) and "file" in str(event.get("params", {}).get("initiator", "")):
+            if url.startswith(("http:", "https:", "ws")) and "file" in str(
+                event.get("params", {}).get("initiator", "")
+            ):
                 problems.append(f"request to {url}")
     return problems
 
@@ -58,7 +84,11 @@ def main():
     parser.add_argument("--name", default="report")
     parser.add_argument("--dark", action="store_true")
     arguments = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if chromium is None:
         sys.exit("chromium: not found; apt-get install chromium")
     arguments.output_dir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""What the benchmark scripts share: calls that answer in JSON, the machine in words, and a marked section of a document."""
+"""What the benchmark scripts share: calls that answer in JSON, the machine in words, and a marked
+section of a document.
+"""
+
 import datetime
 import json
 import shlex
@@ -9,19 +12,28 @@ import sys
 def call(command):
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"{shlex.join(command)}: exit status {done.returncode}: {done.stderr.strip()[-400:]}")
+        sys.exit(
+            f"{shlex.join(command)}: exit status {done.returncode}: {done.stderr.strip()[-400:]}"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def conditions(qalof, threads, rounds):
     info = call([qalof, "doctor", "--json"])
-    return (f"{info['processor']}, instruction set {info['isa']}, {threads} threads of {info['threads']}; {datetime.date.today()}; "
-            f"median of {rounds} rounds.")
+    return (
+        f"{info['processor']}, instruction set {info['isa']}, {threads} threads of "
+        f"{info['threads']}; {datetime.date.today()}; "
+        f"median of {rounds} rounds."
+    )
 
 
 def without_paths(command, names):
-    """The words of a command with what follows each flag of names replaced: paths are the run's own."""
-    return [names.get(before, word) for before, word in zip([""] + command, command)]
+    """The words of a command with what follows each flag of names replaced: paths are the run's
+    own.
+    """
+    return [
+        names.get(before, word) for before, word in zip(["", *command[:-1]], command, strict=True)
+    ]
 
 
 def write_section(path, begin, end, text):

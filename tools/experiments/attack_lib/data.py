@@ -1,4 +1,7 @@
-"""Labelled texts in the two forms that `qalof train --task classification` reads (docs/file_formats.md)."""
+"""Labelled texts in the two forms that `qalof train --task classification` reads
+(docs/file_formats.md).
+"""
+
 import csv
 import pathlib
 
@@ -18,13 +21,17 @@ def one_line(text):
 
 
 def one_field(text):
-    """Nothing but what would end the field is changed: spaces are tokens. No text at all has no token."""
+    """Nothing but what would end the field is changed: spaces are tokens. No text at all has no
+    token.
+    """
     return text.translate({9: " ", 10: " ", 13: " "}) or " "
 
 
 def write_texts(path, examples):
     """A text per line, as the vocabulary and the language model learn from."""
-    pathlib.Path(path).write_text("".join(one_line(text) + "\n" for text, _ in examples), encoding="utf-8")
+    pathlib.Path(path).write_text(
+        "".join(one_line(text) + "\n" for text, _ in examples), encoding="utf-8"
+    )
 
 
 def write_examples(path, examples):
@@ -34,6 +41,7 @@ def write_examples(path, examples):
         if path.suffix == ".csv":
             # The reader puts a space between title and description.
             csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(
-                [label, *(text.split(" ", 1) + [""])[:2]] for text, label in examples)
+                [label, *(text.split(" ", 1) + [""])[:2]] for text, label in examples
+            )
         else:
             file.writelines(f"{one_field(text)}\t{label}\n" for text, label in examples)

@@ -1,7 +1,7 @@
 """Attacks on some defences, and what every defence makes of the texts they left."""
+
 import concurrent.futures
 import json
-import pathlib
 import shlex
 import shutil
 import subprocess
@@ -19,7 +19,9 @@ def call(command, log):
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(f"{shlex.join(command)}\n{done.stderr}{done.stdout}", encoding="utf-8")
     if done.returncode != 0:
-        raise RuntimeError(f"{shlex.join(command)}: exit status {done.returncode}: {done.stderr.strip()[-300:]}")
+        raise RuntimeError(
+            f"{shlex.join(command)}: exit status {done.returncode}: {done.stderr.strip()[-300:]}"
+        )
     return json.loads(done.stdout.strip().splitlines()[-1]), round(time.monotonic() - start, 1)
 
 
@@ -54,7 +56,18 @@ class Matrix:
         model_key, model = self.models.of_defence(defence)
         lm_key, lm = self.models.language_model()
         flags = {**self.suite.attack, **target.flags}
-        key = digest(["attack", model_key, defence.precision, lm_key, flags, self.num_samples, self.test_key, self.suite.seed])
+        key = digest(
+            [
+                "attack",
+                model_key,
+                defence.precision,
+                lm_key,
+                flags,
+                self.num_samples,
+                self.test_key,
+                self.suite.seed,
+            ]
+        )
         saved = self.output / "texts" / f"{target.id}.jsonl"
         line = self.journal.lines.get(key)
         if line is not None and saved.exists():
@@ -62,23 +75,52 @@ class Matrix:
         directory = self.work / f"attack-{target.id}-{key}"
         if defence.is_random:  # the attacker knows the set, the defender draws from it
             model = [*model[:-2], "--precisions", defence.precision.removeprefix("random:")]
-        command = [self.qalof, "attack", *model, "--reference_model", str(lm), "--validation_file", str(self.test_file),
-                   "--max_seq_length", str(self.suite.max_seq_length), "--num_samples", str(self.num_samples),
-                   "--seed", str(self.suite.seed), *arguments_of(flags), "--output_dir", str(directory)]
+        command = [
+            self.qalof,
+            "attack",
+            *model,
+            "--reference_model",
+            str(lm),
+            "--validation_file",
+            str(self.test_file),
+            "--max_seq_length",
+            str(self.suite.max_seq_length),
+            "--num_samples",
+            str(self.num_samples),
+            "--seed",
+            str(self.suite.seed),
+            *arguments_of(flags),
+            "--output_dir",
+            str(directory),
+        ]
         self.report(shlex.join(command))
-        result, seconds = call([*command, "--threads", str(self.threads), "--json"],
-                               self.work / "logs" / f"{directory.name}.txt")
+        result, seconds = call(
+            [*command, "--threads", str(self.threads), "--json"],
+            self.work / "logs" / f"{directory.name}.txt",
+        )
         saved.parent.mkdir(exist_ok=True)
         shutil.copyfile(directory / "attack.jsonl", saved)
-        line = {"kind": "attack", "key": key, "target": target.id, "defence": defence.id, "command": recorded(command),
-                "seconds": seconds, "result": result, "texts": file_digest(saved)}
+        line = {
+            "kind": "attack",
+            "key": key,
+            "target": target.id,
+            "defence": defence.id,
+            "command": recorded(command),
+            "seconds": seconds,
+            "result": result,
+            "texts": file_digest(saved),
+        }
         self.journal.add(line)
         return line
 
     def texts_of(self, target):
         """[(text, class from 0)] that an attack left, in the order of the test file."""
-        rows = [json.loads(text) for text in
-                (self.output / "texts" / f"{target.id}.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = [
+            json.loads(text)
+            for text in (self.output / "texts" / f"{target.id}.jsonl")
+            .read_text(encoding="utf-8")
+            .splitlines()
+        ]
         return [(row["text"], int(row["label"])) for row in rows if "text" in row]
 
     # Scores
@@ -86,23 +128,54 @@ class Matrix:
     def score(self, defence, name, examples, texts_key, seed):
         """The journal's line of one pass over examples; seed: of the widths drawn."""
         model_key, model = self.models.of_defence(defence)
-        key = digest(["score", model_key, defence.precision, name, texts_key, seed if defence.is_random else None])
+        key = digest(
+            [
+                "score",
+                model_key,
+                defence.precision,
+                name,
+                texts_key,
+                seed if defence.is_random else None,
+            ]
+        )
         if key in self.journal.lines:
             return self.journal.lines[key]
         directory = self.work / "scores" / key
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "texts.tsv"
         data.write_examples(path, [(text, label) for text, label in examples])
-        command = [self.qalof, "eval", "--task", "classification", *model, "--validation_file", str(path),
-                   "--max_seq_length", str(self.suite.max_seq_length), "--output_dir", str(directory)]
+        command = [
+            self.qalof,
+            "eval",
+            "--task",
+            "classification",
+            *model,
+            "--validation_file",
+            str(path),
+            "--max_seq_length",
+            str(self.suite.max_seq_length),
+            "--output_dir",
+            str(directory),
+        ]
         if defence.is_random:
             command += ["--seed", str(seed)]
-        result, _ = call([*command, "--threads", str(self.threads), "--json"], self.work / "logs" / f"score-{key}.txt")
+        result, _ = call(
+            [*command, "--threads", str(self.threads), "--json"],
+            self.work / "logs" / f"score-{key}.txt",
+        )
         found = json.loads((directory / "eval_predictions.json").read_text(encoding="utf-8"))
-        outcomes = [a == b for a, b in zip(found["labels"], found["predictions"])]
+        outcomes = [a == b for a, b in zip(found["labels"], found["predictions"], strict=True)]
         shutil.rmtree(directory)
-        line = {"kind": "score", "key": key, "defence": defence.id, "texts": name, "seed": seed,
-                "precision": result["precision"], "samples": len(outcomes), "right": encode(outcomes)}
+        line = {
+            "kind": "score",
+            "key": key,
+            "defence": defence.id,
+            "texts": name,
+            "seed": seed,
+            "precision": result["precision"],
+            "samples": len(outcomes),
+            "right": encode(outcomes),
+        }
         self.journal.add(line)
         return line
 
@@ -128,15 +201,31 @@ class Matrix:
         for defence in self.suite.defences:
             self.models.of_defence(defence)  # one after the other: they depend on each other
         with concurrent.futures.ThreadPoolExecutor(self.jobs) as pool:
+
             def clean(defence):
-                return [self.score(defence, "clean", self.clean(), self.test_key, seed) for seed in self.seeds(defence)]
-            list(pool.map(lambda d: attempt(f"clean {d.id}", lambda: clean(d)), self.suite.defences))
+                return [
+                    self.score(defence, "clean", self.clean(), self.test_key, seed)
+                    for seed in self.seeds(defence)
+                ]
+
+            list(
+                pool.map(lambda d: attempt(f"clean {d.id}", lambda: clean(d)), self.suite.defences)
+            )
             if attacks:
                 list(pool.map(lambda t: attempt(f"attack {t.id}", lambda: self.attack(t)), chosen))
-            cells = [(t, d) for t in chosen if (self.output / "texts" / f"{t.id}.jsonl").exists() for d in self.suite.defences]
+            cells = [
+                (t, d)
+                for t in chosen
+                if (self.output / "texts" / f"{t.id}.jsonl").exists()
+                for d in self.suite.defences
+            ]
 
             def cell(target, defence):
                 key = file_digest(self.output / "texts" / f"{target.id}.jsonl")
-                return [self.score(defence, target.id, self.texts_of(target), key, seed) for seed in self.seeds(defence)]
+                return [
+                    self.score(defence, target.id, self.texts_of(target), key, seed)
+                    for seed in self.seeds(defence)
+                ]
+
             list(pool.map(lambda c: attempt(f"{c[0].id} on {c[1].id}", lambda: cell(*c)), cells))
         return failed

@@ -1,5 +1,7 @@
-"""The models of a suite, each by one recorded command: vocabulary, random weights, language model and classifier, unless a
-pretrained model is named, and adapters. What is there already is not made again."""
+"""The models of a suite, each by one recorded command: vocabulary, random weights, language model
+and classifier, unless a pretrained model is named, and adapters. What is there already is not made
+again."""
+
 import json
 import pathlib
 import shlex
@@ -33,13 +35,30 @@ class Models:
         log.parent.mkdir(exist_ok=True)
         log.write_text(f"{shlex.join(command)}\n{done.stderr}{done.stdout}", encoding="utf-8")
         if done.returncode != 0:
-            raise RuntimeError(f"{shlex.join(command)}: exit status {done.returncode}: {done.stderr.strip()[-300:]}")
-        line = {"kind": kind, "key": key, "command": recorded(command), "seconds": round(time.monotonic() - start, 1)}
+            raise RuntimeError(
+                f"{shlex.join(command)}: exit status {done.returncode}: "
+                f"{done.stderr.strip()[-300:]}"
+            )
+        line = {
+            "kind": kind,
+            "key": key,
+            "command": recorded(command),
+            "seconds": round(time.monotonic() - start, 1),
+        }
         if kind == "train":
             result = json.loads(done.stdout.strip().splitlines()[-1])
-            line.update(loss=round(result["train_loss"], 4), steps=result["steps"], eval=[
-                {name: score[name] for name in ("width", "precision", "eval_accuracy", "eval_loss") if name in score}
-                for score in result.get("eval", [])])
+            line.update(
+                loss=round(result["train_loss"], 4),
+                steps=result["steps"],
+                eval=[
+                    {
+                        name: score[name]
+                        for name in ("width", "precision", "eval_accuracy", "eval_loss")
+                        if name in score
+                    }
+                    for score in result.get("eval", [])
+                ],
+            )
         self.journal.add(line)
         return line
 
@@ -54,19 +73,54 @@ class Models:
         vocabulary = self.suite.vocabulary
         key = digest(["start", vocabulary, self.suite.init, self.data_key])
         tokenizer, directory = self.work / f"tokenizer-{key}", self.work / f"start-{key}"
-        self._run("vocabulary", key + "v", [
-            sys.executable, str(TOOLS / "train_nano_vocab.py"), "--text", str(self.texts()),
-            *arguments_of(vocabulary), "--output_dir", str(tokenizer)], tokenizer)
-        self._run("init", key + "i", [
-            self.qalof, "init", "--config_name", str(tokenizer), "--tokenizer_name", str(tokenizer),
-            *arguments_of(self.suite.init), "--output_dir", str(directory)], directory)
+        self._run(
+            "vocabulary",
+            key + "v",
+            [
+                sys.executable,
+                str(TOOLS / "fixtures/train_nano_vocab.py"),
+                "--text",
+                str(self.texts()),
+                *arguments_of(vocabulary),
+                "--output_dir",
+                str(tokenizer),
+            ],
+            tokenizer,
+        )
+        self._run(
+            "init",
+            key + "i",
+            [
+                self.qalof,
+                "init",
+                "--config_name",
+                str(tokenizer),
+                "--tokenizer_name",
+                str(tokenizer),
+                *arguments_of(self.suite.init),
+                "--output_dir",
+                str(directory),
+            ],
+            directory,
+        )
         return key, directory
 
     def _train(self, name, source_key, source, flags, train_file):
         key = digest([name, flags, source_key, self.data_key, self.suite.seed])
         directory = self.work / f"{name}-{key}"
-        command = [self.qalof, "train", "--model_name_or_path", str(source), "--train_file", str(train_file),
-                   *arguments_of(flags), "--seed", str(self.suite.seed), "--output_dir", str(directory)]
+        command = [
+            self.qalof,
+            "train",
+            "--model_name_or_path",
+            str(source),
+            "--train_file",
+            str(train_file),
+            *arguments_of(flags),
+            "--seed",
+            str(self.suite.seed),
+            "--output_dir",
+            str(directory),
+        ]
         self._run("train", key, [*command, "--threads", str(self.threads), "--json"], directory)
         return key, directory
 
@@ -74,15 +128,25 @@ class Models:
         if self.suite.model:
             return digest(["model", self.suite.model]), pathlib.Path(self.suite.model)
         key, start = self.start()
-        return self._train("lm", key, start, {"task": "lm", "method": "full", **self.suite.language_model}, self.texts())
+        return self._train(
+            "lm",
+            key,
+            start,
+            {"task": "lm", "method": "full", **self.suite.language_model},
+            self.texts(),
+        )
 
     def base(self):
         """What adapters are trained on: the suite's classifier or the pretrained model."""
         key, start = self.language_model()
         if self.suite.model:
             return key, start
-        flags = {"task": "classification", "method": "full", "validation_file": str(self.test_file),
-                 **self.suite.classifier}
+        flags = {
+            "task": "classification",
+            "method": "full",
+            "validation_file": str(self.test_file),
+            **self.suite.classifier,
+        }
         return self._train("classifier", key, start, flags, self.train_file)
 
     def adapters(self, name):

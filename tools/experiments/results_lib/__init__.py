@@ -1,1 +1,3 @@
-"""Parts of tools/results.py: suites of runs, their journal, statistics and tables. Standard library only."""
+"""Parts of tools/experiments/results.py: suites of runs, their journal and tables. Standard library
+only.
+"""

@@ -1,4 +1,7 @@
-"""The journal scores.jsonl: what was run and what every question scored (docs/experiments.md, "Journal")."""
+"""The journal scores.jsonl: what was run and what every question scored (docs/experiments.md,
+"Journal").
+"""
+
 import json
 import os
 import re
@@ -19,11 +22,11 @@ def symbols_for(count):
 def encode_scores(scores):
     """Scores [[exact match, F1], ...] as {"values": [[exact match, F1], ...], "runs": "A1583BA12"}.
 
-    A letter (a pair of letters where there are more than 52 values) stands for the value at its place in the alphabet, a
-    number behind it for how often it is repeated.
+    A letter (a pair of letters where there are more than 52 values) stands for the value at its
+    place in the alphabet, a number behind it for how often it is repeated.
     """
     values = sorted({(em, round(f1, 4)) for em, f1 in scores}, reverse=True)
-    symbol = dict(zip(values, symbols_for(len(values))))
+    symbol = dict(zip(values, symbols_for(len(values)), strict=False))
     runs, last, count = "", None, 0
     for em, f1 in [*scores, (None, 0)]:
         current = symbol.get((em, round(f1, 4)))
@@ -89,4 +92,8 @@ class Journal:
             temporary.replace(self.path)
 
     def find(self, **wanted):
-        return [line for line in self.lines.values() if all(line.get(key) == value for key, value in wanted.items())]
+        return [
+            line
+            for line in self.lines.values()
+            if all(line.get(key) == value for key, value in wanted.items())
+        ]

@@ -1,4 +1,5 @@
 """Runs a suite: trainings and evaluations as processes, each once, with a journal to go on from."""
+
 import concurrent.futures
 import json
 import pathlib
@@ -10,10 +11,9 @@ import sys
 import threading
 
 from results_lib import journal as journals
-from results_lib import statistics
-from results_lib.suite import PLACEHOLDER, digest, file_digest, split_squad
+from results_lib.suite import PLACEHOLDER, choose_rate, digest, file_digest, split_squad
 
-TOOLS = pathlib.Path(__file__).resolve().parent.parent
+TOOLS = pathlib.Path(__file__).resolve().parents[2]
 
 
 class RunError(Exception):
@@ -25,7 +25,9 @@ class Stopped(Exception):
 
 
 def recorded(command):
-    """A command as journals and documents hold it: runnable anywhere, with no program's own place in it."""
+    """A command as journals and documents hold it: runnable anywhere, with no program's own place
+    in it.
+    """
     words = list(command)
     if words[0] == sys.executable:
         words = ["python3", f"tools/{pathlib.Path(words[1]).relative_to(TOOLS)}", *words[2:]]
@@ -52,7 +54,11 @@ def fill(value, places):
         return PLACEHOLDER.sub(lambda match: places(match[1]), value)
     if isinstance(value, list):
         return [fill(item, places) for item in value]
-    return {key: fill(item, places) for key, item in value.items()} if isinstance(value, dict) else value
+    return (
+        {key: fill(item, places) for key, item in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 class Processes:
@@ -70,9 +76,15 @@ class Processes:
             with self.lock:
                 if self.stopped:
                     raise Stopped()
-                # A session of its own: an interrupt at the terminal reaches it through stop() alone, once.
-                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                           start_new_session=True)
+                # A session of its own: an interrupt at the terminal reaches it through stop()
+                # alone, once.
+                process = subprocess.Popen(
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,
+                )
                 self.running.add(process)
             out, err = process.communicate()
             with self.lock:
@@ -101,9 +113,15 @@ class Runner:
         self.work.mkdir(parents=True, exist_ok=True)
         self.journal = journals.Journal(pathlib.Path(output_dir) / "scores.jsonl")
         self.processes = Processes(jobs)
-        self.version = subprocess.run([qalof, "--version"], capture_output=True, text=True, check=True).stdout.strip()
-        self.files = {"model": suite.model, "all": suite.train_file, "validation": suite.validation_file,
-                      **({"choice": suite.choice_file} if suite.choice_file else self._split())}
+        self.version = subprocess.run(
+            [qalof, "--version"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        self.files = {
+            "model": suite.model,
+            "all": suite.train_file,
+            "validation": suite.validation_file,
+            **({"choice": suite.choice_file} if suite.choice_file else self._split()),
+        }
         self.digests = {name: file_digest(path) for name, path in self.files.items()}
         self.used = set()  # keys of lines that this suite needs
         self._futures = {}
@@ -114,7 +132,7 @@ class Runner:
         with open(self.suite.train_file, encoding="utf-8") as file:
             parts = split_squad(json.load(file), self.suite.held_out)
         paths = {}
-        for name, part in zip(("rest", "held_out"), parts):
+        for name, part in zip(("rest", "held_out"), parts, strict=True):
             path = self.work / f"{name}.json"
             path.write_text(json.dumps(part), encoding="utf-8")
             paths[name] = str(path)
@@ -141,6 +159,7 @@ class Runner:
             if name == "train_file":
                 return self.files[self._data(stage)[0]]
             return self.trained(self.suite.row(name), stage, seed)
+
         return place
 
     def _data(self, stage):
@@ -152,9 +171,16 @@ class Runner:
     def _keys_of(self, flags, stage, seed):
         """Of the rows whose outputs flags name, and what the plan files hold that they name."""
         names = set(PLACEHOLDER.findall(json.dumps(flags))) - {"model", "train_file"}
-        keys = {name: self._training(self.suite.row(name), stage, seed)[0] for name in sorted(names)}
-        plans = [value for value in flags.values() if isinstance(value, str) and value.endswith(".json")]
-        return {**keys, **{plan: file_digest(plan) for plan in plans if pathlib.Path(plan).exists()}}
+        keys = {
+            name: self._training(self.suite.row(name), stage, seed)[0] for name in sorted(names)
+        }
+        plans = [
+            value for value in flags.values() if isinstance(value, str) and value.endswith(".json")
+        ]
+        return {
+            **keys,
+            **{plan: file_digest(plan) for plan in plans if pathlib.Path(plan).exists()},
+        }
 
     def _training(self, row, stage, seed, rate=None):
         """(key, rate, row) of a training: what tells it from every other, and which row's it is."""
@@ -163,12 +189,22 @@ class Runner:
         if rate is None:
             rate = self.chosen_rate(row)
         flags = self._train_flags(row, stage, rate)
-        parts = [flags, self.digests["model"], self.digests[self._data(stage)[0]], seed,
-                 self._keys_of(flags, stage, seed)]
+        parts = [
+            flags,
+            self.digests["model"],
+            self.digests[self._data(stage)[0]],
+            seed,
+            self._keys_of(flags, stage, seed),
+        ]
         return digest(parts), rate, row
 
     def _train_flags(self, row, stage, rate):
-        return {**self.suite.train, **row.train, "learning_rate": rate, **self.suite.budget(row, stage)}
+        return {
+            **self.suite.train,
+            **row.train,
+            "learning_rate": rate,
+            **self.suite.budget(row, stage),
+        }
 
     def _use(self, *keys):
         with self._lock:
@@ -187,34 +223,67 @@ class Runner:
         if key in self.journal.lines and done.exists():
             return str(directory)
         filled = fill(flags, self._places(stage, seed))
-        command = [self.qalof, "train", "--model_name_or_path", self.suite.model, "--train_file", self.files[data],
-                   *arguments_of(filled), "--seed", str(seed), "--output_dir", str(directory)]
+        command = [
+            self.qalof,
+            "train",
+            "--model_name_or_path",
+            self.suite.model,
+            "--train_file",
+            self.files[data],
+            *arguments_of(filled),
+            "--seed",
+            str(seed),
+            "--output_dir",
+            str(directory),
+        ]
         result = None
         if done.exists():
             result = json.loads(done.read_text(encoding="utf-8"))
         if result is None or result.get("interrupted", True):
             result = self.processes.call(
                 [*command, "--device", self.device, "--threads", str(self.threads), "--json"],
-                self.work / "logs" / f"{directory.name}.txt")
-        line = {"kind": "train", "row": row.id, "stage": stage, "seed": seed, "rate": rate, "key": key,
-                "tokens": result["tokens"], "steps": result["steps"], "loss": round(result["train_loss"], 4),
-                "seconds": round(sum(phase["seconds"] for phase in result["phases"]), 1), "version": self.version}
+                self.work / "logs" / f"{directory.name}.txt",
+            )
+        line = {
+            "kind": "train",
+            "row": row.id,
+            "stage": stage,
+            "seed": seed,
+            "rate": rate,
+            "key": key,
+            "tokens": result["tokens"],
+            "steps": result["steps"],
+            "loss": round(result["train_loss"], 4),
+            "seconds": round(sum(phase["seconds"] for phase in result["phases"]), 1),
+            "version": self.version,
+        }
         if stage == "final":
             line["command"] = recorded(command)
         self.journal.add(line)
         return str(directory)
 
     def scored(self, row, evaluation, stage, seed, rate=None):
-        return self.once(("eval", row.id, evaluation.id, stage, seed, rate),
-                         lambda: self._score(row, evaluation, stage, seed, rate))
+        return self.once(
+            ("eval", row.id, evaluation.id, stage, seed, rate),
+            lambda: self._score(row, evaluation, stage, seed, rate),
+        )
 
     def _score(self, row, evaluation, stage, seed, rate):
         data, scored = self._data(stage)
         source = self.suite.row(row.source)
         train_key, rate, source = self._training(source, stage, seed, rate)
         flags = {**self.suite.eval, **evaluation.flags}
-        key = digest([train_key, flags, evaluation.quantize, self.digests[scored], row.id, evaluation.id,
-                      self._keys_of({**flags, **(evaluation.quantize or {})}, stage, seed)])
+        key = digest(
+            [
+                train_key,
+                flags,
+                evaluation.quantize,
+                self.digests[scored],
+                row.id,
+                evaluation.id,
+                self._keys_of({**flags, **(evaluation.quantize or {})}, stage, seed),
+            ]
+        )
         self._use(train_key, key)
         if key in self.journal.lines and train_key in self.journal.lines:
             return self.journal.lines[key]
@@ -226,20 +295,52 @@ class Runner:
         name = f"{row.id}-{evaluation.id}-{stage}-{seed}-{key}"
         commands, packed = [], self.work / f"{name}.qalof"
         if evaluation.quantize is not None:
-            commands.append([self.qalof, "quantize", *model, *arguments_of(fill(evaluation.quantize, places)),
-                             "--output", str(packed)])
+            commands.append(
+                [
+                    self.qalof,
+                    "quantize",
+                    *model,
+                    *arguments_of(fill(evaluation.quantize, places)),
+                    "--output",
+                    str(packed),
+                ]
+            )
             model = ["--model_name_or_path", str(packed)]
         output = self.work / "eval" / name
-        commands.append([self.qalof, "eval", "--task", "qa", *model, "--validation_file", self.files[scored],
-                         *arguments_of(fill(flags, places)), "--output_dir", str(output)])
+        commands.append(
+            [
+                self.qalof,
+                "eval",
+                "--task",
+                "qa",
+                *model,
+                "--validation_file",
+                self.files[scored],
+                *arguments_of(fill(flags, places)),
+                "--output_dir",
+                str(output),
+            ]
+        )
         for step, command in enumerate(commands):
-            result = self.processes.call([*command, "--threads", str(self.threads), "--json"],
-                                         self.work / "logs" / f"{name}-{step}.txt")
-        line = {"kind": "eval", "row": row.id, "eval": evaluation.id, "stage": stage, "seed": seed,
-                "rate": rate, "key": key, "precision": result["precision"],
-                "em": round(result["eval_exact_match"], 4), "f1": round(result["eval_f1"], 4),
-                "bits": {name: round(bits, 3) for name, bits in result["effective_bits"].items()},
-                "bytes": result["bytes"], "version": self.version}
+            result = self.processes.call(
+                [*command, "--threads", str(self.threads), "--json"],
+                self.work / "logs" / f"{name}-{step}.txt",
+            )
+        line = {
+            "kind": "eval",
+            "row": row.id,
+            "eval": evaluation.id,
+            "stage": stage,
+            "seed": seed,
+            "rate": rate,
+            "key": key,
+            "precision": result["precision"],
+            "em": round(result["eval_exact_match"], 4),
+            "f1": round(result["eval_f1"], 4),
+            "bits": {name: round(bits, 3) for name, bits in result["effective_bits"].items()},
+            "bytes": result["bytes"],
+            "version": self.version,
+        }
         if stage == "final":
             scores = json.loads((output / "eval_scores.json").read_text(encoding="utf-8"))
             line["scores"] = journals.encode_scores(list(scores.values()))
@@ -247,8 +348,10 @@ class Runner:
         shutil.rmtree(output)
         packed.unlink(missing_ok=True)
         self.journal.add(line)
-        self.report(f"{row.id}@{evaluation.id} {stage} seed {seed} rate {rate:g}: EM {line['em']:.2f} "
-                    f"F1 {line['f1']:.2f}")
+        self.report(
+            f"{row.id}@{evaluation.id} {stage} seed {seed} rate {rate:g}: EM {line['em']:.2f} "
+            f"F1 {line['f1']:.2f}"
+        )
         return line
 
     def chosen_rate(self, row):
@@ -257,24 +360,39 @@ class Runner:
         return self.once(("rate", row.id), lambda: self._choose(row))
 
     def _choose(self, row):
-        """Every rate is tried in a thread of its own; the mean over the row's evaluations decides."""
+        """Every rate is tried in a thread of its own; the mean over evaluations decides."""
+
         def scores(rate):
-            return [self.scored(row, evaluation, "choice", self.suite.choice_seed, rate)["f1"]
-                    for evaluation in row.evaluations]
+            return [
+                self.scored(row, evaluation, "choice", self.suite.choice_seed, rate)["f1"]
+                for evaluation in row.evaluations
+            ]
+
         with concurrent.futures.ThreadPoolExecutor(len(row.learning_rates)) as pool:
-            found = dict(zip(row.learning_rates, pool.map(scores, row.learning_rates)))
-        rate = statistics.choose_rate(found)
-        self.report(f"{row.id}: rate {rate:g} of " + ", ".join(
-            f"{r:g} (F1 {sum(f) / len(f):.2f})" for r, f in found.items()))
+            found = dict(zip(row.learning_rates, pool.map(scores, row.learning_rates), strict=True))
+        rate = choose_rate(found)
+        self.report(
+            f"{row.id}: rate {rate:g} of "
+            + ", ".join(f"{r:g} (F1 {sum(f) / len(f):.2f})" for r, f in found.items())
+        )
         return rate
 
     def run(self, rows, seeds):
         """Everything the table needs. Returns {what: error} of what failed."""
-        work = [(row, evaluation, seed) for row in rows for seed in seeds for evaluation in row.evaluations]
+        work = [
+            (row, evaluation, seed)
+            for row in rows
+            for seed in seeds
+            for evaluation in row.evaluations
+        ]
         failed = {}
         with concurrent.futures.ThreadPoolExecutor(max(1, len(work))) as pool:
-            futures = {pool.submit(self.scored, row, evaluation, "final", seed): f"{row.id}@{evaluation.id} seed {seed}"
-                       for row, evaluation, seed in work}
+            futures = {
+                pool.submit(
+                    self.scored, row, evaluation, "final", seed
+                ): f"{row.id}@{evaluation.id} seed {seed}"
+                for row, evaluation, seed in work
+            }
             try:
                 for future in concurrent.futures.as_completed(futures):
                     error = future.exception()
@@ -291,22 +409,44 @@ class Runner:
         return failed
 
     def _order(self, seeds):
-        """Keys of the lines to keep, as the table has them. Those of earlier forms of the suite are left out; of seeds that
-        this call did not ask for nothing is known."""
+        """Keys of the lines to keep, as the table has them. Those of earlier forms of the suite are
+        left out; of seeds that this call did not ask for nothing is known."""
         place = {row.id: number for number, row in enumerate(self.suite.rows)}
-        lines = [line for key, line in self.journal.lines.items() if line["row"] in place and (
-            key in self.used or (line["stage"] == "final" and line["seed"] not in seeds))]
-        return [line["key"] for line in sorted(lines, key=lambda line: (
-            place[line["row"]], line["stage"], line["seed"], line["rate"], line["kind"] != "train", line["key"]))]
+        lines = [
+            line
+            for key, line in self.journal.lines.items()
+            if line["row"] in place
+            and (key in self.used or (line["stage"] == "final" and line["seed"] not in seeds))
+        ]
+        return [
+            line["key"]
+            for line in sorted(
+                lines,
+                key=lambda line: (
+                    place[line["row"]],
+                    line["stage"],
+                    line["seed"],
+                    line["rate"],
+                    line["kind"] != "train",
+                    line["key"],
+                ),
+            )
+        ]
 
     def finish(self, keys):
         scored = self.files[self._data("final")[1]]
         with open(scored, encoding="utf-8") as file:
             questions = sum(len(p["qas"]) for a in json.load(file)["data"] for p in a["paragraphs"])
         questions = min(questions, self.suite.eval.get("max_eval_samples", questions))
-        self.journal.header = {"format_version": 1, "suite": self.suite.name, "model": self.suite.model,
-                               "model_sha256": self.digests["model"], "questions": questions,
-                               "scored": self._data("final")[1], "scored_sha256": self.digests[self._data("final")[1]]}
+        self.journal.header = {
+            "format_version": 1,
+            "suite": self.suite.name,
+            "model": self.suite.model,
+            "model_sha256": self.digests["model"],
+            "questions": questions,
+            "scored": self._data("final")[1],
+            "scored_sha256": self.digests[self._data("final")[1]],
+        }
         self.journal.rewrite(keys)
 
 
@@ -314,5 +454,8 @@ def describe_machine(qalof, jobs, threads, device):
     done = subprocess.run([qalof, "doctor", "--json"], capture_output=True, text=True, check=True)
     info = json.loads(done.stdout)
     trained = "" if device == "cpu" else f" Trained on {device}, scored on this processor."
-    return {"machine": f"{info['processor']}, instruction set {info['isa']}, {jobs} run{'s' * (jobs != 1)} at a time.{trained}",
-            "threads": f"{threads} thread{'s' * (threads != 1)}"}
+    return {
+        "machine": f"{info['processor']}, instruction set {info['isa']}, {jobs} "
+        f"run{'s' * (jobs != 1)} at a time.{trained}",
+        "threads": f"{threads} thread{'s' * (threads != 1)}",
+    }
