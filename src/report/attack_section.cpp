@@ -58,7 +58,7 @@ std::string attack_cards(const Json& results) {
               table_html({"answers at", "without attack", "under attack", ""}, rows) + note);
 }
 
-// attack_table.json of tools/attack_results.py
+// attack_table.json of tools/experiments/attack_results.py
 std::string table_cards(const Json& table) {
   struct Column {
     std::string texts, heading;
