@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Draws F1 against weight bits from a front.json that `qalof sensitivity --compare` wrote: the picture of the README.
+"""Draws the picture of the README: F1 against weight bits, from a front.json that
+`qalof sensitivity --compare` wrote.
 
-Usage: tools/experiments/score_against_bits.py [--front results/sensitivity_smollm2/front.json] [--picture docs/images/score_against_bits.svg]
+Usage: tools/experiments/score_against_bits.py [--front FILE] [--picture FILE]
 """
 
 import argparse
@@ -10,6 +11,7 @@ import pathlib
 
 WIDTH, HEIGHT = 760, 360
 LEFT, RIGHT, TOP, BOTTOM = 56, 548, 16, 312
+MIDDLE = (TOP + BOTTOM) / 2
 BITS, SCORES = (4, 8), (0, 80)
 # kind: (colour, radius, text of the legend)
 KINDS = {
@@ -28,42 +30,71 @@ def y_of(score):
     return BOTTOM - (score - SCORES[0]) / (SCORES[1] - SCORES[0]) * (BOTTOM - TOP)
 
 
-def picture(points):
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12" fill="#222">',
-             "<title>F1 of SmolLM2-135M on SQuAD against mean weight bits</title>",
-             f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>']
+def text_at(x, y, text, rest=""):
+    return f'<text x="{x:.1f}" y="{y:.1f}"{rest}>{text}</text>'
+
+
+def circle(x, y, kind, title=""):
+    colour, radius, _ = KINDS[kind]
+    inside = f"<title>{title}</title>" if title else ""
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}">{inside}</circle>'
+
+
+def axes():
+    centred = ' text-anchor="middle"'
     for score in range(SCORES[0], SCORES[1] + 1, 20):
-        parts.append(f'<path d="M{LEFT} {y_of(score):.1f}H{RIGHT}" stroke="#e2e4e8"/>'
-                     f'<text x="{LEFT - 8}" y="{y_of(score) + 4:.1f}" text-anchor="end">{score}</text>')
+        yield f'<path d="M{LEFT} {y_of(score):.1f}H{RIGHT}" stroke="#e2e4e8"/>'
+        yield text_at(LEFT - 8, y_of(score) + 4, score, ' text-anchor="end"')
     for bits in range(BITS[0], BITS[1] + 1):
-        parts.append(f'<text x="{x_of(bits):.1f}" y="{BOTTOM + 18}" text-anchor="middle">{bits}</text>')
-    parts.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 38}" text-anchor="middle">mean bits per weight</text>'
-                 f'<text x="14" y="{(TOP + BOTTOM) / 2}" transform="rotate(-90 14 {(TOP + BOTTOM) / 2})" text-anchor="middle">F1</text>')
+        yield text_at(x_of(bits), BOTTOM + 18, bits, centred)
+    yield text_at((LEFT + RIGHT) / 2, BOTTOM + 38, "mean bits per weight", centred)
+    yield text_at(14, MIDDLE, "F1", f'{centred} transform="rotate(-90 14 {MIDDLE})"')
+
+
+def marks(points):
     for kind in ("uniform", "plan"):
-        line = " ".join(f"{x_of(point['bits']):.1f},{y_of(point['f1']):.1f}" for point in sorted(
-            (point for point in points if point["kind"] == kind), key=lambda point: point["bits"]))
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{KINDS[kind][0]}" stroke-opacity="0.5"/>')
-    for kind, (colour, radius, _) in KINDS.items():
+        places = sorted((point["bits"], point["f1"]) for point in points if point["kind"] == kind)
+        line = " ".join(f"{x_of(bits):.1f},{y_of(score):.1f}" for bits, score in places)
+        stroke = f'stroke="{KINDS[kind][0]}" stroke-opacity="0.5"'
+        yield f'<polyline points="{line}" fill="none" {stroke}/>'
+    for kind in KINDS:
         for point in points:
             if point["kind"] == kind:
-                parts.append(f'<circle cx="{x_of(point["bits"]):.1f}" cy="{y_of(point["f1"]):.1f}" r="{radius}" fill="{colour}">'
-                             f'<title>{point["name"]}: {point["bits"]:.2f} bits, F1 {point["f1"]:.2f}</title></circle>')
-    for row, (colour, radius, text) in enumerate(reversed(KINDS.values())):
+                title = f"{point['name']}: {point['bits']:.2f} bits, F1 {point['f1']:.2f}"
+                yield circle(x_of(point["bits"]), y_of(point["f1"]), kind, title)
+
+
+def legend():
+    for row, kind in enumerate(reversed(KINDS)):
         y = TOP + 16 + 24 * row
-        words, lines = text.split(), [""]
-        for word in words:
-            lines = lines[:-1] + [f"{lines[-1]} {word}".strip()] if len(lines[-1]) + len(word) < 28 else lines + [word]
-        parts.append(f'<circle cx="{RIGHT + 24}" cy="{y - 4}" r="{radius}" fill="{colour}"/>' + "".join(
-            f'<text x="{RIGHT + 38}" y="{y + 14 * index}">{line}</text>' for index, line in enumerate(lines)))
-    return "\n".join(parts) + "\n</svg>\n"
+        yield circle(RIGHT + 24, y - 4, kind)
+        yield text_at(RIGHT + 38, y, KINDS[kind][2])
+
+
+def picture(points):
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+            'font-family="sans-serif" font-size="12" fill="#222">',
+            "<title>F1 of SmolLM2-135M on SQuAD against mean weight bits</title>",
+            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+            *axes(),
+            *marks(points),
+            *legend(),
+            "</svg>\n",
+        ]
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--front", type=pathlib.Path, default=pathlib.Path("results/sensitivity_smollm2/front.json"))
-    parser.add_argument("--picture", type=pathlib.Path, default=pathlib.Path("docs/images/score_against_bits.svg"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--front", default="results/sensitivity_smollm2/front.json")
+    parser.add_argument("--picture", default="docs/images/score_against_bits.svg")
     flags = parser.parse_args()
-    flags.picture.write_text(picture(json.loads(flags.front.read_text())["points"]), encoding="utf-8")
+    points = json.loads(pathlib.Path(flags.front).read_text(encoding="utf-8"))["points"]
+    pathlib.Path(flags.picture).write_text(picture(points), encoding="utf-8")
 
 
 main()
