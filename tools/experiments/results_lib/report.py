@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import textwrap
 
 from results_lib import ablation
 from results_lib.journal import decode_scores
@@ -314,7 +315,21 @@ def budget_text(suite):
     )
 
 
-def rules_text(results, conditions):
+def paragraph(text, bullet=""):
+    """Text in lines of at most 100 columns; after an item of a list no empty line follows."""
+    rest = " " * len(bullet)
+    lines = textwrap.fill(
+        text,
+        100,
+        initial_indent=bullet,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines + ("\n" if bullet else "\n\n")
+
+
+def rules_text(results, conditions, threads):
     suite = results.suite
     scored = (
         f"{suite.validation_file}"
@@ -323,38 +338,43 @@ def rules_text(results, conditions):
         "paragraphs, by the hash of an id)"
     )
     trained = "the whole training file" if suite.final == "validation" else "the other paragraphs"
-    return (
-        f"{len(results.seeds)} seed{'s' * (len(results.seeds) != 1)} "
-        f"({', '.join(map(str, results.seeds))}), {results.questions} questions of {scored}; "
-        f"trained on {trained}. {conditions}\n\n"
-        "Mean ± standard deviation over seeds. Gaps: mean over seeds and questions of the "
-        "difference to the row's own "
-        f"FP LoRA ({suite.reference}), 95 % interval and standard error (SE) by a paired "
-        "bootstrap that draws questions and "
-        f"seeds. {own_steps_text(suite)}very trained row reads {budget_text(suite)}, counted once "
-        "for every width that reads them (student "
-        "tokens): two widths in a step or in two phases have half the steps each. Bits: scales "
-        "included, an f32 scale per "
-        "range of activations and per token and head of K and V. Float is what lies beside the "
-        "linears' weights: adapters "
-        "and head in f32; embeddings (bf16, f32 in rows of 32 bits), biases and norms. Norms, "
-        "softmax, the residual stream "
-        f"and the sums of products are f32 everywhere. s: seconds of training steps, {{threads}} "
-        "a run.\n"
+    seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) != 1)}"
+    return paragraph(
+        f"{seeds} ({', '.join(map(str, results.seeds))}), {results.questions} questions of "
+        f"{scored}; trained on {trained}. {conditions}"
+    ) + "".join(
+        paragraph(line, "- ")
+        for line in (
+            "± after a score is the standard deviation over seeds.",
+            "A gap is the mean over seeds and questions of the difference from the row's own FP "
+            f"LoRA ({suite.reference}), with its 95 % interval and standard error (SE) from a "
+            "paired bootstrap that draws questions and seeds.",
+            f"{own_steps_text(suite)}very trained row reads {budget_text(suite)}, counted once for "
+            "every width that reads them (student tokens): two widths in one step, or in two "
+            "phases, have half the steps each.",
+            "Bits include scales: an f32 scale per range of activations, and per token and head of "
+            "K and V.",
+            "Float is what is stored beside the linears' weights: adapters and head in f32; "
+            "embeddings (bf16; f32 in rows of 32 bits), biases and norms.",
+            "Norms, softmax, the residual stream and the sums of products are f32 everywhere.",
+            f"s: seconds of training steps, {threads} a run.",
+        )
+    )
+
+
+def written_by(source):
+    return paragraph(
+        f"Written by `tools/experiments/results.py` from `{source}`; see "
+        "[experiments.md](experiments.md)."
     )
 
 
 def suite_text(results, entries, checks, conditions, threads):
     suite = results.suite
-    text = (
-        f"# {suite.title}\n\nWritten by `tools/experiments/results.py` from `{suite.name}`; see "
-        "[experiments.md](experiments.md).\n\n"
-    )
-    text += (
-        rules_text(results, conditions).replace("{threads}", threads) + "\n" + table_text(entries)
-    )
+    text = f"# {suite.title}\n\n" + written_by(suite.name)
+    text += rules_text(results, conditions, threads) + "\n" + table_text(entries)
     text += "\n## Checks\n\n" + "".join(
-        f"- {'pass' if passed else 'FAIL'}: {line}\n" for passed, line in checks
+        paragraph(f"{'pass' if passed else 'FAIL'}: {line}", "- ") for passed, line in checks
     )
     chosen = choices_text(results)
     if chosen.count("\n") > 2:
@@ -367,12 +387,15 @@ def suite_text(results, entries, checks, conditions, threads):
                 "The validation file decides nothing.",
             )
         )
+        trained = "whole training file" if suite.choice_file else "others"
         text += (
-            f"\n## Learning rates\n\nMean F1 over a row's precisions on {asked}, after training "
-            "on the "
-            f"{'whole training file' if suite.choice_file else 'others'} with seed "
-            f"{suite.choice_seed}; the "
-            f"highest is taken, the first of equals. {decides}\n\n{chosen}"
+            "\n## Learning rates\n\n"
+            + paragraph(
+                f"Mean F1 over a row's precisions on {asked}, after training on the {trained} with "
+                f"seed {suite.choice_seed}. The rate with the highest F1 is taken; of equal ones, "
+                f"the first. {decides}"
+            )
+            + chosen
         )
     return text + (f"\n{suite.notes.strip()}\n" if suite.notes else "")
 
@@ -389,23 +412,21 @@ def ablation_text(results, conditions, threads):
     table = suite.ablation
     precision = table.get("precision", "4")
     base, best = (f"{row}@{precision}" for row in (ablation.BASE, ablation.BEST))
-    text = (
-        f"# {suite.title}\n\nWritten by `tools/experiments/results.py` from `{suite.name}.toml`; "
-        "see [experiments.md](experiments.md).\n\n"
+    text = f"# {suite.title}\n\n" + written_by(f"{suite.name}.toml")
+    text += rules_text(results, conditions, threads) + "\n"
+    text += paragraph(
+        "Alone: F1 minus that of the row without options. In the best combination: what is lost "
+        "without the option or, for an option that was not kept, what changes with it. ± is one "
+        "standard error."
     )
-    text += rules_text(results, conditions).replace("{threads}", threads)
-    text += (
-        "\nAlone: F1 minus that of the row without options. In the best combination: what is lost "
-        "without the option, or, "
-        "for one that was not kept, what changes with it. ± is one standard error.\n\n"
-    )
+    means = []
     for name, said in ((base, "No option"), (best, "Best combination")):
         if results.complete(name):
             mean, spread = mean_and_spread(
                 [line["f1"] for line in results.cells[split_name(name)].values()]
             )
-            text += f"{said}: F1 {mean:.2f} ± {spread:.2f}. "
-    text += "\n\n"
+            means.append(f"{said}: F1 {mean:.2f} ± {spread:.2f}.")
+    text += paragraph(" ".join(means))
     head = ["kind", "option", "alone", "in the best combination", "bits W / A / KV", "kept", "why"]
     text += markdown_row(head) + markdown_row(["---"] * len(head))
     for option in table["option"]:
