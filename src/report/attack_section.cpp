@@ -58,7 +58,7 @@ std::string attack_cards(const Json& results) {
               table_html({"answers at", "without attack", "under attack", ""}, rows) + note);
 }
 
-// Cards of attack_table.json, which tools/attack_results.py writes.
+// Cards of attack_table.json, which tools/experiments/attack_results.py writes.
 std::string table_cards(const Json& table) {
   struct Column {
     std::string texts, heading;

@@ -1,4 +1,4 @@
-// Written by tools/gen_unicode_tables.py. Do not edit.
+// Written by tools/fixtures/gen_unicode_tables.py. Do not edit.
 // Unicode 16.0.0 for the pre-tokenizer, 14.0.0 for the metric.
 #include "text/unicode_tables.h"
 

@@ -1,5 +1,6 @@
 // A GGUF file of several stored types arrives as transformers would read it: weights, rows of q and
-// k, config and tokenizer (tools/make_gguf_fixtures.py); misfits are refused in one sentence.
+// k, config and tokenizer (tools/fixtures/make_gguf_fixtures.py); misfits are refused in one
+// sentence.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

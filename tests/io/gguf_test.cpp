@@ -94,7 +94,7 @@ TEST_F(GgufTest, EveryTypeIsReadAsItsDefinitionSays) {
   EXPECT_EQ(values[31], 7.75F);
 }
 
-// The numbers beside the blocks are those of gguf-py (tools/make_gguf_fixtures.py).
+// The numbers beside the blocks are those of gguf-py (tools/fixtures/make_gguf_fixtures.py).
 TEST(Gguf, BlocksOfEveryTypeHaveTheBitsOfTheReference) {
   const GgufFile file = GgufFile::open(QALOF_SOURCE_DIR "/tests/app/data/gguf/blocks.gguf");
   std::size_t types = 0;

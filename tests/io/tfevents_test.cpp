@@ -1,5 +1,5 @@
 // Event files against bytes worked out by hand and against a file that TensorBoard's own reader
-// has accepted (tools/check_tfevents.py).
+// has accepted (tools/interop/check_tfevents.py).
 #include "io/tfevents.h"
 
 #include <gmock/gmock.h>

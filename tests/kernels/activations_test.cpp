@@ -1,5 +1,5 @@
-// Ranges of activations against vectors computed in float64 (tools/make_activation_vectors.py),
-// their invariants, and the clip search of weights.
+// Ranges of activations against vectors computed in float64
+// (tools/fixtures/make_activation_vectors.py), their invariants, and the clip search of weights.
 #include <cmath>
 #include <fstream>
 

@@ -1,4 +1,4 @@
-// Codebooks and row-wise int8 against bitsandbytes (tools/make_bitsandbytes_vectors.py).
+// Codebooks and row-wise int8 against bitsandbytes (tools/fixtures/make_bitsandbytes_vectors.py).
 #include "kernels/codebook.h"
 
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
-// Group schemes against vectors computed in float64 (tools/make_group_vectors.py), and their
-// invariants.
+// Group schemes against vectors computed in float64 (tools/fixtures/make_group_vectors.py), and
+// their invariants.
 #include <bit>
 #include <cmath>
 #include <fstream>

@@ -1,4 +1,5 @@
-// The tiny GPT-2 that transformers wrote (tools/make_gpt2_fixtures.py), and helpers to run a model.
+// The tiny GPT-2 that transformers wrote (tools/fixtures/make_gpt2_fixtures.py), and helpers to run
+// a model.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What tools/make_text_fixtures.py has written to tests/text/data.
+// What tools/fixtures/make_text_fixtures.py has written to tests/text/data.
 #pragma once
 
 #include <fmt/format.h>

@@ -1,5 +1,5 @@
-// Words are cut where Hugging Face tokenizers cuts them (tools/make_pre_token_fixtures.py), and
-// tokenizer.json says which way.
+// Words are cut where Hugging Face tokenizers cuts them
+// (tools/fixtures/make_pre_token_fixtures.py), and tokenizer.json says which way.
 #include "text/pre_tokenizer.h"
 
 #include <gmock/gmock.h>

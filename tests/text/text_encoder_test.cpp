@@ -1,5 +1,5 @@
 // What stands around texts and pairs equals `transformers` for every form of a directory's files
-// (tools/make_special_token_fixtures.py); what is not understood is refused by name.
+// (tools/fixtures/make_special_token_fixtures.py); what is not understood is refused by name.
 #include "text/text_encoder.h"
 
 #include <gmock/gmock.h>

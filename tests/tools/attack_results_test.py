@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Tests of tools/attack_results.py: intervals and tests, data, suites, and a suite on a stand-in for qalof."""
+"""Tests of tools/experiments/attack_results.py: intervals and tests, data, suites, and a suite on a
+stand-in for qalof.
+"""
+
 import argparse
 import json
 import pathlib
@@ -10,10 +13,12 @@ import tempfile
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent.parent / "tools"))
+TOOLS = HERE.parents[1] / "tools"
+sys.path[:0] = [str(TOOLS / "experiments"), str(TOOLS)]
 sys.dont_write_bytecode = True
-from attack_lib import data, matrix, models, report, statistics, suite  # noqa: E402
+from attack_lib import data, matrix, models, report, suite  # noqa: E402
 from results_lib.journal import Journal  # noqa: E402
+from shared import statistics  # noqa: E402
 
 
 class StatisticsTest(unittest.TestCase):
@@ -46,7 +51,9 @@ class DataTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as name:
             root = pathlib.Path(name)
             (root / "a.tsv").write_text("sentence\tlabel\nit is good\t1\nbad\t0\n")
-            self.assertEqual(data.read_examples(root / "a.tsv"), [("it is good", "1"), ("bad", "0")])
+            self.assertEqual(
+                data.read_examples(root / "a.tsv"), [("it is good", "1"), ("bad", "0")]
+            )
             (root / "b.csv").write_text('"3","Title","say ""hi"", all"\n')
             self.assertEqual(data.read_examples(root / "b.csv"), [('Title say "hi", all', "3")])
             data.write_examples(root / "c.tsv", [("two\nlines\tand  more ", 2)])
@@ -61,7 +68,8 @@ model = "widths"
 precision = "random:4,8"
 """
 
-SUITE = """
+SUITE = (
+    """
 title = "T"
 draws = 3
 [vocabulary]
@@ -83,7 +91,9 @@ id = "w4"
 name = "fixed 4"
 model = "widths"
 precision = "4"
-""" + DRAWN + """
+"""
+    + DRAWN
+    + """
 [attack]
 num_samples = 4
 [[attack.target]]
@@ -96,8 +106,10 @@ name = "RPI, adaptive"
 defence = "rpi"
 flags = {adaptive = true}
 """
+)
 
-PRETRAINED = """
+PRETRAINED = (
+    """
 title = "P"
 model = "m"
 max_seq_length = 8
@@ -113,7 +125,9 @@ id = "fp"
 name = "full"
 model = "lora"
 precision = "16"
-""" + DRAWN + """
+"""
+    + DRAWN
+    + """
 [attack]
 num_samples = 3
 [[attack.target]]
@@ -121,20 +135,29 @@ id = "rpi"
 name = "RPI"
 defence = "rpi"
 """
+)
 
 
 class SuiteTest(unittest.TestCase):
     def test_what_is_unknown_is_named(self):
         with tempfile.TemporaryDirectory() as name:
             path = pathlib.Path(name) / "s.toml"
-            for bad, says in ((SUITE.replace('defence = "w4"', 'defence = "w5"'), "no defence w5"),
-                              (SUITE.replace('model = "widths"', 'model = "wide"', 1), "no model wide"),
-                              (SUITE.replace("draws = 3", "drawn = 3"), "unknown key drawn"),
-                              (SUITE.replace("draws = 3", 'model = "m"'), "found vocabulary language_model classifier beside model"),
-                              (SUITE.replace("max_seq_length = 16", ""), "no max_seq_length"),
-                              (PRETRAINED.replace('model = "m"', ""), "found none"),
-                              (PRETRAINED.replace('model = "lora"', 'model = "classifier"'), "no model classifier"),
-                              (PRETRAINED.replace('from = "lora"', 'from = "widths"'), "start from widths")):
+            for bad, says in (
+                (SUITE.replace('defence = "w4"', 'defence = "w5"'), "no defence w5"),
+                (SUITE.replace('model = "widths"', 'model = "wide"', 1), "no model wide"),
+                (SUITE.replace("draws = 3", "drawn = 3"), "unknown key drawn"),
+                (
+                    SUITE.replace("draws = 3", 'model = "m"'),
+                    "found vocabulary language_model classifier beside model",
+                ),
+                (SUITE.replace("max_seq_length = 16", ""), "no max_seq_length"),
+                (PRETRAINED.replace('model = "m"', ""), "found none"),
+                (
+                    PRETRAINED.replace('model = "lora"', 'model = "classifier"'),
+                    "no model classifier",
+                ),
+                (PRETRAINED.replace('from = "lora"', 'from = "widths"'), "start from widths"),
+            ):
                 path.write_text(bad)
                 with self.assertRaisesRegex(suite.SuiteError, says):
                     suite.load(path)
@@ -170,8 +193,14 @@ class RunTest(unittest.TestCase):
 
     def run_suite(self):
         arguments = argparse.Namespace(
-            qalof=str(self.root / "qalof"), threads=1, jobs=2, output_dir=self.root / "out", num_samples=None,
-            train_file=self.root / "train.tsv", test_file=self.root / "test.tsv")
+            qalof=str(self.root / "qalof"),
+            threads=1,
+            jobs=2,
+            output_dir=self.root / "out",
+            num_samples=None,
+            train_file=self.root / "train.tsv",
+            test_file=self.root / "test.tsv",
+        )
         arguments.output_dir.mkdir(exist_ok=True)
         found = suite.load(self.root / "s.toml")
         journal = Journal(arguments.output_dir / "journal.jsonl")
@@ -179,6 +208,7 @@ class RunTest(unittest.TestCase):
         class Made(models.Models):
             def start(self):  # without the tokenizers package
                 return "key", self.work / "start"
+
         made = Made(found, arguments, journal, lambda text: None)
         failed = matrix.Matrix(found, made, arguments, journal, lambda text: None).run()
         return failed, report.Table(found, journal), arguments.output_dir
@@ -201,7 +231,11 @@ class RunTest(unittest.TestCase):
 
     def test_cells_are_shares_with_their_draws(self):
         _, table, output = self.run_suite()
-        cell = {(d.id, t): table.cell(d, t) for d in table.suite.defences for t in ("clean", "w4", "rpi")}
+        cell = {
+            (d.id, t): table.cell(d, t)
+            for d in table.suite.defences
+            for t in ("clean", "w4", "rpi")
+        }
         self.assertAlmostEqual(cell["fp", "clean"]["share"], 5 / 6)
         self.assertEqual(cell["fp", "w4"]["share"], 3 / 4)
         self.assertEqual(cell["w4", "w4"]["share"], 1 / 4)  # all are class 0 there
@@ -223,21 +257,39 @@ class RunTest(unittest.TestCase):
 
     def test_a_pretrained_model_by_the_command(self):
         (self.root / "p.toml").write_text(PRETRAINED)
-        command = [sys.executable, str(HERE.parent.parent / "tools" / "attack_results.py"), str(self.root / "p.toml"),
-                   "--train_file", str(self.root / "train.tsv"), "--test_file", str(self.root / "test.tsv"),
-                   "--output_dir", str(self.root / "out"), "--report", str(self.root / "report.md"), "--qalof", str(self.root / "qalof")]
+        command = [
+            sys.executable,
+            str(TOOLS / "experiments" / "attack_results.py"),
+            str(self.root / "p.toml"),
+            "--train_file",
+            str(self.root / "train.tsv"),
+            "--test_file",
+            str(self.root / "test.tsv"),
+            "--output_dir",
+            str(self.root / "out"),
+            "--report",
+            str(self.root / "report.md"),
+            "--qalof",
+            str(self.root / "qalof"),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         calls = self.calls()
-        self.assertEqual([calls.count(name) for name in ("train", "attack", "eval")], [2, 1, 2 * (1 + 5)])
-        lora, widths = (next((self.root / "out" / "work").glob(f"{name}-*")) for name in ("lora", "widths"))
+        self.assertEqual(
+            [calls.count(name) for name in ("train", "attack", "eval")], [2, 1, 2 * (1 + 5)]
+        )
+        lora, widths = (
+            next((self.root / "out" / "work").glob(f"{name}-*")) for name in ("lora", "widths")
+        )
         flags = json.loads((widths / "flags.json").read_text())
         self.assertEqual(flags[flags.index("--model_name_or_path") + 1], "m")
         self.assertEqual(flags[flags.index("--adapter") + 1], str(lora))
         self.assertNotIn("--adapter", json.loads((lora / "flags.json").read_text()))
         text = (self.root / "report.md").read_text()
         self.assertIn("<!-- p: begin", text)
-        self.assertEqual(subprocess.run([*command, "--table_only"], capture_output=True).returncode, 0)
+        self.assertEqual(
+            subprocess.run([*command, "--table_only"], capture_output=True).returncode, 0
+        )
         self.assertEqual(self.calls(), [])
         self.assertEqual((self.root / "report.md").read_text(), text)
         (self.root / "p.toml").write_text(PRETRAINED + "[[defense]]\n")

@@ -1,5 +1,8 @@
 #!/usr/bin/env -S python3 -SE
-"""Stands in for qalof in results_test.py: writes what the harness reads, in no time, and notes every call in CALLS."""
+"""Stands in for qalof in results_test.py: writes what the harness reads, in no time, and notes
+every call in CALLS.
+"""
+
 import json
 import os
 import pathlib
@@ -26,8 +29,18 @@ if command == "train":
     output = pathlib.Path(flags["output_dir"])
     output.mkdir(parents=True, exist_ok=True)
     passes = 2 if flags["method"] == "joint" else 1
-    steps = int(flags["max_steps"]) if "max_steps" in flags else int(flags["max_tokens"]) // (1000 * passes)
-    result = {"tokens": 1000 * steps * passes, "steps": steps, "train_loss": 0.5, "phases": [{"seconds": 1}], "interrupted": False}
+    steps = (
+        int(flags["max_steps"])
+        if "max_steps" in flags
+        else int(flags["max_tokens"]) // (1000 * passes)
+    )
+    result = {
+        "tokens": 1000 * steps * passes,
+        "steps": steps,
+        "train_loss": 0.5,
+        "phases": [{"seconds": 1}],
+        "interrupted": False,
+    }
     (output / "all_results.json").write_text(json.dumps(result))
     (output / "rate").write_text(flags["learning_rate"])
 elif command == "quantize":
@@ -39,12 +52,19 @@ else:
     ids = [qa["id"] for a in data for p in a["paragraphs"] for qa in p["qas"]]
     source = pathlib.Path(flags.get("adapter") or flags["model_name_or_path"])
     rate = float((source / "rate").read_text()) if (source / "rate").exists() else 0
-    scores = {name: [100.0, 100.0] if number % 4 or rate == 0.02 else [0.0, 50.0] for number, name in enumerate(ids)}
+    scores = {
+        name: [100.0, 100.0] if number % 4 or rate == 0.02 else [0.0, 50.0]
+        for number, name in enumerate(ids)
+    }
     output = pathlib.Path(flags["output_dir"])
     output.mkdir(parents=True, exist_ok=True)
     (output / "eval_scores.json").write_text(json.dumps(scores))
     em, f1 = (sum(score[i] for score in scores.values()) / len(scores) for i in (0, 1))
-    result = {"eval_exact_match": em, "eval_f1": f1, "precision": flags.get("precision", "32"),
-              "effective_bits": {"weights": 4.25, "activations": 4.5, "kv": 5},
-              "bytes": {"linears": 1000, "adapters": 2000, "other": 3000}}
+    result = {
+        "eval_exact_match": em,
+        "eval_f1": f1,
+        "precision": flags.get("precision", "32"),
+        "effective_bits": {"weights": 4.25, "activations": 4.5, "kv": 5},
+        "bytes": {"linears": 1000, "adapters": 2000, "other": 3000},
+    }
 print(json.dumps(result))

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Tests of tools/results.py: statistics, split, suites, journal, table, and a suite on a stand-in for qalof."""
+"""Tests of tools/experiments/results.py: statistics, split, suites, journal, table, and a suite on
+a stand-in for qalof.
+"""
+
 import json
 import os
 import pathlib
@@ -11,16 +14,33 @@ import tempfile
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent.parent / "tools"))
+TOOLS = HERE.parents[1] / "tools"
+sys.path[:0] = [str(TOOLS / "experiments"), str(TOOLS)]
 sys.dont_write_bytecode = True
-from results_lib import ablation, journal, report, statistics, suite  # noqa: E402
+from results_lib import ablation, journal, report, suite  # noqa: E402
 from results_lib.runner import Runner, arguments_of  # noqa: E402
+from shared import statistics  # noqa: E402
 
 
 def squad(paragraphs, questions=2, prefix="q"):
-    return {"version": "1.1", "data": [{"title": "t", "paragraphs": [
-        {"context": "x", "qas": [{"id": f"{prefix}-{p}-{q}", "question": "?", "answers": []} for q in range(questions)]}
-        for p in range(paragraphs)]}]}
+    return {
+        "version": "1.1",
+        "data": [
+            {
+                "title": "t",
+                "paragraphs": [
+                    {
+                        "context": "x",
+                        "qas": [
+                            {"id": f"{prefix}-{p}-{q}", "question": "?", "answers": []}
+                            for q in range(questions)
+                        ],
+                    }
+                    for p in range(paragraphs)
+                ],
+            }
+        ],
+    }
 
 
 def ids(data):
@@ -47,8 +67,11 @@ class BootstrapTest(unittest.TestCase):
         self.assertLess(found["standard_error"], 1e-9)
 
     def test_seeds_are_drawn_too(self):
-        # Every question agrees; only the seeds differ: the spread of a mean of three, sqrt(2 / 3 / 3).
-        found = statistics.Bootstrap(40, 3).difference([[v] * 40 for v in (0, 1, 2)], [[0] * 40] * 3)
+        # Every question agrees; only the seeds differ: the spread of a mean of three, sqrt(2 / 3 /
+        # 3).
+        found = statistics.Bootstrap(40, 3).difference(
+            [[v] * 40 for v in (0, 1, 2)], [[0] * 40] * 3
+        )
         self.assertAlmostEqual(found["standard_error"], (2 / 9) ** 0.5, delta=0.03)
 
     def test_is_the_same_every_time(self):
@@ -63,10 +86,10 @@ class BootstrapTest(unittest.TestCase):
 
 class ChoiceTest(unittest.TestCase):
     def test_highest_mean_wins_and_the_first_of_equals(self):
-        self.assertEqual(statistics.choose_rate({0.1: [1, 2], 0.2: [2, 2], 0.3: [4, 0]}), 0.2)
+        self.assertEqual(suite.choose_rate({0.1: [1, 2], 0.2: [2, 2], 0.3: [4, 0]}), 0.2)
 
     def test_deviation_is_relative_both_ways(self):
-        self.assertAlmostEqual(statistics.deviation(98, 100), statistics.deviation(102, 100))
+        self.assertAlmostEqual(suite.deviation(98, 100), suite.deviation(102, 100))
 
 
 class SplitTest(unittest.TestCase):
@@ -74,12 +97,19 @@ class SplitTest(unittest.TestCase):
         data = squad(1000)
         rest, held = suite.split_squad(data, 0.1)
         self.assertEqual(sorted(ids(rest) + ids(held)), sorted(ids(data)))
-        self.assertFalse({i.rsplit("-", 1)[0] for i in ids(rest)} & {i.rsplit("-", 1)[0] for i in ids(held)})
-        self.assertTrue(140 < len(ids(held)) < 260, len(ids(held)))  # 200 and four standard deviations of 13
+        self.assertFalse(
+            {i.rsplit("-", 1)[0] for i in ids(rest)} & {i.rsplit("-", 1)[0] for i in ids(held)}
+        )
+        self.assertTrue(
+            140 < len(ids(held)) < 260, len(ids(held))
+        )  # 200 and four standard deviations of 13
 
     def test_other_paragraphs_do_not_move_one(self):
         part = set(ids(suite.split_squad(squad(50), 0.3)[1]))
-        self.assertEqual(part, {i for i in ids(suite.split_squad(squad(80), 0.3)[1]) if int(i.split("-")[1]) < 50})
+        self.assertEqual(
+            part,
+            {i for i in ids(suite.split_squad(squad(80), 0.3)[1]) if int(i.split("-")[1]) < 50},
+        )
 
 
 class JournalTest(unittest.TestCase):
@@ -92,7 +122,13 @@ class JournalTest(unittest.TestCase):
             journal.encode_scores([(0.0, float(n)) for n in range(2705)])
 
     def test_scores_come_back(self):
-        scores = [(100.0, 100.0)] * 1500 + [(0.0, 66.6667), (0.0, 0.0), (0.0, 0.0), (100.0, 100.0), (0.0, 100.0)]
+        scores = [(100.0, 100.0)] * 1500 + [
+            (0.0, 66.6667),
+            (0.0, 0.0),
+            (0.0, 0.0),
+            (100.0, 100.0),
+            (0.0, 100.0),
+        ]
         coded = journal.encode_scores(scores)
         self.assertEqual(journal.decode_scores(coded), scores)
         self.assertLess(len(coded["runs"]), 20)
@@ -107,8 +143,10 @@ class JournalTest(unittest.TestCase):
 
 class SuiteTest(unittest.TestCase):
     def test_arguments(self):
-        self.assertEqual(arguments_of({"method": "joint", "bit_widths": [8, 4], "bf16": True, "x": False}),
-                         ["--method", "joint", "--bit_widths", "8", "4", "--bf16"])
+        self.assertEqual(
+            arguments_of({"method": "joint", "bit_widths": [8, 4], "bf16": True, "x": False}),
+            ["--method", "joint", "--bit_widths", "8", "4", "--bf16"],
+        )
 
     def test_shipped_suites_load(self):
         for path in sorted((HERE.parent.parent / "configs").glob("*nano*")):
@@ -121,7 +159,9 @@ class SuiteTest(unittest.TestCase):
 
     def test_widths_share_the_budget(self):
         loaded = suite.load(HERE / "data" / "suite")
-        self.assertEqual([loaded.max_steps(loaded.row(name)) for name in ("lora", "joint")], [40, 20])
+        self.assertEqual(
+            [loaded.max_steps(loaded.row(name)) for name in ("lora", "joint")], [40, 20]
+        )
 
     def test_a_row_stands_behind_those_it_needs(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -137,10 +177,32 @@ class SuiteTest(unittest.TestCase):
 
     def test_ablation_makes_each_option_alone_and_in_the_best(self):
         option = {"kind": "k", "text": "t", "why": "w"}
-        rows = {row["id"]: row["train"] for row in ablation.rows({"base": {"method": "joint"}, "option": [
-            {**option, "id": "mse", "scheme": "mse", "kept": True},
-            {**option, "id": "g64", "scheme": "g64+ag64", "kept": True, "without": "g128"},
-            {**option, "id": "g32", "scheme": "g32+ag32", "train": {"lora_r": 4}, "kept": False}]}, "x")}
+        rows = {
+            row["id"]: row["train"]
+            for row in ablation.rows(
+                {
+                    "base": {"method": "joint"},
+                    "option": [
+                        {**option, "id": "mse", "scheme": "mse", "kept": True},
+                        {
+                            **option,
+                            "id": "g64",
+                            "scheme": "g64+ag64",
+                            "kept": True,
+                            "without": "g128",
+                        },
+                        {
+                            **option,
+                            "id": "g32",
+                            "scheme": "g32+ag32",
+                            "train": {"lora_r": 4},
+                            "kept": False,
+                        },
+                    ],
+                },
+                "x",
+            )
+        }
         self.assertEqual(rows["best"]["scheme"], "mse+g64+ag64")
         self.assertNotIn("scheme", rows["base"])
         self.assertEqual(rows["alone-g32"], {"method": "joint", "lora_r": 4, "scheme": "g32+ag32"})
@@ -151,11 +213,23 @@ class SuiteTest(unittest.TestCase):
     def test_ablation_of_what_is_not_trained(self):
         option = {"kind": "k", "text": "t", "why": "w", "id": "mse", "scheme": "mse", "kept": True}
         rows = {row["id"]: row for row in ablation.rows({"from": "lora", "option": [option]}, "x")}
-        self.assertEqual(rows["alone-mse"], {"id": "alone-mse", "name": "t", "from": "lora",
-                                             "eval": [{"id": "4", "precision": "4", "scheme": "mse"}]})
+        self.assertEqual(
+            rows["alone-mse"],
+            {
+                "id": "alone-mse",
+                "name": "t",
+                "from": "lora",
+                "eval": [{"id": "4", "precision": "4", "scheme": "mse"}],
+            },
+        )
         self.assertEqual(rows["base"]["eval"], [{"id": "4", "precision": "4"}])
-        for bad, says in (({"option": [option]}, "either base or from"),
-                          ({"from": "lora", "option": [{**option, "train": {"lora_r": 4}}]}, "nothing is trained")):
+        for bad, says in (
+            ({"option": [option]}, "either base or from"),
+            (
+                {"from": "lora", "option": [{**option, "train": {"lora_r": 4}}]},
+                "nothing is trained",
+            ),
+        ):
             with self.assertRaisesRegex(suite.SuiteError, says):
                 ablation.rows(bad, "x")
 
@@ -174,23 +248,33 @@ class RunnerTest(unittest.TestCase):
             (root / f"{name}.json").write_text(json.dumps(data))
         self.suite = suite.load(HERE / "data" / "suite")
         self.suite.model = str(root / "model")
-        self.suite.train_file, self.suite.validation_file = str(root / "train.json"), str(root / "validation.json")
+        self.suite.train_file, self.suite.validation_file = (
+            str(root / "train.json"),
+            str(root / "validation.json"),
+        )
 
     def run_suite(self, seeds=(1, 2)):
         self.calls.write_text("")
-        runner = Runner(self.suite, self.output, str(HERE / "fake_qalof.py"), 4, 1, lambda text: None)
+        runner = Runner(
+            self.suite, self.output, str(HERE / "fake_qalof.py"), 4, 1, lambda text: None
+        )
         failed = runner.run(self.suite.rows, list(seeds))
-        results = report.Results(self.suite, journal.Journal(self.output / "scores.jsonl"), runner.used)
+        results = report.Results(
+            self.suite, journal.Journal(self.output / "scores.jsonl"), runner.used
+        )
         return failed, self.calls.read_text().splitlines(), results
 
     def test_a_suite_runs_once_and_a_lost_line_alone_is_run_again(self):
         failed, calls, results = self.run_suite()
         self.assertEqual(failed, {})
-        # lora and joint: two rates and two seeds; the packed row and its calibration cost no training.
+        # lora and joint: two rates and two seeds; the packed row and its calibration cost no
+        # training.
         self.assertEqual(sum(call.startswith("train ") for call in calls), 8)
         self.assertEqual(sum(call.startswith("quantize ") for call in calls), 2)
         self.assertEqual({line["rate"] for line in results.cells["lora", "32"].values()}, {0.02})
-        self.assertTrue(all(passed for passed, _ in report.run_checks(results)), report.run_checks(results))
+        self.assertTrue(
+            all(passed for passed, _ in report.run_checks(results)), report.run_checks(results)
+        )
         teacher = [call for call in calls if "--teacher" in call and "final" in call]
         self.assertEqual(len(teacher), 2)
         for call in teacher:
@@ -199,7 +283,12 @@ class RunnerTest(unittest.TestCase):
         self.assertEqual(self.run_suite()[1], [])
         path = self.output / "scores.jsonl"
         lines = path.read_text().splitlines()
-        path.write_text("\n".join(line for line in lines if '"eval": "8"' not in line or '"seed": 2' not in line) + "\n")
+        path.write_text(
+            "\n".join(
+                line for line in lines if '"eval": "8"' not in line or '"seed": 2' not in line
+            )
+            + "\n"
+        )
         self.assertEqual([call.split()[0] for call in self.run_suite()[1]], ["eval"])
 
     def test_held_out_questions_are_not_trained_on_and_validation_is_not_chosen_by(self):
@@ -219,11 +308,15 @@ class RunnerTest(unittest.TestCase):
         self.assertEqual(sum(call.startswith("train ") for call in calls), 6)
         self.assertTrue(all("train.json" in call for call in calls if call.startswith("train ")))
         self.assertEqual({line["rate"] for line in results.trains["lora"].values()}, {0.02})
-        self.assertTrue(all(passed for passed, _ in report.run_checks(results)), report.run_checks(results))
+        self.assertTrue(
+            all(passed for passed, _ in report.run_checks(results)), report.run_checks(results)
+        )
         for call in calls:
             if "-choice-" in call and call.startswith("eval"):
                 self.assertIn("choice.json", call)
-        self.assertIn(str(choice), report.suite_text(results, report.summarize(results), [], "", ""))
+        self.assertIn(
+            str(choice), report.suite_text(results, report.summarize(results), [], "", "")
+        )
         self.assertEqual(self.run_suite()[1], [])
 
     def test_the_table_may_have_a_budget_in_tokens_and_the_choice_one_in_steps(self):
@@ -233,17 +326,28 @@ class RunnerTest(unittest.TestCase):
         failed, calls, results = self.run_suite()
         self.assertEqual(failed, {})
         trainings = [call for call in calls if call.startswith("train ")]
-        for stage, budgets in (("choice", {"--max_steps 40", "--max_steps 20"}), ("final", {"--max_tokens 60000"})):
+        for stage, budgets in (
+            ("choice", {"--max_steps 40", "--max_steps 20"}),
+            ("final", {"--max_tokens 60000"}),
+        ):
             mine = [call for call in trainings if f"-{stage}-" in call.split("--output_dir ")[1]]
             self.assertEqual({re.search(r"--max_\w+s \d+", call)[0] for call in mine}, budgets)
             self.assertEqual(len(mine), 4)  # two rates, and two seeds
         for row in ("lora", "joint"):
             self.assertEqual({line["tokens"] for line in results.trains[row].values()}, {60000})
-        self.assertTrue(all(passed for passed, _ in report.run_checks(results)), report.run_checks(results))
-        self.assertIn("60,000 tokens", report.suite_text(results, report.summarize(results), [], "", ""))
+        self.assertTrue(
+            all(passed for passed, _ in report.run_checks(results)), report.run_checks(results)
+        )
+        self.assertIn(
+            "60,000 tokens", report.suite_text(results, report.summarize(results), [], "", "")
+        )
         # What others start from keeps its steps, and the run of the best rate is the table's.
         self.suite.row("lora").steps = 80
-        calls = [call for call in self.run_suite()[1] if call.startswith("train ") and "--method lora" in call]
+        calls = [
+            call
+            for call in self.run_suite()[1]
+            if call.startswith("train ") and "--method lora" in call
+        ]
         self.assertEqual(len(calls), 3)
         self.assertTrue(all("--max_steps 80" in call and "-final-" in call for call in calls))
 
@@ -280,7 +384,9 @@ class RunnerTest(unittest.TestCase):
 
 class TableTest(unittest.TestCase):
     def results(self):
-        return report.Results(suite.load(HERE / "data" / "suite"), journal.Journal(HERE / "data" / "scores.jsonl"))
+        return report.Results(
+            suite.load(HERE / "data" / "suite"), journal.Journal(HERE / "data" / "scores.jsonl")
+        )
 
     def test_rows_of_fewer_seeds_count_where_the_suite_says_so(self):
         results = self.results()
@@ -290,7 +396,9 @@ class TableTest(unittest.TestCase):
         results.suite.every_seed = False
         self.assertTrue(results.complete("joint@4"))
         self.assertNotEqual(results.difference("joint@4", "lora@32"), whole)
-        self.assertIn(f"({len(results.seeds) - 1} seed", report.table_text(report.summarize(results)))
+        self.assertIn(
+            f"({len(results.seeds) - 1} seed", report.table_text(report.summarize(results))
+        )
 
     def test_recovery_is_over_the_seeds_that_all_three_have(self):
         results = self.results()
@@ -301,13 +409,20 @@ class TableTest(unittest.TestCase):
             del results.cells[report.split_name(check["row"])][seed]
         best, lost, whole = (results.cells[report.split_name(name)][first]["f1"] for name in names)
         results.cells[report.split_name(check["reference"])][results.seeds[1]]["f1"] += 50
-        self.assertIn(f"{100 * (best - lost) / (whole - lost):.1f} %", report.check_recovery(results, check)[1])
+        self.assertIn(
+            f"{100 * (best - lost) / (whole - lost):.1f} %",
+            report.check_recovery(results, check)[1],
+        )
         del results.cells[report.split_name(check["lost"])][first]
         self.assertFalse(report.check_recovery(results, check)[0])
 
     def test_no_rate_is_chosen_before_all_are_scored(self):
         results = self.results()
-        row = next(row for row in results.suite.rows if row.train is not None and len(results.choices.get(row.id, {})) > 1)
+        row = next(
+            row
+            for row in results.suite.rows
+            if row.train is not None and len(results.choices.get(row.id, {})) > 1
+        )
         whole = next(line for line in report.choices_text(results).splitlines() if row.name in line)
         results.choices[row.id][row.learning_rates[-1]].pop()
         cut = next(line for line in report.choices_text(results).splitlines() if row.name in line)
@@ -321,7 +436,11 @@ class TableTest(unittest.TestCase):
         self.assertGreater(gap["high"], gap["mean"])
         self.assertFalse(report.check_difference(results, check)[0])
         self.assertTrue(report.check_difference(results, {**check, "or_interval": True})[0])
-        self.assertFalse(report.check_difference(results, {**check, "at_least": gap["high"] + 1, "or_interval": True})[0])
+        self.assertFalse(
+            report.check_difference(
+                results, {**check, "at_least": gap["high"] + 1, "or_interval": True}
+            )[0]
+        )
 
     def test_tokens_of_a_row_that_others_start_from_are_not_compared(self):
         results = self.results()
@@ -333,14 +452,20 @@ class TableTest(unittest.TestCase):
 
     def test_table_of_the_fixture(self):
         """QALOF_WRITE_EXPECTED=1 writes the file anew; read what changed before committing it."""
-        results = report.Results(suite.load(HERE / "data" / "suite"), journal.Journal(HERE / "data" / "scores.jsonl"))
+        results = report.Results(
+            suite.load(HERE / "data" / "suite"), journal.Journal(HERE / "data" / "scores.jsonl")
+        )
         with tempfile.TemporaryDirectory() as folder:
             written = pathlib.Path(folder) / "table.md"
-            report.write(results, written, pathlib.Path(folder) / "table.json", "A machine.", "1 thread")
+            report.write(
+                results, written, pathlib.Path(folder) / "table.json", "A machine.", "1 thread"
+            )
             expected = HERE / "data" / "table.md"
             if os.environ.get("QALOF_WRITE_EXPECTED"):
                 expected.write_text(written.read_text(encoding="utf-8"), encoding="utf-8")
-            self.assertEqual(written.read_text(encoding="utf-8"), expected.read_text(encoding="utf-8"))
+            self.assertEqual(
+                written.read_text(encoding="utf-8"), expected.read_text(encoding="utf-8")
+            )
             table = json.loads((pathlib.Path(folder) / "table.json").read_text())
         by_name = {row["row"]: row for row in table["rows"]}
         self.assertEqual(by_name["joint@4"]["f1"], 85.0)
@@ -349,8 +474,11 @@ class TableTest(unittest.TestCase):
 
     def test_a_missing_seed_fails_its_checks(self):
         loaded = journal.Journal(HERE / "data" / "scores.jsonl")
-        loaded.lines = {key: line for key, line in loaded.lines.items()
-                        if (line["row"], line["seed"], line.get("eval")) != ("joint", 2, "8")}
+        loaded.lines = {
+            key: line
+            for key, line in loaded.lines.items()
+            if (line["row"], line["seed"], line.get("eval")) != ("joint", 2, "8")
+        }
         checks = report.run_checks(report.Results(suite.load(HERE / "data" / "suite"), loaded))
         self.assertIn("not run: joint@8", checks[1][1])
 

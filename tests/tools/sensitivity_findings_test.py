@@ -1,4 +1,4 @@
-"""tools/sensitivity_findings.py on sweeps whose answer is known."""
+"""tools/experiments/sensitivity_findings.py on sweeps whose answer is known."""
 
 import json
 import pathlib
@@ -6,15 +6,19 @@ import sys
 import tempfile
 import unittest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tools"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tools" / "experiments"))
 import sensitivity_findings as tool  # noqa: E402
 
 KINDS = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 
 
 def write(folder, granularity, units, cost_of, questions=40):
-    """Costs alternate around cost_of(unit) by 0.1 from question to question; two batches, one width beside."""
-    (folder / "sensitivity.json").write_text(json.dumps({"granularity": granularity, "model": "tiny", "low": [5, 4], "units": units}))
+    """Costs alternate around cost_of(unit) by 0.1 from question to question; two batches, one width
+    beside.
+    """
+    (folder / "sensitivity.json").write_text(
+        json.dumps({"granularity": granularity, "model": "tiny", "low": [5, 4], "units": units})
+    )
     lines = [json.dumps({"format_version": 1, "run": {}})]
     for batch in range(2):
         for trial in range(2 * len(units) + 1):
@@ -29,7 +33,17 @@ def write(folder, granularity, units, cost_of, questions=40):
 
 
 def linears(blocks=6, kinds=KINDS):
-    return [{"name": f"h.{block}.{kind}", "modules": ["m"], "block": block, "kind": kind, "part": "both"} for block in range(blocks) for kind in kinds]
+    return [
+        {
+            "name": f"h.{block}.{kind}",
+            "modules": ["m"],
+            "block": block,
+            "kind": kind,
+            "part": "both",
+        }
+        for block in range(blocks)
+        for kind in kinds
+    ]
 
 
 class FindingsTest(unittest.TestCase):
@@ -41,11 +55,19 @@ class FindingsTest(unittest.TestCase):
         self.folder.cleanup()
 
     def verdicts(self, cost="loss"):
-        return {(entry["claim"], entry["groups"]): entry for entry in tool.findings([self.path], cost, 4)}
+        return {
+            (entry["claim"], entry["groups"]): entry
+            for entry in tool.findings([self.path], cost, 4)
+        }
 
     def test_claims_that_hold_and_those_that_do_not(self):
         cost = {"attn.c_attn": 0.3, "attn.c_proj": 0.1, "mlp.c_fc": 0.4, "mlp.c_proj": 0.6}
-        write(self.path, "sublayer", linears(), lambda u: cost[u["kind"]] * (0.5 if u["block"] >= 4 else 1))
+        write(
+            self.path,
+            "sublayer",
+            linears(),
+            lambda u: cost[u["kind"]] * (0.5 if u["block"] >= 4 else 1),
+        )
         found = {claim: entry for (claim, _), entry in self.verdicts().items()}
         self.assertEqual(found["Late blocks are resilient"]["verdict"], "confirmed")
         self.assertAlmostEqual(found["Late blocks are resilient"]["difference"], -0.175)
@@ -53,7 +75,12 @@ class FindingsTest(unittest.TestCase):
         self.assertEqual(found["mlp.c_proj is more robust than mlp.c_fc"]["verdict"], "refuted")
         self.assertEqual(found["MLP is more sensitive than attention"]["verdict"], "confirmed")
         # A loss that rises is an F1 that falls: the same claims in another unit.
-        self.assertAlmostEqual(self.verdicts("f1")["Late blocks are resilient", "last third of blocks less the others"]["difference"], -1.75)
+        self.assertAlmostEqual(
+            self.verdicts("f1")[
+                "Late blocks are resilient", "last third of blocks less the others"
+            ]["difference"],
+            -1.75,
+        )
 
     def test_what_questions_cannot_tell_is_open(self):
         write(self.path, "sublayer", linears(), lambda u: 0.2)
@@ -63,10 +90,28 @@ class FindingsTest(unittest.TestCase):
 
     def test_kinds_and_the_other_family(self):
         kinds = ["self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"]
-        write(self.path, "sublayer", linears(3, kinds), lambda u: 0.1 if u["kind"] == "mlp.down_proj" else 0.5)
-        self.assertEqual(self.verdicts()["mlp.c_proj is more robust than mlp.c_fc", "MLP output less MLP input"]["verdict"], "confirmed")
-        units = [{"name": kind, "modules": ["m"], "block": None, "kind": kind, "part": "both"} for kind in ("attention", "mlp", "all")]
-        write(self.path, "kind", units, lambda u: {"attention": 0.2, "mlp": 0.9, "all": 0.5}[u["kind"]])
+        write(
+            self.path,
+            "sublayer",
+            linears(3, kinds),
+            lambda u: 0.1 if u["kind"] == "mlp.down_proj" else 0.5,
+        )
+        self.assertEqual(
+            self.verdicts()["mlp.c_proj is more robust than mlp.c_fc", "MLP output less MLP input"][
+                "verdict"
+            ],
+            "confirmed",
+        )
+        units = [
+            {"name": kind, "modules": ["m"], "block": None, "kind": kind, "part": "both"}
+            for kind in ("attention", "mlp", "all")
+        ]
+        write(
+            self.path,
+            "kind",
+            units,
+            lambda u: {"attention": 0.2, "mlp": 0.9, "all": 0.5}[u["kind"]],
+        )
         found = {claim: entry["verdict"] for (claim, _), entry in self.verdicts().items()}
         self.assertEqual(found["All MLP low is worse than everything low"], "confirmed")
         self.assertEqual(found["All attention low is worse than everything low"], "refuted")

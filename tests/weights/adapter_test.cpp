@@ -82,7 +82,7 @@ TEST(PeftParity, TheFixturesAdaptersDiffer) {
   }
 }
 
-// Writes an adapter as training does; tools/check_peft.py loads such a one in Python peft.
+// Writes an adapter as training does; tools/interop/check_peft.py loads such a one in Python peft.
 TEST(SavedAdapter, ReadsBackBitForBitAndGivesTheSameLogits) {
   const TempDir temporary;
   const std::string directory = temporary.path();

@@ -1,0 +1,1 @@
+"""What tools of several folders use: statistics, and documents with sections that tools write."""
