@@ -1,3 +1,4 @@
+// Escapes text for HTML and XML.
 #include "report/html.h"
 
 #include <cstdint>

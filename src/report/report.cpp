@@ -1,3 +1,4 @@
+// Reads what a directory and those below it hold, and writes the page.
 #include "report/report.h"
 
 #include <algorithm>
