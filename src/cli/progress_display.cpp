@@ -1,3 +1,4 @@
+// When progress is drawn, and as which line.
 #include "cli/progress_display.h"
 
 #include <fmt/format.h>
@@ -30,16 +31,6 @@ std::string duration_text(double duration) {
   return fmt::format("{}h{:02}m", whole / 3600, whole % 3600 / 60);
 }
 
-// The first characters of UTF-8 text.
-std::string cut(const std::string& text, std::size_t characters) {
-  std::size_t count = 0;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const bool continues = (static_cast<unsigned char>(text[i]) & 0xC0U) == 0x80U;
-    if (!continues && count++ == characters) return text.substr(0, i);
-  }
-  return text;
-}
-
 }  // namespace
 
 ProgressDisplay::Duration ProgressDisplay::interval(Time now) const {
@@ -47,27 +38,53 @@ ProgressDisplay::Duration ProgressDisplay::interval(Time now) const {
   return since < minutes(1) ? seconds(10) : since < minutes(10) ? seconds(30) : seconds(60);
 }
 
-// How long the units will take or, where that is not known yet, have taken.
-std::string ProgressDisplay::time_text(Time now) const {
-  if (total_ > 0 && has_mark_ && done_ > mark_) {
-    const double each = seconds_of(last_time_ - mark_time_) / static_cast<double>(done_ - mark_);
-    const double left = each * static_cast<double>(total_ - done_) - seconds_of(now - last_time_);
-    return fmt::format("  {} left", duration_text(std::max(left, 0.0)));
-  }
-  return now - begun_ < kSilence ? "" : "  " + duration_text(seconds_of(now - begun_));
+std::optional<double> ProgressDisplay::seconds_each() const {
+  if (!has_mark_ || done_ <= mark_) return std::nullopt;
+  return seconds_of(last_time_ - mark_time_) / static_cast<double>(done_ - mark_);
+}
+
+std::optional<double> ProgressDisplay::seconds_left(Time now) const {
+  const auto each = seconds_each();
+  if (total_ == 0 || !each) return std::nullopt;
+  const double left = *each * static_cast<double>(total_ - done_) - seconds_of(now - last_time_);
+  return std::max(left, 0.0);
+}
+
+// The current activity, and how long it has been silent.
+std::string ProgressDisplay::status_text(Time now) const {
+  const Duration since = now - status_begun_;
+  if (status_.empty() || since < kSilence) return status_;
+  return fmt::format("{} {}", status_, duration_text(seconds_of(since)));
 }
 
 std::string ProgressDisplay::text(Time now) const {
-  const Duration since = now - status_begun_;
-  const std::string status =
-      since < kSilence ? status_ : fmt::format("{} {}", status_, duration_text(seconds_of(since)));
+  const std::string status = status_text(now);
   if (!counts_) return printable(status);
   std::string text = total_ > 0 ? fmt::format("{} {}/{}", what_, done_, total_)
                                 : fmt::format("{} {}", what_, done_);
   if (!detail_.empty()) text += "  " + detail_;
-  text += time_text(now);
-  if (!status_.empty()) text += fmt::format("  ({})", status);
+  if (const auto left = seconds_left(now)) {
+    text += fmt::format("  {} left", duration_text(*left));
+  } else if (now - begun_ >= kSilence) {
+    text += "  " + duration_text(seconds_of(now - begun_));
+  }
+  if (!status.empty()) text += fmt::format("  ({})", status);
   return printable(text);
+}
+
+std::string ProgressDisplay::bar(Time now, std::size_t columns) const {
+  BarLine line;
+  line.label = printable(what_);
+  line.done = done_;
+  line.total = total_;
+  line.unit = printable(unit_);
+  const auto each = seconds_each();
+  if (each && *each > 0) line.rate = 1 / *each;
+  line.left = seconds_left(now);
+  line.elapsed = seconds_of(now - begun_);
+  line.detail = printable(detail_);
+  line.status = printable(status_text(now));
+  return bar_line(line, columns, style_);
 }
 
 std::string ProgressDisplay::keep(Time now, const std::string& line) {
@@ -79,7 +96,10 @@ std::string ProgressDisplay::show(Time now) {
   if (!is_terminal_) return keep(now, text(now));
   shown_ = now;
   line_open_ = true;
-  return kClear + (columns_ > 1 ? cut(text(now), columns_ - 1) : text(now));
+  constexpr std::size_t kUnknown = 100;
+  const std::size_t columns = columns_ > 1 ? columns_ - 1 : kUnknown;  // the last one may wrap
+  if (counts_ && total_ > 0) return kClear + bar(now, columns);
+  return kClear + (columns_ > 1 ? first_characters(text(now), columns) : text(now));
 }
 
 std::string ProgressDisplay::line(Time now, std::string_view text) {
@@ -87,7 +107,8 @@ std::string ProgressDisplay::line(Time now, std::string_view text) {
 }
 
 std::string ProgressDisplay::progress(Time now, std::string_view what, std::uint64_t done,
-                                      std::uint64_t total, std::string_view detail) {
+                                      std::uint64_t total, std::string_view detail,
+                                      std::string_view unit) {
   const bool is_told = !counts_ && total > 0 && what == what_ && done == done_ && total == total_;
   status_.clear();
   if (is_told && done >= total) return "";  // that all are done
@@ -108,6 +129,7 @@ std::string ProgressDisplay::progress(Time now, std::string_view what, std::uint
   }
   total_ = total;
   detail_ = detail;
+  unit_ = unit;
   counts_ = total == 0 || done < total;
   if (!counts_) {
     std::string text = fmt::format("{} {}/{}", what_, done_, total_);

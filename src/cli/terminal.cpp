@@ -1,3 +1,4 @@
+// Writes progress to standard error, and watches the clock for it.
 #include "cli/terminal.h"
 
 #include <fmt/format.h>
@@ -13,6 +14,7 @@
 #include <thread>
 
 #include "cli/progress_display.h"
+#include "core/ascii.h"
 
 namespace qalof::cli {
 
@@ -27,6 +29,24 @@ bool can_redraw() {
   return isatty(STDERR_FILENO) == 1 && (term == nullptr || std::string_view(term) != "dumb");
 }
 
+// A variable that is set and not empty.
+std::string_view variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+// Of the character set by POSIX's order of variables.
+bool has_utf8() {
+  std::string locale;
+  for (const char* name : {"LC_ALL", "LC_CTYPE", "LANG"}) {
+    if (locale.empty()) locale = variable(name);
+  }
+  locale = lower_ascii(std::move(locale));
+  return locale.find("utf-8") != std::string::npos || locale.find("utf8") != std::string::npos;
+}
+
+BarStyle bar_style() { return {/*unicode=*/has_utf8(), /*colour=*/variable("NO_COLOR").empty()}; }
+
 std::size_t terminal_columns() {
   winsize size{};
   return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
@@ -35,7 +55,9 @@ std::size_t terminal_columns() {
 class TerminalObserver final : public Observer {
  public:
   explicit TerminalObserver(bool quiet)
-      : quiet_(quiet), is_terminal_(can_redraw()), display_(is_terminal_, Clock::now()) {
+      : quiet_(quiet),
+        is_terminal_(can_redraw()),
+        display_(is_terminal_, Clock::now(), bar_style()) {
     if (is_terminal_) display_.set_columns(terminal_columns());
   }
   ~TerminalObserver() override {
@@ -58,10 +80,10 @@ class TerminalObserver final : public Observer {
     write(display_.line(Clock::now(), fmt::format("warning: {}", line)));
   }
   void progress(std::string_view what, std::uint64_t done, std::uint64_t total,
-                std::string_view detail) override {
+                std::string_view detail, std::string_view unit) override {
     if (quiet_) return;
     const std::lock_guard lock(mutex_);
-    write(display_.progress(Clock::now(), what, done, total, detail));
+    write(display_.progress(Clock::now(), what, done, total, detail, unit));
     start_ticker();
   }
   void status(std::string_view what) override {

@@ -17,11 +17,17 @@ class Observer {
   virtual void info(std::string_view line) { (void)line; }
   /// One line the user should act on.
   virtual void warn(std::string_view line) { (void)line; }
-  /// done of total units of what; total 0 means unknown. detail is short, e.g. "loss 1.23". The
-  /// first call comes before the work begins, so that something shows during its first unit.
+  /// done of total units of what; total 0 means unknown. detail is short, e.g. "loss 1.23, lr
+  /// 0.01", the most telling part first. unit names what is counted, e.g. "steps"; "" where what
+  /// does. The first call comes before the work begins, so that something shows before its first
+  /// unit ends.
   virtual void progress(std::string_view what, std::uint64_t done, std::uint64_t total,
-                        std::string_view detail) {
-    (void)what, (void)done, (void)total, (void)detail;
+                        std::string_view detail, std::string_view unit) {
+    (void)what, (void)done, (void)total, (void)detail, (void)unit;
+  }
+  void progress(std::string_view what, std::uint64_t done, std::uint64_t total,
+                std::string_view detail) {
+    progress(what, done, total, detail, "");
   }
   /// The current activity, shown until the next progress or status: "reading train.json", or a part
   /// of a long unit. "" clears it and ends the display of progress.

@@ -25,17 +25,18 @@ std::optional<Accuracy> accuracy_in(const Json& object, const char* key, const c
 }
 
 std::string words(const Accuracy& accuracy) {
-  if (!accuracy.interval) return fmt::format("{:.1f}", accuracy.value);
-  return fmt::format("{:.1f} [{:.1f}, {:.1f}]", accuracy.value, accuracy.interval->first,
-                     accuracy.interval->second);
+  const std::string value = fixed_number(accuracy.value, 1);
+  if (!accuracy.interval) return value;
+  return fmt::format("{} [{}, {}]", value, fixed_number(accuracy.interval->first, 1),
+                     fixed_number(accuracy.interval->second, 1));
 }
 
 constexpr const char* kIntervalNote =
     "<p class=\"note\">Percent of samples, with Wilson's 95 % interval. A sample that is "
     "classified wrongly without attack counts as wrong.</p>\n";
 
-// Cards of attack_results.json.
-std::string attack_cards(const Json& results) {
+// attack_results.json
+std::vector<Card> attack_cards(const Json& results) {
   BarChart chart{"Accuracy under attack", "%", {}, /*is_cost=*/false};
   std::vector<std::vector<TableCell>> rows;
   const auto add = [&](const Json& score) {
@@ -50,16 +51,17 @@ std::string attack_cards(const Json& results) {
   // A defender with random precision is not among per_precision; add it first.
   if (each.empty() || text_in(results, "precision") != text_in(each[0], "precision")) add(results);
   for (const Json& score : each) add(score);
-  if (rows.empty()) return "";
+  if (rows.empty()) return {};
   std::string note = kIntervalNote;
   if (const auto samples = number_in(results, "samples"))
     note += fmt::format("<p class=\"note\">{} samples.</p>\n", short_number(*samples));
-  return card(chart.label, svg(chart),
-              table_html({"answers at", "without attack", "under attack", ""}, rows) + note);
+  const std::string table =
+      table_html({"answers at", "without attack", "under attack", ""}, rows) + note;
+  return {chart_card(chart.label, chart), table_card("Without and under attack", table, 3)};
 }
 
-// Cards of attack_table.json, which tools/experiments/attack_results.py writes.
-std::string table_cards(const Json& table) {
+// attack_table.json of tools/attack_results.py
+std::vector<Card> table_cards(const Json& table) {
   struct Column {
     std::string texts, heading;
   };
@@ -87,7 +89,7 @@ std::string table_cards(const Json& table) {
     row->cells[static_cast<std::size_t>(column - columns.begin())] =
         Accuracy{100 * *share, std::pair{100 * *low, 100 * *high}};
   }
-  if (found.empty()) return "";
+  if (found.empty()) return {};
   std::vector<std::string> headings = {"defence"};
   for (const Column& column : columns) headings.push_back(column.heading);
   headings.emplace_back();
@@ -108,17 +110,19 @@ std::string table_cards(const Json& table) {
     if (worst != nullptr) least.rows.push_back({row.name, worst->value, worst->interval});
   }
   const std::string title = text_in(table, "title");
-  return card(title + ": " + clean.label, svg(clean)) +
-         card(title + ": " + least.label, least.rows.empty() ? "" : svg(least)) +
-         card(title + ": who keeps what", table_html(headings, rows), kIntervalNote);
+  return {chart_card(title + ": " + clean.label, clean),
+          chart_card(title + ": " + least.label, least),
+          table_card(title + ": who keeps what", table_html(headings, rows) + kIntervalNote, 6)};
 }
 
 }  // namespace
 
 std::string attack_section(const std::vector<ReportRun>& runs) {
-  std::string cards;
-  for (const ReportRun& run : runs)
-    cards += attack_cards(run.attack_results) + table_cards(run.attack_table);
+  std::vector<Card> cards;
+  for (const ReportRun& run : runs) {
+    for (auto& some : {attack_cards(run.attack_results), table_cards(run.attack_table)})
+      cards.insert(cards.end(), some.begin(), some.end());
+  }
   return section("Under attack", grid(cards));
 }
 

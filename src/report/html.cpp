@@ -1,4 +1,4 @@
-// Escapes text for HTML and XML and replaces what is not valid UTF-8 or not an XML character.
+// Escapes text for HTML and XML.
 #include "report/html.h"
 
 #include <cstdint>

@@ -1,10 +1,12 @@
-// Lenient JSON lookups and the HTML of cards, grids, sections and tables.
+// Pieces of pages: cards that fill rows, tables, values of loose JSON.
 #include "report/parts.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
+#include <tuple>
 
 #include "report/html.h"
 
@@ -37,14 +39,63 @@ const Json& list_of(const Json& object, const char* key) {
   return found != object.end() && found->is_array() ? *found : none;
 }
 
-std::string card(std::string_view heading, const std::string& chart, const std::string& below) {
-  if (chart.empty()) return "";
-  return fmt::format("<div class=\"card\"><h4>{}</h4>\n{}{}</div>\n", html_escape(heading), chart,
-                     below);
+namespace {
+
+// The sixths of a page that each card gets. Of all ways to fill rows with one, two or three cards
+// of the same width, the one whose cards differ least, and the wider ones first.
+std::vector<int> sixths_of(const std::vector<const Card*>& cards) {
+  struct Way {
+    int cost = 0;
+    std::size_t first_row = 0;  // cards in it
+  };
+  std::vector<Way> from(cards.size() + 1);  // the best way for cards i, i + 1, ...
+  for (std::size_t i = cards.size(); i-- > 0;) {
+    from[i].cost = INT_MAX;
+    for (std::size_t row = 1; row <= std::min<std::size_t>(3, cards.size() - i); ++row) {
+      const int sixths = 6 / static_cast<int>(row);
+      const bool fits = std::all_of(&cards[i], &cards[i] + row, [&](const Card* card) {
+        return row == 1 || card->least_sixths <= sixths;
+      });
+      const int cost = static_cast<int>(row) * sixths * sixths + from[i + row].cost;
+      if (fits && cost < from[i].cost) from[i] = {cost, row};
+    }
+  }
+  std::vector<int> sixths;
+  for (std::size_t i = 0; i < cards.size(); i += from[i].first_row)
+    sixths.insert(sixths.end(), from[i].first_row, 6 / static_cast<int>(from[i].first_row));
+  return sixths;
 }
 
-std::string grid(const std::string& cards) {
-  return cards.empty() ? "" : fmt::format("<div class=\"grid\">\n{}</div>\n", cards);
+// The chart at each width the card can have: the style sheet shows the one that fits.
+std::string drawings(const Card& card, int sixths) {
+  std::string text;
+  for (const auto& [least, width, css] :
+       {std::tuple{2, kThirdWidth, "third"}, {3, kHalfWidth, "half"}, {6, kFullWidth, "full"}}) {
+    if (sixths >= least) text += fmt::format("<div class=\"{}\">{}</div>", css, card.chart(width));
+  }
+  return text;
+}
+
+}  // namespace
+
+Card table_card(std::string heading, std::string table, int least_sixths) {
+  return {std::move(heading), nullptr, std::move(table), least_sixths};
+}
+
+std::string grid(const std::vector<Card>& cards) {
+  std::vector<const Card*> shown;
+  for (const Card& card : cards) {
+    if (card.chart ? !card.chart(kThirdWidth).empty() : !card.below.empty()) shown.push_back(&card);
+  }
+  if (shown.empty()) return "";
+  const std::vector<int> sixths = sixths_of(shown);
+  std::string text = "<div class=\"grid\">\n";
+  for (std::size_t i = 0; i < shown.size(); ++i) {
+    text += fmt::format("<div class=\"card six{}\"><h4>{}</h4>\n{}{}</div>\n", sixths[i],
+                        html_escape(shown[i]->heading),
+                        shown[i]->chart ? drawings(*shown[i], sixths[i]) : "", shown[i]->below);
+  }
+  return text + "</div>\n";
 }
 
 std::string section(std::string_view heading, const std::string& body) {

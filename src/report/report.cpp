@@ -1,4 +1,4 @@
-// Finds a directory's result files, reads them into runs, and writes the page.
+// Reads what a directory and those below it hold, and writes the page.
 #include "report/report.h"
 
 #include <algorithm>

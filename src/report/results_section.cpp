@@ -55,7 +55,7 @@ std::vector<ScoredRow> scored_rows(const std::vector<ReportRun>& runs) {
 
 TableCell cell(const std::optional<double>& value, int digits, bool barred = false) {
   if (!value) return {};
-  TableCell cell{fmt::format("{:.{}f}", *value, digits)};
+  TableCell cell{fixed_number(*value, digits)};
   if (barred) cell.share = *value / 100;
   return cell;
 }
@@ -83,13 +83,13 @@ std::string tiles(const std::vector<ScoredRow>& rows) {
     if (fewer) fewest = &row;
   }
   if (best != nullptr)
-    text +=
-        tile(fmt::format("{:.2f}", score(*best)), fmt::format("best {}: {}", metric, best->name));
+    text += tile(fixed_number(score(*best), 2), fmt::format("best {}: {}", metric, best->name));
   if (fewest != nullptr) {
-    text += tile(fmt::format("{:.2f}", score(*fewest)),
-                 fmt::format("{} at {:.2f} bits: {}", metric, *fewest->bits, fewest->name));
+    text += tile(
+        fixed_number(score(*fewest), 2),
+        fmt::format("{} at {} bits: {}", metric, fixed_number(*fewest->bits, 2), fewest->name));
     if (fewest->bytes)
-      text += tile(fmt::format("{:.2f} MB", *fewest->bytes / 1e6),
+      text += tile(fixed_number(*fewest->bytes / 1e6, 2) + " MB",
                    fmt::format("size of {}", fewest->name));
   }
   return text.empty() ? "" : fmt::format("<div class=\"tiles\">\n{}</div>\n", text);
@@ -136,9 +136,9 @@ std::string results_section(const std::vector<ReportRun>& runs) {
   std::vector<std::vector<TableCell>> table;
   for (const ScoredRow& row : rows) {
     TableCell f1 = cell(row.f1, 2, true);
-    if (row.f1 && row.error) f1.text += fmt::format(" ± {:.2f}", *row.error);
+    if (row.f1 && row.error) f1.text += " ± " + fixed_number(*row.error, 2);
     TableCell size;
-    if (row.bytes) size.text = fmt::format("{:.2f} MB", *row.bytes / 1e6);
+    if (row.bytes) size.text = fixed_number(*row.bytes / 1e6, 2) + " MB";
     table.push_back({{row.name},
                      f1,
                      cell(row.exact_match, 2),

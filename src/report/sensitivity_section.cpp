@@ -67,7 +67,7 @@ std::vector<UnitCost> unit_costs(const Json& sensitivity, const CostKind& cost) 
   return units;
 }
 
-std::string heat_card(const std::vector<UnitCost>& units, const CostKind& cost) {
+std::optional<Card> heat_card(const std::vector<UnitCost>& units, const CostKind& cost) {
   HeatMap map;
   map.label = cost.heading;
   std::vector<double> blocks;
@@ -78,11 +78,12 @@ std::string heat_card(const std::vector<UnitCost>& units, const CostKind& cost) 
     if (std::find(map.columns.begin(), map.columns.end(), unit.kind) == map.columns.end())
       map.columns.push_back(unit.kind);
   }
-  constexpr std::size_t kMostCells = 20'000;  // more could not be told apart
-  if (blocks.size() < 2 || blocks.size() * map.columns.size() > kMostCells) return "";
+  constexpr std::size_t kMostCells = 20'000;  // more than can be told apart
+  if (blocks.size() < 2 || blocks.size() * map.columns.size() > kMostCells) return std::nullopt;
   std::sort(blocks.begin(), blocks.end());
   map.cells.resize(blocks.size() * map.columns.size());
-  for (const double block : blocks) map.rows.push_back(fmt::format("block {:.0f}", block));
+  for (const double block : blocks)
+    map.rows.push_back(fmt::format("block {}", fixed_number(block, 0)));
   for (const UnitCost& unit : units) {
     if (!unit.block) continue;
     const auto row = std::find(blocks.begin(), blocks.end(), *unit.block) - blocks.begin();
@@ -90,10 +91,10 @@ std::string heat_card(const std::vector<UnitCost>& units, const CostKind& cost) 
     map.cells[static_cast<std::size_t>(row) * map.columns.size() +
               static_cast<std::size_t>(column - map.columns.begin())] = unit.value;
   }
-  return card(fmt::format("{}, by block", cost.heading), svg(map));
+  return chart_card(fmt::format("{}, by block", cost.heading), map);
 }
 
-std::string ranking_card(std::vector<UnitCost> units, const CostKind& cost) {
+Card ranking_card(std::vector<UnitCost> units, const CostKind& cost) {
   std::stable_sort(units.begin(), units.end(),
                    [](const UnitCost& a, const UnitCost& b) { return a.value > b.value; });
   std::string note;
@@ -109,18 +110,19 @@ std::string ranking_card(std::vector<UnitCost> units, const CostKind& cost) {
     intervals = intervals || unit.interval;
   }
   if (intervals) note += "<p class=\"note\">Lines: 95 % intervals.</p>\n";
-  return card(fmt::format("{}, most sensitive first", cost.heading), svg(chart), note);
+  return chart_card(fmt::format("{}, most sensitive first", cost.heading), chart, note);
 }
 
 std::string sensitivity_of(const Json& sensitivity) {
-  std::string maps, rankings;
+  std::vector<Card> cards, rankings;
   for (const CostKind& cost : kCosts) {
     const std::vector<UnitCost> units = unit_costs(sensitivity, cost);
     if (units.empty()) continue;
-    maps += heat_card(units, cost);
-    rankings += ranking_card(units, cost);
+    if (auto map = heat_card(units, cost)) cards.push_back(std::move(*map));
+    rankings.push_back(ranking_card(units, cost));
   }
-  if (maps.empty() && rankings.empty()) return "";
+  if (rankings.empty()) return "";
+  cards.insert(cards.end(), rankings.begin(), rankings.end());
   const Json high = sensitivity.value("high", Json());
   std::string words = text_in(sensitivity, "by");
   // Of several widths, the lowest is drawn.
@@ -129,13 +131,15 @@ std::string sensitivity_of(const Json& sensitivity) {
     if (bits.is_number()) low = std::min(low.value_or(32), bits.get<double>());
   }
   if (low) {
-    words += fmt::format("{}one unit at a time at {:.0f} bits, all others at {}",
-                         words.empty() ? "" : ": ", *low, text_in(high, "precision"));
+    words +=
+        fmt::format("{}one unit at a time at {} bits, all others at {}", words.empty() ? "" : ": ",
+                    fixed_number(*low, 0), text_in(high, "precision"));
   }
   if (const auto samples = number_in(sensitivity, "samples"))
     words += fmt::format(" · {} samples", short_number(*samples));
-  if (const auto f1 = number_in(high, "f1")) words += fmt::format(" · F1 {:.2f} without", *f1);
-  return fmt::format("<p class=\"note\">{}</p>\n{}", html_escape(words), grid(maps + rankings));
+  if (const auto f1 = number_in(high, "f1"))
+    words += fmt::format(" · F1 {} without", fixed_number(*f1, 2));
+  return fmt::format("<p class=\"note\">{}</p>\n{}", html_escape(words), grid(cards));
 }
 
 // The points of front.json, else the rows of results.json that have a score and bits.
@@ -152,8 +156,8 @@ std::vector<Json> scored_points(const ReportRun& run) {
   return rows;
 }
 
-std::string scatter_card(const std::vector<Json>& points, const char* key, const char* x_name,
-                         bool more_is_better, const std::string& note) {
+Card scatter_card(const std::vector<Json>& points, const char* key, const char* x_name,
+                  bool more_is_better, const std::string& note) {
   ScatterChart chart;
   chart.label = fmt::format("F1 against {}", x_name);
   chart.x_name = x_name;
@@ -173,44 +177,46 @@ std::string scatter_card(const std::vector<Json>& points, const char* key, const
                             index,
                             group != "random"});
   }
-  if (chart.points.size() < 2) return "";
-  return card(chart.label, svg(chart), legend_html(groups) + note);
+  if (chart.points.size() < 2) return {};
+  return chart_card(chart.label, chart, legend_html(groups) + note);
 }
 
-// The costs that the dynamic program predicts: sums of single costs.
-std::string promised_card(const Json& front) {
+// Sums of single costs: what the dynamic program promises.
+Card promised_card(const Json& front) {
   ChartSeries line{"promised", {}};
   for (const Json& point : list_of(front, "predicted")) {
     const auto bits = number_in(point, "bits"), cost = number_in(point, "cost");
     if (bits && cost) line.points.push_back({*bits, *cost});
   }
-  if (line.points.size() < 2) return "";
+  if (line.points.size() < 2) return {};
   const std::string cost = text_in(front, "cost");
-  return card(fmt::format("Sum of single costs ({}) against weight bits", cost),
-              svg(LineChart{"Pareto front of single costs", "mean weight bits", {line}}));
+  return chart_card(fmt::format("Sum of single costs ({}) against weight bits", cost),
+                    LineChart{"Pareto front of single costs", "mean weight bits", {line}});
 }
 
-// Differences between plans, paired on the same samples.
-std::string differences_card(const Json& front) {
+// Plans beside others on the same samples.
+Card differences_card(const Json& front) {
   std::vector<std::vector<TableCell>> rows;
   for (const Json& found : list_of(front, "differences")) {
     const auto delta = number_in(found, "delta_f1"), error = number_in(found, "standard_error");
     if (!delta || !error) continue;
     TableCell range;
     if (const auto interval = interval_in(found, "interval"))
-      range.text = fmt::format("{:+.2f} .. {:+.2f}", interval->first, interval->second);
-    rows.push_back({{fmt::format("{} over {}", text_in(found, "plan"), text_in(found, "other"))},
-                    {fmt::format("{:+.2f} ± {:.2f}", *delta, *error)},
-                    range});
+      range.text = fmt::format("{} .. {}", fixed_number(interval->first, 2, true),
+                               fixed_number(interval->second, 2, true));
+    rows.push_back(
+        {{fmt::format("{} over {}", text_in(found, "plan"), text_in(found, "other"))},
+         {fmt::format("{} ± {}", fixed_number(*delta, 2, true), fixed_number(*error, 2))},
+         range});
   }
-  if (rows.empty()) return "";
+  if (rows.empty()) return {};
   std::string note;
   if (const auto samples = number_in(front, "samples"))
     note = fmt::format(
         "<p class=\"note\">Paired over {} samples; ± standard error, 95 % "
         "bootstrap interval.</p>\n",
         short_number(*samples));
-  return card("Plans compared", table_html({"", "F1", "95 %"}, rows), note);
+  return table_card("Plans compared", table_html({"", "F1", "95 %"}, rows) + note, 3);
 }
 
 }  // namespace
@@ -228,14 +234,14 @@ std::string sensitivity_section(const std::vector<ReportRun>& runs) {
 }
 
 std::string front_section(const std::vector<ReportRun>& runs) {
-  std::string cards;
+  std::vector<Card> cards;
   for (const ReportRun& run : runs) {
     const std::vector<Json> points = scored_points(run);
     std::string note = "<p class=\"note\">Dashed: no other point is better in both.</p>\n";
-    cards += scatter_card(points, "bits", "bits per weight", false, note);
-    cards += scatter_card(points, "tokens_per_second", "tokens/s", true, note);
-    cards += differences_card(run.front);
-    cards += promised_card(run.front);
+    cards.push_back(scatter_card(points, "bits", "bits per weight", false, note));
+    cards.push_back(scatter_card(points, "tokens_per_second", "tokens/s", true, note));
+    cards.push_back(differences_card(run.front));
+    cards.push_back(promised_card(run.front));
   }
   return section("Score against bits", grid(cards));
 }

@@ -90,4 +90,17 @@ std::string short_number(double value) {
   return fmt::format("{:.4g}", value);
 }
 
+std::string fixed_number(double value, int decimals, bool with_plus) {
+  std::string text = fmt::format("{:.{}f}", value, decimals);
+  if (text.find_first_of("123456789ni") == std::string::npos) {  // zero, neither nan nor inf
+    if (text.front() == '-') text.erase(0, 1);
+    return text;
+  }
+  return fmt::format("{}{}", with_plus && !std::signbit(value) ? "+" : "", text);
+}
+
+std::string rounded_number(double value, int digits) {
+  return value == 0 ? "0" : fmt::format("{:.{}g}", value, digits);
+}
+
 }  // namespace qalof::report

@@ -1,4 +1,4 @@
-// Builds SVG elements, axes with ticks, and text cut to an estimated width.
+// Lines, texts and axes as SVG.
 #include "report/svg_canvas.h"
 
 #include <fmt/format.h>
@@ -22,9 +22,9 @@ std::size_t characters(std::string_view text) {
 
 }  // namespace
 
-std::string svg_begin(double height, std::string_view label) {
-  return fmt::format("<svg viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\" aria-label=\"{}\">\n",
-                     kChartWidth, height, html_escape(label));
+std::string svg_begin(double width, double height, std::string_view label) {
+  return fmt::format("<svg viewBox=\"0 0 {:.0f} {:.0f}\" role=\"img\" aria-label=\"{}\">\n", width,
+                     height, html_escape(label));
 }
 
 std::string svg_line(std::string_view css, double x1, double y1, double x2, double y2) {

@@ -8,9 +8,6 @@
 
 namespace qalof::report {
 
-/// Width of every chart's view box; pages show it at about one pixel per unit.
-constexpr double kChartWidth = 360;
-
 /// The area between a chart's axes, in view box units.
 struct PlotArea {
   double left = 0, top = 0, width = 0, height = 0;
@@ -22,8 +19,7 @@ struct PlotArea {
   }
 };
 
-/// The opening <svg> tag, kChartWidth wide; label is the description for screen readers.
-std::string svg_begin(double height, std::string_view label);
+std::string svg_begin(double width, double height, std::string_view label);
 std::string svg_line(std::string_view css, double x1, double y1, double x2, double y2);
 /// anchor: "start", "middle" or "end".
 std::string svg_text(std::string_view css, std::string_view anchor, double x, double y,

@@ -1,4 +1,4 @@
-// Line charts and scatter plots as SVG: thinning of long curves, label placement, Pareto staircase.
+// Charts of points: lines and scatter plots with labels that do not collide.
 #include "report/svg_chart.h"
 
 #include <fmt/format.h>
@@ -62,6 +62,9 @@ std::string dot(std::string_view css, double x, double y, double radius, std::st
                      css, x, y, radius, svg_title(title));
 }
 
+// What wide charts are taller by than narrow ones: far less than they are wider.
+double taller(double width) { return std::min((width - kThirdWidth) / 6, 80.0); }
+
 std::string path(std::string_view css, const std::vector<ChartPoint>& points) {
   std::string d;
   for (const ChartPoint& point : points)
@@ -79,7 +82,7 @@ std::string legend_html(const std::vector<std::string>& names) {
   return text + "</p>\n";
 }
 
-std::string svg(const LineChart& chart) {
+std::string svg(const LineChart& chart, double width) {
   std::vector<std::vector<ChartPoint>> lines;
   Range x, y;
   for (const ChartSeries& series : chart.series) {
@@ -91,10 +94,10 @@ std::string svg(const LineChart& chart) {
   }
   if (x.empty()) return "";
   const bool log = y.low > 0 && y.high > 100 * y.low;
-  const ChartAxis x_axis = linear_axis(x.low, x.high, 4);
+  const ChartAxis x_axis = linear_axis(x.low, x.high, static_cast<int>(width / 90));
   const ChartAxis y_axis = log ? log_axis(y.low, y.high, 10) : linear_axis(y.low, y.high, 5);
-  const PlotArea area{52, 14, kChartWidth - 52 - 14, 160};
-  std::string text = svg_begin(214, chart.label);
+  const PlotArea area{52, 14, width - 52 - 14, 160 + taller(width)};
+  std::string text = svg_begin(width, area.height + 54, chart.label);
   text += svg_axes(area, x_axis, y_axis, chart.x_name, "");
   for (std::size_t s = 0; s < lines.size(); ++s) {
     std::vector<ChartPoint> drawn;
@@ -121,11 +124,11 @@ struct Box {
 
 // Labels next to points, placed where they overlap neither each other, nor a point, nor the edge.
 std::string labels(const ScatterChart& chart, const std::vector<ChartPoint>& at,
-                   const PlotArea& area) {
+                   const PlotArea& area, double chart_width) {
   std::vector<Box> taken;
   for (const ChartPoint& point : at)
     taken.push_back({point.x - 5, point.y - 5, point.x + 5, point.y + 5});
-  const Box page{area.left, area.top - 12, kChartWidth, area.top + area.height};
+  const Box page{area.left, area.top - 12, chart_width, area.top + area.height};
   std::string text;
   for (std::size_t i = 0; i < at.size(); ++i) {
     if (!chart.points[i].labelled) continue;
@@ -145,6 +148,10 @@ std::string labels(const ScatterChart& chart, const std::vector<ChartPoint>& at,
       const bool free = std::none_of(taken.begin(), taken.end(),
                                      [&](const Box& other) { return box.meets(other); });
       if (!inside || !free) continue;
+      if (place.y > y + 30) {  // so far below that it could be another's
+        const double side = place.x > x ? 1 : -1;
+        text += svg_line("leader", x + 2 * side, y + 5, x + 9 * side, place.y - 10);
+      }
       text += svg_text("mark", place.anchor, place.x, place.y, name);
       taken.push_back(box);
       break;
@@ -171,7 +178,7 @@ std::vector<std::size_t> undominated(const ScatterChart& chart) {
 
 }  // namespace
 
-std::string svg(const ScatterChart& chart) {
+std::string svg(const ScatterChart& chart, double width) {
   Range x, y;
   for (const ScatterPoint& point : chart.points) {
     x.add(point.at.x);
@@ -180,10 +187,11 @@ std::string svg(const ScatterChart& chart) {
   }
   if (x.empty()) return "";
   const bool log = x.low > 0 && x.high > 4 * x.low;
-  const ChartAxis x_axis = log ? log_axis(x.low, x.high, 2) : linear_axis(x.low, x.high, 5);
+  const ChartAxis x_axis =
+      log ? log_axis(x.low, x.high, 2) : linear_axis(x.low, x.high, static_cast<int>(width / 72));
   const ChartAxis y_axis = linear_axis(y.low, y.high, 5);
-  const PlotArea area{52, 34, kChartWidth - 52 - 16, 190};
-  std::string text = svg_begin(264, chart.label);
+  const PlotArea area{52, 34, width - 52 - 16, 190 + taller(width)};
+  std::string text = svg_begin(width, area.height + 74, chart.label);
   text += svg_axes(area, x_axis, y_axis, chart.x_name, chart.y_name);
   std::vector<ChartPoint> stairs;
   for (const std::size_t i : undominated(chart)) {
@@ -205,7 +213,7 @@ std::string svg(const ScatterChart& chart) {
                 fmt::format("{}: {} {}, {} {}", point.name, short_number(point.at.x), chart.x_name,
                             chart.y_name, short_number(point.at.y)));
   }
-  return text + labels(chart, at, area) + "</svg>\n";
+  return text + labels(chart, at, area, width) + "</svg>\n";
 }
 
 }  // namespace qalof::report

@@ -6,9 +6,14 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace qalof::report {
+
+/// Widths a chart can be drawn at, in view box units: a third, half and all of a wide page, which
+/// shows a unit as about one pixel. Text has the same size at each.
+constexpr double kThirdWidth = 360, kHalfWidth = 540, kFullWidth = 1080;
 
 /// A range of numbers with round ticks.
 struct ChartAxis {
@@ -27,6 +32,10 @@ ChartAxis log_axis(double low, double high, double base);
 
 /// "0.25", "1e-05", "1,200", "3.5M" or "2e+09": short, for ticks and tooltips.
 std::string short_number(double value);
+/// That many decimals; with_plus: "+1.50". A value that rounds to zero has no sign, here and below.
+std::string fixed_number(double value, int decimals, bool with_plus = false);
+/// That many significant digits, as few as the value needs.
+std::string rounded_number(double value, int digits);
 
 struct ChartPoint {
   double x = 0, y = 0;
@@ -42,7 +51,7 @@ struct LineChart {
   std::string x_name;
   std::vector<ChartSeries> series;
 };
-std::string svg(const LineChart& chart);
+std::string svg(const LineChart& chart, double width = kThirdWidth);
 
 struct ScatterPoint {
   std::string name;
@@ -58,7 +67,7 @@ struct ScatterChart {
   bool more_x_is_better = false;
   std::vector<ScatterPoint> points;
 };
-std::string svg(const ScatterChart& chart);
+std::string svg(const ScatterChart& chart, double width = kThirdWidth);
 
 struct BarRow {
   std::string name;
@@ -71,7 +80,7 @@ struct BarChart {
   std::vector<BarRow> rows;
   bool is_cost = true;  // chooses the colours of losses or of gains
 };
-std::string svg(const BarChart& chart);
+std::string svg(const BarChart& chart, double width = kThirdWidth);
 
 /// Cells shaded from 0 (empty) to the largest value (full colour); negative values have another
 /// colour.
@@ -80,7 +89,7 @@ struct HeatMap {
   std::vector<std::string> rows, columns;
   std::vector<std::optional<double>> cells;  // [row][column]
 };
-std::string svg(const HeatMap& map);
+std::string svg(const HeatMap& map, double width = kThirdWidth);
 
 /// A legend: names with the colours of series or groups 0, 1, ...; "" for fewer than two.
 std::string legend_html(const std::vector<std::string>& names);

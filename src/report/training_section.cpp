@@ -28,10 +28,10 @@ std::vector<std::string> names_of(const std::vector<ChartSeries>& series) {
   return names;
 }
 
-std::string line_card(const std::string& heading, const std::string& x_name,
-                      const std::vector<ChartSeries>& series) {
-  if (series.empty()) return "";
-  return card(heading, svg(LineChart{heading, x_name, series}), legend_html(names_of(series)));
+Card line_card(const std::string& heading, const std::string& x_name,
+               const std::vector<ChartSeries>& series) {
+  if (series.empty()) return {};
+  return chart_card(heading, LineChart{heading, x_name, series}, legend_html(names_of(series)));
 }
 
 // Logged steps, from metrics.jsonl, else from the log history in trainer_state.json.
@@ -54,7 +54,7 @@ std::vector<ChartSeries> curve(const std::vector<Json>& steps, const char* key) 
 }
 
 // Scores during training, a line per width.
-std::string score_card(const ReportRun& run) {
+Card score_card(const ReportRun& run) {
   for (const auto& [key, heading] : {std::pair{"eval_f1", "F1 during training"},
                                      std::pair{"eval_accuracy", "Accuracy during training"},
                                      std::pair{"eval_loss", "Validation loss"}}) {
@@ -63,18 +63,18 @@ std::string score_card(const ReportRun& run) {
       const auto value = number_in(entry, key), step = number_in(entry, "step"),
                  width = number_in(entry, "width");
       if (value && step && width)
-        points_of(series, fmt::format("w{:.0f}", *width)).push_back({*step, *value});
+        points_of(series, fmt::format("w{}", fixed_number(*width, 0))).push_back({*step, *value});
     }
     const bool is_curve = std::any_of(series.begin(), series.end(), [](const ChartSeries& line) {
       return line.points.size() > 1;
     });
     if (is_curve) return line_card(heading, "step", series);
   }
-  return "";
+  return {};
 }
 
-// Histogram of how often each width was trained.
-std::string histogram_card(const ReportRun& run) {
+// How often each width was really trained.
+Card histogram_card(const ReportRun& run) {
   BarChart chart{"Steps per width", "steps", {}, /*is_cost=*/false};
   for (const Json& phase : list_of(run.all_results, "phases")) {
     for (const Json& network : list_of(phase, "networks")) {
@@ -90,8 +90,8 @@ std::string histogram_card(const ReportRun& run) {
       }
     }
   }
-  if (chart.rows.size() < 2) return "";
-  return card("Steps trained at each width", svg(chart));
+  if (chart.rows.size() < 2) return {};
+  return chart_card("Steps trained at each width", chart);
 }
 
 std::string summary_of(const ReportRun& run) {
@@ -105,7 +105,7 @@ std::string summary_of(const ReportRun& run) {
     add(short_number(*tokens) + " tokens");
   if (const auto speed = number_in(run.all_results, "tokens_per_second"))
     add(short_number(std::round(*speed)) + " tokens/s");
-  if (seconds > 0) add(fmt::format("{:.0f} s", seconds));
+  if (seconds > 0) add(fixed_number(seconds, 0) + " s");
   return text;
 }
 
@@ -115,13 +115,14 @@ std::string training_section(const std::vector<ReportRun>& runs) {
   std::string body;
   for (const ReportRun& run : runs) {
     const std::vector<Json> steps = logged_steps(run);
-    const std::string cards = line_card("Training loss", "step", curve(steps, "loss")) +
-                              line_card("Learning rate", "step", curve(steps, "learning_rate")) +
-                              line_card("Gradient norm", "step", curve(steps, "grad_norm")) +
-                              score_card(run) + histogram_card(run);
+    const std::string cards =
+        grid({line_card("Training loss", "step", curve(steps, "loss")),
+              line_card("Learning rate", "step", curve(steps, "learning_rate")),
+              line_card("Gradient norm", "step", curve(steps, "grad_norm")), score_card(run),
+              histogram_card(run)});
     if (cards.empty()) continue;
     body += fmt::format("<h3>{} <small>{}</small></h3>\n{}", html_escape(run_title(run.name)),
-                        html_escape(summary_of(run)), grid(cards));
+                        html_escape(summary_of(run)), cards);
   }
   return section("Training", body);
 }

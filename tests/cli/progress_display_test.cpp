@@ -29,21 +29,22 @@ TEST(ProgressDisplay, LongFirstStepShowsWithinASecondOnATerminal) {
   EXPECT_EQ(display.tick(at(0.5)), "");
   EXPECT_EQ(display.tick(at(1)), std::string(kClear) + "reading train.json 1s");
   EXPECT_EQ(display.tick(at(1.5)), "") << "once a second";
-  EXPECT_THAT(display.progress(at(3), "train w8", 0, 100, ""), HasSubstr("train w8 0/100"));
+  EXPECT_THAT(display.progress(at(3), "train w8", 0, 100, ""),
+              HasSubstr("train w8  [>              ]    0 %    0/100"));
   display.status(at(3), "step 1 of 100: w8 forward, batch 1 of 4");
   EXPECT_THAT(display.tick(at(4)), HasSubstr("(step 1 of 100: w8 forward, batch 1 of 4 1s)"));
   display.status(at(7), "step 1 of 100: w8 backward, batch 4 of 4");
-  EXPECT_THAT(display.tick(at(9)), HasSubstr("train w8 0/100  6s  (step 1 of 100: w8 backward"));
+  EXPECT_THAT(display.tick(at(9)), HasSubstr("  0/100  0:00:06  (step 1 of 100: w8 backward"));
 }
 
 TEST(ProgressDisplay, TimeLeftComesAfterTwoUnitsAndLeavesTheFirstOut) {
   ProgressDisplay display(true, kStart);
   display.progress(at(0), "train w8", 0, 10, "");
-  EXPECT_THAT(display.progress(at(30), "train w8", 1, 10, "loss 2"), Not(HasSubstr("left")));
+  EXPECT_THAT(display.progress(at(30), "train w8", 1, 10, "loss 2"), Not(HasSubstr("ETA")));
   EXPECT_THAT(display.progress(at(40), "train w8", 2, 10, "loss 1"),
-              EndsWith("train w8 2/10  loss 1  1m20s left"));
-  EXPECT_THAT(display.tick(at(45)), EndsWith("  1m15s left"));
-  EXPECT_THAT(display.tick(at(999)), EndsWith("  0s left"));
+              EndsWith("   2/10  0.1/s  ETA 0:01:20  loss 1"));
+  EXPECT_THAT(display.tick(at(45)), EndsWith("  ETA 0:01:15  loss 1"));
+  EXPECT_THAT(display.tick(at(999)), EndsWith("  ETA 0:00:00  loss 1"));
 }
 
 TEST(ProgressDisplay, TerminalIsRedrawnTenTimesASecondAtMost) {
@@ -116,6 +117,110 @@ TEST(ProgressDisplay, LinesAreCutToTheTerminalAndCommandNothing) {
   display.set_columns(0);
   display.status(at(2), "reading \x1b[31m");
   EXPECT_THAT(display.tick(at(3)), HasSubstr("reading \\x1b[31m"));
+}
+
+TEST(ProgressDisplay, LogHasNeitherBarNorColour) {
+  ProgressDisplay display(false, kStart, {/*unicode=*/true, /*colour=*/true});
+  display.progress(at(0), "train w8", 0, 10, "", "steps");
+  display.progress(at(20), "train w8", 1, 10, "loss 2", "steps");
+  EXPECT_EQ(display.progress(at(40), "train w8", 2, 10, "loss 1", "steps"),
+            "train w8 2/10  loss 1  2m40s left\n");
+}
+
+TEST(ProgressDisplay, BarCommandsNothing) {
+  ProgressDisplay display(true, kStart);
+  display.status(at(0), "packing");
+  display.progress(at(1), "tensors", 1, 9, "h.0.\x1b[2Jc_fc");
+  EXPECT_THAT(display.tick(at(2)), HasSubstr("h.0.\\x1b[2Jc_fc"));
+}
+
+BarLine training() {
+  BarLine line;
+  line.label = "training";
+  line.done = 1234;
+  line.total = 2371;
+  line.unit = "steps";
+  line.rate = 3.06;
+  line.left = 372;
+  line.detail = "loss 1.25, lr 1.00e-03";
+  line.status = "step 1235 of 2371: w8 forward";
+  return line;
+}
+
+TEST(ProgressBar, ShowsPercentCountsRateAndTimeLeft) {
+  EXPECT_EQ(bar_line(training(), 160, {/*unicode=*/true, /*colour=*/false}),
+            "training  ━━━━━━━━━━━━━━━━╸                  52 %  1,234/2,371 steps  3.1 steps/s  "
+            "ETA 0:06:12  loss 1.25, lr 1.00e-03  (step 1235 of 2371: w8 forward)");
+  EXPECT_EQ(bar_line(training(), 160, {/*unicode=*/false, /*colour=*/false}).substr(0, 52),
+            "training  [===============>              ]   52 %  1");
+}
+
+TEST(ProgressBar, NarrowTerminalsDropTheLeastTellingPartsFirst) {
+  const auto at_width = [](std::size_t columns) {
+    return bar_line(training(), columns, {/*unicode=*/true, /*colour=*/false});
+  };
+  EXPECT_EQ(at_width(120),
+            "training  ━━━━━━━━━━━              52 %  1,234/2,371 steps  3.1 steps/s  ETA 0:06:12  "
+            "loss 1.25, lr 1.00e-03");
+  EXPECT_EQ(at_width(79),
+            "training  ━━━━━╸        52 %  1,234/2,371 steps  3.1 steps/s  ETA 0:06:12");
+  EXPECT_EQ(at_width(64), "training  ━━━━       52 %  1,234/2,371 steps  ETA 0:06:12");
+  EXPECT_EQ(at_width(39), "training  ━━━━       52 %  ETA 0:06:12");
+  EXPECT_EQ(at_width(28), "training   52 %  ETA 0:06:12");
+  EXPECT_EQ(at_width(16), "training   52 %");
+  EXPECT_EQ(at_width(5), "train");
+}
+
+TEST(ProgressBar, FitsEveryWidthWhateverItHolds) {
+  const auto columns_of = [](const std::string& text) {
+    std::size_t count = 0;
+    bool in_code = false;
+    for (const char byte : text) {
+      in_code = in_code || byte == '\x1b';
+      const bool begins = (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U;
+      if (!in_code && begins) ++count;
+      in_code = in_code && byte != 'm';
+    }
+    return count;
+  };
+  std::vector<BarLine> lines = {training(), {}};
+  lines.push_back(training());
+  lines.back().label = "questions x units äöü";
+  lines.back().total = UINT64_MAX;
+  lines.back().left = 1e300;
+  lines.back().rate = 1e-300;
+  lines.push_back(lines.back());
+  lines.back().done = UINT64_MAX;
+  lines.back().rate = 1e300;
+  lines.back().detail = ", , one";
+  for (const BarLine& line : lines) {
+    for (std::size_t columns = 1; columns < 300; ++columns) {
+      for (const BarStyle style : {BarStyle{false, false}, {true, false}, {true, true}})
+        ASSERT_LE(columns_of(bar_line(line, columns, style)), columns);
+    }
+  }
+}
+
+TEST(ProgressBar, ColourAndUnicodeAreLeftOutWhereAsked) {
+  for (const bool unicode : {false, true}) {
+    const std::string plain = bar_line(training(), 79, {unicode, /*colour=*/false});
+    EXPECT_THAT(plain, Not(HasSubstr("\x1b")));
+    EXPECT_EQ(std::all_of(plain.begin(), plain.end(), [](char c) { return c >= ' '; }), !unicode);
+  }
+  EXPECT_THAT(bar_line(training(), 79, {/*unicode=*/true, /*colour=*/true}),
+              HasSubstr("\x1b[36m━━━━━╸\x1b[90m━━━━━\x1b[0m   52 %"));
+}
+
+TEST(ProgressBar, RatesHaveTwoDigitsOrMore) {
+  const std::pair<double, const char*> cases[] = {{0.02, " 50 s each "}, {0.25, " 0.25/s "},
+                                                  {3.14, " 3.1/s "},     {12.34, " 12.3/s "},
+                                                  {99.96, " 100/s "},    {123456.7, " 123,457/s "}};
+  for (const auto& [rate, text] : cases) {
+    BarLine line = training();
+    line.unit.clear();
+    line.rate = rate;
+    EXPECT_THAT(bar_line(line, 160, {}), HasSubstr(text));
+  }
 }
 
 TEST(ProgressDisplay, UnknownTotalCountsOn) {

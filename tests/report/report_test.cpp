@@ -6,8 +6,10 @@
 
 #include <filesystem>
 #include <fstream>
+#include <regex>
 
 #include "core/file.h"
+#include "report/parts.h"
 #include "support/error_of.h"
 #include "support/temp_dir.h"
 #include "support/well_formed.h"
@@ -217,6 +219,87 @@ TEST(Report, AttacksShowWhatEachDefenderKeepsAndTheWorstOfSeveral) {
         "<td>rpi named</td><td>50.0 [43.8, 56.2]</td><td></td><td></td>",
         "Sentences: Accuracy under the attack that does most"})
     EXPECT_THAT(page, HasSubstr(part));
+}
+
+// Rounding makes zeros of small losses, whose sign would look like a finding.
+TEST(Report, NoZeroHasASign) {
+  const TempDir dir;
+  for (const double zero : {-0.0, -1e-9, 0.0}) {
+    Json results = Json::parse(kResults);
+    for (const char* key : {"f1", "f1_standard_error", "exact_match", "accuracy", "loss",
+                            "effective_bits", "bytes", "seconds"})
+      results["rows"][0][key] = zero;
+    write(dir, "results.json", results.dump());
+    Json sensitive = Json::parse(sensitivity());
+    for (Json& unit : sensitive["units"]) {
+      unit["costs"][0]["delta_f1"] = 0.0;  // a loss is its opposite
+      unit["costs"][0]["delta_f1_interval"] = {0.0, zero};
+      unit["costs"][0]["kl"] = -0.0;
+    }
+    sensitive["low"] = sensitive["high"]["f1"] = zero;
+    write(dir, "sensitivity.json", sensitive.dump());
+    write(dir, "front.json",
+          Json{{"points",
+                {{{"name", "a"}, {"bits", -0.0}, {"f1", -0.0}},
+                 {{"name", "b"}, {"bits", 5}, {"f1", 2}}}},
+               {"differences",
+                {{{"plan", "a"},
+                  {"other", "b"},
+                  {"delta_f1", zero},
+                  {"interval", {zero, zero}},
+                  {"standard_error", zero}}}}}
+              .dump());
+    const Json score = {{"precision", "w4"},
+                        {"clean_accuracy", zero},
+                        {"clean_ci95", {zero, zero}},
+                        {"adversarial_accuracy", zero},
+                        {"ci95", {zero, zero}}};
+    write(dir, "attack_results.json", Json{{"per_precision", {score}}}.dump());
+    const std::string page = page_of(dir);
+    expect_well_formed(page);
+    EXPECT_THAT(page, HasSubstr("0.00 ± 0.00"));
+    EXPECT_THAT(page, HasSubstr("0.0 [0.0, 0.0]"));
+    // Text nodes, <title>s among them.
+    const std::regex text(">([^<]+)<"), signed_zero("(^|[^0-9a-z.])[-+]0([.]0+)?($|[^0-9.e])");
+    const std::string body = page.substr(page.find("</style>"));
+    for (std::sregex_iterator node(body.begin(), body.end(), text), end; node != end; ++node)
+      EXPECT_FALSE(std::regex_search(node->str(1), signed_zero)) << node->str(1);
+  }
+}
+
+// Cards as sixths of the page: "3 3 2 2 2" are two halves above three thirds.
+std::string sixths_of(const std::vector<int>& least_sixths) {
+  std::vector<report::Card> cards;
+  for (const int least : least_sixths) cards.push_back(report::table_card("card", "text", least));
+  const std::string page = report::grid(cards);
+  std::string sixths;
+  for (std::size_t at = 0; (at = page.find("card six", at)) != std::string::npos; ++at)
+    sixths += fmt::format("{}{}", sixths.empty() ? "" : " ", page[at + 8]);
+  return sixths;
+}
+
+TEST(ReportGrid, CardsFillEveryRow) {
+  EXPECT_EQ(sixths_of({}), "");
+  EXPECT_EQ(sixths_of({2}), "6");
+  EXPECT_EQ(sixths_of({2, 2}), "3 3");
+  EXPECT_EQ(sixths_of({2, 2, 2}), "2 2 2");
+  EXPECT_EQ(sixths_of({2, 2, 2, 2}), "3 3 3 3");
+  EXPECT_EQ(sixths_of({2, 2, 2, 2, 2}), "3 3 2 2 2");
+  EXPECT_EQ(sixths_of({2, 2, 2, 2, 2, 2, 2}), "3 3 3 3 2 2 2");
+  EXPECT_EQ(sixths_of({2, 3, 2}), "6 3 3") << "the table needs half a page";
+  EXPECT_EQ(sixths_of({2, 2, 6}), "3 3 6");
+}
+
+// A chart as wide as a page would be unreadable on a phone: there the narrow one is shown.
+TEST(ReportGrid, WideChartsComeWithNarrowOnes) {
+  const auto chart =
+      report::chart_card("Loss", report::LineChart{"loss", "step", {{"w8", {{1, 2}, {2, 1}}}}});
+  const std::string one = report::grid({chart}), two = report::grid({chart, chart});
+  for (const char* width : {"0 0 360 ", "0 0 540 ", "0 0 1080 "})
+    EXPECT_THAT(one, HasSubstr(width));
+  EXPECT_THAT(two, HasSubstr("0 0 540 "));
+  EXPECT_THAT(two, Not(HasSubstr("0 0 1080 ")));
+  EXPECT_EQ(report::grid({report::chart_card("none", report::LineChart{})}), "");
 }
 
 TEST(Report, ValuesOfOtherTypesAreLeftOut) {

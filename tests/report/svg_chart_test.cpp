@@ -30,7 +30,7 @@ std::size_t count_of(const std::string& text, const std::string& part) {
   return count;
 }
 
-TEST(report::ChartAxis, TicksAreRound) {
+TEST(ChartAxis, TicksAreRound) {
   EXPECT_THAT(report::linear_axis(3, 97, 5).ticks, ElementsAre(0, 20, 40, 60, 80, 100));
   EXPECT_THAT(report::linear_axis(-1, 1.9, 3).ticks, ElementsAre(-1, 0, 1, 2));
   EXPECT_THAT(report::linear_axis(0, 0.0045, 5).ticks,
@@ -42,7 +42,7 @@ TEST(report::ChartAxis, TicksAreRound) {
   EXPECT_THAT(report::log_axis(4.19, 32, 2).ticks, ElementsAre(4, 8, 16, 32));
 }
 
-TEST(report::ChartAxis, PositionsRunFrom0To1) {
+TEST(ChartAxis, PositionsRunFrom0To1) {
   const report::ChartAxis linear = report::linear_axis(0, 10, 5),
                           log = report::log_axis(1, 100, 10);
   EXPECT_EQ(linear.position(0), 0);
@@ -68,7 +68,7 @@ std::vector<double> numbers_of_every_size() {
   return numbers;
 }
 
-TEST(report::ChartAxis, HasFewFiniteRisingTicksWhateverTheRange) {
+TEST(ChartAxis, HasFewFiniteRisingTicksWhateverTheRange) {
   const std::vector<double> numbers = numbers_of_every_size();
   for (const double low : numbers) {
     for (const double high : numbers) {
@@ -89,7 +89,7 @@ TEST(report::ChartAxis, HasFewFiniteRisingTicksWhateverTheRange) {
   }
 }
 
-TEST(report::ChartAxis, NeighboursAreOneNumber) {
+TEST(ChartAxis, NeighboursAreOneNumber) {
   const double loss = 4.420428878407753, other = 4.420428878407752;
   const report::ChartAxis axis = report::linear_axis(other, loss, 5);
   EXPECT_THAT(axis.ticks, ElementsAre(2, 3, 4, 5, 6, 7));
@@ -137,6 +137,19 @@ TEST(SvgChart, NumbersAreShort) {
   EXPECT_EQ(report::short_number(NAN), "nan");
   for (const double number : numbers_of_every_size())
     EXPECT_LE(report::short_number(number).size(), 11U);
+}
+
+TEST(SvgChart, RoundedZerosHaveNoSign) {
+  EXPECT_EQ(report::fixed_number(-0.001, 2), "0.00");
+  EXPECT_EQ(report::fixed_number(0.001, 2, /*with_plus=*/true), "0.00");
+  EXPECT_EQ(report::fixed_number(-0.0, 0), "0");
+  EXPECT_EQ(report::fixed_number(-0.006, 2), "-0.01");
+  EXPECT_EQ(report::fixed_number(1.5, 2, /*with_plus=*/true), "+1.50");
+  EXPECT_EQ(report::fixed_number(-1.5, 2, /*with_plus=*/true), "-1.50");
+  EXPECT_EQ(report::fixed_number(-INFINITY, 1), "-inf");
+  EXPECT_EQ(report::fixed_number(INFINITY, 1), "inf");
+  EXPECT_EQ(report::rounded_number(-0.0, 3), "0");
+  EXPECT_EQ(report::rounded_number(-0.12345, 3), "-0.123");
 }
 
 TEST(SvgChart, TextIsEscaped) {

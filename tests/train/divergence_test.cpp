@@ -35,7 +35,7 @@ struct Told : Observer {
   void info(std::string_view line) override { lines += std::string(line) + "\n"; }
   void warn(std::string_view line) override { lines += "warning: " + std::string(line) + "\n"; }
   void progress(std::string_view what, std::uint64_t done, std::uint64_t total,
-                std::string_view detail) override {
+                std::string_view detail, std::string_view /*unit*/) override {
     calls.push_back(fmt::format("{} {}/{}", what, done, total));
     details = detail;
   }

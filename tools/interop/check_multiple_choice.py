@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compares `qalof eval --task multiple_choice` with lm-evaluation-harness, choice by choice.
 
-  tools/check_multiple_choice.py
-  tools/check_multiple_choice.py --model MODEL --file FILE.jsonl --qalof build/release/qalof
-  tools/check_multiple_choice.py --write_expected tests/tasks/data/multiple_choice_expected.json
+  tools/interop/check_multiple_choice.py
+  tools/interop/check_multiple_choice.py --model MODEL --file FILE.jsonl --qalof build/release/qalof
+  tools/interop/check_multiple_choice.py --write_expected tests/tasks/data/multiple_choice_expected.json
 
 The file's lines are {"context": TEXT, "choices": [TEXT, ...], "answer": INDEX}. They become a local
 task of lm-eval (no examples in the prompt, one space between context and choice), which runs the

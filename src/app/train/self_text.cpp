@@ -149,7 +149,7 @@ std::vector<std::vector<std::int32_t>> generate_self_text(const runtime::Executi
   Writer writer(execution, options, parallel);
   std::vector<std::vector<std::int32_t>> texts;
   std::uint64_t tokens = 0;
-  observer.progress("self text", 0, options.tokens, "");
+  observer.progress("self text", 0, options.tokens, "", "tokens");
   while (tokens < options.tokens) {
     for (Document& document : writer.write(texts.size(), options.documents_at_once)) {
       if (tokens >= options.tokens) break;
@@ -157,7 +157,7 @@ std::vector<std::vector<std::int32_t>> generate_self_text(const runtime::Executi
       texts.push_back(std::move(document.ids));
     }
     observer.progress("self text", std::min(tokens, options.tokens), options.tokens,
-                      fmt::format("{} documents", texts.size()));
+                      fmt::format("{} documents", texts.size()), "tokens");
   }
   return texts;
 }

@@ -344,7 +344,7 @@ class Trainer {
     }
     hooks_.observer->progress(fmt::format("train {}", phase.name),
                               static_cast<std::uint64_t>(state.step),
-                              static_cast<std::uint64_t>(total), "");
+                              static_cast<std::uint64_t>(total), "", "steps");
   }
 
   static std::string precision_of(const Phase& phase, const quant::PlanTarget& target) {
@@ -401,7 +401,8 @@ class Trainer {
         fmt::format("train {}", record.phase), static_cast<std::uint64_t>(record.step),
         static_cast<std::uint64_t>(record.total_steps),
         fmt::format("loss {:.4f}, lr {:.2e}, {:.0f} tokens/s", record.loss, record.learning_rate,
-                    static_cast<double>(history.tokens) / history.seconds));
+                    static_cast<double>(history.tokens) / history.seconds),
+        "steps");
   }
 
   std::shared_ptr<const weights::BaseModel> base_;
