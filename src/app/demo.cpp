@@ -1,3 +1,4 @@
+// Runs the demo's trainings and evaluations one after the other and writes its report.
 #include "app/demo.h"
 
 #include <chrono>

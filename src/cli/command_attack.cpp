@@ -1,3 +1,4 @@
+// `qalof attack`: options of the search and of scoring, and the table it prints.
 #include "app/attack/search.h"
 #include "cli/commands.h"
 #include "cli/format.h"

@@ -1,3 +1,4 @@
+// `qalof bench prefill` and `bench decode`: options and the line they print.
 #include <algorithm>
 
 #include "app/bench.h"

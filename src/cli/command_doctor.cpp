@@ -1,3 +1,4 @@
+// `qalof doctor`: prints what the machine offers.
 #include "app/doctor.h"
 #include "cli/commands.h"
 #include "cli/format.h"

@@ -1,3 +1,4 @@
+// `qalof eval`: options, and scores as text and JSON.
 #include "app/eval.h"
 #include "cli/commands.h"
 #include "cli/format.h"

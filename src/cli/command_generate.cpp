@@ -1,3 +1,4 @@
+// `qalof generate`: options, and text as it is generated.
 #include <cstdio>
 #include <iostream>
 #include <iterator>

@@ -1,3 +1,4 @@
+// `qalof import`: options, and what was converted.
 #include "app/import/import.h"
 #include "cli/commands.h"
 #include "cli/format.h"

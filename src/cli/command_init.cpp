@@ -1,3 +1,4 @@
+// `qalof init`: options, and the size of the model that was made.
 #include "app/init.h"
 #include "cli/commands.h"
 #include "cli/format.h"

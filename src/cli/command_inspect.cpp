@@ -1,3 +1,4 @@
+// `qalof inspect`: tables of tensors, adapters and plans.
 #include <algorithm>
 
 #include "app/inspect.h"

@@ -1,3 +1,4 @@
+// `qalof metric squad`: scores of a predictions file.
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "core/error.h"

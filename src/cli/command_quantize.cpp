@@ -1,3 +1,4 @@
+// `qalof quantize`: options, and sizes of the packed file by width.
 #include "app/quantize.h"
 #include "cli/commands.h"
 #include "cli/format.h"

@@ -1,3 +1,4 @@
+// `qalof report`: options, and the name of the page that was written.
 #include "report/report.h"
 
 #include "cli/commands.h"

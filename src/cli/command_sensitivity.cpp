@@ -1,3 +1,4 @@
+// `qalof sensitivity`: options, ranking, heat map and plans under a budget.
 #include <unistd.h>
 
 #include <algorithm>

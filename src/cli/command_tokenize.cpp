@@ -1,3 +1,4 @@
+// `qalof tokenize`: standard input to token ids.
 #include <iostream>
 #include <iterator>
 

@@ -1,3 +1,4 @@
+// The table of commands, exit codes, and the only handler that catches everything.
 #include "cli/commands.h"
 
 #include <fmt/format.h>

@@ -1,3 +1,4 @@
+// Reads TOML and JSON files of flags. See config_file.h.
 #include "cli/config_file.h"
 
 #include <toml++/toml.h>

@@ -1,3 +1,4 @@
+// Tables, sizes and profiles as text and JSON. See format.h.
 #include "cli/format.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Options of budgets, and plans made from a sensitivity analysis. See sensitivity_plans.h.
 #include "cli/sensitivity_plans.h"
 
 #include <optional>

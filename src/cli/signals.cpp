@@ -1,3 +1,4 @@
+// Remembers that a signal asked the process to stop. See signals.h.
 #include "cli/signals.h"
 
 #include <csignal>

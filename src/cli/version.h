@@ -1,3 +1,4 @@
+// The program's name and version as --version prints them.
 #pragma once
 
 #include <string>

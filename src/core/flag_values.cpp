@@ -1,3 +1,4 @@
+// Reads numbers and switches from texts, without rounding. See flag_values.h.
 #include "core/flag_values.h"
 
 #include <fmt/format.h>

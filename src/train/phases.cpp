@@ -1,3 +1,4 @@
+// Turns a method and its widths into phases. See phases.h.
 #include "train/phases.h"
 
 #include <algorithm>

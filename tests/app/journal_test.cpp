@@ -58,21 +58,22 @@ TEST(Journals, TextsOfAnAttackAreReadBack) {
 }
 
 TEST(Journals, EvaluationsThatAreNotFiniteAreReadBack) {
-  WidthScore lm;
-  lm.precision = "w4a4kv4";
-  lm.width = 4;
-  lm.lm.emplace();
-  lm.lm->loss = 800;
-  lm.lm->perplexity = kInfinity;
-  WidthScore classes = lm;
-  classes.lm.reset();
-  classes.classification.emplace();
-  classes.classification->loss = std::nan("");
-  for (const WidthScore& score : {lm, classes}) {
+  const auto scored = [](const tasks::Task& task, std::vector<double> values) {
+    WidthScore score;
+    score.precision = "w4a4kv4";
+    score.width = 4;
+    score.scores.metrics = task.metrics();
+    score.scores.values = std::move(values);
+    return score;
+  };
+  const double nan = std::nan("");
+  for (const WidthScore& score : {scored(tasks::Lm(), {800, kInfinity, 5}),
+                                  scored(tasks::Classification(), {0, nan, 0, 0})}) {
     const Json written = parse_json(score_json(score).dump(), "scores");
-    const WidthScore read = score_of(written, "scores");
-    EXPECT_EQ(read.lm.has_value(), score.lm.has_value());
-    EXPECT_FALSE(std::isfinite(read.lm ? read.lm->perplexity : read.classification->loss));
+    const WidthScore read = score_of(written, score.scores.metrics, "scores");
+    EXPECT_EQ(read.precision, score.precision);
+    EXPECT_EQ(read.scores.values[0], score.scores.values[0]);
+    EXPECT_FALSE(std::isfinite(read.scores.values[1]));
   }
 }
 

@@ -69,6 +69,9 @@ class NanoAgreement : public ::testing::Test {
     const std::string data = std::string(QALOF_SOURCE_DIR) + "/assets/nano/data/";
     text::SpanFeatureOptions features;
     features.max_seq_length = 256;
+    tasks::DataOptions training;
+    training.file = data + "train.json";
+    training.max_seq_length = 256;
     train::TrainOptions options;
     options.method = train::Method::kSwitch;
     options.schedule.max_steps = 120;
@@ -76,7 +79,7 @@ class NanoAgreement : public ::testing::Test {
     options.threads = 2;
     weights_ =
         train::train(handle_.base, options,
-                     load_qa_examples(data + "train.json", encoder_, features, 0, silent_), {})
+                     tasks::Qa().examples(make_reading(handle_, encoder_, silent_), training), {})
             .weights;
     scaling_ = options.adapters.lora_alpha / static_cast<double>(options.adapters.lora_r);
     text::read_squad(data + "validation.json", [&](text::SquadParagraph&& paragraph) {

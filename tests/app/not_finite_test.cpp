@@ -73,9 +73,9 @@ TEST_F(NotFinite, EvalNamesWhatItScored) {
   const auto run = [&](weights::HeadKind task, const std::string& file) {
     options.model = broken_model(task);
     options.task = to_string(task);
-    options.qa.validation_file = file;
-    options.qa.features.max_seq_length = 48;
-    options.qa.features.doc_stride = 16;
+    options.data.file = file;
+    if (task != weights::HeadKind::kLm) options.data.max_seq_length = 48;
+    options.tasks.get<tasks::Qa>().doc_stride = 16;
     return [&] { run_eval(options, silent_); };
   };
   expect_diverged(run(weights::HeadKind::kLm, dir_.file("text.txt")),
@@ -133,7 +133,7 @@ TEST_F(NotFinite, CalibrationNamesTheLinear) {
     options.model = broken_model(weights::HeadKind::kLm);
     options.model.precision = method == PtqMethod::kGptq ? "w4a16" : "w8a8";
     options.ptq = method;
-    options.calibration.file = dir_.file("text.txt");
+    options.calibration.data.file = dir_.file("text.txt");
     options.calibration.task = "lm";
     options.output = dir_.file("out.qalof");
     expect_diverged([&] { run_quantize(options, silent_); }, {"--calibration_file: h.0.", "input"});
@@ -215,14 +215,15 @@ TEST_F(NotFinite, FlagsThatCannotBeAreRefusedBeforeAnythingIsWritten) {
       {"--save_steps: found -1", [](auto& o) { o.train.logging.save_steps = -1; }},
       {"--lora_r: found 0", [](auto& o) { o.train.adapters.lora_r = 0; }},
       {"--per_device_train_batch_size: found 0", [](auto& o) { o.train.schedule.batch_size = 0; }},
-      {"--max_seq_length: found 0", [](auto& o) { o.features.max_seq_length = 0; }},
-      {"--doc_stride 47 leaves no room", [](auto& o) { o.features.doc_stride = 47; }},
+      {"--max_seq_length: found 0", [](auto& o) { o.max_seq_length = 0; }},
+      {"--doc_stride 47 leaves no room",
+       [](auto& o) { o.tasks.template get<tasks::Qa>().doc_stride = 47; }},
       {"--kd_temperature: found 0", [](auto& o) { o.train.distillation.kd_temperature = 0; }},
       {"--max_grad_norm: found -1", [](auto& o) { o.train.schedule.max_grad_norm = -1; }},
       {"--self_tokens: found 0",
        [](auto& o) {
          o.train_file = "self";
-         o.train.head_kind = weights::HeadKind::kLm;
+         o.task = "lm";
          o.self_tokens = 0;
        }},
   };

@@ -68,15 +68,18 @@ class SensitivityTest : public ::testing::Test {
     return measure_sensitivity(options, silent_);
   }
   // Scores of eval with a plan file of these words after the default.
-  QaScores evaluate(const std::string& rest) {
+  tasks::Scores evaluate(const std::string& rest) {
     std::ofstream(dir_.file("plan.json"))
         << R"({"format_version": 1, "default": "w8a8kv8", "head": 8)" << rest << "}";
     ModelOptions chosen = options().model;
     chosen.precision = dir_.file("plan.json");
     const ModelHandle handle = open_model(chosen, silent_);
     ThreadPool pool(2);
-    return evaluate_qa(*make_execution(handle, pool, silent_), open_encoder(handle, silent_),
-                       options().data, pool, silent_);
+    const SensitivityOptions given = options();
+    const text::TextEncoder encoder = open_encoder(handle, silent_);
+    const runtime::RequestExecutions executions(make_execution(handle, pool, silent_));
+    return given.tasks.get<tasks::Qa>().evaluate(
+        {make_reading(handle, encoder, silent_), executions, pool}, given.data);
   }
   static const UnitResult& unit(const SensitivityResult& result, const std::string& name,
                                 Part part = Part::kBoth) {
@@ -97,17 +100,18 @@ TEST_F(SensitivityTest, ScoresAreThoseOfEvalWithTheUnitsPlan) {
   const SensitivityResult result = run(options);
   EXPECT_EQ(result.samples, 60U);
   EXPECT_EQ(result.units.size(), 8U);
-  const QaScores high = evaluate("");
-  EXPECT_EQ(result.f1, high.f1);
-  EXPECT_EQ(result.em, high.exact_match);
+  const tasks::Scores high = evaluate("");
+  EXPECT_EQ(result.f1, high.at("eval_f1"));
+  EXPECT_EQ(result.em, high.at("eval_exact_match"));
   int changed = 0;
   for (const auto& [unit, costs] : result.units) {
     for (const UnitCost& cost : costs) {
-      const QaScores low = evaluate(
+      const tasks::Scores low = evaluate(
           fmt::format(R"(, "modules": {{"{}": "w{}a{}"}})", unit.name, cost.bits, cost.bits));
       // Sums of the same numbers in another order.
-      EXPECT_NEAR(cost.delta_f1, low.f1 - high.f1, 1e-10) << unit.name;
-      EXPECT_NEAR(cost.delta_em, low.exact_match - high.exact_match, 1e-10) << unit.name;
+      EXPECT_NEAR(cost.delta_f1, low.at("eval_f1") - high.at("eval_f1"), 1e-10) << unit.name;
+      EXPECT_NEAR(cost.delta_em, low.at("eval_exact_match") - high.at("eval_exact_match"), 1e-10)
+          << unit.name;
       EXPECT_GT(cost.kl, 0) << unit.name;
       EXPECT_LE(cost.delta_f1_interval.low, cost.delta_f1);
       EXPECT_GE(cost.delta_f1_interval.high, cost.delta_f1);
@@ -124,7 +128,7 @@ TEST_F(SensitivityTest, PartsKindsAndKvAreThoseOfEval) {
   const SensitivityResult result = run(options);
   EXPECT_EQ(result.units.size(), 2U * 7 + 2);
   const auto check = [&](const UnitResult& found, const std::string& plan) {
-    EXPECT_NEAR(found.costs[0].delta_f1, evaluate(plan).f1 - result.f1, 1e-10) << plan;
+    EXPECT_NEAR(found.costs[0].delta_f1, evaluate(plan).at("eval_f1") - result.f1, 1e-10) << plan;
   };
   const std::string rules = R"(, "rules": [{"match": "h\\.\\d+\\.)";
   check(unit(result, "attn", Part::kWeights), rules + R"(attn\\..*", "set": "w4a8"}])");
@@ -298,8 +302,8 @@ TEST_F(SensitivityTest, HeadsOfKAndVAreUnitsOfTheirOwn) {
   const std::size_t heads = 2;
   ASSERT_EQ(result.units.size(), 2 + 2 * 2 * heads);
   const auto check = [&](const std::string& name, const std::string& plan) {
-    EXPECT_NEAR(unit(result, name, Part::kKv).costs[0].delta_f1, evaluate(plan).f1 - result.f1,
-                1e-10)
+    EXPECT_NEAR(unit(result, name, Part::kKv).costs[0].delta_f1,
+                evaluate(plan).at("eval_f1") - result.f1, 1e-10)
         << plan;
     EXPECT_GT(unit(result, name, Part::kKv).costs[0].kl, 0) << name;
   };
@@ -339,7 +343,7 @@ TEST_F(SensitivityTest, PlansAreComparedOnTheSameSamples) {
               by_name.contains("w8a4"));
   EXPECT_EQ(found.samples, 60U);
   EXPECT_EQ(by_name["uniform 4"]->f1,
-            evaluate(R"(, "rules": [{"match": ".*", "set": "w4a4"}])").f1);
+            evaluate(R"(, "rules": [{"match": ".*", "set": "w4a4"}])").at("eval_f1"));
   EXPECT_LE(by_name["random 6 #3"]->bits, by_name["plan 6"]->bits);
   EXPECT_GT(by_name["plan 6"]->tokens_per_second, 0);
   // The middles of two blocks lie in GPT-2's blocks 3 and 9.

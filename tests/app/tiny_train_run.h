@@ -32,8 +32,8 @@ class TinyTrainRun : public ::testing::Test {
     options.train_file = QALOF_SOURCE_DIR "/assets/nano/data/train.json";
     options.output_dir = dir_.file(output);
     options.max_train_samples = 12;
-    options.features.max_seq_length = 48;
-    options.features.doc_stride = 16;
+    options.max_seq_length = 48;
+    options.tasks.get<tasks::Qa>().doc_stride = 16;
     options.flags = {{"--seed", 42}};
     options.train.method = train::Method::kSwitch;
     options.train.schedule.max_steps = 8;

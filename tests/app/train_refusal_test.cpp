@@ -44,7 +44,7 @@ class TrainRefusal : public TinyTrainRun {
                       empty = put("empty.json", R"({"version": "1.1", "data": []})"),
                       latin = put("latin.txt", "caf\xe9\n"), word = put("word.txt", "");
     const auto lm = [](TrainRunOptions& run, const std::string& file) {
-      run.train.task = weights::HeadKind::kLm;
+      run.task = "lm";
       run.train_file = file;
     };
     return {

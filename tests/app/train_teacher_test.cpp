@@ -228,7 +228,7 @@ TEST_F(SelfText, TrainsWithoutDataAndGoesOnWithTheSameText) {
   TrainRunOptions given = student("whole", model());
   given.train_file = "self";
   given.self_tokens = 300;
-  given.train.task = weights::HeadKind::kLm;
+  given.task = "lm";
   given.train.distillation.kd_alpha = 1;
   run(given);
   const std::string text = slurp(dir_.file("whole/self_text.jsonl"));
@@ -255,7 +255,7 @@ TEST_F(SelfText, TrainsWithoutDataAndGoesOnWithTheSameText) {
   early.should_stop = nullptr;
   run(early);
   EXPECT_TRUE(adapters("whole") == adapters("early"));
-  given.train.task = weights::HeadKind::kSpan;
+  given.task = "qa";
   given.output_dir = dir_.file("qa");
   EXPECT_EQ(error_of([&] { run(given); }).kind, ErrorKind::kUsage);
 }

@@ -1,3 +1,4 @@
+// Times training steps on random windows or on those of a file. See bench.h.
 #include "app/train/bench.h"
 
 #include "app/bench.h"

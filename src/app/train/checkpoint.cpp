@@ -1,3 +1,4 @@
+// State of a run as named tensors, and the identity of a run as JSON. See checkpoint.h.
 #include "app/train/checkpoint.h"
 
 #include <fmt/ranges.h>

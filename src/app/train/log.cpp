@@ -1,3 +1,4 @@
+// Writes metrics.jsonl, trainer_state.json and TensorBoard's events. See log.h.
 #include "app/train/log.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// Writes adapters, model directories and checkpoints of a run. See output.h.
 #include "app/train/output.h"
 
 #include <fmt/format.h>

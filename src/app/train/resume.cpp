@@ -1,3 +1,4 @@
+// Chooses the checkpoint that a run resumes from, and locks its directory. See resume.h.
 #include "app/train/resume.h"
 
 #include <filesystem>

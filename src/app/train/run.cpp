@@ -1,3 +1,4 @@
+// Opens what a run needs, trains, scores and writes. See run.h.
 #include "app/train/run.h"
 
 #include <filesystem>

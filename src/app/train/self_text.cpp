@@ -1,3 +1,4 @@
+// Samples documents from the model in full precision and keeps them in a file. See self_text.h.
 #include "app/train/self_text.h"
 
 #include <algorithm>

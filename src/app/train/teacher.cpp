@@ -1,3 +1,4 @@
+// Opens teachers and the adapters that a run starts from. See teacher.h.
 #include "app/train/teacher.h"
 
 #include "core/error.h"

@@ -2,6 +2,7 @@
 // lm-evaluation-harness scores it (docs/numerics.md, "Multiple choice").
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>

@@ -1,6 +1,8 @@
 // Classification of labelled texts: accuracy, and what each example got.
 #pragma once
 
+#include <cstdint>
+
 #include "tasks/task.h"
 #include "text/classification.h"
 

@@ -2,6 +2,7 @@
 // "Perplexity").
 #pragma once
 
+#include <cstdint>
 #include <string_view>
 
 #include "tasks/task.h"
