@@ -54,6 +54,10 @@ constexpr Command kCommands[] = {
     {"inspect", "show what a file or directory holds", false, "a smaller file needs less",
      run_inspect},
     {"doctor", "show what this machine offers", false, "other programs may leave more", run_doctor},
+    {"completion", "a script that completes flags in bash, zsh or fish", false,
+     "other programs may leave more", run_completion},
+    {"manual", "every flag as a manual page or Markdown", false, "other programs may leave more",
+     run_manual},
 };
 
 constexpr int kExitFailure = 1;

@@ -38,6 +38,13 @@ void run_generate(std::vector<std::string> arguments);
 void run_bench(std::vector<std::string> arguments);
 void run_report(std::vector<std::string> arguments);
 void run_doctor(std::vector<std::string> arguments);
+void run_completion(std::vector<std::string> arguments);
+void run_manual(std::vector<std::string> arguments);
+/// Whether the commands that need libtorch are in this program.
+bool has_training();
+/// In qalof: runs the command in qalof-train where it lies beside this program, and then does not
+/// return. In qalof-train: nothing.
+void hand_over_where_built(const char* command, const std::vector<std::string>& arguments);
 /// In qalof these hand over to qalof-train; in qalof-train they are the commands themselves.
 void run_train(std::vector<std::string> arguments);
 void run_demo(std::vector<std::string> arguments);

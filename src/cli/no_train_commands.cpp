@@ -8,6 +8,7 @@
 
 #include "app/attack/search.h"
 #include "app/sensitivity/sensitivity.h"
+#include "cli/command_line.h"
 #include "cli/commands.h"
 #include "core/error.h"
 
@@ -15,7 +16,8 @@ namespace qalof::cli {
 
 namespace {
 
-[[noreturn]] void hand_over(const char* command, const std::vector<std::string>& arguments) {
+// Returns only where it fails, with errno set.
+std::string become_trainer(const char* command, const std::vector<std::string>& arguments) {
   std::error_code error;
   const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
   QALOF_CHECK(!error, ErrorKind::kInternal, "/proc/self/exe: {}", error.message());
@@ -26,6 +28,11 @@ namespace {
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   execv(sibling.c_str(), argv.data());
+  return sibling;
+}
+
+[[noreturn]] void hand_over(const char* command, const std::vector<std::string>& arguments) {
+  const std::string sibling = become_trainer(command, arguments);
   fail(ErrorKind::kNotFound,
        "{}: {}; the command {} needs it: build with -DQALOF_TRAIN=ON (scripts/build) and keep both "
        "programs together",
@@ -33,6 +40,11 @@ namespace {
 }
 
 }  // namespace
+
+bool has_training() { return false; }
+void hand_over_where_built(const char* command, const std::vector<std::string>& arguments) {
+  if (arguments.size() != 1 || arguments[0] != kDescribe) become_trainer(command, arguments);
+}
 
 void run_train(std::vector<std::string> arguments) { hand_over("train", arguments); }
 void run_demo(std::vector<std::string> arguments) { hand_over("demo", arguments); }

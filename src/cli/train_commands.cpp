@@ -44,6 +44,10 @@ std::string scores_text(const std::vector<app::WidthScore>& scores) {
 
 }  // namespace
 
+bool has_training() { return true; }
+void hand_over_where_built(const char* /*command*/, const std::vector<std::string>& /*arguments*/) {
+}
+
 void run_train(std::vector<std::string> arguments) {
   app::TrainRunOptions options;
   CommandLine line(

@@ -18,8 +18,8 @@ namespace qalof::tasks {
 namespace {
 
 namespace fs = std::filesystem;
-using ::testing::HasSubstr;
 using testing::error_of;
+using ::testing::HasSubstr;
 using testing::TempDir;
 
 const std::string kNano = QALOF_SOURCE_DIR "/assets/nano/model";
@@ -39,9 +39,9 @@ class MultipleChoiceTest : public ::testing::Test {
     const std::string a = changes["last_merge"][0], b = changes["last_merge"][1];
     Json& vocabulary = tokenizer["model"]["vocab"];
     // The token of the last merge gives its id to the new one.
-    const std::string last = are_pairs ? merges.back()[0].get<std::string>() +
-                                             merges.back()[1].get<std::string>()
-                                       : merged(merges.back().get<std::string>());
+    const std::string last =
+        are_pairs ? merges.back()[0].get<std::string>() + merges.back()[1].get<std::string>()
+                  : merged(merges.back().get<std::string>());
     const Json id = vocabulary[last];
     vocabulary.erase(last);
     vocabulary[a + b] = id;
@@ -100,7 +100,8 @@ class MultipleChoiceTest : public ::testing::Test {
 
   std::string refusal(const std::string& line) {
     std::ofstream(dir_.file("questions.jsonl"))
-        << R"({"context": "a", "choices": ["b"], "answer": 0})" << "\n\n"
+        << R"({"context": "a", "choices": ["b"], "answer": 0})"
+        << "\n\n"
         << line << "\n";
     const auto error = error_of(
         [&] { read_choices(dir_.file("questions.jsonl"), [](ChoiceQuestion&&) { return true; }); });
@@ -157,7 +158,9 @@ TEST_F(MultipleChoiceTest, AnEmptyFileAndAChoiceBeyondThePositionsAreRefused) {
   data.file = path;
   std::ofstream(path) << "\n";
   EXPECT_THAT(error_of([&] { evaluate(kNano, data); }).message, HasSubstr("holds no question"));
-  std::ofstream(path) << Json{{"context", "a"}, {"choices", {std::string(2000, '?')}}, {"answer", 0}}
+  std::ofstream(path) << Json{{"context", "a"},
+                              {"choices", {std::string(2000, '?')}},
+                              {"answer", 0}}
                       << "\n";
   EXPECT_THAT(error_of([&] { evaluate(kNano, data); }).message,
               HasSubstr("line 1: a choice has 2001 tokens, the model has 256 positions"));
