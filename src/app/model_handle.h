@@ -26,9 +26,9 @@ struct ModelOptions {
       adapter;  // training output directory or PEFT directory; "" = none (or the packed file's)
   std::string
       precision;       // text form or plan file; "" = the adapter's or packed file's plan, else 32
-  std::string scheme;  // of the weights; "" = the plan's, packed file's or adapter's, else seed
+  std::string scheme;  // of the weights; "" = the plan's, packed file's or adapter's, else minmax
   int kv_bits = 0;     // K and V of every layer; 0 = as in the plan
-  std::string kv_scheme = "seed";
+  std::string kv_scheme = "token";
   int lm_head_bits = 0;  // 4, 8, 16 or 32; 0 = the embedding's width
   int threads = 0;       // 0 = all available
   // Parse special tokens written in texts, in commands that read texts.

@@ -15,10 +15,10 @@ void list_model_options(OptionList& list, ModelOptions& options, bool with_preci
   }
   list.option(
       "--scheme", options.scheme,
-      "tuned, or parts joined by +: seed, g32, g64, g128, g32-asym, ... (weights), mse "
+      "tuned, or parts joined by +: minmax, g32, g64, g128, g32-asym, ... (weights), mse "
       "(their ranges), aasym, ag32, ag64, ag128 (activations), rot (both rotated); or int8, "
       "llm_int8, nf4, fp4; "
-      "default: the plan's, packed file's or adapter's, else seed");
+      "default: the plan's, packed file's or adapter's, else minmax");
   list.group("machine");
   list.option("--threads", options.threads, "threads; 0 = QALOF_THREADS, else all");
 }
@@ -28,7 +28,7 @@ void list_run_options(OptionList& list, ModelOptions& options) {
   list.option("--kv_bits", options.kv_bits,
               "keys and values of every layer: 2..8, 16 or 32; 0 = as the plan says");
   list.option("--kv_scheme", options.kv_scheme,
-              "what shares a scale of K and V: seed (a token) or head (a token and head)");
+              "what shares a scale of K and V: token or head (a token and head)");
   list.option("--lm_head_bits", options.lm_head_bits,
               "weights of the LM head: 4, 8, 16 or 32; 0 = the embedding's width");
 }

@@ -87,7 +87,7 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
   spec.scheme = handle.plan.scheme;
   const quant::PrecisionPlan plan = quant::resolve(spec, handle.base->target());
   QALOF_CHECK(plan.scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUsage,
-              "--scheme {}: --ptq gptq makes codes of scheme seed or of groups",
+              "--scheme {}: --ptq gptq makes codes of scheme minmax or of groups",
               quant::to_string(plan.scheme));
   return gptq_model(handle.base, handle.adapters, plan, windows, parallel, observer);
 }

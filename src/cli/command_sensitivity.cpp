@@ -118,7 +118,7 @@ void run_sensitivity(std::vector<std::string> arguments) {
   app::list_text_options(line, options.model);
   line.group("precision");
   line.option("--kv_scheme", options.model.kv_scheme,
-              "what shares a scale of K and V: seed (a token) or head (a token and head)");
+              "what shares a scale of K and V: token or head (a token and head)");
   line.group("method");
   line.option("--by", options.by,
               "measured; fisher: from one backward pass; hessian: from the trace of the Hessian")

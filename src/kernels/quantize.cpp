@@ -13,7 +13,7 @@ namespace qalof::kernels {
 
 namespace {
 
-constexpr float kEpsilon = 1e-6F;  // of scheme seed, in both places of its formula
+constexpr float kEpsilon = 1e-6F;  // of scheme minmax, in both places of its formula
 
 int level_count(int bits) { return (1 << (bits - 1)) - 1; }
 

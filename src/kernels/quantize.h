@@ -1,5 +1,5 @@
-// The one quantizer: codes, scales and zero points of every scheme (docs/numerics.md, "Scheme seed"
-// and "Group schemes"). Scheme `seed` is symmetric min-max:
+// The one quantizer: codes, scales and zero points of every scheme (docs/numerics.md, "Scheme
+// minmax" and "Group schemes"). scheme `minmax` is symmetric min-max:
 //
 //   L = 2^(bits-1) - 1,  s = L * (1 / (max|x| + 1e-6)),  q = rint(x * s),  scale = 1 / (s + 1e-6),
 //   value = q * scale
@@ -29,7 +29,7 @@ void quantize_rows(const float* src, std::size_t rows, std::size_t cols, int bit
                    std::int8_t* codes, float* scales, ParallelFor& parallel);
 
 /// Which elements of a row of activations share a range, and how codes cover that range
-/// (docs/numerics.md, "Activations"). The default is scheme `seed`.
+/// (docs/numerics.md, "Activations"). The default is scheme `minmax`.
 struct RowRange {
   std::size_t group = 0;  // elements per range, the last group may be shorter; 0: whole row
   bool asymmetric = false;
@@ -51,7 +51,7 @@ void dequantize_rows(const std::int8_t* codes, const float* scales, std::size_t 
 void quantize_groups(const float* src, std::size_t rows, std::size_t cols, int bits,
                      std::size_t group, std::int8_t* codes, float* scales, std::int8_t* zeros,
                      ParallelFor& parallel);
-/// quantize_rows in scheme seed, and quantize_groups, with a searched range: of 100 candidates
+/// quantize_rows in scheme minmax, and quantize_groups, with a searched range: of 100 candidates
 /// between the whole range and a fifth of it, the one whose dequantized values have the least sum
 /// of squared errors (docs/numerics.md, "Clip search").
 void quantize_rows_least_error(const float* src, std::size_t rows, std::size_t cols, int bits,

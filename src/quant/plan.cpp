@@ -149,8 +149,9 @@ std::string describe(const PrecisionPlan& plan, const PlanTarget& target) {
   const bool has_codes =
       std::any_of(plan.linears.begin(), plan.linears.end(),
                   [](Precision precision) { return precision.weight.is_integer(); });
-  const std::string scheme =
-      plan.scheme.is_seed() || !has_codes ? "" : fmt::format(", scheme {}", to_string(plan.scheme));
+  const std::string scheme = plan.scheme.is_minmax() || !has_codes
+                                 ? ""
+                                 : fmt::format(", scheme {}", to_string(plan.scheme));
   if (counts.size() == 1) {
     const bool is_phrase = kv.find(' ') != std::string::npos;
     return counts.begin()->first + (is_phrase ? " " : "") + kv + scheme;

@@ -12,6 +12,10 @@ namespace qalof::quant {
 
 namespace {
 
+constexpr std::string_view kMinMax = "minmax";
+// What files and --json have always called it.
+constexpr std::string_view kMinMaxInFiles = "seed";
+
 constexpr std::size_t kGroups[] = {32, 64, 128};
 
 // The name `tuned` and the scheme it abbreviates.
@@ -74,7 +78,7 @@ bool apply_part(std::string_view part, bool& weights_named, QuantScheme& scheme)
       return set(weights_named);
     }
   }
-  return part == "seed" && set(weights_named);
+  return (part == kMinMax || part == kMinMaxInFiles) && set(weights_named);
 }
 
 std::string weights_text(const QuantScheme& scheme) {
@@ -85,7 +89,7 @@ std::string weights_text(const QuantScheme& scheme) {
     if (scheme.kind == named.kind && scheme.double_quant == named.double_quant)
       return std::string(named.name);
   }
-  if (scheme.group == 0) return "seed";
+  if (scheme.group == 0) return std::string(kMinMaxInFiles);
   return fmt::format("g{}{}", scheme.group, scheme.asymmetric ? "-asym" : "");
 }
 
@@ -101,7 +105,7 @@ QuantScheme parse_scheme(std::string_view text, std::string_view where, ErrorKin
     more = end != std::string_view::npos;
     QALOF_CHECK(
         apply_part(rest.substr(0, end), weights_named, scheme), otherwise,
-        "{}: found {:.40}, expected tuned or parts joined by +, each once: seed or g32, "
+        "{}: found {:.40}, expected tuned or parts joined by +, each once: minmax or g32, "
         "g64, g128, g32-asym, g64-asym, g128-asym; mse; aasym; ag32, ag64 or ag128; rot; or "
         "one of int8, llm_int8, llm_int8-T, nf4, nf4-dq, fp4, fp4-dq",
         where, text);

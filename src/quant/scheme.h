@@ -1,7 +1,7 @@
 // How integer codes are computed from floats, apart from their width: a text of parts joined by
 // '+'. K and V have their own schemes.
 //
-//   seed                one scale per output row and per token (docs/numerics.md, "Scheme seed")
+//   minmax              one scale per output row and per token (docs/numerics.md, "Scheme minmax")
 //   g32, g64, g128      weights: one scale per that many inputs of a row ("Group schemes")
 //   g32-asym, ...       and a zero point
 //   int8                weights: one scale per output row, as in bitsandbytes ("Scheme int8")
@@ -30,7 +30,7 @@ namespace qalof::quant {
 
 enum class CodeKind { kUniform, kInt8, kNf4, kFp4 };
 
-/// Value type; the default is `seed`.
+/// Value type; the default is `minmax`.
 struct QuantScheme {
   std::size_t group = 0;  // inputs that share a weight scale; 0: all of a row
   bool asymmetric = false;
@@ -43,9 +43,9 @@ struct QuantScheme {
   bool double_quant = false;    // a codebook's scales are stored in 8 bits
   float outlier_threshold = 0;  // activations of at least this size stay floats; 0: none do
 
-  constexpr bool is_seed() const { return *this == QuantScheme{}; }
+  constexpr bool is_minmax() const { return *this == QuantScheme{}; }
   constexpr bool is_codebook() const { return kind == CodeKind::kNf4 || kind == CodeKind::kFp4; }
-  /// The weights' part of this scheme, with the activations of `seed`.
+  /// The weights' part of this scheme, with the activations of `minmax`.
   constexpr QuantScheme weights() const {
     QuantScheme result = *this;
     result.activation_asymmetric = false;
@@ -55,12 +55,14 @@ struct QuantScheme {
   friend constexpr auto operator<=>(const QuantScheme&, const QuantScheme&) = default;
 };
 
-/// Parses parts in any order, each at most once; "seed" may be omitted. On failure throws
+/// Parses parts in any order, each at most once; "minmax" may be omitted, and may be
+/// written "seed", its name in files. On failure throws
 /// Error{`otherwise`} with a list of the parts (kBadInput suits files). where begins the message,
 /// e.g. "--scheme".
 QuantScheme parse_scheme(std::string_view text, std::string_view where,
                          ErrorKind otherwise = ErrorKind::kUsage);
-/// "seed", "g64", "g64-asym+aasym+ag64+mse", "llm_int8-4.5": the text form, parts in a fixed order.
+/// "seed" (minmax), "g64", "g64-asym+aasym+ag64+mse", "llm_int8-4.5": the text form of files and
+/// --json, parts in a fixed order.
 std::string to_string(const QuantScheme& scheme);
 
 /// Error{kUsage} where the scheme cannot encode a linear of that precision; where names the

@@ -126,7 +126,7 @@ std::shared_ptr<const Execution> Execution::create(
       serving_head(*base, adapters.get(), head_width, weights::HeadKind::kSpan, &head_source);
   run->class_head_ =
       serving_head(*base, adapters.get(), head_width, weights::HeadKind::kClass, &head_source);
-  if (run->kv_.scheme != KvScheme::kSeed)
+  if (run->kv_.scheme != KvScheme::kToken)
     run->description_ += fmt::format(", kv scheme {}", to_string(run->kv_.scheme));
   if (options.lm_head) run->description_ += fmt::format(", lm head {}", run->lm_head_width_.bits);
   if (!head_source.empty()) run->description_ += fmt::format(", head {}", head_source);

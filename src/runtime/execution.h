@@ -20,7 +20,7 @@ namespace qalof::runtime {
 
 /// Choices that a plan does not make.
 struct ExecutionOptions {
-  KvScheme kv_scheme = KvScheme::kSeed;
+  KvScheme kv_scheme = KvScheme::kToken;
   std::optional<quant::BitWidth> lm_head = std::nullopt;  // default: the embedding's width
 };
 

@@ -40,18 +40,18 @@ void for_token_ranges(std::size_t tokens, ParallelFor& parallel, const Body& bod
 }  // namespace
 
 KvScheme parse_kv_scheme(const std::string& text) {
-  if (text == "seed") return KvScheme::kSeed;
+  if (text == "token" || text == "seed") return KvScheme::kToken;
   if (text == "head") return KvScheme::kHead;
-  fail(ErrorKind::kUsage, "--kv_scheme: found {}, expected seed or head", text);
+  fail(ErrorKind::kUsage, "--kv_scheme: found {}, expected token or head", text);
 }
 
-std::string to_string(KvScheme scheme) { return scheme == KvScheme::kSeed ? "seed" : "head"; }
+std::string to_string(KvScheme scheme) { return scheme == KvScheme::kToken ? "seed" : "head"; }
 
 void quantize_kv(const KvRows& rows, std::size_t tokens, const model::ModelConfig& config,
                  const std::vector<int>& head_bits, KvScheme scheme, ParallelFor& parallel) {
   const std::size_t heads = config.num_kv_heads, dim = config.head_dim();
   // Ranges per token: one, or one per head.
-  const std::size_t ranges = scheme == KvScheme::kSeed ? 1 : heads;
+  const std::size_t ranges = scheme == KvScheme::kToken ? 1 : heads;
   const auto quantize_tokens = [&](std::size_t begin, std::size_t end) {
     SerialFor serial;
     for (std::size_t t = begin; t < end; ++t) {
@@ -90,7 +90,7 @@ KvCache::KvCache(const model::ModelConfig& config, const KvPrecision& precision,
         if (bits <= 8) {
           // Heads of one width that share a range share the scale.
           for (std::size_t other = first; other < places.size(); ++other) {
-            if (precision_.scheme == KvScheme::kSeed && places[other].bits == bits)
+            if (precision_.scheme == KvScheme::kToken && places[other].bits == bits)
               place.scale = places[other].scale;
           }
           if (place.scale == kNoScales) {

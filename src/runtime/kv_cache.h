@@ -19,16 +19,16 @@ namespace qalof::runtime {
 
 /// Which values of K or V share one range, and so one scale, where they are integers.
 enum class KvScheme {
-  kSeed,  // all heads of a token, as in the original implementation
-  kHead,  // each kv head of a token
+  kToken,  // all heads of a token, as in the original implementation
+  kHead,   // each kv head of a token
 };
-/// "seed" or "head"; Error{kUsage} for others.
+/// "token", which files call "seed", or "head"; Error{kUsage} for others.
 KvScheme parse_kv_scheme(const std::string& text);
 std::string to_string(KvScheme scheme);
 
 /// How K and V are rounded and stored.
 struct KvPrecision {
-  KvScheme scheme = KvScheme::kSeed;
+  KvScheme scheme = KvScheme::kToken;
   std::vector<std::vector<int>> k_bits, v_bits;  // [layer][kv head]
   friend bool operator==(const KvPrecision&, const KvPrecision&) = default;
 };

@@ -147,12 +147,13 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
               options.threads);
   const quant::QuantScheme scheme = options.plan ? options.plan->scheme : options.scheme;
   QALOF_CHECK(
-      scheme.is_seed() || options.device == Device::kCpu || options.method != Method::kFull,
+      scheme.is_minmax() || options.device == Device::kCpu || options.method != Method::kFull,
       ErrorKind::kUnsupported,
-      "--scheme {}: --method full in another scheme than seed is implemented on --device cpu alone",
+      "--scheme {}: --method full in another scheme than minmax is implemented on --device cpu "
+      "alone",
       quant::to_string(scheme));
   QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUnsupported,
-              "--scheme {}: is for evaluation alone, training has seed and the group schemes",
+              "--scheme {}: is for evaluation alone, training has minmax and the group schemes",
               quant::to_string(scheme));
   QALOF_CHECK(!scheme.rotated || options.method != Method::kFull, ErrorKind::kUnsupported,
               "--scheme {}: --method full trains the weights that rot turns, expected a scheme "
@@ -207,7 +208,7 @@ void check_teacher(const TrainOptions& options, const model::ModelConfig& studen
     check_equal("the number of its blocks", config.num_layers, student.num_layers);
   const quant::QuantScheme scheme = teacher.plan.scheme;
   QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUnsupported,
-              "--teacher {}: runs in scheme {}, training has seed, the group schemes and rot",
+              "--teacher {}: runs in scheme {}, training has minmax, the group schemes and rot",
               teacher.name, quant::to_string(scheme));
 }
 

@@ -13,7 +13,7 @@
 
 namespace qalof::weights {
 
-/// The newest version this build reads. Version 1 had scheme seed only and no separate LM head.
+/// The newest version this build reads. Version 1 had scheme minmax only and no separate LM head.
 /// Version 3 is written where the weights depend on adapters.
 inline constexpr int kPackedVersion = 3;
 inline constexpr const char* kPackedMetadataKey = "qalof.packed";

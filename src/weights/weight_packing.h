@@ -59,7 +59,7 @@ std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std
                                           std::size_t in, quant::Precision precision,
                                           quant::QuantScheme scheme, ParallelFor& parallel);
 
-/// pack_weights in scheme seed for weights that are produced in parts, so that their floats are
+/// pack_weights in scheme minmax for weights that are produced in parts, so that their floats are
 /// never held whole: fill(first row, dst) writes as many rows as fit dst.
 std::unique_ptr<OwnedMatrix> pack_rows(
     const std::function<void(std::size_t, std::span<float>)>& fill, std::size_t out, std::size_t in,

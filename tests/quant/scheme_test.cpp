@@ -19,12 +19,12 @@ TEST(Scheme, NamesComeBackAsTheyWere) {
   }
   for (const char* name : {"int8", "llm_int8", "llm_int8-4.5", "nf4", "nf4-dq", "fp4", "fp4-dq"}) {
     EXPECT_EQ(to_string(parse_scheme(name, "--scheme")), name);
-    EXPECT_FALSE(parse_scheme(name, "--scheme").is_seed());
+    EXPECT_FALSE(parse_scheme(name, "--scheme").is_minmax());
   }
   EXPECT_EQ(parse_scheme("llm_int8-6", "x"), parse_scheme("llm_int8", "x"));
   EXPECT_EQ(parse_scheme("seed", "x"), QuantScheme{});
   EXPECT_EQ(parse_scheme("g128-asym", "x"), (QuantScheme{128, true}));
-  EXPECT_FALSE(parse_scheme("g32", "x").is_seed());
+  EXPECT_FALSE(parse_scheme("g32", "x").is_minmax());
 }
 
 TEST(Scheme, OtherNamesAreRefusedWithTheKnownOnes) {
@@ -45,13 +45,13 @@ TEST(Scheme, PartsStandInAnyOrderEachOnce) {
   EXPECT_EQ(parse_scheme(to_string(scheme), "x"), scheme);
   EXPECT_EQ(scheme.weights(), (QuantScheme{64, true, true}));
   EXPECT_EQ(to_string(parse_scheme("aasym", "x")), "seed+aasym");
-  EXPECT_TRUE(parse_scheme("seed+aasym", "x").weights().is_seed());
-  EXPECT_FALSE(parse_scheme("tuned", "x").is_seed());
+  EXPECT_TRUE(parse_scheme("seed+aasym", "x").weights().is_minmax());
+  EXPECT_FALSE(parse_scheme("tuned", "x").is_minmax());
   EXPECT_EQ(to_string(parse_scheme("rot+g64", "x")), "g64+rot");
   EXPECT_EQ(to_string(parse_scheme("rot", "x")), "seed+rot");
   EXPECT_EQ(to_string(parse_scheme("tuned", "x")), "g64-asym+aasym+ag64+mse+rot");
   EXPECT_TRUE(parse_scheme("rot", "x").weights().rotated);
-  EXPECT_FALSE(parse_scheme("rot", "x").is_seed());
+  EXPECT_FALSE(parse_scheme("rot", "x").is_minmax());
   for (const char* text :
        {"mse+mse", "g64+g64", "g64+seed", "seed+g32", "g64+", "+g64", "g64++mse", "ag64+g64+ag64",
         "tuned+mse", "tuned+rot", "rot+rot", "rot+tuned", "tunedrot", "nf4+rot"}) {

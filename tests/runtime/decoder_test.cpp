@@ -173,7 +173,7 @@ TEST_F(DecoderTest, LmHeadOfFewBitsStaysNearTheFloats) {
   const auto logits = [&](int bits) {
     const auto exec = Execution::create(
         base_, quant::resolve(quant::parse_plan("32"), base_->target()), nullptr, serial_,
-        {.kv_scheme = KvScheme::kSeed, .lm_head = quant::BitWidth{bits}});
+        {.kv_scheme = KvScheme::kToken, .lm_head = quant::BitWidth{bits}});
     std::vector<float> result(97 * ids_.size());
     lm_logits(*exec, hidden.data(), ids_.size(), result.data(), serial_);
     return result;

@@ -25,15 +25,15 @@ TEST(KvCacheTest, Gpt2With1024PositionsIsAsSmallAsPromised) {
       model::parse_model_config(model::named_model_config("gpt2", "124M"), "test");
   const std::size_t elements = std::size_t{2} * 12 * 768 * 1024,
                     tokens = std::size_t{2} * 12 * 1024;
-  for (const KvScheme scheme : {KvScheme::kSeed, KvScheme::kHead}) {
-    const std::size_t scales = tokens * (scheme == KvScheme::kSeed ? 1 : 12) * 4;
+  for (const KvScheme scheme : {KvScheme::kToken, KvScheme::kHead}) {
+    const std::size_t scales = tokens * (scheme == KvScheme::kToken ? 1 : 12) * 4;
     EXPECT_EQ(KvCache(config, uniform(config, 8, scheme), 1024).bytes(), elements + scales);
     EXPECT_EQ(KvCache(config, uniform(config, 4, scheme), 1024).bytes(), elements / 2 + scales);
     EXPECT_LE(KvCache(config, uniform(config, 8, scheme), 1024).bytes(), 21'000'000U);
     EXPECT_LE(KvCache(config, uniform(config, 4, scheme), 1024).bytes(), 12'000'000U);
   }
-  EXPECT_EQ(KvCache(config, uniform(config, 16, KvScheme::kSeed), 1024).bytes(), elements * 2);
-  EXPECT_EQ(KvCache(config, uniform(config, 32, KvScheme::kSeed), 1024).bytes(), elements * 4);
+  EXPECT_EQ(KvCache(config, uniform(config, 16, KvScheme::kToken), 1024).bytes(), elements * 2);
+  EXPECT_EQ(KvCache(config, uniform(config, 32, KvScheme::kToken), 1024).bytes(), elements * 4);
 }
 
 // Every way to cut a sequence, at every width and scheme, on every instruction set.
@@ -48,7 +48,7 @@ TEST(KvCacheTest, WholeChunksAndTokenByTokenGiveTheSameBits) {
     for (const Json& config : {tiny_config(), odd_heads}) {
       const TinyRuntime tiny(config);
       const std::vector<std::int32_t> ids = tiny.ids(40);
-      for (const KvScheme scheme : {KvScheme::kSeed, KvScheme::kHead}) {
+      for (const KvScheme scheme : {KvScheme::kToken, KvScheme::kHead}) {
         for (
             const char* plan :
             {"w8a8kv2", "w8a8kv3", "w8a8kv4", "w8a8kv5", "w8a8kv8", "w8a8kv16", "w8a8kv32",
@@ -75,11 +75,11 @@ TEST(KvCacheTest, SchemesDifferAndOneHeadMakesThemEqual) {
   const auto run = [&](const TinyRuntime& model, KvScheme scheme) {
     return model.run(*model.execution("w8a8kv4", nullptr, {.kv_scheme = scheme}), ids, 1, serial);
   };
-  EXPECT_FALSE(same_bytes(run(tiny, KvScheme::kSeed), run(tiny, KvScheme::kHead)));
+  EXPECT_FALSE(same_bytes(run(tiny, KvScheme::kToken), run(tiny, KvScheme::kHead)));
   Json one_head = tiny_config();
   one_head["n_head"] = 1;
   const TinyRuntime single(one_head);
-  EXPECT_TRUE(same_bytes(run(single, KvScheme::kSeed), run(single, KvScheme::kHead)));
+  EXPECT_TRUE(same_bytes(run(single, KvScheme::kToken), run(single, KvScheme::kHead)));
 }
 
 TEST(KvCacheTest, TruncatedCacheContinuesAsIfTheRestHadNeverBeen) {

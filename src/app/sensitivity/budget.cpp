@@ -129,7 +129,7 @@ BudgetResult plan_under_budget(const Json& sensitivity, const std::string& where
   const auto plan_of = [&](std::span<const std::size_t> chosen) {
     quant::PlanSpec plan = quant::budget_plan(input, chosen);
     if (kv) quant::set_kv(kv->input, kv->choices, plan);
-    if (!scheme.is_seed()) plan.scheme = scheme;
+    if (!scheme.is_minmax()) plan.scheme = scheme;
     return plan;
   };
   if (options.refine > 0) {

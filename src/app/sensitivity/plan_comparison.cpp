@@ -42,7 +42,7 @@ class Plans {
     add(std::move(plan));
   }
   void add(ComparedPlan plan) {
-    if (!scheme_.is_seed()) plan.spec.scheme = scheme_;
+    if (!scheme_.is_minmax()) plan.spec.scheme = scheme_;
     if (seen_.insert(quant::to_json(plan.spec).dump()).second) plans_.push_back(std::move(plan));
   }
   std::vector<ComparedPlan> take() { return std::move(plans_); }

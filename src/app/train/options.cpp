@@ -44,9 +44,9 @@ void TrainRunOptions::list(OptionList& list) {
               "the precision or plan to train in; methods of several widths train around it")
       ->incidental();
   list.option("--scheme", model.scheme,
-              "tuned, or parts joined by +: seed, g32, g64, g128, g32-asym, ... (weights), mse "
+              "tuned, or parts joined by +: minmax, g32, g64, g128, g32-asym, ... (weights), mse "
               "(their ranges), aasym, ag32, ag64, ag128 (activations), rot (both rotated); "
-              "default: the plan's, else seed");
+              "default: the plan's, else minmax");
   train.list(list);
   list.group("checkpoints");
   list.option("--save_total_limit", save_total_limit,

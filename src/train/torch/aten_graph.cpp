@@ -1,7 +1,7 @@
 // The decoder in plain ATen operations: the graph for CUDA, and the oracle of the kernel graph.
-// Linears of integer plans in scheme seed multiply codes (integers in floats, exact), so that they
-// add no error of their own; in other schemes they multiply dequantized values. Float sums run in
-// ATen's order, so that the two graphs agree in score and divergence, not in bits.
+// Linears of integer plans in scheme minmax multiply codes (integers in floats, exact), so that
+// they add no error of their own; in other schemes they multiply dequantized values. Float sums run
+// in ATen's order, so that the two graphs agree in score and divergence, not in bits.
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -325,7 +325,7 @@ class AtenGraph final : public Graph {
     const int x_bits = precision.activation.bits, w_bits = precision.weight.bits;
     Side& side = side_of(plan);
     at::Tensor y;
-    if (!plan.scheme.is_seed() && w_bits < 16) {
+    if (!plan.scheme.is_minmax() && w_bits < 16) {
       y = at::linear(input_reals(x, x_bits, plan), reals(side, index, w_bits, plan.scheme));
     } else if (x_bits < 16 && w_bits < 16) {
       const Codes wq = codes(side, index, w_bits);
@@ -373,7 +373,7 @@ class AtenGraph final : public Graph {
     return input.real;
   }
 
-  // A weight in scheme seed, dequantized; made once where it is frozen.
+  // A weight in scheme minmax, dequantized; made once where it is frozen.
   static at::Tensor fake_weight(Side& side, std::size_t index, int bits, double clip) {
     const at::Tensor& weight = side.params.weights[index];
     if (weight.requires_grad() || bits == 32) return fake_quantize(weight, bits, clip);
@@ -382,7 +382,7 @@ class AtenGraph final : public Graph {
     return kept;
   }
 
-  // Codes of a weight in scheme seed; made once where it is frozen.
+  // Codes of a weight in scheme minmax; made once where it is frozen.
   static Codes codes(Side& side, std::size_t index, int bits) {
     const at::Tensor& weight = side.params.weights[index];
     if (weight.requires_grad()) return quantize_rows(weight.detach(), bits);

@@ -403,7 +403,7 @@ Variable AttentionFunction::forward(AutogradContext* ctx, const Variable& qkv,
   float* k = mutable_data(rounded) + config.hidden;
   const auto round = [&](float* values, const std::vector<int>& bits) {
     runtime::quantize_kv({values, cols(rounded)}, rows(rounded), config, bits,
-                         runtime::KvScheme::kSeed, *resources.parallel);
+                         runtime::KvScheme::kToken, *resources.parallel);
   };
   round(k, *arguments.k_bits);
   round(k + kv_width, *arguments.v_bits);
