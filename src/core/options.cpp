@@ -126,6 +126,10 @@ Json Option::value() const {
   return items;
 }
 
+std::string OptionList::list_text(const std::vector<std::string>& items) {
+  return fmt::format("[{}]", fmt::join(items, ","));
+}
+
 Option& OptionList::declare(const std::string& names, const std::string& help) {
   Option& added = options_.emplace_back();
   added.names_ = split(names, ',');

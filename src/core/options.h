@@ -110,9 +110,9 @@ class OptionList {
       added.is_list_ = true;
       if constexpr (std::is_arithmetic_v<typename T::value_type>)
         added.kind_ = Option::Kind::kNumber;
-      std::string items;
-      for (const auto& item : value) items += (items.empty() ? "" : ",") + text_of(item);
-      added.default_ = "[" + items + "]";
+      std::vector<std::string> items;
+      for (const auto& item : value) items.push_back(text_of(item));
+      added.default_ = list_text(items);
     } else {
       if constexpr (std::is_arithmetic_v<T>) {
         added.kind_ = Option::Kind::kNumber;
@@ -191,6 +191,8 @@ class OptionList {
     text << value;
     return text.str();
   }
+  /// "[a,b]"
+  static std::string list_text(const std::vector<std::string>& items);
   Option& declare(const std::string& names, const std::string& help);
   template <typename Field, typename T, std::size_t count>
   Option& declare_choice(const std::string& names, Field* value, const Named<T> (&known)[count],

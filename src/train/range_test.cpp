@@ -88,7 +88,7 @@ RangeTest find_min_bits(const std::shared_ptr<const weights::BaseModel>& base,
               kSteps, options.widths.max_bits);
   int bits = kFewestBits;
   while (bits < options.widths.max_bits - 1 && add(bits) < kShare * fall_at_top) ++bits;
-  result.widths.min_bits = bits;
+  result.min_bits = bits;
   return result;
 }
 
