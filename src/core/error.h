@@ -26,7 +26,7 @@ enum class ErrorKind {
   kInternal,     // our bug
 };
 
-/// text with control bytes but line ends written as \xNN: names from files must neither end a
+/// text with control bytes but line ends written as `\xNN`: names from files must neither end a
 /// message early nor command a terminal.
 inline std::string printable(const std::string& text) {
   std::string result;

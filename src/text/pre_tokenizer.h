@@ -7,9 +7,9 @@
 namespace qalof::text {
 
 enum class PreTokenizer {
-  /// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+  /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
   kGpt2,
-  /// Each \p{N} apart, and what lies between as kGpt2, as if it stood alone.
+  /// Each `\p{N}` apart, and what lies between as kGpt2, as if it stood alone.
   kDigits,
   /// kLlama3Pattern.
   kLlama3,
