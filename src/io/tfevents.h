@@ -17,7 +17,7 @@ std::string tf_record(std::string_view payload);
 /// One run's scalars. Not thread-safe.
 class EventFile {
  public:
-  /// Makes `events.out.tfevents.<seconds>.<host>.<pid>.<n>` in directory. With first_step, readers
+  /// Makes events.out.tfevents.SECONDS.HOST.PID.N in directory. With first_step, readers
   /// drop what earlier files of the directory say of that step and later ones. Error{kResource}.
   EventFile(const std::string& directory, std::optional<std::int64_t> first_step);
   /// wall_time in seconds since 1970.
