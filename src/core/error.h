@@ -26,7 +26,7 @@ enum class ErrorKind {
   kInternal,     // our bug
 };
 
-/// text with every control byte except line ends written as \xNN: a name from a file must neither
+/// text with every control byte except line ends written as `\xNN`: a name from a file must neither
 /// end a message early nor control a terminal.
 inline std::string printable(const std::string& text) {
   std::string result;

@@ -30,11 +30,10 @@ void keep_freed_memory([[maybe_unused]] std::size_t expected_bytes) {
   constexpr std::uintptr_t kLargePage = std::uintptr_t{2} << 20;
   void* block = expected_bytes < 2 * kLargePage ? nullptr : std::malloc(expected_bytes);
   if (block == nullptr) return;
-  const std::uintptr_t begin =
-      (reinterpret_cast<std::uintptr_t>(block) + kLargePage - 1) & ~(kLargePage - 1);
-  const std::uintptr_t end =
-      (reinterpret_cast<std::uintptr_t>(block) + expected_bytes) & ~(kLargePage - 1);
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  const auto address = reinterpret_cast<std::uintptr_t>(block);
+  const std::uintptr_t begin = (address + kLargePage - 1) & ~(kLargePage - 1);
+  const std::uintptr_t end = (address + expected_bytes) & ~(kLargePage - 1);
+  madvise(static_cast<char*>(block) + (begin - address), end - begin, MADV_HUGEPAGE);
   std::free(block);
 #endif
 #endif

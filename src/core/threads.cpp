@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
@@ -192,7 +193,7 @@ int available_threads() {
                   ? CPU_COUNT(&set)
                   : static_cast<int>(std::thread::hardware_concurrency());
   const double limit = cgroup_cpus();
-  if (limit > 0) count = std::min(count, std::max(1, static_cast<int>(limit + 0.5)));
+  if (limit > 0) count = std::min(count, std::max(1, static_cast<int>(std::lround(limit))));
   return std::max(1, count);
 }
 

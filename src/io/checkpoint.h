@@ -17,7 +17,7 @@ struct CheckpointDir {
   std::int64_t step = 0;
 };
 
-/// Directories named checkpoint-<step> in output_dir, newest first, valid or not.
+/// Directories named `checkpoint-<step>` in output_dir, newest first, valid or not.
 std::vector<CheckpointDir> list_checkpoints(const std::string& output_dir);
 
 /// Compares the manifest with its checksum and every file with the manifest. Returns the step.

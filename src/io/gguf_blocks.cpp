@@ -201,6 +201,7 @@ std::string gguf_type_name(std::uint32_t type) {
 
 std::string gguf_types_read() {
   std::vector<std::string> names;
+  names.reserve(kBlocks.size());
   for (const GgufBlock& block : kBlocks)
     names.push_back(gguf_type_name(static_cast<std::uint32_t>(block.type)));
   return fmt::format("{}", fmt::join(names, ", "));

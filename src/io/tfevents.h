@@ -18,7 +18,7 @@ std::string tf_record(std::string_view payload);
 /// One run's scalars. Not thread-safe.
 class EventFile {
  public:
-  /// Creates directory/events.out.tfevents.<seconds>.<host>.<pid>.<n>. With first_step, readers
+  /// Creates events.out.tfevents.SECONDS.HOST.PID.N in directory. With first_step, readers
   /// discard what earlier files of the directory hold for that step and later ones.
   /// Error{kResource}.
   EventFile(const std::string& directory, std::optional<std::int64_t> first_step);

@@ -42,4 +42,5 @@ template <int kCount, typename Body>
 #endif
 
 /// A body for unrolled: QALOF_UNROLLED(r) { ... }.
+// NOLINTNEXTLINE(bugprone-macro-parentheses): index is a parameter's name.
 #define QALOF_UNROLLED(index) [&](int index) __attribute__((always_inline))

@@ -171,6 +171,7 @@ void run_rows(const typename Format::Block& block, std::size_t row, std::size_t 
       return run_tile<Format, 3, kPanels>(block, row, panel, stretch);
     case 4:
       return run_tile<Format, 4, kPanels>(block, row, panel, stretch);
+    // NOLINTNEXTLINE(bugprone-branch-clone): 5 and 6 are equal where a format lacks both tiles.
     case 5:
       if constexpr (Format::kTallest > 4)
         return run_tile<Format, 5, kPanels>(block, row, panel, stretch);

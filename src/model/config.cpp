@@ -122,6 +122,7 @@ Json named_model_config(const std::string& model_type, const std::string& size) 
             {"attn_pdrop", 0.0}};
   }
   std::vector<std::string> names;
+  names.reserve(kSizes.size());
   for (const Size& known : kSizes) names.emplace_back(known.name);
   fail(ErrorKind::kUsage, "--size: found {:.40}, expected one of {}", size, fmt::join(names, ", "));
 }

@@ -157,6 +157,7 @@ std::string describe(const PrecisionPlan& plan, const PlanTarget& target) {
     return counts.begin()->first + (is_phrase ? " " : "") + kv + scheme;
   }
   std::vector<std::string> parts;
+  parts.reserve(counts.size());
   for (const auto& [text, count] : counts) parts.push_back(fmt::format("{} x{}", text, count));
   return fmt::format("mixed ({}; {}), {:.2f} weight bits{}", fmt::join(parts, ", "), kv,
                      plan.mean_weight_bits(target), scheme);

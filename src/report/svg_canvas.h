@@ -24,7 +24,7 @@ std::string svg_line(std::string_view css, double x1, double y1, double x2, doub
 /// anchor: "start", "middle" or "end".
 std::string svg_text(std::string_view css, std::string_view anchor, double x, double y,
                      std::string_view text);
-/// A <title> element, which browsers show as a tooltip.
+/// A `<title>` element, which browsers show as a tooltip.
 std::string svg_title(std::string_view text);
 /// Grid, ticks and names of both axes.
 std::string svg_axes(const PlotArea& area, const ChartAxis& x, const ChartAxis& y,

@@ -7,9 +7,10 @@
 namespace qalof::text {
 
 enum class PreTokenizer {
-  /// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+  /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
   kGpt2,
-  /// Each \p{N} is a pre-token; the text between them is split as in kGpt2, each piece on its own.
+  /// Each `\p{N}` is a pre-token; the text between them is split as in kGpt2, each piece on its
+  /// own.
   kDigits,
   /// kLlama3Pattern.
   kLlama3,

@@ -5,6 +5,7 @@
 namespace qalof::text {
 
 // clang-format off
+// NOLINTBEGIN(readability-function-size): tables are long.
 std::span<const CodeRange> letter_ranges() {
   static constexpr CodeRange kRanges[] = {
       {0x41, 0x5a}, {0x61, 0x7a}, {0xaa, 0xaa}, {0xb5, 0xb5}, {0xba, 0xba}, {0xc0, 0xd6},
@@ -709,6 +710,7 @@ std::span<const LowerRun> lower_runs() {
   return kRuns;
 }
 
+// NOLINTEND(readability-function-size)
 // clang-format on
 
 }  // namespace qalof::text
