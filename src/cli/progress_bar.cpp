@@ -29,7 +29,7 @@ std::string repeated(std::string_view text, std::size_t count) {
 // "1,234,567"
 std::string grouped(std::uint64_t number) {
   std::string text = std::to_string(number);
-  for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, ",");
+  for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, 1, ',');
   return text;
 }
 
@@ -64,7 +64,7 @@ std::string rate_text(const BarLine& line) {
 }
 
 std::string time_text(const BarLine& line) {
-  if (line.left) return "ETA " + clock_text(*line.left);
+  if (line.left) return fmt::format("ETA {}", clock_text(*line.left));
   return line.elapsed < 1 ? "" : clock_text(line.elapsed);
 }
 
@@ -93,7 +93,7 @@ std::string draw_bar(double share, std::size_t width, BarStyle style) {
   const bool half = halves % 2 == 1;
   std::string drawn = repeated("\u2501", full) + (half ? "\u2578" : "");
   if (!style.colour) return drawn + std::string(rest - (half ? 1 : 0), ' ');
-  if (rest == 0) return "\x1b[36m" + drawn + "\x1b[0m";
+  if (rest == 0) return fmt::format("\x1b[36m{}\x1b[0m", drawn);
   // A half at the seam, so that the two colours do not touch.
   const std::string remainder = (half ? "" : "\u257a") + repeated("\u2501", rest - 1);
   return fmt::format("\x1b[36m{}\x1b[90m{}\x1b[0m", drawn, remainder);

@@ -77,6 +77,7 @@ svg .touch{fill:currentColor;opacity:0}svg .touch:hover{opacity:1}
 .s1{color:var(--s1)}.s2{color:var(--s2)}.s3{color:var(--s3)}.s4{color:var(--s4)}.s5{color:var(--s5)}.s6{color:var(--s6)}
 @media(max-width:520px){main{padding:20px 12px 48px}h1{font-size:25px}th,td{padding:7px 8px}table{font-size:12.5px}
 th:first-child,td:first-child{white-space:normal;min-width:96px}.tile{padding:10px 12px}.tile b{font-size:20px}}
+@container(max-width:470px){th,td{padding:7px 8px}table{font-size:12.5px}th:first-child,td:first-child{white-space:normal;min-width:96px}}
 @media print{body{background:#fff}.card,.tile,pre{break-inside:avoid}}
 )css";
 

@@ -59,7 +59,8 @@ class RecordingTest(unittest.TestCase):
             return picture.read_text()
 
     def test_holds_commands_and_their_output(self):
-        picture = self.record("# a remark\nprintf 'one\\n'; printf '<two>\\n' >&2\necho \\\n  three\n")
+        picture = self.record("# a remark\nprintf 'one\\n'; printf '<two>\\n' >&2\n"
+                              "echo \\\n  three\n")
         self.assertEqual(texts_of(picture),
                          ["$ printf 'one\\n'; printf '<two>\\n' >&2", "one", "<two>",
                           "$ echo \\", "three", "three"])

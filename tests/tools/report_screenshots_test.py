@@ -46,7 +46,8 @@ class LayoutTest(unittest.TestCase):
         self.expect(good + '<div class="grid" style="display:flex"><p style="flex:1">a</p></div>')
 
     def test_content_that_leaves_its_box(self):
-        wide = '<div style="width:100px;overflow:{}"><div style="width:200px;height:9px"></div></div>'
+        wide = ('<div style="width:100px;overflow:{}"><div style="width:200px;height:9px"></div>'
+                '</div>')
         self.expect(wide.format("hidden"), "does not hold its content")
         self.expect(wide.format("auto"), "scrolls sideways")
         self.expect(wide.format("auto"), width=400)

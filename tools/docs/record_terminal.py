@@ -53,7 +53,7 @@ class Cell:
 
 
 class Screen:
-    """The lines of a terminal that never scrolls: what programs that write and rewrite lines need."""
+    """The lines of a terminal that never scrolls, for programs that write and rewrite lines."""
 
     CODE = re.compile(r"\x1b\[([0-9;]*)([A-Za-z])")
     # Text with the beginning of a code at its end.
@@ -164,7 +164,7 @@ def commands_of(text):
 
 
 def chunks(command, columns, cwd):
-    """What the command writes to a terminal, as (seconds since the last, text); fails as it does."""
+    """What the command writes to a terminal: (seconds since the last, text). Fails as it does."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items()
@@ -215,7 +215,8 @@ def row_svg(cells, y):
         for word in re.finditer(r"\S+( \S+)*", text):
             x = MARGIN + (begin + word.start()) * CHARACTER
             css = f' class="{cells[begin].css}"' if cells[begin].css else ""
-            parts.append(f'<text{css} x="{x:.1f}" y="{y}" textLength="{len(word[0]) * CHARACTER:.1f}"'
+            width = len(word[0]) * CHARACTER
+            parts.append(f'<text{css} x="{x:.1f}" y="{y}" textLength="{width:.1f}"'
                          f' lengthAdjust="spacingAndGlyphs">{html.escape(word[0], quote=False)}'
                          "</text>")
         begin = end
@@ -238,7 +239,8 @@ def svg(recording, label, frame_step):
                 continue
             name = f"f{len(keyframes)}"
             is_last = i + 1 == len(versions)
-            ends = "" if is_last else f"{100 * versions[i + 1][0] / length:.2f}%{{visibility:hidden}}"
+            end = length if is_last else versions[i + 1][0]
+            ends = "" if is_last else f"{100 * end / length:.2f}%{{visibility:hidden}}"
             keyframes.append(f"@keyframes {name}{{0%{{visibility:hidden}}"
                              f"{100 * start / length:.2f}%{{visibility:visible}}{ends}}}"
                              f"#{name}{{animation-name:{name}}}")
