@@ -54,6 +54,18 @@ std::vector<std::int32_t> document_tokens(const text::TextEncoder& encoder,
 LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::TextEncoder& encoder,
                      const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile) {
+  observer.status("reading " + options.validation_file);
+  const text::PlainText file = text::read_plain_text(options.validation_file, kMaxTextBytes);
+  if (file.is_changed()) observer.info(file.changes(options.validation_file));
+  return score_documents(executions, encoder, documents_of(file.text, options.line_by_line),
+                         options, parallel, observer, profile);
+}
+
+LmScores score_documents(const runtime::RequestExecutions& executions,
+                         const text::TextEncoder& encoder,
+                         std::span<const std::string_view> documents,
+                         const LmEvaluationOptions& options, ParallelFor& parallel,
+                         Observer& observer, runtime::Profile* profile) {
   executions.front().base().require_lm_head();
   const model::ModelConfig& config = executions.front().base().config();
   const std::size_t length =
@@ -64,14 +76,10 @@ LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::T
   const std::size_t stride = options.stride == 0 ? length / 2 : options.stride;
   QALOF_CHECK(stride >= 1 && stride < length, ErrorKind::kUsage,
               "--stride: found {}, expected 1..{} (less than the window)", stride, length - 1);
-  observer.status("reading " + options.validation_file);
-  const text::PlainText file = text::read_plain_text(options.validation_file, kMaxTextBytes);
-  const std::string& text = file.text;
-  if (file.is_changed()) observer.info(file.changes(options.validation_file));
   std::vector<std::int32_t> ids;
   std::vector<Window> windows;
   LmScores scores;
-  for (const std::string_view document : documents_of(text, options.line_by_line)) {
+  for (const std::string_view document : documents) {
     const std::vector<std::int32_t> more = document_tokens(encoder, document);
     add_windows(ids.size(), ids.size() + more.size(), length, stride, windows);
     scores.tokens += more.empty() ? 0 : more.size() - 1;

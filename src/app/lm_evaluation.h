@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,5 +41,11 @@ std::vector<std::int32_t> document_tokens(const text::TextEncoder& encoder,
 LmScores evaluate_lm(const runtime::RequestExecutions& executions, const text::TextEncoder& encoder,
                      const LmEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile = nullptr);
+/// Scores documents in memory likewise; options.validation_file names them in messages.
+LmScores score_documents(const runtime::RequestExecutions& executions,
+                         const text::TextEncoder& encoder,
+                         std::span<const std::string_view> documents,
+                         const LmEvaluationOptions& options, ParallelFor& parallel,
+                         Observer& observer, runtime::Profile* profile = nullptr);
 
 }  // namespace qalof::app

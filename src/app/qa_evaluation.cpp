@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <optional>
 
 #include "core/error.h"
 #include "core/finite.h"
 #include "text/squad_metric.h"
+#include "text/unicode.h"
 
 namespace qalof::app {
 
@@ -73,6 +75,8 @@ class QaEvaluator {
     return std::move(scores_);
   }
   std::uint64_t done() const { return scores_.samples; }
+  /// From now on predictions go there and are not scored.
+  void predict_only(std::function<void(text::SpanPrediction)> take) { take_ = std::move(take); }
 
  private:
   // Stretches of questions that have one head.
@@ -100,6 +104,7 @@ class QaEvaluator {
 
   void finish(const QaItem& item) {
     const text::SpanPrediction prediction = decoder_.finish(*item.context);
+    if (take_) return take_(prediction);
     const text::QuestionScore score = score_answer(options_, prediction.text, item.question);
     exact_ += score.exact;
     f1_ += score.f1;
@@ -115,6 +120,7 @@ class QaEvaluator {
   const weights::Head* untrained_;
   text::SpanDecoder decoder_;
   std::optional<text::PredictionWriter> writer_;
+  std::function<void(text::SpanPrediction)> take_;
   runtime::GroupedWorkspace workspace_;
   std::vector<float> hidden_, logits_;
   double exact_ = 0, f1_ = 0;
@@ -152,6 +158,36 @@ QaScores evaluate_qa(const runtime::RequestExecutions& executions, const text::T
   QaScores scores = evaluator.finish_all();
   scores.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return scores;
+}
+
+text::SpanPrediction answer_question(const runtime::Execution& execution,
+                                     const text::TextEncoder& encoder, const std::string& question,
+                                     const std::string& context, const QaEvaluationOptions& options,
+                                     ParallelFor& parallel) {
+  QALOF_CHECK(execution.head(weights::Task::kQa) != nullptr, ErrorKind::kBadInput,
+              "{}: neither the model nor an adapter holds a question-answering head (qa_outputs)",
+              execution.base().path());
+  text::check_utf8(question, "the question");
+  text::check_utf8(context, "the context");
+  QaEvaluationOptions fitted = options;
+  fitted.validation_file = "the context";  // its name in messages
+  fitted.output_dir.clear();
+  text::fit_windows(fitted.features, execution.base().config().max_positions);
+  QaItem item;
+  item.question.id = "1";
+  item.question.question = question;
+  item.context = std::make_shared<const std::string>(context);
+  item.windows = text::make_windows(encoder, question, text::encode_context(encoder, context),
+                                    fitted.features);
+  QaBatch batch;
+  for (const text::SpanWindow& window : item.windows) batch.tokens += window.ids.size();
+  batch.items.push_back(std::move(item));
+  const runtime::RequestExecutions executions(execution);
+  QaEvaluator evaluator(executions, nullptr, fitted, parallel, nullptr);
+  text::SpanPrediction answer;
+  evaluator.predict_only([&](text::SpanPrediction found) { answer = std::move(found); });
+  evaluator.run(batch);
+  return answer;
 }
 
 }  // namespace qalof::app

@@ -30,4 +30,11 @@ QaScores evaluate_qa(const runtime::RequestExecutions& executions, const text::T
                      const QaEvaluationOptions& options, ParallelFor& parallel, Observer& observer,
                      runtime::Profile* profile = nullptr);
 
+/// The answer to one question out of a context, as evaluate_qa finds it. Error{kBadInput} where the
+/// execution has no QA head or a text is not UTF-8.
+text::SpanPrediction answer_question(const runtime::Execution& execution,
+                                     const text::TextEncoder& encoder, const std::string& question,
+                                     const std::string& context, const QaEvaluationOptions& options,
+                                     ParallelFor& parallel);
+
 }  // namespace qalof::app
