@@ -35,8 +35,15 @@ add_custom_target(uninstall
   COMMAND ${CMAKE_COMMAND} -D MANIFESTS=${CMAKE_BINARY_DIR} -D PREFIX=${CMAKE_INSTALL_PREFIX}
           -P ${CMAKE_CURRENT_LIST_DIR}/uninstall.cmake)
 
+# A wheel runs on machines without our third-party libraries: it brings all but those of the C
+# library.
 if(DEFINED SKBUILD_SCRIPTS_DIR)
-  install(TARGETS qalof DESTINATION ${SKBUILD_SCRIPTS_DIR} COMPONENT wheel)
+  set_target_properties(qalof PROPERTIES INSTALL_RPATH "$ORIGIN/../lib/qalof")
+  install(TARGETS qalof RUNTIME_DEPENDENCY_SET libraries DESTINATION ${SKBUILD_SCRIPTS_DIR}
+          COMPONENT wheel)
+  install(RUNTIME_DEPENDENCY_SET libraries
+          PRE_EXCLUDE_REGEXES "^(ld-linux.*|lib(c|m|dl|rt|pthread))\\.so"
+          DESTINATION ${SKBUILD_DATA_DIR}/lib/qalof COMPONENT wheel)
 endif()
 
 # The .deb holds the program alone.

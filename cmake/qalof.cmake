@@ -15,18 +15,10 @@ if(QALOF_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${QALOF_CCACHE})
 endif()
 
-# Programs that run on machines without our third-party libraries, as those of a wheel do.
-if(QALOF_STATIC)
-  set(CMAKE_FIND_LIBRARY_SUFFIXES .a)
-  set(OPENSSL_USE_STATIC_LIBS ON)
-  add_link_options(-static-libstdc++ -static-libgcc)
-endif()
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(OpenSSL REQUIRED)
-add_library(qalof_fmt INTERFACE)
-target_link_libraries(qalof_fmt INTERFACE $<IF:$<BOOL:${QALOF_STATIC}>,fmt::fmt-header-only,fmt::fmt>)
 include(re2)
 qalof_find_re2()
 # Binaries run where they were built and, moved together, beside each other.

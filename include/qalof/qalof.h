@@ -13,8 +13,8 @@
 // calls: two calls at once take turns, which is no faster than one after the other.
 //
 // Errors: every function may throw qalof::Error and nothing else, but for what a callback of the
-// caller throws, which passes through. Texts are UTF-8, else Error{kBadInput}. Running out of memory
-// is Error{kResource}.
+// caller throws, which passes through. Texts are UTF-8, else Error{kBadInput}. Running out of
+// memory is Error{kResource}.
 #pragma once
 
 #include <cstddef>
@@ -83,11 +83,11 @@ enum class StopReason {
 };
 
 struct GenerateOptions {
-  std::size_t max_new_tokens = 64;  // at least 1
-  double temperature = 0;           // at least 0; 0: the most likely token
-  std::size_t top_k = 0;            // choose among the k most likely; 0: all
-  double top_p = 1;                 // in (0, 1]: the fewest most likely of that probability
-  std::uint64_t seed = 0;           // the tokens are a function of it
+  std::size_t max_new_tokens = 64;     // at least 1
+  double temperature = 0;              // at least 0; 0: the most likely token
+  std::size_t top_k = 0;               // choose among the k most likely; 0: all
+  double top_p = 1;                    // in (0, 1]: the fewest most likely of that probability
+  std::uint64_t seed = 0;              // the tokens are a function of it
   std::vector<std::string> stop = {};  // texts that end the generation and are not part of it
   bool ignore_eos = false;             // continue where the model ends its text
   /// Receives the text in pieces of whole code points as they become final; false ends it.

@@ -12,9 +12,9 @@
 namespace qalof::app {
 
 struct ContinuationScore {
-  std::vector<std::int32_t> ids;                // of the continuation
-  std::vector<float> token_log_likelihoods;     // nats, [ids.size()]
-  double log_likelihood = 0;                    // their sum
+  std::vector<std::int32_t> ids;             // of the continuation
+  std::vector<float> token_log_likelihoods;  // nats, [ids.size()]
+  double log_likelihood = 0;                 // their sum
 };
 
 /// log P(continuation | context). Both are encoded as one text behind what the tokenizer puts

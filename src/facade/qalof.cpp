@@ -224,9 +224,8 @@ Generation Variant::generate(std::string_view prompt, const GenerateOptions& opt
       };
     }
     Warnings warnings;
-    runtime::Generation made =
-        app::generate_text(*state_->execution, state_->model->encoder, request, state_->model->pool,
-                           on_text, warnings);
+    runtime::Generation made = app::generate_text(*state_->execution, state_->model->encoder,
+                                                  request, state_->model->pool, on_text, warnings);
     Generation result;
     result.text = std::move(made.text);
     result.ids = std::move(made.ids);
@@ -242,9 +241,8 @@ Generation Variant::generate(std::string_view prompt, const GenerateOptions& opt
 
 ContinuationScore Variant::score(std::string_view context, std::string_view continuation) const {
   return guarded([&] {
-    app::ContinuationScore found =
-        app::score_continuation(*state_->execution, state_->model->encoder, context, continuation,
-                                state_->model->pool);
+    app::ContinuationScore found = app::score_continuation(
+        *state_->execution, state_->model->encoder, context, continuation, state_->model->pool);
     return ContinuationScore{found.log_likelihood, std::move(found.ids),
                              std::move(found.token_log_likelihoods)};
   });
@@ -259,10 +257,10 @@ TextScore Variant::score_texts(std::span<const std::string> texts,
     lm.max_seq_length = options.max_seq_length;
     lm.stride = options.stride;
     Warnings warnings;
-    const app::LmScores found = app::score_documents(
-        *state_->execution, state_->model->encoder,
-        std::vector<std::string_view>(texts.begin(), texts.end()), lm, state_->model->pool,
-        warnings);
+    const app::LmScores found =
+        app::score_documents(*state_->execution, state_->model->encoder,
+                             std::vector<std::string_view>(texts.begin(), texts.end()), lm,
+                             state_->model->pool, warnings);
     return TextScore{found.loss, found.perplexity, found.tokens};
   });
 }

@@ -1,7 +1,8 @@
 // Text from a prompt: prefill in chunks, then a token at a time until something stops it.
 //
-// Nothing is allocated per token once a generation runs at one K/V precision. The tokens depend on execution, prompt and
-// options alone. Not for: several requests at once (runtime/decoder.h takes them in one batch).
+// Nothing is allocated per token once a generation runs at one K/V precision. The tokens depend on
+// execution, prompt and options alone. Not for: several requests at once (runtime/decoder.h takes
+// them in one batch).
 #pragma once
 
 #include <cstdint>
@@ -39,7 +40,7 @@ struct Generation {
   std::size_t prompt_tokens = 0;
   double prefill_seconds = 0;  // until the first token is chosen
   double decode_seconds = 0;   // from there on
-  std::size_t kv_bytes = 0;     // of the largest cache
+  std::size_t kv_bytes = 0;    // of the largest cache
 
   double prefill_tokens_per_second() const;
   /// Tokens after the first per second of decoding; 0 where there is none.
