@@ -2,4 +2,4 @@
 // compiled with include/ as its only folder of headers.
 #include <qalof/qalof.h>
 
-static_assert(qalof::GenerateOptions{}.max_new_tokens == 64);
+static_assert(qalof::AnswerOptions{}.max_seq_length == 384);
