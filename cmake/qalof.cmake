@@ -23,6 +23,8 @@ include(re2)
 qalof_find_re2()
 # Binaries run where they were built and, moved together, beside each other.
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+# Installed ones still find third-party libraries in QALOF_DEPS.
+set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)
 
 add_library(qalof_options INTERFACE)
 # x86-64-v2 is the baseline; files for newer instruction sets raise it one by one (src/kernels).
@@ -32,7 +34,7 @@ target_compile_options(qalof_options INTERFACE -Wall -Wextra -Wshadow -Wconversi
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   target_compile_options(qalof_options INTERFACE -march=x86-64-v2)
 endif()
-target_include_directories(qalof_options INTERFACE ${PROJECT_SOURCE_DIR}/src)
+target_include_directories(qalof_options INTERFACE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
 if(QALOF_SANITIZE)
   # g++ 12 warns inside std::regex, which tests use, when sanitizers are on.
   if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
@@ -57,7 +59,7 @@ function(qalof_library name)
   endif()
   add_library(qalof_${name} STATIC ${ARG_SOURCES})
   target_link_libraries(qalof_${name} PUBLIC ${ARG_DEPS} PRIVATE qalof_options)
-  target_include_directories(qalof_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src)
+  target_include_directories(qalof_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
 endfunction()
 
 # qalof_test(FOLDER [DEPS target...]): one test program of every tests/FOLDER/*_test.cpp.

@@ -31,8 +31,17 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// Those that were installed with the program, else those of the source.
+std::string shipped_assets() {
+  std::error_code unknown;
+  const fs::path installed = fs::read_symlink("/proc/self/exe", unknown).parent_path() / ".." /
+                             "share" / "qalof" / "assets" / "nano";
+  return !unknown && fs::exists(installed) ? installed.lexically_normal().string()
+                                           : std::string(QALOF_ASSETS_DIR) + "/nano";
+}
+
 std::string find_assets(const std::string& given) {
-  const std::string path = given.empty() ? std::string(QALOF_ASSETS_DIR) + "/nano" : given;
+  const std::string path = given.empty() ? shipped_assets() : given;
   QALOF_CHECK(fs::exists(fs::path(path) / "model" / "config.json"), ErrorKind::kNotFound,
               "{}: holds no nano model; give the directory with --assets", path);
   return path;

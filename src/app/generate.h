@@ -1,4 +1,4 @@
-// qalof generate: text from a prompt.
+// Text from a prompt: for `qalof generate` and for the public library alike.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,22 @@
 
 namespace qalof::app {
 
-struct GenerateOptions {
-  ModelOptions model;
+struct TextRequest {
   std::string prompt;  // UTF-8; where it has no tokens, the model's bos token begins
   runtime::GenerateOptions generation;
+  bool ignore_eos = false;  // continue where the model's eos token comes
+};
+/// Continues a prompt; tells observer what the tokenizer's template does to it. on_text receives
+/// the text as it comes and may end it; it may be null, as may profile. Errors: those of
+/// runtime::generate, and Error{kBadInput} for a prompt that is not UTF-8.
+runtime::Generation generate_text(const runtime::Execution& execution,
+                                  const text::TextEncoder& encoder, const TextRequest& request,
+                                  ParallelFor& parallel, const runtime::TextCallback& on_text,
+                                  Observer& observer, runtime::Profile* profile = nullptr);
+
+struct GenerateOptions : TextRequest {
+  ModelOptions model;
   std::uint64_t request = 0;  // random precision: the width is a function of seed and this
-  bool ignore_eos = false;    // go on where the model's eos token comes
   bool profile = false;
 };
 struct GenerateResult {
@@ -26,7 +36,7 @@ struct GenerateResult {
   int lm_head_bits = 0;
   runtime::Profile profile;
 };
-/// on_text receives the text as it comes and may end it.
+/// `qalof generate`: opens the model and calls generate_text.
 GenerateResult run_generate(const GenerateOptions& options, const runtime::TextCallback& on_text,
                             Observer& observer);
 

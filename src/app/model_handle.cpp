@@ -29,9 +29,9 @@ int choose_threads(int requested) {
 
 namespace {
 
-// The scheme of the flag, else the plan file's, the packed file's (stored), the adapter's, else
-// seed.
-quant::QuantScheme choose_scheme(const ModelOptions& options, const ModelHandle& handle,
+// The flag's, the plan file's, the packed file's (stored) or the adapter's, else minmax.
+quant::QuantScheme choose_scheme(const ModelOptions& options, const std::string& model,
+                                 const ModelHandle& handle,
                                  std::optional<quant::QuantScheme> stored, Observer& observer) {
   std::optional<quant::QuantScheme> scheme = handle.plan.scheme;
   if (!options.scheme.empty()) {
@@ -43,7 +43,7 @@ quant::QuantScheme choose_scheme(const ModelOptions& options, const ModelHandle&
   }
   if (!scheme) scheme = stored;
   QALOF_CHECK(!stored || *scheme == *stored, ErrorKind::kUsage,
-              "{}: is packed in scheme {}, found {}", options.model, quant::to_string(*stored),
+              "{}: is packed in scheme {}, found {}", model, quant::to_string(*stored),
               quant::to_string(*scheme));
   const std::optional<quant::QuantScheme> trained =
       handle.adapters == nullptr ? std::nullopt : handle.adapters->scheme;
@@ -70,12 +70,58 @@ void check_adapter_path(const std::string& path) {
               path);
 }
 
-ModelHandle open_model(const ModelOptions& options, Observer& observer) {
-  QALOF_CHECK(!options.model.empty(), ErrorKind::kUsage, "--model_name_or_path is missing");
-  QALOF_CHECK(path_exists(options.model), ErrorKind::kNotFound,
-              "{}: no such model directory or packed file", options.model);
-  observer.status("opening " + options.model);
+StoredModel open_stored(const std::string& path, int threads, Observer& observer) {
+  QALOF_CHECK(!path.empty(), ErrorKind::kUsage, "--model_name_or_path is missing");
+  QALOF_CHECK(path_exists(path), ErrorKind::kNotFound, "{}: no such model directory or packed file",
+              path);
+  observer.status("opening " + path);
+  StoredModel stored{path, nullptr, std::nullopt};
+  if (weights::is_packed_file(path)) {
+    ThreadPool pool(choose_threads(threads));
+    stored.packed = weights::open_packed_file(path, pool);
+    stored.base = stored.packed->base;
+  } else {
+    stored.base = weights::BaseModel::load_directory(path);
+  }
+  for (const std::string& warning : stored.base->warnings()) observer.warn(warning);
+  if (stored.base->config().has_dropout) {
+    observer.info(
+        "dropout in the model's config is ignored: training and evaluation run without it");
+  }
+  return stored;
+}
+
+std::shared_ptr<const weights::AdapterSet> open_adapters(const StoredModel& stored,
+                                                         const std::string& path,
+                                                         Observer& observer) {
+  if (stored.packed) {
+    QALOF_CHECK(stored.packed->method != "smoothquant", ErrorKind::kUsage,
+                "{}: its activations were smoothed, so that adapters of the model do not fit; pack "
+                "{} with it (quantize --adapter)",
+                stored.path, path);
+    QALOF_CHECK(!stored.packed->has_adapter_weights, ErrorKind::kUsage,
+                "{}: its weights are those of the adapters in it, so that others do not fit; pack "
+                "{} into a file of its own (quantize --adapter)",
+                stored.path, path);
+  }
+  check_adapter_path(path);
+  auto adapters = std::make_shared<const weights::AdapterSet>(
+      weights::load_adapters(path, stored.base->config()));
+  for (const std::string& warning : adapters->warnings) observer.warn(warning);
+  const std::string& trained_on = adapters->base_sha256;
+  if (!trained_on.empty() && trained_on != stored.base->source().sha256()) {
+    observer.warn(
+        fmt::format("{}: was trained on another base (sha256 {:.12}..., this one is {:.12}...)",
+                    path, trained_on, stored.base->source().sha256()));
+  }
+  return adapters;
+}
+
+ModelHandle choose_run(const StoredModel& stored,
+                       std::shared_ptr<const weights::AdapterSet> adapters,
+                       const ModelOptions& options, Observer& observer) {
   ModelHandle handle;
+  handle.base = stored.base;
   handle.parse_special = options.parse_special;
   handle.execution.kv_scheme = runtime::parse_kv_scheme(options.kv_scheme);
   if (options.lm_head_bits != 0) {
@@ -89,46 +135,19 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   }
   std::optional<quant::PlanSpec> plan;
   std::optional<quant::QuantScheme> stored_scheme;
-  if (weights::is_packed_file(options.model)) {
-    ThreadPool pool(choose_threads(options.threads));
-    weights::PackedModel packed = weights::open_packed_file(options.model, pool);
-    handle.base = std::move(packed.base);
-    handle.adapters = std::move(packed.adapters);
-    handle.packed_files = std::move(packed.files);
-    plan = std::move(packed.plan);
+  if (const std::optional<weights::PackedModel>& packed = stored.packed) {
+    handle.adapters = packed->adapters;
+    handle.packed_files = packed->files;
+    plan = packed->plan;
     stored_scheme = plan->scheme;
     plan->scheme.reset();
-    QALOF_CHECK(packed.method != "smoothquant" || options.adapter.empty(), ErrorKind::kUsage,
-                "{}: its activations were smoothed, so that adapters of the model do not fit; pack "
-                "{} with it (quantize --adapter)",
-                options.model, options.adapter);
-    QALOF_CHECK(!packed.has_adapter_weights || options.adapter.empty(), ErrorKind::kUsage,
-                "{}: its weights are those of the adapters in it, so that others do not fit; pack "
-                "{} into a file of its own (quantize --adapter)",
-                options.model, options.adapter);
-    if (!handle.execution.lm_head && !packed.lm_head_bits.empty())
-      handle.execution.lm_head = quant::BitWidth{packed.lm_head_bits.front()};
-  } else {
-    handle.base = weights::BaseModel::load_directory(options.model);
+    if (!handle.execution.lm_head && !packed->lm_head_bits.empty())
+      handle.execution.lm_head = quant::BitWidth{packed->lm_head_bits.front()};
   }
-  for (const std::string& warning : handle.base->warnings()) observer.warn(warning);
-  if (handle.base->config().has_dropout) {
-    observer.info(
-        "dropout in the model's config is ignored: training and evaluation run without it");
-  }
-  if (!options.adapter.empty()) {
-    check_adapter_path(options.adapter);
-    auto adapters = std::make_shared<weights::AdapterSet>(
-        weights::load_adapters(options.adapter, handle.base->config()));
-    for (const std::string& warning : adapters->warnings) observer.warn(warning);
-    if (!adapters->base_sha256.empty() && adapters->base_sha256 != handle.base->source().sha256()) {
-      observer.warn(
-          fmt::format("{}: was trained on another base (sha256 {:.12}..., this one is {:.12}...)",
-                      options.adapter, adapters->base_sha256, handle.base->source().sha256()));
-    }
+  if (adapters) {
     if (adapters->plan) {
-      plan = quant::plan_from_json(*adapters->plan, options.adapter + "/qalof.json: plan");
-      plan->scheme.reset();  // adapters->scheme has lower priority: --scheme may differ, and warns
+      plan = quant::plan_from_json(*adapters->plan, adapters->path + "/qalof.json: plan");
+      plan->scheme.reset();  // adapters->scheme is weaker: another may be chosen, with a warning
     }
     handle.adapters = std::move(adapters);
   }
@@ -145,9 +164,16 @@ ModelHandle open_model(const ModelOptions& options, Observer& observer) {
               "--random_widths {}: nothing is drawn, expected --precision random:4,8 or the like",
               options.random_widths);
   handle.plan = plan ? *plan : quant::parse_plan("32");
-  handle.plan.scheme = choose_scheme(options, handle, stored_scheme, observer);
+  handle.plan.scheme = choose_scheme(options, stored.path, handle, stored_scheme, observer);
   observer.status("");
   return handle;
+}
+
+ModelHandle open_model(const ModelOptions& options, Observer& observer) {
+  const StoredModel stored = open_stored(options.model, options.threads, observer);
+  std::shared_ptr<const weights::AdapterSet> adapters;
+  if (!options.adapter.empty()) adapters = open_adapters(stored, options.adapter, observer);
+  return choose_run(stored, std::move(adapters), options, observer);
 }
 
 text::BpeTokenizer open_tokenizer(const ModelHandle& handle, Observer* observer) {

@@ -62,10 +62,28 @@ struct ModelHandle {
   bool parse_special = false;
 };
 
-/// Error{kBadInput} where the path of --adapter is a packed file or a model directory.
+/// What stands on disk, opened once: every choice of adapter and precision shares it.
+struct StoredModel {
+  std::string path;
+  std::shared_ptr<const weights::BaseModel> base;
+  std::optional<weights::PackedModel> packed;  // of a packed file: what it holds beside base
+};
+
+/// Error{kBadInput} where a path that --adapter names is another thing known here: a packed file, a
+/// model directory.
 void check_adapter_path(const std::string& path);
-/// Opens model and adapter and chooses the plan; passes warnings of the adapter directory to
-/// observer.
+/// Opens a model directory or packed file on so many threads; tells observer what it had to say.
+StoredModel open_stored(const std::string& path, int threads, Observer& observer);
+/// The adapters of a directory for a model; tells observer what it had to say. Error{kUsage} where
+/// the model is a packed file that takes no others than its own.
+std::shared_ptr<const weights::AdapterSet> open_adapters(const StoredModel& stored,
+                                                         const std::string& path,
+                                                         Observer& observer);
+/// Chooses plan and scheme of a model that is open. adapters null: those of a packed file, or none.
+ModelHandle choose_run(const StoredModel& stored,
+                       std::shared_ptr<const weights::AdapterSet> adapters,
+                       const ModelOptions& options, Observer& observer);
+/// The three of them: opens model and adapter and chooses the plan.
 ModelHandle open_model(const ModelOptions& options, Observer& observer);
 /// The model's own tokenizer (directory or packed file); passes warnings of its files to observer.
 text::BpeTokenizer open_tokenizer(const ModelHandle& handle, Observer* observer = nullptr);

@@ -25,36 +25,52 @@ class Steps {
  public:
   Steps(const Execution& execution, std::size_t capacity, std::size_t chunk, ParallelFor& parallel,
         Profile* profile)
-      : execution_(execution),
+      : execution_(&execution),
         parallel_(parallel),
         profile_(profile),
         cache_(execution.base().config(), execution.kv(), capacity),
+        chunk_(chunk),
         hidden_(chunk * execution.base().config().hidden),
         logits_(execution.base().config().vocab_size) {}
 
   void feed(std::span<const std::int32_t> ids) {
-    const Sequence sequence{ids, &cache_};
-    forward(execution_, {&sequence, 1}, workspace_, hidden_.data(), parallel_, profile_);
-    last_ = ids.size() - 1;
+    for (std::size_t first = 0; first < ids.size(); first += chunk_) {
+      const Sequence sequence{ids.subspan(first, std::min(chunk_, ids.size() - first)), &cache_};
+      forward(*execution_, {&sequence, 1}, workspace_, hidden_.data(), parallel_, profile_);
+      last_ = sequence.ids.size() - 1;
+    }
+  }
+  // Another execution runs from now on; what was fed is prompt and then ids.
+  void switch_to(const Execution& execution, std::span<const std::int32_t> prompt,
+                 std::span<const std::int32_t> ids) {
+    if (&execution == execution_) return;
+    const bool continues =
+        &execution.base() == &execution_->base() && execution.kv() == execution_->kv();
+    execution_ = &execution;
+    if (continues) return;
+    cache_ = KvCache(execution.base().config(), execution.kv(), cache_.capacity());
+    feed(prompt);
+    feed(ids);
   }
   // LM logits [vocab] of the last token fed.
   std::span<const float> logits() {
-    const model::ModelConfig& config = execution_.base().config();
+    const model::ModelConfig& config = execution_->base().config();
     const Profile::Scope scope(profile_, "lm_head",
                                config.vocab_size * config.hidden *
-                                   static_cast<std::size_t>(execution_.lm_head_width().bits) / 8);
-    lm_logits(execution_, hidden_.data() + last_ * config.hidden, 1, logits_.data(), parallel_,
+                                   static_cast<std::size_t>(execution_->lm_head_width().bits) / 8);
+    lm_logits(*execution_, hidden_.data() + last_ * config.hidden, 1, logits_.data(), parallel_,
               &workspace_.linear);
     return logits_;
   }
   std::size_t kv_bytes() const { return cache_.bytes(); }
 
  private:
-  const Execution& execution_;
+  const Execution* execution_;
   ParallelFor& parallel_;
   Profile* profile_;
   KvCache cache_;
   DecoderWorkspace workspace_;
+  std::size_t chunk_;  // tokens per forward pass
   std::vector<float> hidden_, logits_;
   std::size_t last_ = 0;
 };
@@ -121,11 +137,17 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
   };
 
   const Clock::time_point start = Clock::now();
-  for (std::size_t first = 0; first < prompt.size(); first += chunk)
-    steps.feed(prompt.subspan(first, std::min(chunk, prompt.size() - first)));
+  steps.feed(prompt);
   Clock::time_point first_token = start;
   for (std::size_t step = 0; step < limit; ++step) {
-    if (step > 0) steps.feed({&result.ids.back(), 1});
+    if (step > 0) {
+      const std::span<const std::int32_t> made(result.ids);
+      if (options.execution_at) {
+        steps.switch_to(options.execution_at(step), prompt, made.first(made.size() - 1));
+        result.kv_bytes = std::max(result.kv_bytes, steps.kv_bytes());
+      }
+      steps.feed(made.last(1));
+    }
     const std::int32_t id = sampler.sample(steps.logits().first(choices), step);
     if (step == 0) first_token = Clock::now();
     if (std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end()) {

@@ -1,7 +1,8 @@
 // Generates text from a prompt: prefill in chunks, then one token at a time until a stop condition.
 //
-// Nothing is allocated per token once a generation runs. The tokens depend on execution, prompt and
-// options alone. Not for: several requests at once (runtime/decoder.h runs them in one batch).
+// Nothing is allocated per token once a generation runs at one K/V precision. The tokens depend on
+// execution, prompt and options alone. Not for: several requests at once (runtime/decoder.h takes
+// them in one batch).
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,10 @@ struct GenerateOptions {
   std::vector<std::int32_t> stop_ids = {};  // end a generation and are not part of it
   std::vector<std::string> stop_strings = {};
   std::size_t prefill_chunk = 256;  // prompt tokens per forward pass: bounds memory, not results
+  /// Which execution makes new token `step` >= 1; empty: the call's makes all. It must be of the
+  /// same model and live until the next call. Where its K/V precision and basis are those of the
+  /// one before, it continues on the K and V that are stored; else it reads the text anew.
+  std::function<const Execution&(std::size_t step)> execution_at = nullptr;
 };
 
 enum class StopReason { kLength, kStopToken, kStopString, kPositions, kCancelled };
@@ -35,8 +40,8 @@ struct Generation {
   StopReason reason = StopReason::kLength;
   std::size_t prompt_tokens = 0;
   double prefill_seconds = 0;  // until the first token is chosen
-  double decode_seconds = 0;   // from the first token to the end
-  std::size_t kv_bytes = 0;
+  double decode_seconds = 0;   // from there on
+  std::size_t kv_bytes = 0;    // of the largest cache
 
   double prefill_tokens_per_second() const;
   /// Tokens after the first, per second of decoding; 0 where there are none.

@@ -9,7 +9,6 @@
 #include <map>
 #include <set>
 
-#include "app/qa_evaluation.h"
 #include "app/sensitivity/budget.h"
 #include "app/sensitivity/from_gradients.h"
 #include "app/sensitivity/plan_comparison.h"

@@ -177,5 +177,46 @@ TEST_F(GeneratorTest, NothingIsAllocatedPerToken) {
   }
 }
 
+// Token 6 is the first that the second execution makes.
+TEST_F(GeneratorTest, AnotherExecutionContinuesOnTheStoredKeysAndValues) {
+  const auto wide = tiny_.execution("w8a8kv8"), narrow = tiny_.execution("w2a8kv8");
+  DecoderWorkspace workspace;
+  std::vector<float> hidden(prompt_.size() * tiny_.config().hidden), logits(800);
+  KvCache cache(tiny_.config(), wide->kv(), prompt_.size() + 12);
+  Sampler greedy{SamplingOptions{}};
+  std::vector<std::int32_t> fed = prompt_, expected;
+  for (std::size_t step = 0; step < 12; ++step) {
+    const Execution& execution = step < 6 ? *wide : *narrow;
+    const Sequence sequence{fed, &cache};
+    forward(execution, {&sequence, 1}, workspace, hidden.data(), serial_);
+    lm_logits(execution, hidden.data() + (fed.size() - 1) * tiny_.config().hidden, 1, logits.data(),
+              serial_);
+    expected.push_back(greedy.sample(logits, step));
+    fed = {expected.back()};
+  }
+  GenerateOptions options{.max_new_tokens = 12};
+  options.execution_at = [&](std::size_t step) -> const Execution& {
+    return step < 6 ? *wide : *narrow;
+  };
+  EXPECT_EQ(generate(*wide, tokenizer_, prompt_, options, serial_).ids, expected);
+  EXPECT_NE(run("w8a8kv8", {.max_new_tokens = 12}).ids, expected);
+}
+
+TEST_F(GeneratorTest, AnotherPrecisionOfKeysAndValuesReadsTheTextAnew) {
+  const auto wide = tiny_.execution("8"), narrow = tiny_.execution("w8a8kv2");
+  GenerateOptions options{.max_new_tokens = 12, .prefill_chunk = 4};
+  options.execution_at = [&](std::size_t step) -> const Execution& {
+    return step < 6 ? *wide : *narrow;
+  };
+  const Generation found = generate(*wide, tokenizer_, prompt_, options, serial_);
+  const std::vector<std::int32_t> first(found.ids.begin(), found.ids.begin() + 6);
+  EXPECT_EQ(first, run("8", {.max_new_tokens = 6}).ids);
+  std::vector<std::int32_t> text = prompt_;
+  text.insert(text.end(), first.begin(), first.end());
+  const Generation rest = generate(*narrow, tokenizer_, text, {.max_new_tokens = 6}, serial_);
+  EXPECT_EQ(std::vector<std::int32_t>(found.ids.begin() + 6, found.ids.end()), rest.ids);
+  EXPECT_EQ(found.kv_bytes, run("8", {.max_new_tokens = 12}).kv_bytes) << "the largest";
+}
+
 }  // namespace
 }  // namespace qalof::runtime

@@ -162,8 +162,9 @@ TEST_F(MultipleChoiceTest, AnEmptyFileAndAChoiceBeyondThePositionsAreRefused) {
                               {"choices", {std::string(2000, '?')}},
                               {"answer", 0}}
                       << "\n";
-  EXPECT_THAT(error_of([&] { evaluate(kNano, data); }).message,
-              HasSubstr("line 1: a choice has 2001 tokens, the model has 256 positions"));
+  EXPECT_THAT(
+      error_of([&] { evaluate(kNano, data); }).message,
+      HasSubstr("line 1: what follows the context has 2001 tokens, the model has 256 positions"));
 }
 
 TEST(TaskSet, NamesAndRefusesByUse) {

@@ -30,13 +30,14 @@ struct ChoiceTokens {
   bool was_cut = false;           // the context's first tokens do not fit the model
 };
 
-/// A space joins context and choice; white space at the context's end belongs to the choice. The
-/// choice's tokens are those of both texts together beyond as many as the context has alone.
-/// start: the token before an empty context. Error{kBadInput} where a choice has no token of its
-/// own, or more than the model has positions; where names the question.
+/// continuation: what follows the context, the space that joins a choice to it included. White
+/// space at the context's end belongs to the continuation, whose tokens are those of both texts
+/// together beyond as many as the context has alone. start: the token before an empty context.
+/// Error{kBadInput} where a choice has no token of its own, or more than the model has positions;
+/// where names the question.
 ChoiceTokens encode_choice(const text::TextEncoder& encoder, const std::string& context,
-                           const std::string& choice, std::int32_t start, std::size_t positions,
-                           const std::string& where);
+                           const std::string& continuation, std::int32_t start,
+                           std::size_t positions, const std::string& where);
 
 class MultipleChoice final : public Task {
  public:

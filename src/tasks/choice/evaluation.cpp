@@ -57,8 +57,8 @@ class ChoiceEvaluator {
     const std::size_t positions = run_.executions.front().base().config().max_positions;
     const std::string where = fmt::format("{}: line {}", data_.file, question.line);
     for (const std::string& choice : question.choices) {
-      pending.choices.push_back(
-          encode_choice(run_.reading.encoder, question.context, choice, start_, positions, where));
+      pending.choices.push_back(encode_choice(run_.reading.encoder, question.context, " " + choice,
+                                              start_, positions, where));
       pending_tokens_ += pending.choices.back().ids.size() - 1;
     }
     pending.question = std::move(question);

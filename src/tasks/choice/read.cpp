@@ -80,9 +80,9 @@ void read_choices(const std::string& path, const std::function<bool(ChoiceQuesti
 }
 
 ChoiceTokens encode_choice(const text::TextEncoder& encoder, const std::string& context,
-                           const std::string& choice, std::int32_t start, std::size_t positions,
-                           const std::string& where) {
-  const std::string text = context + " " + choice;
+                           const std::string& continuation, std::int32_t start,
+                           std::size_t positions, const std::string& where) {
+  const std::string text = context + continuation;
   const std::size_t length = context.size() - trailing_space(context);
   std::vector<std::int32_t> before = begin_of(encoder, std::string_view(context).substr(0, length));
   std::vector<std::int32_t> added = begin_of(encoder, text);
@@ -93,10 +93,10 @@ ChoiceTokens encode_choice(const text::TextEncoder& encoder, const std::string& 
                 added.begin() + static_cast<std::ptrdiff_t>(std::min(added.size(), before.size())));
   }
   QALOF_CHECK(!added.empty(), ErrorKind::kBadInput,
-              "{}: the tokenizer makes one token of the context's end and the choice", where);
+              "{}: what follows the context has no token of its own", where);
   QALOF_CHECK(added.size() <= positions, ErrorKind::kBadInput,
-              "{}: a choice has {} tokens, the model has {} positions", where, added.size(),
-              positions);
+              "{}: what follows the context has {} tokens, the model has {} positions", where,
+              added.size(), positions);
   ChoiceTokens tokens;
   tokens.scored = added.size();
   tokens.ids = std::move(before);

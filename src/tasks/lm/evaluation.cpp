@@ -54,6 +54,14 @@ void Lm::list_scoring(OptionList& list, bool all) {
 std::span<const Metric> Lm::metrics() const { return kMetrics; }
 
 Scores Lm::evaluate(const Evaluation& run, const DataOptions& data) const {
+  run.reading.observer.status("reading " + data.file);
+  const text::PlainText file = text::read_plain_text(data.file, kMaxTextBytes);
+  if (file.is_changed()) run.reading.observer.info(file.changes(data.file));
+  return score_documents(run, documents_of(file.text, line_by_line), data);
+}
+
+Scores Lm::score_documents(const Evaluation& run, std::span<const std::string_view> documents,
+                           const DataOptions& data) const {
   const runtime::RequestExecutions& executions = run.executions;
   const text::TextEncoder& encoder = run.reading.encoder;
   Observer& observer = run.reading.observer;
@@ -68,14 +76,10 @@ Scores Lm::evaluate(const Evaluation& run, const DataOptions& data) const {
   const std::size_t step = stride == 0 ? length / 2 : stride;
   QALOF_CHECK(step >= 1 && step < length, ErrorKind::kUsage,
               "--stride: found {}, expected 1..{} (less than the window)", step, length - 1);
-  observer.status("reading " + data.file);
-  const text::PlainText file = text::read_plain_text(data.file, kMaxTextBytes);
-  const std::string& text = file.text;
-  if (file.is_changed()) observer.info(file.changes(data.file));
   std::vector<std::int32_t> ids;
   std::vector<Window> windows;
   std::uint64_t scored_tokens = 0;
-  for (const std::string_view document : documents_of(text, line_by_line)) {
+  for (const std::string_view document : documents) {
     const std::vector<std::int32_t> more = document_tokens(encoder, document);
     add_windows(ids.size(), ids.size() + more.size(), length, step, windows);
     scored_tokens += more.empty() ? 0 : more.size() - 1;

@@ -27,6 +27,9 @@ class Lm final : public Task {
   /// windows, and is scored as other tokens are; an empty document has no tokens. Windows are of
   /// the model's positions unless data says otherwise.
   Scores evaluate(const Evaluation& run, const DataOptions& data) const override;
+  /// The same of documents in memory; data.file names them in messages.
+  Scores score_documents(const Evaluation& run, std::span<const std::string_view> documents,
+                         const DataOptions& data) const;
   bool can_train() const override { return true; }
   /// Documents cut into windows; a rest of one token is dropped. A byte order mark and carriage
   /// returns are left out, which is said.

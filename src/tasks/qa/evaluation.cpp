@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <optional>
 
 #include "core/error.h"
 #include "core/finite.h"
 #include "tasks/qa/batches.h"
 #include "text/squad_metric.h"
+#include "text/unicode.h"
 
 namespace qalof::tasks {
 
@@ -29,17 +31,18 @@ constexpr Metric kMetrics[] = {
 class QaEvaluator {
  public:
   // untrained: the head of executions without one.
-  QaEvaluator(const Evaluation& run, const weights::Head* untrained, const QaReader& reader)
+  QaEvaluator(const Evaluation& run, const weights::Head* untrained,
+              const text::SpanDecodeOptions& decode, const DataOptions& data)
       : executions_(run.executions),
-        reader_(reader),
+        decode_(decode),
+        data_(data),
         parallel_(run.parallel),
         profile_(run.profile),
         untrained_(untrained),
         keeps_samples_(run.keep_samples),
-        decoder_(reader.decode()) {
-    const std::string& directory = reader.data().output_dir;
-    if (!directory.empty())
-      writer_.emplace(directory, "eval_", reader.decode().version_2_with_negative);
+        decoder_(decode) {
+    if (!data.output_dir.empty())
+      writer_.emplace(data.output_dir, "eval_", decode.version_2_with_negative);
   }
 
   void run(const QaBatch& batch) {
@@ -63,7 +66,7 @@ class QaEvaluator {
       for (const text::SpanWindow& window : item.windows) {
         const auto logits = std::span<const float>(logits_).subspan(2 * row, 2 * window.ids.size());
         check_finite(logits, "a logit", [&] {
-          return fmt::format("{}: question {} at {}", reader_.data().file, item.question.id,
+          return fmt::format("{}: question {} at {}", data_.file, item.question.id,
                              served[i]->description());
         });
         decoder_.add(window, logits);
@@ -85,6 +88,8 @@ class QaEvaluator {
     return std::move(scores_);
   }
   std::uint64_t done() const { return done_; }
+  /// From now on predictions go there and are not scored.
+  void predict_only(std::function<void(text::SpanPrediction)> take) { take_ = std::move(take); }
 
  private:
   // Stretches of questions that have one head.
@@ -112,8 +117,8 @@ class QaEvaluator {
 
   void finish(const QaItem& item) {
     const text::SpanPrediction prediction = decoder_.finish(*item.context);
-    const text::QuestionScore score =
-        score_answer(reader_.decode(), prediction.text, item.question);
+    if (take_) return take_(prediction);
+    const text::QuestionScore score = score_answer(decode_, prediction.text, item.question);
     exact_ += score.exact;
     f1_ += score.f1;
     ++done_;
@@ -122,13 +127,15 @@ class QaEvaluator {
   }
 
   const runtime::RequestExecutions& executions_;
-  const QaReader& reader_;
+  const text::SpanDecodeOptions& decode_;
+  const DataOptions& data_;
   ParallelFor& parallel_;
   runtime::Profile* profile_;
   const weights::Head* untrained_;
   bool keeps_samples_;
   text::SpanDecoder decoder_;
   std::optional<text::PredictionWriter> writer_;
+  std::function<void(text::SpanPrediction)> take_;
   runtime::GroupedWorkspace workspace_;
   std::vector<float> hidden_, logits_;
   double exact_ = 0, f1_ = 0;
@@ -157,7 +164,7 @@ Scores Qa::evaluate(const Evaluation& run, const DataOptions& data) const {
   }
   const QaReader reader(run.reading, *this, data);
   const auto start = std::chrono::steady_clock::now();
-  QaEvaluator evaluator(run, untrained ? &*untrained : nullptr, reader);
+  QaEvaluator evaluator(run, untrained ? &*untrained : nullptr, reader.decode(), reader.data());
   observer.progress("questions", 0, reader.total(), "");
   // As many tokens for each execution.
   reader.read(kBatchTokens * executions.set().size(), [&](const QaBatch& batch) {
@@ -168,6 +175,34 @@ Scores Qa::evaluate(const Evaluation& run, const DataOptions& data) const {
   Scores scores = evaluator.finish_all();
   scores.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return scores;
+}
+
+text::SpanPrediction Qa::answer(const Evaluation& run, const std::string& question,
+                                const std::string& context, std::size_t max_seq_length) const {
+  const runtime::Execution& execution = run.executions.front();
+  QALOF_CHECK(execution.head(weights::HeadKind::kSpan) != nullptr, ErrorKind::kBadInput,
+              "{}: neither the model nor an adapter holds a question-answering head (qa_outputs)",
+              execution.base().path());
+  text::check_utf8(question, "the question");
+  text::check_utf8(context, "the context");
+  DataOptions data;
+  data.file = "the context";  // its name in messages
+  data.max_seq_length = max_seq_length;
+  QaItem item;
+  item.question.id = "1";
+  item.question.question = question;
+  item.context = std::make_shared<const std::string>(context);
+  item.windows = text::make_windows(run.reading.encoder, question,
+                                    text::encode_context(run.reading.encoder, context),
+                                    features(run.reading, data));
+  QaBatch batch;
+  for (const text::SpanWindow& window : item.windows) batch.tokens += window.ids.size();
+  batch.items.push_back(std::move(item));
+  QaEvaluator evaluator(run, nullptr, decode, data);
+  text::SpanPrediction answer;
+  evaluator.predict_only([&](text::SpanPrediction found) { answer = std::move(found); });
+  evaluator.run(batch);
+  return answer;
 }
 
 }  // namespace qalof::tasks

@@ -34,6 +34,11 @@ class Qa final : public Task {
 
   /// An untrained head answers, with a warning, where neither model nor adapter holds one.
   Scores evaluate(const Evaluation& run, const DataOptions& data) const override;
+  /// The answer to one question out of a context, as evaluate finds it. Error{kBadInput} where the
+  /// execution has no head, or a text is not UTF-8.
+  text::SpanPrediction answer(const Evaluation& run, const std::string& question,
+                              const std::string& context,
+                              std::size_t max_seq_length = kDefaultLength) const;
   bool can_train() const override { return true; }
   /// An answer that does not stand where the file says is taken where it stands nearest; a question
   /// whose answer stands nowhere is left out and counted in a warning.
