@@ -43,8 +43,8 @@ void AdamW::update(double learning_rate, const Run& run) {
   const double correction2 = 1.0 - std::pow(options_.beta2, static_cast<double>(run.steps));
   const std::int64_t decayed =
       std::clamp(parameters_.num_decayed() - first, std::int64_t{0}, count);
-  if (options_.schedule.weight_decay > 0 && decayed > 0) {
-    values.narrow(0, 0, decayed).mul_(1.0 - learning_rate * options_.schedule.weight_decay);
+  if (options_.weight_decay > 0 && decayed > 0) {
+    values.narrow(0, 0, decayed).mul_(1.0 - learning_rate * options_.weight_decay);
   }
   mean.mul_(options_.beta1).add_(gradients, 1.0 - options_.beta1);
   square.mul_(options_.beta2).addcmul_(gradients, gradients, 1.0 - options_.beta2);

@@ -184,7 +184,7 @@ class Trainer {
       initial.adapters.init_lora = InitLora::kDefault;  // values are restored anyway
     PhaseParameters params(*base_, initial, phase, finished_, device_, parallel_);
     AdamWOptions adamw;
-    adamw.schedule.weight_decay = options_.schedule.weight_decay;
+    adamw.weight_decay = options_.schedule.weight_decay;
     AdamW optimizer(params.flat(), adamw);
     PhaseHistory& history = begin_history(phase);
     PhaseState state;
