@@ -157,7 +157,7 @@ TEST_P(CascadeTest, GradientsOfAllWidthsAddIntoTheSharedRanks) {
 TEST_P(CascadeTest, AStepMovesTheRanksOfItsWidthAlone) {
   const auto graph = make_kernel_graph(base_, nullptr, pool_);
   AdamWOptions adamw;
-  adamw.schedule.weight_decay = 0.1;
+  adamw.weight_decay = 0.1;
   AdamW optimizer(params_.flat(), adamw);
   const Network &eight = phase_.networks[0], &six = phase_.networks[1], &four = phase_.networks[2];
   const auto step = [&](const Network& network) {

@@ -7,9 +7,9 @@
 #include <filesystem>
 #include <set>
 
-#include "app/sample_batches.h"
 #include "core/error.h"
 #include "core/random.h"
+#include "tasks/samples.h"
 
 namespace qalof::app {
 
