@@ -142,8 +142,8 @@ void run_bench_train(std::vector<std::string> arguments) {
   line.option("--seq", options.tokens, "tokens of a window; at most, with --train_file");
   line.option("--train_file", options.train_file, "SQuAD JSON whose windows are used; else random");
   line.option("--repeats,--steps", options.repeats, "steps measured, after one warm-up");
-  line.option("--lora_r", options.train.lora_r, "rank of the adapters");
-  line.option("--gradient_bits", options.train.gradient_bits,
+  line.option("--lora_r", options.train.adapters.lora_r, "rank of the adapters");
+  line.option("--gradient_bits", options.train.quantizers.gradient_bits,
               "products of gradients with integer weights: 32, 16 or 8");
   line.option("--threads", options.model.threads, "threads; 0 = QALOF_THREADS, else all");
   line.parse();
