@@ -7,14 +7,14 @@ namespace qalof::app {
 
 namespace {
 
-// "KEY is X there and Y here" for the first difference, or "".
+// "KEY was X and is now Y" for the first difference, or "".
 std::string difference(const Json& there, const Json& here) {
   for (const auto& [key, value] : here.items()) {
     const Json other = there.is_object() ? there.value(key, Json()) : Json();
     if (other != value)
-      return fmt::format("{} is {:.80} there and {:.80} here", key, other.dump(), value.dump());
+      return fmt::format("{} was {:.80} and is now {:.80}", key, other.dump(), value.dump());
   }
-  return there == here ? "" : "more is said there";
+  return there == here ? "" : "it has more members";
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ void add_score_flags(CommandLine& line, app::AttackScoreOptions& score, std::str
               "is searched");
   line.group("output");
   line.option("--output_dir", score.output_dir,
-              "directory to write; the same command goes on where it was stopped");
+              "directory to write; the same command resumes where it was stopped");
 }
 
 void add_search_flags(CommandLine& line, app::AttackRunOptions& options, std::string& device,

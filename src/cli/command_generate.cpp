@@ -57,7 +57,7 @@ void run_generate(std::vector<std::string> arguments) {
   line.option("--stop", generation.stop_strings, "texts that end the generation");
   line.option("--prefill_chunk", generation.prefill_chunk,
               "prompt tokens per pass: bounds memory, not results");
-  line.flag("--ignore_eos", options.ignore_eos, "go on where the model ends its text");
+  line.flag("--ignore_eos", options.ignore_eos, "do not stop where the model ends its text");
   line.group("output");
   line.flag("--profile", options.profile, "time and bytes per operation");
   line.parse();

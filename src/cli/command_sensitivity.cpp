@@ -147,7 +147,7 @@ void run_sensitivity(std::vector<std::string> arguments) {
   line.group("output");
   line.option(
       "--output_dir", options.output_dir,
-      "writes sensitivity.json (by fisher: sensitivity_fisher.json, ...); the same command goes on "
+      "writes sensitivity.json (by fisher: sensitivity_fisher.json, ...); the same command resumes "
       "where it was stopped");
   line.flag("--overwrite_output_dir", options.overwrite_output_dir,
             "begin anew, whatever the directory holds");

@@ -69,9 +69,10 @@ void run_train(std::vector<std::string> arguments) {
   line.print(app::to_json(result), fmt::format("{}{}{}\n", phases_text(result.train),
                                                scores_text(result.scores), result.output_dir));
   if (result.train.interrupted)
-    fail(ErrorKind::kInterrupted,
-         "stopped after step {}; what was learned is in {}, and the same command goes on",
-         result.train.steps, result.output_dir);
+    fail(
+        ErrorKind::kInterrupted,
+        "stopped after step {}; what was learned is in {}, and the same command resumes from there",
+        result.train.steps, result.output_dir);
 }
 
 void run_demo(std::vector<std::string> arguments) {

@@ -185,7 +185,7 @@ TEST_F(SensitivityTest, StatesOfOtherRunsAndBrokenOnesAreRefused) {
   const std::string state = options.output_dir + "/sensitivity_state.jsonl";
   EXPECT_EQ(error_of([&] { run(options); }).message,
             state +
-                ": is of another run (low is [4] there and [5] here); give another "
+                ": is of another run (low was [4] and is now [5]); give another "
                 "--output_dir or --overwrite_output_dir");
   options.overwrite_output_dir = true;
   EXPECT_EQ(run(options).low, std::vector<int>{5});

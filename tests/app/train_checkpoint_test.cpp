@@ -161,9 +161,9 @@ TEST_F(TrainCheckpoint, AnotherRunIsRefusedByTheDifference) {
     EXPECT_EQ(error.kind, ErrorKind::kUsage);
     return error.message;
   };
-  EXPECT_THAT(refused(other), HasSubstr("--seed is 42 there and 43 here"));
+  EXPECT_THAT(refused(other), HasSubstr("--seed was 42 and is now 43"));
   other.resume_from_checkpoint = dir_.file("out/checkpoint-4");
-  EXPECT_THAT(refused(other), HasSubstr("--seed is 42 there and 43 here"));
+  EXPECT_THAT(refused(other), HasSubstr("--seed was 42 and is now 43"));
   TrainRunOptions data = options("out");
   data.train_file = QALOF_SOURCE_DIR "/assets/nano/data/validation.json";
   EXPECT_THAT(refused(data), HasSubstr("contents of --train_file"));

@@ -107,14 +107,14 @@ TEST_F(AttackCliTest, AStoppedAttackGoesOnToTheSameBytesOnAnyNumberOfThreads) {
   std::ofstream(dir_.file("again/attack.jsonl")) << texts.substr(0, end + 17);
   const ProgramRun resumed = attack("again", flags + "--threads 1");
   ASSERT_EQ(resumed.code, 0) << resumed.err;
-  EXPECT_THAT(resumed.err, HasSubstr("goes on behind 4 samples"));
+  EXPECT_THAT(resumed.err, HasSubstr("resuming after 4 samples"));
   for (const char* name : {"attack.json", "attack.jsonl", "attack_results.json"})
     EXPECT_EQ(slurp(dir_.file(std::string("again/") + name)),
               slurp(dir_.file(std::string("whole/") + name)))
         << name;
   const ProgramRun other = attack("again", flags + "--seed 7");
   EXPECT_EQ(other.code, 2);
-  EXPECT_THAT(other.err, HasSubstr("attack.json: is of another run (seed is 42 there and 7 here)"));
+  EXPECT_THAT(other.err, HasSubstr("attack.json: is of another run (seed was 42 and is now 7)"));
   EXPECT_EQ(attack("again", flags + "--seed 7 --num_samples 2 --overwrite_output_dir").code, 0);
   EXPECT_NE(slurp(dir_.file("again/attack.jsonl")), texts.substr(0, texts.find('\n', end) + 1));
 }

@@ -58,7 +58,7 @@ TEST_F(CheckpointCliTest, ASignalSavesAndTheSameCommandGoesOn) {
     const ProgramRun stopped =
         run_behind("sh -c '" + wait + "\"$0\" \"$@\"' ", train(output, kSteps));
     ASSERT_EQ(stopped.code, code) << stopped.err;
-    EXPECT_THAT(stopped.err, HasSubstr("the same command goes on"));
+    EXPECT_THAT(stopped.err, HasSubstr("the same command resumes"));
     std::size_t checkpoints = 0;
     for (const auto& entry : fs::directory_iterator(dir_.file(output))) {
       checkpoints += entry.path().filename().string().starts_with("checkpoint-") ? 1 : 0;
@@ -81,7 +81,7 @@ TEST_F(CheckpointCliTest, ExitCodesAndSentences) {
   ASSERT_EQ(result.code, 0) << result.err;
   result = run(train("run", 4, "--save_steps 2 --learning_rate 2e-3"));
   EXPECT_EQ(result.code, 2);
-  EXPECT_THAT(result.err, HasSubstr("--learning_rate is 0.001 there and 0.002 here"));
+  EXPECT_THAT(result.err, HasSubstr("--learning_rate was 0.001 and is now 0.002"));
   // The same number in another form, and flags that change nothing, are the same run.
   result = run(train("run", 4, "--learning_rate 1e-3 --save_steps 4 --threads 2"));
   EXPECT_EQ(result.code, 0) << result.err;

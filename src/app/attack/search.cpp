@@ -323,7 +323,7 @@ class Search {
           progress(done, iteration);
           if (options_.should_stop && options_.should_stop())
             fail(ErrorKind::kInterrupted,
-                 "stopped after {} samples; the same command goes on behind them", done);
+                 "stopped after {} samples; the same command resumes after them", done);
         });
     for (std::size_t i = 0; i < texts.size(); ++i) {
       AttackRecord& record = records[texts[i].index - done];
@@ -425,7 +425,7 @@ AttackScores run_attack(const AttackRunOptions& options, Observer& observer) {
   if (!encoder.is_plain()) identity["special_tokens"] = encoder.description();
   AttackStore store(options.score.output_dir, identity, options.overwrite_output_dir);
   const std::size_t resumed = store.records().size();
-  if (resumed > 0) observer.info(fmt::format("goes on behind {} samples", resumed));
+  if (resumed > 0) observer.info(fmt::format("resuming after {} samples", resumed));
   const auto start = std::chrono::steady_clock::now();
   search.run(store);
   const double seconds =

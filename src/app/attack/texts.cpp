@@ -60,7 +60,7 @@ std::vector<AttackRecord> read_attack(const std::string& path) {
   const std::size_t whole =
       read_lines(text, file, [&](AttackRecord&& record) { records.push_back(std::move(record)); });
   QALOF_CHECK(whole == text.size(), ErrorKind::kCorruptFile,
-              "{}: its last line is cut off; the attack that writes it can go on", file);
+              "{}: its last line is cut off; the attack that wrote it can be resumed", file);
   QALOF_CHECK(!records.empty(), ErrorKind::kBadInput, "{}: holds no text", file);
   return records;
 }

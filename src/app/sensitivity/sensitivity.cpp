@@ -64,7 +64,7 @@ class Sweep {
       if (trial > 0 && options_.should_stop && options_.should_stop())
         fail(ErrorKind::kInterrupted, "{}",
              options_.output_dir.empty() ? "stopped; without --output_dir nothing is kept"
-                                         : "stopped; the same command goes on");
+                                         : "stopped; the same command resumes");
       if (trial > 0) run_trial(batch, trial);
     }
     for (std::size_t trial = 0; trial <= num_trials_; ++trial) {

@@ -171,7 +171,7 @@ std::string identity_difference(const Json& there, const Json& here) {
   for (const std::string& name : names) {
     const Json a = member(flags_there, name), b = member(flags_here, name);
     if (a != b)
-      differences.push_back(fmt::format("{} is {} there and {} here", name, a.dump(), b.dump()));
+      differences.push_back(fmt::format("{} was {} and is now {}", name, a.dump(), b.dump()));
   }
   for (const auto& [key, what] : {std::pair{"base_sha256", "the base model's weights differ"},
                                   {"train_file_sha256", "the contents of --train_file differ"},

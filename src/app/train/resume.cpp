@@ -107,7 +107,7 @@ void RunDirectory::choose_checkpoint(Observer& observer) {
               "--resume_from_checkpoint auto: {} holds no whole checkpoint", directory);
   // A run that was killed before its first checkpoint begins again.
   if (is_same_run(directory, identity_) && !is_complete(directory)) {
-    observer.info(fmt::format("{}: an earlier start of this run left no checkpoint, it begins anew",
+    observer.info(fmt::format("{}: an earlier start of this run left no checkpoint; it starts over",
                               directory));
     return;
   }
@@ -126,8 +126,8 @@ void RunDirectory::load(const io::CheckpointDir& checkpoint, Observer& observer)
               kRunFile);
   const std::string difference = identity_difference(*there, identity_);
   QALOF_CHECK(difference.empty(), ErrorKind::kUsage,
-              "{}: is of another run: {}; the same flags go on with it, --overwrite_output_dir "
-              "begins anew",
+              "{}: belongs to another run: {}; the flags of that run resume it, "
+              "--overwrite_output_dir starts over",
               checkpoint.path, difference);
   ResumePoint point;
   point.checkpoint = checkpoint;
