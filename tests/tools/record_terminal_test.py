@@ -18,8 +18,11 @@ def texts_of(picture):
     """What each group draws, of those that stay to the end, as text without gaps."""
     root = xml.etree.ElementTree.fromstring(picture)
     groups = root.findall("{http://www.w3.org/2000/svg}g")
-    return [" ".join(text.text for text in group) for group in groups
-            if group.get("visibility") != "hidden"]
+    return [
+        " ".join(text.text for text in group)
+        for group in groups
+        if group.get("visibility") != "hidden"
+    ]
 
 
 class ScreenTest(unittest.TestCase):
@@ -54,29 +57,42 @@ class RecordingTest(unittest.TestCase):
             script.write_text(commands)
             picture = pathlib.Path(folder) / "picture.svg"
             with contextlib.redirect_stdout(None):
-                record_terminal.main([str(script), "--output", str(picture), "--cwd", folder,
-                                      *flags])
+                record_terminal.main(
+                    [str(script), "--output", str(picture), "--cwd", folder, *flags]
+                )
             return picture.read_text()
 
     def test_holds_commands_and_their_output(self):
-        picture = self.record("# a remark\nprintf 'one\\n'; printf '<two>\\n' >&2\n"
-                              "echo \\\n  three\n")
-        self.assertEqual(texts_of(picture),
-                         ["$ printf 'one\\n'; printf '<two>\\n' >&2", "one", "<two>",
-                          "$ echo \\", "three", "three"])
+        picture = self.record(
+            "# a remark\nprintf 'one\\n'; printf '<two>\\n' >&2\necho \\\n  three\n"
+        )
+        self.assertEqual(
+            texts_of(picture),
+            [
+                "$ printf 'one\\n'; printf '<two>\\n' >&2",
+                "one",
+                "<two>",
+                "$ echo \\",
+                "three",
+                "three",
+            ],
+        )
 
     def test_shows_progress_and_ends_with_its_end(self):
         picture = self.record(
-            "for i in 1 2 3; do printf \"\\r\\033[K\\033[36m${i}0%%\\033[0m\"; sleep 0.1; done\n",
-            "--frame_step", "0")
+            'for i in 1 2 3; do printf "\\r\\033[K\\033[36m${i}0%%\\033[0m"; sleep 0.1; done\n',
+            "--frame_step",
+            "0",
+        )
         self.assertEqual(texts_of(picture)[-1], "30%")
         for share in ("10%", "20%", "30%"):
             self.assertIn(f">{share}</text>", picture)
         self.assertIn('class="c"', picture)
 
     def test_commands_see_a_terminal(self):
-        picture = self.record("test -t 1 && tput cols 2>/dev/null || stty size\n",
-                              "--columns", "77")
+        picture = self.record(
+            "test -t 1 && tput cols 2>/dev/null || stty size\n", "--columns", "77"
+        )
         self.assertRegex(texts_of(picture)[-1], r"\b77$")
 
     def test_pauses_are_shortened(self):

@@ -72,7 +72,7 @@ class Screen:
         cut = self.CUT_CODE.search(text)
         if cut:
             self.pending = cut.group()
-            text = text[:cut.start()]
+            text = text[: cut.start()]
         at = 0
         while at < len(text):
             code = self.CODE.match(text, at)
@@ -85,7 +85,7 @@ class Screen:
 
     def command(self, numbers, letter):
         if letter == "K" and numbers in ("", "0"):
-            del self.rows[-1][self.column:]
+            del self.rows[-1][self.column :]
         elif letter == "m":
             self.colour([int(n or 0) for n in numbers.split(";")])
         else:
@@ -167,11 +167,21 @@ def chunks(command, columns, cwd):
     """What the command writes to a terminal: (seconds since the last, text). Fails as it does."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
-    environment = {name: value for name, value in os.environ.items()
-                   if name not in ("NO_COLOR", "LC_ALL", "LC_CTYPE")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("NO_COLOR", "LC_ALL", "LC_CTYPE")
+    }
     environment.update(TERM="xterm-256color", LANG="C.UTF-8")
-    process = subprocess.Popen(["bash", "-c", command], stdin=theirs, stdout=theirs, stderr=theirs,
-                               cwd=cwd, env=environment, start_new_session=True)
+    process = subprocess.Popen(
+        ["bash", "-c", command],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=cwd,
+        env=environment,
+        start_new_session=True,
+    )
     os.close(theirs)
     decoder = codecs.getincrementaldecoder("utf-8")()
     last = time.monotonic()
@@ -216,9 +226,11 @@ def row_svg(cells, y):
             x = MARGIN + (begin + word.start()) * CHARACTER
             css = f' class="{cells[begin].css}"' if cells[begin].css else ""
             width = len(word[0]) * CHARACTER
-            parts.append(f'<text{css} x="{x:.1f}" y="{y}" textLength="{width:.1f}"'
-                         f' lengthAdjust="spacingAndGlyphs">{html.escape(word[0], quote=False)}'
-                         "</text>")
+            parts.append(
+                f'<text{css} x="{x:.1f}" y="{y}" textLength="{width:.1f}"'
+                f' lengthAdjust="spacingAndGlyphs">{html.escape(word[0], quote=False)}'
+                "</text>"
+            )
         begin = end
     return "".join(parts)
 
@@ -241,19 +253,24 @@ def svg(recording, label, frame_step):
             is_last = i + 1 == len(versions)
             end = length if is_last else versions[i + 1][0]
             ends = "" if is_last else f"{100 * end / length:.2f}%{{visibility:hidden}}"
-            keyframes.append(f"@keyframes {name}{{0%{{visibility:hidden}}"
-                             f"{100 * start / length:.2f}%{{visibility:visible}}{ends}}}"
-                             f"#{name}{{animation-name:{name}}}")
+            keyframes.append(
+                f"@keyframes {name}{{0%{{visibility:hidden}}"
+                f"{100 * start / length:.2f}%{{visibility:visible}}{ends}}}"
+                f"#{name}{{animation-name:{name}}}"
+            )
             hidden = "" if is_last else ' visibility="hidden"'
             body.append(f'<g id="{name}"{hidden}>{drawn}</g>')
     colours = "".join(f".{css}{{fill:var(--{css})}}" for css in COLOURS.values())
-    motion = (f"g{{animation:{length:.2f}s step-end infinite}}\n" + "\n".join(keyframes))
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-            f'width="{width}" height="{height}" role="img" aria-label="{html.escape(label)}">\n'
-            f"<style>{STYLE}{colours}\n@media(prefers-reduced-motion:no-preference){{\n{motion}\n}}"
-            f"</style>\n"
-            f'<rect x=".5" y=".5" width="{width - 1}" height="{height - 1}" rx="8"/>\n'
-            + "\n".join(body) + "\n</svg>\n")
+    motion = f"g{{animation:{length:.2f}s step-end infinite}}\n" + "\n".join(keyframes)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" role="img" aria-label="{html.escape(label)}">\n'
+        f"<style>{STYLE}{colours}\n@media(prefers-reduced-motion:no-preference){{\n{motion}\n}}"
+        f"</style>\n"
+        f'<rect x=".5" y=".5" width="{width - 1}" height="{height - 1}" rx="8"/>\n'
+        + "\n".join(body)
+        + "\n</svg>\n"
+    )
 
 
 def machine_paths(text, cwd):
@@ -270,8 +287,12 @@ def main(arguments=None):
     parser.add_argument("--columns", type=int, default=92)
     parser.add_argument("--max_pause", type=float, default=1.0)
     parser.add_argument("--speed", type=float, default=1.0)
-    parser.add_argument("--frame_step", type=float, default=0.5,
-                        help="seconds that a line shows before it is redrawn")
+    parser.add_argument(
+        "--frame_step",
+        type=float,
+        default=0.5,
+        help="seconds that a line shows before it is redrawn",
+    )
     parser.add_argument("--label", default="A recording of commands in a terminal")
     options = parser.parse_args(arguments)
     recording = Recording(options.columns, options.max_pause, options.speed)

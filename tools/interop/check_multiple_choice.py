@@ -112,10 +112,10 @@ def divided(value: float, size: int) -> float:
 
 
 def predictions(log_likelihoods: list[float], choices: list[str]) -> dict[str, int]:
-    characters = [divided(v, len(c)) for v, c in zip(log_likelihoods, choices)]
-    by_bytes = [divided(v, len(c.encode())) for v, c in zip(log_likelihoods, choices)]
+    characters = [divided(v, len(c)) for v, c in zip(log_likelihoods, choices, strict=False)]
+    by_bytes = [divided(v, len(c.encode())) for v, c in zip(log_likelihoods, choices, strict=False)]
     scores = (log_likelihoods, characters, by_bytes)
-    return {ours: first_largest(s) for (_, _, ours), s in zip(METRICS, scores)}
+    return {ours: first_largest(s) for (_, _, ours), s in zip(METRICS, scores, strict=False)}
 
 
 def run_lm_eval(model: pathlib.Path, questions: list[dict]) -> dict:
@@ -202,12 +202,12 @@ def compare(
     if len(ours) != len(questions):
         return [f"{len(ours)} questions, expected {len(questions)}"]
     wrong, differences, shares = [], [], []
-    for index, (mine, theirs, asked) in enumerate(zip(ours, expected["questions"], questions)):
+    for index, (mine, theirs, asked) in enumerate(zip(ours, expected["questions"], questions, strict=False)):
         values = mine["log_likelihoods"]
         if mine["index"] != index or len(values) != len(asked["choices"]):
             wrong.append(f"question {index}: index {mine['index']}, {len(values)} choices")
             continue
-        for choice, (value, other) in enumerate(zip(values, theirs["log_likelihoods"])):
+        for choice, (value, other) in enumerate(zip(values, theirs["log_likelihoods"], strict=False)):
             off = abs(value - other) if isinstance(value, float | int) else math.nan
             allowed = tolerance + ROUNDING * abs(other)
             if not off <= allowed:  # also for NaN
@@ -219,9 +219,8 @@ def compare(
         checks |= {"characters": [len(c) for c in asked["choices"]]}
         optional = {"characters", *(name for *_, name in METRICS[REQUIRED:])}
         for name, value in checks.items():
-            if name in mine or name not in optional:
-                if mine.get(name) != value:
-                    wrong.append(f"question {index}: {name} {mine.get(name)}, expected {value}")
+            if (name in mine or name not in optional) and mine.get(name) != value:
+                wrong.append(f"question {index}: {name} {mine.get(name)}, expected {value}")
     for number, (theirs, accuracy, _) in enumerate(METRICS):
         if accuracy not in results and number >= REQUIRED:
             print(f"{theirs} left out: qalof wrote no {accuracy}")
@@ -261,10 +260,13 @@ def main() -> int:
     arguments = parser.parse_args()
     questions = read_questions(arguments.file)
     with tempfile.TemporaryDirectory() as directory:
-        model, origin = arguments.model, {
-            "model": arguments.model.as_posix(),
-            "file": arguments.file.as_posix(),
-        }
+        model, origin = (
+            arguments.model,
+            {
+                "model": arguments.model.as_posix(),
+                "file": arguments.file.as_posix(),
+            },
+        )
         if arguments.llama3_tokenizer:
             origin["tokenizer"] = llama3_changes(model)
             model = pathlib.Path(directory)

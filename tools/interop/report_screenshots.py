@@ -22,9 +22,17 @@ HEIGHT = 1500
 PICTURED = (1280, 400)
 WIDTHS = (1920, 1280, 1024, 900, 768, 600, 400, 320)
 DESKTOP = 1280  # from here on tables have room: none may need scrolling
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--remote-debugging-pipe"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-pipe",
+]
 
 # Faults of the page as it is laid out now, as a list of texts.
 LAYOUT_FAULTS = r"""
@@ -109,23 +117,28 @@ class Browser:
             # Chromium reads commands from descriptor 3 and writes answers to 4. Copies above both
             # first: one of the pipes' own numbers may be 3 or 4.
             copies = [os.dup2(fd, high) for fd, high in ((to_browser, 63), (from_browser, 64))]
-            for copy, place in zip(copies, (3, 4)):
+            for copy, place in zip(copies, (3, 4), strict=False):
                 os.dup2(copy, place)
 
         self.process = subprocess.Popen(
             [chromium, *FLAGS, f"--user-data-dir={self.folder.name}/profile", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, close_fds=False,
-            preexec_fn=take_places)
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            close_fds=False,
+            preexec_fn=take_places,
+        )
         os.close(to_browser)
         os.close(from_browser)
         self.pending = b""
         self.number = 0
         self.events = []
         self.session = None
-        target = next(t for t in self.call("Target.getTargets")["targetInfos"]
-                      if t["type"] == "page")
-        self.session = self.call("Target.attachToTarget", targetId=target["targetId"],
-                                 flatten=True)["sessionId"]
+        target = next(
+            t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page"
+        )
+        self.session = self.call(
+            "Target.attachToTarget", targetId=target["targetId"], flatten=True
+        )["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -166,15 +179,22 @@ class Browser:
             self.events.append(message)
 
     def open(self, path, dark=False):
-        self.call("Emulation.setEmulatedMedia",
-                  features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         self.call("Page.navigate", url=path.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self.message())
 
     def resize(self, width):
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=HEIGHT,
-                  deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=HEIGHT,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def layout_faults(self):
         result = self.call("Runtime.evaluate", expression=LAYOUT_FAULTS, returnByValue=True)
@@ -203,8 +223,10 @@ def check_text(path):
     would be blocked."""
     text = path.read_text(encoding="utf-8")
     xml.etree.ElementTree.fromstring(text.replace("<!DOCTYPE html>\n", "", 1))
-    found = re.findall(r"https?:|<script|<link|<iframe|@import|url\(|\bsrc=|\bon[a-z]+=",
-                       re.sub(r"<pre>.*?</pre>", "", text, flags=re.S))
+    found = re.findall(
+        r"https?:|<script|<link|<iframe|@import|url\(|\bsrc=|\bon[a-z]+=",
+        re.sub(r"<pre>.*?</pre>", "", text, flags=re.S),
+    )
     return [f"{path}: holds {word!r}" for word in found]
 
 
