@@ -3,7 +3,8 @@
 
   tools/interop/check_multiple_choice.py
   tools/interop/check_multiple_choice.py --model MODEL --file FILE.jsonl --qalof build/release/qalof
-  tools/interop/check_multiple_choice.py --write_expected tests/tasks/data/multiple_choice_expected.json
+  tools/interop/check_multiple_choice.py \\
+      --write_expected tests/tasks/data/multiple_choice_expected.json
 
 The file's lines are {"context": TEXT, "choices": [TEXT, ...], "answer": INDEX}. They become a local
 task of lm-eval (no examples in the prompt, one space between context and choice), which runs the
@@ -202,12 +203,16 @@ def compare(
     if len(ours) != len(questions):
         return [f"{len(ours)} questions, expected {len(questions)}"]
     wrong, differences, shares = [], [], []
-    for index, (mine, theirs, asked) in enumerate(zip(ours, expected["questions"], questions, strict=False)):
+    for index, (mine, theirs, asked) in enumerate(
+        zip(ours, expected["questions"], questions, strict=True)
+    ):
         values = mine["log_likelihoods"]
         if mine["index"] != index or len(values) != len(asked["choices"]):
             wrong.append(f"question {index}: index {mine['index']}, {len(values)} choices")
             continue
-        for choice, (value, other) in enumerate(zip(values, theirs["log_likelihoods"], strict=False)):
+        for choice, (value, other) in enumerate(
+            zip(values, theirs["log_likelihoods"], strict=False)
+        ):
             off = abs(value - other) if isinstance(value, float | int) else math.nan
             allowed = tolerance + ROUNDING * abs(other)
             if not off <= allowed:  # also for NaN
