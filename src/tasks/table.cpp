@@ -25,10 +25,10 @@ std::vector<const Task*> TaskSet::all(Use use) const {
   return found;
 }
 
-std::string TaskSet::names(Use use) const {
+std::vector<std::string> TaskSet::names(Use use) const {
   std::vector<std::string> names;
   for (const Task* task : all(use)) names.emplace_back(task->name());
-  return alternatives(names);
+  return names;
 }
 
 std::string TaskSet::file_kinds(Use use) const {
@@ -43,7 +43,7 @@ const Task& TaskSet::at(const std::string& name, Use use) const {
   const auto found = std::find_if(known.begin(), known.end(),
                                   [&](const Task* task) { return task->name() == name; });
   QALOF_CHECK(found != known.end(), ErrorKind::kUsage, "--task: found {}, expected {}", name,
-              names(use));
+              alternatives(names(use)));
   return **found;
 }
 
@@ -52,7 +52,7 @@ void TaskSet::fit(std::size_t positions) {
 }
 
 void TaskSet::list(OptionList& list, std::string& task, Use use) {
-  list.option("--task", task, names(use));
+  list.option("--task", task, "what the data is for")->one_of(names(use));
   const auto add = [&](Task& one) {
     if (!serves(one, use)) return;
     one.list_windows(list);

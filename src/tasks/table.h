@@ -40,8 +40,8 @@ class TaskSet {
   const Task& at(const std::string& name, Use use) const;
   /// Those that serve a use.
   std::vector<const Task*> all(Use use) const;
-  /// "qa, lm or classification"
-  std::string names(Use use) const;
+  /// Their names.
+  std::vector<std::string> names(Use use) const;
   /// "qa: SQuAD JSON or JSONL; lm: UTF-8 text": what files of the tasks hold.
   std::string file_kinds(Use use) const;
   /// Fits options to windows of a model's positions, which are fewer than was asked for.
