@@ -3,12 +3,11 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "core/file.h"
-#include "core/json.h"
+#include "app/run_journal.h"
 
 namespace qalof::app {
 
@@ -47,7 +46,7 @@ class AttackStore {
 
  private:
   std::vector<AttackRecord> records_;
-  std::unique_ptr<AppendFile> file_;
+  std::optional<RunJournal> journal_;
 };
 
 }  // namespace qalof::app

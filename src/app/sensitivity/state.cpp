@@ -2,33 +2,23 @@
 #include "app/sensitivity/state.h"
 
 #include <cmath>
-#include <filesystem>
 
-#include "app/run_identity.h"
 #include "core/error.h"
-#include "core/format_version.h"
-#include "text/records.h"
 
 namespace qalof::app {
 
 namespace {
 
-constexpr std::size_t kMaxStateBytes = std::size_t{4} << 30;
-constexpr int kFormatVersion = 1;
 constexpr std::int64_t kMaxIndex = 1'000'000'000;
 
-std::string header_text(const Json& identity) {
-  return Json{{"format_version", kFormatVersion}, {"run", identity}}.dump() + "\n";
-}
-
-std::string record_text(std::size_t batch, std::size_t trial,
-                        const std::vector<tasks::SampleScore>& scores, double tokens_per_second) {
+Json record_of(std::size_t batch, std::size_t trial, const std::vector<tasks::SampleScore>& scores,
+               double tokens_per_second) {
   Json rows = Json::array();
   for (const tasks::SampleScore& score : scores)
     rows.push_back({score.exact, score.f1, score.loss, score.kl});
   Json record = {{"batch", batch}, {"trial", trial}, {"scores", rows}};
   if (tokens_per_second > 0) record["tokens_per_second"] = tokens_per_second;
-  return record.dump() + "\n";
+  return record;
 }
 
 std::vector<tasks::SampleScore> scores_of(const Json& record, const std::string& where) {
@@ -53,25 +43,13 @@ std::vector<tasks::SampleScore> scores_of(const Json& record, const std::string&
 
 }  // namespace
 
-SensitivityState::SensitivityState(const std::string& path, const Json& identity, bool overwrite) {
-  path_ = path;
-  if (!overwrite && path_exists(path)) {
-    read(path, identity);
-    file_ = std::make_unique<AppendFile>(path);
-  } else {
-    header_ = header_text(identity);
-  }
-}
-
-void SensitivityState::read(const std::string& path, const Json& identity) {
-  const std::string text = read_file(path, kMaxStateBytes);
+SensitivityState::SensitivityState(const std::string& path, const Json& identity, bool overwrite)
+    : path_(path), header_(run_header(identity)) {
+  if (overwrite || !path_exists(path)) return;
   bool has_header = false;
-  const auto take = [&](std::string_view line, std::size_t number) {
-    const std::string where = fmt::format("{}: line {}", path, number);
-    const Json json = parse_json(line, where);
+  journal_ = RunJournal::resume(path, [&](const Json& json, const std::string& where) {
     if (!has_header) {
-      read_format_version(json, where, kFormatVersion);
-      check_same_run(json.value("run", Json()), identity, path);
+      check_run_header(json, identity, path, where);
       has_header = true;
       return;
     }
@@ -81,12 +59,10 @@ void SensitivityState::read(const std::string& path, const Json& identity) {
     pass.scores = scores_of(json, where);
     if (json.contains("tokens_per_second"))
       pass.tokens_per_second = json_number(json, "tokens_per_second", where);
-  };
-  const std::size_t whole = text::for_each_whole_line(text, take);
+  });
   QALOF_CHECK(has_header, ErrorKind::kCorruptFile, "{}: holds no line, expected a run's state",
               path);
   resumed_ = passes_.size();
-  if (whole < text.size()) write_file_atomic(path, std::string_view(text).substr(0, whole));
 }
 
 const std::vector<tasks::SampleScore>* SensitivityState::find(std::size_t batch,
@@ -102,12 +78,8 @@ double SensitivityState::tokens_per_second(std::size_t batch, std::size_t trial)
 
 void SensitivityState::add(std::size_t batch, std::size_t trial,
                            std::vector<tasks::SampleScore> scores, double tokens_per_second) {
-  if (!file_ && !path_.empty()) {
-    make_directories(std::filesystem::path(path_).parent_path().string());
-    write_file_atomic(path_, header_);
-    file_ = std::make_unique<AppendFile>(path_);
-  }
-  if (file_) file_->append(record_text(batch, trial, scores, tokens_per_second));
+  if (!journal_ && !path_.empty()) journal_ = RunJournal::create(path_, {header_});
+  if (journal_) journal_->append(record_of(batch, trial, scores, tokens_per_second));
   passes_[{batch, trial}] = {std::move(scores), tokens_per_second};
 }
 

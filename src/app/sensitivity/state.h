@@ -4,13 +4,12 @@
 
 #include <cstddef>
 #include <map>
-#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "core/file.h"
-#include "core/json.h"
+#include "app/run_journal.h"
 #include "tasks/samples.h"
 
 namespace qalof::app {
@@ -36,14 +35,14 @@ class SensitivityState {
   std::size_t resumed() const { return resumed_; }
 
  private:
-  void read(const std::string& path, const Json& identity);
   struct Pass {
     std::vector<tasks::SampleScore> scores;
     double tokens_per_second = 0;
   };
   std::map<std::pair<std::size_t, std::size_t>, Pass> passes_;
-  std::string path_, header_;  // of a file that is created with the first record
-  std::unique_ptr<AppendFile> file_;
+  std::string path_;  // "": in memory only
+  Json header_;       // of a file that is created with the first record
+  std::optional<RunJournal> journal_;
   std::size_t resumed_ = 0;
 };
 
