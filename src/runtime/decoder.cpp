@@ -201,150 +201,204 @@ struct Layers {
   const float* states;  // input of layer first, or null: layer 0 reads the embeddings
 };
 
-// hidden_out null: skips the final norm.
-void run_layers(const Execution& execution, std::span<const Sequence> sequences, Layers layers,
-                DecoderWorkspace& workspace, float* hidden_out, ParallelFor& parallel,
-                Profile* profile) {
-  const weights::BaseModel& base = execution.base();
-  const model::ModelConfig& config = base.config();
-  const std::size_t hidden = config.hidden;
-  const std::size_t kv_width = config.kv_width();
-  const std::size_t qkv_width = hidden + 2 * kv_width;
-  place(execution, sequences, workspace);
-  const std::size_t tokens = workspace.ids.size();
-  const std::uint64_t row_bytes = tokens * hidden * sizeof(float);
-  grow(workspace.residual, tokens * hidden);
-  grow(workspace.normed, tokens * hidden);
-  grow(workspace.qkv, tokens * qkv_width);
-  for (auto* buffer : {&workspace.k_codes, &workspace.v_codes}) grow(*buffer, tokens * kv_width);
-  for (auto* buffer : {&workspace.k_scales, &workspace.v_scales})
-    grow(*buffer, tokens * config.num_kv_heads);
-  grow(workspace.attended, tokens * hidden);
-  grow(workspace.inner, base.layers().front().mlp_in.size() * tokens * config.inner);
-  grow(workspace.projected, tokens * hidden);
-  grow(workspace.sequences, sequences.size());
-  std::uint64_t cached_bytes = 0;  // of all layers
-  for (const Sequence& sequence : sequences) {
-    if (const KvCache* cache = sequence.cache; cache != nullptr)
-      cached_bytes += cache->bytes() / cache->capacity() * cache->length();
+// One pass of sequences through a stretch of layers. The residual stream stays in the workspace;
+// each step adds to it.
+class ForwardPass {
+ public:
+  ForwardPass(const Execution& execution, std::span<const Sequence> sequences,
+              DecoderWorkspace& workspace, ParallelFor& parallel, Profile* profile)
+      : base_(execution.base()),
+        config_(base_.config()),
+        sequences_(sequences),
+        workspace_(workspace),
+        parallel_(parallel),
+        profile_(profile),
+        hidden_(config_.hidden),
+        rotation_(base_.rotation().get()) {
+    place(execution, sequences, workspace);
+    tokens_ = workspace.ids.size();
+    reserve();
+    residual_ = workspace.residual.data();
+    qkv_ = qkv_layout(config_, base_.layers().front(), tokens_, workspace.qkv.data());
   }
-  float* residual = workspace.residual.data();
+
+  // hidden_out null: skips the final norm.
+  void run(const Layers& layers, float* hidden_out) {
+    begin(layers.states);
+    for (std::size_t layer = layers.first; layer < layers.end; ++layer) {
+      if (workspace_.observe_states) workspace_.observe_states(layer, residual_, tokens_);
+      attention(layer);
+      mlp(layer);
+    }
+    if (hidden_out != nullptr) finish(hidden_out);
+  }
+
+ private:
+  std::size_t qkv_width() const { return hidden_ + 2 * config_.kv_width(); }
+  std::uint64_t row_bytes() const { return tokens_ * hidden_ * sizeof(float); }
+
+  void reserve() {
+    const std::size_t kv_width = config_.kv_width();
+    grow(workspace_.residual, tokens_ * hidden_);
+    grow(workspace_.normed, tokens_ * hidden_);
+    grow(workspace_.qkv, tokens_ * qkv_width());
+    for (auto* buffer : {&workspace_.k_codes, &workspace_.v_codes})
+      grow(*buffer, tokens_ * kv_width);
+    for (auto* buffer : {&workspace_.k_scales, &workspace_.v_scales})
+      grow(*buffer, tokens_ * config_.num_kv_heads);
+    grow(workspace_.attended, tokens_ * hidden_);
+    grow(workspace_.inner, base_.layers().front().mlp_in.size() * tokens_ * config_.inner);
+    grow(workspace_.projected, tokens_ * hidden_);
+    grow(workspace_.sequences, sequences_.size());
+    if (config_.rotary) grow(workspace_.rotary, tokens_ * config_.head_dim());
+  }
+
+  // Fills the residual stream: with states [tokens, hidden], or null: with embeddings.
+  void begin(const float* states) {
+    if (states != nullptr) {
+      std::copy_n(states, tokens_ * hidden_, residual_);
+    } else {
+      const Profile::Scope scope(profile_, "embed", 2 * row_bytes());
+      const std::span<const std::int32_t> ids(workspace_.ids), positions(workspace_.positions);
+      for (const auto& group : workspace_.groups) {
+        base_.embed(ids.subspan(group.first_row, group.rows),
+                    positions.subspan(group.first_row, group.rows),
+                    group.execution->embedding_width(), residual_ + group.first_row * hidden_);
+      }
+    }
+    if (config_.rotary) {
+      kernels::rotary_table(workspace_.positions.data(), tokens_, base_.rotary().data(),
+                            base_.rotary().size(), workspace_.rotary.data());
+    }
+  }
+
+  void attention(std::size_t layer) {
+    const model::LayerSteps& steps = base_.layers()[layer];
+    float* const outputs[] = {qkv_.q, qkv_.k, qkv_.v};
+    linears_of_norm(steps.attention_in, base_.attention_norm(layer), outputs);
+    {
+      const Profile::Scope scope(
+          profile_, "attention",
+          tokens_ * (qkv_width() + hidden_) * sizeof(float) + cached_bytes() / config_.num_layers);
+      if (config_.rotary) rotate_qk(base_, qkv_, workspace_, parallel_);
+      run_attention(sequences_, config_, layer, qkv_, workspace_, parallel_);
+    }
+    linear(steps.attention_out, {workspace_.attended.data()}, workspace_.projected.data());
+    add_projected();
+  }
+
+  void mlp(std::size_t layer) {
+    const model::LayerSteps& steps = base_.layers()[layer];
+    float* const inner = workspace_.inner.data();
+    float* const outputs[] = {inner, inner + tokens_ * config_.inner};
+    linears_of_norm(steps.mlp_in, base_.mlp_norm(layer), outputs);
+    kernels::RowInput activated{inner, row_operation(config_.activation)};
+    activated.result = inner;
+    if (rotation_ != nullptr) activated.hadamard = &rotation_->inner();
+    if (config_.activation == model::Activation::kSwiGlu) activated.up = outputs[1];
+    linear(steps.mlp_out, activated, workspace_.projected.data());
+    add_projected();
+  }
+
+  // Writes normed states in the order of the sequences, and moves their caches on.
+  void finish(float* hidden_out) {
+    if (rotation_ != nullptr) rotation_->leave_residual(residual_, tokens_, parallel_);
+    if (workspace_.groups.size() <= 1) {
+      final_norm(0, tokens_, hidden_out);
+    } else {
+      for (const auto& at : workspace_.placed)
+        final_norm(at.row, at.rows, hidden_out + at.out_row * hidden_);
+    }
+    for (const Sequence& sequence : sequences_) {
+      if (sequence.cache != nullptr) sequence.cache->advance(sequence.ids.size());
+    }
+  }
 
   // Runs one linear on all rows of the workspace, group by group.
-  auto linear = [&](std::size_t index, const kernels::RowInput& input, float* y) {
-    const char* name = base.linears()[index].name_in_layer();
-    for (const auto& group : workspace.groups) {
+  void linear(std::size_t index, const kernels::RowInput& input, float* y) {
+    const char* name = base_.linears()[index].name_in_layer();
+    for (const auto& group : workspace_.groups) {
       const weights::LinearCall& call = group.execution->linear(index);
-      const Profile::Scope scope(profile, name, linear_bytes(call, group.rows));
+      const Profile::Scope scope(profile_, name, linear_bytes(call, group.rows));
       const std::size_t at = group.first_row * call.weight.k;
       kernels::RowInput rows = input;
       rows.x += at;
       if (rows.up != nullptr) rows.up += at;
       if (rows.result != nullptr) rows.result += at;
       weights::run_linear(call, rows, group.rows, y + group.first_row * call.weight.n,
-                          workspace.linear, parallel);
-      if (workspace.observe_inputs && !call.precision.activation.is_integer()) {
+                          workspace_.linear, parallel_);
+      if (workspace_.observe_inputs && !call.precision.activation.is_integer()) {
         const bool is_plain = rows.op == kernels::RowInput::Op::kNone;
-        workspace.observe_inputs(index, is_plain ? rows.x : rows.result, group.rows);
+        workspace_.observe_inputs(index, is_plain ? rows.x : rows.result, group.rows);
       }
     }
-  };
-  const weights::Rotation* rotation = base.rotation().get();
-  const bool is_rms = config.norm == model::NormKind::kRms || rotation != nullptr;
-  auto normed_residual = [&](const weights::BaseModel::Norm& norm) {
-    return kernels::RowInput{
-        residual,
-        is_rms ? kernels::RowInput::Op::kRmsNorm : kernels::RowInput::Op::kLayerNorm,
-        norm.gamma.data(),
-        norm.beta.data(),
-        config.norm_epsilon,
-        workspace.normed.data()};
-  };
-  auto norm_rows = [&](const weights::BaseModel::Norm& norm, std::size_t first, std::size_t rows,
-                       float* dst) {
-    const float* src = residual + first * hidden;
-    if (norm.beta.empty()) {
-      kernels::rms_norm(src, rows, hidden, norm.gamma.data(), config.norm_epsilon, dst, nullptr,
-                        parallel);
-    } else {
-      kernels::layer_norm(src, rows, hidden, norm.gamma.data(), norm.beta.data(),
-                          config.norm_epsilon, dst, nullptr, parallel);
-    }
-  };
+  }
+
   // A single linear fuses the norm; several linears share rows that are normed first.
-  auto linears_of_norm = [&](const std::vector<std::size_t>& indices,
-                             const weights::BaseModel::Norm& norm,
-                             std::span<float* const> outputs) {
+  void linears_of_norm(const std::vector<std::size_t>& indices,
+                       const weights::BaseModel::Norm& norm, std::span<float* const> outputs) {
     kernels::RowInput input = normed_residual(norm);
     if (indices.size() > 1) {
-      const Profile::Scope scope(profile, "norm", 2 * row_bytes);
-      norm_rows(norm, 0, tokens, workspace.normed.data());
-      input = {workspace.normed.data()};
+      const Profile::Scope scope(profile_, "norm", 2 * row_bytes());
+      norm_rows(norm, 0, tokens_, workspace_.normed.data());
+      input = {workspace_.normed.data()};
     }
     for (std::size_t i = 0; i < indices.size(); ++i) linear(indices[i], input, outputs[i]);
-  };
-  auto final_norm = [&](std::size_t first, std::size_t rows, float* dst) {
-    const Profile::Scope scope(profile, "final_norm", 2 * rows * hidden * sizeof(float));
-    norm_rows(base.final_norm(), first, rows, dst);
-  };
-  auto add_projected = [&] {
-    const Profile::Scope scope(profile, "residual", 3 * row_bytes);
-    kernels::add_in_place(workspace.projected.data(), tokens * hidden, residual, parallel);
-  };
+  }
 
-  if (layers.states != nullptr) {
-    std::copy_n(layers.states, tokens * hidden, residual);
-  } else {
-    const Profile::Scope scope(profile, "embed", 2 * row_bytes);
-    const std::span<const std::int32_t> ids(workspace.ids), positions(workspace.positions);
-    for (const auto& group : workspace.groups) {
-      base.embed(ids.subspan(group.first_row, group.rows),
-                 positions.subspan(group.first_row, group.rows), group.execution->embedding_width(),
-                 residual + group.first_row * hidden);
+  kernels::RowInput normed_residual(const weights::BaseModel::Norm& norm) const {
+    const bool is_rms = config_.norm == model::NormKind::kRms || rotation_ != nullptr;
+    return {residual_,
+            is_rms ? kernels::RowInput::Op::kRmsNorm : kernels::RowInput::Op::kLayerNorm,
+            norm.gamma.data(),
+            norm.beta.data(),
+            config_.norm_epsilon,
+            workspace_.normed.data()};
+  }
+
+  void norm_rows(const weights::BaseModel::Norm& norm, std::size_t first, std::size_t rows,
+                 float* dst) {
+    const float* src = residual_ + first * hidden_;
+    if (norm.beta.empty()) {
+      kernels::rms_norm(src, rows, hidden_, norm.gamma.data(), config_.norm_epsilon, dst, nullptr,
+                        parallel_);
+    } else {
+      kernels::layer_norm(src, rows, hidden_, norm.gamma.data(), norm.beta.data(),
+                          config_.norm_epsilon, dst, nullptr, parallel_);
     }
   }
-  if (config.rotary) {
-    grow(workspace.rotary, tokens * config.head_dim());
-    kernels::rotary_table(workspace.positions.data(), tokens, base.rotary().data(),
-                          base.rotary().size(), workspace.rotary.data());
+
+  void final_norm(std::size_t first, std::size_t rows, float* dst) {
+    const Profile::Scope scope(profile_, "final_norm", 2 * rows * hidden_ * sizeof(float));
+    norm_rows(base_.final_norm(), first, rows, dst);
   }
-  const QkvLayout qkv = qkv_layout(config, base.layers().front(), tokens, workspace.qkv.data());
-  float* const qkv_outputs[] = {qkv.q, qkv.k, qkv.v};
-  float* const inner_outputs[] = {workspace.inner.data(),
-                                  workspace.inner.data() + tokens * config.inner};
-  for (std::size_t layer = layers.first; layer < layers.end; ++layer) {
-    if (workspace.observe_states) workspace.observe_states(layer, residual, tokens);
-    const model::LayerSteps& steps = base.layers()[layer];
-    linears_of_norm(steps.attention_in, base.attention_norm(layer), qkv_outputs);
-    {
-      const Profile::Scope scope(
-          profile, "attention",
-          tokens * (qkv_width + hidden) * sizeof(float) + cached_bytes / config.num_layers);
-      if (config.rotary) rotate_qk(base, qkv, workspace, parallel);
-      run_attention(sequences, config, layer, qkv, workspace, parallel);
+
+  void add_projected() {
+    const Profile::Scope scope(profile_, "residual", 3 * row_bytes());
+    kernels::add_in_place(workspace_.projected.data(), tokens_ * hidden_, residual_, parallel_);
+  }
+
+  // Of all layers.
+  std::uint64_t cached_bytes() const {
+    std::uint64_t bytes = 0;
+    for (const Sequence& sequence : sequences_) {
+      if (const KvCache* cache = sequence.cache; cache != nullptr)
+        bytes += cache->bytes() / cache->capacity() * cache->length();
     }
-    linear(steps.attention_out, {workspace.attended.data()}, workspace.projected.data());
-    add_projected();
-    linears_of_norm(steps.mlp_in, base.mlp_norm(layer), inner_outputs);
-    kernels::RowInput activated{workspace.inner.data(), row_operation(config.activation)};
-    activated.result = workspace.inner.data();
-    if (rotation != nullptr) activated.hadamard = &rotation->inner();
-    if (config.activation == model::Activation::kSwiGlu) activated.up = inner_outputs[1];
-    linear(steps.mlp_out, activated, workspace.projected.data());
-    add_projected();
+    return bytes;
   }
-  if (hidden_out == nullptr) return;
-  if (rotation != nullptr) rotation->leave_residual(residual, tokens, parallel);
-  if (workspace.groups.size() <= 1) {
-    final_norm(0, tokens, hidden_out);
-  } else {
-    for (const auto& at : workspace.placed)
-      final_norm(at.row, at.rows, hidden_out + at.out_row * hidden);
-  }
-  for (const Sequence& sequence : sequences) {
-    if (sequence.cache != nullptr) sequence.cache->advance(sequence.ids.size());
-  }
-}
+
+  const weights::BaseModel& base_;
+  const model::ModelConfig& config_;
+  std::span<const Sequence> sequences_;
+  DecoderWorkspace& workspace_;
+  ParallelFor& parallel_;
+  Profile* profile_;
+  std::size_t hidden_, tokens_ = 0;
+  const weights::Rotation* rotation_;  // of a rotated base; else null
+  float* residual_ = nullptr;          // [tokens, hidden]
+  QkvLayout qkv_{};
+};
 
 void check_layers(const Execution& execution, std::span<const Sequence> sequences,
                   std::size_t first_layer, std::size_t end_layer) {
@@ -362,8 +416,8 @@ void check_layers(const Execution& execution, std::span<const Sequence> sequence
 
 void forward(const Execution& execution, std::span<const Sequence> sequences,
              DecoderWorkspace& workspace, float* hidden, ParallelFor& parallel, Profile* profile) {
-  run_layers(execution, sequences, {0, execution.base().config().num_layers, nullptr}, workspace,
-             hidden, parallel, profile);
+  ForwardPass(execution, sequences, workspace, parallel, profile)
+      .run({0, execution.base().config().num_layers, nullptr}, hidden);
 }
 
 void forward_from(const Execution& execution, std::span<const Sequence> sequences,
@@ -371,16 +425,16 @@ void forward_from(const Execution& execution, std::span<const Sequence> sequence
                   float* hidden, ParallelFor& parallel) {
   const std::size_t end = execution.base().config().num_layers;
   check_layers(execution, sequences, first_layer, end);
-  run_layers(execution, sequences, {first_layer, end, states}, workspace, hidden, parallel,
-             nullptr);
+  ForwardPass(execution, sequences, workspace, parallel, nullptr)
+      .run({first_layer, end, states}, hidden);
 }
 
 void forward_layers(const Execution& execution, std::span<const Sequence> sequences,
                     std::size_t first_layer, std::size_t end_layer, const float* states,
                     DecoderWorkspace& workspace, ParallelFor& parallel) {
   check_layers(execution, sequences, first_layer, end_layer);
-  run_layers(execution, sequences, {first_layer, end_layer, states}, workspace, nullptr, parallel,
-             nullptr);
+  ForwardPass(execution, sequences, workspace, parallel, nullptr)
+      .run({first_layer, end_layer, states}, nullptr);
 }
 
 void apply_head(const weights::Head& head, const float* hidden, std::size_t rows, std::size_t width,
