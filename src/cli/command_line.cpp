@@ -74,7 +74,15 @@ void CommandLine::show_help() const {
   CLI::App app(summary_, name_);
   app.footer("Examples:\n" + examples_);
   app.get_formatter()->column_width(38);
-  for (const Option& option : options()) {
+  // What every command has comes last.
+  std::vector<const Option*> ordered;
+  for (const bool is_general : {false, true}) {
+    for (const Option& option : options()) {
+      if ((option.group() == kGeneral) == is_general) ordered.push_back(&option);
+    }
+  }
+  for (const Option* next : ordered) {
+    const Option& option = *next;
     CLI::Option* shown =
         option.kind() == Option::Kind::kSwitch
             ? app.add_flag(fmt::format("{}", fmt::join(option.names(), ",")), option.help())
@@ -206,8 +214,9 @@ void CommandLine::add_config(const std::string& path) {
 }
 
 void CommandLine::store_values() {
+  const bool runs = !given("--print_config");
   for (Option& option : options_) {
-    QALOF_CHECK(option.count() > 0 || !option.is_required() || print_config_, ErrorKind::kUsage,
+    QALOF_CHECK(option.count() > 0 || !option.is_required() || !runs, ErrorKind::kUsage,
                 "{} is required (see {} -h)", option.name(), name_);
     if (option.count() == 0) continue;
     const std::string reason = option.store();
