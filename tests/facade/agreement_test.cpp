@@ -11,7 +11,7 @@ namespace {
 using testing::kNanoData;
 using testing::kNanoModel;
 using testing::LibraryTest;
-using weights::Task;
+using weights::HeadKind;
 
 class AgreementTest : public LibraryTest {
  protected:
@@ -100,7 +100,7 @@ TEST_F(AgreementTest, LikelihoodsOfAllContinuationsSumToThatOfTheText) {
 }
 
 TEST_F(AgreementTest, AnswersAreTheProgramsPredictions) {
-  const std::string adapter = random_adapter("qa", Task::kQa, 3);
+  const std::string adapter = random_adapter("qa", HeadKind::kSpan, 3);
   program("eval", "--task qa --adapter " + adapter + " --precision 8 --max_eval_samples 12 " +
                       "--max_seq_length 64 --doc_stride 16 --output_dir " + dir_.file("out") +
                       " --validation_file " + kNanoData + "/validation.json");
@@ -124,7 +124,7 @@ TEST_F(AgreementTest, AnswersAreTheProgramsPredictions) {
 }
 
 TEST_F(AgreementTest, ClassesAreTheProgramsPredictions) {
-  const std::string adapter = random_adapter("classes", Task::kClassification, 4);
+  const std::string adapter = random_adapter("classes", HeadKind::kClass, 4);
   const std::vector<std::string> texts = {"Hugo lives in Selby.", "Nora has lost a wool scarf.",
                                           "Ada feeds a small pony.", "Where does Rosa work?"};
   std::string file = "sentence\tlabel\n";

@@ -26,7 +26,7 @@ class LibraryTest : public cli::CliTest {
     return found.code == 0 ? parse_json(found.out, "standard output") : Json();
   }
   /// A PEFT directory with random pairs and the head of a task for the nano model.
-  std::string random_adapter(const std::string& name, weights::Task task, std::uint64_t seed) {
+  std::string random_adapter(const std::string& name, weights::HeadKind task, std::uint64_t seed) {
     const auto base = weights::BaseModel::load_directory(kNanoModel);
     const auto set = random_adapters(base->config(), {0}, seed);
     weights::Adapter adapter;
@@ -37,8 +37,8 @@ class LibraryTest : public cli::CliTest {
     }
     adapter.rank = 4;
     adapter.alpha = 8;
-    if (task == weights::Task::kQa) adapter.qa_head = set->by_width.at(0)->qa_head;
-    if (task == weights::Task::kClassification)
+    if (task == weights::HeadKind::kSpan) adapter.qa_head = set->by_width.at(0)->qa_head;
+    if (task == weights::HeadKind::kClass)
       adapter.class_head = weights::untrained_class_head(*base, 3, seed);
     weights::save_adapter(dir_.file(name), adapter, base->config(), task, kNanoModel);
     return dir_.file(name);

@@ -127,7 +127,7 @@ TEST_F(VariantsTest, ErrorsHaveTheirKinds) {
 }
 
 TEST_F(VariantsTest, AdaptersAreReadOnceAndWarnEveryTime) {
-  const std::string path = random_adapter("adapter", weights::Task::kLm, 5);
+  const std::string path = random_adapter("adapter", weights::HeadKind::kLm, 5);
   const Variant first = model_.variant({.precision = "8", .adapter = path});
   const Variant second = model_.variant({.precision = "4", .adapter = path});
   EXPECT_EQ(first.warnings(), second.warnings());

@@ -118,7 +118,7 @@ TEST_P(CudaTest, LossFallsForEveryMethodAndTask) {
       };
       for (const PhaseHistory& phase : result.phases) {
         EXPECT_LT(loss(phase.steps.back()), 0.7 * loss(result.phases[0].steps.front()))
-            << to_string(method) << " " << runtime::to_string(head_kind) << " " << phase.name;
+            << to_string(method) << " " << weights::to_string(head_kind) << " " << phase.name;
         EXPECT_EQ(phase.skipped_steps, 0);
       }
     }

@@ -519,7 +519,7 @@ TEST(AdamW, FollowsHandComputedValues) {
   flat.add({1, 1}, {2.0F});  // a matrix
   flat.build(at::kCPU);
   AdamWOptions options;
-  options.schedule.weight_decay = 0.1;
+  options.weight_decay = 0.1;
   AdamW optimizer(flat, options);
   const std::vector<std::size_t> groups = {0};
   // Step 1 with gradient g moves by lr * g / (|g| + eps): lr, whatever the size of g.

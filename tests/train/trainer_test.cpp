@@ -180,7 +180,7 @@ TEST_P(TrainFamilies, LossFallsForEveryMethodAndTask) {
           return step.hard_loss / static_cast<double>(step.passes.size());
         };
         EXPECT_LT(loss(phase.steps.back()), 0.7 * loss(result.phases[0].steps.front()))
-            << to_string(method) << " " << runtime::to_string(head_kind) << " " << phase.name;
+            << to_string(method) << " " << weights::to_string(head_kind) << " " << phase.name;
         EXPECT_EQ(phase.skipped_steps, 0);
       }
       EXPECT_GT(result.tokens_per_second, 0);

@@ -263,7 +263,7 @@ TEST_P(RotationTest, GradientsOfTheMapAreDifferences) {
   }
 }
 
-TEST(weights::Rotation, SizesThatNothingSpreadsAreNamed) {
+TEST(Rotation, SizesThatNothingSpreadsAreNamed) {
   Json inner = qalof::testing::tiny_llama_config();
   inner["intermediate_size"] = 100;
   Json head = qalof::testing::tiny_config();
