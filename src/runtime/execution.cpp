@@ -13,11 +13,13 @@ namespace {
 
 std::vector<int> to_bits(const std::vector<quant::BitWidth>& widths) {
   std::vector<int> bits;
+  bits.reserve(widths.size());
   for (const quant::BitWidth width : widths) bits.push_back(width.bits);
   return bits;
 }
 std::vector<quant::BitWidth> to_widths(const std::vector<int>& bits) {
   std::vector<quant::BitWidth> widths;
+  widths.reserve(bits.size());
   for (const int width : bits) widths.push_back({width});
   return widths;
 }

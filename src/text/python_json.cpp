@@ -66,7 +66,7 @@ std::string python_json_float(double value) {
     return result + digits + std::string(static_cast<std::size_t>(exponent + 1 - count), '0') +
            ".0";
   }
-  const auto whole = static_cast<std::size_t>(exponent + 1);
+  const std::size_t whole = static_cast<std::size_t>(exponent) + 1;
   return result + digits.substr(0, whole) + "." + digits.substr(whole);
 }
 

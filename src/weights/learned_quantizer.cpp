@@ -40,10 +40,11 @@ class Reader {
                                  int low, int high) {
     const io::TensorView& view = tensor(name, io::DType::kI8, shape);
     const auto* first = reinterpret_cast<const std::int8_t*>(view.bytes.data());
-    const std::vector<std::int8_t> values(first, first + view.bytes.size());
-    for (const int value : values) {
+    std::vector<std::int8_t> values(first, first + view.bytes.size());
+    for (const std::int8_t value : values) {
       QALOF_CHECK(value >= low && value <= high, ErrorKind::kBadInput,
-                  "{}: tensor {} holds {}, expected {}..{}", file_.path(), name, value, low, high);
+                  "{}: tensor {} holds {}, expected {}..{}", file_.path(), name, int{value}, low,
+                  high);
     }
     return values;
   }
