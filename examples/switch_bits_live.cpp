@@ -24,13 +24,13 @@ int run(const char* path, const char* prompt, const std::string& adapter) {
   using Clock = std::chrono::steady_clock;
   std::string text;
   Clock::time_point start;
-  std::size_t begun = 0;  // the stretch that is being written
-  const auto report = [&](std::size_t stretch, std::size_t tokens) {
+  std::size_t stretch = 0, timed_from = 1;  // the first token takes reading the prompt
+  const auto report = [&](std::size_t tokens) {
     const std::chrono::duration<double> seconds = Clock::now() - start;
-    std::printf("%.2f bits per weight, %zu tokens, %.0f tokens/s:%s\n",
-                stretches[stretch].bits().weights, tokens,
-                static_cast<double>(tokens) / seconds.count(), text.c_str());
+    std::printf("%.2f bits per weight, %.0f tokens/s:%s\n", stretches[stretch].bits().weights,
+                static_cast<double>(tokens - timed_from) / seconds.count(), text.c_str());
     text.clear();
+    timed_from = tokens;
     start = Clock::now();
   };
 
@@ -42,15 +42,13 @@ int run(const char* path, const char* prompt, const std::string& adapter) {
     return true;
   };
   options.variant_at = [&](std::size_t token) {
-    const std::size_t stretch = token / kTokensPerStretch;
-    if (stretch != begun) report(begun, kTokensPerStretch);
-    begun = stretch;
+    if (token == 1) start = Clock::now();
+    if (token / kTokensPerStretch != stretch) report(token);
+    stretch = token / kTokensPerStretch;
     return stretches[stretch];
   };
   std::printf("%s\n", prompt);
-  start = Clock::now();
-  const qalof::Generation made = wide.generate(prompt, options);
-  report(begun, made.ids.size() - begun * kTokensPerStretch);
+  report(wide.generate(prompt, options).ids.size());
   return 0;
 }
 
