@@ -189,7 +189,7 @@ void AdversarialOptions::list(OptionList& list) {
 void LoggingOptions::list(OptionList& list) {
   list.option("--logging_steps", logging_steps,
               "steps between lines of metrics.jsonl; what is shown meanwhile goes by time")
-      ->within(1, kMostSteps)
+      ->within(0, kMostSteps)
       ->incidental();
   list.option("--eval_steps", eval_steps, "steps between evaluations; 0 = after each phase only")
       ->within(0, kMostSteps)

@@ -102,9 +102,9 @@ TEST_F(AgreementTest, LikelihoodsOfAllContinuationsSumToThatOfTheText) {
 TEST_F(AgreementTest, AnswersAreTheProgramsPredictions) {
   const std::string adapter = random_adapter("qa", HeadKind::kSpan, 3);
   program("eval", "--task qa --adapter " + adapter + " --precision 8 --max_eval_samples 12 " +
-                      "--max_seq_length 64 --doc_stride 16 --output_dir " + dir_.file("out") +
+                      "--max_seq_length 64 --doc_stride 16 --output_dir " + dir_.file("scores") +
                       " --validation_file " + kNanoData + "/validation.json");
-  const Json expected = Json::parse(cli::slurp(dir_.file("out/eval_predictions.json")));
+  const Json expected = Json::parse(cli::slurp(dir_.file("scores/eval_predictions.json")));
   const Json data = Json::parse(cli::slurp(kNanoData + "/validation.json"));
   const Variant variant = model_.variant({.precision = "8", .adapter = adapter});
   std::size_t compared = 0;
@@ -131,9 +131,9 @@ TEST_F(AgreementTest, ClassesAreTheProgramsPredictions) {
   for (const std::string& text : texts) file += text + "\t1\n";
   std::ofstream(dir_.file("data.tsv")) << file;
   program("eval", "--task classification --adapter " + adapter + " --precision 4 --output_dir " +
-                      dir_.file("out") + " --validation_file " + dir_.file("data.tsv"));
+                      dir_.file("scores") + " --validation_file " + dir_.file("data.tsv"));
   const Json expected =
-      Json::parse(cli::slurp(dir_.file("out/eval_predictions.json")))["predictions"];
+      Json::parse(cli::slurp(dir_.file("scores/eval_predictions.json")))["predictions"];
   const Variant variant = model_.variant({.precision = "4", .adapter = adapter});
   for (std::size_t i = 0; i < texts.size(); ++i) {
     const std::vector<ClassProbability> found = variant.classify(texts[i]);
@@ -163,7 +163,7 @@ TEST_F(AgreementTest, APackedFileGivesTheTokensOfItsDirectory) {
 
 TEST_F(AgreementTest, TokenizerIsTheProgramsAndDecodesWhatItEncodes) {
   const std::string text = "Nora has lost a wool scarf. \xC3\xA4";
-  const cli::ProgramRun found = run("tokenize --tokenizer_name " + kNanoModel, text);
+  const cli::ProgramRun found = run("tokenize --model_name_or_path " + kNanoModel, text);
   ASSERT_EQ(found.code, 0) << found.err;
   std::string ids;
   for (const std::int32_t id : model_.encode(text))

@@ -340,15 +340,15 @@ TEST(Examples, BadWindowsAreNamed) {
     return std::string("accepted");
   };
   using weights::HeadKind;
-  EXPECT_EQ(refusal({{1, 97}, 0, 0}, HeadKind::kSpan), "training window 0: token id 97, expected 0..96");
+  EXPECT_EQ(refusal({{1, 97}, 0, 0}, HeadKind::kSpan),
+            "training window 0: token id 97, expected 0..96");
   EXPECT_EQ(refusal({{1, 2}, 0, 2}, HeadKind::kSpan),
             "training window 0: answer at token 2, expected 0..1");
   EXPECT_EQ(refusal({{1}, 0, 0}, HeadKind::kLm), "training window 0: 1 tokens, expected 2..64");
   EXPECT_EQ(refusal({std::vector<std::int32_t>(65, 1), 0, 0}, HeadKind::kSpan),
             "training window 0: 65 tokens, expected 1..64");
   EXPECT_EQ(refusal({{1}, 0, 0}, HeadKind::kSpan), "accepted");
-  EXPECT_EQ(refusal({{1}, 0, 0, 3}, HeadKind::kClass),
-            "training window 0: class 3, expected 0..2");
+  EXPECT_EQ(refusal({{1}, 0, 0, 3}, HeadKind::kClass), "training window 0: class 3, expected 0..2");
   EXPECT_EQ(refusal({{1}, 0, 0, -1}, HeadKind::kClass),
             "training window 0: class -1, expected 0..2");
   EXPECT_EQ(refusal({{1}, 0, 0, 0}, HeadKind::kClass, 1),

@@ -32,6 +32,8 @@ void check_numbers(const TrainRunOptions& options) {
   QALOF_CHECK(train.schedule.learning_rate > 0, ErrorKind::kUsage,
               "--learning_rate: found {}, expected a positive number",
               train.schedule.learning_rate);
+  QALOF_CHECK(train.logging.logging_steps >= 1, ErrorKind::kUsage,
+              "--logging_steps: found {}, expected at least 1", train.logging.logging_steps);
   const std::size_t least = task_of(options).least_length();
   QALOF_CHECK(options.max_seq_length >= least, ErrorKind::kUsage,
               "--max_seq_length: found {}, expected at least {}", options.max_seq_length, least);
