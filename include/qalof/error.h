@@ -27,7 +27,7 @@ enum class ErrorKind {
 
 class QALOF_API Error : public std::runtime_error {
  public:
-  /// Control bytes of message other than line ends are written as \xNN: names from files must
+  /// Control bytes of message other than line ends are written as `\xNN`: names from files must
   /// neither end a message early nor command a terminal.
   Error(ErrorKind kind, const std::string& message);
   Error(const Error&) = default;
