@@ -42,7 +42,7 @@ void run_completion(std::vector<std::string> arguments);
 void run_manual(std::vector<std::string> arguments);
 /// Whether the commands that need libtorch are in this program.
 bool has_training();
-/// In qalof: runs the command in qalof-train where it lies beside this program, and then does not
+/// In qalof: runs the command in qalof-train where that is beside this program, and then does not
 /// return. In qalof-train: nothing.
 void hand_over_where_built(const char* command, const std::vector<std::string>& arguments);
 /// In qalof these hand over to qalof-train; in qalof-train they are the commands themselves.

@@ -5,15 +5,13 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/finite.h"
+#include "tasks/batch.h"
 #include "tasks/choice/choice.h"
 #include "text/unicode.h"
 
 namespace qalof::tasks {
 
 namespace {
-
-// Choices run together up to about this many tokens: enough rows to fill the GEMM, little memory.
-constexpr std::size_t kBatchTokens = 2048;
 
 constexpr Metric kMetrics[] = {
     {.key = "eval_accuracy", .label = "accuracy", .decides = Metric::Decides::kHigher},

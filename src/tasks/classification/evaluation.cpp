@@ -9,13 +9,11 @@
 #include "core/finite.h"
 #include "core/json.h"
 #include "runtime/classifier.h"
+#include "tasks/batch.h"
 
 namespace qalof::tasks {
 
 namespace {
-
-// Texts run together up to about this many tokens: enough rows to fill the GEMM, little memory.
-constexpr std::size_t kBatchTokens = 2048;
 
 constexpr Metric kMetrics[] = {
     {.key = "eval_accuracy", .label = "accuracy", .decides = Metric::Decides::kHigher},

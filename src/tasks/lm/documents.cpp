@@ -12,7 +12,6 @@ namespace qalof::tasks {
 namespace {
 
 constexpr std::size_t kMaxTrainingBytes = std::size_t{4} << 30;
-constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;
 
 }  // namespace
 

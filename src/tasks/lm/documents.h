@@ -1,6 +1,7 @@
 // Texts as documents and their tokens.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -8,6 +9,9 @@
 #include "text/text_encoder.h"
 
 namespace qalof::tasks {
+
+/// The largest text that is scored or calibrated on.
+inline constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;
 
 /// The documents of a text: all of it, or with line_by_line its lines.
 std::vector<std::string_view> documents_of(std::string_view text, bool line_by_line);

@@ -7,16 +7,13 @@
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "tasks/batch.h"
 #include "tasks/lm/documents.h"
 #include "text/records.h"
 
 namespace qalof::tasks {
 
 namespace {
-
-constexpr std::size_t kMaxTextBytes = std::size_t{1} << 30;
-// Windows run together up to about this many tokens: enough rows to fill the GEMM, little memory.
-constexpr std::size_t kBatchTokens = 2048;
 
 constexpr Metric kMetrics[] = {
     {.key = "eval_loss", .label = "loss", .digits = 6, .decides = Metric::Decides::kLower},

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "tasks/batch.h"
 #include "tasks/qa/batches.h"
 #include "text/squad_metric.h"
 #include "text/unicode.h"
@@ -16,8 +17,6 @@ namespace qalof::tasks {
 
 namespace {
 
-// Windows run together up to about this many tokens: enough rows to fill the GEMM, little memory.
-constexpr std::size_t kBatchTokens = 2048;
 constexpr std::uint64_t kUntrainedSeed = 42;  // the default --seed of training
 
 constexpr Metric kMetrics[] = {
