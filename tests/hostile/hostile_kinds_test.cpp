@@ -244,7 +244,7 @@ Outcome HostileSample::load(double max_seconds) const {
       ADD_FAILURE() << "threw something other than qalof::Error: " << error.what();
     }
   });
-  EXPECT_LE(testing::thread_seconds() - start, max_seconds);
+  EXPECT_LE(testing::thread_seconds_since(start), max_seconds);
   EXPECT_LE(peak, file_bytes + (std::size_t{64} << 20));
   if (!outcome.refused) return outcome;
   const ErrorKind kind = outcome.kind;
