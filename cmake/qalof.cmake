@@ -21,6 +21,10 @@ find_package(nlohmann_json REQUIRED)
 find_package(OpenSSL REQUIRED)
 include(re2)
 qalof_find_re2()
+# Every library may become part of libqalof.so, which shows include/qalof alone.
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
 # Binaries run where they were built and, moved together, beside each other.
 set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
 # Installed ones still find third-party libraries in QALOF_DEPS.
@@ -49,10 +53,11 @@ if(QALOF_SANITIZE)
   target_link_options(qalof_options INTERFACE -fsanitize=${QALOF_SANITIZE})
 endif()
 
-# qalof_library(NAME [DEPS target...] [SOURCES file...]): the static library of a folder under src/,
-# made of SOURCES or else of every .cpp file in it and in its rooms.
+# qalof_library(NAME [COLD] [DEPS target...] [SOURCES file...]): the static library of a folder under
+# src/, made of SOURCES or else of every .cpp file in it and in its rooms. COLD: its code waits for
+# other folders' and for files, and is compiled at -O1, in two thirds of the time.
 function(qalof_library name)
-  cmake_parse_arguments(ARG "" "" "DEPS;SOURCES" ${ARGN})
+  cmake_parse_arguments(ARG "COLD" "" "DEPS;SOURCES" ${ARGN})
   if(NOT ARG_SOURCES)
     file(GLOB_RECURSE ARG_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
   endif()
@@ -64,6 +69,9 @@ function(qalof_library name)
   add_library(qalof_${name} STATIC ${ARG_SOURCES})
   target_link_libraries(qalof_${name} PUBLIC ${ARG_DEPS} PRIVATE qalof_options)
   target_include_directories(qalof_${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
+  if(ARG_COLD)
+    target_compile_options(qalof_${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  endif()
 endfunction()
 
 # qalof_test(FOLDER [DEPS target...]): one test program of every tests/FOLDER/*_test.cpp.

@@ -62,7 +62,7 @@ DoctorResult run_doctor() {
   result.trainer = std::filesystem::exists(sibling)
                        ? sibling.string()
                        : sibling.string() +
-                             " is not there: train and demo are off (build with -DQALOF_TRAIN=ON)";
+                             " is missing: train and demo are off (build with -DQALOF_TRAIN=ON)";
   return result;
 }
 

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/finite.h"
 #include "runtime/decoder.h"
+#include "tasks/batch.h"
 #include "weights/derived_model.h"
 #include "weights/gptq.h"
 #include "weights/rotation.h"
@@ -14,8 +15,6 @@
 namespace qalof::app {
 
 namespace {
-
-constexpr std::size_t kBatchTokens = 2048;
 
 // A batch of windows, and the states that the current layer reads.
 struct Batch {
@@ -27,7 +26,7 @@ struct Batch {
 std::vector<Batch> batches_of(const TokenWindows& windows) {
   std::vector<Batch> batches;
   for (const std::vector<std::int32_t>& window : windows) {
-    if (batches.empty() || batches.back().tokens + window.size() > kBatchTokens)
+    if (batches.empty() || batches.back().tokens + window.size() > tasks::kBatchTokens)
       batches.emplace_back();
     batches.back().sequences.push_back({window});
     batches.back().tokens += window.size();

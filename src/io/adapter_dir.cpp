@@ -11,7 +11,7 @@ namespace qalof::io {
 
 namespace {
 
-constexpr int kFormatVersion = 1;
+constexpr int kAdapterFormatVersion = 1;
 constexpr std::size_t kMaxBytes = std::size_t{4} << 20;
 
 // Reads an object such as {"8": "w8"}: weight widths to names of sub-directories.
@@ -64,7 +64,7 @@ AdapterDir read_adapter_dir(const std::string& path) {
   const std::string where = path + "/qalof.json";
   AdapterDir dir;
   dir.raw = read_json_file(where, kMaxBytes);
-  read_format_version(dir.raw, where, kFormatVersion);
+  read_format_version(dir.raw, where, kAdapterFormatVersion);
   static const std::set<std::string> known = {
       "format_version", "base",      "scheme",     "plan",         "adapters",
       "heads",          "separator", "quantizers", "adapter_form", "label_names"};
@@ -102,7 +102,7 @@ void write_adapter_dir(const std::string& path, const AdapterDir& dir) {
   for (const auto& [width, name] : dir.adapters) adapters[std::to_string(width)] = name;
   for (const auto& [width, name] : dir.heads) heads[std::to_string(width)] = name;
   for (const auto& [width, name] : dir.quantizers) quantizers[std::to_string(width)] = name;
-  Json json = {{"format_version", kFormatVersion},
+  Json json = {{"format_version", kAdapterFormatVersion},
                {"base", {{"id", dir.base_id}, {"sha256", dir.base_sha256}}},
                {"scheme", dir.scheme},
                {"plan", dir.plan},

@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int kFormatVersion = 1;
+constexpr int kCheckpointFormatVersion = 1;
 constexpr std::size_t kMaxManifestBytes = std::size_t{16} << 20;
 constexpr std::string_view kManifest = "manifest.json";
 constexpr std::string_view kPrefix = "checkpoint-";
@@ -140,9 +140,9 @@ std::int64_t verify_checkpoint(const std::string& path) {
               "{}: is missing, so the checkpoint is not whole", where);
   const Json manifest = read_manifest(where);
   const std::int64_t version = json_int(manifest, "format_version", where, 0, 1'000'000);
-  QALOF_CHECK(version == kFormatVersion, ErrorKind::kUnsupported,
+  QALOF_CHECK(version == kCheckpointFormatVersion, ErrorKind::kUnsupported,
               "{}: format_version {}, this program reads {}; a newer qalof wrote it", where,
-              version, kFormatVersion);
+              version, kCheckpointFormatVersion);
   QALOF_CHECK(manifest.contains("files") && manifest["files"].is_object(), ErrorKind::kCorruptFile,
               "{}: files is missing or not an object", where);
   for (const auto& [name, entry] : manifest["files"].items()) {
@@ -203,7 +203,8 @@ void CheckpointWriter::commit() {
   }
   const std::string where = fmt::format("{}/{}", temporary_, kManifest);
   std::string text = dump_json(
-      {{"format_version", kFormatVersion}, {"step", step_}, {"files", std::move(files)}}, where);
+      {{"format_version", kCheckpointFormatVersion}, {"step", step_}, {"files", std::move(files)}},
+      where);
   text.pop_back();  // the closing brace, which kChecksumEnd adds again
   write_file_atomic(where, fmt::format("{}{}{}{}", text, kChecksumBegin, sha256_hex(bytes_of(text)),
                                        kChecksumEnd));

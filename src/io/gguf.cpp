@@ -8,18 +8,16 @@
 #include <limits>
 
 #include "core/error.h"
+#include "io/limits.h"
 
 namespace qalof::io {
 
 namespace {
 
 constexpr std::string_view kMagic = "GGUF";
-constexpr std::uint64_t kMaxTensors = 100'000;
 constexpr std::uint64_t kMaxEntries = 10'000;
-constexpr std::uint64_t kMaxNameBytes = 1024;
-constexpr std::size_t kMaxAllNamesBytes = std::size_t{16} << 20;
-constexpr std::uint32_t kMaxRank = 4;
-constexpr std::uint64_t kMaxAlignment = 65'536;
+constexpr std::uint32_t kMaxGgufRank = 4;
+constexpr std::uint64_t kMaxGgufAlignment = 65'536;
 constexpr std::uint64_t kDefaultAlignment = 32;
 
 // Metadata keys of a file that is one part of a split model.
@@ -160,8 +158,8 @@ class GgufParser {
   }
   std::string name(const std::string& what) {
     const auto bytes = number<std::uint64_t>(what);
-    if (bytes == 0 || bytes > kMaxNameBytes)
-      refuse(fmt::format("{} has {} bytes, expected 1..{}", what, bytes, kMaxNameBytes));
+    if (bytes == 0 || bytes > kMaxTensorNameBytes)
+      refuse(fmt::format("{} has {} bytes, expected 1..{}", what, bytes, kMaxTensorNameBytes));
     all_names_bytes_ += bytes;
     if (all_names_bytes_ > kMaxAllNamesBytes)
       refuse(fmt::format("has more than {} bytes of names", kMaxAllNamesBytes));
@@ -210,9 +208,9 @@ class GgufParser {
     const std::optional<std::uint64_t> value =
         stored->second.is_array ? std::nullopt
                                 : as_unsigned(stored->second.type, stored->second.bytes.data());
-    if (!value || *value < 8 || *value > kMaxAlignment || (*value & (*value - 1)) != 0)
+    if (!value || *value < 8 || *value > kMaxGgufAlignment || (*value & (*value - 1)) != 0)
       refuse(fmt::format("general.alignment is {}, expected a power of two in 8..{}",
-                         value ? std::to_string(*value) : "no number", kMaxAlignment));
+                         value ? std::to_string(*value) : "no number", kMaxGgufAlignment));
     return *value;
   }
 
@@ -221,8 +219,8 @@ class GgufParser {
     pending.name = name(fmt::format("name of tensor {}", index));
     const std::string what = "tensor " + name_text(pending.name);
     const auto rank = number<std::uint32_t>(what);
-    if (rank == 0 || rank > kMaxRank)
-      refuse(fmt::format("{} has {} dimensions, expected 1..{}", what, rank, kMaxRank));
+    if (rank == 0 || rank > kMaxGgufRank)
+      refuse(fmt::format("{} has {} dimensions, expected 1..{}", what, rank, kMaxGgufRank));
     std::uint64_t elements = 1;
     for (std::uint32_t i = 0; i < rank; ++i) {
       const auto extent = number<std::uint64_t>(what);

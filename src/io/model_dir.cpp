@@ -15,6 +15,7 @@
 #include "core/finite.h"
 #include "core/hash.h"
 #include "core/name_pattern.h"
+#include "io/limits.h"
 
 namespace qalof::io {
 
@@ -22,7 +23,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
 constexpr std::size_t kMaxIndexBytes = std::size_t{16} << 20;
 constexpr std::size_t kChunkBytes = std::size_t{4} << 20;  // converted at once, then released
 // Wrappers first, then the decoder's own prefixes.

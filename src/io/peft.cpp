@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "io/limits.h"
 
 namespace qalof::io {
 
@@ -13,7 +14,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::size_t kMaxConfigBytes = std::size_t{1} << 20;
 constexpr std::string_view kKeyPrefix = "base_model.model.";
 
 }  // namespace

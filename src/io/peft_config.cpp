@@ -15,7 +15,7 @@ namespace qalof::io {
 
 namespace {
 
-constexpr std::int64_t kMaxRank = 65536;
+constexpr std::int64_t kMaxAdapterRank = 65536;
 constexpr std::int64_t kMaxLayer = 1'000'000;
 constexpr std::size_t kMaxPatternKeys = 4096;
 
@@ -243,7 +243,7 @@ PeftConfig parse_peft_config(std::string_view text, const std::string& where,
               json.type_name());
   check_other_settings(json, where, warnings);
   parse_initialization(json, where, &config, warnings);
-  config.r = static_cast<std::size_t>(json_int(json, "r", where, 1, kMaxRank));
+  config.r = static_cast<std::size_t>(json_int(json, "r", where, 1, kMaxAdapterRank));
   config.lora_alpha = json_number(json, "lora_alpha", where);
   QALOF_CHECK(std::abs(config.lora_alpha) <= std::numeric_limits<float>::max(),
               ErrorKind::kBadInput, "{}: lora_alpha is {}, too large for a float", where,
@@ -265,7 +265,7 @@ PeftConfig parse_peft_config(std::string_view text, const std::string& where,
     config.modules_to_save = string_list(json["modules_to_save"], where + ": modules_to_save");
   }
   const auto read_rank = [](const Json& object, const std::string& key, const std::string& inner) {
-    return static_cast<std::size_t>(json_int(object, key, inner, 1, kMaxRank));
+    return static_cast<std::size_t>(json_int(object, key, inner, 1, kMaxAdapterRank));
   };
   parse_values(json, text, "rank_pattern", where, read_rank, &config.rank_pattern);
   parse_values(json, text, "alpha_pattern", where, json_number, &config.alpha_pattern);

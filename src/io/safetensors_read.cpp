@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "io/limits.h"
 #include "io/safetensors.h"
 
 namespace qalof::io {
@@ -13,10 +14,7 @@ namespace qalof::io {
 namespace {
 
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the reference implementation's limit
-constexpr std::size_t kMaxTensors = 100'000;
-constexpr std::size_t kMaxNameBytes = 1024;
-constexpr std::size_t kMaxAllNamesBytes = std::size_t{16} << 20;  // bounded: callers copy them
-constexpr std::size_t kMaxRank = 8;
+constexpr std::size_t kMaxSafetensorsRank = 8;
 constexpr std::size_t kMaxMetadataEntries = 1000;
 // Longest string: a packed file stores its description, with a checksum per tensor, as one metadata
 // string.
@@ -76,9 +74,9 @@ class HeaderParser {
   }
   bool number_unsigned(number_unsigned_t value) {
     if (state_ == State::kShape) {
-      if (entry_.shape.size() == kMaxRank)
-        refuse(path_,
-               fmt::format("tensor {} has more than {} dimensions", name_text(name_), kMaxRank));
+      if (entry_.shape.size() == kMaxSafetensorsRank)
+        refuse(path_, fmt::format("tensor {} has more than {} dimensions", name_text(name_),
+                                  kMaxSafetensorsRank));
       entry_.shape.push_back(value);
     } else if (state_ == State::kOffsets) {
       if (num_offsets_ == 2)
@@ -139,9 +137,9 @@ class HeaderParser {
     return true;
   }
   bool key(string_t& value) {
-    if (value.size() > kMaxNameBytes)
+    if (value.size() > kMaxTensorNameBytes)
       refuse(path_, fmt::format("header has a name of {} bytes, at most {} are read", value.size(),
-                                kMaxNameBytes));
+                                kMaxTensorNameBytes));
     if (value.find('\0') != string_t::npos) refuse(path_, "header has a name with a NUL byte");
     if (state_ == State::kTop) {
       const bool is_metadata = value == "__metadata__";

@@ -11,11 +11,10 @@
 #include <cstdint>
 
 #include "core/threads.h"
+#include "kernels/panel.h"
 #include "kernels/quantize.h"
 
 namespace qalof::kernels {
-
-inline constexpr std::size_t kPanelRows = 16;
 
 /// Layouts of panels, rows and k padded with zeros (n up to 16, k as stated):
 ///   kF32  [n/16][k][16]        f32

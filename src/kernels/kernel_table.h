@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/panel.h"
 #include "kernels/stored_kv.h"
 
 namespace qalof::kernels {

@@ -9,14 +9,13 @@
 #include "kernels/gemm.h"
 #include "kernels/kernel_table.h"
 #include "kernels/parallel.h"
+#include "kernels/quantize.h"
 
 namespace qalof::kernels {
 
 namespace {
 
 constexpr std::size_t kLanes = 16;
-
-float level_count(int bits) { return static_cast<float>((1 << (bits - 1)) - 1); }
 
 // rint for |value| < 2^22, ties to even; unlike the C library's it is vectorized.
 float round_small(float value) {
@@ -31,7 +30,7 @@ struct Cell {
   Cell(const StepGrid& grid, std::size_t at)
       : step(grid.steps[at]),
         zero(grid.zeros == nullptr ? 0.0F : static_cast<float>(grid.zeros[at])) {
-    const float top = level_count(grid.bits);
+    const auto top = static_cast<float>(level_count(grid.bits));
     const float bottom = grid.zeros == nullptr ? -top : std::max(-top - 1.0F, -127.0F);
     low = bottom - zero;
     high = top - zero;
@@ -66,7 +65,7 @@ float sum_lanes(std::size_t count, const Term& term) {
 }
 
 float gradient_scale(std::size_t count, int bits) {
-  return 1.0F / std::sqrt(static_cast<float>(count) * level_count(bits));
+  return 1.0F / std::sqrt(static_cast<float>(count) * static_cast<float>(level_count(bits)));
 }
 
 }  // namespace

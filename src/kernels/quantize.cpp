@@ -15,8 +15,6 @@ namespace {
 
 constexpr float kEpsilon = 1e-6F;  // of scheme minmax, in both places of its formula
 
-int level_count(int bits) { return (1 << (bits - 1)) - 1; }
-
 }  // namespace
 
 RowScale seed_row_scale(float max_abs, int bits) {

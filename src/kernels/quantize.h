@@ -15,6 +15,9 @@
 
 namespace qalof::kernels {
 
+/// Codes of a symmetric grid lie in -level_count..level_count.
+constexpr int level_count(int bits) { return (1 << (bits - 1)) - 1; }
+
 /// Scale and multiplier of a row, from its max|x|.
 struct RowScale {
   float multiplier;  // s: code = rint(x * multiplier)

@@ -44,15 +44,13 @@ void make_codes(const float* x, std::size_t count, const Grid& grid, std::int8_t
   for (std::size_t i = 0; i < count; ++i) codes[i] = static_cast<std::int8_t>(grid.code(x[i]));
 }
 
-float level_count(int bits) { return static_cast<float>((1 << (bits - 1)) - 1); }
-
 Grid symmetric_grid(float max_abs, int bits) {
-  const float levels = level_count(bits);
+  const auto levels = static_cast<float>(level_count(bits));
   return {scale_from(max_abs / levels), 0.0F, -levels, levels};
 }
 
 Grid asymmetric_grid(float low, float high, int bits) {
-  const float top = level_count(bits);
+  const auto top = static_cast<float>(level_count(bits));
   // -128 is not used: not every instruction set multiplies it by a code without saturation.
   const float bottom = std::max(-top - 1.0F, -127.0F);
   const float scale = scale_from((high - low) / (top - bottom));
@@ -176,7 +174,7 @@ void quantize_groups_least_error(const float* src, std::size_t rows, std::size_t
 void quantize_rows_least_error(const float* src, std::size_t rows, std::size_t cols, int bits,
                                std::int8_t* codes, float* scales, ParallelFor& parallel) {
   const KernelTable& table = active_table();
-  const float levels = level_count(bits);
+  const auto levels = static_cast<float>(level_count(bits));
   for_ranges(parallel, rows, rows_per_piece(cols), [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
       const float* x = src + row * cols;

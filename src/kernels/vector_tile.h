@@ -16,7 +16,6 @@
 namespace qalof::kernels {
 namespace {
 
-constexpr std::size_t kWidth = 16;        // outputs of a panel
 constexpr std::size_t kVectorBytes = 64;  // of a panel: one or more k of all its outputs
 
 /// The part of k of a tile: vectors begin .. end of each panel.
@@ -93,7 +92,7 @@ QALOF_TILE void run_tile(const typename Format::Block& block, std::size_t row, s
   using Sum = typename Format::Sum;
   const std::size_t panel_bytes = Format::num_vectors(block) * kVectorBytes;
   const char* w = static_cast<const char*>(block.panels) + panel * panel_bytes;
-  const auto first = [&](int p) { return (panel + static_cast<std::size_t>(p)) * kWidth; };
+  const auto first = [&](int p) { return (panel + static_cast<std::size_t>(p)) * kPanelRows; };
   const char* x[kRows];
   if constexpr (Format::kGrouped) {
     const std::size_t length = Format::group_vectors(block);
@@ -209,7 +208,7 @@ std::size_t stretch_vectors(const typename Format::Block& block) {
 template <typename Format, int kPanels>
 void multiply_panels(const typename Format::Block& block, std::size_t panel) {
   const std::size_t num_vectors = Format::num_vectors(block);
-  float partial[kGroupRows * kPanels * kWidth];
+  float partial[kGroupRows * kPanels * kPanelRows];
   for (std::size_t group = 0; group < block.rows; group += kGroupRows) {
     const std::size_t rows = block.rows - group < kGroupRows ? block.rows - group : kGroupRows;
     // Tiles of nearly equal height: nine rows are faster as 5 + 4 than as 8 + 1.
@@ -222,8 +221,9 @@ void multiply_panels(const typename Format::Block& block, std::size_t panel) {
       for (std::size_t tile = 0; tile < num_tiles; ++tile) {
         const std::size_t row = rows * tile / num_tiles;
         const std::size_t next = rows * (tile + 1) / num_tiles;
-        run_rows<Format, kPanels>(block, group + row, next - row, panel,
-                                  {begin, end, begin == 0, last, partial + row * kPanels * kWidth});
+        run_rows<Format, kPanels>(
+            block, group + row, next - row, panel,
+            {begin, end, begin == 0, last, partial + row * kPanels * kPanelRows});
       }
       if (last) break;
     }
@@ -232,7 +232,7 @@ void multiply_panels(const typename Format::Block& block, std::size_t panel) {
 
 template <typename Format>
 void multiply(const typename Format::Block& block) {
-  const std::size_t num_panels = (block.n + kWidth - 1) / kWidth;
+  const std::size_t num_panels = (block.n + kPanelRows - 1) / kPanelRows;
   std::size_t panel = 0;
   if constexpr (Format::kWidest == 3) {
     if (block.rows > kFewRows) {

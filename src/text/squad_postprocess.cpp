@@ -129,27 +129,6 @@ SpanPrediction SpanDecoder::finish(std::string_view context) {
 
 namespace {
 
-// Streams a JSON object, one entry at a time, with the bytes of Python's json.dumps(indent=4).
-class ObjectFile {
- public:
-  explicit ObjectFile(const std::string& path) : file_(path) { file_.write("{"); }
-  /// json: the value, already indented for this depth.
-  void add(const std::string& key, std::string_view json) {
-    file_.write(is_empty_ ? "\n    " : ",\n    ");
-    file_.write(python_json_string(key) + ": ");
-    file_.write(json);
-    is_empty_ = false;
-  }
-  void finish() {
-    file_.write(is_empty_ ? "}\n" : "\n}\n");
-    file_.commit();
-  }
-
- private:
-  AtomicFile file_;
-  bool is_empty_ = true;
-};
-
 std::string n_best_json(const std::vector<SpanCandidate>& n_best) {
   std::string json = "[";
   for (const SpanCandidate& candidate : n_best) {
@@ -170,6 +149,27 @@ std::string n_best_json(const std::vector<SpanCandidate>& n_best) {
 }  // namespace
 
 struct PredictionWriter::Files {
+  // Streams a JSON object, one entry at a time, with the bytes of Python's json.dumps(indent=4).
+  class ObjectFile {
+   public:
+    explicit ObjectFile(const std::string& path) : file_(path) { file_.write("{"); }
+    /// json: the value, already indented for this depth.
+    void add(const std::string& key, std::string_view json) {
+      file_.write(is_empty_ ? "\n    " : ",\n    ");
+      file_.write(python_json_string(key) + ": ");
+      file_.write(json);
+      is_empty_ = false;
+    }
+    void finish() {
+      file_.write(is_empty_ ? "}\n" : "\n}\n");
+      file_.commit();
+    }
+
+   private:
+    AtomicFile file_;
+    bool is_empty_ = true;
+  };
+
   ObjectFile predictions, n_best, scores;
   std::optional<ObjectFile> null_odds;
   Files(const std::string& base, bool with_null)

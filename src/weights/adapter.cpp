@@ -183,7 +183,7 @@ class PeftReader {
                 a == a_keys_.end() ? kASuffix : kBSuffix,
                 a == a_keys_.end() ? b->second : a->second);
     QALOF_CHECK(module.left_out_by.empty(), ErrorKind::kBadInput,
-                "{}: tensor {} is there although {}", directory_, a->second,
+                "{}: found tensor {}, although {}", directory_, a->second,
                 module.left_out_by == "target_modules"
                     ? "target_modules does not name it"
                     : module.left_out_by + " leaves its module out");

@@ -20,7 +20,7 @@
 #include "text/text_encoder.h"
 
 namespace qalof::app {
-namespace {
+namespace import_gguf_test {
 
 using qalof::testing::error_of;
 using qalof::testing::TempDir;
@@ -331,5 +331,5 @@ TEST_F(ImportGgufTest, DamageIsRefusedOrHarmless) {
     EXPECT_THROW(import(put(bytes.substr(0, size))), Error) << size;
 }
 
-}  // namespace
+}  // namespace import_gguf_test
 }  // namespace qalof::app

@@ -13,7 +13,7 @@
 #include "support/tiny_runtime.h"
 
 namespace qalof::app {
-namespace {
+namespace import_test {
 
 using testing::error_of;
 using ::testing::HasSubstr;
@@ -196,8 +196,8 @@ TEST_F(ImportTest, OtherFormatsAreRefusedBySentence) {
   };
   EXPECT_THAT(refusal("a.safetensors", std::string("PK\x03\x04 zip", 9)), HasSubstr("save_file"));
   EXPECT_THAT(refusal("b.pt", "\x80\x02}q"), HasSubstr("pickled"));
-  EXPECT_THAT(refusal("d", ""), HasSubstr("no format that is known"));
-  EXPECT_THAT(refusal("e", "01234567["), HasSubstr("no format that is known"));
+  EXPECT_THAT(refusal("d", ""), HasSubstr("unknown format, expected"));
+  EXPECT_THAT(refusal("e", "01234567["), HasSubstr("unknown format, expected"));
   write_file_atomic(dir_.file("pytorch_model.bin"), "PK\x03\x04");
   EXPECT_THAT(error_of([&] { import(); }).message, HasSubstr("save_file"));
   EXPECT_EQ(error_of([&] { import(dir_.file("missing")); }).kind, ErrorKind::kNotFound);
@@ -226,5 +226,5 @@ TEST_F(ImportTest, DamagedFilesNeverDoMoreThanRefuse) {
   }
 }
 
-}  // namespace
+}  // namespace import_test
 }  // namespace qalof::app

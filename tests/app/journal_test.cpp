@@ -10,7 +10,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::app {
-namespace {
+namespace journal_test {
 
 using qalof::testing::TempDir;
 
@@ -77,5 +77,5 @@ TEST(Journals, EvaluationsThatAreNotFiniteAreReadBack) {
   }
 }
 
-}  // namespace
+}  // namespace journal_test
 }  // namespace qalof::app

@@ -19,7 +19,7 @@
 #include "train/trainer.h"
 
 namespace qalof::app {
-namespace {
+namespace nano_agreement_test {
 
 constexpr std::size_t kQuestions = 400;
 
@@ -183,5 +183,5 @@ TEST_F(NanoAgreement, ScoresAndDistributionsAtTheTrainedWidths) {
   }
 }
 
-}  // namespace
+}  // namespace nano_agreement_test
 }  // namespace qalof::app

@@ -18,7 +18,7 @@
 #include "tiny_train_run.h"
 
 namespace qalof::app {
-namespace {
+namespace not_finite_test {
 
 using qalof::testing::error_of;
 using ::testing::AllOf;
@@ -256,5 +256,5 @@ TEST_F(NotFinite, HugeBatchTakesWhatThereIs) {
   EXPECT_EQ(result.train.steps, 2) << "one for each width";
 }
 
-}  // namespace
+}  // namespace not_finite_test
 }  // namespace qalof::app

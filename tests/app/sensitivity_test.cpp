@@ -22,7 +22,7 @@
 #include "text/bpe_tokenizer.h"
 
 namespace qalof::app {
-namespace {
+namespace sensitivity_test {
 
 using qalof::testing::error_of;
 
@@ -407,5 +407,5 @@ TEST_F(SensitivityTest, RefinedPlansCostNoMoreThanTheSumsPlan) {
   EXPECT_EQ(meter.cost(found.plan, quant::BudgetCost::kKl), found.refined->point.cost);
 }
 
-}  // namespace
+}  // namespace sensitivity_test
 }  // namespace qalof::app

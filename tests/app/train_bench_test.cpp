@@ -6,7 +6,7 @@
 #include "core/error.h"
 
 namespace qalof::app {
-namespace {
+namespace train_bench_test {
 
 TrainBenchOptions small_run() {
   TrainBenchOptions options;
@@ -60,5 +60,5 @@ TEST(TrainBench, RefusesNumbersOutOfRange) {
   }
 }
 
-}  // namespace
+}  // namespace train_bench_test
 }  // namespace qalof::app

@@ -21,7 +21,7 @@
 #include "weights/adapter.h"
 
 namespace qalof::app {
-namespace {
+namespace train_checkpoint_test {
 
 using qalof::testing::error_of;
 using qalof::testing::IoFaults;
@@ -377,5 +377,5 @@ TEST_F(TrainCheckpoint, EventsAreWrittenWhereAskedForAndRestartAtTheStep) {
   EXPECT_EQ(state["log_history"].back()["eval_f1"], state["best_metric"]);
 }
 
-}  // namespace
+}  // namespace train_checkpoint_test
 }  // namespace qalof::app

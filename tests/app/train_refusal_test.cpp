@@ -11,7 +11,7 @@
 #include "tiny_train_run.h"
 
 namespace qalof::app {
-namespace {
+namespace train_refusal_test {
 
 namespace fs = std::filesystem;
 using qalof::testing::error_of;
@@ -101,5 +101,5 @@ TEST_F(TrainRefusal, LeavesAnEarlierRunAsItIsThoughItIsToBeReplaced) {
   }
 }
 
-}  // namespace
+}  // namespace train_refusal_test
 }  // namespace qalof::app

@@ -14,7 +14,7 @@
 #include "tiny_train_run.h"
 
 namespace qalof::app {
-namespace {
+namespace train_teacher_test {
 
 using qalof::testing::error_of;
 using ::testing::HasSubstr;
@@ -260,5 +260,5 @@ TEST_F(SelfText, TrainsWithoutDataAndGoesOnWithTheSameText) {
   EXPECT_EQ(error_of([&] { run(given); }).kind, ErrorKind::kUsage);
 }
 
-}  // namespace
+}  // namespace train_teacher_test
 }  // namespace qalof::app

@@ -16,7 +16,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof {
-namespace {
+namespace cases_test {
 
 namespace fs = std::filesystem;
 
@@ -141,5 +141,5 @@ std::string test_name(const ::testing::TestParamInfo<std::string>& param) {
 
 INSTANTIATE_TEST_SUITE_P(Public, PublicCase, ::testing::ValuesIn(case_names()), test_name);
 
-}  // namespace
+}  // namespace cases_test
 }  // namespace qalof

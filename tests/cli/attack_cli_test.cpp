@@ -9,7 +9,7 @@
 #include "support/tiny_model.h"
 
 namespace qalof::cli {
-namespace {
+namespace attack_cli_test {
 
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
@@ -145,5 +145,5 @@ TEST_F(AttackCliTest, RefusesWithASentence) {
   EXPECT_FALSE(fs::exists(dir_.file("b/attack.jsonl")));
 }
 
-}  // namespace
+}  // namespace attack_cli_test
 }  // namespace qalof::cli

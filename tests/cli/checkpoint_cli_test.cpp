@@ -9,7 +9,7 @@
 #include "support/tiny_model.h"
 
 namespace qalof::cli {
-namespace {
+namespace checkpoint_cli_test {
 
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
@@ -118,5 +118,5 @@ TEST_F(CheckpointCliTest, AFullDiskAndTooLittleMemoryAreExitFive) {
   EXPECT_THAT(result.err, HasSubstr("memory"));
 }
 
-}  // namespace
+}  // namespace checkpoint_cli_test
 }  // namespace qalof::cli

@@ -9,7 +9,7 @@
 #include "support/tiny_model.h"
 
 namespace qalof::cli {
-namespace {
+namespace classification_cli_test {
 
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
@@ -208,5 +208,5 @@ TEST_F(ClassificationCliTest, AStoppedRunGoesOnToTheSameBytes) {
   }
 }
 
-}  // namespace
+}  // namespace classification_cli_test
 }  // namespace qalof::cli

@@ -3,7 +3,7 @@
 #include "support/tiny_model.h"
 
 namespace qalof::cli {
-namespace {
+namespace cli_test {
 
 TEST_F(CliTest, HelpGoesToStandardOutput) {
   for (const char* arguments : {"--help", "-h", "eval -h", "init --help"}) {
@@ -111,5 +111,5 @@ TEST_F(CliTest, DoctorNamesTheInstructionSet) {
   EXPECT_GE(parse_json(run_result.out, "standard output")["isas"].size(), 1U);
 }
 
-}  // namespace
+}  // namespace cli_test
 }  // namespace qalof::cli

@@ -11,7 +11,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::cli {
-namespace {
+namespace command_line_test {
 
 using ::testing::ElementsAre;
 using testing::error_of;
@@ -302,5 +302,5 @@ TEST_F(ConfigFile, AnyBytesArriveUnchanged) {
             "\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80");
 }
 
-}  // namespace
+}  // namespace command_line_test
 }  // namespace qalof::cli

@@ -11,7 +11,7 @@
 #include "core/hash.h"
 
 namespace qalof::cli {
-namespace {
+namespace earlier_files_test {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
@@ -136,5 +136,5 @@ TEST_F(EarlierFiles, AnotherRunIsTold) {
   EXPECT_THAT(other.err, HasSubstr("--lora_alpha was 16 and is now 4"));
 }
 
-}  // namespace
+}  // namespace earlier_files_test
 }  // namespace qalof::cli

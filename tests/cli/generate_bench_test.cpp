@@ -5,7 +5,7 @@
 #include "cli/program.h"
 
 namespace qalof::cli {
-namespace {
+namespace generate_bench_test {
 
 class GenerateTest : public CliTest {
  protected:
@@ -222,5 +222,5 @@ TEST_F(GenerateTest, BenchRefusesWhatItCannotRun) {
   }
 }
 
-}  // namespace
+}  // namespace generate_bench_test
 }  // namespace qalof::cli

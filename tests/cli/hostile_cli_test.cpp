@@ -10,7 +10,7 @@
 #include "support/tiny_model.h"
 
 namespace qalof::cli {
-namespace {
+namespace hostile_cli_test {
 
 namespace fs = std::filesystem;
 
@@ -264,5 +264,5 @@ TEST_F(HostileCliTest, JsonIsExactlyOneObjectOfEveryCommand) {
   }
 }
 
-}  // namespace
+}  // namespace hostile_cli_test
 }  // namespace qalof::cli

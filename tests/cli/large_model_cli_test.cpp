@@ -6,7 +6,7 @@
 #include "cli/program.h"
 
 namespace qalof::cli {
-namespace {
+namespace large_model_cli_test {
 
 class LargeModelCliTest : public CliTest {
  protected:
@@ -67,5 +67,5 @@ TEST_F(LargeModelCliTest, AnLmHeadOfItsOwnIsNeverHeldAsFloats) {
   EXPECT_LE(peak, floats / 2);
 }
 
-}  // namespace
+}  // namespace large_model_cli_test
 }  // namespace qalof::cli

@@ -6,7 +6,7 @@
 #include "core/file.h"
 
 namespace qalof::cli {
-namespace {
+namespace learned_cli_test {
 
 class LearnedCliTest : public CliTest {
  protected:
@@ -59,5 +59,5 @@ TEST_F(LearnedCliTest, WhatWasLearnedRunsInDirectoriesAndPackedFiles) {
             std::string::npos);
 }
 
-}  // namespace
+}  // namespace learned_cli_test
 }  // namespace qalof::cli

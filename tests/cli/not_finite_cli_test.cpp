@@ -11,7 +11,7 @@
 #include "weights/base_model.h"
 
 namespace qalof::cli {
-namespace {
+namespace not_finite_cli_test {
 
 using ::testing::HasSubstr;
 
@@ -105,5 +105,5 @@ TEST_F(NotFiniteCli, LogsOfShortRunsAreShort) {
 }
 #endif
 
-}  // namespace
+}  // namespace not_finite_cli_test
 }  // namespace qalof::cli

@@ -2,7 +2,7 @@
 #include "cli/program.h"
 
 namespace qalof::cli {
-namespace {
+namespace old_cpu_test {
 
 class OldCpuTest : public CliTest {
  protected:
@@ -43,5 +43,5 @@ TEST_F(OldCpuTest, TextIsThatOfThePortableSetHere) {
   }
 }
 
-}  // namespace
+}  // namespace old_cpu_test
 }  // namespace qalof::cli

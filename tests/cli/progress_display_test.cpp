@@ -7,7 +7,7 @@
 #include <vector>
 
 namespace qalof::cli {
-namespace {
+namespace progress_display_test {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -230,5 +230,5 @@ TEST(ProgressDisplay, UnknownTotalCountsOn) {
   EXPECT_NE(display.tick(at(3)), "");
 }
 
-}  // namespace
+}  // namespace progress_display_test
 }  // namespace qalof::cli

@@ -4,7 +4,7 @@
 #include "cli/program.h"
 
 namespace qalof::cli {
-namespace {
+namespace ptq_cli_test {
 
 class PtqCliTest : public CliTest {
  protected:
@@ -92,5 +92,5 @@ TEST_F(PtqCliTest, ContradictionsAreUsageErrors) {
   }
 }
 
-}  // namespace
+}  // namespace ptq_cli_test
 }  // namespace qalof::cli

@@ -4,7 +4,7 @@
 #include "cli/program.h"
 
 namespace qalof::cli {
-namespace {
+namespace records_cli_test {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -92,5 +92,5 @@ TEST_F(RecordsCliTest, StandardInputMayHaveAMarkAndEmptyLines) {
   EXPECT_EQ(std::count(lines.out.begin(), lines.out.end(), '\n'), 2) << lines.out;
 }
 
-}  // namespace
+}  // namespace records_cli_test
 }  // namespace qalof::cli

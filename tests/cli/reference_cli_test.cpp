@@ -5,7 +5,7 @@
 #include "cli/program.h"
 
 namespace qalof::cli {
-namespace {
+namespace reference_cli_test {
 
 using ::testing::HasSubstr;
 
@@ -70,5 +70,5 @@ TEST_F(ReferenceCliTest, BashCompletesCommandsFlagsAndValues) {
   EXPECT_EQ(complete("qalof sensitivity --by fi"), "fisher\n");
 }
 
-}  // namespace
+}  // namespace reference_cli_test
 }  // namespace qalof::cli

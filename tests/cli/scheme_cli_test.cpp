@@ -4,7 +4,7 @@
 #include "cli/program.h"
 
 namespace qalof::cli {
-namespace {
+namespace scheme_cli_test {
 
 class SchemeCliTest : public CliTest {
  protected:
@@ -121,5 +121,5 @@ TEST_F(SchemeCliTest, EvalOfALanguageModelTellsSchemesAndCachesApart) {
   EXPECT_NE(loss("--precision w4a8kv8 --scheme g32"), group);
 }
 
-}  // namespace
+}  // namespace scheme_cli_test
 }  // namespace qalof::cli

@@ -5,7 +5,7 @@
 #include "cli/program.h"
 
 namespace qalof::cli {
-namespace {
+namespace sensitivity_cli_test {
 
 using SensitivityCli = CliTest;
 
@@ -107,5 +107,5 @@ TEST_F(SensitivityCli, PlansFromAFileUnderABudget) {
   EXPECT_EQ(none.err, "qalof: --from: needs --target_bits, --target_size or --max_f1_loss\n");
 }
 
-}  // namespace
+}  // namespace sensitivity_cli_test
 }  // namespace qalof::cli

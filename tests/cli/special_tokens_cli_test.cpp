@@ -8,7 +8,7 @@
 #include "support/tiny_model.h"
 
 namespace qalof::cli {
-namespace {
+namespace special_tokens_cli_test {
 
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
@@ -164,5 +164,5 @@ TEST_F(SpecialTokensCliTest, TrainingReadsTheSameTokensAsEval) {
 }
 #endif
 
-}  // namespace
+}  // namespace special_tokens_cli_test
 }  // namespace qalof::cli

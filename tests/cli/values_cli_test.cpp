@@ -9,7 +9,7 @@
 #include "support/tiny_model.h"
 
 namespace qalof::cli {
-namespace {
+namespace values_cli_test {
 
 using ::testing::HasSubstr;
 
@@ -118,5 +118,5 @@ TEST_F(ValuesCliTest, OutOfMemoryNamesTheCommandAndWhatNeedsLess) {
   EXPECT_EQ(std::count(small.err.begin(), small.err.end(), '\n'), 1) << small.err;
 }
 
-}  // namespace
+}  // namespace values_cli_test
 }  // namespace qalof::cli

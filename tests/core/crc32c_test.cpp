@@ -9,7 +9,7 @@
 #include "core/random.h"
 
 namespace qalof {
-namespace {
+namespace crc32c_test {
 
 std::span<const std::byte> bytes_of(std::string_view text) {
   return std::as_bytes(std::span(text.data(), text.size()));
@@ -68,5 +68,5 @@ TEST(Crc32c, DoesNotDependOnThreads) {
   }
 }
 
-}  // namespace
+}  // namespace crc32c_test
 }  // namespace qalof

@@ -6,7 +6,7 @@
 #include "support/error_of.h"
 
 namespace qalof {
-namespace {
+namespace error_test {
 
 TEST(Error, KeepsKindAndWords) {
   const auto error = testing::error_of(
@@ -26,5 +26,5 @@ TEST(QalofCheck, ThrowsOnlyWhereTheConditionFails) {
             "x is 1");
 }
 
-}  // namespace
+}  // namespace error_test
 }  // namespace qalof

@@ -21,7 +21,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof {
-namespace {
+namespace file_test {
 
 using testing::error_of;
 using ::testing::HasSubstr;
@@ -407,5 +407,5 @@ TEST(Sha256, GivesThePublishedKnownAnswers) {
   EXPECT_EQ(hash.finish(), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
-}  // namespace
+}  // namespace file_test
 }  // namespace qalof

@@ -11,7 +11,7 @@
 #include "support/error_of.h"
 
 namespace qalof {
-namespace {
+namespace finite_test {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
@@ -73,5 +73,5 @@ TEST(FiniteTensor, NamesFileTensorPlaceAndValue) {
             "dir: tensor wte.weight holds -inf at value 31, expected finite numbers");
 }
 
-}  // namespace
+}  // namespace finite_test
 }  // namespace qalof

@@ -13,7 +13,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof {
-namespace {
+namespace json_test {
 
 using testing::error_of;
 using ::testing::HasSubstr;
@@ -235,5 +235,5 @@ TEST(JsonParts, AreToldPieceByPieceAndStandAsNullInTheTree) {
                Error);
 }
 
-}  // namespace
+}  // namespace json_test
 }  // namespace qalof

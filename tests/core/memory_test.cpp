@@ -13,7 +13,7 @@
 #include "support/error_of.h"
 
 namespace qalof {
-namespace {
+namespace memory_test {
 
 using testing::error_of;
 using ::testing::HasSubstr;
@@ -51,5 +51,5 @@ TEST(ResizeFor, NamesHowMuchTheSystemRefused) {
   EXPECT_EQ(status, 0);
 }
 
-}  // namespace
+}  // namespace memory_test
 }  // namespace qalof

@@ -12,7 +12,7 @@
 #include "support/thread_seconds.h"
 
 namespace qalof {
-namespace {
+namespace name_pattern_test {
 
 using testing::error_of;
 using ::testing::HasSubstr;
@@ -215,5 +215,5 @@ TEST(NamePattern, PatternsThatStopABacktrackingMatcherEnd) {
   EXPECT_LT(testing::thread_seconds_since(start), 5.0);
 }
 
-}  // namespace
+}  // namespace name_pattern_test
 }  // namespace qalof

@@ -9,7 +9,7 @@
 #include "support/error_of.h"
 
 namespace qalof {
-namespace {
+namespace options_test {
 
 using testing::error_of;
 
@@ -123,5 +123,5 @@ TEST(Options, IdentityLeavesOutWhatChangesNoResult) {
   EXPECT_EQ(identity.size(), all.size() - 2);
 }
 
-}  // namespace
+}  // namespace options_test
 }  // namespace qalof

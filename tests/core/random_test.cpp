@@ -11,7 +11,7 @@
 #include <vector>
 
 namespace qalof {
-namespace {
+namespace random_test {
 
 using Words = std::array<std::uint32_t, 4>;
 
@@ -106,5 +106,5 @@ TEST(RandomStream, PermutationHoldsEveryNumberOnceAndChangesWithTheStep) {
   }
 }
 
-}  // namespace
+}  // namespace random_test
 }  // namespace qalof

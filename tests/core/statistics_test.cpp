@@ -8,7 +8,7 @@
 #include "core/random.h"
 
 namespace qalof {
-namespace {
+namespace statistics_test {
 
 TEST(Spearman, AveragesRanksOfTies) {
   // Ranks 0, 1.5, 1.5, 3 against 0, 2, 1, 3: 4.5 / sqrt(4.5 * 5).
@@ -54,5 +54,5 @@ TEST(WilsonInterval, IsThatOfTheTextbookAndHoldsItsShare) {
   EXPECT_EQ(wilson_interval(0, 0).high, 1);
 }
 
-}  // namespace
+}  // namespace statistics_test
 }  // namespace qalof

@@ -14,7 +14,7 @@
 #include "support/error_of.h"
 
 namespace qalof {
-namespace {
+namespace threads_test {
 
 class ThreadPoolSizes : public ::testing::TestWithParam<int> {};
 
@@ -101,5 +101,5 @@ TEST(AvailableThreads, IsAtLeastOneAndAtMostWhatTheMachineHas) {
   EXPECT_LE(available_threads(), static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-}  // namespace
+}  // namespace threads_test
 }  // namespace qalof

@@ -6,7 +6,7 @@
 #include "facade/library.h"
 
 namespace qalof {
-namespace {
+namespace agreement_test {
 
 using testing::kNanoData;
 using testing::kNanoModel;
@@ -177,5 +177,5 @@ TEST_F(AgreementTest, TokenizerIsTheProgramsAndDecodesWhatItEncodes) {
   EXPECT_EQ(instruction_set(), Json::parse(run("doctor --json").out)["isa"].get<std::string>());
 }
 
-}  // namespace
+}  // namespace agreement_test
 }  // namespace qalof

@@ -7,7 +7,7 @@
 #include "facade/library.h"
 
 namespace qalof {
-namespace {
+namespace variants_test {
 
 using testing::error_of;
 using testing::kNanoModel;
@@ -137,5 +137,5 @@ TEST_F(VariantsTest, AdaptersAreReadOnceAndWarnEveryTime) {
             model_.variant({.precision = "8"}).generate("Hugo", tokens(8)).ids);
 }
 
-}  // namespace
+}  // namespace variants_test
 }  // namespace qalof

@@ -10,7 +10,7 @@
 #include "fuzz/fuzz_formats.h"
 
 namespace qalof::fuzz {
-namespace {
+namespace fuzz_test {
 
 namespace fs = std::filesystem;
 
@@ -100,5 +100,5 @@ TEST_P(FuzzFormats, MutationsAreReadOrRefused) {
   EXPECT_GT(refused, kMutations / 4);
 }
 
-}  // namespace
+}  // namespace fuzz_test
 }  // namespace qalof::fuzz

@@ -10,7 +10,7 @@
 #include "hostile/hostile_kinds.h"
 
 namespace qalof::testing {
-namespace {
+namespace hostile_content_test {
 
 namespace fs = std::filesystem;
 
@@ -311,5 +311,5 @@ TEST_P(HostileContent, PathsThatAreNoFilesAreRefused) {
 INSTANTIATE_TEST_SUITE_P(Kinds, HostileContent, ::testing::ValuesIn(hostile_kinds()),
                          [](const auto& test) { return std::string(test.param.name); });
 
-}  // namespace
+}  // namespace hostile_content_test
 }  // namespace qalof::testing

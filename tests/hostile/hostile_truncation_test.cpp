@@ -4,7 +4,7 @@
 #include "hostile/hostile_kinds.h"
 
 namespace qalof::testing {
-namespace {
+namespace hostile_truncation_test {
 
 class EveryKind : public ::testing::TestWithParam<HostileKind> {};
 
@@ -46,5 +46,5 @@ TEST_P(EveryKind, TurnedBitsKeepThePromise) {
 INSTANTIATE_TEST_SUITE_P(Kinds, EveryKind, ::testing::ValuesIn(hostile_kinds()),
                          [](const auto& test) { return std::string(test.param.name); });
 
-}  // namespace
+}  // namespace hostile_truncation_test
 }  // namespace qalof::testing

@@ -10,7 +10,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::io {
-namespace {
+namespace adapter_dir_test {
 
 using testing::error_of;
 using ::testing::HasSubstr;
@@ -148,5 +148,5 @@ TEST(AdapterDir, RefusesLongNamesAndDuplicateWidths) {
   EXPECT_THAT(error_of([&] { read_text(dir, text); }).message, HasSubstr("the key \"8\" twice"));
 }
 
-}  // namespace
+}  // namespace adapter_dir_test
 }  // namespace qalof::io

@@ -17,7 +17,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::io {
-namespace {
+namespace checkpoint_test {
 
 using testing::error_of;
 using ::testing::HasSubstr;
@@ -261,5 +261,5 @@ TEST(Checkpoint, LimitsAndDiscardsByStep) {
   EXPECT_TRUE(names_in(dir.path()).empty());
 }
 
-}  // namespace
+}  // namespace checkpoint_test
 }  // namespace qalof::io

@@ -13,7 +13,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::io {
-namespace {
+namespace gguf_test {
 
 using qalof::testing::error_of;
 using qalof::testing::GgufBytes;
@@ -305,5 +305,5 @@ TEST_F(GgufTest, HugeCountsEndAtOnce) {
   }
 }
 
-}  // namespace
+}  // namespace gguf_test
 }  // namespace qalof::io

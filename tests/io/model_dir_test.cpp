@@ -13,7 +13,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::io {
-namespace {
+namespace model_dir_test {
 
 using ::testing::ElementsAre;
 using testing::error_of;
@@ -243,5 +243,5 @@ TEST(StripPrefixes, RepeatsInAnyOrderAndLeavesTheRest) {
   EXPECT_EQ(strip_prefixes(""), "");
 }
 
-}  // namespace
+}  // namespace model_dir_test
 }  // namespace qalof::io

@@ -11,7 +11,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::io {
-namespace {
+namespace model_write_test {
 
 using qalof::testing::TempDir;
 
@@ -75,5 +75,5 @@ TEST_F(ModelWriteTest, AModelOfTheOtherFormIsReplaced) {
   expect_all();
 }
 
-}  // namespace
+}  // namespace model_write_test
 }  // namespace qalof::io

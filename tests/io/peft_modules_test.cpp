@@ -7,7 +7,7 @@
 #include "core/error.h"
 
 namespace qalof::io {
-namespace {
+namespace peft_modules_test {
 
 using ::testing::ElementsAre;
 
@@ -116,5 +116,5 @@ TEST(PeftModules, RanksFollowTheirPatterns) {
   EXPECT_EQ(found[3].rank, 2U);
 }
 
-}  // namespace
+}  // namespace peft_modules_test
 }  // namespace qalof::io

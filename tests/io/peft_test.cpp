@@ -11,7 +11,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::io {
-namespace {
+namespace peft_test {
 
 using ::testing::ElementsAre;
 using testing::error_of;
@@ -330,5 +330,5 @@ TEST_F(PeftTest, ReadsBackWhatItWrote) {
   }
 }
 
-}  // namespace
+}  // namespace peft_test
 }  // namespace qalof::io

@@ -12,7 +12,7 @@
 #include "support/thread_seconds.h"
 
 namespace qalof::io {
-namespace {
+namespace safetensors_hostile_test {
 
 using testing::error_of;
 using ::testing::HasSubstr;
@@ -322,5 +322,5 @@ INSTANTIATE_TEST_SUITE_P(
                   ""}),
     [](const auto& test) { return test.param.name; });
 
-}  // namespace
+}  // namespace safetensors_hostile_test
 }  // namespace qalof::io

@@ -16,7 +16,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::io {
-namespace {
+namespace safetensors_test {
 
 using testing::error_of;
 using ::testing::HasSubstr;
@@ -177,5 +177,5 @@ TEST(CopyAsF32, RefusesOtherDtypesAndWrongSizes) {
             ErrorKind::kInternal);
 }
 
-}  // namespace
+}  // namespace safetensors_test
 }  // namespace qalof::io

@@ -13,7 +13,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::io {
-namespace {
+namespace tfevents_test {
 
 using testing::TempDir;
 
@@ -77,5 +77,5 @@ TEST(EventFile, ADirectoryThatCannotBeMadeIsAResourceError) {
             ErrorKind::kResource);
 }
 
-}  // namespace
+}  // namespace tfevents_test
 }  // namespace qalof::io

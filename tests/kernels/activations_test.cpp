@@ -8,7 +8,7 @@
 #include "kernels/quantize.h"
 
 namespace qalof::kernels {
-namespace {
+namespace activations_test {
 
 class ActivationsTest : public IsaTest {};
 INSTANTIATE_TEST_SUITE_P(Isas, ActivationsTest, testing::ValuesIn(available_isas()), isa_name);
@@ -190,5 +190,5 @@ TEST_P(ActivationsTest, TheClipSearchHasTheSameCodesForEveryInstructionSet) {
   EXPECT_EQ(here, weight_reals(src, 4, {64, true}, true, serial_));
 }
 
-}  // namespace
+}  // namespace activations_test
 }  // namespace qalof::kernels

@@ -9,7 +9,7 @@
 #include "kernels/ops.h"
 
 namespace qalof::kernels {
-namespace {
+namespace attention_test {
 
 class AttentionTest : public IsaTest {};
 INSTANTIATE_TEST_SUITE_P(Isas, AttentionTest, testing::ValuesIn(available_isas()), isa_name);
@@ -326,5 +326,5 @@ TEST_P(AttentionTest, ExponentialIsAccurateToThreeUlpOverItsRange) {
   }
 }
 
-}  // namespace
+}  // namespace attention_test
 }  // namespace qalof::kernels

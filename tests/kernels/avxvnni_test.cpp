@@ -17,7 +17,7 @@
 #pragma GCC pop_options
 
 namespace qalof::kernels {
-namespace {
+namespace avxvnni_test {
 
 struct Case {
   std::size_t m, n, k, group;
@@ -123,6 +123,6 @@ TEST(AvxVnni, ProductsEqualPortableOnes) {
   force_isa(before);
 }
 
-}  // namespace
+}  // namespace avxvnni_test
 }  // namespace qalof::kernels
 #endif

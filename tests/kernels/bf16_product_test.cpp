@@ -13,7 +13,7 @@
 #include "kernels/quantize.h"
 
 namespace qalof::kernels {
-namespace {
+namespace bf16_product_test {
 
 class Bf16ProductTest : public IsaTest {};
 INSTANTIATE_TEST_SUITE_P(Isas, Bf16ProductTest, testing::ValuesIn(available_isas()), isa_name);
@@ -141,5 +141,5 @@ TEST(AmxBf16, SumsAreThoseOfTheDefinition) {
   force_isa(before);
 }
 
-}  // namespace
+}  // namespace bf16_product_test
 }  // namespace qalof::kernels

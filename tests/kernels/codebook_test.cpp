@@ -14,7 +14,7 @@
 #include "core/threads.h"
 
 namespace qalof::kernels {
-namespace {
+namespace codebook_test {
 
 class CodebookTest : public ::testing::Test {
  protected:
@@ -143,5 +143,5 @@ TEST_F(CodebookTest, EveryNumberTakesTheNearestCodeAndThreadsChangeNothing) {
   }
 }
 
-}  // namespace
+}  // namespace codebook_test
 }  // namespace qalof::kernels

@@ -8,7 +8,7 @@
 #include "kernels/kernel_test_util.h"
 
 namespace qalof::kernels {
-namespace {
+namespace gemm_groups_test {
 
 class GemmGroupsTest : public IsaTest {};
 INSTANTIATE_TEST_SUITE_P(Isas, GemmGroupsTest, testing::ValuesIn(available_isas()), isa_name);
@@ -173,5 +173,5 @@ TEST(PackGroups, PutsSixteenRowsSideBySideAndPadsWithZeros) {
   EXPECT_EQ(dst[63], 0.0F);
 }
 
-}  // namespace
+}  // namespace gemm_groups_test
 }  // namespace qalof::kernels

@@ -6,7 +6,7 @@
 #include "kernels/kernel_test_util.h"
 
 namespace qalof::kernels {
-namespace {
+namespace gemm_random_shapes_test {
 
 constexpr std::size_t kShapes = 10000;
 
@@ -84,5 +84,5 @@ TEST(GemmRandomShapesTest, EveryInstructionSetEqualsInt64AtTenThousandShapes) {
   EXPECT_GE(checked, kShapes * available_isas().size());
 }
 
-}  // namespace
+}  // namespace gemm_random_shapes_test
 }  // namespace qalof::kernels

@@ -12,7 +12,7 @@
 #include "kernels/quantize.h"
 
 namespace qalof::kernels {
-namespace {
+namespace gemm_test {
 
 class GemmTest : public IsaTest {};
 INSTANTIATE_TEST_SUITE_P(Isas, GemmTest, testing::ValuesIn(available_isas()), isa_name);
@@ -320,5 +320,5 @@ TEST_P(GemmTest, NoRowsAndNoColumnsAreFine) {
   EXPECT_EQ(y[2], 3.0F);
 }
 
-}  // namespace
+}  // namespace gemm_test
 }  // namespace qalof::kernels

@@ -6,7 +6,7 @@
 #include "kernels/kernel_table.h"
 
 namespace qalof::kernels {
-namespace {
+namespace hadamard_test {
 
 // 12 * 12 * 4 and 12 * 128 are SmolLM2's; 1728 = 12^3; the last are rotated in blocks.
 constexpr std::size_t kOrders[] = {1,    2,    4,    8,    16, 32,  64,  128, 256,  512,
@@ -168,5 +168,5 @@ TEST_P(HadamardTest, BlocksOfStridedRowsAreRotatedAloneAndNothingElse) {
   EXPECT_EQ(written, expected);
 }
 
-}  // namespace
+}  // namespace hadamard_test
 }  // namespace qalof::kernels

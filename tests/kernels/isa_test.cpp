@@ -12,7 +12,7 @@
 #include "core/error.h"
 
 namespace qalof::kernels {
-namespace {
+namespace isa_test {
 
 TEST(Isa, TextFormsRoundTrip) {
   for (const Isa isa : known_isas()) EXPECT_EQ(parse_isa(to_string(isa)), isa);
@@ -122,5 +122,5 @@ TEST(Isa, ForceChangesTheActiveSet) {
   force_isa(before);
 }
 
-}  // namespace
+}  // namespace isa_test
 }  // namespace qalof::kernels

@@ -8,7 +8,7 @@
 #include "kernels/kernel_test_util.h"
 
 namespace qalof::kernels {
-namespace {
+namespace learned_test {
 
 class LearnedTest : public IsaTest {
  protected:
@@ -211,5 +211,5 @@ TEST_P(LearnedTest, ClipGradientFollowsTheLoss) {
   }
 }
 
-}  // namespace
+}  // namespace learned_test
 }  // namespace qalof::kernels

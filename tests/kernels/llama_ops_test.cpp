@@ -8,7 +8,7 @@
 #include "kernels/ops.h"
 
 namespace qalof::kernels {
-namespace {
+namespace llama_ops_test {
 
 class LlamaOpsTest : public IsaTest {};
 INSTANTIATE_TEST_SUITE_P(Isas, LlamaOpsTest, testing::ValuesIn(available_isas()), isa_name);
@@ -219,5 +219,5 @@ TEST(LlamaOps, EverySetFromAvx2OnHasTheSameBits) {
   force_isa(before);
 }
 
-}  // namespace
+}  // namespace llama_ops_test
 }  // namespace qalof::kernels

@@ -8,7 +8,7 @@
 #include "kernels/kernel_test_util.h"
 
 namespace qalof::kernels {
-namespace {
+namespace ops_test {
 
 class OpsTest : public IsaTest {};
 INSTANTIATE_TEST_SUITE_P(Isas, OpsTest, testing::ValuesIn(available_isas()), isa_name);
@@ -312,5 +312,5 @@ TEST_P(OpsTest, NanIsKept) {
   for (const float value : y) EXPECT_TRUE(std::isnan(value));
 }
 
-}  // namespace
+}  // namespace ops_test
 }  // namespace qalof::kernels

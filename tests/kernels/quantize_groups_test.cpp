@@ -10,7 +10,7 @@
 #include "kernels/quantize.h"
 
 namespace qalof::kernels {
-namespace {
+namespace quantize_groups_test {
 
 class QuantizeGroupsTest : public IsaTest {};
 INSTANTIATE_TEST_SUITE_P(Isas, QuantizeGroupsTest, testing::ValuesIn(available_isas()), isa_name);
@@ -122,5 +122,5 @@ TEST_P(QuantizeGroupsTest, RealsAreWithinHalfAStepAndZeroStaysZero) {
   }
 }
 
-}  // namespace
+}  // namespace quantize_groups_test
 }  // namespace qalof::kernels

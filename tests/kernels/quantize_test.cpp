@@ -10,7 +10,7 @@
 #include "kernels/kernel_test_util.h"
 
 namespace qalof::kernels {
-namespace {
+namespace quantize_test {
 
 class QuantizeTest : public IsaTest {};
 INSTANTIATE_TEST_SUITE_P(Isas, QuantizeTest, testing::ValuesIn(available_isas()), isa_name);
@@ -207,5 +207,5 @@ TEST(PackCodeBits, RefusesCodesOutsideTheWidth) {
   EXPECT_FALSE(unpack_code_bits(&sixteen, 1, 5, &code));
 }
 
-}  // namespace
+}  // namespace quantize_test
 }  // namespace qalof::kernels

@@ -8,7 +8,7 @@
 #include "kernels/quantize.h"
 
 namespace qalof::kernels {
-namespace {
+namespace quantized_product_test {
 
 using Op = RowInput::Op;
 
@@ -129,5 +129,5 @@ TEST_P(QuantizedProductTest, HasTheBitsOfItsPartsForRangesOfActivations) {
 
 INSTANTIATE_TEST_SUITE_P(Isas, QuantizedProductTest, testing::ValuesIn(available_isas()), isa_name);
 
-}  // namespace
+}  // namespace quantized_product_test
 }  // namespace qalof::kernels

@@ -11,7 +11,7 @@
 #include "kernels/kernel_table.h"
 
 namespace qalof::kernels {
-namespace {
+namespace stochastic_test {
 
 std::vector<float> gradients(std::size_t count, float size, unsigned seed) {
   std::mt19937 random(seed);
@@ -99,5 +99,5 @@ TEST(StochasticRounding, OfZerosAndTheSmallestNumbersIsFinite) {
   EXPECT_TRUE(std::isfinite(tiny.scales[0]));
 }
 
-}  // namespace
+}  // namespace stochastic_test
 }  // namespace qalof::kernels

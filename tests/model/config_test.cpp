@@ -9,7 +9,7 @@
 #include "support/error_of.h"
 
 namespace qalof::model {
-namespace {
+namespace config_test {
 
 using ::qalof::testing::error_of;
 using ::testing::HasSubstr;
@@ -248,5 +248,5 @@ TEST(NamedModelConfig, UnknownSizeOrTypeListsWhatThereIs) {
   EXPECT_THAT(type.message, HasSubstr("expected gpt2"));
 }
 
-}  // namespace
+}  // namespace config_test
 }  // namespace qalof::model

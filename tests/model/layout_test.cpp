@@ -9,7 +9,7 @@
 #include "support/error_of.h"
 
 namespace qalof::model {
-namespace {
+namespace layout_test {
 
 ModelConfig small() {
   return parse_model_config({{"model_type", "gpt2"},
@@ -158,5 +158,5 @@ TEST_F(OriginalPlan, DoesNotFitAnotherSize) {
               ::testing::HasSubstr("module h.12.attn.c_attn has no width (48 of 96"));
 }
 
-}  // namespace
+}  // namespace layout_test
 }  // namespace qalof::model

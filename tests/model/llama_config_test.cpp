@@ -6,7 +6,7 @@
 #include "support/error_of.h"
 
 namespace qalof::model {
-namespace {
+namespace llama_config_test {
 
 using qalof::testing::error_of;
 using ::testing::ElementsAre;
@@ -129,5 +129,5 @@ TEST(LlamaConfig, LayoutIsThatOfHuggingFace) {
             1'235'814'400U);
 }
 
-}  // namespace
+}  // namespace llama_config_test
 }  // namespace qalof::model

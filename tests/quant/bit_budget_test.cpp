@@ -13,7 +13,7 @@
 #include "support/error_of.h"
 
 namespace qalof::quant {
-namespace {
+namespace bit_budget_test {
 
 using ::qalof::testing::error_of;
 using ::qalof::testing::two_layers;
@@ -385,5 +385,5 @@ TEST(BitBudget, CostsHaveNames) {
   EXPECT_EQ(error_of([] { parse_budget_cost("em"); }).kind, ErrorKind::kUsage);
 }
 
-}  // namespace
+}  // namespace bit_budget_test
 }  // namespace qalof::quant

@@ -11,7 +11,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::quant {
-namespace {
+namespace plan_file_test {
 
 using ::qalof::testing::error_of;
 using ::qalof::testing::TempDir;
@@ -286,5 +286,5 @@ TEST(PlanFile, TooManyRulesAreRefused) {
   EXPECT_EQ(plan_from_json(json, "here").rules.size(), 512U);
 }
 
-}  // namespace
+}  // namespace plan_file_test
 }  // namespace qalof::quant

@@ -8,7 +8,7 @@
 #include "support/error_of.h"
 
 namespace qalof::quant {
-namespace {
+namespace plan_test {
 
 using ::qalof::testing::error_of;
 using ::qalof::testing::two_layers;
@@ -184,5 +184,5 @@ TEST(Plan, MostFrequentWidthPrefersTheHigherOfEquals) {
   EXPECT_EQ(most_frequent_width({}), BitWidth{32});
 }
 
-}  // namespace
+}  // namespace plan_test
 }  // namespace qalof::quant

@@ -7,7 +7,7 @@
 #include "support/error_of.h"
 
 namespace qalof::quant {
-namespace {
+namespace precision_test {
 
 using ::qalof::testing::error_of;
 using ::testing::HasSubstr;
@@ -158,5 +158,5 @@ TEST(Precision, LongTextIsShortenedInTheMessage) {
   EXPECT_LT(error.message.size(), 300U);
 }
 
-}  // namespace
+}  // namespace precision_test
 }  // namespace qalof::quant

@@ -10,7 +10,7 @@
 #include "support/error_of.h"
 
 namespace qalof::quant {
-namespace {
+namespace random_precision_test {
 
 using qalof::testing::error_of;
 using ::testing::HasSubstr;
@@ -102,5 +102,5 @@ TEST(RandomPrecision, DrawsAreFunctionsOfSeedRequestAndLayer) {
   EXPECT_NE(system_seed(), system_seed()) << "64 bits: never equal by chance";
 }
 
-}  // namespace
+}  // namespace random_precision_test
 }  // namespace qalof::quant

@@ -8,7 +8,7 @@
 #include "support/error_of.h"
 
 namespace qalof::quant {
-namespace {
+namespace scheme_test {
 
 using qalof::testing::error_of;
 using ::testing::HasSubstr;
@@ -81,5 +81,5 @@ TEST(Scheme, OfAPlanIsResolvedDescribedAndWritten) {
   EXPECT_THAT(describe(resolve(spec, target), target), HasSubstr("weight bits, scheme g64-asym"));
 }
 
-}  // namespace
+}  // namespace scheme_test
 }  // namespace qalof::quant

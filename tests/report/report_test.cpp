@@ -15,7 +15,7 @@
 #include "support/well_formed.h"
 
 namespace qalof::app {
-namespace {
+namespace report_test {
 
 using ::qalof::testing::error_of;
 using ::qalof::testing::expect_well_formed;
@@ -319,5 +319,5 @@ TEST(Report, ValuesOfOtherTypesAreLeftOut) {
   expect_well_formed(page_of(dir));
 }
 
-}  // namespace
+}  // namespace report_test
 }  // namespace qalof::app

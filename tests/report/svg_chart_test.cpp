@@ -15,7 +15,7 @@
 #include "support/well_formed.h"
 
 namespace qalof::app {
-namespace {
+namespace svg_chart_test {
 
 using ::qalof::testing::expect_well_formed;
 using ::testing::DoubleEq;
@@ -206,5 +206,5 @@ TEST(SvgChart, LegendsBeginWithTwoNames) {
   EXPECT_THAT(report::legend_html({"one", "<two>"}), HasSubstr("<i class=\"s2\"></i>&lt;two&gt;"));
 }
 
-}  // namespace
+}  // namespace svg_chart_test
 }  // namespace qalof::app

@@ -13,7 +13,7 @@
 #include "weights/packed_file.h"
 
 namespace qalof::runtime {
-namespace {
+namespace classifier_test {
 
 using qalof::testing::random_adapters;
 using qalof::testing::same_bytes;
@@ -175,5 +175,5 @@ TEST(ClassLoss, IsNegativeLogSoftmaxAndTheFirstOfEqualsWins) {
   EXPECT_NEAR(class_loss(large, 0), 1000.0, 1e-9);
 }
 
-}  // namespace
+}  // namespace classifier_test
 }  // namespace qalof::runtime

@@ -11,7 +11,7 @@
 #include "support/tiny_runtime.h"
 
 namespace qalof::runtime {
-namespace {
+namespace decoder_test {
 
 using qalof::testing::random_adapters;
 using qalof::testing::same_bytes;
@@ -223,5 +223,5 @@ TEST_F(DecoderTest, BadInputIsRefusedBySentence) {
             "sequence 0: the KV cache holds 0 of 2 positions, 3 more do not fit");
 }
 
-}  // namespace
+}  // namespace decoder_test
 }  // namespace qalof::runtime

@@ -5,7 +5,7 @@
 #include "support/tiny_runtime.h"
 
 namespace qalof::runtime {
-namespace {
+namespace forward_from_test {
 
 using qalof::testing::random_adapters;
 using qalof::testing::same_bytes;
@@ -113,5 +113,5 @@ TEST(ForwardFrom, LayersThatAreNotThereAndCachesAreRefused) {
             "forward from layer 1: a sequence has a cache or an execution of its own");
 }
 
-}  // namespace
+}  // namespace forward_from_test
 }  // namespace qalof::runtime

@@ -13,7 +13,7 @@
 #include "text/unicode.h"
 
 namespace qalof::runtime {
-namespace {
+namespace generator_test {
 
 using qalof::testing::tiny_config;
 using qalof::testing::TinyRuntime;
@@ -218,5 +218,5 @@ TEST_F(GeneratorTest, AnotherPrecisionOfKeysAndValuesReadsTheTextAnew) {
   EXPECT_EQ(found.kv_bytes, run("8", {.max_new_tokens = 12}).kv_bytes) << "the largest";
 }
 
-}  // namespace
+}  // namespace generator_test
 }  // namespace qalof::runtime

@@ -9,7 +9,7 @@
 #include "runtime/fixture_model.h"
 
 namespace qalof::runtime {
-namespace {
+namespace gpt2_parity_test {
 
 using qalof::testing::copy_directory;
 using qalof::testing::execution_of;
@@ -134,5 +134,5 @@ TEST(Gpt2Parity, SixteenBitsStayNearThirtyTwo) {
   }
 }
 
-}  // namespace
+}  // namespace gpt2_parity_test
 }  // namespace qalof::runtime

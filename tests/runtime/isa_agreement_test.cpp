@@ -17,7 +17,7 @@
 #include "text/bpe_tokenizer.h"
 
 namespace qalof::runtime {
-namespace {
+namespace isa_agreement_test {
 
 constexpr std::size_t kTokens = 2000;
 constexpr std::size_t kWindow = 250;  // the model has 256 positions
@@ -190,5 +190,5 @@ TEST_F(IsaAgreementTest, IntegersOfEveryOperationAreEqual) {
   }
 }
 
-}  // namespace
+}  // namespace isa_agreement_test
 }  // namespace qalof::runtime

@@ -8,7 +8,7 @@
 #include "support/tiny_runtime.h"
 
 namespace qalof::runtime {
-namespace {
+namespace kv_cache_test {
 
 using qalof::testing::same_bytes;
 using qalof::testing::tiny_config;
@@ -121,5 +121,5 @@ TEST(KvCacheTest, CacheOfOtherWidthsIsRefused) {
   EXPECT_EQ(thrown.message, "sequence 0: its KV cache was made for other widths");
 }
 
-}  // namespace
+}  // namespace kv_cache_test
 }  // namespace qalof::runtime

@@ -9,7 +9,7 @@
 #include "weights/packed_file.h"
 
 namespace qalof::runtime {
-namespace {
+namespace llama_decoder_test {
 
 using qalof::testing::random_adapters;
 using qalof::testing::same_bytes;
@@ -139,5 +139,5 @@ TEST(LlamaDecoder, PositionsBeyondTheModelAreRefused) {
   EXPECT_NO_THROW(tiny.run(*exec, tiny.ids(64), 0, serial));
 }
 
-}  // namespace
+}  // namespace llama_decoder_test
 }  // namespace qalof::runtime

@@ -7,7 +7,7 @@
 #include "runtime/fixture_model.h"
 
 namespace qalof::runtime {
-namespace {
+namespace llama_parity_test {
 
 using qalof::testing::execution_of;
 using qalof::testing::hidden_of;
@@ -89,5 +89,5 @@ TEST(LlamaParity, PlansNameSevenLinearsALayer) {
   EXPECT_EQ(resolved.linears[12].weight.bits, 8);
 }
 
-}  // namespace
+}  // namespace llama_parity_test
 }  // namespace qalof::runtime

@@ -8,7 +8,7 @@
 #include "support/tiny_runtime.h"
 
 namespace qalof::runtime {
-namespace {
+namespace mixed_batch_test {
 
 using qalof::testing::random_adapters;
 using qalof::testing::same_bytes;
@@ -142,5 +142,5 @@ TEST_F(MixedBatchTest, ThousandRandomInterleavingsOnFourThreadsGiveTheBitsOfEach
   EXPECT_EQ(mismatches, 0);
 }
 
-}  // namespace
+}  // namespace mixed_batch_test
 }  // namespace qalof::runtime

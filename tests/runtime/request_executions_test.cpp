@@ -9,7 +9,7 @@
 #include "support/tiny_runtime.h"
 
 namespace qalof::runtime {
-namespace {
+namespace request_executions_test {
 
 using qalof::testing::random_adapters;
 using qalof::testing::same_bytes;
@@ -124,5 +124,5 @@ TEST_F(RequestExecutionsTest, ErrorsOfForwardComeThrough) {
   EXPECT_THROW(forward_by_execution(*set_[0], sequences, workspace, hidden.data(), serial_), Error);
 }
 
-}  // namespace
+}  // namespace request_executions_test
 }  // namespace qalof::runtime

@@ -10,7 +10,7 @@
 #include "support/error_of.h"
 
 namespace qalof::runtime {
-namespace {
+namespace sampling_test {
 
 std::vector<float> some_logits(std::size_t count) {
   const RandomStream random(5, "logits");
@@ -128,5 +128,5 @@ TEST(SamplerTest, BadOptionsAndLogitsAreRefused) {
   }
 }
 
-}  // namespace
+}  // namespace sampling_test
 }  // namespace qalof::runtime

@@ -11,8 +11,8 @@ inline double thread_seconds() {
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-// Bounds on time find work that is quadratic, which takes minutes, not slow machines. The sanitizers'
-// own cost is no finding: where they watch, a bound is ten times as wide.
+// Bounds on time find work that is quadratic, which takes minutes, not slow machines. The
+// sanitizers' own cost is no finding: where they watch, a bound is ten times as wide.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr double kSanitizersTake = 10;
 #elif defined(__has_feature)

@@ -15,7 +15,7 @@
 #include "weights/base_model.h"
 
 namespace qalof::tasks {
-namespace {
+namespace multiple_choice_test {
 
 namespace fs = std::filesystem;
 using testing::error_of;
@@ -176,5 +176,5 @@ TEST(TaskSet, NamesAndRefusesByUse) {
             "--task: found multiple_choice, expected qa, lm or classification");
 }
 
-}  // namespace
+}  // namespace multiple_choice_test
 }  // namespace qalof::tasks

@@ -9,7 +9,7 @@
 #include "text/fixtures.h"
 
 namespace qalof::text {
-namespace {
+namespace bpe_hostile_test {
 
 using qalof::testing::error_of;
 using qalof::testing::read_lines;
@@ -260,5 +260,5 @@ TEST(HostileTokenizer, FlippedBytesAreRefusedOrGiveATokenizerThatWorks) {
   }
 }
 
-}  // namespace
+}  // namespace bpe_hostile_test
 }  // namespace qalof::text

@@ -17,7 +17,7 @@
 #include "text/unicode.h"
 
 namespace qalof::text {
-namespace {
+namespace bpe_tokenizer_test {
 
 using qalof::testing::error_of;
 using qalof::testing::hash_of;
@@ -392,5 +392,5 @@ TEST(BpeTokenizer, CopiedFilesLoadAndADirectoryWithoutThemIsRefused) {
   EXPECT_EQ(error_of([&] { BpeTokenizer::load(empty.path()); }).kind, ErrorKind::kNotFound);
 }
 
-}  // namespace
+}  // namespace bpe_tokenizer_test
 }  // namespace qalof::text

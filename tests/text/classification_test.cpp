@@ -11,7 +11,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::text {
-namespace {
+namespace classification_test {
 
 using qalof::testing::error_of;
 using qalof::testing::TempDir;
@@ -199,5 +199,5 @@ TEST_F(ClassificationFiles, ReadingStopsWhenToldTo) {
   EXPECT_EQ(taken, 2);
 }
 
-}  // namespace
+}  // namespace classification_test
 }  // namespace qalof::text

@@ -11,7 +11,7 @@
 #include "text/unicode.h"
 
 namespace qalof::text {
-namespace {
+namespace pre_tokenizer_test {
 
 using qalof::testing::error_of;
 using qalof::testing::Fnv;
@@ -158,5 +158,5 @@ TEST(TokenizerJson, OtherPreTokenizersAreRefusedByName) {
               HasSubstr("individual_digits"));
 }
 
-}  // namespace
+}  // namespace pre_tokenizer_test
 }  // namespace qalof::text

@@ -11,7 +11,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::text {
-namespace {
+namespace records_test {
 
 using qalof::testing::error_of;
 using qalof::testing::TempDir;
@@ -144,5 +144,5 @@ TEST(WholeNumbers, AreReadAsToolsWriteThem) {
     EXPECT_FALSE(parse_whole_number(text).has_value()) << text;
 }
 
-}  // namespace
+}  // namespace records_test
 }  // namespace qalof::text

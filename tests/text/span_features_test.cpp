@@ -7,7 +7,7 @@
 #include "text/fixtures.h"
 
 namespace qalof::text {
-namespace {
+namespace span_features_test {
 
 using qalof::testing::error_of;
 using qalof::testing::read_lines;
@@ -115,5 +115,5 @@ TEST(SpanFeatures, AStrideWithoutRoomIsAUsageError) {
   }
 }
 
-}  // namespace
+}  // namespace span_features_test
 }  // namespace qalof::text

@@ -8,7 +8,7 @@
 #include "text/fixtures.h"
 
 namespace qalof::text {
-namespace {
+namespace squad_metric_test {
 
 using qalof::testing::error_of;
 using qalof::testing::read_lines;
@@ -108,5 +108,5 @@ TEST_F(ScorePredictions, PredictionsOfAnotherShapeAreRefused) {
   EXPECT_EQ(error_of([&] { score(references(), R"({"1": "a")"); }).kind, ErrorKind::kCorruptFile);
 }
 
-}  // namespace
+}  // namespace squad_metric_test
 }  // namespace qalof::text

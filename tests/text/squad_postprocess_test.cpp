@@ -15,7 +15,7 @@
 #include "text/unicode.h"
 
 namespace qalof::text {
-namespace {
+namespace squad_postprocess_test {
 
 using qalof::testing::error_of;
 using qalof::testing::TempDir;
@@ -216,5 +216,5 @@ TEST(PythonJson, FloatsAndStringsAreAsPythonWritesThem) {
   EXPECT_EQ(python_json_float(-INFINITY), "-Infinity");
 }
 
-}  // namespace
+}  // namespace squad_postprocess_test
 }  // namespace qalof::text

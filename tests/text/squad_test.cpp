@@ -10,7 +10,7 @@
 #include "support/temp_dir.h"
 
 namespace qalof::text {
-namespace {
+namespace squad_test {
 
 using qalof::testing::error_of;
 using qalof::testing::TempDir;
@@ -369,5 +369,5 @@ TEST_F(Squad, WhatIsNoFileIsRefused) {
   EXPECT_EQ(error_of([&] { scan_squad(directory_.path()); }).kind, ErrorKind::kBadInput);
 }
 
-}  // namespace
+}  // namespace squad_test
 }  // namespace qalof::text

@@ -9,7 +9,7 @@
 #include "text/span_features.h"
 
 namespace qalof::text {
-namespace {
+namespace text_encoder_test {
 
 using qalof::testing::error_of;
 using qalof::testing::text_data;
@@ -189,5 +189,5 @@ TEST(TextEncoder, ConfigFilesThatContradictTheVocabularyAreRefused) {
   EXPECT_EQ(error_with("tokenizer_config.json", "{").kind, ErrorKind::kCorruptFile);
 }
 
-}  // namespace
+}  // namespace text_encoder_test
 }  // namespace qalof::text

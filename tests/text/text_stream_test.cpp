@@ -9,7 +9,7 @@
 #include "text/unicode.h"
 
 namespace qalof::text {
-namespace {
+namespace text_stream_test {
 
 // Pieces as they come out of chunks of that many bytes.
 std::vector<std::string> pieces_of(const std::string& bytes, std::size_t chunk,
@@ -106,5 +106,5 @@ TEST(TextStreamTest, RandomBytesAlwaysGiveValidText) {
   }
 }
 
-}  // namespace
+}  // namespace text_stream_test
 }  // namespace qalof::text

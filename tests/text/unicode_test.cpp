@@ -17,7 +17,7 @@
 #endif
 
 namespace qalof::text {
-namespace {
+namespace unicode_test {
 
 using qalof::testing::Fnv;
 using qalof::testing::text_data;
@@ -166,5 +166,5 @@ TEST(PreTokenizer, SplitsAsPcre2DoesWithTheOriginalPattern) {
 
 #endif
 
-}  // namespace
+}  // namespace unicode_test
 }  // namespace qalof::text

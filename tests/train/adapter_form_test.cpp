@@ -19,7 +19,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace adapter_form_test {
 
 TrainOptions cascaded(Method method, std::size_t rank, double alpha) {
   TrainOptions options;
@@ -272,5 +272,5 @@ TEST(CascadedTraining, LossFallsAndSmallerBatchesAddUp) {
   }
 }
 
-}  // namespace
+}  // namespace adapter_form_test
 }  // namespace qalof::train

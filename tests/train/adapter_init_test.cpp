@@ -14,7 +14,7 @@
 #include "weights/weight_packing.h"
 
 namespace qalof::train {
-namespace {
+namespace adapter_init_test {
 
 at::Tensor random_matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
   return to_tensor(qalof::testing::tensor_values(name, static_cast<std::size_t>(rows * cols), 1.0F),
@@ -191,5 +191,5 @@ TEST_P(ResidualInit, BringsTheQuantizedNetworkNearerToTheFloatOne) {
   EXPECT_LT(distance(InitLora::kResidualSvd), 0.9 * distance(InitLora::kDefault));
 }
 
-}  // namespace
+}  // namespace adapter_init_test
 }  // namespace qalof::train

@@ -16,7 +16,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace adversarial_test {
 
 // A few f32 roundings of numbers below 1.
 constexpr double kRounding = 1e-6;
@@ -215,5 +215,5 @@ TEST(AdversarialTraining, BadNumbersAreRefused) {
             ErrorKind::kUnsupported);
 }
 
-}  // namespace
+}  // namespace adversarial_test
 }  // namespace qalof::train

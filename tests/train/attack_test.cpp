@@ -16,7 +16,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace attack_test {
 
 constexpr std::size_t kClasses = 3;
 constexpr std::size_t kVocab = 97;
@@ -499,5 +499,5 @@ TEST_P(AttackTest, RefusesWhatItCannotAttack) {
   EXPECT_THAT(error(networks({"8"}), bad), ::testing::HasSubstr("--gumbel_samples: found 0"));
 }
 
-}  // namespace
+}  // namespace attack_test
 }  // namespace qalof::train

@@ -10,7 +10,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace classification_test {
 
 constexpr std::size_t kClasses = 3;
 
@@ -229,5 +229,5 @@ TEST_P(ClassificationTest, LearnsClassesThatTheTokensTell) {
   }
 }
 
-}  // namespace
+}  // namespace classification_test
 }  // namespace qalof::train

@@ -10,7 +10,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace cuda_test {
 
 class CudaTest : public ::testing::TestWithParam<model::Family> {
  protected:
@@ -125,5 +125,5 @@ TEST_P(CudaTest, LossFallsForEveryMethodAndTask) {
   }
 }
 
-}  // namespace
+}  // namespace cuda_test
 }  // namespace qalof::train

@@ -16,7 +16,7 @@
 #include "weights/weight_packing.h"
 
 namespace qalof::train {
-namespace {
+namespace fisher_test {
 
 class FisherTest : public ::testing::TestWithParam<model::Family> {
  protected:
@@ -137,5 +137,5 @@ INSTANTIATE_TEST_SUITE_P(Families, FisherTest,
                          ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
                          family_name);
 
-}  // namespace
+}  // namespace fisher_test
 }  // namespace qalof::train

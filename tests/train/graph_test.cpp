@@ -13,7 +13,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace graph_test {
 
 // f32 against f32 through two layers in another order of sums, relative to the largest element.
 constexpr double kFloatTolerance = 1e-4;
@@ -546,5 +546,5 @@ TEST(ClipGradients, ScalesToTheNormAndLeavesWhatIsSmallOrNotFinite) {
   EXPECT_NEAR(gradients[1].item<float>(), 0.8, 1e-6);
 }
 
-}  // namespace
+}  // namespace graph_test
 }  // namespace qalof::train

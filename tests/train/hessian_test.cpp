@@ -19,7 +19,7 @@
 #include "weights/weight_packing.h"
 
 namespace qalof::train {
-namespace {
+namespace hessian_test {
 
 class HessianTest : public ::testing::TestWithParam<model::Family> {
  protected:
@@ -168,5 +168,5 @@ INSTANTIATE_TEST_SUITE_P(Families, HessianTest,
                          ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
                          family_name);
 
-}  // namespace
+}  // namespace hessian_test
 }  // namespace qalof::train

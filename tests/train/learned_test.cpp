@@ -15,7 +15,7 @@
 #include "weights/packed_file.h"
 
 namespace qalof::train {
-namespace {
+namespace learned_test {
 
 using qalof::testing::tensor_values;
 
@@ -371,5 +371,5 @@ TEST(LearnedOptions, ContradictionsAreRefused) {
             std::string::npos);
 }
 
-}  // namespace
+}  // namespace learned_test
 }  // namespace qalof::train

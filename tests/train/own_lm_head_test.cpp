@@ -14,7 +14,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace own_lm_head_test {
 
 // One sum in another order.
 constexpr double kFloatTolerance = 1e-4;
@@ -145,5 +145,5 @@ TEST_P(OwnLmHead, IsNeededForLanguageModellingAlone) {
   }
 }
 
-}  // namespace
+}  // namespace own_lm_head_test
 }  // namespace qalof::train

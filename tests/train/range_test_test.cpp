@@ -9,7 +9,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace range_test_test {
 
 TrainOptions cyclic_run() {
   TrainOptions options;
@@ -81,5 +81,5 @@ TEST(RangeTest, SaysWhyItEnds) {
   EXPECT_NE(error.message.find("--min_bits auto"), std::string::npos) << error.message;
 }
 
-}  // namespace
+}  // namespace range_test_test
 }  // namespace qalof::train

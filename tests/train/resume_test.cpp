@@ -11,7 +11,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace resume_test {
 
 TrainOptions run_of(Method method) {
   TrainOptions options;
@@ -305,5 +305,5 @@ TEST(Divergence, WeightsThatOverflowAreNotSaved) {
   EXPECT_TRUE(states.empty());
 }
 
-}  // namespace
+}  // namespace resume_test
 }  // namespace qalof::train

@@ -16,7 +16,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace rotation_graph_test {
 
 using qalof::testing::error_of;
 
@@ -208,5 +208,5 @@ TEST_P(RotationGraphTest, TrainsAndRefusesToTrainTheBase) {
   }
 }
 
-}  // namespace
+}  // namespace rotation_graph_test
 }  // namespace qalof::train

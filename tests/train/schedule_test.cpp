@@ -16,7 +16,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace schedule_test {
 
 constexpr double kExact = 1e-15;  // a few roundings of doubles
 
@@ -356,5 +356,5 @@ TEST(Examples, BadWindowsAreNamed) {
   EXPECT_EQ(refusal({{1}, 0, 0, 2}, HeadKind::kClass), "accepted");
 }
 
-}  // namespace
+}  // namespace schedule_test
 }  // namespace qalof::train

@@ -6,7 +6,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace start_test {
 
 TrainOptions short_run(Method method) {
   TrainOptions options;
@@ -98,5 +98,5 @@ TEST_P(StartTest, WhatDoesNotFitIsRefusedByName) {
             std::string::npos);
 }
 
-}  // namespace
+}  // namespace start_test
 }  // namespace qalof::train

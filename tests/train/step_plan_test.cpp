@@ -13,7 +13,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace step_plan_test {
 
 struct Plans {
   explicit Plans(const TrainOptions& chosen)
@@ -277,5 +277,5 @@ TEST(CurriculumTest, LossComesDownWhereItStopsFallingAndAtTheLatestInTime) {
   EXPECT_EQ(std::find(levels.begin(), levels.end(), 1U) - levels.begin(), 75);
 }
 
-}  // namespace
+}  // namespace step_plan_test
 }  // namespace qalof::train

@@ -17,7 +17,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace teacher_test {
 
 using qalof::testing::error_of;
 
@@ -452,5 +452,5 @@ TEST(Teacher, WithWeightsOfItsOwnIsRefusedByName) {
       << error.message;
 }
 
-}  // namespace
+}  // namespace teacher_test
 }  // namespace qalof::train

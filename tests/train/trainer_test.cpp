@@ -12,7 +12,7 @@
 #include "train_test_util.h"
 
 namespace qalof::train {
-namespace {
+namespace trainer_test {
 
 constexpr Method kEveryMethod[] = {Method::kFull,      Method::kLora, Method::kSwitch,
                                    Method::kJoint,     Method::kCpt,  Method::kRandom,
@@ -321,5 +321,5 @@ TEST(MemoryEstimate, GrowsWithBatchRankAndMethod) {
   EXPECT_GT(estimate_training_bytes(base->config(), options, 40), lora);
 }
 
-}  // namespace
+}  // namespace trainer_test
 }  // namespace qalof::train

@@ -15,7 +15,7 @@
 #include "support/tiny_model.h"
 
 namespace qalof::runtime {
-namespace {
+namespace adapter_test {
 
 using qalof::testing::copy_directory;
 using qalof::testing::error_of;
@@ -256,9 +256,9 @@ TEST(HostileAdapter, MisfitsAreRefusedByName) {
       {"saved linears", set("modules_to_save", {"mlp"}), unsupported,
        "modules_to_save names transformer.h.0.mlp.c_fc"},
       {"excluded module", set("exclude_modules", {"0.attn.c_proj"}), bad,
-       "h.0.attn.c_proj.lora_A.weight is there although exclude_modules leaves its module out"},
+       "h.0.attn.c_proj.lora_A.weight, although exclude_modules leaves its module out"},
       {"layer left out", set("layers_to_transform", 1), bad,
-       "h.0.attn.c_attn.lora_A.weight is there although layers_to_transform leaves"},
+       "h.0.attn.c_attn.lora_A.weight, although layers_to_transform leaves"},
       {"alpha beyond floats", set("lora_alpha", 1e300), bad, "too large for a float"},
       {"alpha of a module beyond floats", set("alpha_pattern", {{"c_fc", 1e300}}), bad,
        "the alpha of h.0.mlp.c_fc is 1e+300, too large for a float"},
@@ -447,5 +447,5 @@ TEST(HostileAdapter, OutputDirectoriesAreChecked) {
   }
 }
 
-}  // namespace
+}  // namespace adapter_test
 }  // namespace qalof::runtime

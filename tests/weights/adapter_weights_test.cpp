@@ -15,7 +15,7 @@
 #include "weights/packed_file.h"
 
 namespace qalof::runtime {
-namespace {
+namespace adapter_weights_test {
 
 using qalof::testing::error_of;
 using qalof::testing::execution_of;
@@ -282,5 +282,5 @@ TEST_F(AdapterWeightsTest, DamagedValuesAreRefused) {
               HasSubstr("expected F32"));
 }
 
-}  // namespace
+}  // namespace adapter_weights_test
 }  // namespace qalof::runtime

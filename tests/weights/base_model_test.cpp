@@ -13,7 +13,7 @@
 #include "support/tiny_model.h"
 
 namespace qalof::runtime {
-namespace {
+namespace base_model_test {
 
 using qalof::testing::copy_directory;
 using qalof::testing::error_of;
@@ -366,5 +366,5 @@ TEST(HostileModel, EveryTruncationIsRefused) {
   }
 }
 
-}  // namespace
+}  // namespace base_model_test
 }  // namespace qalof::runtime

@@ -12,7 +12,7 @@
 #include "weights/packed_layout.h"
 
 namespace qalof::runtime {
-namespace {
+namespace bitsandbytes_schemes_test {
 
 using qalof::testing::error_of;
 using qalof::testing::same_bytes;
@@ -233,5 +233,5 @@ TEST_F(BitsandbytesSchemesTest, DamageOfEveryTensorIsFound) {
   }
 }
 
-}  // namespace
+}  // namespace bitsandbytes_schemes_test
 }  // namespace qalof::runtime

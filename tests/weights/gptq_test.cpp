@@ -14,7 +14,7 @@
 #include "weights/packed_file.h"
 
 namespace qalof::runtime {
-namespace {
+namespace gptq_test {
 
 using qalof::testing::error_of;
 using qalof::testing::same_bytes;
@@ -248,5 +248,5 @@ TEST_F(GptqTest, ReadyCodesArePackedAsTheyAre) {
             0);
 }
 
-}  // namespace
+}  // namespace gptq_test
 }  // namespace qalof::runtime

@@ -16,7 +16,7 @@
 #include "weights/packed_layout.h"
 
 namespace qalof::runtime {
-namespace {
+namespace packed_file_test {
 
 using qalof::testing::error_of;
 using qalof::testing::execution_of;
@@ -524,5 +524,5 @@ TEST_F(PackedFileTest, FlippedHeaderBitsAreRefusedOrLeaveAWorkingModel) {
   EXPECT_LT(refused, flips);
 }
 
-}  // namespace
+}  // namespace packed_file_test
 }  // namespace qalof::runtime

@@ -13,7 +13,7 @@
 #include "weights/packed_layout.h"
 
 namespace qalof::runtime {
-namespace {
+namespace packed_groups_test {
 
 using qalof::testing::error_of;
 using qalof::testing::same_bytes;
@@ -299,5 +299,5 @@ TEST(PackedLayout, NamesOfWidthsAreReadBack) {
   }
 }
 
-}  // namespace
+}  // namespace packed_groups_test
 }  // namespace qalof::runtime

@@ -12,7 +12,7 @@
 #include "weights/packed_file.h"
 
 namespace qalof::runtime {
-namespace {
+namespace rotation_test {
 
 using qalof::testing::error_of;
 using qalof::testing::random_adapters;
@@ -283,5 +283,5 @@ TEST(Rotation, SizesThatNothingSpreadsAreNamed) {
   }
 }
 
-}  // namespace
+}  // namespace rotation_test
 }  // namespace qalof::runtime

@@ -11,7 +11,7 @@
 #include "weights/packed_file.h"
 
 namespace qalof::runtime {
-namespace {
+namespace smoothing_test {
 
 using qalof::testing::error_of;
 using qalof::testing::TinyRuntime;
@@ -117,5 +117,5 @@ TEST_P(SmoothingTest, AnAlphaBeyondItsRangeIsAUsageError) {
 INSTANTIATE_TEST_SUITE_P(Families, SmoothingTest, ::testing::Bool(),
                          [](const auto& family) { return family.param ? "Llama" : "Gpt2"; });
 
-}  // namespace
+}  // namespace smoothing_test
 }  // namespace qalof::runtime

@@ -7,14 +7,13 @@
 #include "core/finite.h"
 #include "core/flag_range.h"
 #include "runtime/classifier.h"
+#include "tasks/batch.h"
 
 namespace qalof::app {
 
 namespace {
 
 // Texts are batched up to about this many tokens.
-constexpr std::size_t kBatchTokens = 2048;
-
 struct Question {
   std::vector<std::int32_t> ids;
   std::int32_t label = 0;
@@ -33,7 +32,7 @@ std::vector<bool> ask(const runtime::Execution& any, const std::vector<Question>
     std::vector<runtime::Sequence> sequences;
     std::vector<std::size_t> asked;
     std::size_t tokens = 0;
-    for (; first < questions.size() && tokens < kBatchTokens; ++first) {
+    for (; first < questions.size() && tokens < tasks::kBatchTokens; ++first) {
       const Question& question = questions[first];
       if (question.ids.empty()) continue;
       runtime::Sequence sequence{question.ids};

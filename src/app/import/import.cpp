@@ -79,8 +79,8 @@ ImportResult run_import(const ImportOptions& options, Observer& observer) {
       break;
   }
   fail(ErrorKind::kUnsupported,
-       "{}: is of no format that is known here; read are GGUF files and safetensors checkpoints of "
-       "the original",
+       "{}: unknown format, expected a GGUF file or a safetensors checkpoint of the original Python "
+       "code",
        options.source);
 }
 

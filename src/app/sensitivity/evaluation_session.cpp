@@ -7,12 +7,12 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "kernels/isa.h"
+#include "tasks/batch.h"
 
 namespace qalof::app {
 
 namespace {
 
-constexpr std::size_t kBatchTokens = 2048;
 // Bytes of the states before every layer that are kept for a batch.
 constexpr std::size_t kMaxStateBytes = std::size_t{512} << 20;
 
@@ -67,7 +67,7 @@ std::unique_ptr<tasks::SampleReader> EvaluationSession::reader(const weights::He
 std::size_t EvaluationSession::batch_tokens() const {
   const model::ModelConfig& config = handle_.base->config();
   const std::size_t row = config.num_layers * config.hidden * sizeof(float);
-  return std::clamp<std::size_t>(kMaxStateBytes / row, 1, kBatchTokens);
+  return std::clamp<std::size_t>(kMaxStateBytes / row, 1, tasks::kBatchTokens);
 }
 
 }  // namespace qalof::app

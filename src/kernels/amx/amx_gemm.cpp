@@ -74,7 +74,7 @@ constexpr std::size_t kFewRowsAmx = 8, kFewRowsNibbles = 16;
 void add_low_rank(const IntGemmBlock& block) {
   if (block.low_rank == nullptr) return;
   for (std::size_t row = 0; row < block.rows; ++row) {
-    for (std::size_t first = 0; first < block.n; first += kWidth) {
+    for (std::size_t first = 0; first < block.n; first += kPanelRows) {
       float* y = block.y + row * block.y_stride + first;
       const __mmask16 mask = panel_mask(block.n - first);
       const __m512 value = low_rank_value(*block.low_rank, row, first);

@@ -72,7 +72,7 @@ struct TileInput {
 };
 
 // Sums of a chunk: [row][panel][16].
-constexpr std::size_t kSumsStride = kChunkPanels * kWidth;
+constexpr std::size_t kSumsStride = kChunkPanels * kPanelRows;
 
 // Dot: multiplyHP() multiplies half H of x by panel P on the tiles above.
 template <typename Dot, int kHalves, int kPanels>
@@ -153,7 +153,7 @@ void add_products(const TileInput& input, std::size_t rows, std::size_t panels, 
   const float* panel = added.panels + first * added.rank;
   __m512 sum = _mm512_setzero_ps();
   for (std::size_t i = 0; i < added.rank; ++i)
-    sum = _mm512_fmadd_ps(_mm512_set1_ps(inner[i]), _mm512_loadu_ps(panel + i * kWidth), sum);
+    sum = _mm512_fmadd_ps(_mm512_set1_ps(inner[i]), _mm512_loadu_ps(panel + i * kPanelRows), sum);
   return _mm512_mul_ps(sum, _mm512_set1_ps(added.scaling));
 }
 
@@ -170,7 +170,7 @@ struct ChunkEnd {
   void for_each(const Body& body) const {
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t p = 0; p < panels; ++p)
-        body(row + r, r * kSumsStride + p * kWidth, (panel + p) * kWidth);
+        body(row + r, r * kSumsStride + p * kPanelRows, (panel + p) * kPanelRows);
     }
   }
   void finish(const float* sums) const {
@@ -264,7 +264,7 @@ void multiply_panels_amx(const typename Format::Base::Block& block, Tiles& tiles
 
 template <typename Format>
 void multiply_amx(const typename Format::Base::Block& block) {
-  const std::size_t num_panels = (block.n + kWidth - 1) / kWidth;
+  const std::size_t num_panels = (block.n + kPanelRows - 1) / kPanelRows;
   Tiles tiles;
   for (std::size_t row = 0; row < block.rows; row += kRowGroup) {
     const std::size_t rows = block.rows - row < kRowGroup ? block.rows - row : kRowGroup;

@@ -9,8 +9,6 @@ namespace qalof::kernels {
 
 namespace {
 
-constexpr std::size_t kWidth = 16;  // outputs of a panel
-
 // Stores eight outputs at y, of which the first count exist.
 void store_lanes(const FloatGemmBlock& block, __m256 value, std::size_t first, std::size_t count,
                  float* y) {
@@ -83,7 +81,8 @@ class Accumulators {
     unrolled<kRows>(QALOF_UNROLLED(r) {
       unrolled<kPanels>(QALOF_UNROLLED(p) {
         store_panel(block, row + static_cast<std::size_t>(r),
-                    (panel + static_cast<std::size_t>(p)) * kWidth, sum_[r][p][0], sum_[r][p][1]);
+                    (panel + static_cast<std::size_t>(p)) * kPanelRows, sum_[r][p][0],
+                    sum_[r][p][1]);
       });
     });
   }
@@ -99,11 +98,11 @@ struct F32Tiles {
   template <int kRows, int kPanels>
   static void run(const FloatGemmBlock& block, std::size_t row, std::size_t panel,
                   const Stretch& stretch) {
-    const std::size_t size = block.k * kWidth;
+    const std::size_t size = block.k * kPanelRows;
     const float* w =
-        static_cast<const float*>(block.panels) + panel * size + stretch.begin * kWidth;
+        static_cast<const float*>(block.panels) + panel * size + stretch.begin * kPanelRows;
     Accumulators<kRows, kPanels> acc(block, row, stretch);
-    for (std::size_t i = stretch.begin; i < stretch.end; ++i, w += kWidth) {
+    for (std::size_t i = stretch.begin; i < stretch.end; ++i, w += kPanelRows) {
       unrolled<kPanels>(QALOF_UNROLLED(p) {
         const float* at = w + static_cast<std::size_t>(p) * size;
         acc.step(i, p, _mm256_loadu_ps(at), _mm256_loadu_ps(at + 8));
@@ -130,12 +129,12 @@ struct Bf16Tiles {
   template <int kRows, int kPanels>
   static void run(const FloatGemmBlock& block, std::size_t row, std::size_t panel,
                   const Stretch& stretch) {
-    const std::size_t size = (block.k + 1) / 2 * 2 * kWidth;
+    const std::size_t size = (block.k + 1) / 2 * 2 * kPanelRows;
     const std::uint16_t* w =
-        static_cast<const std::uint16_t*>(block.panels) + panel * size + stretch.begin * kWidth;
+        static_cast<const std::uint16_t*>(block.panels) + panel * size + stretch.begin * kPanelRows;
     Accumulators<kRows, kPanels> acc(block, row, stretch);
     std::size_t i = stretch.begin;
-    for (; i + 2 <= stretch.end; i += 2, w += 2 * kWidth) {
+    for (; i + 2 <= stretch.end; i += 2, w += 2 * kPanelRows) {
       unrolled<kPanels>(QALOF_UNROLLED(p) {
         const __m256i low = load(w + static_cast<std::size_t>(p) * size);
         const __m256i high = load(w + static_cast<std::size_t>(p) * size + 16);
@@ -176,7 +175,7 @@ void run_tile(const FloatGemmBlock& block, std::size_t row, std::size_t rows, st
 template <typename Tiles, int kRows, int kPanels>
 void few_rows(const FloatGemmBlock& block) {
   const Stretch all = {0, block.k, nullptr};
-  const std::size_t num_panels = (block.n + kWidth - 1) / kWidth;
+  const std::size_t num_panels = (block.n + kPanelRows - 1) / kPanelRows;
   std::size_t panel = 0;
   for (; panel + kPanels <= num_panels; panel += kPanels)
     Tiles::template run<kRows, kPanels>(block, 0, panel, all);
@@ -191,7 +190,7 @@ constexpr std::size_t kGroupRows = 48;
 template <typename Tiles>
 void multiply_group(const FloatGemmBlock& block, std::size_t first_row, std::size_t rows,
                     std::size_t panel) {
-  float partial[kGroupRows * kWidth];
+  float partial[kGroupRows * kPanelRows];
   // Tiles of nearly equal height: seven rows are faster as 4 + 3 than as 6 + 1.
   const std::size_t num_tiles = (rows + Tiles::kTallest - 1) / Tiles::kTallest;
   for (std::size_t begin = 0; begin == 0 || begin < block.k; begin += kStretch) {
@@ -200,7 +199,7 @@ void multiply_group(const FloatGemmBlock& block, std::size_t first_row, std::siz
       const std::size_t row = rows * tile / num_tiles;
       const std::size_t next = rows * (tile + 1) / num_tiles;
       run_tile<Tiles>(block, first_row + row, next - row, panel,
-                      {begin, end, partial + row * kWidth});
+                      {begin, end, partial + row * kPanelRows});
     }
   }
 }
@@ -219,7 +218,7 @@ void multiply(const FloatGemmBlock& block) {
     default:
       break;
   }
-  const std::size_t num_panels = (block.n + kWidth - 1) / kWidth;
+  const std::size_t num_panels = (block.n + kPanelRows - 1) / kPanelRows;
   for (std::size_t panel = 0; panel < num_panels; ++panel) {
     for (std::size_t row = 0; row < block.rows; row += kGroupRows) {
       const std::size_t rows = block.rows - row < kGroupRows ? block.rows - row : kGroupRows;

@@ -11,8 +11,6 @@ namespace qalof::kernels {
 
 namespace {
 
-constexpr std::size_t kWidth = 16;  // outputs of a panel
-
 __m256i load(const std::uint8_t* at) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
 }
@@ -64,7 +62,7 @@ void store_panel(const IntGemmBlock& block, std::size_t row, std::size_t first, 
 }
 
 struct Int8Tile {
-  static std::size_t panel_bytes(std::size_t k) { return (k + 3) / 4 * 4 * kWidth; }
+  static std::size_t panel_bytes(std::size_t k) { return (k + 3) / 4 * 4 * kPanelRows; }
 
   template <int kRows>
   static void run(const IntGemmBlock& block, std::size_t row, std::size_t panel) {
@@ -89,7 +87,8 @@ struct Int8Tile {
       });
     }
     unrolled<kRows>(QALOF_UNROLLED(r) {
-      store_panel(block, row + static_cast<std::size_t>(r), panel * kWidth, acc[r][0], acc[r][1]);
+      store_panel(block, row + static_cast<std::size_t>(r), panel * kPanelRows, acc[r][0],
+                  acc[r][1]);
     });
   }
 
@@ -104,7 +103,7 @@ struct Int8Tile {
 };
 
 struct Int4Tile {
-  static std::size_t panel_bytes(std::size_t k) { return (k + 7) / 8 * 4 * kWidth; }
+  static std::size_t panel_bytes(std::size_t k) { return (k + 7) / 8 * 4 * kPanelRows; }
 
   template <int kRows>
   static void run(const IntGemmBlock& block, std::size_t row, std::size_t panel) {
@@ -148,7 +147,8 @@ struct Int4Tile {
       });
     }
     unrolled<kRows>(QALOF_UNROLLED(r) {
-      store_panel(block, row + static_cast<std::size_t>(r), panel * kWidth, acc[r][0], acc[r][1]);
+      store_panel(block, row + static_cast<std::size_t>(r), panel * kPanelRows, acc[r][0],
+                  acc[r][1]);
     });
   }
 
@@ -176,7 +176,7 @@ struct Int4Tile {
 
 template <typename Tile>
 void multiply(const IntGemmBlock& block) {
-  const std::size_t num_panels = (block.n + kWidth - 1) / kWidth;
+  const std::size_t num_panels = (block.n + kPanelRows - 1) / kPanelRows;
   for (std::size_t panel = 0; panel < num_panels; ++panel) {
     std::size_t row = 0;
     for (; row + 4 <= block.rows; row += 4) Tile::template run<4>(block, row, panel);
@@ -203,28 +203,28 @@ void multiply_int8(const IntGemmBlock& block) {
   if (block.rows < kMinWideRows) return multiply<Int8Tile>(block);
   const auto* wide_x = static_cast<const std::int16_t*>(block.prepared);
   const std::size_t stride = block.prepared_stride / sizeof(*wide_x);
-  for (std::size_t first = 0; first < block.n; first += kWidth) {
+  for (std::size_t first = 0; first < block.n; first += kPanelRows) {
     const std::int8_t* panel = static_cast<const std::int8_t*>(block.panels) +
-                               first / kWidth * Int8Tile::panel_bytes(block.k);
+                               first / kPanelRows * Int8Tile::panel_bytes(block.k);
     for (std::size_t group = 0; group < block.rows; group += kWideGroupRows) {
       const std::size_t rows =
           block.rows - group < kWideGroupRows ? block.rows - group : kWideGroupRows;
       const std::size_t num_tiles = (rows + kWideTileRows - 1) / kWideTileRows;
-      std::int32_t acc[kWideGroupRows * kWidth];
-      __builtin_memset(acc, 0, rows * kWidth * sizeof(std::int32_t));
+      std::int32_t acc[kWideGroupRows * kPanelRows];
+      __builtin_memset(acc, 0, rows * kPanelRows * sizeof(std::int32_t));
       for (std::size_t begin = 0; begin < block.k; begin += kWideStretch) {
         const std::size_t count = block.k - begin < kWideStretch ? block.k - begin : kWideStretch;
-        std::int16_t w[kWideStretch * kWidth];
-        widen_panel(panel + begin * kWidth, (count + 3) / 4 * 4, w);
+        std::int16_t w[kWideStretch * kPanelRows];
+        widen_panel(panel + begin * kPanelRows, (count + 3) / 4 * 4, w);
         for (std::size_t tile = 0; tile < num_tiles; ++tile) {
           const std::size_t row = rows * tile / num_tiles;
           const std::size_t next = rows * (tile + 1) / num_tiles;
           run_wide_tile(next - row, wide_x + (group + row) * stride + begin, stride, w,
-                        (count + 1) / 2, acc + row * kWidth);
+                        (count + 1) / 2, acc + row * kPanelRows);
         }
       }
       for (std::size_t row = 0; row < rows; ++row) {
-        const std::uint8_t* at = reinterpret_cast<const std::uint8_t*>(acc + row * kWidth);
+        const std::uint8_t* at = reinterpret_cast<const std::uint8_t*>(acc + row * kPanelRows);
         store_panel(block, group + row, first, load(at), load(at + 32));
       }
     }

@@ -151,12 +151,12 @@ struct PairGroupedFormat : Base {
   }
   static std::size_t group_vectors(const Block& block) { return block.group / (kBytes ? 4 : 8); }
   static IntPair start(const Block& block, std::size_t row, std::size_t first, std::size_t group) {
-    const std::size_t at = first * block.groups + group * kWidth;
+    const std::size_t at = first * block.groups + group * kPanelRows;
     return {start_half(block, row, at, group), start_half(block, row, at + kLanes, group)};
   }
   static FloatPair add_group(const Block& block, std::size_t row, std::size_t first,
                              std::size_t group, IntPair sum, FloatPair total) {
-    const float* scales = block.w_scales + first * block.groups + group * kWidth;
+    const float* scales = block.w_scales + first * block.groups + group * kPanelRows;
     const float x_scale = kXScales ? block.x_group_scales[row * block.groups + group] : 1.0F;
     return {add_half(scales, x_scale, sum.low, total.low),
             add_half(scales + kLanes, x_scale, sum.high, total.high)};

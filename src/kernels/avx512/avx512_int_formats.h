@@ -91,7 +91,7 @@ struct Int4Format : IntFormat {
 // Index of a panel's values for one group.
 [[maybe_unused]] inline std::size_t group_at(const IntGemmBlock& block, std::size_t first,
                                              std::size_t group) {
-  return first * block.groups + group * kWidth;
+  return first * block.groups + group * kPanelRows;
 }
 
 // A group's zero points times the sum of the row's codes in it.

@@ -10,7 +10,7 @@ namespace {
 
 /// Mask of the outputs of a panel that exist.
 [[maybe_unused]] inline __mmask16 panel_mask(std::size_t left) {
-  return static_cast<__mmask16>(left < kWidth ? (1U << left) - 1U : 0xFFFFU);
+  return static_cast<__mmask16>(left < kPanelRows ? (1U << left) - 1U : 0xFFFFU);
 }
 
 struct Avx512Format {

@@ -13,7 +13,7 @@ namespace qalof::tasks {
 
 namespace {
 
-constexpr Metric kMetrics[] = {
+constexpr Metric kChoiceMetrics[] = {
     {.key = "eval_accuracy", .label = "accuracy", .decides = Metric::Decides::kHigher},
     {.key = "eval_accuracy_norm", .label = "per character"},
     {.key = "eval_accuracy_bytes", .label = "per byte"},
@@ -96,7 +96,7 @@ class ChoiceEvaluator {
     flush();
     if (file_) file_->sync();
     const auto count = static_cast<double>(done_);
-    scores_.metrics = kMetrics;
+    scores_.metrics = kChoiceMetrics;
     scores_.values = {
         100 * static_cast<double>(right_) / count, 100 * static_cast<double>(right_norm_) / count,
         100 * static_cast<double>(right_bytes_) / count, count, static_cast<double>(cut_)};
@@ -176,7 +176,7 @@ class ChoiceEvaluator {
 
 }  // namespace
 
-std::span<const Metric> MultipleChoice::metrics() const { return kMetrics; }
+std::span<const Metric> MultipleChoice::metrics() const { return kChoiceMetrics; }
 
 Scores MultipleChoice::evaluate(const Evaluation& run, const DataOptions& data) const {
   Observer& observer = run.reading.observer;

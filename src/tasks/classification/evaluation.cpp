@@ -15,7 +15,7 @@ namespace qalof::tasks {
 
 namespace {
 
-constexpr Metric kMetrics[] = {
+constexpr Metric kClassMetrics[] = {
     {.key = "eval_accuracy", .label = "accuracy", .decides = Metric::Decides::kHigher},
     {.key = "eval_loss", .label = "loss", .digits = 4},
     {.key = "eval_samples", .label = "texts", .is_count = true},
@@ -139,7 +139,7 @@ std::uint64_t check_classification(const std::string& path, std::size_t classes)
   return examples;
 }
 
-std::span<const Metric> Classification::metrics() const { return kMetrics; }
+std::span<const Metric> Classification::metrics() const { return kClassMetrics; }
 
 Scores Classification::evaluate(const Evaluation& run, const DataOptions& data) const {
   Observer& observer = run.reading.observer;
@@ -162,7 +162,7 @@ Scores Classification::evaluate(const Evaluation& run, const DataOptions& data) 
   observer.progress("texts", classifier.done(), total, "");
   cutter.report(observer);
   Scores scores;
-  scores.metrics = kMetrics;
+  scores.metrics = kClassMetrics;
   scores.values = {classifier.accuracy(), classifier.loss(), static_cast<double>(classifier.done()),
                    static_cast<double>(cutter.cut())};
   scores.requests = classifier.done();

@@ -15,7 +15,7 @@ namespace qalof::tasks {
 
 namespace {
 
-constexpr Metric kMetrics[] = {
+constexpr Metric kLmMetrics[] = {
     {.key = "eval_loss", .label = "loss", .digits = 6, .decides = Metric::Decides::kLower},
     {.key = "perplexity", .label = "perplexity", .digits = 4},
     {.key = "tokens", .label = "tokens", .is_count = true, .is_logged = false},
@@ -48,7 +48,7 @@ void Lm::list_scoring(OptionList& list, bool all) {
   if (all) list.option("--stride", stride, "lm: how far windows move; 0 = half a window");
 }
 
-std::span<const Metric> Lm::metrics() const { return kMetrics; }
+std::span<const Metric> Lm::metrics() const { return kLmMetrics; }
 
 Scores Lm::evaluate(const Evaluation& run, const DataOptions& data) const {
   run.reading.observer.status("reading " + data.file);
@@ -146,7 +146,7 @@ Scores Lm::score_documents(const Evaluation& run, std::span<const std::string_vi
   check_finite(perplexity, "the perplexity",
                [&] { return fmt::format("{}: loss {}", data.file, loss); });
   Scores scores;
-  scores.metrics = kMetrics;
+  scores.metrics = kLmMetrics;
   scores.values = {loss, perplexity, static_cast<double>(scored_tokens)};
   scores.requests = windows.size();
   scores.tokens = scored_tokens;

@@ -19,7 +19,7 @@ namespace {
 
 constexpr std::uint64_t kUntrainedSeed = 42;  // the default --seed of training
 
-constexpr Metric kMetrics[] = {
+constexpr Metric kQaMetrics[] = {
     {.key = "eval_exact_match", .label = "exact match"},
     {.key = "eval_f1", .label = "F1", .decides = Metric::Decides::kHigher},
     {.key = "eval_samples", .label = "questions", .is_count = true},
@@ -80,7 +80,7 @@ class QaEvaluator {
   Scores finish_all() {
     if (writer_) writer_->finish();
     const auto count = static_cast<double>(done_);
-    scores_.metrics = kMetrics;
+    scores_.metrics = kQaMetrics;
     scores_.values = {100 * exact_ / count, 100 * f1_ / count, count,
                       static_cast<double>(windows_)};
     scores_.requests = done_;
@@ -144,7 +144,7 @@ class QaEvaluator {
 
 }  // namespace
 
-std::span<const Metric> Qa::metrics() const { return kMetrics; }
+std::span<const Metric> Qa::metrics() const { return kQaMetrics; }
 
 Scores Qa::evaluate(const Evaluation& run, const DataOptions& data) const {
   const runtime::RequestExecutions& executions = run.executions;

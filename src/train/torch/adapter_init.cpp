@@ -1,5 +1,7 @@
 // Initial adapter values: random A with zero B, existing adapters, or a truncated SVD of the
 // quantization residual.
+#include <ATen/core/grad_mode.h>
+
 #include <cmath>
 
 #include "train/adapter_form.h"

@@ -1,4 +1,5 @@
 // Products with the token embedding table, and fluency, margin and similarity with their gradients.
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>

@@ -1,6 +1,7 @@
 // Evaluates margin, fluency and similarity on Gumbel samples and backpropagates them to theta.
 #include "train/torch/attack_objective.h"
 
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>

@@ -1,4 +1,6 @@
 // Copies a base into tensors, lays trainable parameters out flat, and returns trained values.
+#include <ATen/core/grad_mode.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>

@@ -1,4 +1,6 @@
 // AdamW on runs of neighbouring groups with equal step counts, and clipping by the global norm.
+#include <ATen/core/grad_mode.h>
+
 #include <algorithm>
 #include <cmath>
 

@@ -1,4 +1,6 @@
 // Builds a phase's pairs, heads and quantizers, chooses those of a network, and exports them.
+#include <ATen/core/grad_mode.h>
+
 #include <set>
 
 #include "train/adapter_form.h"

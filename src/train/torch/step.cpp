@@ -1,5 +1,7 @@
 // Runs the passes of a step batch by batch: teachers, adversarial embeddings, losses, backward, and
 // the update.
+#include <ATen/core/grad_mode.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>

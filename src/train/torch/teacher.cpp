@@ -1,8 +1,10 @@
 // Runs teachers in evaluation form, and caches their outputs window by window.
-#include "train/torch/teacher.h"
+#include <ATen/core/grad_mode.h>
+
 #include "core/error.h"
 #include "runtime/execution.h"
 #include "train/torch/loss.h"
+#include "train/torch/teacher.h"
 
 namespace qalof::train {
 

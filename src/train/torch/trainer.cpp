@@ -281,8 +281,8 @@ class Trainer {
 
   static std::string advice(const PhaseHistory& history) {
     return history.steps.front().skipped
-               ? "it was so before anything was learned: the model, what training began with or "
-                 "the weight of a loss is the cause"
+               ? "this began in the first step: look at the model, at the values that training "
+                 "starts from, and at the weights of the losses"
                : "a lower --learning_rate may help";
   }
 
