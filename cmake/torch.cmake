@@ -33,6 +33,44 @@ function(qalof_find_torch)
   target_include_directories(qalof_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
   # libstdc++ first: libtorch.so of CUDA wheels exports a std::filesystem of its own whose remove_all calls a null pointer.
   target_link_libraries(qalof_torch INTERFACE "-Wl,--push-state,--no-as-needed,-lstdc++,--pop-state" ${TORCH_LIBRARIES})
+  set_target_properties(qalof_torch PROPERTIES QALOF_LIBRARY_DIR ${TORCH_INSTALL_PREFIX}/lib)
   # The program runs in place: it finds libtorch where it was found now.
   target_link_options(qalof_torch INTERFACE "-Wl,-rpath,${TORCH_INSTALL_PREFIX}/lib")
+endfunction()
+
+# qalof_probe_gloo(RESULT): whether programs can exchange tensors by PyTorch's c10d over Gloo.
+# PyTorch's library holds it, its headers need those of Gloo (Debian: libgloo-dev), whose version
+# may be another: only a run tells.
+function(qalof_probe_gloo result)
+  if(NOT QALOF_HAS_GLOO)
+    find_path(gloo_include gloo/algorithm.h)
+    set(works OFF)
+    if(NOT gloo_include)
+      message(STATUS "Gloo: headers were not found (libgloo-dev), training runs in one process")
+    else()
+      get_target_property(include_dirs qalof_torch INTERFACE_INCLUDE_DIRECTORIES)
+      # Not the imported targets: they name others that a probe's project does not know.
+      get_target_property(lib qalof_torch QALOF_LIBRARY_DIR)
+      try_run(status compiled ${CMAKE_BINARY_DIR}/gloo_probe
+        ${PROJECT_SOURCE_DIR}/cmake/probes/gloo.cpp
+        CMAKE_FLAGS "-DINCLUDE_DIRECTORIES=${include_dirs};${gloo_include}"
+        COMPILE_DEFINITIONS -DUSE_DISTRIBUTED -DUSE_C10D_GLOO
+        LINK_LIBRARIES ${lib}/libtorch.so ${lib}/libtorch_cpu.so ${lib}/libc10.so -Wl,-rpath,${lib}
+        CXX_STANDARD 20
+        COMPILE_OUTPUT_VARIABLE log)
+      if(compiled AND status EQUAL 0)
+        set(works ON)
+        message(STATUS "Gloo: works, training runs in several processes too")
+      elseif(compiled)
+        message(STATUS "Gloo: its probe failed (${status}), training runs in one process")
+      else()
+        file(WRITE ${CMAKE_BINARY_DIR}/gloo_probe.log "${log}")
+        message(STATUS "Gloo: its probe does not compile (gloo_probe.log), training runs in one "
+                       "process")
+      endif()
+    endif()
+    # A probe that failed is run again: what it lacked may be there then.
+    set(QALOF_HAS_GLOO ${works} CACHE BOOL "Training in several processes, as a probe found" FORCE)
+  endif()
+  set(${result} ${QALOF_HAS_GLOO} PARENT_SCOPE)
 endfunction()

@@ -220,7 +220,7 @@ BenchResult run_bench(const BenchOptions& options, Observer& observer) {
       }
     });
     if (repeat >= 0) result.all_seconds.push_back(seconds);
-    observer.progress("repeats", static_cast<std::uint64_t>(repeat + 1),
+    observer.progress("repeats", static_cast<std::uint64_t>(repeat) + 1,
                       static_cast<std::uint64_t>(options.repeats), "");
   }
   result.seconds = median(result.all_seconds);

@@ -167,7 +167,8 @@ int run_main(int argc, char** argv) {
   } catch (const HelpShown&) {
     return 0;
   } catch (const Error& error) {
-    fmt::print(stderr, "qalof: {}\n", error.what());
+    // Of the processes of a run, one tells why it ended.
+    if (*error.what() != '\0') fmt::print(stderr, "qalof: {}\n", error.what());
     return exit_code(error.kind());
   } catch (const std::bad_alloc&) {
     fmt::print(stderr, "qalof: out of memory\n");

@@ -21,10 +21,11 @@ std::string become_trainer(const char* command, const std::vector<std::string>& 
   std::error_code error;
   const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
   QALOF_CHECK(!error, ErrorKind::kInternal, "/proc/self/exe: {}", error.message());
-  const std::string sibling = self.parent_path() / "qalof-train";
+  std::string sibling = self.parent_path() / "qalof-train";
   std::vector<std::string> words = {sibling, command};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   execv(sibling.c_str(), argv.data());
@@ -46,8 +47,10 @@ void hand_over_where_built(const char* command, const std::vector<std::string>& 
   if (arguments.size() != 1 || arguments[0] != kDescribe) become_trainer(command, arguments);
 }
 
+// NOLINTBEGIN(performance-unnecessary-value-param): commands take their arguments by value.
 void run_train(std::vector<std::string> arguments) { hand_over("train", arguments); }
 void run_demo(std::vector<std::string> arguments) { hand_over("demo", arguments); }
+// NOLINTEND(performance-unnecessary-value-param)
 app::SensitivityResult estimated_sensitivity(const app::SensitivityOptions& /*options*/,
                                              Observer& /*observer*/,
                                              const std::vector<std::string>& arguments) {

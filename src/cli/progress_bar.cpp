@@ -42,7 +42,7 @@ double share_of(const BarLine& line) {
 std::string clock_text(double seconds) {
   constexpr double kLongest = 3600.0 * 1000;
   if (!(seconds < kLongest)) return "over 999 hours";
-  const auto whole = static_cast<long>(seconds + 0.5);
+  const auto whole = std::lround(seconds);
   return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
 }
 
@@ -57,9 +57,10 @@ std::string rate_text(const BarLine& line) {
   if (!line.rate || !(*line.rate > 0)) return "";
   const double rate = *line.rate;
   if (rate < 0.1) return fmt::format("{} s each", std::lround(std::min(1 / rate, 1e9)));
-  const std::string number = rate < 10    ? fmt::format("{:.2g}", rate)
-                             : rate < 100 ? fmt::format("{:.3g}", rate)
-                                          : grouped(std::uint64_t(std::min(rate, 1e15) + 0.5));
+  const std::string number =
+      rate < 10    ? fmt::format("{:.2g}", rate)
+      : rate < 100 ? fmt::format("{:.3g}", rate)
+                   : grouped(static_cast<std::uint64_t>(std::llround(std::min(rate, 1e15))));
   return line.unit.empty() ? number + "/s" : fmt::format("{} {}/s", number, line.unit);
 }
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 
@@ -25,7 +26,7 @@ double seconds_of(std::chrono::steady_clock::duration duration) {
 
 std::string duration_text(double duration) {
   constexpr double kLongest = 1e12;  // of what is left of very many steps
-  const auto whole = static_cast<long>(std::min(duration, kLongest) + 0.5);
+  const auto whole = std::lround(std::min(duration, kLongest));
   if (whole < 60) return fmt::format("{}s", whole);
   if (whole < 3600) return fmt::format("{}m{:02}s", whole / 60, whole % 60);
   return fmt::format("{}h{:02}m", whole / 3600, whole % 3600 / 60);

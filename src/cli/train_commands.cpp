@@ -66,6 +66,10 @@ void run_train(std::vector<std::string> arguments) {
   const StopSignals signals;
   options.should_stop = [] { return StopSignals::received() != 0; };
   const app::TrainRunResult result = app::run_train(options, line.observer());
+  if (result.rank > 0) {
+    if (result.train.interrupted) throw Error(ErrorKind::kInterrupted, "");
+    return;
+  }
   line.print(app::to_json(result), fmt::format("{}{}{}\n", phases_text(result.train),
                                                scores_text(result.scores), result.output_dir));
   if (result.train.interrupted)

@@ -111,6 +111,7 @@ class OptionList {
       if constexpr (std::is_arithmetic_v<typename T::value_type>)
         added.kind_ = Option::Kind::kNumber;
       std::vector<std::string> items;
+      items.reserve(value.size());
       for (const auto& item : value) items.push_back(text_of(item));
       added.default_ = list_text(items);
     } else {

@@ -25,7 +25,7 @@ std::optional<Accuracy> accuracy_in(const Json& object, const char* key, const c
 }
 
 std::string words(const Accuracy& accuracy) {
-  const std::string value = fixed_number(accuracy.value, 1);
+  std::string value = fixed_number(accuracy.value, 1);
   if (!accuracy.interval) return value;
   return fmt::format("{} [{}, {}]", value, fixed_number(accuracy.interval->first, 1),
                      fixed_number(accuracy.interval->second, 1));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "report/html.h"
 #include "report/svg_canvas.h"
@@ -22,7 +23,7 @@ std::string colour(std::size_t index, std::string_view mark = "") {
 }
 
 struct Range {
-  double low = INFINITY, high = -INFINITY;
+  double low = std::numeric_limits<double>::infinity(), high = -low;
   void add(double value) {
     if (!std::isfinite(value)) return;
     low = std::min(low, value);
@@ -126,6 +127,7 @@ struct Box {
 std::string labels(const ScatterChart& chart, const std::vector<ChartPoint>& at,
                    const PlotArea& area, double chart_width) {
   std::vector<Box> taken;
+  taken.reserve(2 * at.size());  // points, and their labels
   for (const ChartPoint& point : at)
     taken.push_back({point.x - 5, point.y - 5, point.x + 5, point.y + 5});
   const Box page{area.left, area.top - 12, chart_width, area.top + area.height};

@@ -24,6 +24,7 @@ std::vector<ChartPoint>& points_of(std::vector<ChartSeries>& series, const std::
 
 std::vector<std::string> names_of(const std::vector<ChartSeries>& series) {
   std::vector<std::string> names;
+  names.reserve(series.size());
   for (const ChartSeries& line : series) names.push_back(line.name);
   return names;
 }

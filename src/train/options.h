@@ -196,8 +196,9 @@ struct StepTimes {
   double forward = 0;  // loss and teacher included
   double backward = 0;
   double optimizer = 0;  // clipping included
+  double exchange = 0;   // with other processes
 
-  double total() const { return forward + backward + optimizer; }
+  double total() const { return forward + backward + optimizer + exchange; }
 };
 
 /// One network's part in an optimizer step.
@@ -261,6 +262,7 @@ struct TrainResult {
 };
 
 struct RunState;
+class ProcessGroup;
 
 /// Where a run is when it calls a hook, and a copy of what it has learned so far, on request.
 struct Checkpoint {
@@ -288,6 +290,9 @@ struct TrainHooks {
   /// on CPU. For tests of what must not reach the weights.
   std::function<void(std::int64_t step, std::span<float> gradients)> on_gradients;
   const RunState* resume = nullptr;  // where to go on; the options and examples are those of then
+  /// The processes that train together, each with the same options and examples; null: this one
+  /// alone. Micro-batches of a step are shared out among them, hooks are called on each.
+  ProcessGroup* group = nullptr;
 };
 
 }  // namespace qalof::train

@@ -68,7 +68,7 @@ Json rope_scaling_of(const io::GgufFile& file, const io::GgufTensor& tensor, dou
   config.rotary->theta = static_cast<float>(theta);
   const std::vector<float> plain = model::rotary_frequencies(config);
   config.rotary->factor = static_cast<float>(largest);
-  config.rotary->by_wavelength.emplace();
+  config.rotary->by_wavelength = model::RotaryPositions::ByWavelength{};
   const model::RotaryPositions::ByWavelength& bounds = *config.rotary->by_wavelength;
   const std::vector<float> scaled = model::rotary_frequencies(config);
   // Files store the factors in f32, computed from f32 frequencies.
@@ -257,12 +257,11 @@ std::vector<Work> tensors_of(const io::GgufFile& file, const model::ModelConfig&
         {spec.name, theirs, &found->second, heads.contains(spec.name) ? heads[spec.name] : 0});
   }
   if (work.size() != file.tensors().size()) {
-    for (const auto& [name, tensor] : file.tensors()) {
-      const bool known =
-          name == kRopeFactors ||
-          std::any_of(work.begin(), work.end(), [&](const Work& w) { return w.source == &tensor; });
-      QALOF_CHECK(known, ErrorKind::kUnsupported, "{}: tensor {} is not part of a Llama",
-                  file.path(), name);
+    for (const auto& entry : file.tensors()) {
+      const auto reads = [&entry](const Work& one) { return one.source == &entry.second; };
+      QALOF_CHECK(entry.first == kRopeFactors || std::ranges::any_of(work, reads),
+                  ErrorKind::kUnsupported, "{}: tensor {} is not part of a Llama", file.path(),
+                  entry.first);
     }
   }
   return work;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <set>
 
@@ -110,8 +111,9 @@ MeasuredPlan measured(const ComparedPlan& plan, const quant::PlanTarget& target,
 
 std::size_t count_dominated(const std::vector<MeasuredPlan>& plans) {
   std::vector<quant::BudgetPoint> points;
+  points.reserve(plans.size());
   for (const MeasuredPlan& plan : plans)
-    points.push_back({static_cast<std::uint64_t>(plan.bits * 1e9 + 0.5), -plan.f1});
+    points.push_back({static_cast<std::uint64_t>(std::llround(plan.bits * 1e9)), -plan.f1});
   return plans.size() - quant::pareto_front(points).size();
 }
 
@@ -157,7 +159,7 @@ std::vector<ComparedPlan> plans_to_compare(const Json& sensitivity, const std::s
       const RandomStream stream(options.seed, "random_plans");
       for (std::size_t i = 0; i < budgets.size(); ++i) {
         const auto size = static_cast<std::uint64_t>(
-            budgets[i].mean_weight_bits * static_cast<double>(input.parameters) + 0.5);
+            std::llround(budgets[i].mean_weight_bits * static_cast<double>(input.parameters)));
         for (int n = 0; n < options.random_plans; ++n) {
           const auto draw = i * 1000 + static_cast<std::uint64_t>(n);
           plans.add(fmt::format("random {} #{}", names[i], n + 1), "random", input,

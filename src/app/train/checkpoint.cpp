@@ -217,8 +217,8 @@ void write_run_state(const std::string& path, const train::RunState& state) {
                  static_cast<double>(record.total_steps), record.loss, record.hard_loss,
                  record.distillation, record.hidden_loss, record.contrastive_loss, record.grad_norm,
                  record.learning_rate, static_cast<double>(record.tokens), record.times.forward,
-                 record.times.backward, record.times.optimizer, record.skipped ? 1.0 : 0.0,
-                 static_cast<double>(record.passes.size())});
+                 record.times.backward, record.times.optimizer + record.times.exchange,
+                 record.skipped ? 1.0 : 0.0, static_cast<double>(record.passes.size())});
       for (const train::PassRecord& pass : record.passes) {
         passes.add({networks.number(pass.network), pass.loss, pass.hard_loss, pass.distillation,
                     pass.hidden_loss, pass.contrastive_loss, pass.accuracy,

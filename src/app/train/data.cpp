@@ -5,6 +5,7 @@
 
 #include "app/train/self_text.h"
 #include "core/error.h"
+#include "train/process_group.h"
 
 namespace qalof::app {
 
@@ -33,7 +34,8 @@ std::vector<tasks::Example> load_self_examples(const TrainRunOptions& options,
     const auto execution = runtime::Execution::create(
         handle.base, quant::resolve(quant::parse_plan("32"), handle.base->target()), nullptr, pool);
     documents = generate_self_text(*execution, text, pool, observer);
-    write_self_text(path, identity, *documents);
+    if (options.group == nullptr || options.group->rank() == 0)
+      write_self_text(path, identity, *documents);
   }
   if (options.max_train_samples > 0 && options.max_train_samples < documents->size())
     documents->resize(options.max_train_samples);

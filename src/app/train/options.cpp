@@ -66,7 +66,13 @@ void TrainRunOptions::list(OptionList& list) {
       ->incidental();
   list.option("--logging_dir", logging_dir, "default: runs in --output_dir")->incidental();
   list.group("machine");
-  list.option("--threads", model.threads, "threads; 0 = QALOF_THREADS, else all")->incidental();
+  list.option("--threads", model.threads,
+              "threads; 0 = QALOF_THREADS, else all, shared by the processes of a machine")
+      ->incidental();
+  list.option("--ddp_timeout", ddp_timeout,
+              "under torchrun: seconds until a process that does not answer ends the run")
+      ->within(1, 86'400)
+      ->incidental();
 }
 
 }  // namespace qalof::app

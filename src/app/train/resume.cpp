@@ -73,14 +73,29 @@ void write_identity(const std::string& directory, const Json& identity) {
   write_file_atomic(path, dump_json(json, path, 2) + "\n");
 }
 
-RunDirectory::RunDirectory(const TrainRunOptions& options, const Json& identity, Observer& observer)
-    : options_(options), identity_(identity), made_(options.output_dir), lock_(options.output_dir) {
-  io::remove_unfinished_checkpoints(options.output_dir);
-  remove_unfinished_files(options.output_dir);
-  choose_checkpoint(observer);
+RunDirectory::RunDirectory(const TrainRunOptions& options, const Json& identity,
+                           const Processes& processes)
+    : options_(options), processes_(processes), identity_(identity) {
+  std::optional<io::CheckpointDir> from;
+  // Path and step, or nothing.
+  const std::string chosen = processes.of_leader([&]() -> std::string {
+    made_.emplace(options.output_dir);
+    lock_.emplace(options.output_dir);
+    io::remove_unfinished_checkpoints(options.output_dir);
+    remove_unfinished_files(options.output_dir);
+    from = choose_checkpoint(processes.observer());
+    return from ? Json{from->path, from->step}.dump() : "";
+  });
+  if (chosen.empty()) return;
+  if (!from) {
+    const Json told = Json::parse(chosen);
+    from = {told[0].get<std::string>(), told[1].get<std::int64_t>()};
+  }
+  load(*from, processes.observer());
 }
 
 void RunDirectory::claim(const Json& identity) {
+  if (!processes_.lead()) return;
   const bool goes_on = resume_ && is_parent(options_.output_dir, resume_->checkpoint.path);
   io::remove_checkpoints_after(options_.output_dir, goes_on ? resume_->checkpoint.step : -1);
   std::error_code ignored;
@@ -88,30 +103,27 @@ void RunDirectory::claim(const Json& identity) {
   write_identity(options_.output_dir, identity);
 }
 
-void RunDirectory::choose_checkpoint(Observer& observer) {
+std::optional<io::CheckpointDir> RunDirectory::choose_checkpoint(Observer& observer) {
   const std::string& directory = options_.output_dir;
   const std::string& asked = options_.resume_from_checkpoint;
   if (!asked.empty() && asked != kAuto) {
     const std::int64_t step = io::verify_checkpoint(asked);
     if (!is_parent(directory, asked) && !options_.overwrite_output_dir) check_empty("");
-    load({asked, step}, observer);
-    return;
+    return io::CheckpointDir{asked, step};
   }
-  if (asked.empty() && options_.overwrite_output_dir) return;
+  if (asked.empty() && options_.overwrite_output_dir) return std::nullopt;
   const auto newest = io::newest_checkpoint(directory, observer);
-  if (newest) {
-    load(*newest, observer);
-    return;
-  }
+  if (newest) return newest;
   QALOF_CHECK(asked.empty(), ErrorKind::kNotFound,
               "--resume_from_checkpoint auto: {} holds no whole checkpoint", directory);
   // A run that was killed before its first checkpoint begins again.
   if (is_same_run(directory, identity_) && !is_complete(directory)) {
     observer.info(fmt::format("{}: an earlier start of this run left no checkpoint; it starts over",
                               directory));
-    return;
+    return std::nullopt;
   }
   check_empty(" and holds no whole checkpoint");
+  return std::nullopt;
 }
 
 void RunDirectory::check_empty(const char* what_else) {

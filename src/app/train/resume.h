@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "app/train/processes.h"
 #include "app/train/run.h"
 #include "core/file.h"
 #include "io/checkpoint.h"
@@ -24,7 +25,8 @@ class RunDirectory {
   /// Makes or takes over the directory; where claim is not called, what was made is gone again.
   /// Error{kUsage} where it holds what another run wrote, unless --overwrite_output_dir;
   /// {kNotFound}, {kCorruptFile} where --resume_from_checkpoint names no whole checkpoint.
-  RunDirectory(const TrainRunOptions& options, const Json& identity, Observer& observer);
+  /// Processes that do not lead leave it alone, and resume where the one that leads does.
+  RunDirectory(const TrainRunOptions& options, const Json& identity, const Processes& processes);
 
   /// The checkpoint from which the run resumes, or nothing.
   const std::optional<ResumePoint>& resume() const { return resume_; }
@@ -34,14 +36,15 @@ class RunDirectory {
   void claim(const Json& identity);
 
  private:
-  void choose_checkpoint(Observer& observer);
+  std::optional<io::CheckpointDir> choose_checkpoint(Observer& observer);
   void check_empty(const char* what_else);
   void load(const io::CheckpointDir& checkpoint, Observer& observer);
 
   const TrainRunOptions& options_;
+  const Processes& processes_;
   Json identity_;
-  NewDirectory made_;
-  DirectoryLock lock_;
+  std::optional<NewDirectory> made_;
+  std::optional<DirectoryLock> lock_;
   std::optional<ResumePoint> resume_;
 };
 

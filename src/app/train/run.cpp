@@ -8,6 +8,7 @@
 #include "app/train/data.h"
 #include "app/train/log.h"
 #include "app/train/output.h"
+#include "app/train/processes.h"
 #include "app/train/resume.h"
 #include "app/train/teacher.h"
 #include "core/error.h"
@@ -202,9 +203,11 @@ Json to_json(const TrainRunResult& result) {
   return json;
 }
 
-TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
-  check_options(given);
-  TrainRunOptions options = given;
+namespace {
+
+TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
+  Observer& observer = processes.observer();
+  check_options(options);
   const tasks::Task& task = task_of(options);
   options.train.head_kind = task.head_kind();
   const ModelHandle handle = open_model(options.model, observer);
@@ -235,9 +238,13 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   observer.status("reading " + options.train_file);
   Json identity = run_identity(options, handle);
   if (!encoder.is_plain()) identity["special_tokens"] = special_tokens;
-  RunDirectory directory(options, identity, observer);
-  if (options.train_file == kTrainFileSelf) directory.claim(identity);  // its text is written there
+  processes.check_same_run(identity);
+  RunDirectory directory(options, identity, processes);
+  const bool writes_text = options.train_file == kTrainFileSelf;
+  if (writes_text) directory.claim(identity);  // its text is written there
+  if (writes_text && !processes.lead()) processes.wait_for_all();
   const std::vector<tasks::Example> examples = load_examples(options, handle, encoder, observer);
+  if (writes_text && processes.lead()) processes.wait_for_all();
   std::size_t tokens = 0, longest = 0;
   for (const tasks::Example& example : examples) {
     tokens += example.ids.size();
@@ -253,10 +260,12 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   const ResumePoint* resume = directory.resume() ? &*directory.resume() : nullptr;
   TrainRunResult result;
   result.output_dir = options.output_dir;
+  result.rank = processes.rank();
   result.special_tokens = special_tokens;
   train::TrainHooks hooks;
   hooks.observer = &observer;
   hooks.should_stop = options.should_stop;
+  hooks.group = options.group;
   if (options.train.widths.find_min_bits) {
     result.range_test = resume != nullptr
                             ? range_test_of(resume->identity.value(kRangeTest, Json::object()),
@@ -275,23 +284,26 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   Scorer scorer(options, handle.base, encoder, observer);
   const std::int64_t max_steps = count_steps(options.train, handle.base->target(), examples);
   std::optional<RunLog> log;
-  hooks.on_begin = [&] {
-    directory.claim(identity);
-    log.emplace(options, examples.size(), max_steps, resume);
-  };
   hooks.on_gradients = options.on_gradients;
   hooks.resume = resume != nullptr ? &resume->state : nullptr;
-  hooks.on_step = [&](const train::StepRecord& record) {
-    log->add(record);
-    if (options.on_step) options.on_step(record);
-  };
-  hooks.on_save = [&](const train::Checkpoint& point) {
-    log->sync();
-    save_checkpoint(options, handle, identity, point, log->trainer_state());
-    observer.info(fmt::format("checkpoint after step {}", point.global_step));
-  };
+  if (processes.lead()) {
+    hooks.on_begin = [&] {
+      directory.claim(identity);
+      log.emplace(options, examples.size(), max_steps, resume);
+    };
+    hooks.on_step = [&](const train::StepRecord& record) {
+      log->add(record);
+      if (options.on_step) options.on_step(record);
+    };
+    hooks.on_save = [&](const train::Checkpoint& point) {
+      log->sync();
+      save_checkpoint(options, handle, identity, point, log->trainer_state());
+      observer.info(fmt::format("checkpoint after step {}", point.global_step));
+    };
+  }
   if (!options.validation_file.empty()) {
     auto score = [&](const train::Checkpoint& point, bool at_phase_end) {
+      if (!processes.lead()) return processes.wait_for_all();
       const train::TrainedWeights weights = point.weights();
       std::vector<WidthScore> scores;
       for (const quant::PrecisionPlan* plan : point.plans) {
@@ -302,6 +314,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
             fmt::format("{} step {}: {}", point.phase, point.step, score_text(scores.back())));
       }
       log->add(point, scores, at_phase_end);
+      processes.wait_for_all();
     };
     hooks.on_eval = [score](const train::Checkpoint& point) { score(point, false); };
     hooks.on_phase_end = [score](const train::Checkpoint& point) { score(point, true); };
@@ -313,11 +326,26 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     if (log) log->sync();
     fail(ErrorKind::kDiverged, "{}; {}", error.what(), left_text(options.output_dir));
   }
-  result.scores = log->phase_scores();
-  observer.status("writing " + options.output_dir);
-  write_training_output(options, handle, result, log->trainer_state());
-  observer.status("");
+  if (processes.lead()) {
+    result.scores = log->phase_scores();
+    observer.status("writing " + options.output_dir);
+    write_training_output(options, handle, result, log->trainer_state());
+    observer.status("");
+  }
+  processes.wait_for_all();
   return result;
+}
+
+}  // namespace
+
+TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
+  TrainRunOptions options = given;
+  const Processes processes(options, observer);
+  try {
+    return run_among(processes, options);
+  } catch (const Error& error) {
+    processes.give_up(error);
+  }
 }
 
 }  // namespace qalof::app

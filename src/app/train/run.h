@@ -44,6 +44,10 @@ struct TrainRunOptions {
   std::string logging_dir;  // of events; "" = output_dir/runs
   /// What else tells runs apart: options by name (OptionList::identity).
   Json flags = Json::object();
+  /// Seconds after which a process that does not answer ends a run of several.
+  std::uint64_t ddp_timeout = 60;
+  /// The processes of the run; null: those that a launcher's variables tell of (process_group.h).
+  train::ProcessGroup* group = nullptr;
   /// For tests; see TrainHooks.
   std::function<void(const train::StepRecord&)> on_step;
   std::function<void(std::int64_t, std::span<float>)> on_gradients;
@@ -69,6 +73,7 @@ struct TrainRunResult {
   std::vector<WidthScore> scores;              // with a validation file: every trained width
   Json special_tokens;                         // text::TextEncoder's description
   std::string output_dir;
+  std::size_t rank = 0;  // of this process; others than 0 write and report nothing
 };
 
 /// Trains, anew or from a checkpoint, and writes the output directory: adapters with qalof.json, or

@@ -67,8 +67,9 @@ class Graph {
   /// Must be called when trainable tensors of the base or of adapters have changed; discards their
   /// packed forms.
   virtual void weights_changed() {}
-  /// Must be called before each step (0-based, of all phases); stochastic rounding depends on it.
-  virtual void begin_step(std::int64_t step) { (void)step; }
+  /// Must be called before each micro-batch of a step (both 0-based; steps of all phases);
+  /// stochastic rounding depends on it.
+  virtual void begin_batch(std::int64_t step, std::size_t batch) { (void)step, (void)batch; }
 };
 
 /// How the CPU graph multiplies gradients by integer weights (TrainOptions::gradient_bits).

@@ -30,7 +30,8 @@ struct KernelResources {
   std::vector<float> a_panels, b_panels;
   GradientPrecision gradient;
   std::uint64_t step = 0;
-  std::uint64_t rounding_calls = 0;  // backward products of the step; each has its own stream
+  std::uint64_t rounding_calls =
+      0;  // backward products of the micro-batch, each with its own stream
   std::vector<std::int8_t> gradient_codes;
   std::vector<float> gradient_scales;
   LinearObserver observe_linear;

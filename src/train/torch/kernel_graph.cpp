@@ -163,9 +163,9 @@ class KernelGraph final : public Graph {
   at::Tensor lm_head_parameter() const override {
     return trainable_ != nullptr ? trainable_->lm_matrix() : at::Tensor();
   }
-  void begin_step(std::int64_t step) override {
+  void begin_batch(std::int64_t step, std::size_t batch) override {
     resources_.step = static_cast<std::uint64_t>(step);
-    resources_.rounding_calls = 0;
+    resources_.rounding_calls = std::uint64_t{batch} << 32;
   }
   void weights_changed() override {
     for (auto& [key, entry] : own_linears_) entry.is_ready = entry.is_ready && !entry.trains;

@@ -39,13 +39,24 @@ PassOutput detached(const PassOutput& output) {
   return copy;
 }
 
+void add_to(PassRecord& sums, const PassRecord& part) {
+  sums.loss += part.loss;
+  sums.hard_loss += part.hard_loss;
+  sums.distillation += part.distillation;
+  sums.hidden_loss += part.hidden_loss;
+  sums.contrastive_loss += part.contrastive_loss;
+  sums.accuracy += part.accuracy;
+  sums.tokens += part.tokens;
+}
+
 }  // namespace
 
 StepRunner::StepRunner(const StepContext& context)
     : context_(context),
       wanted_(context.options),
       perturbations_(context.options.seed, "adversarial " + context.phase.name),
-      phase_teacher_(wanted_, cache_limit(context.options, context.graph.device())) {
+      phase_teacher_(wanted_, cache_limit(context.options, context.graph.device())),
+      gradients_(context.parameters.flat().gradients()) {
   const TrainOptions& options = context_.options;
   // The logits of a trained teacher are far from a student's at first, so that their squared error
   // would dominate the label loss; hence kl, except among the widths of a joint run.
@@ -197,12 +208,15 @@ void StepRunner::check_teachers(const StepPass& pass, const std::vector<PassOutp
   }
 }
 
-void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& students,
-                           std::span<const std::uint32_t> windows, const Normalizers& normalizers,
-                           std::size_t first_token, StepRecord& record) {
+std::vector<PassRecord> StepRunner::run_batch(const StepPlan& plan,
+                                              const std::vector<Student>& students,
+                                              std::span<const std::uint32_t> windows,
+                                              const Normalizers& normalizers,
+                                              std::size_t first_token, StepRecord& record) {
   Stopwatch watch;
   PackedBatch batch;
   for (const std::uint32_t index : windows) batch.add(context_.examples[index]);
+  std::vector<PassRecord> passes(plan.passes.size());
   std::vector<PassOutput> outputs;  // without gradient
   for (std::size_t i = 0; i < plan.passes.size(); ++i) {
     const StepPass& pass = plan.passes[i];
@@ -224,21 +238,106 @@ void StepRunner::run_batch(const StepPlan& plan, const std::vector<Student>& stu
     if (!std::isfinite(total)) check_teachers(pass, teachers, windows, record);
     if (std::isfinite(total)) (pass.weight == 1 ? loss : loss * pass.weight).backward();
     record.times.backward += watch.lap();
-    PassRecord& sums = record.passes[i];
-    sums.loss += total;
-    sums.hard_loss += parts.hard / normalizers.loss;
-    sums.distillation += parts.distillation / normalizers.loss;
-    sums.hidden_loss += parts.hidden;
-    sums.contrastive_loss += parts.contrastive;
+    PassRecord& numbers = passes[i];
+    numbers.loss = total;
+    numbers.hard_loss = parts.hard / normalizers.loss;
+    numbers.distillation = parts.distillation / normalizers.loss;
+    numbers.hidden_loss = parts.hidden;
+    numbers.contrastive_loss = parts.contrastive;
     if (const int labels = labels_per_window(context_.options.head_kind); labels > 0)
-      sums.accuracy += static_cast<double>(parts.hits) / (labels * normalizers.loss);
-    sums.tokens += batch.tokens();
+      numbers.accuracy = static_cast<double>(parts.hits) / (labels * normalizers.loss);
+    numbers.tokens = batch.tokens();
     outputs.push_back(detached(output));
   }
+  return passes;
 }
 
-void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> windows, AdamW& optimizer,
-                     StepRecord& record) {
+StepRunner::Share StepRunner::share_of(std::size_t windows) const {
+  const ScheduleOptions& schedule = context_.options.schedule;
+  const std::size_t ranks = context_.group != nullptr ? context_.group->size() : 1;
+  const std::size_t rank = context_.group != nullptr ? context_.group->rank() : 0;
+  Share share;
+  share.count = (windows + schedule.batch_size - 1) / schedule.batch_size;
+  share.each = schedule.gradient_accumulation_steps / ranks;
+  share.first = std::min(rank * share.each, share.count);
+  share.end = std::min(share.first + share.each, share.count);
+  share.contributors = (share.count + share.each - 1) / share.each;
+  return share;
+}
+
+std::vector<std::vector<PassRecord>> StepRunner::run_share(const StepPlan& plan,
+                                                           const std::vector<Student>& students,
+                                                           std::span<const std::uint32_t> windows,
+                                                           const Share& share, std::int64_t step,
+                                                           StepRecord& record) {
+  const std::size_t size = context_.options.schedule.batch_size;
+  const Normalizers normalizers = normalizers_of(windows);
+  at::Tensor& gradients = context_.parameters.flat().gradients();
+  std::size_t first_token = 0;
+  for (const std::uint32_t window : windows.first(share.first * size))
+    first_token += context_.examples[window].ids.size();
+  batches_ = share.end - share.first;
+  batch_ = 0;
+  std::vector<std::vector<PassRecord>> batches;
+  gradients.zero_();
+  for (std::size_t i = share.first; i < share.end; ++i) {
+    const auto part = windows.subspan(i * size, std::min(size, windows.size() - i * size));
+    ++batch_;
+    context_.graph.begin_batch(step, i);
+    batches.push_back(run_batch(plan, students, part, normalizers, first_token, record));
+    for (const std::uint32_t window : part) first_token += context_.examples[window].ids.size();
+    if (batches_ == 1) return batches;
+    gradients_.add();
+    gradients.zero_();
+  }
+  gradients_.finish();
+  return batches;
+}
+
+bool StepRunner::exchange(const Share& share, std::size_t passes, bool wants_stop,
+                          std::vector<std::vector<PassRecord>>& batches) {
+  if (context_.group == nullptr || context_.group->size() == 1) return wants_stop;
+  ProcessGroup& group = *context_.group;
+  at::Tensor& gradients = context_.parameters.flat().gradients();
+  at::Tensor host = gradients.to(at::kCPU);
+  group.sum({host.mutable_data_ptr<float>(), static_cast<std::size_t>(host.numel())},
+            share.contributors);
+  if (!gradients.is_cpu()) gradients.copy_(host);
+  // Per process: whether it wants to stop, then the numbers of as many micro-batches as any has.
+  constexpr std::size_t kNumbers = 7;
+  const std::size_t count = 1 + share.each * passes * kNumbers;
+  std::vector<double> own = {wants_stop ? 1.0 : 0.0};
+  for (const std::vector<PassRecord>& batch : batches) {
+    for (const PassRecord& pass : batch) {
+      own.insert(own.end(),
+                 {pass.loss, pass.hard_loss, pass.distillation, pass.hidden_loss,
+                  pass.contrastive_loss, pass.accuracy, static_cast<double>(pass.tokens)});
+    }
+  }
+  own.resize(count);
+  std::vector<double> all(count * group.size());
+  group.gather(own, all);
+  bool stops = false;
+  for (std::size_t rank = 0; rank < group.size(); ++rank) stops |= all[rank * count] != 0;
+  batches.assign(share.count, std::vector<PassRecord>(passes));
+  for (std::size_t i = 0; i < share.count; ++i) {
+    const double* from = &all[i / share.each * count + 1 + i % share.each * passes * kNumbers];
+    for (PassRecord& pass : batches[i]) {
+      pass.loss = from[0];
+      pass.hard_loss = from[1];
+      pass.distillation = from[2];
+      pass.hidden_loss = from[3];
+      pass.contrastive_loss = from[4];
+      pass.accuracy = from[5];
+      pass.tokens = static_cast<std::uint64_t>(from[6]);
+      from += kNumbers;
+    }
+  }
+  return stops;
+}
+
+bool StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> windows,
+                     std::int64_t step, bool wants_stop, AdamW& optimizer, StepRecord& record) {
   const TrainOptions& options = context_.options;
   FlatParameters& flat = context_.parameters.flat();
   std::vector<Student> students;
@@ -248,17 +347,13 @@ void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> window
     record.passes.emplace_back().network = pass.network.name;
     for (const std::size_t group : context_.parameters.groups(pass.network)) groups.insert(group);
   }
-  flat.gradients().zero_();
-  const Normalizers normalizers = normalizers_of(windows);
-  std::size_t first_token = 0;
-  batch_ = 0;
-  batches_ = (windows.size() + options.schedule.batch_size - 1) / options.schedule.batch_size;
-  for (std::size_t first = 0; first < windows.size(); first += options.schedule.batch_size) {
-    const std::size_t count = std::min(options.schedule.batch_size, windows.size() - first);
-    const auto part = windows.subspan(first, count);
-    ++batch_;
-    run_batch(plan, students, part, normalizers, first_token, record);
-    for (const std::uint32_t window : part) first_token += context_.examples[window].ids.size();
+  const Share share = share_of(windows.size());
+  auto batches = run_share(plan, students, windows, share, step, record);
+  Stopwatch watch;
+  const bool stops = exchange(share, plan.passes.size(), wants_stop, batches);
+  record.times.exchange = watch.lap();
+  for (const std::vector<PassRecord>& batch : batches) {
+    for (std::size_t i = 0; i < batch.size(); ++i) add_to(record.passes[i], batch[i]);
   }
   for (std::size_t i = 0; i < plan.passes.size(); ++i) {
     record.loss += plan.passes[i].weight * record.passes[i].loss;
@@ -268,7 +363,6 @@ void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> window
     record.contrastive_loss += plan.passes[i].weight * record.passes[i].contrastive_loss;
     record.tokens += record.passes[i].tokens;
   }
-  Stopwatch watch;
   if (context_.on_gradients) context_.on_gradients(flat.gradients());
   record.grad_norm = clip_gradients(flat.gradients(), options.schedule.max_grad_norm);
   record.skipped = !std::isfinite(record.loss) || !std::isfinite(record.grad_norm);
@@ -278,6 +372,7 @@ void StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> window
     context_.graph.weights_changed();
   }
   record.times.optimizer = watch.lap();
+  return stops;
 }
 
 }  // namespace qalof::train

@@ -192,7 +192,7 @@ class Trainer {
     const std::unique_ptr<Graph> graph = make_graph(params);
     DataOrder order = data_order(options_, phase.name, examples_);
     StepRunner runner({options_, examples_, phases_, phase, finished_, params, *graph,
-                       teacher_.get(), gradient_hook(), part_hook()});
+                       teacher_.get(), hooks_.group, gradient_hook(), part_hook()});
 
     if (hooks_.observer != nullptr) {
       hooks_.observer->info(fmt::format("phase {}: {} steps, {}, {} trained parameters", phase.name,
@@ -208,7 +208,7 @@ class Trainer {
       hooks_.on_save(point);
     };
     for (;; ++state.step) {
-      if (hooks_.should_stop && hooks_.should_stop()) {
+      if (stops_ || (hooks_.group == nullptr && wants_stop())) {
         save();
         result_.interrupted = true;
         break;
@@ -220,8 +220,9 @@ class Trainer {
       record.total_steps = total;
       record.learning_rate = learning_rate_at(options_, state.step, total);
       const StepPlan plan = plan_step(phase, options_, target, state.step, total, state.walk);
-      graph->begin_step(result_.steps);
-      runner.run(plan, order.step(state.step), optimizer, record);
+      // Processes stop after the same step: what one of them wants, the others learn in the next.
+      const bool asked = hooks_.group != nullptr && wants_stop();
+      stops_ = runner.run(plan, order.step(state.step), result_.steps, asked, optimizer, record);
       account(history, state, record);
       report(record, history);
       QALOF_CHECK(state.skipped_in_a_row < kMaxSkippedInARow, ErrorKind::kDiverged,
@@ -250,6 +251,8 @@ class Trainer {
       hooks_.on_phase_end(checkpoint(phase, params, state.walk, history, total));
     }
   }
+
+  bool wants_stop() const { return hooks_.should_stop && hooks_.should_stop(); }
 
   RunState state_of(PhaseParameters& params, const AdamW& optimizer) const {
     check_finite(params.flat().values(), result_.phases.back().name);
@@ -416,6 +419,7 @@ class Trainer {
   std::map<int, AdapterParams> finished_;    // by width, without gradient
   TrainResult result_;
   bool begun_ = false;
+  bool stops_ = false;           // a process of the group was asked to stop
   std::int64_t saved_step_ = 0;  // over all phases, of the last checkpoint written or resumed from
 };
 

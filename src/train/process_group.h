@@ -1,0 +1,57 @@
+// The processes that train one model together: which of them this one is, and what they exchange.
+// Started by torchrun, Slurm or Open MPI (docs/scaling.md).
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+namespace qalof::train {
+
+/// The place of this process among those that a launcher started.
+struct Launch {
+  std::size_t rank = 0, size = 1;
+  std::size_t local_rank = 0, local_size = 1;  // among those of this machine
+  std::string address = "127.0.0.1";           // of the store, through which they find each other
+  std::uint16_t port = 29500;
+  bool hosts_store = false;  // this process runs the store; torchrun brings its own
+  std::string prefix;        // of keys in the store, which outlives a restart
+
+  bool is_one_machine() const { return size == local_size; }
+};
+
+/// Reads torchrun's variables (RANK, WORLD_SIZE, ...), else those of a Slurm step, else Open MPI's;
+/// without any the process is alone. Error{kUsage} names a variable that is missing or contradicts
+/// another.
+Launch launch_of_environment();
+
+/// Calls that every process makes in the same order. Each throws Error{kNetwork} where another
+/// process is gone or does not answer in time. Not thread-safe.
+class ProcessGroup {
+ public:
+  virtual ~ProcessGroup() = default;
+  virtual std::size_t rank() const = 0;
+  virtual std::size_t size() const = 0;
+
+  /// values becomes the sum over the first `contributors` processes, in the fixed binary tree of
+  /// docs/numerics.md ("Sums over processes"): the same bits on every process.
+  virtual void sum(std::span<float> values, std::size_t contributors) = 0;
+  /// Every process gives equally many numbers; all [size, numbers.size()] end up in `all`, by rank.
+  virtual void gather(std::span<const double> numbers, std::span<double> all) = 0;
+  /// Process 0's text, on every process.
+  virtual std::string broadcast(const std::string& text) = 0;
+  /// Waits, however long it takes, until every process is here. Notices at once one that is gone.
+  virtual void wait_for_all() = 0;
+  /// Says why this process gives up. True where it is the first to say so, whose reason is shown.
+  virtual bool report_failure(const std::string& reason) = 0;
+};
+
+/// Connects the processes of a launch over Gloo; blocks until all are there. Error{kUsage} where
+/// the port is taken, {kNetwork} where not all arrive in time, {kUnsupported} in a build without
+/// Gloo.
+std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds timeout);
+
+}  // namespace qalof::train

@@ -1,0 +1,251 @@
+// A process group over PyTorch's c10d: Gloo for collectives, TCPStore to find each other.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+#include "train/process_group.h"
+#include "train/torch/sum_tree.h"
+
+#ifdef QALOF_HAS_GLOO
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#endif
+
+namespace qalof::train {
+
+#ifndef QALOF_HAS_GLOO
+
+std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds /*timeout*/) {
+  fail(ErrorKind::kUnsupported,
+       "{} processes were started together, but this build has no Gloo; install libgloo-dev and "
+       "build again, or start one process",
+       launch.size);
+}
+
+#else
+
+namespace {
+
+constexpr const char* kFailureKey = "qalof/failure";
+constexpr std::chrono::hours kVeryLong{24 * 30};
+
+// A file descriptor that is closed where it was not handed over.
+class Socket {
+ public:
+  explicit Socket(int fd) : fd_(fd) {}
+  ~Socket() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Socket(const Socket&) = delete;
+  Socket& operator=(const Socket&) = delete;
+  int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_;
+};
+
+// c10d's store listens on every interface; with all processes on one machine, ours hears that
+// machine alone.
+int listen_on_loopback(std::uint16_t port) {
+  Socket listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int on = 1;
+  ::setsockopt(listener.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  QALOF_CHECK(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
+                  ::listen(listener.get(), SOMAXCONN) == 0,
+              ErrorKind::kUsage, "port {}: {}; MASTER_PORT chooses another", port,
+              std::strerror(errno));
+  return listener.release();
+}
+
+// The address of this machine from which `host` is reached, as text.
+std::string own_address(const std::string& host, std::uint16_t port) {
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_socktype = SOCK_DGRAM;
+  QALOF_CHECK(::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) == 0,
+              ErrorKind::kUsage, "MASTER_ADDR: {} is not the name of a machine", host);
+  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> list(found, ::freeaddrinfo);
+  const Socket probe(::socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage own{};
+  socklen_t size = sizeof(own);
+  char text[NI_MAXHOST] = {};
+  const bool known = ::connect(probe.get(), found->ai_addr, found->ai_addrlen) == 0 &&
+                     ::getsockname(probe.get(), reinterpret_cast<sockaddr*>(&own), &size) == 0 &&
+                     ::getnameinfo(reinterpret_cast<sockaddr*>(&own), size, text, sizeof(text),
+                                   nullptr, 0, NI_NUMERICHOST) == 0;
+  QALOF_CHECK(known, ErrorKind::kNetwork, "MASTER_ADDR: {} is not reached: {}", host,
+              std::strerror(errno));
+  return text;
+}
+
+c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch,
+                                           std::chrono::milliseconds timeout) {
+  c10d::TCPStoreOptions options;
+  options.port = launch.port;
+  options.isServer = launch.hosts_store;
+  options.numWorkers = launch.size;
+  options.waitWorkers = false;
+  options.timeout = timeout;
+  if (launch.hosts_store && launch.is_one_machine())
+    options.masterListenFd = listen_on_loopback(launch.port);
+  c10::intrusive_ptr<c10d::Store> store;
+  try {
+    store = c10::make_intrusive<c10d::TCPStore>(launch.address, options);
+  } catch (const std::exception& error) {
+    const bool taken = std::string_view(error.what()).find("EADDRINUSE") != std::string_view::npos;
+    QALOF_CHECK(!taken, ErrorKind::kUsage, "port {}: is in use; MASTER_PORT chooses another",
+                launch.port);
+    fail(ErrorKind::kNetwork, "rank {} of {}: no store answers at {}:{} within {} s", launch.rank,
+         launch.size, launch.address, launch.port, timeout.count() / 1000);
+  }
+  if (launch.prefix.empty()) return store;
+  return c10::make_intrusive<c10d::PrefixStore>(launch.prefix, store);
+}
+
+class GlooGroup final : public ProcessGroup {
+ public:
+  GlooGroup(const Launch& launch, std::chrono::milliseconds timeout)
+      : launch_(launch), timeout_(timeout), store_(open_store(launch, timeout)) {
+    wait_for_arrival();
+    const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+    options->devices.push_back(device());
+    // Work is never side by side.
+    options->threads = 1;
+    exchange("connecting", [&] {
+      group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(store_, static_cast<int>(launch.rank),
+                                                           static_cast<int>(launch.size), options);
+    });
+  }
+
+  std::size_t rank() const override { return launch_.rank; }
+  std::size_t size() const override { return launch_.size; }
+
+  // Each process sums a part of the values over all, then all get every part: twice the bytes of
+  // the values, whatever the number of processes, and an order that is ours.
+  void sum(std::span<float> values, std::size_t contributors) override {
+    const auto ranks = static_cast<std::int64_t>(launch_.size);
+    const auto count = static_cast<std::int64_t>(values.size());
+    const std::int64_t part = (count + ranks - 1) / ranks;
+    if (!mine_.defined() || mine_.numel() != part * ranks) {
+      mine_ = at::zeros({part * ranks}, at::kFloat);
+      parts_ = at::empty({ranks, part}, at::kFloat);
+    }
+    std::memcpy(mine_.mutable_data_ptr<float>(), values.data(), values.size_bytes());
+    exchange("a sum", [&] {
+      std::vector<std::int64_t> equal;
+      at::Tensor received = parts_.view({-1});
+      group_->alltoall_base(received, mine_, equal, equal)->wait();
+    });
+    std::vector<at::Tensor> terms;
+    for (std::size_t i = 0; i < contributors; ++i)
+      terms.push_back(parts_[static_cast<std::int64_t>(i)]);
+    sum_of(terms);
+    at::Tensor summed = terms.front();
+    exchange("a sum", [&] { group_->_allgather_base(mine_, summed)->wait(); });
+    std::memcpy(values.data(), mine_.const_data_ptr<float>(), values.size_bytes());
+  }
+
+  void gather(std::span<const double> numbers, std::span<double> all) override {
+    at::Tensor given = at::empty({static_cast<std::int64_t>(numbers.size())}, at::kDouble);
+    at::Tensor gathered = at::empty({static_cast<std::int64_t>(all.size())}, at::kDouble);
+    std::memcpy(given.mutable_data_ptr<double>(), numbers.data(), numbers.size_bytes());
+    exchange("numbers of a step", [&] { group_->_allgather_base(gathered, given)->wait(); });
+    std::memcpy(all.data(), gathered.const_data_ptr<double>(), all.size_bytes());
+  }
+
+  std::string broadcast(const std::string& text) override {
+    std::vector<at::Tensor> size = {
+        at::full({1}, static_cast<std::int64_t>(text.size()), at::kLong)};
+    exchange("the text of rank 0", [&] { group_->broadcast(size)->wait(); });
+    std::vector<at::Tensor> bytes = {at::empty({size[0].item<std::int64_t>()}, at::kByte)};
+    if (bytes[0].numel() == 0) return "";
+    if (rank() == 0) std::memcpy(bytes[0].mutable_data_ptr(), text.data(), text.size());
+    exchange("the text of rank 0", [&] { group_->broadcast(bytes)->wait(); });
+    return {static_cast<const char*>(bytes[0].const_data_ptr()),
+            static_cast<std::size_t>(bytes[0].numel())};
+  }
+
+  void wait_for_all() override {
+    c10d::BarrierOptions options;
+    options.timeout = kVeryLong;
+    exchange("the others", [&] { group_->barrier(options)->wait(kVeryLong); });
+  }
+
+  bool report_failure(const std::string& reason) override {
+    const std::string own = std::to_string(launch_.rank) + " " + reason;
+    try {
+      store_->setTimeout(std::chrono::seconds(1));
+      return store_->compareSet(kFailureKey, "", own) == own;
+    } catch (const std::exception&) {
+      return true;  // the store is gone, and with it whoever ran it
+    }
+  }
+
+ private:
+  // Says who is missing instead of what of the store timed out.
+  void wait_for_arrival() {
+    const auto key = [](std::size_t rank) { return "qalof/arrived/" + std::to_string(rank); };
+    try {
+      store_->set(key(launch_.rank), std::vector<std::uint8_t>{1});
+      std::vector<std::string> keys;
+      for (std::size_t i = 0; i < launch_.size; ++i) keys.push_back(key(i));
+      store_->wait(keys, timeout_);
+    } catch (const std::exception&) {
+      fail(ErrorKind::kNetwork, "rank {} of {}: not all processes arrived within {} s",
+           launch_.rank, launch_.size, timeout_.count() / 1000);
+    }
+  }
+
+  std::shared_ptr<gloo::transport::Device> device() const {
+    if (const char* name = std::getenv("GLOO_SOCKET_IFNAME"); name != nullptr && *name != '\0')
+      return c10d::ProcessGroupGloo::createDeviceForInterface(name);
+    if (launch_.is_one_machine())
+      return c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1");
+    return c10d::ProcessGroupGloo::createDeviceForHostname(
+        own_address(launch_.address, launch_.port));
+  }
+
+  template <typename Work>
+  void exchange(const char* what, const Work& work) {
+    try {
+      work();
+    } catch (const std::exception& error) {
+      const std::string_view text = error.what();
+      const bool late = text.find("imed out") != std::string_view::npos ||
+                        text.find("imeout") != std::string_view::npos;
+      if (late) {
+        fail(ErrorKind::kNetwork, "waiting for {}: another process did not answer within {} s",
+             what, timeout_.count() / 1000);
+      }
+      fail(ErrorKind::kNetwork, "waiting for {}: another process has ended", what);
+    }
+  }
+
+  Launch launch_;
+  std::chrono::milliseconds timeout_;
+  c10::intrusive_ptr<c10d::Store> store_;
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
+  at::Tensor mine_, parts_;  // of sum
+};
+
+}  // namespace
+
+std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds timeout) {
+  return std::make_unique<GlooGroup>(launch, timeout);
+}
+
+#endif
+
+}  // namespace qalof::train
