@@ -59,10 +59,10 @@ DoctorResult run_doctor() {
   std::error_code error;
   const std::filesystem::path sibling =
       std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "qalof-train";
-  result.trainer = std::filesystem::exists(sibling)
-                       ? sibling.string()
-                       : sibling.string() +
-                             " is missing: train and demo are off (build with -DQALOF_TRAIN=ON)";
+  result.trainer =
+      std::filesystem::exists(sibling)
+          ? sibling.string()
+          : sibling.string() + " is missing: train and demo are off (build with -DQALOF_TRAIN=ON)";
   return result;
 }
 

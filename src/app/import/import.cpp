@@ -78,10 +78,11 @@ ImportResult run_import(const ImportOptions& options, Observer& observer) {
     case Format::kUnknown:
       break;
   }
-  fail(ErrorKind::kUnsupported,
-       "{}: unknown format, expected a GGUF file or a safetensors checkpoint of the original Python "
-       "code",
-       options.source);
+  fail(
+      ErrorKind::kUnsupported,
+      "{}: unknown format, expected a GGUF file or a safetensors checkpoint of the original Python "
+      "code",
+      options.source);
 }
 
 }  // namespace qalof::app

@@ -1,5 +1,6 @@
 // A process group over PyTorch's c10d: Gloo for collectives, TCPStore to find each other.
 #include <ATen/ATen.h>
+#include <c10/util/Logging.h>
 
 #include <algorithm>
 #include <cstring>
@@ -243,6 +244,9 @@ class GlooGroup final : public ProcessGroup {
 }  // namespace
 
 std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds timeout) {
+  // PyTorch prints stacks of its own where a connection ends; what ended it is told in words.
+  ::setenv("TORCH_CPP_LOG_LEVEL", "FATAL", /*overwrite=*/0);
+  c10::initLogging();
   return std::make_unique<GlooGroup>(launch, timeout);
 }
 
