@@ -29,10 +29,10 @@ SECONDS_TO_END = 20 + 5  # --ddp_timeout below, and what a process may take to n
 
 def command(build, ranks, output):
     data = ROOT / "assets/nano"
-    flags = f"""--model_name_or_path {data}/model --train_file {data}/data/train.json --method switch
-        --bit_widths 8 4 --max_steps 60 --lora_r 4 --per_device_train_batch_size 2 --save_steps 10
-        --gradient_accumulation_steps {4 // ranks} --threads 1 --ddp_timeout 20 --warmup_steps 5
-        --output_dir {output}"""
+    flags = f"""--model_name_or_path {data}/model --train_file {data}/data/train.json
+        --method switch --bit_widths 8 4 --max_steps 60 --lora_r 4 --warmup_steps 5
+        --per_device_train_batch_size 2 --gradient_accumulation_steps {4 // ranks} --threads 1
+        --save_steps 10 --ddp_timeout 20 --output_dir {output}"""
     return [str(build / "qalof-train"), "train", *flags.split()]
 
 
