@@ -153,16 +153,19 @@ void run_bench_train(std::vector<std::string> arguments) {
   line.option("--threads", options.model.threads, "threads; 0 = QALOF_THREADS, else all");
   line.parse();
   const app::TrainBenchResult result = app::run_train_bench(options, line.observer());
+  if (result.rank > 0) return;
   Json steps = Json::array();
   train::StepTimes sum;
   for (const train::StepRecord& step : result.steps) {
     steps.push_back({{"tokens", step.tokens},
                      {"forward", step.times.forward},
                      {"backward", step.times.backward},
-                     {"optimizer", step.times.optimizer}});
+                     {"optimizer", step.times.optimizer},
+                     {"exchange", step.times.exchange}});
     sum.forward += step.times.forward;
     sum.backward += step.times.backward;
     sum.optimizer += step.times.optimizer;
+    sum.exchange += step.times.exchange;
   }
   const double percent = 100 / sum.total();
   line.print(
@@ -174,13 +177,17 @@ void run_bench_train(std::vector<std::string> arguments) {
        {"batch", options.batch},
        {"seq", options.tokens},
        {"threads", result.threads},
+       {"processes", result.processes},
        {"isa", result.isa},
        {"precision", result.precision}},
       fmt::format("train {:.1f} tokens/s   median {:.4f} s of {} (forward {:.0f} %, backward "
-                  "{:.0f} %, optimizer {:.1f} %)   {} threads   {}   {}\n",
+                  "{:.0f} %, optimizer {:.1f} %{})   {} threads   {}   {}\n",
                   result.tokens_per_second, result.seconds, options.repeats, percent * sum.forward,
-                  percent * sum.backward, percent * sum.optimizer, result.threads, result.isa,
-                  result.precision));
+                  percent * sum.backward, percent * sum.optimizer,
+                  result.processes > 1 ? fmt::format(", exchange of {} processes {:.1f} %",
+                                                     result.processes, percent * sum.exchange)
+                                       : "",
+                  result.threads, result.isa, result.precision));
 }
 
 }  // namespace qalof::cli

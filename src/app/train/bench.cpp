@@ -2,6 +2,7 @@
 #include "app/train/bench.h"
 
 #include "app/bench.h"
+#include "app/train/processes.h"
 #include "core/error.h"
 #include "core/flag_range.h"
 #include "core/random.h"
@@ -36,7 +37,10 @@ void check(const TrainBenchOptions& options, std::size_t positions) {
 
 }  // namespace
 
-TrainBenchResult run_train_bench(const TrainBenchOptions& options, Observer& observer) {
+namespace {
+
+TrainBenchResult bench_among(const Processes& processes, const TrainBenchOptions& options) {
+  Observer& observer = processes.observer();
   const ModelHandle handle = open_model(options.model, observer);
   const model::ModelConfig& config = handle.base->config();
   check(options, config.max_positions);
@@ -56,17 +60,23 @@ TrainBenchResult run_train_bench(const TrainBenchOptions& options, Observer& obs
   train::TrainOptions train = options.train;
   train.method = train::Method::kLora;
   train.plan = quant::resolve(handle.plan, handle.base->target());
-  train.schedule.batch_size = options.batch;
+  QALOF_CHECK(options.batch % processes.count() == 0, ErrorKind::kUsage,
+              "--batch: found {}, expected a multiple of the {} processes", options.batch,
+              processes.count());
+  train.schedule.batch_size = options.batch / processes.count();
   train.schedule.max_steps = options.repeats + 1;
   train.schedule.warmup_steps = 0;
   train.threads = choose_threads(options.model.threads);
   train::TrainHooks hooks;
   hooks.observer = &observer;
+  hooks.group = processes.group();
   const train::TrainResult run = train::train(handle.base, train, examples, hooks);
 
   TrainBenchResult result;
   result.precision = run.phases.front().precision;
   result.threads = train.threads;
+  result.processes = processes.count();
+  result.rank = processes.rank();
   result.isa = kernels::to_string(kernels::active_isa());
   result.steps.assign(run.phases.front().steps.begin() + 1, run.phases.front().steps.end());
   std::vector<double> seconds, speeds;
@@ -77,7 +87,22 @@ TrainBenchResult run_train_bench(const TrainBenchOptions& options, Observer& obs
   }
   result.seconds = median(seconds);
   result.tokens_per_second = median(speeds);
+  processes.wait_for_all();
   return result;
+}
+
+}  // namespace
+
+TrainBenchResult run_train_bench(const TrainBenchOptions& given, Observer& observer) {
+  TrainBenchOptions options = given;
+  constexpr std::chrono::seconds kTimeout{60};
+  const Processes processes(nullptr, kTimeout, options.model.threads, options.train.schedule,
+                            observer);
+  try {
+    return bench_among(processes, options);
+  } catch (const Error& error) {
+    processes.give_up(error);
+  }
 }
 
 }  // namespace qalof::app

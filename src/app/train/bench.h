@@ -19,8 +19,10 @@ struct TrainBenchOptions {
   train::TrainOptions train;  // rank, backward pass and the like
 };
 struct TrainBenchResult {
-  std::string precision;  // effective, in words
-  int threads = 0;
+  std::string precision;      // effective, in words
+  int threads = 0;            // of each process
+  std::size_t processes = 1;  // that a launcher started
+  std::size_t rank = 0;       // of this one; others than 0 report nothing
   std::string isa;
   std::vector<train::StepRecord> steps;  // in the order measured, without the warm-up
   std::uint64_t tokens = 0;              // of all of them
@@ -28,7 +30,8 @@ struct TrainBenchResult {
   double tokens_per_second = 0;          // median over steps
 };
 
-/// One LoRA per linear in the plan. Error{kUsage} for numbers out of range.
+/// One LoRA per linear in the plan. Started by a launcher, processes share a step's windows.
+/// Error{kUsage} for numbers out of range.
 TrainBenchResult run_train_bench(const TrainBenchOptions& options, Observer& observer);
 
 }  // namespace qalof::app

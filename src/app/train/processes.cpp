@@ -4,43 +4,32 @@
 #include <algorithm>
 #include <bit>
 
+#include "app/model_handle.h"
 #include "app/train/checkpoint.h"
 
 namespace qalof::app {
 
-namespace {
-
-constexpr const char* kMicroBatches = "--gradient_accumulation_steps";
-
-}  // namespace
-
-Processes::Processes(TrainRunOptions& options, Observer& observer) : observer_(&observer) {
-  if (options.group == nullptr) {
+Processes::Processes(train::ProcessGroup* given, std::chrono::seconds timeout, int& threads,
+                     train::ScheduleOptions& schedule, Observer& observer)
+    : group_(given), observer_(&observer) {
+  if (group_ == nullptr) {
     const train::Launch launch = train::launch_of_environment();
-    if (launch.size > 1) {
-      if (launch.rank == 0) observer.status(fmt::format("waiting for {} processes", launch.size));
-      own_ = train::connect(launch, std::chrono::seconds(options.ddp_timeout));
-      options.group = own_.get();
-      const std::size_t each = static_cast<std::size_t>(choose_threads(options.model.threads));
-      if (options.model.threads == 0)
-        options.model.threads =
-            static_cast<int>(std::max<std::size_t>(1, each / launch.local_size));
-    }
+    if (launch.size == 1) return;
+    if (launch.rank == 0) observer.status(fmt::format("waiting for {} processes", launch.size));
+    own_ = train::connect(launch, timeout);
+    group_ = own_.get();
+    const auto all = static_cast<std::size_t>(choose_threads(threads));
+    if (threads == 0) threads = static_cast<int>(std::max<std::size_t>(1, all / launch.local_size));
   }
-  if (options.group == nullptr || options.group->size() == 1) return;
-  group_ = options.group;
   if (!lead()) observer_ = &quiet_;
-  std::size_t& batches = options.train.schedule.gradient_accumulation_steps;
+  std::size_t& batches = schedule.gradient_accumulation_steps;
   QALOF_CHECK(std::has_single_bit(batches), ErrorKind::kUsage,
               "--gradient_accumulation_steps: found {}, expected a power of two where several "
               "processes train together",
               batches);
-  // From here on: of all processes. A run may go on with more or fewer of them.
-  batches *= group_->size();
-  if (options.flags.contains(kMicroBatches)) options.flags[kMicroBatches] = batches;
-  this->observer().info(fmt::format("{} processes, {} micro-batches a step, {} threads each",
-                                    group_->size(), batches,
-                                    choose_threads(options.model.threads)));
+  batches *= count();
+  observer_->info(fmt::format("{} processes, {} micro-batches a step, {} threads each", count(),
+                              batches, choose_threads(threads)));
 }
 
 void Processes::check_same_run(const Json& identity) const {

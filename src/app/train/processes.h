@@ -2,12 +2,15 @@
 // others do meanwhile.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
 
-#include "app/train/run.h"
 #include "core/error.h"
+#include "core/json.h"
+#include "core/progress.h"
+#include "train/options.h"
 #include "train/process_group.h"
 
 namespace qalof::app {
@@ -16,11 +19,16 @@ namespace qalof::app {
 /// others read the same files and compute their share of every step. Alone, every call is empty.
 class Processes {
  public:
-  /// Connects to the others where options name no group and a launcher's variables tell of more
-  /// than one process; shares the machine's threads with them. Counts micro-batches of all
-  /// processes in options. Error{kUsage} for numbers of them that give no fixed tree.
-  Processes(TrainRunOptions& options, Observer& observer);
+  /// Connects to the others where no group is given and a launcher's variables tell of more than
+  /// one process. Then shares the machine's threads with them where threads is 0, and counts
+  /// micro-batches of all processes in schedule. Error{kUsage} for numbers of them that give no
+  /// fixed tree; timeout as connect's.
+  Processes(train::ProcessGroup* given, std::chrono::seconds timeout, int& threads,
+            train::ScheduleOptions& schedule, Observer& observer);
 
+  /// Null: this process is alone.
+  train::ProcessGroup* group() const { return group_; }
+  std::size_t count() const { return group_ != nullptr ? group_->size() : 1; }
   bool lead() const { return group_ == nullptr || group_->rank() == 0; }
   std::size_t rank() const { return group_ != nullptr ? group_->rank() : 0; }
   /// Of the process that leads the caller's; of the others one that shows nothing.

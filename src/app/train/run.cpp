@@ -26,6 +26,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kRangeTest = "range_test";
+constexpr const char* kMicroBatches = "--gradient_accumulation_steps";
 
 // What no other check below sees before the first file is written.
 void check_numbers(const TrainRunOptions& options) {
@@ -340,7 +341,13 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
 
 TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   TrainRunOptions options = given;
-  const Processes processes(options, observer);
+  train::ScheduleOptions& schedule = options.train.schedule;
+  const Processes processes(options.group, std::chrono::seconds(options.ddp_timeout),
+                            options.model.threads, schedule, observer);
+  options.group = processes.group();
+  // A run may go on with more or fewer processes: what counts is the micro-batches of all.
+  if (options.flags.contains(kMicroBatches))
+    options.flags[kMicroBatches] = schedule.gradient_accumulation_steps;
   try {
     return run_among(processes, options);
   } catch (const Error& error) {

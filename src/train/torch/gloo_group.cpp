@@ -3,6 +3,7 @@
 #include <c10/util/Logging.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstring>
 
 #include "core/error.h"
@@ -190,7 +191,8 @@ class GlooGroup final : public ProcessGroup {
       store_->setTimeout(std::chrono::seconds(1));
       return store_->compareSet(kFailureKey, "", own) == own;
     } catch (const std::exception&) {
-      return true;  // the store is gone, and with it whoever ran it
+      // The store is gone, and with it rank 0, which ran it, or torchrun, which tells by itself.
+      return launch_.rank <= 1 && launch_.prefix.empty();
     }
   }
 
@@ -244,6 +246,9 @@ class GlooGroup final : public ProcessGroup {
 }  // namespace
 
 std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds timeout) {
+  // A process that ends must not take others with it in the middle of a word: writing to it fails,
+  // and that is told.
+  ::signal(SIGPIPE, SIG_IGN);
   // PyTorch prints stacks of its own where a connection ends; what ended it is told in words.
   ::setenv("TORCH_CPP_LOG_LEVEL", "FATAL", /*overwrite=*/0);
   c10::initLogging();
