@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -44,6 +45,14 @@ struct Reading {
 };
 
 /// What runs an evaluation.
+/// Where the numbers of a batch come from, if not from this process alone.
+class BatchSource {
+ public:
+  virtual ~BatchSource() = default;
+  /// Leaves in numbers what compute would leave there. Called once per batch, in order.
+  virtual void fill(std::span<float> numbers, const std::function<void()>& compute) = 0;
+};
+
 struct Evaluation {
   Reading reading;
   const runtime::RequestExecutions& executions;
@@ -51,6 +60,12 @@ struct Evaluation {
   runtime::Profile* profile = nullptr;
   std::vector<std::string> label_names = {};  // of a class head, for files; may be empty
   bool keep_samples = false;                  // Scores::per_sample
+  BatchSource* batches = nullptr;             // null: every batch is computed here
+
+  /// What the model says of a batch: compute fills numbers, here or in another process.
+  void fill(std::span<float> numbers, const std::function<void()>& compute) const {
+    batches != nullptr ? batches->fill(numbers, compute) : compute();
+  }
 };
 
 /// One number of a result.

@@ -190,6 +190,15 @@ INSTANTIATE_TEST_SUITE_P(
         Method{"GradientsOfEightBits",
                "--method switch --bit_widths 4 --gradient_bits 8 --max_steps 4"},
         Method{"Teacher", "--method switch --bit_widths 4 --teacher TEACHER --max_steps 4"},
+        Method{"Scored",
+               "--method switch --bit_widths 8 4 --max_steps 4 --eval_steps 2 "
+               "--max_eval_samples 40 --validation_file " QALOF_SOURCE_DIR
+               "/assets/nano/data/validation.json"},
+        Method{"ScoredText",
+               "--task lm --method switch --bit_widths 8 --max_steps 4 --eval_steps 2 "
+               "--train_file " QALOF_SOURCE_DIR "/assets/nano/data/text.txt "
+               "--max_train_samples 10 --validation_file " QALOF_SOURCE_DIR
+               "/assets/nano/data/text.txt"},
         Method{"SelfText",
                "--task lm --train_file self --self_tokens 300 --method switch "
                "--bit_widths 8 --max_steps 4"}),

@@ -6,10 +6,12 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 #include "core/json.h"
 #include "core/progress.h"
+#include "tasks/task.h"
 #include "train/options.h"
 #include "train/process_group.h"
 
@@ -40,14 +42,20 @@ class Processes {
   std::string of_leader(const std::function<std::string()>& make) const;
   /// Returns when every process is here, however long one takes.
   void wait_for_all() const;
+  /// The task's scores, on every process, by the bytes of one alone: processes take turns at
+  /// batches, then each goes through all of them with the numbers of whoever computed them.
+  tasks::Scores evaluate(const tasks::Task& task, const tasks::Evaluation& run,
+                         const tasks::DataOptions& data) const;
   /// Throws what this process's user should see of an error that ends the run: the first error of
   /// any process with its rank, of the others Error without text.
   [[noreturn]] void give_up(const Error& error) const;
 
  private:
+  std::vector<std::vector<float>> gather(const std::vector<float>& numbers) const;
+
   std::unique_ptr<train::ProcessGroup> own_;
   train::ProcessGroup* group_ = nullptr;  // null: alone
-  Observer quiet_;
+  mutable Observer quiet_;
   Observer* observer_;
 };
 

@@ -74,11 +74,11 @@ void check_options(const TrainRunOptions& options) {
 class Scorer {
  public:
   Scorer(const TrainRunOptions& options, std::shared_ptr<const weights::BaseModel> base,
-         const text::TextEncoder& encoder, Observer& observer)
+         const text::TextEncoder& encoder, const Processes& processes)
       : options_(options),
         base_(std::move(base)),
         encoder_(encoder),
-        observer_(observer),
+        processes_(processes),
         pool_(choose_threads(options.model.threads)) {}
 
   WidthScore score(const train::TrainedWeights& weights, const quant::PrecisionPlan& plan,
@@ -94,8 +94,9 @@ class Scorer {
     data.max_samples = options_.max_eval_samples;
     data.max_seq_length = options_.max_seq_length;
     const runtime::RequestExecutions executions(*execution);
-    score.scores = task_of(options_).evaluate(
-        {{encoder_, base->config().max_positions, observer_}, executions, pool_}, data);
+    score.scores = processes_.evaluate(
+        task_of(options_),
+        {{encoder_, base->config().max_positions, processes_.observer()}, executions, pool_}, data);
     return score;
   }
 
@@ -103,7 +104,7 @@ class Scorer {
   const TrainRunOptions& options_;
   std::shared_ptr<const weights::BaseModel> base_;
   const text::TextEncoder& encoder_;
-  Observer& observer_;
+  const Processes& processes_;
   ThreadPool pool_;
 };
 
@@ -282,7 +283,7 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
                       config, train::with_batches_of(examples.size(), options.train), longest)) /
                       1e6));
 
-  Scorer scorer(options, handle.base, encoder, observer);
+  Scorer scorer(options, handle.base, encoder, processes);
   const std::int64_t max_steps = count_steps(options.train, handle.base->target(), examples);
   std::optional<RunLog> log;
   hooks.on_gradients = options.on_gradients;
@@ -304,7 +305,6 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   }
   if (!options.validation_file.empty()) {
     auto score = [&](const train::Checkpoint& point, bool at_phase_end) {
-      if (!processes.lead()) return processes.wait_for_all();
       const train::TrainedWeights weights = point.weights();
       std::vector<WidthScore> scores;
       for (const quant::PrecisionPlan* plan : point.plans) {
@@ -314,8 +314,7 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
         observer.info(
             fmt::format("{} step {}: {}", point.phase, point.step, score_text(scores.back())));
       }
-      log->add(point, scores, at_phase_end);
-      processes.wait_for_all();
+      if (log) log->add(point, scores, at_phase_end);
     };
     hooks.on_eval = [score](const train::Checkpoint& point) { score(point, false); };
     hooks.on_phase_end = [score](const train::Checkpoint& point) { score(point, true); };

@@ -74,16 +74,31 @@ class ChoiceEvaluator {
         sequences.push_back(
             {std::span(choice.ids).first(choice.ids.size() - 1), nullptr, served.back().get()});
     }
-    hidden_.resize(pending_tokens_ * hidden);
-    runtime::forward_by_execution(run_.executions.front(), sequences, workspace_, hidden_.data(),
-                                  run_.parallel, run_.profile);
-    std::size_t row = 0;
+    std::size_t scored = 0;
+    for (const Pending& pending : pending_) {
+      for (const ChoiceTokens& choice : pending.choices) scored += choice.scored;
+    }
+    losses_.resize(scored);
+    run_.fill(losses_, [&] {
+      hidden_.resize(pending_tokens_ * hidden);
+      runtime::forward_by_execution(run_.executions.front(), sequences, workspace_, hidden_.data(),
+                                    run_.parallel, run_.profile);
+      auto next = losses_.begin();
+      std::size_t row = 0;
+      for (std::size_t i = 0; i < pending_.size(); ++i) {
+        for (const ChoiceTokens& choice : pending_[i].choices) {
+          row += choice.ids.size() - 1;
+          next = std::ranges::copy(losses_of(*served[i], choice, row - choice.scored), next).out;
+        }
+      }
+    });
+    const float* next = losses_.data();
     for (std::size_t i = 0; i < pending_.size(); ++i) {
       std::vector<double> sums;
       for (const ChoiceTokens& choice : pending_[i].choices) {
-        row += choice.ids.size() - 1;
         sums.push_back(
-            log_likelihood(*served[i], choice, row - choice.scored, pending_[i].question.line));
+            log_likelihood({next, choice.scored}, *served[i], pending_[i].question.line));
+        next += choice.scored;
       }
       score(pending_[i], sums);
     }
@@ -114,15 +129,18 @@ class ChoiceEvaluator {
   };
 
   // first_row: of the hidden states, that which predicts the choice's first token.
-  double log_likelihood(const runtime::Execution& execution, const ChoiceTokens& choice,
-                        std::size_t first_row, std::size_t line) {
+  std::vector<float> losses_of(const runtime::Execution& execution, const ChoiceTokens& choice,
+                               std::size_t first_row) {
     const std::size_t hidden = execution.base().config().hidden;
     const runtime::Profile::Scope scope(
         run_.profile, "lm_head",
         choice.scored * execution.base().config().vocab_size * sizeof(float));
-    const std::vector<float> losses =
-        runtime::lm_token_losses(execution, hidden_.data() + first_row * hidden,
-                                 std::span(choice.ids).last(choice.scored), run_.parallel);
+    return runtime::lm_token_losses(execution, hidden_.data() + first_row * hidden,
+                                    std::span(choice.ids).last(choice.scored), run_.parallel);
+  }
+
+  double log_likelihood(std::span<const float> losses, const runtime::Execution& execution,
+                        std::size_t line) const {
     double sum = 0;
     for (const float loss : losses) sum -= static_cast<double>(loss);
     check_finite(sum, "a log-likelihood", [&] {
@@ -169,7 +187,7 @@ class ChoiceEvaluator {
   std::vector<Pending> pending_;
   std::size_t pending_tokens_ = 0;
   runtime::GroupedWorkspace workspace_;
-  std::vector<float> hidden_;
+  std::vector<float> hidden_, losses_;
   std::uint64_t done_ = 0, tokens_ = 0, right_ = 0, right_norm_ = 0, right_bytes_ = 0, cut_ = 0;
   Scores scores_;
 };

@@ -26,7 +26,8 @@ constexpr Metric kClassMetrics[] = {
 class Classifier {
  public:
   Classifier(const Evaluation& run, std::string path)
-      : executions_(run.executions),
+      : run_(run),
+        executions_(run.executions),
         path_(std::move(path)),
         batch_tokens_(kBatchTokens * run.executions.set().size()),
         parallel_(run.parallel),
@@ -46,8 +47,13 @@ class Classifier {
       served.push_back(executions_.of_request(predictions_.size() + served.size()));
       sequences.push_back({ids, nullptr, served.back().get()});
     }
-    runtime::class_logits(executions_.front(), sequences, workspace_, logits_, parallel_, profile_);
-    const std::size_t classes = logits_.size() / sequences.size();
+    const std::size_t classes = runtime::num_classes(executions_.front());
+    logits_.resize(sequences.size() * classes);
+    run_.fill(logits_, [&] {
+      runtime::class_logits(executions_.front(), sequences, workspace_, computed_, parallel_,
+                            profile_);
+      std::ranges::copy(computed_, logits_.begin());
+    });
     for (std::size_t i = 0; i < sequences.size(); ++i) {
       const auto row = std::span<const float>(logits_).subspan(i * classes, classes);
       check_finite(row, "a logit", [&] {
@@ -74,13 +80,14 @@ class Classifier {
  private:
   double count() const { return static_cast<double>(predictions_.size()); }
 
+  const Evaluation& run_;
   const runtime::RequestExecutions& executions_;
   std::string path_;
   std::size_t batch_tokens_;  // as many for each execution
   ParallelFor& parallel_;
   runtime::Profile* profile_;
   runtime::ClassifierWorkspace workspace_;
-  std::vector<float> logits_;
+  std::vector<float> computed_, logits_;
   std::vector<std::vector<std::int32_t>> pending_;
   std::size_t pending_tokens_ = 0;
   std::vector<std::int32_t> labels_, predictions_;

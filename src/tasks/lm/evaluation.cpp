@@ -88,9 +88,8 @@ Scores Lm::score_documents(const Evaluation& run, std::span<const std::string_vi
   // As many tokens for each execution.
   const std::size_t batch_tokens = kBatchTokens * executions.set().size();
   runtime::GroupedWorkspace workspace;
-  std::vector<float> hidden, scored_rows;
+  std::vector<float> hidden, scored_rows, losses;
   std::vector<std::int32_t> targets;
-  std::vector<std::size_t> scored;  // index in ids of each target
   double sum = 0;
   observer.progress("windows", 0, windows.size(), "");
   for (std::size_t next = 0; next < windows.size();) {
@@ -106,38 +105,46 @@ Scores Lm::score_documents(const Evaluation& run, std::span<const std::string_vi
                            served.back().get()});
       tokens += window.end - window.first;
     }
-    hidden.resize(tokens * config.hidden);
-    runtime::forward_by_execution(executions.front(), sequences, workspace, hidden.data(), parallel,
-                                  profile);
-    const auto score = [&](const runtime::Execution& execution) {
-      const runtime::Profile::Scope scope(profile, "lm_head",
-                                          targets.size() * config.vocab_size * sizeof(float));
-      const std::vector<float> losses =
-          runtime::lm_token_losses(execution, scored_rows.data(), targets, parallel);
-      for (std::size_t i = 0; i < losses.size(); ++i) {
+    std::size_t scored = 0;
+    for (std::size_t w = first_window; w < next; ++w)
+      scored += windows[w].end - windows[w].scored_from;
+    losses.resize(scored);
+    run.fill(losses, [&] {
+      hidden.resize(tokens * config.hidden);
+      runtime::forward_by_execution(executions.front(), sequences, workspace, hidden.data(),
+                                    parallel, profile);
+      auto next_loss = losses.begin();
+      std::size_t row0 = 0;
+      for (std::size_t w = first_window; w < next; ++w) {
+        const runtime::Execution& execution = *served[w - first_window];
+        for (std::size_t t = windows[w].scored_from; t < windows[w].end; ++t) {
+          const float* row = hidden.data() + (row0 + t - 1 - windows[w].first) * config.hidden;
+          scored_rows.insert(scored_rows.end(), row, row + config.hidden);
+          targets.push_back(ids[t]);
+        }
+        row0 += windows[w].end - windows[w].first;
+        const bool is_last = w + 1 == next || served[w + 1 - first_window]->lm_head_width() !=
+                                                  execution.lm_head_width();
+        if (!is_last) continue;
+        const runtime::Profile::Scope scope(profile, "lm_head",
+                                            targets.size() * config.vocab_size * sizeof(float));
+        next_loss = std::ranges::copy(
+                        runtime::lm_token_losses(execution, scored_rows.data(), targets, parallel),
+                        next_loss)
+                        .out;
+        scored_rows.clear();
+        targets.clear();
+      }
+    });
+    std::size_t i = 0;
+    for (std::size_t w = first_window; w < next; ++w) {
+      for (std::size_t t = windows[w].scored_from; t < windows[w].end; ++t, ++i) {
         check_finite(static_cast<double>(losses[i]), "the loss", [&] {
-          return fmt::format("{}: token {} of {} at {}", data.file, scored[i] + 1, ids.size(),
-                             execution.description());
+          return fmt::format("{}: token {} of {} at {}", data.file, t + 1, ids.size(),
+                             served[w - first_window]->description());
         });
         sum += static_cast<double>(losses[i]);
       }
-      scored_rows.clear();
-      targets.clear();
-      scored.clear();
-    };
-    std::size_t row0 = 0;
-    for (std::size_t w = first_window; w < next; ++w) {
-      const runtime::Execution& execution = *served[w - first_window];
-      const bool is_last = w + 1 == next || served[w + 1 - first_window]->lm_head_width() !=
-                                                execution.lm_head_width();
-      for (std::size_t t = windows[w].scored_from; t < windows[w].end; ++t) {
-        const float* row = hidden.data() + (row0 + t - 1 - windows[w].first) * config.hidden;
-        scored_rows.insert(scored_rows.end(), row, row + config.hidden);
-        targets.push_back(ids[t]);
-        scored.push_back(t);
-      }
-      row0 += windows[w].end - windows[w].first;
-      if (is_last) score(execution);
     }
     observer.progress("windows", next, windows.size(), "");
   }

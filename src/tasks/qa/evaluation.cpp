@@ -32,7 +32,8 @@ class QaEvaluator {
   // untrained: the head of executions without one.
   QaEvaluator(const Evaluation& run, const weights::Head* untrained,
               const text::SpanDecodeOptions& decode, const DataOptions& data)
-      : executions_(run.executions),
+      : run_(run),
+        executions_(run.executions),
         decode_(decode),
         data_(data),
         parallel_(run.parallel),
@@ -54,11 +55,13 @@ class QaEvaluator {
         sequences[next++].execution = served.back().get();
     }
     const std::size_t hidden = executions_.front().base().config().hidden;
-    hidden_.resize(batch.tokens * hidden);
     logits_.resize(batch.tokens * 2);
-    runtime::forward_by_execution(executions_.front(), sequences, workspace_, hidden_.data(),
-                                  parallel_, profile_);
-    apply_heads(batch, served);
+    run_.fill(logits_, [&] {
+      hidden_.resize(batch.tokens * hidden);
+      runtime::forward_by_execution(executions_.front(), sequences, workspace_, hidden_.data(),
+                                    parallel_, profile_);
+      apply_heads(batch, served);
+    });
     std::size_t row = 0;
     for (std::size_t i = 0; i < batch.items.size(); ++i) {
       const QaItem& item = batch.items[i];
@@ -125,6 +128,7 @@ class QaEvaluator {
     if (writer_ && !item.is_superseded) writer_->add(item.question.id, prediction, score);
   }
 
+  const Evaluation& run_;
   const runtime::RequestExecutions& executions_;
   const text::SpanDecodeOptions& decode_;
   const DataOptions& data_;
