@@ -81,7 +81,9 @@ def kill_alone(words, ranks, victim, delay):
         others = [code for rank, code in enumerate(codes) if rank != victim]
         sentences = sum(text.count("qalof: ") for text in told)
         in_time = all(code > 0 for code in others) and seconds < SECONDS_TO_END
-        round_["ended"] = in_time and sentences == 1
+        # Killed while it exits: the others are through.
+        over = all(code == 0 for code in others) and sentences == 0
+        round_["ended"] = over or (in_time and sentences == 1)
         round_["sentences"] = sentences
     else:  # the run was over before
         round_["ended"] = codes == [0] * ranks

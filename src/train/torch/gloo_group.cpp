@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <thread>
 
 #include "core/error.h"
 #include "train/process_group.h"
@@ -72,13 +73,19 @@ int listen_on_loopback(std::uint16_t port) {
   return listener.release();
 }
 
-// The address of this machine from which `host` is reached, as text.
-std::string own_address(const std::string& host, std::uint16_t port) {
+using AddressList = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
+
+AddressList addresses_of(const std::string& host, std::uint16_t port, int kind) {
   addrinfo hints{}, *found = nullptr;
-  hints.ai_socktype = SOCK_DGRAM;
+  hints.ai_socktype = kind;
   QALOF_CHECK(::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) == 0,
               ErrorKind::kUsage, "MASTER_ADDR: {} is not the name of a machine", host);
-  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> list(found, ::freeaddrinfo);
+  return {found, ::freeaddrinfo};
+}
+
+// The address of this machine from which `host` is reached, as text.
+std::string own_address(const std::string& host, std::uint16_t port) {
+  const AddressList found = addresses_of(host, port, SOCK_DGRAM);
   const Socket probe(::socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   sockaddr_storage own{};
   socklen_t size = sizeof(own);
@@ -92,6 +99,23 @@ std::string own_address(const std::string& host, std::uint16_t port) {
   return text;
 }
 
+// True once something listens there. c10d's own client tries for more than twice the time it is
+// given.
+bool answers(const Launch& launch, std::chrono::milliseconds timeout) {
+  const AddressList addresses = addresses_of(launch.address, launch.port, SOCK_STREAM);
+  const auto end = std::chrono::steady_clock::now() + timeout;
+  do {
+    for (const addrinfo* one = addresses.get(); one != nullptr; one = one->ai_next) {
+      const Socket probe(::socket(one->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      const timeval one_second{1, 0};  // where nothing says no either
+      ::setsockopt(probe.get(), SOL_SOCKET, SO_SNDTIMEO, &one_second, sizeof(one_second));
+      if (::connect(probe.get(), one->ai_addr, one->ai_addrlen) == 0) return true;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
 c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch,
                                            std::chrono::milliseconds timeout) {
   c10d::TCPStoreOptions options;
@@ -102,6 +126,11 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch,
   options.timeout = timeout;
   if (launch.hosts_store && launch.is_one_machine())
     options.masterListenFd = listen_on_loopback(launch.port);
+  const auto no_answer = [&] {
+    fail(ErrorKind::kNetwork, "rank {} of {}: no store answers at {}:{} within {} s", launch.rank,
+         launch.size, launch.address, launch.port, timeout.count() / 1000);
+  };
+  if (!launch.hosts_store && !answers(launch, timeout)) no_answer();
   c10::intrusive_ptr<c10d::Store> store;
   try {
     store = c10::make_intrusive<c10d::TCPStore>(launch.address, options);
@@ -109,8 +138,7 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch,
     const bool taken = std::string_view(error.what()).find("EADDRINUSE") != std::string_view::npos;
     QALOF_CHECK(!taken, ErrorKind::kUsage, "port {}: is in use; MASTER_PORT chooses another",
                 launch.port);
-    fail(ErrorKind::kNetwork, "rank {} of {}: no store answers at {}:{} within {} s", launch.rank,
-         launch.size, launch.address, launch.port, timeout.count() / 1000);
+    no_answer();
   }
   if (launch.prefix.empty()) return store;
   return c10::make_intrusive<c10d::PrefixStore>(launch.prefix, store);
@@ -119,15 +147,17 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch,
 class GlooGroup final : public ProcessGroup {
  public:
   GlooGroup(const Launch& launch, std::chrono::milliseconds timeout)
-      : launch_(launch), timeout_(timeout), store_(open_store(launch, timeout)) {
+      : launch_(launch), timeout_(timeout), connected_by_(Clock::now() + timeout) {
+    store_ = open_store(launch, timeout);
     wait_for_arrival();
-    const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+    const auto options = c10d::ProcessGroupGloo::Options::create(left_to_connect());
     options->devices.push_back(device());
     // Work is never side by side.
     options->threads = 1;
     exchange("connecting", [&] {
       group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(store_, static_cast<int>(launch.rank),
                                                            static_cast<int>(launch.size), options);
+      group_->setTimeout(timeout);
     });
   }
 
@@ -197,6 +227,15 @@ class GlooGroup final : public ProcessGroup {
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  // Connecting has several parts, which together may take as long as one exchange.
+  std::chrono::milliseconds left_to_connect() const {
+    constexpr std::chrono::milliseconds kLeast{1000};
+    return std::max(kLeast, std::chrono::duration_cast<std::chrono::milliseconds>(connected_by_ -
+                                                                                  Clock::now()));
+  }
+
   // Says who is missing instead of what of the store timed out.
   void wait_for_arrival() {
     const auto key = [](std::size_t rank) { return "qalof/arrived/" + std::to_string(rank); };
@@ -204,7 +243,7 @@ class GlooGroup final : public ProcessGroup {
       store_->set(key(launch_.rank), std::vector<std::uint8_t>{1});
       std::vector<std::string> keys;
       for (std::size_t i = 0; i < launch_.size; ++i) keys.push_back(key(i));
-      store_->wait(keys, timeout_);
+      store_->wait(keys, left_to_connect());
     } catch (const std::exception&) {
       fail(ErrorKind::kNetwork, "rank {} of {}: not all processes arrived within {} s",
            launch_.rank, launch_.size, timeout_.count() / 1000);
@@ -238,6 +277,7 @@ class GlooGroup final : public ProcessGroup {
 
   Launch launch_;
   std::chrono::milliseconds timeout_;
+  Clock::time_point connected_by_;
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
   at::Tensor mine_, parts_;  // of sum
