@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time of a training step on several machines, beside what docs/scaling.md predicts.
+"""Time of a training step on several machines, beside what bytes and rates explain of it.
 
 Each process runs in a network namespace of its own, as on a machine of its own. The namespaces meet
 in a bridge, and tc limits what each may send. Measures steps at every rate and number of processes,
