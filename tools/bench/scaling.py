@@ -46,7 +46,7 @@ def machines(count, rate):
             ip(*inside, "ip", "addr", "add", f"10.77.0.{rank + 1}/24", "dev", "eth0")
             ip(*inside, "ip", "link", "set", "eth0", "up")
             ip(*inside, "ip", "link", "set", "lo", "up")
-            limit = ["rate", f"{rate}mbit", "burst", f"{max(64, rate // 4)}kb", "latency", "200ms"]
+            limit = ["rate", f"{rate}mbit", "burst", f"{max(512, rate // 4)}kb", "latency", "200ms"]
             ip(*inside, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *limit)
         yield names
     finally:
