@@ -6,7 +6,6 @@
 
 #include "program.h"
 #include "quant/random_precision.h"
-#include "support/tiny_model.h"
 
 namespace qalof::cli {
 namespace classification_cli_test {
@@ -17,14 +16,7 @@ namespace fs = std::filesystem;
 class ClassificationCliTest : public CliTest {
  protected:
   ClassificationCliTest() {
-    Json config = qalof::testing::tiny_config();
-    config["vocab_size"] = 640;
-    config["bos_token_id"] = config["eos_token_id"] = 0;
-    qalof::testing::write_model(dir_.file("model"), config);
-    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
-      fs::copy(std::string(QALOF_SOURCE_DIR "/assets/nano/model/") + name,
-               dir_.file(std::string("model/") + name));
-    }
+    write_tiny_model();
     // The last word tells the class.
     std::string tsv, csv;
     const char* subjects[] = {"the film", "this play", "a song", "her book", "one more story"};

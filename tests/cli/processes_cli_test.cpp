@@ -14,7 +14,6 @@
 #include <thread>
 
 #include "program.h"
-#include "support/tiny_model.h"
 
 namespace qalof::cli {
 namespace processes_cli_test {
@@ -47,16 +46,7 @@ int free_port() { return Port().number(); }
 
 class ProcessesCliTest : public CliTest {
  protected:
-  ProcessesCliTest() {
-    Json config = qalof::testing::tiny_config();
-    config["vocab_size"] = 640;
-    config["bos_token_id"] = config["eos_token_id"] = 0;
-    const std::string model = dir_.file("model");
-    qalof::testing::write_model(model, config);
-    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
-      fs::copy(std::string(QALOF_SOURCE_DIR "/assets/nano/model/") + name, model + "/" + name);
-    }
-  }
+  ProcessesCliTest() { write_tiny_model(); }
   void SetUp() override {
 #ifndef QALOF_HAS_TRAIN
     GTEST_SKIP() << "built without training";

@@ -6,12 +6,14 @@
 #include <sys/wait.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
 
 #include "core/json.h"
 #include "support/temp_dir.h"
+#include "support/tiny_model.h"
 
 namespace qalof::cli {
 
@@ -42,6 +44,17 @@ class CliTest : public ::testing::Test {
     const int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(dir_.file("out")),
             slurp(dir_.file("err"))};
+  }
+  /// A tiny model with the nano model's tokenizer, in "model".
+  void write_tiny_model() const {
+    Json config = qalof::testing::tiny_config();
+    config["vocab_size"] = 640;
+    config["bos_token_id"] = config["eos_token_id"] = 0;
+    qalof::testing::write_model(dir_.file("model"), config);
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+      std::filesystem::copy(std::string(QALOF_SOURCE_DIR "/assets/nano/model/") + name,
+                            dir_.file(std::string("model/") + name));
+    }
   }
   qalof::testing::TempDir dir_;
 };

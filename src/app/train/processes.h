@@ -42,8 +42,9 @@ class Processes {
   std::string of_leader(const std::function<std::string()>& make) const;
   /// Returns when every process is here, however long one takes.
   void wait_for_all() const;
-  /// The task's scores, on every process, by the bytes of one alone: processes take turns at
-  /// batches, then each goes through all of them with the numbers of whoever computed them.
+  /// The task's scores on every process, equal to those of one process alone. Each process computes
+  /// its share of the batches. Then the results are exchanged, and every process scores all of
+  /// them.
   tasks::Scores evaluate(const tasks::Task& task, const tasks::Evaluation& run,
                          const tasks::DataOptions& data) const;
   /// Throws what this process's user should see of an error that ends the run: the first error of
