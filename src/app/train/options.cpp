@@ -69,10 +69,7 @@ void TrainRunOptions::list(OptionList& list) {
   list.option("--threads", model.threads,
               "threads; 0 = QALOF_THREADS, else all, shared by the processes of a machine")
       ->incidental();
-  list.option("--ddp_timeout", ddp_timeout,
-              "under torchrun: seconds until a process that does not answer ends the run")
-      ->within(1, 86'400)
-      ->incidental();
+  processes.list(list);
 }
 
 }  // namespace qalof::app

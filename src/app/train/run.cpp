@@ -240,7 +240,7 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   observer.status("reading " + options.train_file);
   Json identity = run_identity(options, handle);
   if (!encoder.is_plain()) identity["special_tokens"] = special_tokens;
-  processes.check_same_run(identity);
+  processes.check_same(identity, identity_difference);
   RunDirectory directory(options, identity, processes);
   const bool writes_text = options.train_file == kTrainFileSelf;
   if (writes_text) directory.claim(identity);  // its text is written there
@@ -341,17 +341,20 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
 TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   TrainRunOptions options = given;
   train::ScheduleOptions& schedule = options.train.schedule;
-  const Processes processes(options.group, std::chrono::seconds(options.ddp_timeout),
-                            options.model.threads, schedule, observer);
+  const Processes processes =
+      options.group != nullptr
+          ? Processes(options.group, observer)
+          : connect_processes(options.processes, options.model.threads, observer);
   options.group = processes.group();
-  // A run may go on with more or fewer processes: what counts is the micro-batches of all.
-  if (options.flags.contains(kMicroBatches))
-    options.flags[kMicroBatches] = schedule.gradient_accumulation_steps;
-  try {
-    return run_among(processes, options);
-  } catch (const Error& error) {
-    processes.give_up(error);
-  }
+  TrainRunResult result;
+  run_together(processes, [&] {
+    count_micro_batches(processes, options.model.threads, schedule);
+    // A run may go on with more or fewer processes: what counts is the micro-batches of all.
+    if (options.flags.contains(kMicroBatches))
+      options.flags[kMicroBatches] = schedule.gradient_accumulation_steps;
+    result = run_among(processes, options);
+  });
+  return result;
 }
 
 }  // namespace qalof::app

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "core/error.h"
-#include "train/process_group.h"
+#include "train/connect.h"
 #include "train/torch/sum_tree.h"
 
 #ifdef QALOF_HAS_GLOO
@@ -189,12 +189,12 @@ class GlooGroup final : public ProcessGroup {
     std::memcpy(values.data(), mine_.const_data_ptr<float>(), values.size_bytes());
   }
 
-  void gather(std::span<const double> numbers, std::span<double> all) override {
-    at::Tensor given = at::empty({static_cast<std::int64_t>(numbers.size())}, at::kDouble);
-    at::Tensor gathered = at::empty({static_cast<std::int64_t>(all.size())}, at::kDouble);
-    std::memcpy(given.mutable_data_ptr<double>(), numbers.data(), numbers.size_bytes());
-    exchange("numbers of a step", [&] { group_->_allgather_base(gathered, given)->wait(); });
-    std::memcpy(all.data(), gathered.const_data_ptr<double>(), all.size_bytes());
+  void gather(std::span<const std::byte> own, std::span<std::byte> all) override {
+    at::Tensor given = at::empty({static_cast<std::int64_t>(own.size())}, at::kByte);
+    at::Tensor gathered = at::empty({static_cast<std::int64_t>(all.size())}, at::kByte);
+    std::memcpy(given.mutable_data_ptr(), own.data(), own.size());
+    exchange("results", [&] { group_->_allgather_base(gathered, given)->wait(); });
+    std::memcpy(all.data(), gathered.const_data_ptr(), all.size());
   }
 
   std::string broadcast(const std::string& text) override {
