@@ -60,6 +60,7 @@ EvalResult run_eval(const EvalOptions& options, const Processes& processes) {
   QALOF_CHECK(!file.empty(), ErrorKind::kUsage, "--validation_file is missing");
   QALOF_CHECK(path_exists(file), ErrorKind::kNotFound, "{}: no such file", file);
   ModelOptions model = options.model;
+  model.shared_memory = processes.shared_memory();
   if (processes.group() != nullptr && !model.random_seed) {
     model.random_seed =
         std::stoull(processes.of_leader([] { return std::to_string(quant::system_seed()); }));

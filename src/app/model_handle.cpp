@@ -171,6 +171,7 @@ ModelHandle choose_run(const StoredModel& stored,
 
 ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   const StoredModel stored = open_stored(options.model, options.threads, observer);
+  stored.base->share_packed(options.shared_memory);
   std::shared_ptr<const weights::AdapterSet> adapters;
   if (!options.adapter.empty()) adapters = open_adapters(stored, options.adapter, observer);
   return choose_run(stored, std::move(adapters), options, observer);

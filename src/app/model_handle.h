@@ -35,8 +35,9 @@ struct ModelOptions {
   bool parse_special = false;
   // Allow random precision ("random:4,8"), in commands that serve requests.
   bool takes_random = false;
-  std::string random_widths = "request";     // or "layer"
-  std::optional<std::uint64_t> random_seed;  // of the draws; none: the system's random source
+  std::string random_widths = "request";        // or "layer"
+  std::optional<std::uint64_t> random_seed;     // of the draws; none: the system's random source
+  std::shared_ptr<SharedMemory> shared_memory;  // of the processes of a run; null: none
 };
 
 /// Lists --model_name_or_path, --adapter, --precision (--sp_config; unless the command chooses it),

@@ -62,7 +62,10 @@ Processes::Processes(ProcessGroup* group, Observer& observer)
 
 Processes::Processes(std::unique_ptr<ProcessGroup> group, const Launch& launch, int& threads,
                      Observer& observer)
-    : own_(std::move(group)), group_(own_.get()), observer_(&observer) {
+    : own_(std::move(group)),
+      group_(own_.get()),
+      shared_memory_(SharedMemory::connect(*group_)),
+      observer_(&observer) {
   const int all = choose_threads(threads);
   if (threads == 0) threads = std::max(1, all / static_cast<int>(launch.local_size));
 }

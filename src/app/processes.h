@@ -12,6 +12,7 @@
 #include "core/options.h"
 #include "core/process_group.h"
 #include "core/progress.h"
+#include "core/shared_memory.h"
 #include "tasks/task.h"
 
 namespace qalof::app {
@@ -40,6 +41,8 @@ class Processes {
   std::size_t count() const { return group_ != nullptr ? group_->size() : 1; }
   bool lead() const { return rank() == 0; }
   std::size_t rank() const { return group_ != nullptr ? group_->rank() : 0; }
+  /// For packed weights, of the processes of this machine. Null: none.
+  const std::shared_ptr<SharedMemory>& shared_memory() const { return shared_memory_; }
   /// Of the process that leads the caller's; of the others one that shows nothing.
   Observer& observer() const { return lead() ? *observer_ : quiet_; }
   /// What `make` returns on the process that leads, on every process.
@@ -63,6 +66,7 @@ class Processes {
  private:
   std::unique_ptr<ProcessGroup> own_;
   ProcessGroup* group_ = nullptr;  // null: alone
+  std::shared_ptr<SharedMemory> shared_memory_;
   mutable Observer quiet_;
   Observer* observer_;
 };

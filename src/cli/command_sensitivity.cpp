@@ -186,6 +186,7 @@ void run_sensitivity(std::vector<std::string> arguments) {
   const app::Processes processes = command_processes("sensitivity", given, process_options,
                                                      options.model.threads, line.observer());
   options.group = processes.group();
+  options.model.shared_memory = processes.shared_memory();
   if (!processes.lead()) {
     options.output_dir.clear();
     plan_flags.output_plan.clear();

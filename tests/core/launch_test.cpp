@@ -1,20 +1,19 @@
 // Launchers' variables, and work that processes share.
 #include <gmock/gmock.h>
 
-#include <barrier>
 #include <cstdlib>
-#include <cstring>
 #include <map>
-#include <mutex>
 #include <thread>
 
 #include "core/process_group.h"
 #include "support/error_of.h"
+#include "support/group_of_threads.h"
 
 namespace qalof {
 namespace launch_test {
 
 using qalof::testing::error_of;
+using qalof::testing::GroupOfThreads;
 using ::testing::HasSubstr;
 using Variables = std::map<std::string, std::string>;
 
@@ -118,51 +117,16 @@ TEST(Launch, ContradictionsAreNamed) {
   EXPECT_THAT(message("RANK", "first"), HasSubstr("RANK: "));
 }
 
-// Processes that are threads of this one.
-class Threads final : public ProcessGroup {
- public:
-  struct Meeting {
-    explicit Meeting(std::size_t count)
-        : size(count), all_here(static_cast<std::ptrdiff_t>(count)) {}
-    std::size_t size;
-    std::barrier<> all_here;
-    std::mutex mutex;
-    std::vector<char> bytes;
-  };
-  Threads(Meeting& meeting, std::size_t rank) : meeting_(meeting), rank_(rank) {}
-  std::size_t rank() const override { return rank_; }
-  std::size_t size() const override { return meeting_.size; }
-  void sum(std::span<float> /*values*/, std::size_t /*contributors*/) override { FAIL(); }
-  void gather(std::span<const std::byte> own, std::span<std::byte> all) override {
-    EXPECT_EQ(all.size(), own.size() * size());
-    {
-      const std::lock_guard<std::mutex> lock(meeting_.mutex);
-      meeting_.bytes.resize(all.size());
-      std::memcpy(meeting_.bytes.data() + rank_ * own.size(), own.data(), own.size());
-    }
-    wait_for_all();
-    std::memcpy(all.data(), meeting_.bytes.data(), all.size());
-    wait_for_all();
-  }
-  std::string broadcast(const std::string& text) override { return text; }
-  void wait_for_all() override { meeting_.all_here.arrive_and_wait(); }
-  bool report_failure(const std::string& /*reason*/) override { return true; }
-
- private:
-  Meeting& meeting_;
-  std::size_t rank_;
-};
-
 TEST(ShareItems, EveryItemIsComputedOnceAndKnownToAll) {
   for (const std::size_t ranks : {1, 2, 3, 5}) {
     for (const std::size_t count : {0, 1, 3, 4, 17}) {
-      Threads::Meeting meeting(ranks);
+      GroupOfThreads::Meeting meeting(ranks);
       std::vector<int> computed(count);
       std::vector<std::vector<std::string>> results(ranks);
       std::vector<std::thread> threads;
       for (std::size_t rank = 0; rank < ranks; ++rank) {
         threads.emplace_back([&, rank] {
-          Threads group(meeting, rank);
+          GroupOfThreads group(meeting, rank);
           results[rank] = share_items(&group, count, [&](std::size_t item) {
             EXPECT_EQ(item % ranks, rank);
             ++computed[item];

@@ -422,8 +422,9 @@ void check_options(const AttackRunOptions& options) {
 AttackScores run_attack(const AttackRunOptions& options, const Processes& processes) {
   check_options(options);
   Observer& observer = processes.observer();
-  const ModelHandle handle = open_model(options.score.model, observer);
-  ModelOptions reference_options;
+  ModelOptions model = options.score.model, reference_options;
+  model.shared_memory = reference_options.shared_memory = processes.shared_memory();
+  const ModelHandle handle = open_model(model, observer);
   reference_options.model = options.reference_model;
   const ModelHandle reference = open_model(reference_options, observer);
   QALOF_CHECK(

@@ -96,6 +96,7 @@ TrainBenchResult bench_among(const Processes& processes, const TrainBenchOptions
 TrainBenchResult run_train_bench(const TrainBenchOptions& given, Observer& observer) {
   TrainBenchOptions options = given;
   const Processes processes = connect_processes({}, options.model.threads, observer);
+  options.model.shared_memory = processes.shared_memory();
   TrainBenchResult result;
   run_together(processes, [&] {
     count_micro_batches(processes, options.model.threads, options.train.schedule);

@@ -346,6 +346,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
           ? Processes(options.group, observer)
           : connect_processes(options.processes, options.model.threads, observer);
   options.group = processes.group();
+  options.model.shared_memory = processes.shared_memory();
   TrainRunResult result;
   run_together(processes, [&] {
     count_micro_batches(processes, options.model.threads, schedule);
