@@ -324,6 +324,29 @@ TEST_F(ProcessesCliTest, AKilledProcessEndsAllAndTheRunGoesOn) {
   }
 }
 
+TEST_F(ProcessesCliTest, TheProcessesThatAreLeftContinueWithTheMicroBatchesOfAll) {
+  const std::string flags = questions() +
+                            "--method switch --bit_widths 8 --max_steps 8 "
+                            "--gradient_accumulation_steps 2 ";
+  for (const ProgramRun& rank : run_ranks(2, {train("whole", flags)}))
+    ASSERT_EQ(rank.code, 0) << rank.err;
+  for (const ProgramRun& rank : run_ranks(2, {train("lost", flags + "--save_steps 3")}))
+    ASSERT_EQ(rank.code, 0) << rank.err;
+  for (const char* file : {"checkpoint-6", "all_results.json"})
+    fs::remove_all(dir_.file("lost/") + file);
+  const ProgramRun left = run(train("lost", flags + "--save_steps 3"));
+  ASSERT_EQ(left.code, 0) << left.err;
+  EXPECT_THAT(left.err, HasSubstr("4 micro-batches a step, as this run began: 4 in each of 1"));
+  EXPECT_THAT(left.err, HasSubstr("after step 3"));
+  EXPECT_TRUE(results("whole").at("w8/adapter_model.safetensors") ==
+              results("lost").at("w8/adapter_model.safetensors"));
+  const ProgramRun other =
+      run(train("lost", questions() + "--method switch --bit_widths 8 --max_steps 8 "
+                                      "--gradient_accumulation_steps 1"));
+  EXPECT_EQ(other.code, 2);
+  EXPECT_THAT(other.err, HasSubstr("--gradient_accumulation_steps was 4 and is now 1"));
+}
+
 TEST_F(ProcessesCliTest, ScoresAreSharedToTheSameBytes) {
   write_adapter();
   expect_same_files("eval --precision 4" + scored());

@@ -22,7 +22,6 @@ Usage: tools/bench/scaling.py [--numbers N] [--ranks 2 4 8] [--rates 100 1000 10
 """
 
 import argparse
-import contextlib
 import json
 import os
 import pathlib
@@ -31,41 +30,12 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BRIDGE = "qalof0"
+sys.path.insert(0, str(ROOT / "tools"))
+from shared.namespaces import address, machines  # noqa: E402
+
 IDLE_MS = 200  # between exchanges, as a step's computation
 LORA_R8_SMOLLM2 = 2_448_770
 FRAME, PAYLOAD = 1514, 1448  # bytes of a full packet, and of ours in it
-
-
-def ip(*words):
-    subprocess.run(["ip", *words], check=True)
-
-
-@contextlib.contextmanager
-def machines(count, rate):
-    """Namespaces 10.77.0.1 ... that send at most rate megabits a second."""
-    names = [f"qalof-rank{rank}" for rank in range(count)]
-    ip("link", "add", BRIDGE, "type", "bridge")
-    try:
-        ip("link", "set", BRIDGE, "up")
-        for rank, name in enumerate(names):
-            ip("netns", "add", name)
-            ip("link", "add", f"qalof-v{rank}", "type", "veth", "peer", "eth0", "netns", name)
-            ip("link", "set", f"qalof-v{rank}", "master", BRIDGE, "up")
-            inside = ["netns", "exec", name]
-            ip(*inside, "ip", "addr", "add", f"10.77.0.{rank + 1}/24", "dev", "eth0")
-            ip(*inside, "ip", "link", "set", "eth0", "up")
-            ip(*inside, "ip", "link", "set", "lo", "up")
-            # Congestion control that probes for bandwidth would measure itself.
-            for setting in ("congestion_control=reno", "slow_start_after_idle=0"):
-                ip(*inside, "sysctl", "-qw", f"net.ipv4.tcp_{setting}")
-            limit = ["rate", f"{rate}mbit", "burst", f"{max(128, rate // 8)}kb", "limit", "100mb"]
-            ip(*inside, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *limit)
-        yield names
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
-        ip("link", "del", BRIDGE)
 
 
 def measure(options, ranks, rate, latency):
@@ -73,7 +43,7 @@ def measure(options, ranks, rate, latency):
     words = [str(options.build / "exchange_bench"), str(options.numbers), str(options.repeats)]
     words += [str(IDLE_MS), str(latency)]
     shared = {"WORLD_SIZE": str(ranks), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    shared |= {"MASTER_ADDR": "10.77.0.1", "MASTER_PORT": "29501"}
+    shared |= {"MASTER_ADDR": address(0), "MASTER_PORT": "29501"}
     with machines(ranks, rate) as names:
         processes = [
             subprocess.Popen(

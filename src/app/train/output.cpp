@@ -114,7 +114,7 @@ void save_checkpoint(const TrainRunOptions& options, const ModelHandle& handle,
   write_weights(writer.directory(), options, handle, point.weights());
   write_run_state(writer.directory() + "/state.safetensors", state);
   write_json(writer.directory() + "/trainer_state.json", trainer_state);
-  write_identity(writer.directory(), identity);
+  write_identity(writer.directory(), identity, options.micro_batches_each);
   writer.commit();
   io::limit_checkpoints(options.output_dir, options.save_total_limit);
 }

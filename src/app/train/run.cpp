@@ -1,6 +1,7 @@
 // Opens what a run needs, trains, scores and writes. See run.h.
 #include "app/train/run.h"
 
+#include <bit>
 #include <filesystem>
 #include <optional>
 
@@ -26,7 +27,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kRangeTest = "range_test";
-constexpr const char* kMicroBatches = "--gradient_accumulation_steps";
 
 // What no other check below sees before the first file is written.
 void check_numbers(const TrainRunOptions& options) {
@@ -336,6 +336,25 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   return result;
 }
 
+// A launcher starts the same command on the processes that are left, or on more. A step then keeps
+// the micro-batches it had, and each process gets more or fewer of them.
+void keep_micro_batches(const Processes& processes, TrainRunOptions& options) {
+  std::size_t& total = options.train.schedule.gradient_accumulation_steps;
+  const std::size_t stored = std::stoul(processes.of_leader([&] {
+    return std::to_string(
+        options.overwrite_output_dir
+            ? 0
+            : stored_micro_batches(options.output_dir, options.micro_batches_each));
+  }));
+  const std::size_t count = processes.count();
+  if (stored == 0 || stored == total || stored % count != 0) return;
+  if (count > 1 && !std::has_single_bit(stored / count)) return;
+  total = stored;
+  processes.observer().info(
+      fmt::format("{} micro-batches a step, as this run began: {} in each of {} processes", stored,
+                  stored / count, count));
+}
+
 }  // namespace
 
 TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
@@ -349,7 +368,9 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   options.model.shared_memory = processes.shared_memory();
   TrainRunResult result;
   run_together(processes, [&] {
+    options.micro_batches_each = schedule.gradient_accumulation_steps;
     count_micro_batches(processes, options.model.threads, schedule);
+    keep_micro_batches(processes, options);
     // A run may go on with more or fewer processes: what counts is the micro-batches of all.
     if (options.flags.contains(kMicroBatches))
       options.flags[kMicroBatches] = schedule.gradient_accumulation_steps;

@@ -46,6 +46,9 @@ struct TrainRunOptions {
   /// What else tells runs apart: options by name (OptionList::identity).
   Json flags = Json::object();
   ProcessOptions processes;
+  /// Micro-batches of a step that every process was started with; set by run_train, which counts
+  /// those of all in train.schedule.
+  std::size_t micro_batches_each = 1;
   /// The processes of the run; null: those that a launcher's variables tell of (process_group.h).
   ProcessGroup* group = nullptr;
   /// For tests; see TrainHooks.
