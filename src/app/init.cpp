@@ -84,7 +84,8 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
   }
   std::uint64_t done = 0;
   observer.progress("tensors", done, tensors.size(), "");
-  io::write_model_weights(options.output_dir, tensors, options.bf16,
+  io::write_model_weights(options.output_dir, tensors,
+                          options.bf16 ? io::DType::kBF16 : io::DType::kF32,
                           [&] { observer.progress("tensors", ++done, tensors.size(), ""); });
   write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");
   return {model::parameter_count(config), options.output_dir};

@@ -33,9 +33,10 @@ void copy_as_f32(const GgufTensor& tensor, std::size_t first_row, std::span<floa
 /// An opened file. Movable; threads may share it.
 class GgufFile {
  public:
-  /// Opens a file; where it is the first of several parts (NAME-00001-of-00003.gguf), with the
-  /// tensors of all. Error{kNotFound}, {kResource}, {kCorruptFile} (one sentence per rule of the
-  /// format), {kUnsupported} for other tensor types, {kUsage} for a later part.
+  /// Opens a file; where it is one of several parts (NAME-00001-of-00003.gguf), the first of them
+  /// with the tensors of all. Error{kNotFound} (a missing part is named), {kResource},
+  /// {kCorruptFile} (one sentence per rule of the format), {kUnsupported} for other tensor types,
+  /// {kUsage} for a part under a name that tells nothing of the others.
   static GgufFile open(const std::string& path);
 
   const std::string& path() const { return file_.path(); }
@@ -64,7 +65,8 @@ class GgufFile {
   };
   explicit GgufFile(MappedFile file) : file_(std::move(file)) {}
   static GgufFile open_one(const std::string& path);
-  void add_parts(std::uint64_t parts);
+  static GgufFile open_part(const std::string& stem, std::uint64_t part, std::uint64_t parts);
+  void add_parts(const std::string& stem, std::uint64_t parts);
   const Value* find(const std::string& key, bool is_array, std::size_t max_count = 1) const;
   MappedFile file_;
   std::vector<MappedFile> other_parts_;

@@ -309,7 +309,8 @@ ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
   }
   std::uint64_t done = 0;
   observer.progress("tensors", done, work.size(), "");
-  io::write_model_weights(options.output_dir, tensors, options.bf16,
+  io::write_model_weights(options.output_dir, tensors,
+                          options.bf16 ? io::DType::kBF16 : io::DType::kF32,
                           [&] { observer.progress("tensors", ++done, work.size(), ""); });
   write_file_atomic((directory / "tokenizer.json").string(), tokenizer);
   // Written last, so that a directory with a config is complete.
