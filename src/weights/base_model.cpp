@@ -106,6 +106,10 @@ bool is_unused_head(const io::ModelDir& dir, const std::string& name,
   return is_decoders(names.final_norm + ".weight") && !is_decoders(name);
 }
 
+bool stores_transposed(const model::ModelConfig& config) {
+  return model::linears(config).front().conv1d;
+}
+
 void check_shape(const io::ModelDir& dir, const model::TensorSpec& spec,
                  const model::ModelConfig& config) {
   const io::TensorView& view = *dir.find(spec.name);
@@ -114,7 +118,7 @@ void check_shape(const io::ModelDir& dir, const model::TensorSpec& spec,
                           view.shape[0] == spec.shape[1] && view.shape[1] == spec.shape[0];
   fail(ErrorKind::kBadInput, "{}: tensor {} has shape {}, expected {}{}", dir.path(), spec.name,
        shape_text(view.shape), shape_text(spec.shape),
-       transposed && config.family == model::Family::kGpt2
+       transposed && stores_transposed(config)
            ? " (it is transposed: GPT-2 files hold linear weights as [in, out])"
        : transposed ? " (it is transposed)"
                     : "");
@@ -131,8 +135,8 @@ std::vector<std::string> check_tensors(const io::ModelDir& dir, const model::Mod
     check_shape(dir, spec, config);
   }
   QALOF_CHECK(found > 0, ErrorKind::kBadInput,
-              "{}: none of the {} tensors of a {} was found; the file holds e.g. {}", dir.path(),
-              known.size(), config.family == model::Family::kGpt2 ? "GPT-2" : "Llama",
+              "{}: none of the {} tensors of a {} model was found; the file holds e.g. {}",
+              dir.path(), known.size(), config.model_type,
               dir.names().empty() ? "nothing" : dir.names().front());
   for (const std::string& name : known) {
     QALOF_CHECK(dir.find(name) != nullptr, ErrorKind::kBadInput, "{}: tensor {} is missing",
