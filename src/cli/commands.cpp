@@ -28,6 +28,8 @@ constexpr Command kCommands[] = {
      "a smaller model needs less, and its largest tensor must fit", run_init},
     {"import", "checkpoints of other programs to our directories", false,
      "the largest tensor must fit", run_import},
+    {"export", "a model for other programs: Hugging Face, GGUF", false,
+     "the largest tensor must fit", run_export},
     {"tokenize", "standard input to token ids", false, "a shorter text needs less", run_tokenize},
     {"train", "fine-tune adapters on a quantized base", true,
      "a smaller --per_device_train_batch_size or --max_seq_length needs less", run_train},

@@ -404,15 +404,37 @@ std::optional<std::vector<std::string_view>> GgufFile::strings(const std::string
   return texts;
 }
 
-std::optional<std::vector<std::int32_t>> GgufFile::integers(const std::string& key,
-                                                            std::size_t max_count) const {
+template <typename T>
+std::optional<std::vector<T>> GgufFile::numbers_of(const std::string& key, std::size_t max_count,
+                                                   std::initializer_list<std::uint32_t> types,
+                                                   const char* what) const {
   const Value* value = find(key, true, max_count);
   if (value == nullptr) return std::nullopt;
-  QALOF_CHECK(value->type == kInt32 || value->type == kUint32, ErrorKind::kBadInput,
-              "{}: {} holds no integers of 32 bits", path(), key);
-  std::vector<std::int32_t> numbers(value->count);
+  QALOF_CHECK(std::find(types.begin(), types.end(), value->type) != types.end(),
+              ErrorKind::kBadInput, "{}: {} holds no {}", path(), key, what);
+  std::vector<T> numbers(value->count);
   if (!numbers.empty()) std::memcpy(numbers.data(), value->bytes.data(), value->bytes.size());
   return numbers;
+}
+
+std::optional<std::vector<std::int32_t>> GgufFile::integers(const std::string& key,
+                                                            std::size_t max_count) const {
+  return numbers_of<std::int32_t>(key, max_count, {kInt32, kUint32}, "integers of 32 bits");
+}
+
+std::optional<std::vector<float>> GgufFile::reals(const std::string& key,
+                                                  std::size_t max_count) const {
+  return numbers_of<float>(key, max_count, {kFloat32}, "numbers of 32 bits");
+}
+
+std::optional<std::vector<std::uint8_t>> GgufFile::booleans(const std::string& key,
+                                                            std::size_t max_count) const {
+  return numbers_of<std::uint8_t>(key, max_count, {kBool}, "truth values");
+}
+
+bool GgufFile::is_list(const std::string& key) const {
+  const auto it = values_.find(key);
+  return it != values_.end() && it->second.is_array;
 }
 
 void copy_as_f32(const GgufTensor& tensor, std::size_t first_row, std::span<float> dst) {
