@@ -138,8 +138,9 @@ TEST_P(FamilyGraph, GradientsOfAllTensorsAreThoseOfTransformers) {
         product += value * static_cast<double>(signs[i]);
       }
       const double norm = numbers[0];
-      // Biases of keys move all scores of a query alike: their gradient is 0, and rounding.
-      const double allowed = kTolerance * std::max(norm, 1e-4);
+      // Without positions, biases of keys move all scores of a query alike: their gradient is 0,
+      // and what is found is rounding.
+      const double allowed = kTolerance * std::max(norm, 2e-3);
       EXPECT_LE(std::abs(std::sqrt(squares) - norm), allowed);
       EXPECT_LE(std::abs(product - numbers[1].get<double>()), allowed);
     }
