@@ -117,6 +117,11 @@ struct ModelConfig {
     if (!rotary || (!attention.empty() && !attention[layer].has_rotary)) return nullptr;
     return sliding_rotary && window(layer) != 0 ? &*sliding_rotary : &*rotary;
   }
+  bool uses_sliding_rotary(std::size_t layer) const {
+    return sliding_rotary && rotary_of(layer) == &*sliding_rotary;
+  }
+  /// Equal for lengths at which all layers have equal frequencies; 0 for short sequences.
+  std::size_t scaling_length(std::size_t length) const;
   /// Tokens of the longest sequence: max_positions, more where dynamic scaling continues them.
   std::size_t max_length() const;
 };
@@ -200,6 +205,8 @@ struct TensorSpec {
   std::vector<std::size_t> shape;  // as in the file
 };
 std::vector<TensorSpec> expected_tensors(const ModelConfig& config);
+/// The weights and biases of norms among expected_tensors.
+std::vector<TensorSpec> norm_tensors(const ModelConfig& config);
 /// The embeddings among expected_tensors.
 std::vector<TensorSpec> embedding_tensors(const ModelConfig& config);
 /// Tensors with a row per token or position: the embeddings, and the LM head's matrix where it has

@@ -4,7 +4,10 @@
 // A family that differs from these in data alone is a new entry; nothing else names a family.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <span>
+#include <string>
 
 #include "model/config.h"
 

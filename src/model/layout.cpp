@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/config_values.h"
 #include "model/families.h"
 
 namespace qalof::model {
@@ -53,8 +54,9 @@ float ModelConfig::score_scale(std::size_t layer) const {
 
 std::size_t ModelConfig::max_length() const {
   if (!rotary || rotary->grows_beyond == 0) return max_positions;
-  return static_cast<std::size_t>(static_cast<double>(max_positions) *
-                                  static_cast<double>(std::max(rotary->factor, 1.0F)));
+  const double most =
+      static_cast<double>(max_positions) * static_cast<double>(std::max(rotary->factor, 1.0F));
+  return static_cast<std::size_t>(std::min(most, static_cast<double>(kMaxPositions)));
 }
 
 std::vector<LinearSpec> linears(const ModelConfig& config) {
@@ -167,9 +169,9 @@ std::vector<TensorSpec> row_tensors(const ModelConfig& config) {
   return specs;
 }
 
-std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
+std::vector<TensorSpec> norm_tensors(const ModelConfig& config) {
   const TensorNames names = tensor_names(config);
-  std::vector<TensorSpec> specs = embedding_tensors(config);
+  std::vector<TensorSpec> specs;
   auto add_norm = [&](const std::string& name, std::size_t width) {
     specs.push_back({name + ".weight", {width}});
     if (config.norm == NormKind::kLayer) specs.push_back({name + ".bias", {width}});
@@ -184,6 +186,12 @@ std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
     }
   }
   add_norm(names.final_norm, config.hidden);
+  return specs;
+}
+
+std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
+  std::vector<TensorSpec> specs = embedding_tensors(config);
+  for (TensorSpec& spec : norm_tensors(config)) specs.push_back(std::move(spec));
   for (const LinearSpec& spec : linears(config)) {
     specs.push_back({spec.name + ".weight", spec.conv1d ? std::vector{spec.in, spec.out}
                                                         : std::vector{spec.out, spec.in}});

@@ -88,6 +88,8 @@ void read_yarn(const RotaryReader& reader, RotaryPositions& rotary) {
   yarn.fast = reader.number("beta_fast", yarn.fast);
   yarn.slow = reader.number("beta_slow", yarn.slow);
   yarn.original_positions = reader.original_positions();
+  QALOF_CHECK(rotary.theta > 1, ErrorKind::kBadInput,
+              "{}: rope_theta is {}, yarn needs more than 1", reader.where, rotary.theta);
   yarn.truncates = read_bool(reader.values, "truncate", true, reader.where);
   rotary.yarn = yarn;
   const auto factor = static_cast<double>(rotary.factor);
@@ -208,6 +210,12 @@ std::size_t RotaryPositions::scaling_length(std::size_t length) const {
   if (by_length)
     return length > by_length->original_positions ? by_length->original_positions + 1 : 0;
   return grows_beyond != 0 && length > grows_beyond ? length : 0;
+}
+
+std::size_t ModelConfig::scaling_length(std::size_t length) const {
+  // Neither falls as length grows, so their sum tells all cases apart.
+  return (rotary ? rotary->scaling_length(length) : 0) +
+         (sliding_rotary ? sliding_rotary->scaling_length(length) : 0);
 }
 
 std::size_t rotary_pairs(const RotaryPositions& rotary, std::size_t head_dim) {

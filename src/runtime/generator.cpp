@@ -108,15 +108,15 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
   execution.base().require_lm_head();
   const model::ModelConfig& config = execution.base().config();
   QALOF_CHECK(!prompt.empty(), ErrorKind::kBadInput, "the prompt has no tokens");
-  QALOF_CHECK(prompt.size() <= config.max_positions, ErrorKind::kBadInput,
+  QALOF_CHECK(prompt.size() <= config.max_length(), ErrorKind::kBadInput,
               "the prompt has {} tokens, the model has {} positions", prompt.size(),
-              config.max_positions);
+              config.max_length());
   QALOF_CHECK(options.max_new_tokens >= 1, ErrorKind::kUsage,
               "--max_new_tokens: found 0, expected at least 1");
   QALOF_CHECK(options.prefill_chunk >= 1, ErrorKind::kUsage,
               "--prefill_chunk: found 0, expected at least 1");
   // The last token is chosen but not fed, so it takes no position.
-  const std::size_t room = config.max_positions - prompt.size() + 1;
+  const std::size_t room = config.max_length() - prompt.size() + 1;
   const std::size_t limit = std::min(options.max_new_tokens, room);
   const std::size_t chunk = std::min(options.prefill_chunk, prompt.size());
   // A model's vocabulary may be padded beyond the tokenizer's.

@@ -110,7 +110,11 @@ bool read_config(std::span<const std::byte> input) {
         model::parse_model_config(parse_json(text_of(input), "fuzz"), "fuzz");
     // Shapes of the largest models that are allowed still fit.
     model::parameter_count(config);
-    if (config.rotary) model::rotary_frequencies(config);
+    for (const auto& rotary : {config.rotary, config.sliding_rotary}) {
+      if (!rotary) continue;
+      for (const std::size_t length : {std::size_t{1}, config.max_length()})
+        model::rotary_frequencies(*rotary, config.head_dim(), length);
+    }
   });
 }
 
