@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "app/gguf/config_in.h"
+#include "app/gguf/tokenizer_in.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "io/gguf.h"
@@ -78,6 +80,11 @@ bool read_gguf(std::span<const std::byte> input) {
       accepts([&] { file.strings(key, 1'000'000); });
       accepts([&] { file.integers(key, 1'000'000); });
     }
+    // What import makes of the metadata.
+    const app::GgufArchitecture& architecture = app::architecture_of(file);
+    const Json raw = app::config_of(file, architecture);
+    const model::ModelConfig config = model::parse_model_config(raw, "fuzz");
+    app::tokenizer_files(file, config.vocab_size);
   });
 }
 

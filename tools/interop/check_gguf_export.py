@@ -7,7 +7,7 @@ GGUF base. The reference is transformers with peft in f32. A quantized file is c
 weights that it holds: `qalof import` reads it back, and transformers runs them; its matrices have
 the bits that gguf-py gives. Losses are means over the tokens of one text and must agree to
 --tolerance; those of quantized matrices, which llama.cpp multiplies with activations in 8 bits, to
---quantized_tolerance. Exit status 1 otherwise. Needs torch, transformers, peft, safetensors, gguf and llama_cpp.
+--quantized_tolerance. Exit status 1 otherwise. Needs torch, transformers, peft, gguf and llama_cpp.
 
   tools/interop/check_gguf_export.py --qalof build/release/qalof [--families llama qwen3]
   tools/interop/check_gguf_export.py --qalof build/release/qalof --model smollm2 --types f16 q8_0
@@ -131,7 +131,7 @@ def make_model(name: str, directory: pathlib.Path) -> None:
     config = getattr(transformers, config_class)(**{**known, **values})
     model = transformers.AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
-        for key, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
             else:

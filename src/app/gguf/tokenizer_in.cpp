@@ -183,6 +183,8 @@ class TokenizerReader {
 
 std::map<std::string, std::string> tokenizer_files(const io::GgufFile& file,
                                                    std::size_t vocab_size) {
+  const std::string_view model = file.string("tokenizer.ggml.model").value_or("missing");
+  if (model == "none" || model == "no_vocab") return {};
   return TokenizerReader(file, vocab_size).files();
 }
 

@@ -104,6 +104,7 @@ ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
   const model::ModelConfig config = model::parse_model_config(raw, file.path());
   const std::vector<ImportedTensor> found = tensors_to_import(file, architecture, config);
   const std::map<std::string, std::string> tokenizer = tokenizer_files(file, config.vocab_size);
+  if (tokenizer.empty()) observer.warn(file.path() + ": has no tokenizer, nor will the directory");
   const fs::path directory = options.output_dir;
   const std::string prefix = model::decoder_prefix(config, model::ModelClass::kCausalLm);
   std::vector<io::TensorToMake> tensors;
