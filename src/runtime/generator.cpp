@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "text/text_stream.h"
+#include "text/token_decoder.h"
 
 namespace qalof::runtime {
 
@@ -123,6 +124,7 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
   const std::size_t choices = std::min(config.vocab_size, tokenizer.vocab_size());
   Sampler sampler(options.sampling);
   text::TextStream stream(options.stop_strings);
+  text::TokenDecoder decoder = text::TokenDecoder::after_prompt(tokenizer, prompt);
   Steps steps(execution, prompt.size() + limit - 1, chunk, parallel, profile);
 
   Generation result;
@@ -155,7 +157,7 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
       break;
     }
     result.ids.push_back(id);
-    if (!emit(stream.push(tokenizer.piece(id)))) {
+    if (!emit(stream.push(decoder.push(id)))) {
       result.reason = StopReason::kCancelled;
       break;
     }
@@ -164,7 +166,10 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
       break;
     }
   }
-  if (result.reason != StopReason::kCancelled) emit(stream.finish());
+  if (result.reason != StopReason::kCancelled) {
+    emit(stream.push(decoder.finish()));
+    emit(stream.finish());
+  }
   result.prefill_seconds = seconds_between(start, first_token);
   result.decode_seconds = seconds_between(first_token, Clock::now());
   return result;
