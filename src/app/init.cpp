@@ -31,7 +31,7 @@ std::vector<float> initial_values(const model::TensorSpec& spec, const model::Mo
   std::size_t count = 1;
   for (const std::size_t extent : spec.shape) count *= extent;
   const bool is_gain = spec.shape.size() == 1 && spec.name.ends_with(".weight");
-  std::vector<float> values(count, is_gain ? 1.0F : 0.0F);
+  std::vector<float> values(count, is_gain ? 1.0F - config.norm_offset : 0.0F);
   if (spec.shape.size() == 1) return values;
   const RandomStream stream(seed, spec.name);
   constexpr std::size_t kPart = std::size_t{1} << 16;
@@ -43,6 +43,9 @@ std::vector<float> initial_values(const model::TensorSpec& spec, const model::Mo
 }
 
 }  // namespace
+
+std::vector<std::string> init_families() { return model::model_types(); }
+std::string init_sizes() { return model::named_sizes_text(); }
 
 InitResult run_init(const InitOptions& options, Observer& observer) {
   QALOF_CHECK(!options.output_dir.empty(), ErrorKind::kUsage, "--output_dir is missing");
@@ -84,7 +87,8 @@ InitResult run_init(const InitOptions& options, Observer& observer) {
   }
   std::uint64_t done = 0;
   observer.progress("tensors", done, tensors.size(), "");
-  io::write_model_weights(options.output_dir, tensors, options.bf16,
+  io::write_model_weights(options.output_dir, tensors,
+                          options.bf16 ? io::DType::kBF16 : io::DType::kF32,
                           [&] { observer.progress("tensors", ++done, tensors.size(), ""); });
   write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");
   return {model::parameter_count(config), options.output_dir};

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/progress.h"
 
@@ -23,6 +24,9 @@ struct InitResult {
   std::uint64_t parameters = 0;
   std::string output_dir;
 };
+/// The model families of --model_type, and the sizes of each: "gpt2: 124M, 355M; llama: 1B".
+std::vector<std::string> init_families();
+std::string init_sizes();
 /// Writes the directory; the same options give the same bytes on any number of threads.
 /// Error{kUsage} for contradictory options or an existing model without overwrite; {kNotFound} or
 /// {kBadInput} for configs and tokenizers.

@@ -11,9 +11,9 @@ void run_init(std::vector<std::string> arguments) {
                    "  qalof init --size 124M --tokenizer_name gpt2-bpe --output_dir gpt2-random\n"
                    "  qalof init --config_name config.json --output_dir tiny --seed 7\n",
                    std::move(arguments));
-  line.option("--model_type", options.model_type, "model family of --size: gpt2 or llama");
-  line.option("--size", options.size,
-              "gpt2: 124M, 355M, 774M, 1.5B or nano; llama: 135M, 1B or nano");
+  line.option("--model_type", options.model_type,
+              fmt::format("model family of --size: {}", fmt::join(app::init_families(), ", ")));
+  line.option("--size", options.size, app::init_sizes());
   line.option("--config_name", options.config_name, "config.json, or a directory that holds one");
   line.option("--tokenizer_name", options.tokenizer_name,
               "directory whose tokenizer files are copied");

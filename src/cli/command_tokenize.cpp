@@ -7,6 +7,7 @@
 #include "cli/format.h"
 #include "core/error.h"
 #include "text/text_encoder.h"
+#include "text/text_stream.h"
 #include "text/unicode.h"
 
 namespace qalof::cli {
@@ -21,18 +22,25 @@ text::TextEncoder open(const std::string& path, bool parse_special) {
   return text::TextEncoder(std::move(tokenizer), parse_special);
 }
 
-// {"ids": [...], "offsets": [[start, end], ...]}
-Json encoding_json(const text::Encoding& encoding) {
+// {"ids": [...], "offsets": [[start, end], ...]}, and what the ids decode to where it is wanted.
+Json encoding_json(const text::TextEncoder& encoder, const text::Encoding& encoding, bool decodes) {
   Json offsets = Json::array();
   for (const auto& [start, end] : encoding.offsets) offsets.push_back({start, end});
-  return {{"ids", encoding.ids}, {"offsets", offsets}};
+  Json json = {{"ids", encoding.ids}, {"offsets", offsets}};
+  if (decodes) {
+    text::TextStream stream;
+    std::string decoded(stream.push(encoder.tokenizer().decode(encoding.ids)));
+    decoded += stream.finish();
+    json["decoded"] = decoded;
+  }
+  return json;
 }
 
 }  // namespace
 
 void run_tokenize(std::vector<std::string> arguments) {
   std::string model;
-  bool jsonl = false, special = false;
+  bool jsonl = false, special = false, decodes = false;
   CommandLine line("tokenize",
                    "Standard input to the token ids that a model sees, and code-point offsets.",
                    "  echo 'Hello world' | qalof tokenize --model_name_or_path gpt2\n"
@@ -43,6 +51,7 @@ void run_tokenize(std::vector<std::string> arguments) {
   line.flag("--jsonl", jsonl,
             "each input line is a JSON string; one JSON object per line comes out");
   line.flag("--parse_special", special, "special tokens in the text become their ids");
+  line.flag("--decoded", decodes, "with --jsonl or --json, also what the ids decode to");
   line.parse();
   const text::TextEncoder encoder = open(model, special);
   for (const std::string& warning : encoder.tokenizer().warnings()) line.observer().warn(warning);
@@ -50,7 +59,7 @@ void run_tokenize(std::vector<std::string> arguments) {
     const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
     text::check_utf8(input, "standard input");
     const text::Encoding encoding = encoder.encode(input);
-    Json json = encoding_json(encoding);
+    Json json = encoding_json(encoder, encoding, decodes);
     json["special_tokens"] = encoder.description();
     line.print(json, fmt::format("{}\n", fmt::join(encoding.ids, " ")));
     return;
@@ -62,7 +71,8 @@ void run_tokenize(std::vector<std::string> arguments) {
     const Json value = parse_json(input, where);
     QALOF_CHECK(value.is_string(), ErrorKind::kBadInput, "{}: found {}, expected a JSON string",
                 where, value.type_name());
-    output += encoding_json(encoder.encode(value.get_ref<const std::string&>())).dump() + "\n";
+    const text::Encoding encoding = encoder.encode(value.get_ref<const std::string&>());
+    output += encoding_json(encoder, encoding, decodes).dump() + "\n";
     if (output.size() > (std::size_t{1} << 20)) {
       std::cout << output;
       output.clear();

@@ -29,6 +29,8 @@ constexpr Command kCommands[] = {
      "a smaller model needs less, and its largest tensor must fit", run_init},
     {"import", "checkpoints of other programs to our directories", false, Launched::kAlone,
      "the largest tensor must fit", run_import},
+    {"export", "a model for other programs: Hugging Face, GGUF", false, Launched::kAlone,
+     "the largest tensor must fit", run_export},
     {"tokenize", "standard input to token ids", false, Launched::kEach, "a shorter text needs less",
      run_tokenize},
     {"train", "fine-tune adapters on a quantized base", true, Launched::kShared,

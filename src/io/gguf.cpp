@@ -273,10 +273,28 @@ class GgufParser {
   std::size_t all_names_bytes_ = 0;
 };
 
+namespace {
+
+// How the name of a part ends; parts count from 0.
+std::string part_ending(std::uint64_t part, std::uint64_t parts) {
+  return fmt::format("-{:05}-of-{:05}.gguf", part + 1, parts);
+}
+
+}  // namespace
+
 GgufFile GgufFile::open(const std::string& path) {
   GgufFile file = open_one(path);
   const std::uint64_t parts = file.integer(kPartCount, kMaxParts).value_or(1);
-  if (parts > 1) file.add_parts(parts);
+  if (parts <= 1) return file;
+  const std::uint64_t own = file.integer(kPartIndex, kMaxParts).value_or(0);
+  const std::string ending = part_ending(own, parts);
+  QALOF_CHECK(path.ends_with(ending), ErrorKind::kUsage,
+              "{}: is part {} of {}, whose others are found where its name ends in {}", path,
+              own + 1, parts, ending);
+  const std::string stem = path.substr(0, path.size() - ending.size());
+  // The first part holds the metadata.
+  if (own != 0) file = open_part(stem, 0, parts);
+  file.add_parts(stem, parts);
   return file;
 }
 
@@ -286,31 +304,29 @@ GgufFile GgufFile::open_one(const std::string& path) {
   return file;
 }
 
+GgufFile GgufFile::open_part(const std::string& stem, std::uint64_t part, std::uint64_t parts) {
+  const std::string name = stem + part_ending(part, parts);
+  QALOF_CHECK(path_exists(name), ErrorKind::kNotFound, "{}: no such file, part {} of {}", name,
+              part + 1, parts);
+  GgufFile file = open_one(name);
+  const auto index = file.integer(kPartIndex, kMaxParts),
+             count = file.integer(kPartCount, kMaxParts);
+  QALOF_CHECK(index && count, ErrorKind::kCorruptFile,
+              "{}: {} and {} do not say that it is part {} of {}", name, kPartIndex, kPartCount,
+              part + 1, parts);
+  QALOF_CHECK(*index == part && *count == parts, ErrorKind::kCorruptFile,
+              "{}: its contents are part {} of {}, its name says part {} of {}", name, *index + 1,
+              *count, part + 1, parts);
+  return file;
+}
+
 // Adds the tensors of the other parts of a split model, whose names differ in the part number only.
-void GgufFile::add_parts(std::uint64_t parts) {
-  const auto ending = [&](std::uint64_t part) {
-    return fmt::format("-{:05}-of-{:05}.gguf", part + 1, parts);
-  };
-  const std::uint64_t own = integer(kPartIndex, kMaxParts).value_or(0);
-  QALOF_CHECK(own == 0, ErrorKind::kUsage,
-              "{}: is part {} of {}; give part 1, which finds the others beside it", path(),
-              own + 1, parts);
-  QALOF_CHECK(path().ends_with(ending(0)), ErrorKind::kUsage,
-              "{}: is part 1 of {}, whose others are found where its name ends in {}", path(),
-              parts, ending(0));
-  const std::string stem = path().substr(0, path().size() - ending(0).size());
+void GgufFile::add_parts(const std::string& stem, std::uint64_t parts) {
   for (std::uint64_t part = 1; part < parts; ++part) {
-    const std::string name = stem + ending(part);
-    QALOF_CHECK(path_exists(name), ErrorKind::kNotFound, "{}: no such file, part {} of {} of {}",
-                name, part + 1, parts, path());
-    GgufFile other = open_one(name);
-    QALOF_CHECK(other.integer(kPartIndex, kMaxParts) == part &&
-                    other.integer(kPartCount, kMaxParts) == parts,
-                ErrorKind::kCorruptFile, "{}: {} and {} do not say that it is part {} of {}", name,
-                kPartIndex, kPartCount, part + 1, parts);
+    GgufFile other = open_part(stem, part, parts);
     for (auto& [tensor_name, tensor] : other.tensors_) {
       QALOF_CHECK(tensors_.emplace(tensor_name, std::move(tensor)).second, ErrorKind::kCorruptFile,
-                  "{}: tensor {} stands in another part too", name, name_text(tensor_name));
+                  "{}: tensor {} stands in another part too", other.path(), name_text(tensor_name));
     }
     other_parts_.push_back(std::move(other.file_));
   }
@@ -388,15 +404,37 @@ std::optional<std::vector<std::string_view>> GgufFile::strings(const std::string
   return texts;
 }
 
-std::optional<std::vector<std::int32_t>> GgufFile::integers(const std::string& key,
-                                                            std::size_t max_count) const {
+template <typename T>
+std::optional<std::vector<T>> GgufFile::numbers_of(const std::string& key, std::size_t max_count,
+                                                   std::initializer_list<std::uint32_t> types,
+                                                   const char* what) const {
   const Value* value = find(key, true, max_count);
   if (value == nullptr) return std::nullopt;
-  QALOF_CHECK(value->type == kInt32 || value->type == kUint32, ErrorKind::kBadInput,
-              "{}: {} holds no integers of 32 bits", path(), key);
-  std::vector<std::int32_t> numbers(value->count);
+  QALOF_CHECK(std::find(types.begin(), types.end(), value->type) != types.end(),
+              ErrorKind::kBadInput, "{}: {} holds no {}", path(), key, what);
+  std::vector<T> numbers(value->count);
   if (!numbers.empty()) std::memcpy(numbers.data(), value->bytes.data(), value->bytes.size());
   return numbers;
+}
+
+std::optional<std::vector<std::int32_t>> GgufFile::integers(const std::string& key,
+                                                            std::size_t max_count) const {
+  return numbers_of<std::int32_t>(key, max_count, {kInt32, kUint32}, "integers of 32 bits");
+}
+
+std::optional<std::vector<float>> GgufFile::reals(const std::string& key,
+                                                  std::size_t max_count) const {
+  return numbers_of<float>(key, max_count, {kFloat32}, "numbers of 32 bits");
+}
+
+std::optional<std::vector<std::uint8_t>> GgufFile::booleans(const std::string& key,
+                                                            std::size_t max_count) const {
+  return numbers_of<std::uint8_t>(key, max_count, {kBool}, "truth values");
+}
+
+bool GgufFile::is_list(const std::string& key) const {
+  const auto it = values_.find(key);
+  return it != values_.end() && it->second.is_array;
 }
 
 void copy_as_f32(const GgufTensor& tensor, std::size_t first_row, std::span<float> dst) {

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <optional>
 #include <span>
@@ -33,9 +34,10 @@ void copy_as_f32(const GgufTensor& tensor, std::size_t first_row, std::span<floa
 /// An opened file. Movable; threads may share it.
 class GgufFile {
  public:
-  /// Opens a file; where it is the first of several parts (NAME-00001-of-00003.gguf), with the
-  /// tensors of all. Error{kNotFound}, {kResource}, {kCorruptFile} (one sentence per rule of the
-  /// format), {kUnsupported} for other tensor types, {kUsage} for a later part.
+  /// Opens a file; where it is one of several parts (NAME-00001-of-00003.gguf), the first of them
+  /// with the tensors of all. Error{kNotFound} (a missing part is named), {kResource},
+  /// {kCorruptFile} (one sentence per rule of the format), {kUnsupported} for other tensor types,
+  /// {kUsage} for a part under a name that tells nothing of the others.
   static GgufFile open(const std::string& path);
 
   const std::string& path() const { return file_.path(); }
@@ -47,10 +49,16 @@ class GgufFile {
   std::optional<double> number(const std::string& key) const;
   std::optional<bool> boolean(const std::string& key) const;
   std::optional<std::string_view> string(const std::string& key) const;
+  bool is_list(const std::string& key) const;
   /// Arrays; strings are views of the mapping. Error{kBadInput} for more than max_count elements.
   std::optional<std::vector<std::string_view>> strings(const std::string& key,
                                                        std::size_t max_count) const;
   std::optional<std::vector<std::int32_t>> integers(const std::string& key,
+                                                    std::size_t max_count) const;
+  /// f32, as they are: not finite ones too.
+  std::optional<std::vector<float>> reals(const std::string& key, std::size_t max_count) const;
+  /// 1 for true.
+  std::optional<std::vector<std::uint8_t>> booleans(const std::string& key,
                                                     std::size_t max_count) const;
   bool contains(const std::string& key) const { return values_.contains(key); }
 
@@ -64,8 +72,13 @@ class GgufFile {
   };
   explicit GgufFile(MappedFile file) : file_(std::move(file)) {}
   static GgufFile open_one(const std::string& path);
-  void add_parts(std::uint64_t parts);
+  static GgufFile open_part(const std::string& stem, std::uint64_t part, std::uint64_t parts);
+  void add_parts(const std::string& stem, std::uint64_t parts);
   const Value* find(const std::string& key, bool is_array, std::size_t max_count = 1) const;
+  template <typename T>
+  std::optional<std::vector<T>> numbers_of(const std::string& key, std::size_t max_count,
+                                           std::initializer_list<std::uint32_t> types,
+                                           const char* what) const;
   MappedFile file_;
   std::vector<MappedFile> other_parts_;
   std::map<std::string, GgufTensor> tensors_;

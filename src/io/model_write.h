@@ -1,5 +1,5 @@
 // Writes the weights of a Hugging Face model directory: one safetensors file, or shards of about a
-// gibibyte with an index, so that memory holds one shard at a time.
+// gibibyte with an index, tensor by tensor, so that memory holds one tensor at a time.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +7,8 @@
 #include <functional>
 #include <string>
 #include <vector>
+
+#include "io/safetensors.h"
 
 namespace qalof::io {
 
@@ -19,11 +21,16 @@ struct TensorToMake {
 
 inline constexpr std::uint64_t kShardBytes = std::uint64_t{1} << 30;
 
-/// Writes model.safetensors in f32 or bfloat16; above shard_bytes in all, shards in the order given
-/// (a tensor is never split) and model.safetensors.index.json. Existing weights of the other form
-/// are removed last. made is called after each tensor. Errors as write_safetensors'.
-void write_model_weights(const std::string& directory, const std::vector<TensorToMake>& tensors,
-                         bool bf16, const std::function<void()>& made,
-                         std::uint64_t shard_bytes = kShardBytes);
+/// Bytes of the tensors' data in a float dtype.
+std::uint64_t model_weight_bytes(const std::vector<TensorToMake>& tensors, DType dtype);
+
+/// Writes model.safetensors in F32, BF16 or F16; above shard_bytes in all, shards in the order
+/// given (a tensor is never split) and model.safetensors.index.json. Existing weights of the other
+/// form are removed last. made is called after each tensor. Returns the bytes of the files. Errors
+/// as write_safetensors', and {kBadInput} naming a tensor with values beyond the range of F16.
+std::uint64_t write_model_weights(const std::string& directory,
+                                  const std::vector<TensorToMake>& tensors, DType dtype,
+                                  const std::function<void()>& made,
+                                  std::uint64_t shard_bytes = kShardBytes);
 
 }  // namespace qalof::io

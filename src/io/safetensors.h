@@ -77,6 +77,8 @@ void copy_as_f32(const TensorView& view, std::span<float> dst);
 void copy_as_f32(DType dtype, std::span<const std::byte> bytes, std::span<float> dst);
 /// f32 to bfloat16 bytes, nearest, ties to even.
 std::vector<std::byte> bf16_bytes(std::span<const float> values);
+/// The same for f16; values beyond its range become infinite.
+std::vector<std::byte> f16_bytes(std::span<const float> values);
 
 struct TensorToWrite {
   std::string name;
@@ -96,5 +98,17 @@ std::uint64_t write_safetensors(
     const std::string& path, std::vector<TensorToWrite> tensors,
     const std::map<std::string, std::string>& metadata, std::size_t alignment = 8,
     const std::function<void(std::span<const std::byte>)>& written = {});
+
+/// A tensor whose bytes are computed when it is written.
+struct TensorToStream {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<std::size_t> shape;
+  std::function<std::vector<std::byte>()> make;
+};
+/// write_safetensors that asks for the bytes of each tensor when it is written, so that memory
+/// holds one tensor at a time.
+std::uint64_t write_safetensors_streamed(const std::string& path,
+                                         std::vector<TensorToStream> tensors);
 
 }  // namespace qalof::io

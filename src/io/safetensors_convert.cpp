@@ -8,22 +8,12 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "io/half.h"
 #include "io/safetensors.h"
 
 namespace qalof::io {
 
 namespace {
-
-float half_to_float(std::uint16_t half) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000U) << 16;
-  const std::uint32_t exponent = (half >> 10) & 0x1fU, mantissa = half & 0x3ffU;
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24F;  // zero and subnormals, exact
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000U | mantissa << 13);
-  return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
-}
 
 template <typename T>
 T load(const std::byte* bytes, std::size_t index) {
@@ -99,37 +89,84 @@ std::vector<std::byte> bf16_bytes(std::span<const float> values) {
   return bytes;
 }
 
+std::vector<std::byte> f16_bytes(std::span<const float> values) {
+  std::vector<std::byte> bytes(values.size() * 2);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::uint16_t half = float_to_half(values[i]);
+    std::memcpy(bytes.data() + 2 * i, &half, 2);
+  }
+  return bytes;
+}
+
+namespace {
+
+// Collects the entries of a header in the order in which their bytes follow.
+class Header {
+ public:
+  explicit Header(const std::string& path) : path_(path) { json_[kMetadata] = nullptr; }
+
+  // Returns the bytes that the shape needs.
+  std::uint64_t add(const std::string& name, DType dtype, const std::vector<std::size_t>& shape) {
+    std::uint64_t bits = static_cast<std::uint64_t>(dtype_bits(dtype));
+    for (const std::size_t extent : shape) bits *= extent;
+    QALOF_CHECK(!json_.contains(name), ErrorKind::kInternal, "{}: tensor {} stands twice", path_,
+                name);
+    json_[name] = {{"dtype", to_string(dtype)},
+                   {"shape", shape},
+                   {"data_offsets", {offset_, offset_ + bits / 8}}};
+    offset_ += bits / 8;
+    return bits / 8;
+  }
+
+  // Length and text, padded with spaces so that the data begins at a multiple of alignment.
+  std::string text(const std::map<std::string, std::string>& metadata, std::size_t alignment) {
+    json_[kMetadata] = metadata;
+    json_[kMetadata]["format"] = "pt";
+    std::string text = dump_json(json_, path_);
+    text.resize((text.size() + 8 + alignment - 1) / alignment * alignment - 8, ' ');
+    std::string length(8, '\0');
+    for (std::size_t i = 0; i < 8; ++i)
+      length[i] = static_cast<char>(text.size() >> (8 * i) & 0xffU);
+    return length + text;
+  }
+  std::uint64_t data_bytes() const { return offset_; }
+
+ private:
+  static constexpr const char* kMetadata = "__metadata__";
+  const std::string& path_;
+  Json json_ = Json::object();
+  std::uint64_t offset_ = 0;
+};
+
+// The reference's order: largest elements first, then by name.
+template <typename Tensor>
+void sort_tensors(std::vector<Tensor>& tensors) {
+  std::sort(tensors.begin(), tensors.end(), [](const Tensor& a, const Tensor& b) {
+    const int bits_a = dtype_bits(a.dtype), bits_b = dtype_bits(b.dtype);
+    return bits_a != bits_b ? bits_a > bits_b : a.name < b.name;
+  });
+}
+
+void check_size(const std::string& path, const std::string& name, std::size_t bytes,
+                std::uint64_t needed) {
+  QALOF_CHECK(bytes == needed, ErrorKind::kInternal,
+              "{}: tensor {} has {} bytes, its shape needs {}", path, name, bytes, needed);
+}
+
+}  // namespace
+
 std::uint64_t write_safetensors(const std::string& path, std::vector<TensorToWrite> tensors,
                                 const std::map<std::string, std::string>& metadata,
                                 std::size_t alignment,
                                 const std::function<void(std::span<const std::byte>)>& written) {
-  std::sort(tensors.begin(), tensors.end(), [](const TensorToWrite& a, const TensorToWrite& b) {
-    const int bits_a = dtype_bits(a.dtype), bits_b = dtype_bits(b.dtype);
-    return bits_a != bits_b ? bits_a > bits_b : a.name < b.name;
-  });
+  sort_tensors(tensors);
   if (alignment > 8) add_padding(tensors, alignment);
-  Json header = Json::object();
-  header["__metadata__"] = metadata;
-  header["__metadata__"]["format"] = "pt";
-  std::uint64_t offset = 0;
-  for (const TensorToWrite& tensor : tensors) {
-    std::uint64_t bits = static_cast<std::uint64_t>(dtype_bits(tensor.dtype));
-    for (const std::size_t extent : tensor.shape) bits *= extent;
-    QALOF_CHECK(bits / 8 == tensor.bytes.size() && !header.contains(tensor.name),
-                ErrorKind::kInternal,
-                "{}: tensor {} has {} bytes, its shape needs {}, or its name stands twice", path,
-                tensor.name, tensor.bytes.size(), bits / 8);
-    header[tensor.name] = {{"dtype", to_string(tensor.dtype)},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {offset, offset + tensor.bytes.size()}}};
-    offset += tensor.bytes.size();
-  }
-  std::string text = dump_json(header, path);
-  text.resize((text.size() + 8 + alignment - 1) / alignment * alignment - 8, ' ');
-  std::string length(8, '\0');
-  for (std::size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i) & 0xffU);
+  Header header(path);
+  for (const TensorToWrite& tensor : tensors)
+    check_size(path, tensor.name, tensor.bytes.size(),
+               header.add(tensor.name, tensor.dtype, tensor.shape));
+  const std::string text = header.text(metadata, alignment);
   AtomicFile file(path);
-  file.write(length);
   file.write(text);
   for (const TensorToWrite& tensor : tensors) {
     file.write(tensor.bytes);
@@ -137,7 +174,26 @@ std::uint64_t write_safetensors(const std::string& path, std::vector<TensorToWri
     if (written && !is_padding) written(tensor.bytes);
   }
   file.commit();
-  return length.size() + text.size() + offset;
+  return text.size() + header.data_bytes();
+}
+
+std::uint64_t write_safetensors_streamed(const std::string& path,
+                                         std::vector<TensorToStream> tensors) {
+  sort_tensors(tensors);
+  Header header(path);
+  std::vector<std::uint64_t> sizes;
+  for (const TensorToStream& tensor : tensors)
+    sizes.push_back(header.add(tensor.name, tensor.dtype, tensor.shape));
+  const std::string text = header.text({}, 8);
+  AtomicFile file(path);
+  file.write(text);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const std::vector<std::byte> bytes = tensors[i].make();
+    check_size(path, tensors[i].name, bytes.size(), sizes[i]);
+    file.write(bytes);
+  }
+  file.commit();
+  return text.size() + header.data_bytes();
 }
 
 }  // namespace qalof::io

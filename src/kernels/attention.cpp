@@ -46,6 +46,11 @@ void for_causal_parts(std::size_t rows, std::size_t past, const Dots& dots) {
 // one cache set.
 std::size_t score_stride(std::size_t keys) { return ceil_div(keys, 16) * 16 + 16; }
 
+// The first key that a query at a position sees.
+std::size_t first_key(const AttentionShape& shape, std::size_t position) {
+  return shape.window == 0 || position < shape.window ? 0 : position + 1 - shape.window;
+}
+
 struct HeadPointers {
   const float *q, *k, *v;
   float* out;
@@ -84,31 +89,41 @@ void attend_block(const KernelTable& table, const AttentionShape& shape,
   const bool stored = sequence.stored_k != nullptr;
   const float* q = sequence.q + begin * shape.q_stride + head * shape.head_dim;
   const std::size_t rows = end - begin;
-  const std::size_t keys = sequence.past + end;
+  // Scores are stored from the first key that any of the rows sees.
+  const std::size_t start = first_key(shape, sequence.past + begin);
+  const std::size_t keys = sequence.past + end - start, seen = sequence.past + begin - start;
   const std::size_t stride = score_stride(keys);
   float* scores = at_least(buffer, rows * stride);
+  StoredKv stored_k{}, stored_v{};
   if (stored) {
-    fetch_rows(sequence.stored_k[kv_head], keys);
-    fetch_rows(sequence.stored_v[kv_head], keys);
+    stored_k = rows_from(sequence.stored_k[kv_head], start);
+    stored_v = rows_from(sequence.stored_v[kv_head], start);
+    fetch_rows(stored_k, keys);
+    fetch_rows(stored_v, keys);
   }
+  const float* k = sequence.k + kv_head * shape.head_dim + start * shape.k_stride;
   for_causal_parts(
-      rows, sequence.past + begin,
+      rows, seen,
       [&](std::size_t row, std::size_t num_rows, std::size_t key, std::size_t num_keys) {
         const float* a = q + row * shape.q_stride;
         float* dst = scores + row * stride + key;
         if (stored) {
-          table.dot_stored(a, num_rows, shape.q_stride, rows_from(sequence.stored_k[kv_head], key),
-                           num_keys, shape.head_dim, shape.scale, dst, stride);
+          table.dot_stored(a, num_rows, shape.q_stride, rows_from(stored_k, key), num_keys,
+                           shape.head_dim, shape.scale, dst, stride);
         } else {
-          table.dot_rows(a, num_rows, shape.q_stride,
-                         sequence.k + kv_head * shape.head_dim + key * shape.k_stride, num_keys,
+          table.dot_rows(a, num_rows, shape.q_stride, k + key * shape.k_stride, num_keys,
                          shape.k_stride, shape.head_dim, shape.scale, dst, stride);
         }
       });
   float sums[kLongQueryBlock];
   for (std::size_t row = 0; row < rows; ++row) {
+    float* row_scores = scores + row * stride;
+    const std::size_t hidden = first_key(shape, sequence.past + begin + row) - start;
+    const std::size_t visible = seen + row + 1 - hidden;
+    if (shape.score_cap != 0) soft_cap_row(table, row_scores + hidden, visible, shape.score_cap);
     float max = 0.0F;
-    sums[row] = table.exp_row(scores + row * stride, sequence.past + begin + row + 1, &max);
+    sums[row] = table.exp_row(row_scores + hidden, visible, &max);
+    std::fill_n(row_scores, hidden, 0.0F);
     if (sequence.log_sum_exp != nullptr) {
       sequence.log_sum_exp[(begin + row) * shape.heads + head] = max + std::log(sums[row]);
     }
@@ -116,19 +131,20 @@ void attend_block(const KernelTable& table, const AttentionShape& shape,
   float* out = sequence.out + begin * shape.out_stride + head * shape.head_dim;
   for (std::size_t row = 0; row < rows; ++row)
     std::fill_n(out + row * shape.out_stride, shape.head_dim, 0.0F);
-  const WeighRows work{.weights = scores,
-                       .row_stride = stride,
-                       .column_stride = 1,
-                       .rows = rows,
-                       .first_count = sequence.past + begin + 1,
-                       .count_step = 1,
-                       .v = stored ? nullptr : sequence.v + kv_head * shape.head_dim,
-                       .v_stride = shape.v_stride,
-                       .dim = shape.head_dim,
-                       .out = out,
-                       .out_stride = shape.out_stride};
+  const WeighRows work{
+      .weights = scores,
+      .row_stride = stride,
+      .column_stride = 1,
+      .rows = rows,
+      .first_count = seen + 1,
+      .count_step = 1,
+      .v = stored ? nullptr : sequence.v + kv_head * shape.head_dim + start * shape.v_stride,
+      .v_stride = shape.v_stride,
+      .dim = shape.head_dim,
+      .out = out,
+      .out_stride = shape.out_stride};
   if (stored) {
-    table.weigh_stored(work, sequence.stored_v[kv_head]);
+    table.weigh_stored(work, stored_v);
   } else {
     table.weigh_rows(work);
   }
@@ -138,7 +154,7 @@ void attend_block(const KernelTable& table, const AttentionShape& shape,
 
 // Buffers of the backward pass, [queries, keys] each.
 struct BackwardScratch {
-  std::vector<float> probabilities, gradients;
+  std::vector<float> probabilities, gradients, slopes;
 };
 
 void backward_block(const KernelTable& table, const AttentionShape& shape,
@@ -148,40 +164,56 @@ void backward_block(const KernelTable& table, const AttentionShape& shape,
   const HeadPointers at = head_pointers(shape, sequence, head);
   const std::size_t kv_offset = static_cast<std::size_t>(at.k - sequence.k);
   const std::size_t rows = end - begin;
-  const std::size_t stride = score_stride(end);
+  // As in attend_block.
+  const std::size_t start = first_key(shape, begin);
+  const std::size_t keys = end - start, seen = begin - start;
+  const std::size_t stride = score_stride(keys);
   float* p = at_least(scratch.probabilities, rows * stride);
   float* ds = at_least(scratch.gradients, rows * stride);
+  float* slopes = at_least(scratch.slopes, shape.score_cap != 0 ? keys : 0);
   const float* q = at.q + begin * shape.q_stride;
+  const float* k = at.k + start * shape.k_stride;
+  const float* v = at.v + start * shape.v_stride;
   const float* dout = gradient.dout + begin * shape.out_stride + head * shape.head_dim;
   float* dq = gradient.dq + begin * shape.q_stride + head * shape.head_dim;
   for_causal_parts(
-      rows, begin,
+      rows, seen,
       [&](std::size_t row, std::size_t num_rows, std::size_t key, std::size_t num_keys) {
         const std::size_t to = row * stride + key;
-        table.dot_rows(q + row * shape.q_stride, num_rows, shape.q_stride,
-                       at.k + key * shape.k_stride, num_keys, shape.k_stride, shape.head_dim,
-                       shape.scale, p + to, stride);
+        table.dot_rows(q + row * shape.q_stride, num_rows, shape.q_stride, k + key * shape.k_stride,
+                       num_keys, shape.k_stride, shape.head_dim, shape.scale, p + to, stride);
         table.dot_rows(dout + row * shape.out_stride, num_rows, shape.out_stride,
-                       at.v + key * shape.v_stride, num_keys, shape.v_stride, shape.head_dim, 1.0F,
+                       v + key * shape.v_stride, num_keys, shape.v_stride, shape.head_dim, 1.0F,
                        ds + to, stride);
       });
   for (std::size_t row = 0; row < rows; ++row) {
-    const std::size_t count = begin + row + 1;
-    float* p_row = p + row * stride;
-    float* ds_row = ds + row * stride;
+    const std::size_t hidden = first_key(shape, begin + row) - start;
+    const std::size_t end_of_row = seen + row + 1, count = end_of_row - hidden;
+    float* p_row = p + row * stride + hidden;
+    float* ds_row = ds + row * stride + hidden;
+    if (shape.score_cap != 0) {
+      soft_cap_row(table, p_row, count, shape.score_cap);
+      for (std::size_t i = 0; i < count; ++i) {
+        const float t = p_row[i] / shape.score_cap;
+        slopes[i] = 1.0F - t * t;
+      }
+    }
     table.exp_shifted(p_row, count, sequence.log_sum_exp[(begin + row) * shape.heads + head]);
     table.softmax_dx(p_row, count, shifts[(begin + row) * shape.heads + head], shape.scale, ds_row);
-    std::fill(p_row + count, p_row + end, 0.0F);
-    std::fill(ds_row + count, ds_row + end, 0.0F);
+    if (shape.score_cap != 0) table.multiply(slopes, count, ds_row);
+    for (float* all : {p + row * stride, ds + row * stride}) {
+      std::fill_n(all, hidden, 0.0F);
+      std::fill(all + end_of_row, all + keys, 0.0F);
+    }
     std::fill_n(dq + row * shape.q_stride, shape.head_dim, 0.0F);
   }
   WeighRows work{.weights = ds,
                  .row_stride = stride,
                  .column_stride = 1,
                  .rows = rows,
-                 .first_count = begin + 1,
+                 .first_count = seen + 1,
                  .count_step = 1,
-                 .v = at.k,
+                 .v = k,
                  .v_stride = shape.k_stride,
                  .dim = shape.head_dim,
                  .out = dq,
@@ -190,18 +222,18 @@ void backward_block(const KernelTable& table, const AttentionShape& shape,
   // Transposed weights: each key sums over the block's queries.
   work.row_stride = 1;
   work.column_stride = stride;
-  work.rows = end;
+  work.rows = keys;
   work.first_count = rows;
   work.count_step = 0;
   work.v = q;
   work.v_stride = shape.q_stride;
-  work.out = gradient.dk + kv_offset;
+  work.out = gradient.dk + start * shape.k_stride + kv_offset;
   work.out_stride = shape.k_stride;
   table.weigh_rows(work);
   work.weights = p;
   work.v = dout;
   work.v_stride = shape.out_stride;
-  work.out = gradient.dv + kv_offset;
+  work.out = gradient.dv + start * shape.v_stride + kv_offset;
   work.out_stride = shape.v_stride;
   table.weigh_rows(work);
 }

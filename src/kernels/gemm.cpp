@@ -307,7 +307,8 @@ void multiply_codes(const std::int8_t* x_codes, const float* x_scales, std::size
 // The row of input after its operation; scratch provides memory for a row.
 const float* apply(const KernelTable& table, const RowInput& input, std::size_t row, std::size_t k,
                    std::vector<float>& scratch) {
-  const float* x = input.x + row * k;
+  const std::size_t stride = input.stride != 0 ? input.stride : k;
+  const float* x = input.x + row * stride;
   if (input.op == RowInput::Op::kNone) return x;
   float* dst = input.result != nullptr ? input.result + row * k : at_least(scratch, k);
   float stats[2];
@@ -327,7 +328,15 @@ const float* apply(const KernelTable& table, const RowInput& input, std::size_t 
       table.rms_norm(x, k, input.gamma, input.eps, dst, stats);
       break;
     case RowInput::Op::kSwiGlu:
-      table.swiglu(x, input.up + row * k, k, dst);
+      table.swiglu(x, input.up + row * stride, k, dst);
+      break;
+    case RowInput::Op::kGeGluTanh:
+      table.gelu(x, k, dst);
+      table.multiply(input.up + row * stride, k, dst);
+      break;
+    case RowInput::Op::kGeGluErf:
+      table.gelu_erf(x, k, dst);
+      table.multiply(input.up + row * stride, k, dst);
       break;
   }
   if (input.hadamard != nullptr) input.hadamard->apply(dst);

@@ -137,7 +137,16 @@ class Hadamard;
 
 /// Rows of x [m, k] and the operation that a decoder applies to them before a product.
 struct RowInput {
-  enum class Op { kNone, kLayerNorm, kGeluTanh, kGeluErf, kRmsNorm, kSwiGlu };
+  enum class Op {
+    kNone,
+    kLayerNorm,
+    kGeluTanh,
+    kGeluErf,
+    kRmsNorm,
+    kSwiGlu,
+    kGeGluTanh,
+    kGeGluErf
+  };
   const float* x = nullptr;
   Op op = Op::kNone;
   const float* gamma = nullptr;  // [k], with beta and eps of kLayerNorm, eps of kRmsNorm
@@ -146,7 +155,11 @@ struct RowInput {
   // [m, k], receives the rows after the operation; may be x unless op is a norm, and null where
   // they are not needed.
   float* result = nullptr;
-  const float* up = nullptr;  // [m, k], the second factor of kSwiGlu; x is the gate
+  // [m, k], the second factor of kSwiGlu, kGeGluTanh and kGeGluErf; x is the gate.
+  const float* up = nullptr;
+  // Floats between rows of x and up with a second factor, where they are not dense; 0: k. result is
+  // then other memory.
+  std::size_t stride = 0;
   // Rotates the rows after the operation; null: no rotation. Not with kNone, whose x is const.
   const Hadamard* hadamard = nullptr;
 };

@@ -219,6 +219,9 @@ void avx512vnni_gemm_grouped(const IntGemmBlock& block, bool nibbles);
 /// The table of active_isa().
 const KernelTable& active_table();
 
+/// x = cap * tanh(x / cap) for one row (soft_cap, ops.h).
+void soft_cap_row(const KernelTable& table, float* x, std::size_t count, float cap);
+
 struct RowRange;
 /// One row of quantize_rows (quantize.h).
 void quantize_row(const KernelTable& table, const float* x, std::size_t count, int bits,

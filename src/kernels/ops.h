@@ -56,32 +56,61 @@ void swiglu(const float* gate, const float* up, std::size_t count, float* dst,
 void swiglu_backward(const float* dy, const float* gate, const float* up, std::size_t count,
                      float* dgate, float* dup, ParallelFor& parallel);
 
+/// The activation of a gated MLP.
+enum class Gate { kSilu, kGeluTanh, kGeluErf };
+/// dst [rows, cols] = activation(gate) * up. Rows of gate and up are stride floats apart; dst,
+/// whose rows are cols apart, may be gate or up where stride is cols.
+void gate_rows(Gate activation, const float* gate, const float* up, std::size_t rows,
+               std::size_t cols, std::size_t stride, float* dst, ParallelFor& parallel);
+/// The gradients of gate_rows for count dense numbers. Outputs must not overlap inputs.
+void gate_backward(Gate activation, const float* dy, const float* gate, const float* up,
+                   std::size_t count, float* dgate, float* dup, ParallelFor& parallel);
+
+/// x = cap * tanh(x / cap), in place (soft capping, Gemma 2), within 1e-6 of cap.
+void soft_cap(float* x, std::size_t count, float cap, ParallelFor& parallel);
+/// dy *= 1 - (y / cap)^2, where y is soft_cap's result: its gradient, in place.
+void soft_cap_backward(float* dy, const float* y, std::size_t count, float cap,
+                       ParallelFor& parallel);
+
+/// rms_norm of each of the heads parts of head_dim numbers of a row, with gamma [head_dim]. x and y
+/// rows are stride floats apart, y may be x. stats, if not null, receives [rows, heads, 2].
+void norm_heads(const float* x, std::size_t rows, std::size_t stride, std::size_t heads,
+                std::size_t head_dim, const float* gamma, float eps, float* y, float* stats,
+                ParallelFor& parallel);
+/// dx of norm_heads, in place of dy; dgamma [head_dim] is added to, if not null.
+void norm_heads_backward(float* dy, const float* x, const float* stats, const float* gamma,
+                         std::size_t rows, std::size_t stride, std::size_t heads,
+                         std::size_t head_dim, float* dgamma, ParallelFor& parallel);
+
 /// y = x for [rows, cols]; rows are x_stride and y_stride floats apart.
 void copy_matrix(const float* x, std::size_t rows, std::size_t cols, std::size_t x_stride, float* y,
                  std::size_t y_stride, ParallelFor& parallel);
 
-/// cos and sin of rotary positions: table [rows, 2 * half] receives each row's cosines, then its
-/// sines, of f32(position * frequencies[i]).
+/// cos and sin of rotary positions, times scale: table [rows, 2 * half] receives each row's
+/// cosines, then its sines, of f32(position * frequencies[i]).
 void rotary_table(const std::int32_t* positions, std::size_t rows, const float* frequencies,
-                  std::size_t half, float* table);
-/// Rotary positions, in place: in each of the heads parts of 2 * half numbers of a row, the pairs
-/// (i, half + i) are rotated by the row's angles. x rows are stride floats apart; table is
-/// rotary_table's.
-void rotate(float* x, std::size_t rows, std::size_t stride, std::size_t heads, std::size_t half,
+                  std::size_t half, float* table, double scale = 1);
+/// The heads of q or k whose leading numbers turn.
+struct RotaryHeads {
+  std::size_t heads, head_dim, half;  // 2 * half <= head_dim numbers of a head turn
+};
+/// Rotary positions, in place: in each head of a row, the pairs (i, half + i) are rotated by the
+/// row's angles. x rows are stride floats apart; table is rotary_table's.
+void rotate(float* x, std::size_t rows, std::size_t stride, const RotaryHeads& heads,
             const float* table, ParallelFor& parallel);
 /// The gradient of rotate: rotates back, in place.
-void rotate_backward(float* dx, std::size_t rows, std::size_t stride, std::size_t heads,
-                     std::size_t half, const float* table, ParallelFor& parallel);
+void rotate_backward(float* dx, std::size_t rows, std::size_t stride, const RotaryHeads& heads,
+                     const float* table, ParallelFor& parallel);
 
 /// dst += src.
 void add_in_place(const float* src, std::size_t count, float* dst, ParallelFor& parallel);
 
 /// Causal attention of one sequence. Query i (0..q_len-1) has position past + i and sees keys
-/// 0..past + i. q and out rows are q_stride / out_stride floats apart, head h at offset h *
-/// head_dim; k and v rows k_stride / v_stride apart, kv head at (h / (heads / kv_heads)) *
-/// head_dim. out must not overlap inputs. Where stored_k and stored_v [kv_heads] are given, keys
-/// and values are read from there instead of k and v, bit-equal to attention on their dequantized
-/// values.
+/// 0..past + i, with a window only the last `window` of them. q and out rows are q_stride /
+/// out_stride floats apart, head h at offset h * head_dim; k and v rows k_stride / v_stride apart,
+/// kv head at (h / (heads / kv_heads)) * head_dim. out must not overlap inputs. Where stored_k and
+/// stored_v [kv_heads] are given, keys and values are read from there instead of k and v, bit-equal
+/// to attention on their dequantized values.
 struct AttentionSequence {
   const float* q;
   const float* k;
@@ -96,7 +125,9 @@ struct AttentionSequence {
 struct AttentionShape {
   std::size_t heads, kv_heads, head_dim;
   std::size_t q_stride, k_stride, v_stride, out_stride;
-  float scale;  // usually 1 / sqrt(head_dim)
+  float scale;             // usually 1 / sqrt(head_dim)
+  std::size_t window = 0;  // keys that a query sees at most; 0: all before it
+  float score_cap = 0;     // soft_cap of scaled scores; 0: none
 };
 /// Varlen causal attention over packed sequences.
 void attention(const AttentionShape& shape, const AttentionSequence* sequences,

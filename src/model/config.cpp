@@ -2,9 +2,11 @@
 #include "model/config.h"
 
 #include <array>
+#include <cmath>
 
 #include "core/error.h"
 #include "model/config_values.h"
+#include "model/families.h"
 
 namespace qalof::model {
 
@@ -31,16 +33,29 @@ Activation read_activation(const Json& json, const std::string& where) {
 }
 
 void refuse_unimplemented(const Json& json, const std::string& where) {
-  require_bool(json, "scale_attn_weights", true, where);
-  for (const char* key :
-       {"scale_attn_by_inverse_layer_idx", "add_cross_attention", "is_encoder_decoder"}) {
+  for (const char* key : {"add_cross_attention", "is_encoder_decoder"})
     require_bool(json, key, false, where);
-  }
   // The setting changes the order and precision of scores; here scores are f32 either way.
   read_bool(json, "reorder_and_upcast_attn", false, where);
 }
 
-ModelConfig parse_gpt2_config(const Json& json, const std::string& where) {
+// The factors of scores, where they are not those of a plain GPT-2.
+void read_score_scales(const Json& json, const std::string& where, ModelConfig& config) {
+  const bool is_scaled = read_bool(json, "scale_attn_weights", true, where);
+  const bool by_layer = read_bool(json, "scale_attn_by_inverse_layer_idx", false, where);
+  if (is_scaled && !by_layer) return;
+  config.attention.resize(config.num_layers);
+  const double scale = is_scaled ? 1.0 / std::sqrt(static_cast<double>(config.head_dim())) : 1.0;
+  for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
+    config.attention[layer].score_scale =
+        static_cast<float>(by_layer ? scale / static_cast<double>(layer + 1) : scale);
+  }
+}
+
+}  // namespace
+
+ModelConfig parse_gpt2_config(const Json& json, const Family& /*family*/,
+                              const std::string& where) {
   refuse_unimplemented(json, where);
   ModelConfig config;
   config.raw = json;
@@ -65,66 +80,27 @@ ModelConfig parse_gpt2_config(const Json& json, const std::string& where) {
   config.lm_head =
       read_bool(json, "tie_word_embeddings", true, where) ? LmHead::kTied : LmHead::kOwn;
   read_dropout(json, {"resid_pdrop", "embd_pdrop", "attn_pdrop"}, config, where);
+  read_score_scales(json, where, config);
   return config;
 }
-
-}  // namespace
 
 ModelConfig parse_model_config(const Json& json, const std::string& where) {
   QALOF_CHECK(json.is_object(), ErrorKind::kBadInput, "{}: found {}, expected an object", where,
               json.type_name());
   const std::string type = json_string(json, "model_type", where);
-  QALOF_CHECK(type == "gpt2" || type == "llama", ErrorKind::kUnsupported,
-              "{}: model_type is {:.40}, implemented are gpt2 and llama", where, type);
+  const Family* family = find_family(type);
+  QALOF_CHECK(family != nullptr, ErrorKind::kUnsupported,
+              "{}: model_type is {:.40}, implemented are {}", where, type,
+              fmt::join(model_types(), ", "));
   QALOF_CHECK(present_key(json, "quantization_config", nullptr).empty(), ErrorKind::kUnsupported,
               "{}: quantization_config is given; a base with float weights is needed", where);
-  return type == "gpt2" ? parse_gpt2_config(json, where) : parse_llama_config(json, where);
+  return family->parse(json, *family, where);
 }
 
 void set_lm_head(ModelConfig& config, LmHead head) {
   const bool is_tied = head == LmHead::kTied;
   if (is_tied != (config.lm_head == LmHead::kTied)) config.raw["tie_word_embeddings"] = is_tied;
   config.lm_head = head;
-}
-
-Json named_model_config(const std::string& model_type, const std::string& size) {
-  QALOF_CHECK(model_type == "gpt2" || model_type == "llama", ErrorKind::kUsage,
-              "--model_type: found {:.40}, expected gpt2 or llama", model_type);
-  if (model_type == "llama") {
-    if (std::optional<Json> json = named_llama_config(size)) return *json;
-    fail(ErrorKind::kUsage, "--size: found {:.40}, expected one of 135M, 1B, nano", size);
-  }
-  struct Size {
-    const char* name;
-    int layers, heads, hidden, positions, vocab;
-  };
-  constexpr std::array<Size, 5> kSizes = {
-      Size{"124M", 12, 12, 768, 1024, 50257}, Size{"355M", 24, 16, 1024, 1024, 50257},
-      Size{"774M", 36, 20, 1280, 1024, 50257}, Size{"1.5B", 48, 25, 1600, 1024, 50257},
-      Size{"nano", 4, 4, 128, 256, 1024}};
-  for (const Size& known : kSizes) {
-    if (size != known.name) continue;
-    return {{"model_type", "gpt2"},
-            {"architectures", {"GPT2ForQuestionAnswering"}},
-            {"vocab_size", known.vocab},
-            {"n_positions", known.positions},
-            {"n_ctx", known.positions},
-            {"n_embd", known.hidden},
-            {"n_layer", known.layers},
-            {"n_head", known.heads},
-            {"activation_function", "gelu_new"},
-            {"layer_norm_epsilon", 1e-5},
-            {"initializer_range", 0.02},
-            {"bos_token_id", known.vocab - 1},
-            {"eos_token_id", known.vocab - 1},
-            {"resid_pdrop", 0.0},
-            {"embd_pdrop", 0.0},
-            {"attn_pdrop", 0.0}};
-  }
-  std::vector<std::string> names;
-  names.reserve(kSizes.size());
-  for (const Size& known : kSizes) names.emplace_back(known.name);
-  fail(ErrorKind::kUsage, "--size: found {:.40}, expected one of {}", size, fmt::join(names, ", "));
 }
 
 }  // namespace qalof::model

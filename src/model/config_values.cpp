@@ -7,10 +7,9 @@
 
 namespace qalof::model {
 
-// The largest model within these bounds, in f32: both embeddings, positions and all layers.
-static_assert(4.0 * kMaxHidden *
-                  (2.0 * kMaxVocab + kMaxPositions +
-                   kMaxLayers * (4.0 * kMaxHidden + 2.0 * kMaxInner)) <
+// The largest model within these bounds, in f32: both embeddings, positions and all layers, with q,
+// k, v, attention's output, gate, up and down.
+static_assert(4.0 * kMaxHidden * (2.0 * kMaxVocab + kMaxPositions + kMaxLayers * 7.0 * kMaxInner) <
               static_cast<double>(std::numeric_limits<std::int64_t>::max()));
 
 std::string present_key(const Json& json, const char* key, const char* alias) {

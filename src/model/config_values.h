@@ -38,9 +38,4 @@ void read_dropout(const Json& json, std::initializer_list<const char*> keys, Mod
 /// Error{kUnsupported} unless a switch has the implemented value.
 void require_bool(const Json& json, const char* key, bool implemented, const std::string& where);
 
-/// The Llama family's config.json (llama.cpp).
-ModelConfig parse_llama_config(const Json& json, const std::string& where);
-/// The config.json of a named Llama size; nullopt for other names.
-std::optional<Json> named_llama_config(const std::string& size);
-
 }  // namespace qalof::model

@@ -1,85 +1,44 @@
 // Linears, tensors and names of each family's layers, in forward order.
 #include <fmt/format.h>
 
-#include <array>
-#include <span>
+#include <algorithm>
+#include <cmath>
 
-#include "model/config.h"
+#include "model/config_values.h"
+#include "model/families.h"
 
 namespace qalof::model {
 
 namespace {
 
-struct FamilyLinear {
-  LinearRole role;
-  const char* name;  // within a layer
-};
-
-constexpr std::array<FamilyLinear, 4> kGpt2Linears = {{{LinearRole::kQkv, "attn.c_attn"},
-                                                       {LinearRole::kAttentionOut, "attn.c_proj"},
-                                                       {LinearRole::kUp, "mlp.c_fc"},
-                                                       {LinearRole::kDown, "mlp.c_proj"}}};
-constexpr std::array<FamilyLinear, 7> kLlamaLinears = {
-    {{LinearRole::kQ, "self_attn.q_proj"},
-     {LinearRole::kK, "self_attn.k_proj"},
-     {LinearRole::kV, "self_attn.v_proj"},
-     {LinearRole::kAttentionOut, "self_attn.o_proj"},
-     {LinearRole::kGate, "mlp.gate_proj"},
-     {LinearRole::kUp, "mlp.up_proj"},
-     {LinearRole::kDown, "mlp.down_proj"}}};
-
-// All differences between the families' files.
-struct FamilyNames {
-  const char* prefix;       // of the decoder inside a model of transformers
-  const char* span_prefix;  // of the decoder inside a question-answering model
-  const char* layer;        // "h.{}."
-  const char* attention_norm;
-  const char* mlp_norm;
-  const char* token_embedding;
-  const char* position_embedding;  // "" where positions are rotary
-  const char* final_norm;
-  bool conv1d;  // linears are stored [in, out]
-  bool biases;
-  std::span<const FamilyLinear> linears;
-};
-
-const FamilyNames& names_of(const ModelConfig& config) {
-  static const FamilyNames kGpt2 = {"transformer.", "transformer.", "h.",        "ln_1",
-                                    "ln_2",         "wte",          "wpe",       "ln_f",
-                                    true,           true,           kGpt2Linears};
-  // transformers' question-answering class for Llama names its decoder "transformer".
-  static const FamilyNames kLlama = {"model.",
-                                     "transformer.",
-                                     "layers.",
-                                     "input_layernorm",
-                                     "post_attention_layernorm",
-                                     "embed_tokens",
-                                     "",
-                                     "norm",
-                                     false,
-                                     false,
-                                     kLlamaLinears};
-  return config.family == Family::kGpt2 ? kGpt2 : kLlama;
-}
+const FamilyNames& names_of(const ModelConfig& config) { return family_of(config).names; }
 
 std::pair<std::size_t, std::size_t> linear_shape(const ModelConfig& config, LinearRole role) {
   const std::size_t hidden = config.hidden;
   switch (role) {
     case LinearRole::kQkv:
-      return {hidden, hidden + 2 * config.kv_width()};
+      return {hidden, config.qkv_width()};
+    case LinearRole::kQ:
+      return {hidden, config.q_width()};
     case LinearRole::kK:
     case LinearRole::kV:
       return {hidden, config.kv_width()};
+    case LinearRole::kAttentionOut:
+      return {config.q_width(), hidden};
+    case LinearRole::kGateUp:
+      return {hidden, 2 * config.inner};
     case LinearRole::kGate:
     case LinearRole::kUp:
       return {hidden, config.inner};
     case LinearRole::kDown:
-      return {config.inner, hidden};
-    case LinearRole::kQ:
-    case LinearRole::kAttentionOut:
       break;
   }
-  return {hidden, hidden};
+  return {config.inner, hidden};
+}
+
+bool has_bias(const ModelConfig& config, LinearRole role) {
+  if (reads_mlp_norm(role) || role == LinearRole::kDown) return config.has_mlp_bias;
+  return role == LinearRole::kAttentionOut ? config.has_attention_out_bias : config.has_qkv_bias;
 }
 
 std::string layer_name(const FamilyNames& names, std::size_t layer, const char* name) {
@@ -88,6 +47,18 @@ std::string layer_name(const FamilyNames& names, std::size_t layer, const char* 
 
 }  // namespace
 
+float ModelConfig::score_scale(std::size_t layer) const {
+  const float own = attention.empty() ? 0.0F : attention[layer].score_scale;
+  return own != 0 ? own : 1.0F / std::sqrt(static_cast<float>(head_dim()));
+}
+
+std::size_t ModelConfig::max_length() const {
+  if (!rotary || rotary->grows_beyond == 0) return max_positions;
+  const double most =
+      static_cast<double>(max_positions) * static_cast<double>(std::max(rotary->factor, 1.0F));
+  return static_cast<std::size_t>(std::min(most, static_cast<double>(kMaxPositions)));
+}
+
 std::vector<LinearSpec> linears(const ModelConfig& config) {
   const FamilyNames& names = names_of(config);
   std::vector<LinearSpec> specs;
@@ -95,7 +66,7 @@ std::vector<LinearSpec> linears(const ModelConfig& config) {
     for (const FamilyLinear& linear : names.linears) {
       const auto [in, out] = linear_shape(config, linear.role);
       specs.push_back({layer_name(names, layer, linear.name), in, out, layer, names.conv1d,
-                       names.biases, linear.role});
+                       has_bias(config, linear.role), linear.role});
     }
   }
   return specs;
@@ -116,6 +87,7 @@ std::vector<LayerSteps> layer_steps(const ModelConfig& config) {
       case LinearRole::kAttentionOut:
         step.attention_out = i;
         break;
+      case LinearRole::kGateUp:
       case LinearRole::kGate:
       case LinearRole::kUp:
         step.mlp_in.push_back(i);
@@ -138,6 +110,14 @@ TensorNames tensor_names(const ModelConfig& config) {
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
     result.attention_norms.push_back(layer_name(names, layer, names.attention_norm));
     result.mlp_norms.push_back(layer_name(names, layer, names.mlp_norm));
+    if (config.has_out_norms) {
+      result.attention_out_norms.push_back(layer_name(names, layer, names.attention_out_norm));
+      result.mlp_out_norms.push_back(layer_name(names, layer, names.mlp_out_norm));
+    }
+    if (config.has_qk_norms) {
+      result.q_norms.push_back(layer_name(names, layer, names.q_norm));
+      result.k_norms.push_back(layer_name(names, layer, names.k_norm));
+    }
   }
   return result;
 }
@@ -148,16 +128,16 @@ std::string decoder_prefix(const ModelConfig& config, ModelClass model_class) {
 }
 
 std::string architecture(const ModelConfig& config, ModelClass model_class) {
-  const bool is_gpt2 = config.family == Family::kGpt2;
+  const Family& family = family_of(config);
   switch (model_class) {
     case ModelClass::kQuestionAnswering:
-      return is_gpt2 ? "GPT2ForQuestionAnswering" : "LlamaForQuestionAnswering";
+      return fmt::format("{}ForQuestionAnswering", family.classes);
     case ModelClass::kSequenceClassification:
-      return is_gpt2 ? "GPT2ForSequenceClassification" : "LlamaForSequenceClassification";
+      return fmt::format("{}ForSequenceClassification", family.classes);
     case ModelClass::kCausalLm:
       break;
   }
-  return is_gpt2 ? "GPT2LMHeadModel" : "LlamaForCausalLM";
+  return fmt::format("{}{}", family.classes, family.lm_class);
 }
 
 quant::PlanTarget plan_target(const ModelConfig& config) {
@@ -189,19 +169,29 @@ std::vector<TensorSpec> row_tensors(const ModelConfig& config) {
   return specs;
 }
 
-std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
-  const std::size_t hidden = config.hidden;
+std::vector<TensorSpec> norm_tensors(const ModelConfig& config) {
   const TensorNames names = tensor_names(config);
-  std::vector<TensorSpec> specs = embedding_tensors(config);
-  auto add_norm = [&](const std::string& name) {
-    specs.push_back({name + ".weight", {hidden}});
-    if (config.norm == NormKind::kLayer) specs.push_back({name + ".bias", {hidden}});
+  std::vector<TensorSpec> specs;
+  auto add_norm = [&](const std::string& name, std::size_t width) {
+    specs.push_back({name + ".weight", {width}});
+    if (config.norm == NormKind::kLayer) specs.push_back({name + ".bias", {width}});
   };
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
-    add_norm(names.attention_norms[layer]);
-    add_norm(names.mlp_norms[layer]);
+    for (const auto* norms : {&names.attention_norms, &names.attention_out_norms, &names.mlp_norms,
+                              &names.mlp_out_norms}) {
+      if (!norms->empty()) add_norm((*norms)[layer], config.hidden);
+    }
+    for (const auto* norms : {&names.q_norms, &names.k_norms}) {
+      if (!norms->empty()) add_norm((*norms)[layer], config.head_dim());
+    }
   }
-  add_norm(names.final_norm);
+  add_norm(names.final_norm, config.hidden);
+  return specs;
+}
+
+std::vector<TensorSpec> expected_tensors(const ModelConfig& config) {
+  std::vector<TensorSpec> specs = embedding_tensors(config);
+  for (TensorSpec& spec : norm_tensors(config)) specs.push_back(std::move(spec));
   for (const LinearSpec& spec : linears(config)) {
     specs.push_back({spec.name + ".weight", spec.conv1d ? std::vector{spec.in, spec.out}
                                                         : std::vector{spec.out, spec.in}});

@@ -37,6 +37,10 @@ kernels::RowInput::Op row_operation(model::Activation activation) {
       return kernels::RowInput::Op::kGeluErf;
     case model::Activation::kSwiGlu:
       return kernels::RowInput::Op::kSwiGlu;
+    case model::Activation::kGeGluTanh:
+      return kernels::RowInput::Op::kGeGluTanh;
+    case model::Activation::kGeGluErf:
+      return kernels::RowInput::Op::kGeGluErf;
   }
   fail(ErrorKind::kInternal, "activation {}", static_cast<int>(activation));
 }
@@ -47,9 +51,9 @@ void check_sequence(const Execution& execution, const weights::BaseModel& base,
   const KvCache* cache = sequence.cache;
   const std::size_t past = cache != nullptr ? cache->length() : 0;
   QALOF_CHECK(!sequence.ids.empty(), ErrorKind::kBadInput, "sequence {} is empty", s);
-  QALOF_CHECK(past + sequence.ids.size() <= config.max_positions, ErrorKind::kBadInput,
+  QALOF_CHECK(past + sequence.ids.size() <= config.max_length(), ErrorKind::kBadInput,
               "sequence {} has {} tokens, the model has {} positions", s,
-              past + sequence.ids.size(), config.max_positions);
+              past + sequence.ids.size(), config.max_length());
   QALOF_CHECK(cache == nullptr || past + sequence.ids.size() <= cache->capacity(),
               ErrorKind::kResource,
               "sequence {}: the KV cache holds {} of {} positions, {} more do not fit", s, past,
@@ -65,6 +69,22 @@ void check_sequence(const Execution& execution, const weights::BaseModel& base,
   }
 }
 
+// The rows of a sequence: its new tokens, and before them those of its cache where their keys must
+// be computed anew because the sequence is now longer than a bound of its rotary positions.
+DecoderWorkspace::Placed placed_rows(const Sequence& sequence, std::size_t index,
+                                     std::size_t out_row, const model::ModelConfig& config) {
+  DecoderWorkspace::Placed placed{index, 0, sequence.ids.size(), out_row};
+  if (sequence.cache == nullptr) return placed;
+  const KvCache& cache = *sequence.cache;
+  placed.past = cache.length();
+  const std::size_t scaling = config.scaling_length(placed.past + placed.rows);
+  if (placed.past == 0 || scaling == cache.scaling_length()) return placed;
+  placed.again = placed.past;
+  placed.rows += placed.past;
+  placed.past = 0;
+  return placed;
+}
+
 // Orders the rows so that the sequences of one execution are contiguous; executions and sequences
 // keep their order of first appearance.
 void place(const Execution& call, std::span<const Sequence> sequences,
@@ -77,7 +97,7 @@ void place(const Execution& call, std::span<const Sequence> sequences,
   for (std::size_t s = 0; s < sequences.size(); ++s) {
     const Execution& execution = execution_of(call, sequences[s]);
     check_sequence(execution, call.base(), sequences[s], s);
-    workspace.placed.push_back({s, 0, sequences[s].ids.size(), out_row});
+    workspace.placed.push_back(placed_rows(sequences[s], s, out_row, call.base().config()));
     out_row += sequences[s].ids.size();
     bool known = false;
     for (const auto& group : workspace.groups) known = known || group.execution == &execution;
@@ -93,14 +113,17 @@ void place(const Execution& call, std::span<const Sequence> sequences,
       std::rotate(workspace.placed.begin() + static_cast<std::ptrdiff_t>(next),
                   workspace.placed.begin() + static_cast<std::ptrdiff_t>(i),
                   workspace.placed.begin() + static_cast<std::ptrdiff_t>(i + 1));
-      workspace.placed[next++].row = row;
-      row += sequence.ids.size();
+      DecoderWorkspace::Placed& placed = workspace.placed[next++];
+      placed.row = row;
+      row += placed.rows;
       group.has_cache = group.has_cache || sequence.cache != nullptr;
-      const std::size_t past = sequence.cache != nullptr ? sequence.cache->length() : 0;
-      for (std::size_t t = 0; t < sequence.ids.size(); ++t) {
-        workspace.ids.push_back(sequence.ids[t]);
-        workspace.positions.push_back(static_cast<std::int32_t>(past + t));
+      if (placed.again > 0) {
+        const std::span<const std::int32_t> before = sequence.cache->ids();
+        workspace.ids.insert(workspace.ids.end(), before.begin(), before.end());
       }
+      workspace.ids.insert(workspace.ids.end(), sequence.ids.begin(), sequence.ids.end());
+      for (std::size_t t = 0; t < placed.rows; ++t)
+        workspace.positions.push_back(static_cast<std::int32_t>(placed.past + t));
     }
     group.rows = row - group.first_row;
   }
@@ -115,7 +138,7 @@ std::uint64_t linear_bytes(const weights::LinearCall& call, std::size_t rows) {
 void run_attention(std::span<const Sequence> sequences, const model::ModelConfig& config,
                    std::size_t layer, const QkvLayout& qkv, DecoderWorkspace& workspace,
                    ParallelFor& parallel) {
-  const std::size_t hidden = config.hidden;
+  const std::size_t q_width = config.q_width();
   const std::size_t kv_width = config.kv_width();
   const auto rows_at = [&](std::size_t row, bool has_cache) {
     const std::size_t at = row * kv_width, scale_at = row * config.num_kv_heads;
@@ -143,7 +166,7 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
     work.q = qkv.q + at.row * qkv.q_stride;
     work.k = k.values;
     work.v = v.values;
-    work.out = workspace.attended.data() + at.row * hidden;
+    work.out = workspace.attended.data() + at.row * q_width;
     work.q_len = at.rows;
     KvCache* cache = sequences[at.sequence].cache;
     if (cache == nullptr) continue;
@@ -161,37 +184,46 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
   shape.q_stride = qkv.q_stride;
   shape.k_stride = qkv.kv_stride;
   shape.v_stride = qkv.kv_stride;
-  shape.out_stride = hidden;
-  shape.scale = 1.0F / std::sqrt(static_cast<float>(config.head_dim()));
+  shape.out_stride = q_width;
+  shape.scale = config.score_scale(layer);
+  shape.window = config.window(layer);
+  shape.score_cap = config.score_cap;
   kernels::attention(shape, workspace.sequences.data(), workspace.placed.size(), parallel);
 }
 
-// Applies rotary positions to q and k and, in a rotated model, then the Hadamard rotation of heads.
-void rotate_qk(const weights::BaseModel& base, const QkvLayout& qkv,
-               const DecoderWorkspace& workspace, ParallelFor& parallel) {
+// Norms the heads of q and k, applies rotary positions to them and, in a rotated model, then the
+// Hadamard rotation of heads; each where the model has it.
+void prepare_qk(const weights::BaseModel& base, std::size_t layer, const QkvLayout& qkv,
+                const DecoderWorkspace& workspace, ParallelFor& parallel) {
   const model::ModelConfig& config = base.config();
-  const std::size_t half = base.rotary().size(), tokens = workspace.ids.size();
-  kernels::rotate(qkv.q, tokens, qkv.q_stride, config.num_heads, half, workspace.rotary.data(),
-                  parallel);
-  kernels::rotate(qkv.k, tokens, qkv.kv_stride, config.num_kv_heads, half, workspace.rotary.data(),
-                  parallel);
-  if (base.rotation() == nullptr) return;
-  const kernels::Hadamard& head = *base.rotation()->after_positions();
-  head.apply(qkv.q, tokens, qkv.q_stride, config.num_heads, parallel);
-  head.apply(qkv.k, tokens, qkv.kv_stride, config.num_kv_heads, parallel);
+  const std::size_t tokens = workspace.ids.size(), dim = config.head_dim();
+  const bool sliding = config.uses_sliding_rotary(layer);
+  const auto prepare = [&](float* x, std::size_t stride, std::size_t heads,
+                           const std::vector<float>& gain) {
+    if (!gain.empty())
+      kernels::norm_heads(x, tokens, stride, heads, dim, gain.data(), config.norm_epsilon, x,
+                          nullptr, parallel);
+    if (config.rotary_of(layer) != nullptr)
+      kernels::rotate(x, tokens, stride, {heads, dim, base.rotary_pairs(sliding)},
+                      workspace.rotary[sliding ? 1 : 0].data(), parallel);
+    if (base.rotation() != nullptr && base.rotation()->after_positions() != nullptr)
+      base.rotation()->after_positions()->apply(x, tokens, stride, heads, parallel);
+  };
+  prepare(qkv.q, qkv.q_stride, config.num_heads, base.q_norm(layer).gamma);
+  prepare(qkv.k, qkv.kv_stride, config.num_kv_heads, base.k_norm(layer).gamma);
 }
 
 }  // namespace
 
 QkvLayout qkv_layout(const model::ModelConfig& config, const model::LayerSteps& steps,
                      std::size_t tokens, float* base) {
-  const std::size_t hidden = config.hidden, kv_width = config.kv_width();
+  const std::size_t q_width = config.q_width(), kv_width = config.kv_width();
   if (steps.attention_in.size() == 1) {
-    const std::size_t row = hidden + 2 * kv_width;
-    return {base, base + hidden, base + hidden + kv_width, row, row};
+    const std::size_t row = config.qkv_width();
+    return {base, base + q_width, base + q_width + kv_width, row, row};
   }
-  float* k = base + tokens * hidden;
-  return {base, k, k + tokens * kv_width, hidden, kv_width};
+  float* k = base + tokens * q_width;
+  return {base, k, k + tokens * kv_width, q_width, kv_width};
 }
 
 namespace {
@@ -234,23 +266,25 @@ class ForwardPass {
   }
 
  private:
-  std::size_t qkv_width() const { return hidden_ + 2 * config_.kv_width(); }
   std::uint64_t row_bytes() const { return tokens_ * hidden_ * sizeof(float); }
 
   void reserve() {
     const std::size_t kv_width = config_.kv_width();
     grow(workspace_.residual, tokens_ * hidden_);
     grow(workspace_.normed, tokens_ * hidden_);
-    grow(workspace_.qkv, tokens_ * qkv_width());
+    grow(workspace_.qkv, tokens_ * config_.qkv_width());
     for (auto* buffer : {&workspace_.k_codes, &workspace_.v_codes})
       grow(*buffer, tokens_ * kv_width);
     for (auto* buffer : {&workspace_.k_scales, &workspace_.v_scales})
       grow(*buffer, tokens_ * config_.num_kv_heads);
-    grow(workspace_.attended, tokens_ * hidden_);
-    grow(workspace_.inner, base_.layers().front().mlp_in.size() * tokens_ * config_.inner);
+    grow(workspace_.attended, tokens_ * config_.q_width());
+    grow(workspace_.inner, (config_.is_gated() ? 2 : 1) * tokens_ * config_.inner);
+    if (is_gate_fused()) grow(workspace_.activated, tokens_ * config_.inner);
     grow(workspace_.projected, tokens_ * hidden_);
     grow(workspace_.sequences, sequences_.size());
-    if (config_.rotary) grow(workspace_.rotary, tokens_ * config_.head_dim());
+  }
+  bool is_gate_fused() const {
+    return config_.is_gated() && base_.layers().front().mlp_in.size() == 1;
   }
 
   // Fills the residual stream: with states [tokens, hidden], or null: with embeddings.
@@ -266,10 +300,25 @@ class ForwardPass {
                     group.execution->embedding_width(), residual_ + group.first_row * hidden_);
       }
     }
-    if (config_.rotary) {
-      kernels::rotary_table(workspace_.positions.data(), tokens_, base_.rotary().data(),
-                            base_.rotary().size(), workspace_.rotary.data());
+    for (const bool sliding : {false, true}) make_rotary_table(sliding);
+    for (const auto& at : workspace_.placed) {
+      KvCache* cache = sequences_[at.sequence].cache;
+      if (cache == nullptr) continue;
+      const std::span<const std::int32_t> ids(workspace_.ids);
+      cache->follow(ids.subspan(at.row, at.rows), config_.scaling_length(at.past + at.rows),
+                    at.again > 0);
     }
+  }
+
+  void make_rotary_table(bool sliding) {
+    const std::size_t width = 2 * base_.rotary_pairs(sliding);
+    if (width == 0) return;
+    std::vector<float>& table = workspace_.rotary[sliding ? 1 : 0];
+    grow(table, tokens_ * width);
+    const std::span<const std::int32_t> positions(workspace_.positions);
+    for (const auto& at : workspace_.placed)
+      base_.rotary_table(sliding, positions.subspan(at.row, at.rows), at.past + at.rows,
+                         table.data() + at.row * width);
   }
 
   void attention(std::size_t layer) {
@@ -279,12 +328,14 @@ class ForwardPass {
     {
       const Profile::Scope scope(
           profile_, "attention",
-          tokens_ * (qkv_width() + hidden_) * sizeof(float) + cached_bytes() / config_.num_layers);
-      if (config_.rotary) rotate_qk(base_, qkv_, workspace_, parallel_);
+          tokens_ * (config_.qkv_width() + config_.q_width()) * sizeof(float) +
+              cached_bytes() / config_.num_layers);
+      if (config_.rotary || config_.has_qk_norms)
+        prepare_qk(base_, layer, qkv_, workspace_, parallel_);
       run_attention(sequences_, config_, layer, qkv_, workspace_, parallel_);
     }
     linear(steps.attention_out, {workspace_.attended.data()}, workspace_.projected.data());
-    add_projected();
+    add_projected(base_.attention_out_norm(layer));
   }
 
   void mlp(std::size_t layer) {
@@ -295,22 +346,32 @@ class ForwardPass {
     kernels::RowInput activated{inner, row_operation(config_.activation)};
     activated.result = inner;
     if (rotation_ != nullptr) activated.hadamard = &rotation_->inner();
-    if (config_.activation == model::Activation::kSwiGlu) activated.up = outputs[1];
+    if (is_gate_fused()) {
+      activated.up = inner + config_.inner;
+      activated.stride = 2 * config_.inner;
+      activated.result = workspace_.activated.data();
+    } else if (config_.is_gated()) {
+      activated.up = outputs[1];
+    }
     linear(steps.mlp_out, activated, workspace_.projected.data());
-    add_projected();
+    add_projected(base_.mlp_out_norm(layer));
   }
 
   // Writes normed states in the order of the sequences, and moves their caches on.
   void finish(float* hidden_out) {
     if (rotation_ != nullptr) rotation_->leave_residual(residual_, tokens_, parallel_);
-    if (workspace_.groups.size() <= 1) {
+    const bool in_order =
+        workspace_.groups.size() <= 1 &&
+        std::ranges::all_of(workspace_.placed, [](const auto& at) { return at.again == 0; });
+    if (in_order) {
       final_norm(0, tokens_, hidden_out);
     } else {
       for (const auto& at : workspace_.placed)
-        final_norm(at.row, at.rows, hidden_out + at.out_row * hidden_);
+        final_norm(at.row + at.again, at.rows - at.again, hidden_out + at.out_row * hidden_);
     }
-    for (const Sequence& sequence : sequences_) {
-      if (sequence.cache != nullptr) sequence.cache->advance(sequence.ids.size());
+    for (const auto& at : workspace_.placed) {
+      KvCache* cache = sequences_[at.sequence].cache;
+      if (cache != nullptr) cache->advance(at.rows);
     }
   }
 
@@ -321,9 +382,10 @@ class ForwardPass {
       const weights::LinearCall& call = group.execution->linear(index);
       const Profile::Scope scope(profile_, name, linear_bytes(call, group.rows));
       const std::size_t at = group.first_row * call.weight.k;
+      const std::size_t read_at = input.stride != 0 ? group.first_row * input.stride : at;
       kernels::RowInput rows = input;
-      rows.x += at;
-      if (rows.up != nullptr) rows.up += at;
+      rows.x += read_at;
+      if (rows.up != nullptr) rows.up += read_at;
       if (rows.result != nullptr) rows.result += at;
       weights::run_linear(call, rows, group.rows, y + group.first_row * call.weight.n,
                           workspace_.linear, parallel_);
@@ -373,8 +435,13 @@ class ForwardPass {
     norm_rows(base_.final_norm(), first, rows, dst);
   }
 
-  void add_projected() {
+  // norm: of what is added; without gain there is none.
+  void add_projected(const weights::BaseModel::Norm& norm) {
     const Profile::Scope scope(profile_, "residual", 3 * row_bytes());
+    float* added = workspace_.projected.data();
+    if (!norm.gamma.empty())
+      kernels::rms_norm(added, tokens_, hidden_, norm.gamma.data(), config_.norm_epsilon, added,
+                        nullptr, parallel_);
     kernels::add_in_place(workspace_.projected.data(), tokens_ * hidden_, residual_, parallel_);
   }
 
@@ -471,6 +538,9 @@ void lm_logits(const Execution& execution, const float* hidden, std::size_t rows
   call.weight = execution.base().lm_head(width, parallel);
   weights::run_linear(call, hidden, rows, logits, workspace != nullptr ? *workspace : own,
                       parallel);
+  const model::ModelConfig& config = execution.base().config();
+  if (config.logit_cap != 0)
+    kernels::soft_cap(logits, rows * config.vocab_size, config.logit_cap, parallel);
 }
 
 std::vector<float> lm_token_losses(const Execution& execution, const float* hidden,

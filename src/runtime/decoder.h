@@ -5,6 +5,7 @@
 // threads may run it at once, each with its own DecoderWorkspace and KvCache.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -35,7 +36,9 @@ struct DecoderWorkspace {
   // Called before each layer with the residual states [m, hidden] that it reads.
   std::function<void(std::size_t layer, const float* rows, std::size_t m)> observe_states;
   std::vector<std::int32_t> ids, positions;
-  std::vector<float> residual, normed, qkv, k_scales, v_scales, attended, inner, projected, rotary;
+  std::vector<float> residual, normed, qkv, k_scales, v_scales, attended, inner, projected;
+  std::vector<float> activated;              // where gate and up are one linear
+  std::array<std::vector<float>, 2> rotary;  // tables of the main positions and of windows'
   std::vector<std::int8_t> k_codes, v_codes;
   std::vector<kernels::AttentionSequence> sequences;
   // Rows of one execution are contiguous: the group of its sequences and where it begins.
@@ -47,6 +50,8 @@ struct DecoderWorkspace {
   struct Placed {
     std::size_t sequence;            // index in the call
     std::size_t row, rows, out_row;  // row: in the workspace, out_row: in the result
+    std::size_t past = 0;            // tokens that stay in its cache
+    std::size_t again = 0;           // first rows, computed anew, that are not part of the result
   };
   std::vector<Group> groups;
   std::vector<Placed> placed;
@@ -59,7 +64,7 @@ struct QkvLayout {
   float *q, *k, *v;
   std::size_t q_stride, kv_stride;
 };
-/// The layout in a buffer base of tokens * (hidden + 2 * kv_width) floats.
+/// The layout in a buffer base of tokens * qkv_width floats.
 QkvLayout qkv_layout(const model::ModelConfig& config, const model::LayerSteps& steps,
                      std::size_t tokens, float* base);
 

@@ -87,9 +87,8 @@ Footprint measure_footprint(const Execution& execution) {
     head.out = config.vocab_size;
     footprint.other_bytes += stored_bytes(head, execution.lm_head_width(), {});
   }
-  const std::size_t norm_vectors = config.norm == model::NormKind::kLayer ? 2 : 1;
-  footprint.other_bytes +=
-      sizeof(float) * norm_vectors * config.hidden * (2 * config.num_layers + 1);
+  for (const model::TensorSpec& spec : model::norm_tensors(config))
+    footprint.other_bytes += sizeof(float) * spec.shape.front();
   footprint.total_bytes = footprint.linear_bytes + footprint.adapter_bytes + footprint.other_bytes;
   footprint.bits_per_weight = bits / weights;
   footprint.bits_per_activation = row_bits / row_numbers;

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "text/text_stream.h"
+#include "text/token_decoder.h"
 
 namespace qalof::runtime {
 
@@ -108,21 +109,22 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
   execution.base().require_lm_head();
   const model::ModelConfig& config = execution.base().config();
   QALOF_CHECK(!prompt.empty(), ErrorKind::kBadInput, "the prompt has no tokens");
-  QALOF_CHECK(prompt.size() <= config.max_positions, ErrorKind::kBadInput,
+  QALOF_CHECK(prompt.size() <= config.max_length(), ErrorKind::kBadInput,
               "the prompt has {} tokens, the model has {} positions", prompt.size(),
-              config.max_positions);
+              config.max_length());
   QALOF_CHECK(options.max_new_tokens >= 1, ErrorKind::kUsage,
               "--max_new_tokens: found 0, expected at least 1");
   QALOF_CHECK(options.prefill_chunk >= 1, ErrorKind::kUsage,
               "--prefill_chunk: found 0, expected at least 1");
   // The last token is chosen but not fed, so it takes no position.
-  const std::size_t room = config.max_positions - prompt.size() + 1;
+  const std::size_t room = config.max_length() - prompt.size() + 1;
   const std::size_t limit = std::min(options.max_new_tokens, room);
   const std::size_t chunk = std::min(options.prefill_chunk, prompt.size());
   // A model's vocabulary may be padded beyond the tokenizer's.
   const std::size_t choices = std::min(config.vocab_size, tokenizer.vocab_size());
   Sampler sampler(options.sampling);
   text::TextStream stream(options.stop_strings);
+  text::TokenDecoder decoder = text::TokenDecoder::after_prompt(tokenizer, prompt);
   Steps steps(execution, prompt.size() + limit - 1, chunk, parallel, profile);
 
   Generation result;
@@ -155,7 +157,7 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
       break;
     }
     result.ids.push_back(id);
-    if (!emit(stream.push(tokenizer.piece(id)))) {
+    if (!emit(stream.push(decoder.push(id)))) {
       result.reason = StopReason::kCancelled;
       break;
     }
@@ -164,7 +166,10 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
       break;
     }
   }
-  if (result.reason != StopReason::kCancelled) emit(stream.finish());
+  if (result.reason != StopReason::kCancelled) {
+    emit(stream.push(decoder.finish()));
+    emit(stream.finish());
+  }
   result.prefill_seconds = seconds_between(start, first_token);
   result.decode_seconds = seconds_between(first_token, Clock::now());
   return result;

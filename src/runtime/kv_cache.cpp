@@ -72,7 +72,9 @@ KvCache::KvCache(const model::ModelConfig& config, const KvPrecision& precision,
     : precision_(precision),
       num_kv_heads_(config.num_kv_heads),
       head_dim_(config.head_dim()),
-      capacity_(capacity) {
+      capacity_(capacity),
+      keeps_ids_(config.scaling_length(config.max_length()) != 0) {
+  if (keeps_ids_) ids_.reserve(capacity);
   // Offsets first; pointers once the memory is allocated.
   constexpr std::size_t kNoScales = SIZE_MAX;
   struct Place {
@@ -124,6 +126,15 @@ void KvCache::truncate(std::size_t tokens) {
   QALOF_CHECK(tokens <= length_, ErrorKind::kInternal, "KV cache: cut to {} tokens, it holds {}",
               tokens, length_);
   length_ = tokens;
+  ids_.resize(std::min(ids_.size(), tokens));
+}
+
+void KvCache::follow(std::span<const std::int32_t> ids, std::size_t scaling_length, bool restarts) {
+  if (!keeps_ids_) return;
+  if (restarts) clear();
+  scaling_length_ = scaling_length;
+  ids_.resize(length_);
+  ids_.insert(ids_.end(), ids.begin(), ids.end());
 }
 
 void KvCache::write_tokens(std::size_t first_head, const KvRows& rows, std::size_t begin,

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -61,7 +62,7 @@ class KvCache {
   const KvPrecision& precision() const { return precision_; }
   /// Bytes of codes and scales for capacity tokens.
   std::size_t bytes() const { return data_.size() + scales_.size() * sizeof(float); }
-  void clear() { length_ = 0; }
+  void clear() { truncate(0); }
   /// Keeps only the first tokens, at most length().
   void truncate(std::size_t tokens);
 
@@ -70,6 +71,16 @@ class KvCache {
   void write(std::size_t layer, const KvRows& k, const KvRows& v, std::size_t tokens,
              ParallelFor& parallel);
   void advance(std::size_t tokens) { length_ += tokens; }
+
+  // For models whose rotary positions depend on a sequence's length, whose keys all change when it
+  // passes a bound: forward() then computes them anew from the ids.
+  /// The scaling length (ModelConfig) that the stored keys were computed with.
+  std::size_t scaling_length() const { return scaling_length_; }
+  /// The ids of the stored tokens; empty in other models.
+  std::span<const std::int32_t> ids() const { return ids_; }
+  /// The tokens that the next advance counts, and the scaling length they are computed with.
+  /// restarts: they replace all that is stored.
+  void follow(std::span<const std::int32_t> ids, std::size_t scaling_length, bool restarts);
 
   /// The stored rows for attention, [kv_heads].
   const kernels::StoredKv* k(std::size_t layer) const { return heads(layer, 0); }
@@ -83,6 +94,9 @@ class KvCache {
 
   KvPrecision precision_;
   std::size_t num_kv_heads_, head_dim_, capacity_, length_ = 0;
+  bool keeps_ids_;
+  std::size_t scaling_length_ = 0;
+  std::vector<std::int32_t> ids_;
   std::vector<std::byte> data_;
   std::vector<float> scales_;
   std::vector<kernels::StoredKv> heads_;  // [layer][k, v][kv_heads]

@@ -16,7 +16,7 @@ enum class Class { kLetter, kNumber, kSpace, kOther, kEnd };
 Class class_at(std::string_view text, std::size_t position, std::size_t* next) {
   if (position >= text.size()) return Class::kEnd;
   *next = position;
-  const std::uint32_t point = next_code_point(text, next);
+  const std::uint32_t point = next_valid_code_point(text, next);
   if (is_letter(point)) return Class::kLetter;
   if (is_number(point)) return Class::kNumber;
   return is_white_space(point) ? Class::kSpace : Class::kOther;
@@ -78,7 +78,8 @@ std::size_t digits_end(std::string_view text, std::size_t start) {
   return gpt2_end(text, start, /*numbers_end=*/true);
 }
 
-std::size_t llama3_end(std::string_view text, std::size_t start) {
+// End of a pre-token of Llama 3; max_numbers is 3 there, and 1 in Qwen2.
+std::size_t llama3_end(std::string_view text, std::size_t start, int max_numbers) {
   if (text[start] == '\'') {
     if (const std::size_t length = contraction_of_any_case(text, start); length > 0)
       return start + length;
@@ -87,7 +88,8 @@ std::size_t llama3_end(std::string_view text, std::size_t start) {
   const Class kind = class_at(text, start, &next);
   if (kind == Class::kLetter) return run_end(text, next, Class::kLetter);
   if (kind == Class::kNumber) {
-    for (int count = 1; count < 3 && class_at(text, next, &after) == Class::kNumber; ++count)
+    for (int count = 1; count < max_numbers && class_at(text, next, &after) == Class::kNumber;
+         ++count)
       next = after;
     return next;
   }
@@ -115,9 +117,13 @@ std::size_t next_pre_token(std::string_view text, std::size_t start, PreTokenize
     case PreTokenizer::kDigits:
       return digits_end(text, start);
     case PreTokenizer::kLlama3:
-      return llama3_end(text, start);
+      return llama3_end(text, start, /*max_numbers=*/3);
   }
   return gpt2_end(text, start, /*numbers_end=*/false);
+}
+
+std::size_t next_qwen2_pre_token(std::string_view text, std::size_t start) {
+  return llama3_end(text, start, /*max_numbers=*/1);
 }
 
 }  // namespace qalof::text

@@ -24,4 +24,12 @@ inline constexpr std::string_view kLlama3Pattern =
 std::size_t next_pre_token(std::string_view text, std::size_t start,
                            PreTokenizer kind = PreTokenizer::kGpt2);
 
+/// Qwen2's: Llama 3's, but each number is a pre-token.
+inline constexpr std::string_view kQwen2Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|)"
+    R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+/// The same for kQwen2Pattern.
+std::size_t next_qwen2_pre_token(std::string_view text, std::size_t start);
+
 }  // namespace qalof::text

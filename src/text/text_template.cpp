@@ -176,7 +176,7 @@ TextTemplate read_text_template(const Json& tokenizer_json, std::size_t vocab_si
 }
 
 TextTemplate read_text_template(const std::map<std::string, std::string_view>& files,
-                                const std::map<std::string, std::int32_t>& vocabulary,
+                                const std::function<std::int32_t(const std::string&)>& id_of,
                                 const std::string& where) {
   const Json config = read_config(files, kConfig, where);
   const Json special = read_config(files, kSpecialTokens, where);
@@ -193,10 +193,10 @@ TextTemplate read_text_template(const std::map<std::string, std::string_view>& f
       source = file;
     }
     if (!token) return {};
-    const auto id = vocabulary.find(*token);
-    QALOF_CHECK(id != vocabulary.end(), ErrorKind::kBadInput,
+    const std::int32_t id = id_of(*token);
+    QALOF_CHECK(id >= 0, ErrorKind::kBadInput,
                 "{}/{}: {} is \"{:.60}\", which the vocabulary lacks", where, source, name, *token);
-    return {id->second};
+    return {id};
   };
   return text_template_of(added("add_bos_token", "bos_token"), added("add_eos_token", "eos_token"));
 }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -35,10 +36,10 @@ TextTemplate read_text_template(const Json& tokenizer_json, std::size_t vocab_si
 /// The template of a directory without tokenizer.json, by the rules of `transformers`:
 /// add_bos_token and add_eos_token of tokenizer_config.json decide whether tokens are added; they
 /// are bos_token and eos_token of special_tokens_map.json, else of tokenizer_config.json, else
-/// "<|endoftext|>". files: texts by file name; both may be missing. Error{kCorruptFile};
-/// {kBadInput} for a token that the vocabulary lacks.
+/// "<|endoftext|>". files: texts by file name; both may be missing. id_of: a token's id, or -1.
+/// Error{kCorruptFile}; {kBadInput} for a token that the vocabulary lacks.
 TextTemplate read_text_template(const std::map<std::string, std::string_view>& files,
-                                const std::map<std::string, std::int32_t>& vocabulary,
+                                const std::function<std::int32_t(const std::string&)>& id_of,
                                 const std::string& where);
 
 /// The template with bos before and eos after each text, of a pair too; both may be empty.

@@ -2,24 +2,16 @@
 #include "text/tokenizer_json.h"
 
 #include "core/error.h"
-#include "core/json.h"
 
 namespace qalof::text {
 
 namespace {
 
-Json byte_level(bool use_regex) {
-  return {{"type", "ByteLevel"},
-          {"add_prefix_space", false},
-          {"trim_offsets", true},
-          {"use_regex", use_regex}};
-}
-
 Json pre_tokenizer(PreTokenizer kind) {
   Json first;
   switch (kind) {
     case PreTokenizer::kGpt2:
-      return byte_level(true);
+      return byte_level_step(true);
     case PreTokenizer::kDigits:
       first = {{"type", "Digits"}, {"individual_digits", true}};
       break;
@@ -30,7 +22,7 @@ Json pre_tokenizer(PreTokenizer kind) {
                {"invert", false}};
       break;
   }
-  const Json second = byte_level(kind != PreTokenizer::kLlama3);
+  const Json second = byte_level_step(kind != PreTokenizer::kLlama3);
   return {{"type", "Sequence"}, {"pretokenizers", Json::array({first, second})}};
 }
 
@@ -64,6 +56,13 @@ Json post_processor(const BpeParts& parts) {
 
 }  // namespace
 
+Json byte_level_step(bool uses_regex) {
+  return {{"type", "ByteLevel"},
+          {"add_prefix_space", false},
+          {"trim_offsets", true},
+          {"use_regex", uses_regex}};
+}
+
 std::string tokenizer_json(const BpeParts& parts, const std::string& where) {
   Json vocabulary = Json::object();
   for (std::size_t id = 0; id < parts.tokens.size(); ++id) {
@@ -72,7 +71,7 @@ std::string tokenizer_json(const BpeParts& parts, const std::string& where) {
                 entry->dump(), id);
   }
   Json merges = Json::array();
-  for (const std::string_view merge : parts.merges) merges.push_back(merge);
+  for (const std::string& merge : parts.merges) merges.push_back(merge);
   Json added = Json::array();
   for (const BpeParts::Added& token : parts.added) {
     added.push_back({{"id", token.id},
@@ -85,23 +84,24 @@ std::string tokenizer_json(const BpeParts& parts, const std::string& where) {
   }
   const Json model = {{"type", "BPE"},
                       {"dropout", nullptr},
-                      {"unk_token", nullptr},
+                      {"unk_token", parts.unknown ? Json(parts.tokens[*parts.unknown]) : Json()},
                       {"continuing_subword_prefix", nullptr},
                       {"end_of_word_suffix", nullptr},
-                      {"fuse_unk", false},
-                      {"byte_fallback", false},
+                      {"fuse_unk", parts.falls_back_to_bytes},
+                      {"byte_fallback", parts.falls_back_to_bytes},
                       {"ignore_merges", parts.ignores_merges},
                       {"vocab", std::move(vocabulary)},
                       {"merges", std::move(merges)}};
-  const Json json = {{"version", "1.0"},
-                     {"truncation", nullptr},
-                     {"padding", nullptr},
-                     {"added_tokens", std::move(added)},
-                     {"normalizer", nullptr},
-                     {"pre_tokenizer", pre_tokenizer(parts.pre_tokenizer)},
-                     {"post_processor", post_processor(parts)},
-                     {"decoder", byte_level(true)},
-                     {"model", model}};
+  const Json json = {
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", std::move(added)},
+      {"normalizer", parts.normalizer},
+      {"pre_tokenizer", parts.steps.is_null() ? pre_tokenizer(parts.pre_tokenizer) : parts.steps},
+      {"post_processor", post_processor(parts)},
+      {"decoder", parts.decoder},
+      {"model", model}};
   return dump_json(json, where, 1) + "\n";
 }
 

@@ -10,7 +10,7 @@ namespace qalof::text {
 
 namespace {
 
-constexpr std::uint32_t kTableSize = 0x3000;  // Latin to the start of CJK: looked up directly
+constexpr std::uint32_t kTableSize = 0x20000;  // looked up directly: two planes
 
 bool in_ranges(std::span<const CodeRange> ranges, std::uint32_t point) {
   const auto it = std::upper_bound(
@@ -19,19 +19,24 @@ bool in_ranges(std::span<const CodeRange> ranges, std::uint32_t point) {
   return it != ranges.begin() && point <= std::prev(it)->last;
 }
 
-// Class bits of the frequent code points, one byte each, so that the pre-tokenizer need not search.
-enum Bits : std::uint8_t { kLetter = 1, kNumber = 2, kWhiteSpace = 4 };
+constexpr std::string_view kCategoryNames =
+    "LuLlLtLmLoMnMcMeNdNlNoPcPdPsPePiPfPoSmScSkSoZsZlZpCcCfCsCoCn";
+constexpr std::uint32_t kCategoryBits = 5;  // of a run, below its first code point
 
-const std::array<std::uint8_t, kTableSize>& class_table() {
+std::uint8_t category_of_run(std::uint32_t run) {
+  return static_cast<std::uint8_t>(run & ((1U << kCategoryBits) - 1));
+}
+
+const std::vector<std::uint8_t>& category_table() {
   static const auto table = [] {
-    std::array<std::uint8_t, kTableSize> classes{};
-    for (std::uint32_t point = 0; point < kTableSize; ++point) {
-      classes[point] =
-          static_cast<std::uint8_t>((in_ranges(letter_ranges(), point) ? kLetter : 0) |
-                                    (in_ranges(number_ranges(), point) ? kNumber : 0) |
-                                    (in_ranges(white_space_ranges(), point) ? kWhiteSpace : 0));
+    std::vector<std::uint8_t> categories(kTableSize);
+    const std::span<const std::uint32_t> runs = category_runs();
+    for (std::size_t i = 0; i < runs.size() && runs[i] >> kCategoryBits < kTableSize; ++i) {
+      const std::uint32_t next = i + 1 < runs.size() ? runs[i + 1] >> kCategoryBits : kTableSize;
+      std::fill(categories.begin() + (runs[i] >> kCategoryBits),
+                categories.begin() + std::min(next, kTableSize), category_of_run(runs[i]));
     }
-    return classes;
+    return categories;
   }();
   return table;
 }
@@ -143,17 +148,33 @@ std::size_t count_code_points(std::string_view text) {
       std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
-bool is_letter(std::uint32_t point) {
-  return point < kTableSize ? (class_table()[point] & kLetter) != 0
-                            : in_ranges(letter_ranges(), point);
+Category category_of(std::uint32_t point) {
+  static const std::uint8_t* const table = category_table().data();
+  if (point < kTableSize) return static_cast<Category>(table[point]);
+  const std::span<const std::uint32_t> runs = category_runs();
+  const auto after = std::upper_bound(
+      runs.begin(), runs.end(), point,
+      [](std::uint32_t value, std::uint32_t run) { return value < run >> kCategoryBits; });
+  return static_cast<Category>(category_of_run(*std::prev(after)));
 }
+
+std::uint32_t category_bits(std::string_view prefix) {
+  std::uint32_t bits = 0;
+  for (std::size_t i = 0; i < kNumCategories && !prefix.empty() && prefix.size() <= 2; ++i) {
+    if (kCategoryNames.substr(2 * i, 2).starts_with(prefix)) bits |= 1U << i;
+  }
+  return bits;
+}
+
+bool is_letter(std::uint32_t point) { return category_of(point) <= Category::kLo; }
 bool is_number(std::uint32_t point) {
-  return point < kTableSize ? (class_table()[point] & kNumber) != 0
-                            : in_ranges(number_ranges(), point);
+  const Category category = category_of(point);
+  return category >= Category::kNd && category <= Category::kNo;
 }
 bool is_white_space(std::uint32_t point) {
-  return point < kTableSize ? (class_table()[point] & kWhiteSpace) != 0
-                            : in_ranges(white_space_ranges(), point);
+  if (point < 0x80) return point == ' ' || (point >= 0x09 && point <= 0x0d);
+  const Category category = category_of(point);
+  return point == 0x85 || (category >= Category::kZs && category <= Category::kZp);
 }
 bool is_python_space(std::uint32_t point) { return in_ranges(python_space_ranges(), point); }
 bool is_python_word(std::uint32_t point) { return in_ranges(python_word_ranges(), point); }

@@ -44,11 +44,13 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
   const std::uint64_t base = full ? 0 : all_weights * kFloat;  // the mapped file
 
   const std::uint64_t tokens = options.schedule.batch_size * tokens_per_window;
-  const std::uint64_t kv_width = config.num_kv_heads * config.head_dim();
   // Kept per token and layer: inputs of four linears and two norms, qkv, the activation's input,
-  // attention's output and the residual after each half.
-  const std::uint64_t per_layer =
-      7 * config.hidden + 2 * config.inner + config.hidden + 2 * kv_width;
+  // attention's output and the residual after each half; then what only some families have: the
+  // second factor of the activation, q and k before their norms, and the inputs of further norms.
+  const std::uint64_t per_layer = 5 * config.hidden + 2 * config.q_width() + 2 * config.inner +
+                                  config.qkv_width() + (config.is_gated() ? config.inner : 0) +
+                                  (config.has_qk_norms ? config.qkv_width() : 0) +
+                                  (config.has_out_norms ? 2 * config.hidden : 0);
   const std::uint64_t activations = tokens * config.num_layers * per_layer * kFloat;
   // Logits are computed in chunks of this many rows (torch/loss.cpp), with a few copies.
   const std::uint64_t logit_rows = std::min<std::uint64_t>(tokens, 512);

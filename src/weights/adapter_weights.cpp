@@ -43,11 +43,17 @@ void add_low_rank(const float* a, const float* b, std::size_t rank, float scalin
 
 std::vector<float> adapted_floats(const BaseModel& base, const Adapter& adapter, std::size_t linear,
                                   ParallelFor& parallel) {
+  return is_merged(adapter, linear) ? merged_floats(base, adapter, linear, parallel)
+                                    : base.source().linear_f32(linear);
+}
+
+std::vector<float> merged_floats(const BaseModel& base, const Adapter& adapter, std::size_t linear,
+                                 ParallelFor& parallel) {
   std::vector<float> weights = base.source().linear_f32(linear);
-  if (!is_merged(adapter, linear)) return weights;
-  const LoraLinear& pair = *pair_of(adapter, linear);
+  const LoraLinear* pair = pair_of(adapter, linear);
+  if (pair == nullptr) return weights;
   const model::LinearSpec& spec = base.linears()[linear];
-  add_low_rank(pair.a().data(), pair.b().data(), pair.rank(), pair.view().scaling, spec.out,
+  add_low_rank(pair->a().data(), pair->b().data(), pair->rank(), pair->view().scaling, spec.out,
                spec.in, weights.data(), parallel);
   return weights;
 }

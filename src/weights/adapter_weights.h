@@ -82,6 +82,10 @@ bool owns_weights(const Adapter& adapter);
 std::vector<float> adapted_floats(const BaseModel& base, const Adapter& adapter, std::size_t linear,
                                   ParallelFor& parallel);
 
+/// Float weights [out, in] of a linear with the adapter's product added, whatever its form.
+std::vector<float> merged_floats(const BaseModel& base, const Adapter& adapter, std::size_t linear,
+                                 ParallelFor& parallel);
+
 /// weights [out, in] += scaling * b a for a [r, in] and b [out, r]; sums as in docs/numerics.md,
 /// "Linear".
 void add_low_rank(const float* a, const float* b, std::size_t rank, float scaling, std::size_t out,

@@ -8,6 +8,7 @@
 #include "core/memory.h"
 #include "core/random.h"
 #include "io/model_dir.h"
+#include "kernels/ops.h"
 #include "kernels/quantize.h"
 #include "weights/linear_op.h"
 #include "weights/rotation.h"
@@ -106,6 +107,10 @@ bool is_unused_head(const io::ModelDir& dir, const std::string& name,
   return is_decoders(names.final_norm + ".weight") && !is_decoders(name);
 }
 
+bool stores_transposed(const model::ModelConfig& config) {
+  return model::linears(config).front().conv1d;
+}
+
 void check_shape(const io::ModelDir& dir, const model::TensorSpec& spec,
                  const model::ModelConfig& config) {
   const io::TensorView& view = *dir.find(spec.name);
@@ -114,7 +119,7 @@ void check_shape(const io::ModelDir& dir, const model::TensorSpec& spec,
                           view.shape[0] == spec.shape[1] && view.shape[1] == spec.shape[0];
   fail(ErrorKind::kBadInput, "{}: tensor {} has shape {}, expected {}{}", dir.path(), spec.name,
        shape_text(view.shape), shape_text(spec.shape),
-       transposed && config.family == model::Family::kGpt2
+       transposed && stores_transposed(config)
            ? " (it is transposed: GPT-2 files hold linear weights as [in, out])"
        : transposed ? " (it is transposed)"
                     : "");
@@ -131,8 +136,8 @@ std::vector<std::string> check_tensors(const io::ModelDir& dir, const model::Mod
     check_shape(dir, spec, config);
   }
   QALOF_CHECK(found > 0, ErrorKind::kBadInput,
-              "{}: none of the {} tensors of a {} was found; the file holds e.g. {}", dir.path(),
-              known.size(), config.family == model::Family::kGpt2 ? "GPT-2" : "Llama",
+              "{}: none of the {} tensors of a {} model was found; the file holds e.g. {}",
+              dir.path(), known.size(), config.model_type,
               dir.names().empty() ? "nothing" : dir.names().front());
   for (const std::string& name : known) {
     QALOF_CHECK(dir.find(name) != nullptr, ErrorKind::kBadInput, "{}: tensor {} is missing",
@@ -271,7 +276,7 @@ BaseModel::BaseModel(model::ModelConfig config, std::string path,
       layers_(model::layer_steps(config_)),
       names_(model::tensor_names(config_)) {
   auto norm = [this](const std::string& name) {
-    Norm weights{*source_->tensor_f32(name + ".weight"), {}};
+    Norm weights{norm_gain(*source_, config_, name), {}};
     if (config_.norm == model::NormKind::kLayer)
       weights.beta = *source_->tensor_f32(name + ".bias");
     return weights;
@@ -284,13 +289,56 @@ BaseModel::BaseModel(model::ModelConfig config, std::string path,
     attention_norms_.push_back(layer_norm(name));
   for (const std::string& name : names_.mlp_norms) mlp_norms_.push_back(layer_norm(name));
   final_norm_ = norm(names_.final_norm);
+  const auto add_norms = [&](const std::vector<std::string>& names, std::vector<Norm>& norms) {
+    norms.resize(config_.num_layers);
+    for (std::size_t layer = 0; layer < names.size(); ++layer) norms[layer] = norm(names[layer]);
+  };
+  add_norms(names_.attention_out_norms, attention_out_norms_);
+  add_norms(names_.mlp_out_norms, mlp_out_norms_);
+  add_norms(names_.q_norms, q_norms_);
+  add_norms(names_.k_norms, k_norms_);
   for (std::size_t i = 0; i < linears_.size(); ++i) {
     const model::LinearSpec& spec = linears_[i];
     biases_.push_back(rotation_   ? rotation_->bias(i)
                       : spec.bias ? *source_->tensor_f32(spec.name + ".bias")
                                   : std::vector<float>());
   }
-  if (config_.rotary) rotary_ = model::rotary_frequencies(config_);
+  const auto set_rotary = [&](const std::optional<model::RotaryPositions>& positions,
+                              RotaryKind& kind) {
+    if (!positions) return;
+    kind.positions = &*positions;
+    kind.frequencies = model::rotary_frequencies(*positions, config_.head_dim());
+    if (positions->by_length)
+      kind.long_frequencies = model::rotary_frequencies(
+          *positions, config_.head_dim(), positions->by_length->original_positions + 1);
+  };
+  set_rotary(config_.rotary, rotary_[0]);
+  set_rotary(config_.sliding_rotary, rotary_[1]);
+}
+
+void BaseModel::rotary_table(bool sliding, std::span<const std::int32_t> positions,
+                             std::size_t length, float* table) const {
+  const RotaryKind& kind = rotary_[sliding ? 1 : 0];
+  const std::vector<float>* frequencies = &kind.frequencies;
+  std::vector<float> own;
+  if (kind.positions->scaling_length(length) != 0) {
+    frequencies = &kind.long_frequencies;
+    if (frequencies->empty()) {
+      own = model::rotary_frequencies(*kind.positions, config_.head_dim(), length);
+      frequencies = &own;
+    }
+  }
+  kernels::rotary_table(positions.data(), positions.size(), frequencies->data(),
+                        frequencies->size(), table, kind.positions->table_scale);
+}
+
+std::vector<float> norm_gain(const WeightSource& source, const model::ModelConfig& config,
+                             const std::string& norm) {
+  std::vector<float> gain = *source.tensor_f32(norm + ".weight");
+  if (config.norm_offset != 0) {
+    for (float& value : gain) value += config.norm_offset;
+  }
+  return gain;
 }
 
 std::shared_ptr<const BaseModel> BaseModel::rotated() const {
@@ -393,6 +441,9 @@ void BaseModel::embed(std::span<const std::int32_t> ids, std::span<const std::in
     float* row = dst + i * hidden;
     source_->copy_rows(names_.token_embedding, static_cast<std::size_t>(ids[i]), {row, hidden});
     if (width.bits < 32) kernels::round_to_bf16(row, hidden, row, serial);
+    if (config_.embedding_scale != 1) {
+      for (std::size_t j = 0; j < hidden; ++j) row[j] *= config_.embedding_scale;
+    }
     if (!has_positions) continue;
     position_rows(positions.subspan(i, 1), width, position_row.data());
     for (std::size_t j = 0; j < hidden; ++j) row[j] += position_row[j];

@@ -5,6 +5,7 @@
 // step or per token. After that, everything is read only: threads may share a BaseModel.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -98,8 +99,17 @@ class BaseModel {
 
   /// The linears of each layer, by step of the forward pass.
   const std::vector<model::LayerSteps>& layers() const { return layers_; }
-  /// Frequencies of rotary positions [head_dim / 2]; empty where positions are learned.
-  const std::vector<float>& rotary() const { return rotary_; }
+  /// Frequencies of rotary positions [pairs] in short sequences; empty where positions are learned.
+  const std::vector<float>& rotary() const { return rotary_.front().frequencies; }
+  /// Pairs of a head that turn in layers with the main rotary positions, or with those of layers
+  /// with a window (sliding); 0: none.
+  std::size_t rotary_pairs(bool sliding) const {
+    return rotary_[sliding ? 1 : 0].frequencies.size();
+  }
+  /// Cosines and sines (kernels::rotary_table) of tokens of a sequence of a length: table
+  /// [positions, 2 * rotary_pairs].
+  void rotary_table(bool sliding, std::span<const std::int32_t> positions, std::size_t length,
+                    float* table) const;
 
   struct Norm {
     std::vector<float> gamma, beta;  // beta is empty for RMS norm
@@ -107,6 +117,12 @@ class BaseModel {
   const Norm& attention_norm(std::size_t layer) const { return attention_norms_[layer]; }
   const Norm& mlp_norm(std::size_t layer) const { return mlp_norms_[layer]; }
   const Norm& final_norm() const { return final_norm_; }
+  /// Norms of what a layer's attention and MLP add; empty gamma where the model has none.
+  const Norm& attention_out_norm(std::size_t layer) const { return attention_out_norms_[layer]; }
+  const Norm& mlp_out_norm(std::size_t layer) const { return mlp_out_norms_[layer]; }
+  /// Norms [head_dim] of the heads of q and k; empty gamma where the model has none.
+  const Norm& q_norm(std::size_t layer) const { return q_norms_[layer]; }
+  const Norm& k_norm(std::size_t layer) const { return k_norms_[layer]; }
   /// Bias [out] of a linear, or empty.
   const std::vector<float>& bias(std::size_t linear) const { return biases_[linear]; }
 
@@ -125,9 +141,9 @@ class BaseModel {
   void require_lm_head() const;
   /// Like lm_head(), but not cached.
   std::unique_ptr<OwnedMatrix> make_lm_head(quant::BitWidth width, ParallelFor& parallel) const;
-  /// dst [ids, hidden] = token embedding + position embedding where it is learned; both rounded to
-  /// bf16 first where width is 16, the sum rotated where the model is. ids and positions must be in
-  /// range.
+  /// dst [ids, hidden] = token embedding times the config's scale + position embedding where it is
+  /// learned; both rounded to bf16 first where width is 16, the sum rotated where the model is. ids
+  /// and positions must be in range.
   void embed(std::span<const std::int32_t> ids, std::span<const std::int32_t> positions,
              quant::BitWidth width, float* dst) const;
 
@@ -165,8 +181,15 @@ class BaseModel {
   std::vector<model::LinearSpec> linears_;
   std::vector<model::LayerSteps> layers_;
   model::TensorNames names_;
-  std::vector<float> rotary_;
+  // Of the main rotary positions, and of layers with a window; frequencies of short sequences, and
+  // where lengths have two sets, of long ones.
+  struct RotaryKind {
+    const model::RotaryPositions* positions = nullptr;  // into config_
+    std::vector<float> frequencies, long_frequencies;
+  };
+  std::array<RotaryKind, 2> rotary_;
   std::vector<Norm> attention_norms_, mlp_norms_;
+  std::vector<Norm> attention_out_norms_, mlp_out_norms_, q_norms_, k_norms_;
   Norm final_norm_;
   std::vector<std::vector<float>> biases_;
   std::optional<Head> qa_head_, class_head_;
@@ -189,6 +212,10 @@ class BaseModel {
   mutable std::mutex rotated_mutex_;
   mutable std::shared_ptr<const BaseModel> rotated_;
 };
+
+/// The gain of a norm [width] as it multiplies: the stored weight plus the config's offset.
+std::vector<float> norm_gain(const WeightSource& source, const model::ModelConfig& config,
+                             const std::string& norm);
 
 /// The question-answering head that training starts from where a model holds none: weights
 /// N(0, initializer_range), biases 0.

@@ -25,6 +25,13 @@ const float* without_outliers(const float* x, std::size_t count, float threshold
   return inliers;
 }
 
+kernels::Gate gate_of(kernels::RowInput::Op op) {
+  using Op = kernels::RowInput::Op;
+  return op == Op::kSwiGlu      ? kernels::Gate::kSilu
+         : op == Op::kGeGluTanh ? kernels::Gate::kGeluTanh
+                                : kernels::Gate::kGeluErf;
+}
+
 // y += scaling * (x A^T) B^T.
 void add_lora(const LinearCall& call, const float* x, std::size_t m, float* y,
               LinearWorkspace& workspace, ParallelFor& parallel) {
@@ -127,7 +134,10 @@ void run_linear(const LinearCall& call, const kernels::RowInput& input, std::siz
       kernels::rms_norm(input.x, m, k, input.gamma, input.eps, input.result, nullptr, parallel);
       break;
     case Op::kSwiGlu:
-      kernels::swiglu(input.x, input.up, m * k, input.result, parallel);
+    case Op::kGeGluTanh:
+    case Op::kGeGluErf:
+      kernels::gate_rows(gate_of(input.op), input.x, input.up, m, k,
+                         input.stride != 0 ? input.stride : k, input.result, parallel);
       break;
   }
   if (input.hadamard != nullptr) input.hadamard->apply(input.result, m, k, 1, parallel);

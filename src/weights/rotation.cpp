@@ -51,7 +51,7 @@ std::vector<float> multiply(const std::vector<float>& rows, const std::vector<fl
 // The outputs of a linear that are attention values: first and count; count 0: none.
 std::pair<std::size_t, std::size_t> values_of(const model::ModelConfig& config, LinearRole role) {
   if (role == LinearRole::kV) return {0, config.kv_width()};
-  if (role == LinearRole::kQkv) return {config.hidden + config.kv_width(), config.kv_width()};
+  if (role == LinearRole::kQkv) return {config.q_width() + config.kv_width(), config.kv_width()};
   return {0, 0};
 }
 
@@ -72,18 +72,32 @@ Rotation::Rotation(const model::ModelConfig& config, std::shared_ptr<const Weigh
       residual_(hadamard_of(config.hidden, "the hidden size")),
       head_(hadamard_of(config.head_dim(), "the size of a head")),
       inner_(hadamard_of(config.inner, "the MLP's inner size")) {
+  QALOF_CHECK(!config.has_out_norms, ErrorKind::kUnsupported,
+              "scheme rot: {} norms what attention and MLP add to the residual, and the gains of "
+              "these norms cannot be rotated",
+              config.model_type);
   const std::vector<model::LinearSpec> specs = model::linears(config);
   const model::TensorNames names = model::tensor_names(config);
   for (const model::LinearSpec& spec : specs) {
     Linear& linear = linears_.emplace_back();
     set_sides(config, spec, linear);
     if (!reads_norm(spec.role)) continue;
-    const bool is_mlp = spec.role == LinearRole::kGate || spec.role == LinearRole::kUp;
-    const std::string& norm = (is_mlp ? names.mlp_norms : names.attention_norms)[spec.layer];
-    linear.gain = *plain_->tensor_f32(norm + ".weight");
+    const std::string& norm =
+        (model::reads_mlp_norm(spec.role) ? names.mlp_norms : names.attention_norms)[spec.layer];
+    linear.gain = norm_gain(*plain_, config, norm);
     if (is_centered_) linear.offset = *plain_->tensor_f32(norm + ".bias");
   }
-  if (is_centered_) set_biases(config, specs);
+  if (is_centered_) {
+    set_biases(config, specs);
+    return;
+  }
+  // Without norms' offsets nothing constant is folded: biases turn like the outputs they are added
+  // to.
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    if (!specs[i].bias) continue;
+    linears_[i].bias = *plain_->tensor_f32(specs[i].name + ".bias");
+    turn_outputs(linears_[i], linears_[i].bias.data(), 1);
+  }
 }
 
 void Rotation::set_sides(const model::ModelConfig& config, const model::LinearSpec& spec,
@@ -92,18 +106,18 @@ void Rotation::set_sides(const model::ModelConfig& config, const model::LinearSp
   linear.out = spec.out;
   linear.reads_values = spec.role == LinearRole::kAttentionOut;
   linear.input = {0, 1, &residual_};
-  const std::size_t hidden = config.hidden, kv_width = config.kv_width();
+  const std::size_t q_width = config.q_width(), kv_width = config.kv_width();
   const Span q{0, config.num_heads, &head_};
   // Rotary positions do not commute with rotating heads, nor do they keep a constant key constant.
   const bool has_positions = turns_positions_;
   switch (spec.role) {
     case LinearRole::kQkv:
       if (!has_positions) {
-        linear.outputs = {q, {hidden, config.num_kv_heads, &head_}};
-        linear.dropped_first = hidden;
+        linear.outputs = {q, {q_width, config.num_kv_heads, &head_}};
+        linear.dropped_first = q_width;
         linear.dropped = kv_width;
       }
-      linear.outputs.push_back({hidden + kv_width, config.num_kv_heads, &head_});
+      linear.outputs.push_back({q_width + kv_width, config.num_kv_heads, &head_});
       break;
     case LinearRole::kQ:
       if (!has_positions) linear.outputs = {q};
@@ -116,6 +130,7 @@ void Rotation::set_sides(const model::ModelConfig& config, const model::LinearSp
     case LinearRole::kV:
       linear.outputs = {{0, config.num_kv_heads, &head_}};
       break;
+    case LinearRole::kGateUp:
     case LinearRole::kGate:
     case LinearRole::kUp:
       break;
@@ -164,6 +179,7 @@ void Rotation::set_biases(const model::ModelConfig& config,
 
 std::vector<const std::vector<float>*> Rotation::folded_values() const {
   std::vector<const std::vector<float>*> values;
+  if (!is_centered_) return values;
   for (const Linear& linear : linears_) {
     if (linear.bias.empty()) continue;
     values.push_back(&linear.bias);

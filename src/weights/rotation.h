@@ -27,7 +27,8 @@ struct RotatedPair {
 /// Rotation of one model: transforms, folded biases, and the maps between both bases.
 class Rotation {
  public:
-  /// plain: the unrotated numbers. Error{kUnsupported} names a size that is no multiple of 8.
+  /// plain: the unrotated numbers. Error{kUnsupported} names a size that is no multiple of 8, and a
+  /// model with norms of what attention and MLP add.
   Rotation(const model::ModelConfig& config, std::shared_ptr<const WeightSource> plain);
   Rotation(const Rotation&) = delete;
   Rotation& operator=(const Rotation&) = delete;

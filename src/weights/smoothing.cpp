@@ -49,8 +49,7 @@ std::vector<NormReaders> norm_readers(const model::ModelConfig& config) {
   for (std::size_t i = 0; i < specs.size(); ++i) {
     const LinearRole role = specs[i].role;
     if (role == LinearRole::kAttentionOut || role == LinearRole::kDown) continue;
-    const bool is_mlp = role == LinearRole::kGate || role == LinearRole::kUp;
-    readers[2 * specs[i].layer + (is_mlp ? 1 : 0)].linears.push_back(i);
+    readers[2 * specs[i].layer + (model::reads_mlp_norm(role) ? 1 : 0)].linears.push_back(i);
   }
   return readers;
 }
@@ -86,11 +85,16 @@ Smoothed smooth(const std::shared_ptr<const BaseModel>& base,
       for (std::size_t i = 0; i < weights.size(); ++i) weights[i] *= s[i % in];
       factors[linear] = s;
     }
-    for (const char* part : {".weight", ".bias"}) {
-      std::optional<std::vector<float>> values = base->source().tensor_f32(readers.norm + part);
+    static constexpr std::string_view kWeight = ".weight";
+    for (const std::string_view part : {kWeight, std::string_view(".bias")}) {
+      std::optional<std::vector<float>> values =
+          base->source().tensor_f32(readers.norm + std::string(part));
       if (!values) continue;  // a norm without bias
-      for (std::size_t j = 0; j < in; ++j) (*values)[j] /= s[j];
-      derived.vectors[readers.norm + part] = std::move(*values);
+      // A stored weight is the gain less the config's offset.
+      const float offset = part == kWeight ? base->config().norm_offset : 0.0F;
+      for (std::size_t j = 0; j < in; ++j)
+        (*values)[j] = offset != 0 ? ((*values)[j] + offset) / s[j] - offset : (*values)[j] / s[j];
+      derived.vectors[readers.norm + std::string(part)] = std::move(*values);
     }
   }
   Smoothed smoothed;

@@ -9,6 +9,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "app/gguf/config_in.h"
+#include "app/gguf/tokenizer_in.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "io/gguf.h"
@@ -18,6 +20,7 @@
 #include "quant/plan.h"
 #include "text/bpe_tokenizer.h"
 #include "text/classification.h"
+#include "text/split_pattern.h"
 #include "text/squad.h"
 
 namespace qalof::fuzz {
@@ -78,6 +81,11 @@ bool read_gguf(std::span<const std::byte> input) {
       accepts([&] { file.strings(key, 1'000'000); });
       accepts([&] { file.integers(key, 1'000'000); });
     }
+    // What import makes of the metadata.
+    const app::GgufArchitecture& architecture = app::architecture_of(file);
+    const Json raw = app::config_of(file, architecture);
+    const model::ModelConfig config = model::parse_model_config(raw, "fuzz");
+    app::tokenizer_files(file, config.vocab_size);
   });
 }
 
@@ -98,9 +106,27 @@ bool read_tokenizer(std::span<const std::byte> input) {
   return accepts([&] {
     const auto tokenizer =
         text::BpeTokenizer::from_files({{"tokenizer.json", std::string(text_of(input))}}, "fuzz");
-    const std::string sample = "Ab 12\n caf\u00e9 \U0001f600<|endoftext|>";
+    const std::string sample =
+        "Ab 12\n cafe\u0301 \u4e2d \u1100\u1161 \U0001f600<|endoftext|></s>  ";
     for (const bool special : {false, true})
       tokenizer.decode(tokenizer.encode(sample, special).ids);
+  });
+}
+
+bool read_split_pattern(std::span<const std::byte> input) {
+  return accepts([&] {
+    const auto pattern = text::SplitPattern::parse(text_of(input), "fuzz");
+    for (const char* sample : {"Ab 12\n\n caf\u00e9's \u4e2d", "aaaaaaaaaaaaaaaaaaaaaaaa b1"}) {
+      text::SplitPattern::Search search(sample);
+      search.steps = 100'000;
+      accepts([&] {
+        std::size_t at = 0;
+        while (const auto match = pattern.find(search, at)) {
+          if (match->start < at || match->end <= match->start) std::abort();
+          at = match->end;
+        }
+      });
+    }
   });
 }
 
@@ -110,7 +136,11 @@ bool read_config(std::span<const std::byte> input) {
         model::parse_model_config(parse_json(text_of(input), "fuzz"), "fuzz");
     // Shapes of the largest models that are allowed still fit.
     model::parameter_count(config);
-    if (config.rotary) model::rotary_frequencies(config);
+    for (const auto& rotary : {config.rotary, config.sliding_rotary}) {
+      if (!rotary) continue;
+      for (const std::size_t length : {std::size_t{1}, config.max_length()})
+        model::rotary_frequencies(*rotary, config.head_dim(), length);
+    }
   });
 }
 
@@ -178,7 +208,15 @@ const std::vector<Format>& formats() {
   static const std::vector<Format> all = {
       {"gguf", read_gguf, {"tests/app/data/gguf/tiny.gguf", "tests/app/data/gguf/blocks.gguf"}},
       {"safetensors", read_safetensors, {"tests/runtime/data/gpt2/bf16/model.safetensors"}},
-      {"tokenizer", read_tokenizer, {"tests/text/data/tiny/tokenizer.json"}},
+      {"tokenizer",
+       read_tokenizer,
+       {"tests/text/data/tiny/tokenizer.json", "tests/text/data/kinds/llama2.json",
+        "tests/text/data/kinds/gemma3.json", "tests/text/data/kinds/qwen3.json",
+        "tests/text/data/kinds/deepseek_v3.json"}},
+      {"split_pattern",
+       read_split_pattern,
+       {"tests/fuzz/corpus/split_pattern/llama3.txt", "tests/fuzz/corpus/split_pattern/sets.txt",
+        "tests/fuzz/corpus/split_pattern/groups.txt"}},
       {"config",
        read_config,
        {"tests/runtime/data/gpt2/f32/config.json", "tests/runtime/data/llama/tied/config.json"}},

@@ -113,7 +113,7 @@ TEST(Gguf, BlocksOfEveryTypeHaveTheBitsOfTheReference) {
         std::equal(row.begin(), row.end(), found.begin() + static_cast<std::ptrdiff_t>(row.size())))
         << name;
   }
-  EXPECT_EQ(types, 12U);
+  EXPECT_EQ(types, 14U);
 }
 
 class GgufPartsTest : public GgufTest {
@@ -137,27 +137,30 @@ class GgufPartsTest : public GgufTest {
   }
 };
 
-TEST_F(GgufPartsTest, AreReadAsOneFromTheFirst) {
+TEST_F(GgufPartsTest, AreReadAsOneFromAnyOfThem) {
   write(0, 3, "m-00001-of-00003.gguf", [](GgufBytes& file) {
     file.entry("split.tensors.count", 5, raw<std::int32_t>(3));
     file.entry("general.architecture", 8, GgufBytes::text("llama"));
   });
   write(1, 3, "m-00002-of-00003.gguf");
   write(2, 3, "m-00003-of-00003.gguf");
-  const GgufFile file = GgufFile::open(dir_.file("m-00001-of-00003.gguf"));
-  EXPECT_EQ(file.string("general.architecture"), "llama");
-  ASSERT_EQ(file.tensors().size(), 3U);
-  for (std::size_t part = 0; part < 3; ++part) {
-    float value = -1.0F;
-    copy_as_f32(file.tensors().at(fmt::format("t{}", part)), 0, {&value, 1});
-    EXPECT_EQ(value, static_cast<float>(part));
+  for (const int given : {1, 2, 3}) {
+    const GgufFile file = GgufFile::open(dir_.file(fmt::format("m-0000{}-of-00003.gguf", given)));
+    EXPECT_EQ(file.string("general.architecture"), "llama");
+    EXPECT_EQ(file.path(), dir_.file("m-00001-of-00003.gguf"));
+    ASSERT_EQ(file.tensors().size(), 3U);
+    for (std::size_t part = 0; part < 3; ++part) {
+      float value = -1.0F;
+      copy_as_f32(file.tensors().at(fmt::format("t{}", part)), 0, {&value, 1});
+      EXPECT_EQ(value, static_cast<float>(part));
+    }
   }
 }
 
 TEST_F(GgufPartsTest, RefusalsNameThePart) {
   write(1, 3, "m-00002-of-00003.gguf");
-  EXPECT_THAT(refused("m-00002-of-00003.gguf", ErrorKind::kUsage),
-              HasSubstr("is part 2 of 3; give part 1"));
+  EXPECT_THAT(refused("m-00002-of-00003.gguf", ErrorKind::kNotFound),
+              HasSubstr("m-00001-of-00003.gguf: no such file, part 1 of 3"));
   write(0, 3, "m.gguf");
   EXPECT_THAT(refused("m.gguf", ErrorKind::kUsage),
               HasSubstr("is part 1 of 3, whose others are found where its name ends in "
@@ -166,6 +169,11 @@ TEST_F(GgufPartsTest, RefusalsNameThePart) {
   EXPECT_THAT(refused("m-00001-of-00003.gguf", ErrorKind::kNotFound),
               HasSubstr("m-00003-of-00003.gguf: no such file, part 3 of 3"));
   write(1, 3, "m-00003-of-00003.gguf");
+  EXPECT_THAT(refused("m-00001-of-00003.gguf", ErrorKind::kCorruptFile),
+              HasSubstr("m-00003-of-00003.gguf: its contents are part 2 of 3, its name says part 3 "
+                        "of 3"));
+  GgufBytes bare;
+  std::ofstream(dir_.file("m-00003-of-00003.gguf"), std::ios::binary) << bare.bytes();
   EXPECT_THAT(refused("m-00001-of-00003.gguf", ErrorKind::kCorruptFile),
               HasSubstr("m-00003-of-00003.gguf: split.no and split.count do not say that it is "
                         "part 3 of 3"));

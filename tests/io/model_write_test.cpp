@@ -35,7 +35,7 @@ class ModelWriteTest : public ::testing::Test {
     }
     made_ = 0;
     write_model_weights(
-        dir_.path(), tensors, bf16, [this] { ++made_; }, shard_bytes);
+        dir_.path(), tensors, bf16 ? DType::kBF16 : DType::kF32, [this] { ++made_; }, shard_bytes);
   }
   void expect_all() {
     const ModelDir dir = ModelDir::open(dir_.path());

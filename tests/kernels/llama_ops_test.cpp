@@ -149,7 +149,7 @@ TEST_P(LlamaOpsTest, RotationTurnsPairsByPositionTimesFrequency) {
     rotary_table(positions.data(), rows, frequencies.data(), half, table.data());
     const std::vector<float> before = random_floats(rows * stride, random_);
     std::vector<float> x = before;
-    rotate(x.data(), rows, stride, heads, half, table.data(), two_threads_);
+    rotate(x.data(), rows, stride, {heads, 2 * half, half}, table.data(), two_threads_);
     for (std::size_t row = 0; row < rows; ++row) {
       for (std::size_t head = 0; head < heads; ++head) {
         for (std::size_t i = 0; i < half; ++i) {
@@ -169,11 +169,11 @@ TEST_P(LlamaOpsTest, RotationTurnsPairsByPositionTimesFrequency) {
         ASSERT_EQ(x[row * stride + i], before[row * stride + i]);
     }
     // The transposed rotation is the gradient, and it is the inverse.
-    rotate_backward(x.data(), rows, stride, heads, half, table.data(), serial_);
+    rotate_backward(x.data(), rows, stride, {heads, 2 * half, half}, table.data(), serial_);
     for (std::size_t i = 0; i < x.size(); ++i) ASSERT_LE(std::fabs(x[i] - before[i]), 2e-6);
     // The first position is not turned.
     x = before;
-    rotate(x.data(), 1, stride, heads, half, table.data(), serial_);
+    rotate(x.data(), 1, stride, {heads, 2 * half, half}, table.data(), serial_);
     ASSERT_EQ(x, before);
   }
 }
@@ -211,7 +211,7 @@ TEST(LlamaOps, EverySetFromAvx2OnHasTheSameBits) {
       swiglu(x.data(), dy.data(), rows * cols, part(2), serial);
       swiglu_backward(dy.data(), x.data(), table.data(), rows * cols, part(3), part(4), serial);
       std::copy(x.begin(), x.end(), part(5));
-      rotate(part(5), rows, cols, 1, half, table.data(), serial);
+      rotate(part(5), rows, cols, {1, 2 * half, half}, table.data(), serial);
       results.push_back(all);
       EXPECT_EQ(results.back(), results.front()) << to_string(isa) << ", " << cols;
     }

@@ -74,14 +74,15 @@ TEST_P(LlamaConfigRefuses, WithKindAndWords) {
 constexpr ErrorKind kBad = ErrorKind::kBadInput;
 constexpr ErrorKind kNotHere = ErrorKind::kUnsupported;
 const BadConfig kBadConfigs[] = {
-    {"Activation", R"("hidden_act": "gelu")", kNotHere, "hidden_act is gelu, implemented is silu"},
-    {"AttentionBias", R"("attention_bias": true)", kNotHere, "attention_bias is true"},
-    {"MlpBias", R"("mlp_bias": true)", kNotHere, "mlp_bias is true"},
-    {"HeadDim", R"("head_dim": 256)", kNotHere, "head_dim is 256"},
+    {"Activation", R"("hidden_act": "relu")", kNotHere,
+     "hidden_act is relu, implemented are silu, gelu"},
     {"TensorParallel", R"("pretraining_tp": 2)", kNotHere, "pretraining_tp is 2"},
-    {"Yarn", R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0})", kNotHere,
-     "rope_type is yarn, implemented are default, linear and llama3"},
-    {"Dynamic", R"("rope_scaling": {"type": "dynamic", "factor": 2})", kNotHere, "type is dynamic"},
+    {"Proportional", R"("rope_scaling": {"rope_type": "proportional", "factor": 4.0})", kNotHere,
+     "rope_type is proportional, implemented are default, linear, dynamic, llama3, yarn, longrope"},
+    {"LongFactors",
+     R"("rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": 2})", kBad,
+     "short_factor is no list of 64 numbers"},
+    {"NoLongFactors", R"("rope_scaling": {"type": "longrope"})", kBad, "short_factor is missing"},
     {"PartialRotary", R"("rope_parameters": {"partial_rotary_factor": 0.5})", kNotHere,
      "partial_rotary_factor is 0.5"},
     {"ScalingIsNoObject", R"("rope_scaling": 3)", kBad, "rope_scaling: found number"},

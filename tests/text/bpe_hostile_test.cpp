@@ -74,22 +74,37 @@ TEST(HostileTokenizer, DamagedTokenizerJsonIsRefused) {
       {"type a number", [](Json& j) { j["model"]["type"] = 1; }, bad, "expected a string"},
       {"normalizer",
        [](Json& j) {
-         j["normalizer"] = {{"type", "NFC"}};
+         j["normalizer"] = {{"type", "NFKC"}};
        },
-       unsupported, "NFC"},
-      {"no pre-tokenizer", [](Json& j) { j.erase("pre_tokenizer"); }, unsupported,
-       "pre_tokenizer is missing"},
+       unsupported, "NFKC"},
+      {"normalizer a text", [](Json& j) { j["normalizer"] = "NFC"; }, bad, "normalizer"},
+      {"normalizers missing",
+       [](Json& j) {
+         j["normalizer"] = {{"type", "Sequence"}};
+       },
+       bad, "normalizers"},
+      {"neither pre-tokenizer nor decoder", [](Json& j) { j.erase("pre_tokenizer"); }, unsupported,
+       "decoder is missing"},
       {"null pre-tokenizer", [](Json& j) { j["pre_tokenizer"] = nullptr; }, unsupported,
-       "pre_tokenizer is missing"},
-      {"pre-tokenizer Sequence", [](Json& j) { j["pre_tokenizer"]["type"] = "Sequence"; },
-       unsupported, "not two"},
-      {"prefix space", [](Json& j) { j["pre_tokenizer"]["add_prefix_space"] = true; }, unsupported,
+       "decoder is missing"},
+      {"pre-tokenizer Sequence", [](Json& j) { j["pre_tokenizer"]["type"] = "Sequence"; }, bad,
+       "pretokenizers"},
+      {"prefix space a text", [](Json& j) { j["pre_tokenizer"]["add_prefix_space"] = "yes"; }, bad,
        "add_prefix_space"},
-      {"no regex", [](Json& j) { j["pre_tokenizer"]["use_regex"] = false; }, unsupported,
-       "use_regex"},
+      {"decoder CTC",
+       [](Json& j) {
+         j["decoder"] = {{"type", "CTC"}};
+       },
+       unsupported, "decoder: is CTC"},
+      {"decoder a text", [](Json& j) { j["decoder"] = "ByteLevel"; }, bad, "decoder"},
       {"dropout", [](Json& j) { j["model"]["dropout"] = 0.1; }, unsupported, "dropout"},
-      {"byte fallback", [](Json& j) { j["model"]["byte_fallback"] = true; }, unsupported,
-       "byte_fallback"},
+      {"byte fallback where bytes lack",
+       [](Json& j) {
+         j["model"]["byte_fallback"] = true;
+         j["model"]["vocab"]["xx"] = j["model"]["vocab"]["\u0100"];
+         j["model"]["vocab"].erase("\u0100");
+       },
+       unsupported, "byte_fallback"},
       {"word suffix", [](Json& j) { j["model"]["end_of_word_suffix"] = "</w>"; }, unsupported,
        "end_of_word_suffix"},
       {"subword prefix", [](Json& j) { j["model"]["continuing_subword_prefix"] = "##"; },
@@ -134,7 +149,7 @@ TEST(HostileTokenizer, DamagedTokenizerJsonIsRefused) {
       {"merge to an unknown token", [](Json& j) { j["model"]["merges"].push_back("a b"); }, bad,
        "vocabulary lacks"},
       {"merge outside the alphabet", [](Json& j) { j["model"]["merges"].push_back("\u4e2d a"); },
-       bad, "byte-level alphabet"},
+       bad, "vocabulary lacks"},
       {"added tokens an object", [](Json& j) { j["added_tokens"] = Json::object(); }, bad,
        "not a list"},
       {"added token without id", [](Json& j) { j["added_tokens"][0].erase("id"); }, bad,
@@ -152,8 +167,11 @@ TEST(HostileTokenizer, DamagedTokenizerJsonIsRefused) {
        "which another token has"},
       {"added token twice", [](Json& j) { j["added_tokens"].push_back(j["added_tokens"][0]); }, bad,
        "stands twice"},
-      {"added token strips", [](Json& j) { j["added_tokens"][0]["lstrip"] = true; }, unsupported,
+      {"added token strips by a text", [](Json& j) { j["added_tokens"][0]["lstrip"] = "yes"; }, bad,
        "lstrip"},
+      {"added token of 5,000 bytes",
+       [](Json& j) { j["added_tokens"][0]["content"] = std::string(5000, 'a'); }, unsupported,
+       "has 5000 bytes"},
       {"added token a number", [](Json& j) { j["added_tokens"][0] = 4; }, bad, "added_tokens"},
       {"special a text", [](Json& j) { j["added_tokens"][0]["special"] = "yes"; }, bad,
        "expected true or false"},
@@ -195,7 +213,7 @@ TEST(HostileTokenizer, DamagedVocabularyAndMergesAreRefused) {
       {"a tab between", [](Files& f) { f["merges.txt"] += "a\tb\n"; }, ErrorKind::kBadInput,
        "line 5"},
       {"a NUL", [](Files& f) { f["merges.txt"] += std::string("a \0\n", 4); }, ErrorKind::kBadInput,
-       "byte-level alphabet"},
+       "vocabulary lacks"},
       {"vocabulary not JSON", [](Files& f) { f["vocab.json"] = "{"; }, ErrorKind::kCorruptFile,
        "vocab.json"},
       {"token twice", [](Files& f) { f["vocab.json"].insert(1, "\"th\": 0, "); },
@@ -207,6 +225,11 @@ TEST(HostileTokenizer, DamagedVocabularyAndMergesAreRefused) {
        ErrorKind::kCorruptFile, "in one value"},
       {"a huge line", [](Files& f) { f["merges.txt"] = std::string(30 << 20, 'a'); },
        ErrorKind::kBadInput, "not two tokens"},
+      {"a class with words of its own",
+       [](Files& f) {
+         f["tokenizer_config.json"] = R"({"tokenizer_class": "Qwen2TokenizerFast"})";
+       },
+       ErrorKind::kUnsupported, "tokenizer_class is Qwen2Tokenizer"},
       {"many empty lines", [](Files& f) { f["merges.txt"] = std::string(30 << 20, '\n'); },
        ErrorKind::kBadInput, "no merges"},
   };

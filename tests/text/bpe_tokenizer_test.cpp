@@ -392,5 +392,13 @@ TEST(BpeTokenizer, CopiedFilesLoadAndADirectoryWithoutThemIsRefused) {
   EXPECT_EQ(error_of([&] { BpeTokenizer::load(empty.path()); }).kind, ErrorKind::kNotFound);
 }
 
+TEST(BpeTokenizer, ASentencePieceModelAloneIsRefusedWithWhatToDo) {
+  const TempDir directory;
+  std::ofstream(directory.path() + "/tokenizer.model") << "model";
+  const auto error = error_of([&] { BpeTokenizer::load(directory.path()); });
+  EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
+  EXPECT_THAT(error.message, HasSubstr("transformers writes a tokenizer.json"));
+}
+
 }  // namespace bpe_tokenizer_test
 }  // namespace qalof::text

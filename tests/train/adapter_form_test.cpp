@@ -53,7 +53,7 @@ TEST(AdapterForm, CascadedNeedsWidthsThatTrainTogether) {
 }
 
 // A phase of widths 8, 6 and 4 at ranks 3, 5 and 7, all values random.
-class CascadeTest : public ::testing::TestWithParam<model::Family> {
+class CascadeTest : public ::testing::TestWithParam<Family> {
  protected:
   CascadeTest()
       : base_(tiny_base(GetParam())),
@@ -88,8 +88,7 @@ class CascadeTest : public ::testing::TestWithParam<model::Family> {
   PhaseParameters params_;
   PackedBatch batch_;
 };
-INSTANTIATE_TEST_SUITE_P(Families, CascadeTest,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+INSTANTIATE_TEST_SUITE_P(Families, CascadeTest, ::testing::Values(Family::kGpt2, Family::kLlama),
                          family_name);
 
 TEST_P(CascadeTest, AWidthUsesTheFirstRanksOfOnePair) {

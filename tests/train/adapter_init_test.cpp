@@ -71,7 +71,7 @@ TrainOptions residual(AdapterForm form) {
   return options;
 }
 
-class ResidualInit : public ::testing::TestWithParam<model::Family> {
+class ResidualInit : public ::testing::TestWithParam<Family> {
  protected:
   ResidualInit() : base_(tiny_base(GetParam())), pool_(2) { at::set_num_threads(1); }
 
@@ -93,8 +93,7 @@ class ResidualInit : public ::testing::TestWithParam<model::Family> {
   std::shared_ptr<const weights::BaseModel> base_;
   ThreadPool pool_;
 };
-INSTANTIATE_TEST_SUITE_P(Families, ResidualInit,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+INSTANTIATE_TEST_SUITE_P(Families, ResidualInit, ::testing::Values(Family::kGpt2, Family::kLlama),
                          family_name);
 
 TEST_P(ResidualInit, StandsForTheLargestPartOfWhatQuantizationLoses) {

@@ -65,16 +65,15 @@ TEST(GumbelNoise, DrawsFollowTheWeights) {
   }
 }
 
-class AttackTest : public ::testing::TestWithParam<model::Family> {
+class AttackTest : public ::testing::TestWithParam<Family> {
  protected:
   AttackTest() : base_(tiny_base(GetParam())), pool_(2) {
     at::set_num_threads(1);
     // Another model of the same tokens.
     const qalof::testing::TempDir dir;
     qalof::testing::write_model(dir.path(),
-                                GetParam() == model::Family::kGpt2
-                                    ? qalof::testing::tiny_config()
-                                    : qalof::testing::tiny_llama_config(),
+                                GetParam() == Family::kGpt2 ? qalof::testing::tiny_config()
+                                                            : qalof::testing::tiny_llama_config(),
                                 /*seed=*/9);
     reference_ = weights::BaseModel::load_directory(dir.path());
     adapters_ = std::make_shared<weights::AdapterSet>();
@@ -228,8 +227,7 @@ class AttackTest : public ::testing::TestWithParam<model::Family> {
   std::vector<AttackText> texts_;
   AttackOptions options_;
 };
-INSTANTIATE_TEST_SUITE_P(Families, AttackTest,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+INSTANTIATE_TEST_SUITE_P(Families, AttackTest, ::testing::Values(Family::kGpt2, Family::kLlama),
                          family_name);
 
 TEST_P(AttackTest, GradientOfThetaIsTheDerivativeAndTheGraphsAgree) {

@@ -34,7 +34,7 @@ TrainOptions classification(Method method) {
   return options;
 }
 
-class ClassificationTest : public ::testing::TestWithParam<model::Family> {
+class ClassificationTest : public ::testing::TestWithParam<Family> {
  protected:
   ClassificationTest() : base_(tiny_base(GetParam())), pool_(2) {
     at::set_num_threads(1);
@@ -59,8 +59,7 @@ class ClassificationTest : public ::testing::TestWithParam<model::Family> {
   HeadParams head_;
 };
 INSTANTIATE_TEST_SUITE_P(Families, ClassificationTest,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         family_name);
+                         ::testing::Values(Family::kGpt2, Family::kLlama), family_name);
 
 TEST_P(ClassificationTest, LossIsThatOfAtenWithAndWithoutTeachers) {
   const auto rows = static_cast<std::int64_t>(batch_.windows());

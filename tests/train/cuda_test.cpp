@@ -12,7 +12,7 @@
 namespace qalof::train {
 namespace cuda_test {
 
-class CudaTest : public ::testing::TestWithParam<model::Family> {
+class CudaTest : public ::testing::TestWithParam<Family> {
  protected:
   CudaTest() : base_(tiny_base(GetParam())), pool_(2) {}
   void SetUp() override {
@@ -63,8 +63,7 @@ class CudaTest : public ::testing::TestWithParam<model::Family> {
   ThreadPool pool_;
   PackedBatch batch_;
 };
-INSTANTIATE_TEST_SUITE_P(Families, CudaTest,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+INSTANTIATE_TEST_SUITE_P(Families, CudaTest, ::testing::Values(Family::kGpt2, Family::kLlama),
                          family_name);
 
 TEST_P(CudaTest, AgreesWithCpuAt32BitsInValueAndGradient) {

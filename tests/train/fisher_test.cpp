@@ -18,7 +18,7 @@
 namespace qalof::train {
 namespace fisher_test {
 
-class FisherTest : public ::testing::TestWithParam<model::Family> {
+class FisherTest : public ::testing::TestWithParam<Family> {
  protected:
   FisherTest() : base_(tiny_base(GetParam())), pool_(2) {
     inputs_.network = {"net", base_, qalof::testing::random_adapters(base_->config(), {8, 4}),
@@ -133,8 +133,7 @@ TEST_P(FisherTest, LanguageModelsAreRefused) {
       ErrorKind::kUnsupported);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, FisherTest,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+INSTANTIATE_TEST_SUITE_P(Families, FisherTest, ::testing::Values(Family::kGpt2, Family::kLlama),
                          family_name);
 
 }  // namespace fisher_test

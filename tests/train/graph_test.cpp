@@ -56,9 +56,9 @@ struct Kind {
   const char* name;
   std::shared_ptr<const weights::BaseModel> (*base)();
 };
-constexpr Kind kKinds[] = {{"Gpt2", [] { return tiny_base(model::Family::kGpt2); }},
+constexpr Kind kKinds[] = {{"Gpt2", [] { return tiny_base(Family::kGpt2); }},
                            {"Gpt2WithTheExactGelu", exact_gelu_base},
-                           {"Llama", [] { return tiny_base(model::Family::kLlama); }}};
+                           {"Llama", [] { return tiny_base(Family::kLlama); }}};
 
 // Each test runs for both families and every activation.
 class GraphTest : public ::testing::TestWithParam<Kind> {

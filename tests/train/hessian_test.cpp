@@ -21,10 +21,10 @@
 namespace qalof::train {
 namespace hessian_test {
 
-class HessianTest : public ::testing::TestWithParam<model::Family> {
+class HessianTest : public ::testing::TestWithParam<Family> {
  protected:
   HessianTest() : pool_(2) {
-    const bool is_gpt2 = GetParam() == model::Family::kGpt2;
+    const bool is_gpt2 = GetParam() == Family::kGpt2;
     Json config = is_gpt2 ? qalof::testing::tiny_config() : qalof::testing::tiny_llama_config();
     config[is_gpt2 ? "n_embd" : "hidden_size"] = 8;
     config[is_gpt2 ? "n_layer" : "num_hidden_layers"] = 1;
@@ -164,8 +164,7 @@ TEST_P(HessianTest, ErrorsAreThoseOfQuantizedWeights) {
       ErrorKind::kUnsupported);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, HessianTest,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+INSTANTIATE_TEST_SUITE_P(Families, HessianTest, ::testing::Values(Family::kGpt2, Family::kLlama),
                          family_name);
 
 }  // namespace hessian_test

@@ -220,7 +220,7 @@ TEST(LearnedLinear, GradientsEqualAutogradOfTheDefinition) {
   }
 }
 
-class LearnedTraining : public ::testing::TestWithParam<model::Family> {
+class LearnedTraining : public ::testing::TestWithParam<Family> {
  protected:
   LearnedTraining() : base_(tiny_base(GetParam())) {}
 
@@ -244,8 +244,7 @@ class LearnedTraining : public ::testing::TestWithParam<model::Family> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Families, LearnedTraining,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         family_name);
+                         ::testing::Values(Family::kGpt2, Family::kLlama), family_name);
 
 // What a run hands out, put into the graph again and into the runtime, gives the same bits.
 TEST_P(LearnedTraining, GraphRuntimeAndPackedFileHaveTheSameBits) {

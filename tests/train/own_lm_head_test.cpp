@@ -20,9 +20,9 @@ namespace own_lm_head_test {
 constexpr double kFloatTolerance = 1e-4;
 
 // with_head: lm_head.weight stands in the file; else the model is a span model without one.
-std::shared_ptr<const weights::BaseModel> untied_base(model::Family family, bool with_head = true) {
-  Json raw = family == model::Family::kGpt2 ? qalof::testing::tiny_config()
-                                            : qalof::testing::tiny_llama_config();
+std::shared_ptr<const weights::BaseModel> untied_base(Family family, bool with_head = true) {
+  Json raw =
+      family == Family::kGpt2 ? qalof::testing::tiny_config() : qalof::testing::tiny_llama_config();
   raw["tie_word_embeddings"] = false;
   if (!with_head) raw["architectures"] = {"GPT2ForQuestionAnswering"};
   const qalof::testing::TempDir dir;
@@ -55,13 +55,12 @@ TrainOptions full_run(weights::HeadKind head_kind) {
   return options;
 }
 
-class OwnLmHead : public ::testing::TestWithParam<model::Family> {
+class OwnLmHead : public ::testing::TestWithParam<Family> {
  protected:
   OwnLmHead() : pool_(2) { at::set_num_threads(1); }
   ThreadPool pool_;
 };
-INSTANTIATE_TEST_SUITE_P(Families, OwnLmHead,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+INSTANTIATE_TEST_SUITE_P(Families, OwnLmHead, ::testing::Values(Family::kGpt2, Family::kLlama),
                          family_name);
 
 TEST_P(OwnLmHead, GivesTheLogitsOfBothGraphs) {

@@ -23,7 +23,7 @@ using qalof::testing::error_of;
 // f32 against f32 through two layers in another basis, relative to a gradient's largest element.
 constexpr double kTolerance = 2e-4;
 
-class RotationGraphTest : public ::testing::TestWithParam<model::Family> {
+class RotationGraphTest : public ::testing::TestWithParam<Family> {
  protected:
   RotationGraphTest() : base_(tiny_base(GetParam())), pool_(2) {
     at::set_num_threads(1);
@@ -89,8 +89,7 @@ class RotationGraphTest : public ::testing::TestWithParam<model::Family> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Families, RotationGraphTest,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
-                         family_name);
+                         ::testing::Values(Family::kGpt2, Family::kLlama), family_name);
 
 TEST_P(RotationGraphTest, HasTheRuntimesBits) {
   const auto graph = make_kernel_graph(base_, nullptr, pool_);
@@ -126,7 +125,7 @@ TEST_P(RotationGraphTest, BlocksAreInTheBasesOwnBasis) {
     ASSERT_EQ(found.size(), base_->config().num_layers);
     for (std::size_t i = 0; i < found.size(); ++i) {
       at::Tensor reference = expected[i];
-      if (GetParam() == model::Family::kGpt2)
+      if (GetParam() == Family::kGpt2)
         reference = reference - reference.mean({-1}, /*keepdim=*/true);
       EXPECT_LE((found[i] - reference).abs().max().item<double>(),
                 kTolerance * reference.abs().max().item<double>());

@@ -20,7 +20,7 @@ TrainOptions short_run(Method method) {
   return options;
 }
 
-class StartTest : public ::testing::TestWithParam<model::Family> {
+class StartTest : public ::testing::TestWithParam<Family> {
  protected:
   StartTest() : base_(tiny_base(GetParam())), examples_(tiny_examples(6)) {
     start_ = make_adapter_set(train(base_, short_run(Method::kLora), examples_, {}).weights);
@@ -35,8 +35,7 @@ class StartTest : public ::testing::TestWithParam<model::Family> {
   std::vector<Example> examples_;
   std::shared_ptr<const weights::AdapterSet> start_;
 };
-INSTANTIATE_TEST_SUITE_P(Families, StartTest,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+INSTANTIATE_TEST_SUITE_P(Families, StartTest, ::testing::Values(Family::kGpt2, Family::kLlama),
                          family_name);
 
 TEST_P(StartTest, EveryWidthBeginsAsWhatServesIt) {

@@ -142,7 +142,7 @@ TEST(ContrastiveLoss, ComparesEvenlySpacedTokensWhereThereAreMany) {
   EXPECT_EQ(moved.sum().item<std::int64_t>(), kContrastedTokens);
 }
 
-class TeacherTest : public ::testing::TestWithParam<model::Family> {
+class TeacherTest : public ::testing::TestWithParam<Family> {
  protected:
   TeacherTest() : base_(tiny_base(GetParam())), pool_(2) { at::set_num_threads(1); }
 
@@ -185,8 +185,7 @@ class TeacherTest : public ::testing::TestWithParam<model::Family> {
   ThreadPool pool_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Families, TeacherTest,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+INSTANTIATE_TEST_SUITE_P(Families, TeacherTest, ::testing::Values(Family::kGpt2, Family::kLlama),
                          family_name);
 
 TEST_P(TeacherTest, GradientsThroughBothGraphsAreThoseOfNumericDifferences) {

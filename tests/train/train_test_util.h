@@ -18,18 +18,19 @@
 
 namespace qalof::train {
 
-inline std::shared_ptr<const weights::BaseModel> tiny_base(
-    model::Family family = model::Family::kGpt2) {
+enum class Family { kGpt2, kLlama };
+
+inline std::shared_ptr<const weights::BaseModel> tiny_base(Family family = Family::kGpt2) {
   const qalof::testing::TempDir dir;
-  qalof::testing::write_model(dir.path(), family == model::Family::kGpt2
+  qalof::testing::write_model(dir.path(), family == Family::kGpt2
                                               ? qalof::testing::tiny_config()
                                               : qalof::testing::tiny_llama_config());
   return weights::BaseModel::load_directory(dir.path());
 }
 
 /// Of tests that run for each family.
-inline std::string family_name(const ::testing::TestParamInfo<model::Family>& test) {
-  return test.param == model::Family::kGpt2 ? "Gpt2" : "Llama";
+inline std::string family_name(const ::testing::TestParamInfo<Family>& test) {
+  return test.param == Family::kGpt2 ? "Gpt2" : "Llama";
 }
 
 /// Windows of odd lengths, a one-token window (qa) or two-token window (lm) among them.

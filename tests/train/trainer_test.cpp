@@ -35,9 +35,8 @@ TrainOptions short_run(Method method) {
   return options;
 }
 
-class TrainFamilies : public ::testing::TestWithParam<model::Family> {};
-INSTANTIATE_TEST_SUITE_P(, TrainFamilies,
-                         ::testing::Values(model::Family::kGpt2, model::Family::kLlama),
+class TrainFamilies : public ::testing::TestWithParam<Family> {};
+INSTANTIATE_TEST_SUITE_P(, TrainFamilies, ::testing::Values(Family::kGpt2, Family::kLlama),
                          family_name);
 
 TEST_P(TrainFamilies, SameSeedSameBytesWhateverTheNumberOfThreads) {

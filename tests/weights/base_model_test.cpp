@@ -143,8 +143,6 @@ TEST(HostileModel, MisfitsAreRefusedByName) {
       {"layers a text", config("n_layer", "2"), bad, "n_layer"},
       {"another family", config("model_type", "mamba"), unsupported, "mamba"},
       {"relu", config("activation_function", "relu"), unsupported, "relu"},
-      {"inverse scaling", config("scale_attn_by_inverse_layer_idx", true), unsupported,
-       "scale_attn_by_inverse_layer_idx"},
       {"cross attention", config("add_cross_attention", true), unsupported, "add_cross_attention"},
       {"config a list", [](Draft& d) { d.config = Json::array(); }, bad, "expected an object"},
   };

@@ -22,8 +22,7 @@ constexpr int kOriginalBits = 4;
 // Whether the original's pattern has this linear of a block (of kOriginalBlocks) at 4 bits.
 bool is_low_in_original(std::size_t block, model::LinearRole role) {
   const bool is_attention_out = role == model::LinearRole::kAttentionOut;
-  const bool is_mlp = role == model::LinearRole::kGate || role == model::LinearRole::kUp ||
-                      role == model::LinearRole::kDown;
+  const bool is_mlp = model::reads_mlp_norm(role) || role == model::LinearRole::kDown;
   return block >= 10 || (block == 9 && is_mlp) || (block <= 3 && is_attention_out);
 }
 

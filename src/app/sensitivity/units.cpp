@@ -17,6 +17,7 @@ bool is_attention(model::LinearRole role) {
     case model::LinearRole::kV:
     case model::LinearRole::kAttentionOut:
       return true;
+    case model::LinearRole::kGateUp:
     case model::LinearRole::kGate:
     case model::LinearRole::kUp:
     case model::LinearRole::kDown:

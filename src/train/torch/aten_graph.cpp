@@ -5,6 +5,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <map>
 #include <tuple>
 
@@ -124,7 +126,7 @@ class AtenGraph final : public Graph {
   // base: the base of frozen params, for schemes that dequantize the runtime's codes; else null.
   AtenGraph(const model::ModelConfig& config, BaseParams params,
             std::shared_ptr<const weights::BaseModel> base, ParallelFor* parallel)
-      : config_(config), parallel_(parallel), steps_(model::layer_steps(config)) {
+      : Graph(config), config_(config), parallel_(parallel), steps_(model::layer_steps(config)) {
     own_.params = std::move(params);
     own_.base = std::move(base);
   }
@@ -137,9 +139,9 @@ class AtenGraph final : public Graph {
 
   at::Tensor embed_rows(const at::Tensor& rows, const PackedBatch& batch,
                         const GraphPlan& plan) override {
-    at::Tensor result = rows;
+    at::Tensor result = config_.embedding_scale != 1 ? rows * config_.embedding_scale : rows;
     if (own_.params.wpe.numel() > 0)
-      result = rows + embeddings(own_.params.wpe, batch.positions, plan);
+      result = result + embeddings(own_.params.wpe, batch.positions, plan);
     const Side& side = side_of(plan);
     if (side.rotation == nullptr) return result;
     if (config_.norm == model::NormKind::kLayer)
@@ -158,18 +160,18 @@ class AtenGraph final : public Graph {
       std::vector<at::Tensor> parts;
       for (const std::size_t index : steps.attention_in)
         parts.push_back(linear(index, entry, plan, view));
-      const at::Tensor qkv = turned_heads(positioned(at::cat(parts, 1), layout), side);
-      const at::Tensor attended = attention(qkv, layout, plan, layer);
-      residual = residual + linear(steps.attention_out, attended, plan, view);
-      const at::Tensor middle = norm(residual, side.params.mlp_norms[layer]);
-      const at::Tensor inner = linear(steps.mlp_in.front(), middle, plan, view);
+      const at::Tensor qkv =
+          turned_heads(positioned(normed_heads(at::cat(parts, 1), layer), layout, layer), side);
+      at::Tensor attended =
+          linear(steps.attention_out, attention(qkv, layout, plan, layer), plan, view);
+      if (config_.has_out_norms) attended = norm(attended, own_.params.attention_out_norms[layer]);
+      residual = residual + attended;
       at::Tensor activated =
-          config_.activation == model::Activation::kSwiGlu
-              ? at::silu(inner) * linear(steps.mlp_in[1], middle, plan, view)
-              : at::gelu(inner,
-                         config_.activation == model::Activation::kGeluErf ? "none" : "tanh");
+          activation(steps, norm(residual, side.params.mlp_norms[layer]), plan, view);
       if (side.rotation != nullptr) activated = activated.mm(side.inner);
-      residual = residual + linear(steps.mlp_out, activated, plan, view);
+      at::Tensor added = linear(steps.mlp_out, activated, plan, view);
+      if (config_.has_out_norms) added = norm(added, own_.params.mlp_out_norms[layer]);
+      residual = residual + added;
       if (blocks != nullptr) blocks->push_back(in_own_basis(residual, side));
     }
     input_ = {};
@@ -181,7 +183,8 @@ class AtenGraph final : public Graph {
   }
   at::Tensor lm_logits(const at::Tensor& hidden, const GraphPlan& plan) override {
     const at::Tensor x = plan.embedding.bits == 32 ? hidden : round_to_bf16(hidden);
-    return at::linear(x, lm_head(plan));
+    const at::Tensor logits = at::linear(x, lm_head(plan));
+    return config_.logit_cap != 0 ? capped(logits, config_.logit_cap) : logits;
   }
   at::Tensor lm_hidden_gradient(const at::Tensor& dlogits, const GraphPlan& plan) override {
     return dlogits.mm(lm_head(plan));
@@ -205,6 +208,42 @@ class AtenGraph final : public Graph {
     std::map<std::pair<std::size_t, int>, Codes> codes;
     std::map<std::tuple<std::size_t, int, quant::QuantScheme>, at::Tensor> reals;
   };
+
+  static at::Tensor capped(const at::Tensor& x, float cap) { return (x / cap).tanh() * cap; }
+
+  // The input of a layer's mlp_out.
+  at::Tensor activation(const model::LayerSteps& steps, const at::Tensor& x, const GraphPlan& plan,
+                        const NetworkView& view) {
+    const at::Tensor inner = linear(steps.mlp_in.front(), x, plan, view);
+    const auto gelu = [&](const at::Tensor& gate) {
+      const bool is_exact = config_.activation == model::Activation::kGeluErf ||
+                            config_.activation == model::Activation::kGeGluErf;
+      return at::gelu(gate, is_exact ? "none" : "tanh");
+    };
+    if (!config_.is_gated()) return gelu(inner);
+    const auto width = static_cast<std::int64_t>(config_.inner);
+    const bool is_fused = steps.mlp_in.size() == 1;
+    const at::Tensor gate = is_fused ? inner.narrow(1, 0, width) : inner;
+    const at::Tensor up =
+        is_fused ? inner.narrow(1, width, width) : linear(steps.mlp_in[1], x, plan, view);
+    return (config_.activation == model::Activation::kSwiGlu ? at::silu(gate) : gelu(gate)) * up;
+  }
+
+  // qkv with the norms of the heads of q and k; qkv itself where the model has none.
+  at::Tensor normed_heads(const at::Tensor& qkv, std::size_t layer) const {
+    if (!config_.has_qk_norms) return qkv;
+    const auto q_width = static_cast<std::int64_t>(config_.q_width());
+    const auto kv_width = static_cast<std::int64_t>(config_.kv_width());
+    const auto normed = [&](std::int64_t first, std::int64_t width, const NormParams& weights) {
+      const at::Tensor heads =
+          qkv.narrow(1, first, width).reshape({-1, static_cast<std::int64_t>(config_.head_dim())});
+      return norm(heads, weights).reshape({qkv.size(0), width});
+    };
+    return at::cat({normed(0, q_width, own_.params.q_norms[layer]),
+                    normed(q_width, kv_width, own_.params.k_norms[layer]),
+                    qkv.narrow(1, q_width + kv_width, kv_width)},
+                   1);
+  }
 
   Side& side_of(const GraphPlan& plan) {
     if (!plan.scheme.rotated) return own_;
@@ -255,11 +294,25 @@ class AtenGraph final : public Graph {
   }
 
   // The cell of each row of a batch in a [windows, longest] grid for attention; cosines and sines
-  // of rotary positions [tokens, 1, head_dim / 2].
+  // of rotary positions [tokens, 1, pairs], of the main ones and of layers with a window.
   struct Layout {
-    at::Tensor cells, cos, sin;
+    at::Tensor cells;
+    std::array<at::Tensor, 2> cos, sin;
     std::int64_t windows = 0, longest = 0;
   };
+
+  // Frequencies [tokens, pairs] of each row's sequence.
+  at::Tensor frequencies_of(const PackedBatch& batch, const model::RotaryPositions& rotary) const {
+    std::vector<float> all;
+    for (std::size_t w = 0; w < batch.windows(); ++w) {
+      const std::size_t count = batch.offsets[w + 1] - batch.offsets[w];
+      const std::vector<float> own =
+          model::rotary_frequencies(rotary, config_.head_dim(), rotary.scaling_length(count));
+      for (std::size_t t = 0; t < count; ++t) all.insert(all.end(), own.begin(), own.end());
+    }
+    const auto tokens = static_cast<std::int64_t>(batch.tokens());
+    return to_tensor(all, {tokens, static_cast<std::int64_t>(all.size()) / tokens}).to(device());
+  }
 
   at::Tensor indices(const std::vector<std::int32_t>& values) const {
     return at::tensor(std::vector<std::int64_t>(values.begin(), values.end()), at::kLong)
@@ -281,15 +334,19 @@ class AtenGraph final : public Graph {
       }
     }
     layout.cells = at::tensor(cells, at::kLong).to(device());
-    if (!config_.rotary) return layout;
-    const at::Tensor frequencies = to_tensor(model::rotary_frequencies(config_),
-                                             {static_cast<std::int64_t>(config_.head_dim() / 2)})
-                                       .to(device());
-    // The angle is one f32 product, as in the kernels.
-    const at::Tensor angle =
-        (indices(batch.positions).to(at::kFloat).unsqueeze(1) * frequencies).to(at::kDouble);
-    layout.cos = angle.cos().to(own_.params.wte.scalar_type()).unsqueeze(1);
-    layout.sin = angle.sin().to(own_.params.wte.scalar_type()).unsqueeze(1);
+    for (const std::size_t kind : {std::size_t{0}, std::size_t{1}}) {
+      const auto& rotary = kind == 0 ? config_.rotary : config_.sliding_rotary;
+      if (!rotary) continue;
+      // The angle is one f32 product, as in the kernels.
+      const at::Tensor angle =
+          (indices(batch.positions).to(at::kFloat).unsqueeze(1) * frequencies_of(batch, *rotary))
+              .to(at::kDouble);
+      const auto table = [&](const at::Tensor& values) {
+        return (values * rotary->table_scale).to(own_.params.wte.scalar_type()).unsqueeze(1);
+      };
+      layout.cos[kind] = table(angle.cos());
+      layout.sin[kind] = table(angle.sin());
+    }
     return layout;
   }
 
@@ -430,9 +487,9 @@ class AtenGraph final : public Graph {
 
   at::Tensor attention(const at::Tensor& qkv, const Layout& layout, const GraphPlan& plan,
                        std::size_t layer) const {
-    const auto hidden = static_cast<std::int64_t>(config_.hidden);
+    const auto q_width = static_cast<std::int64_t>(config_.q_width());
     const auto head_dim = static_cast<std::int64_t>(config_.head_dim());
-    const std::int64_t kv_width = (qkv.size(1) - hidden) / 2;
+    const auto kv_width = static_cast<std::int64_t>(config_.kv_width());
     // Short windows are padded on the right, where a causal mask hides the padding from real
     // queries.
     auto grid = [&](const at::Tensor& rows) {
@@ -442,37 +499,61 @@ class AtenGraph final : public Graph {
           .view({layout.windows, layout.longest, heads, head_dim})
           .transpose(1, 2);
     };
-    const at::Tensor q = grid(qkv.narrow(1, 0, hidden));
+    const at::Tensor q = grid(qkv.narrow(1, 0, q_width));
     at::Tensor k =
-        grid(quantize_kv(qkv.narrow(1, hidden, kv_width), plan.k_bits[layer], plan.ste_clip));
-    at::Tensor v = grid(
-        quantize_kv(qkv.narrow(1, hidden + kv_width, kv_width), plan.v_bits[layer], plan.ste_clip));
+        grid(quantize_kv(qkv.narrow(1, q_width, kv_width), plan.k_bits[layer], plan.ste_clip));
+    at::Tensor v = grid(quantize_kv(qkv.narrow(1, q_width + kv_width, kv_width), plan.v_bits[layer],
+                                    plan.ste_clip));
     if (const std::int64_t groups = q.size(1) / k.size(1); groups > 1) {
       k = k.repeat_interleave(groups, 1);
       v = v.repeat_interleave(groups, 1);
     }
-    const at::Tensor out = at::scaled_dot_product_attention(q, k, v, {}, /*dropout_p=*/0.0,
-                                                            /*is_causal=*/true);
-    return out.transpose(1, 2)
-        .reshape({layout.windows * layout.longest, hidden})
+    return attend(q, k, v, layer)
+        .transpose(1, 2)
+        .reshape({layout.windows * layout.longest, q_width})
         .index_select(0, layout.cells);
   }
 
-  // qkv with rotary positions applied to q and k; qkv itself where the model has none.
-  at::Tensor positioned(const at::Tensor& qkv, const Layout& layout) const {
-    if (!config_.rotary) return qkv;
-    const auto hidden = static_cast<std::int64_t>(config_.hidden);
+  // Causal attention of q, k, v [windows, heads, longest, head_dim].
+  at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                    std::size_t layer) const {
+    const double scale = static_cast<double>(config_.score_scale(layer));
+    const std::size_t window = config_.window(layer);
+    if (window == 0 && config_.score_cap == 0)
+      return at::scaled_dot_product_attention(q, k, v, {}, /*dropout_p=*/0.0, /*is_causal=*/true,
+                                              scale);
+    const std::int64_t length = q.size(2);
+    const at::Tensor at_row = at::arange(length, q.options().dtype(at::kLong)).unsqueeze(1);
+    const at::Tensor distance = at_row - at_row.t();
+    at::Tensor visible = distance >= 0;
+    if (window != 0) visible = visible.logical_and(distance < static_cast<std::int64_t>(window));
+    if (config_.score_cap == 0)
+      return at::scaled_dot_product_attention(q, k, v, visible, /*dropout_p=*/0.0,
+                                              /*is_causal=*/false, scale);
+    const at::Tensor scores = capped(at::matmul(q, k.transpose(2, 3)) * scale, config_.score_cap);
+    return at::matmul(at::softmax(scores.masked_fill(visible.logical_not(), -INFINITY), /*dim=*/-1),
+                      v);
+  }
+
+  // qkv with rotary positions applied to q and k; qkv itself where the layer has none.
+  at::Tensor positioned(const at::Tensor& qkv, const Layout& layout, std::size_t layer) const {
+    if (config_.rotary_of(layer) == nullptr) return qkv;
+    const auto q_width = static_cast<std::int64_t>(config_.q_width());
     const auto kv_width = static_cast<std::int64_t>(config_.kv_width());
+    const auto dim = static_cast<std::int64_t>(config_.head_dim());
+    const std::size_t kind = config_.uses_sliding_rotary(layer) ? 1 : 0;
+    const at::Tensor &cos = layout.cos[kind], &sin = layout.sin[kind];
     const auto turn = [&](std::int64_t first, std::int64_t width) {
-      const std::int64_t half = layout.cos.size(2);
-      const at::Tensor x =
-          qkv.narrow(1, first, width).reshape({qkv.size(0), width / (2 * half), 2 * half});
+      const std::int64_t half = cos.size(2);
+      const at::Tensor x = qkv.narrow(1, first, width).reshape({qkv.size(0), width / dim, dim});
       const at::Tensor a = x.narrow(2, 0, half), b = x.narrow(2, half, half);
-      return at::cat({a * layout.cos - b * layout.sin, b * layout.cos + a * layout.sin}, 2)
+      return at::cat({a * cos - b * sin, b * cos + a * sin, x.narrow(2, 2 * half, dim - 2 * half)},
+                     2)
           .reshape({qkv.size(0), width});
     };
     return at::cat(
-        {turn(0, hidden), turn(hidden, kv_width), qkv.narrow(1, hidden + kv_width, kv_width)}, 1);
+        {turn(0, q_width), turn(q_width, kv_width), qkv.narrow(1, q_width + kv_width, kv_width)},
+        1);
   }
 
   model::ModelConfig config_;

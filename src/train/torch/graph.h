@@ -32,12 +32,13 @@ struct GraphPlan {
 /// One network on one device. Not thread-safe: one per calling thread.
 class Graph {
  public:
+  explicit Graph(const model::ModelConfig& config) : logit_cap_(config.logit_cap) {}
   virtual ~Graph() = default;
   virtual at::Device device() const = 0;
   /// Embeddings [tokens, hidden], learned positions included. Differentiable where the base trains.
   virtual at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) = 0;
-  /// embed with rows [tokens, hidden] instead of token embeddings: adds learned positions to them.
-  /// Differentiable in rows.
+  /// embed with rows [tokens, hidden] instead of token embeddings: scales them where the model
+  /// does, and adds learned positions. Differentiable in rows.
   virtual at::Tensor embed_rows(const at::Tensor& rows, const PackedBatch& batch,
                                 const GraphPlan& plan) = 0;
   /// Hidden states after the final norm [tokens, hidden], from any embeddings. Differentiable in
@@ -57,7 +58,12 @@ class Graph {
   /// LM logits [rows, vocab] without autograd; loss.cpp differentiates them with the next two
   /// functions.
   virtual at::Tensor lm_logits(const at::Tensor& hidden, const GraphPlan& plan) = 0;
-  /// The gradient [rows, hidden] with respect to hidden, given that of the logits.
+  /// Turns the gradient of lm_logits' result into that of the logits before they are soft capped,
+  /// in place; nothing to do in models without a cap.
+  void pass_logit_cap(const at::Tensor& logits, at::Tensor& dlogits) const {
+    if (logit_cap_ != 0) dlogits.mul_(1 - (logits / logit_cap_).square_());
+  }
+  /// The gradient [rows, hidden] with respect to hidden, given that of the logits before a cap.
   virtual at::Tensor lm_hidden_gradient(const at::Tensor& dlogits, const GraphPlan& plan) = 0;
   /// Adds the gradient of the LM head to dhead [vocab, hidden].
   virtual void add_lm_head_gradient(const at::Tensor& dlogits, const at::Tensor& hidden,
@@ -70,6 +76,9 @@ class Graph {
   /// Must be called before each micro-batch of a step (both 0-based; steps of all phases);
   /// stochastic rounding depends on it.
   virtual void begin_batch(std::int64_t step, std::size_t batch) { (void)step, (void)batch; }
+
+ private:
+  double logit_cap_;  // 0: none
 };
 
 /// How the CPU graph multiplies gradients by integer weights (TrainOptions::gradient_bits).

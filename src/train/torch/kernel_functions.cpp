@@ -362,20 +362,26 @@ struct AttentionLayout {
 
 // qkv holds the rounded K and V.
 AttentionLayout attention_layout(const model::ModelConfig& config, const at::Tensor& offsets,
-                                 const at::Tensor& qkv, const at::Tensor& out,
+                                 std::size_t layer, const at::Tensor& qkv, const at::Tensor& out,
                                  const at::Tensor& log_sum_exp) {
-  const std::size_t kv_width = config.num_kv_heads * config.head_dim();
+  const std::size_t kv_width = config.kv_width();
   AttentionLayout layout;
-  layout.shape = {config.num_heads,  config.num_kv_heads,
-                  config.head_dim(), cols(qkv),
-                  cols(qkv),         cols(qkv),
-                  config.hidden,     1.0F / std::sqrt(static_cast<float>(config.head_dim()))};
+  layout.shape = {config.num_heads,
+                  config.num_kv_heads,
+                  config.head_dim(),
+                  cols(qkv),
+                  cols(qkv),
+                  cols(qkv),
+                  config.q_width(),
+                  config.score_scale(layer),
+                  config.window(layer),
+                  config.score_cap};
   const auto bounds = offsets.const_data_ptr<std::int64_t>();
   for (std::int64_t w = 0; w + 1 < offsets.numel(); ++w) {
     const auto row = static_cast<std::size_t>(bounds[w]);
     kernels::AttentionSequence sequence{};
     sequence.q = data(qkv) + row * cols(qkv);
-    sequence.k = sequence.q + config.hidden;
+    sequence.k = sequence.q + config.q_width();
     sequence.v = sequence.k + kv_width;
     sequence.out = mutable_data(out) + row * cols(out);
     sequence.log_sum_exp = mutable_data(log_sum_exp) + row * cols(log_sum_exp);
@@ -392,26 +398,28 @@ Variable AttentionFunction::forward(AutogradContext* ctx, const Variable& qkv,
                                     const AttentionArguments& arguments) {
   KernelResources& resources = *arguments.resources;
   const model::ModelConfig& config = *resources.config;
-  const std::size_t kv_width = config.num_kv_heads * config.head_dim();
+  const std::size_t kv_width = config.kv_width();
   const auto heads = static_cast<std::int64_t>(config.num_heads);
   at::Tensor out =
-      at::empty({qkv.size(0), static_cast<std::int64_t>(config.hidden)}, qkv.options());
+      at::empty({qkv.size(0), static_cast<std::int64_t>(config.q_width())}, qkv.options());
   at::Tensor log_sum_exp = at::empty({qkv.size(0), heads}, qkv.options());
   // K and V are rounded in place, since nothing else reads qkv; the mask needs the values before
   // rounding, hence the copy.
   const at::Tensor rounded = arguments.ste_clip > 0 ? qkv.clone() : qkv;
-  float* k = mutable_data(rounded) + config.hidden;
+  float* k = mutable_data(rounded) + config.q_width();
   const auto round = [&](float* values, const std::vector<int>& bits) {
     runtime::quantize_kv({values, cols(rounded)}, rows(rounded), config, bits,
                          runtime::KvScheme::kToken, *resources.parallel);
   };
   round(k, *arguments.k_bits);
   round(k + kv_width, *arguments.v_bits);
-  const AttentionLayout layout = attention_layout(config, offsets, rounded, out, log_sum_exp);
+  const AttentionLayout layout =
+      attention_layout(config, offsets, arguments.layer, rounded, out, log_sum_exp);
   kernels::attention(layout.shape, layout.sequences.data(), layout.sequences.size(),
                      *resources.parallel);
   ctx->save_for_backward({qkv, offsets, rounded, out, log_sum_exp});
   ctx->saved_data["clip"] = arguments.ste_clip;
+  ctx->saved_data["layer"] = static_cast<std::int64_t>(arguments.layer);
   save_pointer(ctx, "k_bits", arguments.k_bits);
   save_pointer(ctx, "v_bits", arguments.v_bits);
   save_pointer(ctx, "resources", &resources);
@@ -424,17 +432,18 @@ variable_list AttentionFunction::backward(AutogradContext* ctx, const variable_l
   const at::Tensor &out = saved[3], &log_sum_exp = saved[4];
   KernelResources& resources = resources_of(ctx);
   const model::ModelConfig& config = *resources.config;
-  const std::size_t kv_width = config.num_kv_heads * config.head_dim();
+  const std::size_t q_width = config.q_width(), kv_width = config.kv_width();
+  const auto layer = static_cast<std::size_t>(ctx->saved_data["layer"].toInt());
   const at::Tensor dout = grads[0].contiguous();
   at::Tensor dqkv = at::empty_like(qkv);
-  const AttentionLayout layout = attention_layout(config, offsets, rounded, out, log_sum_exp);
+  const AttentionLayout layout =
+      attention_layout(config, offsets, layer, rounded, out, log_sum_exp);
   std::vector<kernels::AttentionGradient> gradients;
   const auto bounds = offsets.const_data_ptr<std::int64_t>();
   for (std::size_t w = 0; w < layout.sequences.size(); ++w) {
     const auto row = static_cast<std::size_t>(bounds[w]);
     float* dq = mutable_data(dqkv) + row * cols(dqkv);
-    gradients.push_back(
-        {data(dout) + row * cols(dout), dq, dq + config.hidden, dq + config.hidden + kv_width});
+    gradients.push_back({data(dout) + row * cols(dout), dq, dq + q_width, dq + q_width + kv_width});
   }
   kernels::attention_backward(layout.shape, layout.sequences.data(), gradients.data(),
                               layout.sequences.size(), *resources.parallel);
@@ -449,8 +458,8 @@ variable_list AttentionFunction::backward(AutogradContext* ctx, const variable_l
         mask_clipped(gradient, qkv.narrow(1, column, head_dim), clip);
       }
     };
-    mask("k_bits", config.hidden);
-    mask("v_bits", config.hidden + kv_width);
+    mask("k_bits", q_width);
+    mask("v_bits", q_width + kv_width);
   }
   return {dqkv, at::Tensor(), at::Tensor()};
 }
@@ -484,68 +493,107 @@ variable_list GeluFunction::backward(AutogradContext* ctx, const variable_list& 
   return {dx, at::Tensor()};
 }
 
-Variable SwiGluFunction::forward(AutogradContext* ctx, const Variable& gate, const Variable& up,
-                                 KernelResources* resources) {
+namespace {
+
+kernels::Gate gate_of(const KernelResources& resources) {
+  switch (resources.config->activation) {
+    case model::Activation::kGeGluTanh:
+      return kernels::Gate::kGeluTanh;
+    case model::Activation::kGeGluErf:
+      return kernels::Gate::kGeluErf;
+    default:
+      return kernels::Gate::kSilu;
+  }
+}
+
+}  // namespace
+
+Variable GatedFunction::forward(AutogradContext* ctx, const Variable& gate, const Variable& up,
+                                KernelResources* resources) {
   at::Tensor y = at::empty_like(gate);
-  kernels::swiglu(data(gate), data(up), count(gate), mutable_data(y), *resources->parallel);
+  kernels::gate_rows(gate_of(*resources), data(gate), data(up), rows(gate), cols(gate), cols(gate),
+                     mutable_data(y), *resources->parallel);
   ctx->save_for_backward({gate, up});
   save_pointer(ctx, "resources", resources);
   return y;
 }
 
-variable_list SwiGluFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+variable_list GatedFunction::backward(AutogradContext* ctx, const variable_list& grads) {
   const variable_list saved = ctx->get_saved_variables();
   const at::Tensor dy = grads[0].contiguous();
   at::Tensor dgate = at::empty_like(dy), dup = at::empty_like(dy);
-  kernels::swiglu_backward(data(dy), data(saved[0]), data(saved[1]), count(dy), mutable_data(dgate),
-                           mutable_data(dup), *resources_of(ctx).parallel);
+  const KernelResources& resources = resources_of(ctx);
+  kernels::gate_backward(gate_of(resources), data(dy), data(saved[0]), data(saved[1]), count(dy),
+                         mutable_data(dgate), mutable_data(dup), *resources.parallel);
   return {dgate, dup, at::Tensor()};
 }
 
-Variable RotaryFunction::forward(AutogradContext* ctx, const Variable& q, const Variable& k,
-                                 const Variable& v, const at::Tensor& angles,
-                                 KernelResources* resources) {
+Variable QkNormFunction::forward(AutogradContext* ctx, const Variable& qkv, const Variable& q_gain,
+                                 const Variable& k_gain, KernelResources* resources) {
   const model::ModelConfig& config = *resources->config;
-  at::Tensor y = at::empty({q.size(0), q.size(1) + k.size(1) + v.size(1)}, q.options());
-  std::size_t first = 0;
-  for (const Variable& part : {q, k, v}) {
-    kernels::copy_matrix(data(part), rows(y), cols(part), cols(part), mutable_data(y) + first,
-                         cols(y), *resources->parallel);
-    first += cols(part);
-  }
-  auto turn = [&](float* x, std::size_t heads) {
-    kernels::rotate(x, rows(y), cols(y), heads, cols(angles) / 2, data(angles),
-                    *resources->parallel);
+  at::Tensor y = qkv.detach().clone();
+  const auto norm = [&](std::size_t first, std::size_t heads, const at::Tensor& gain) {
+    at::Tensor stats = at::empty({y.size(0), static_cast<std::int64_t>(2 * heads)}, y.options());
+    kernels::norm_heads(data(qkv) + first, rows(y), cols(y), heads, config.head_dim(), data(gain),
+                        config.norm_epsilon, mutable_data(y) + first, mutable_data(stats),
+                        *resources->parallel);
+    return stats;
   };
-  turn(mutable_data(y), config.num_heads);
-  turn(mutable_data(y) + cols(q), config.num_kv_heads);
+  const at::Tensor q_stats = norm(0, config.num_heads, q_gain);
+  const at::Tensor k_stats = norm(config.q_width(), config.num_kv_heads, k_gain);
+  ctx->save_for_backward({qkv, q_gain, k_gain, q_stats, k_stats});
+  save_pointer(ctx, "resources", resources);
+  return y;
+}
+
+variable_list QkNormFunction::backward(AutogradContext* ctx, const variable_list& grads) {
+  const variable_list saved = ctx->get_saved_variables();
+  const KernelResources& resources = resources_of(ctx);
+  const model::ModelConfig& config = *resources.config;
+  at::Tensor dqkv = grads[0].contiguous().clone();
+  const auto norm = [&](std::size_t first, std::size_t heads, std::size_t index) {
+    at::Tensor dgain = ctx->needs_input_grad(index) ? at::zeros_like(saved[index]) : at::Tensor();
+    kernels::norm_heads_backward(
+        mutable_data(dqkv) + first, data(saved[0]) + first, data(saved[index + 2]),
+        data(saved[index]), rows(dqkv), cols(dqkv), heads, config.head_dim(),
+        dgain.defined() ? mutable_data(dgain) : nullptr, *resources.parallel);
+    return dgain;
+  };
+  const at::Tensor dq_gain = norm(0, config.num_heads, 1);
+  const at::Tensor dk_gain = norm(config.q_width(), config.num_kv_heads, 2);
+  return {dqkv, dq_gain, dk_gain, at::Tensor()};
+}
+
+namespace {
+
+// Turns q and k in rows of qkv, or turns them back, by the angles.
+template <typename Turn>
+void turn_qk(const Turn& turn, const at::Tensor& qkv, const at::Tensor& angles,
+             const KernelResources& resources) {
+  const model::ModelConfig& config = *resources.config;
+  float* q = mutable_data(qkv);
+  const std::size_t dim = config.head_dim(), half = cols(angles) / 2;
+  turn(q, rows(qkv), cols(qkv), kernels::RotaryHeads{config.num_heads, dim, half}, data(angles),
+       *resources.parallel);
+  turn(q + config.q_width(), rows(qkv), cols(qkv),
+       kernels::RotaryHeads{config.num_kv_heads, dim, half}, data(angles), *resources.parallel);
+}
+
+}  // namespace
+
+Variable RotaryFunction::forward(AutogradContext* ctx, const Variable& qkv,
+                                 const at::Tensor& angles, KernelResources* resources) {
+  const at::Tensor y = qkv.detach().clone();
+  turn_qk(kernels::rotate, y, angles, *resources);
   ctx->save_for_backward({angles});
-  ctx->saved_data["kv_width"] = k.size(1);
   save_pointer(ctx, "resources", resources);
   return y;
 }
 
 variable_list RotaryFunction::backward(AutogradContext* ctx, const variable_list& grads) {
-  const at::Tensor angles = ctx->get_saved_variables()[0];
-  const std::int64_t kv_width = ctx->saved_data["kv_width"].toInt();
-  KernelResources& resources = resources_of(ctx);
-  const at::Tensor dy = grads[0].contiguous();
-  std::size_t first = 0;
-  auto part = [&](std::int64_t width) {
-    at::Tensor dx = at::empty({dy.size(0), width}, dy.options());
-    kernels::copy_matrix(data(dy) + first, rows(dy), cols(dx), cols(dy), mutable_data(dx), cols(dx),
-                         *resources.parallel);
-    first += cols(dx);
-    return dx;
-  };
-  at::Tensor dq = part(dy.size(1) - 2 * kv_width), dk = part(kv_width), dv = part(kv_width);
-  auto turn_back = [&](at::Tensor& dx, std::size_t heads) {
-    kernels::rotate_backward(mutable_data(dx), rows(dx), cols(dx), heads, cols(angles) / 2,
-                             data(angles), *resources.parallel);
-  };
-  turn_back(dq, resources.config->num_heads);
-  turn_back(dk, resources.config->num_kv_heads);
-  return {dq, dk, dv, at::Tensor(), at::Tensor()};
+  const at::Tensor dqkv = grads[0].contiguous().clone();
+  turn_qk(kernels::rotate_backward, dqkv, ctx->get_saved_variables()[0], resources_of(ctx));
+  return {dqkv, at::Tensor(), at::Tensor()};
 }
 
 Variable EmbedFunction::forward(AutogradContext* ctx, const Variable& wte, const Variable& wpe,
@@ -556,11 +604,15 @@ Variable EmbedFunction::forward(AutogradContext* ctx, const Variable& wte, const
   const auto id = ids.const_data_ptr<std::int64_t>();
   const auto position = positions.const_data_ptr<std::int64_t>();
   std::vector<float> position_row(hidden);
+  const float scale = resources->config->embedding_scale;
   SerialFor serial;
   for (std::size_t t = 0; t < tokens; ++t) {
     float* row = mutable_data(out) + t * hidden;
     std::copy_n(data(wte) + static_cast<std::size_t>(id[t]) * hidden, hidden, row);
     if (bits < 32) kernels::round_to_bf16(row, hidden, row, serial);
+    if (scale != 1) {
+      for (std::size_t i = 0; i < hidden; ++i) row[i] *= scale;
+    }
     if (!is_given(wpe)) continue;
     std::copy_n(data(wpe) + static_cast<std::size_t>(position[t]) * hidden, hidden,
                 position_row.data());
@@ -579,11 +631,12 @@ variable_list EmbedFunction::backward(AutogradContext* ctx, const variable_list&
   const auto id = saved[2].const_data_ptr<std::int64_t>();
   const auto position = saved[3].const_data_ptr<std::int64_t>();
   const std::size_t hidden = cols(dy);
+  const float scale = resources_of(ctx).config->embedding_scale;
   // Serial, in order of tokens, so that sums do not depend on the number of threads.
   for (std::size_t t = 0; t < rows(dy); ++t) {
     const float* src = data(dy) + t * hidden;
     float* token = mutable_data(dwte) + static_cast<std::size_t>(id[t]) * hidden;
-    for (std::size_t i = 0; i < hidden; ++i) token[i] += src[i];
+    for (std::size_t i = 0; i < hidden; ++i) token[i] += scale * src[i];
     if (!is_given(dwpe)) continue;
     float* place = mutable_data(dwpe) + static_cast<std::size_t>(position[t]) * hidden;
     for (std::size_t i = 0; i < hidden; ++i) place[i] += src[i];

@@ -124,13 +124,14 @@ struct AddNormFunction : torch::autograd::Function<AddNormFunction> {
 };
 
 struct AttentionArguments {
+  std::size_t layer = 0;
   const std::vector<int>* k_bits = nullptr;  // [kv head]
   const std::vector<int>* v_bits = nullptr;
   double ste_clip = 0;
   KernelResources* resources = nullptr;
 };
 
-/// Causal attention: qkv [tokens, hidden + 2 kv_width] -> [tokens, hidden]; offsets is an int64 CPU
+/// Causal attention: qkv [tokens, qkv_width] -> [tokens, q_width]; offsets is an int64 CPU
 /// tensor [windows + 1]. Without a mask (ste_clip 0), K and V are rounded in qkv itself, which
 /// nothing else may read.
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
@@ -139,29 +140,37 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// The config's variant of GELU; not for SwiGLU models.
+/// The config's variant of GELU; not for gated activations.
 struct GeluFunction : torch::autograd::Function<GeluFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, KernelResources* resources);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// SwiGLU: silu(gate) * up.
-struct SwiGluFunction : torch::autograd::Function<SwiGluFunction> {
+/// The config's gated activation: activation(gate) * up, both [tokens, inner] and dense.
+struct GatedFunction : torch::autograd::Function<GatedFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& gate, const Variable& up,
                           KernelResources* resources);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// Concatenates q, k and v to [tokens, hidden + 2 kv_width], with rotary positions applied to q and
-/// k; angles [tokens, head_dim] is a table of kernels::rotary_table.
-struct RotaryFunction : torch::autograd::Function<RotaryFunction> {
-  static Variable forward(AutogradContext* ctx, const Variable& q, const Variable& k,
-                          const Variable& v, const at::Tensor& angles, KernelResources* resources);
+/// RMS norms of the heads of q and k in qkv [tokens, qkv_width], with gains [head_dim].
+struct QkNormFunction : torch::autograd::Function<QkNormFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& qkv, const Variable& q_gain,
+                          const Variable& k_gain, KernelResources* resources);
   static variable_list backward(AutogradContext* ctx, const variable_list& dy);
 };
 
-/// Sum of token embedding and, where wpe is given, position embedding, both rounded to bf16 first
-/// where bits is 16; ids and positions are int64 CPU tensors. For a trainable base.
+/// Rotary positions of q and k in qkv [tokens, qkv_width]; angles [tokens, 2 * pairs] is a table of
+/// kernels::rotary_table.
+struct RotaryFunction : torch::autograd::Function<RotaryFunction> {
+  static Variable forward(AutogradContext* ctx, const Variable& qkv, const at::Tensor& angles,
+                          KernelResources* resources);
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy);
+};
+
+/// Sum of token embedding times the config's scale and, where wpe is given, position embedding,
+/// both rounded to bf16 first where bits is 16; ids and positions are int64 CPU tensors. For a
+/// trainable base.
 struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& wte, const Variable& wpe,
                           const at::Tensor& ids, const at::Tensor& positions, int bits,

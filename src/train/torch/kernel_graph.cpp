@@ -1,5 +1,6 @@
 // The CPU graph: packs weights for forward and backward passes and chains the autograd functions.
 #include <algorithm>
+#include <array>
 #include <map>
 #include <tuple>
 
@@ -33,7 +34,10 @@ class KernelGraph final : public Graph {
  public:
   KernelGraph(std::shared_ptr<const weights::BaseModel> base, const BaseParams* trainable,
               ParallelFor& parallel, GradientPrecision gradient, LinearObserver observe_linear)
-      : base_(std::move(base)), trainable_(trainable), resources_(base_->config(), parallel) {
+      : Graph(base->config()),
+        base_(std::move(base)),
+        trainable_(trainable),
+        resources_(base_->config(), parallel) {
     resources_.gradient = gradient;
     resources_.observe_linear = std::move(observe_linear);
   }
@@ -58,10 +62,11 @@ class KernelGraph final : public Graph {
                 "embeddings that are not of tokens, on a base that trains");
     const weights::BaseModel& base = model_of(plan.scheme);
     at::Tensor result = rows;
+    if (base.config().embedding_scale != 1) result = rows * base.config().embedding_scale;
     if (!base.config().rotary) {
       at::Tensor positions = at::empty_like(rows);
       base.position_rows(batch.positions, plan.embedding, positions.mutable_data_ptr<float>());
-      result = rows + positions;
+      result = result + positions;
     }
     const weights::Rotation* rotation = base.rotation().get();
     if (rotation == nullptr) return result;
@@ -78,13 +83,7 @@ class KernelGraph final : public Graph {
     const BaseParams& params = trainable_ != nullptr ? *trainable_ : frozen_norms(base);
     at::Tensor offsets = at::empty({static_cast<std::int64_t>(batch.offsets.size())}, at::kLong);
     std::copy(batch.offsets.begin(), batch.offsets.end(), offsets.mutable_data_ptr<std::int64_t>());
-    at::Tensor angles;  // rotary table [tokens, head_dim]
-    if (config.rotary) {
-      angles = at::empty({static_cast<std::int64_t>(batch.tokens()),
-                          static_cast<std::int64_t>(config.head_dim())});
-      kernels::rotary_table(batch.positions.data(), batch.tokens(), base_->rotary().data(),
-                            base_->rotary().size(), angles.mutable_data_ptr<float>());
-    }
+    const std::array<at::Tensor, 2> angles = {angles_of(batch, false), angles_of(batch, true)};
     at::Tensor residual = embedded;
     const NormParams& entry = params.attention_norms.front();
     at::Tensor normed = LayerNormFunction::apply(residual, entry.gamma, entry.beta, &resources_);
@@ -96,29 +95,26 @@ class KernelGraph final : public Graph {
     };
     for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
       const model::LayerSteps& steps = base_->layers()[layer];
-      std::vector<at::Tensor> parts;
-      for (const std::size_t index : steps.attention_in)
-        parts.push_back(linear(index, normed, plan, view));
-      at::Tensor qkv = parts.front();
-      QALOF_CHECK(parts.size() == (config.rotary ? 3U : 1U), ErrorKind::kInternal,
-                  "layer {}: attention reads {} linears", layer, parts.size());
-      if (config.rotary)
-        qkv = RotaryFunction::apply(parts[0], parts[1], parts[2], angles, &resources_);
+      at::Tensor qkv = attention_input(layer, normed, plan, view);
+      if (config.has_qk_norms)
+        qkv = QkNormFunction::apply(qkv, params.q_norms[layer].gamma, params.k_norms[layer].gamma,
+                                    &resources_);
+      if (config.rotary_of(layer) != nullptr)
+        qkv = RotaryFunction::apply(qkv, angles[config.uses_sliding_rotary(layer) ? 1 : 0],
+                                    &resources_);
       if (rotation != nullptr && rotation->after_positions() != nullptr) {
         qkv = turned(qkv, *rotation->after_positions(), config.num_heads + config.num_kv_heads);
       }
-      const AttentionArguments arguments{&plan.k_bits[layer], &plan.v_bits[layer], plan.ste_clip,
-                                         &resources_};
-      const at::Tensor attended = AttentionFunction::apply(qkv, offsets, arguments);
-      add_and_norm(linear(steps.attention_out, attended, plan, view), params.mlp_norms[layer]);
-      const at::Tensor inner = linear(steps.mlp_in.front(), normed, plan, view);
-      at::Tensor activated =
-          config.activation == model::Activation::kSwiGlu
-              ? SwiGluFunction::apply(inner, linear(steps.mlp_in[1], normed, plan, view),
-                                      &resources_)
-              : GeluFunction::apply(inner, &resources_);
+      const AttentionArguments arguments{layer, &plan.k_bits[layer], &plan.v_bits[layer],
+                                         plan.ste_clip, &resources_};
+      at::Tensor attended = linear(steps.attention_out,
+                                   AttentionFunction::apply(qkv, offsets, arguments), plan, view);
+      if (config.has_out_norms) attended = normed_by(params.attention_out_norms[layer], attended);
+      add_and_norm(attended, params.mlp_norms[layer]);
+      at::Tensor activated = activation(layer, normed, plan, view);
       if (rotation != nullptr) activated = turned(activated, rotation->inner(), 1);
-      const at::Tensor added = linear(steps.mlp_out, activated, plan, view);
+      at::Tensor added = linear(steps.mlp_out, activated, plan, view);
+      if (config.has_out_norms) added = normed_by(params.mlp_out_norms[layer], added);
       const bool last = layer + 1 == config.num_layers;
       if (rotation != nullptr && last) {
         residual = turned(residual + added, rotation->residual(), 1, /*inverse=*/true);
@@ -146,6 +142,9 @@ class KernelGraph final : public Graph {
     weights::run_linear(head.call, hidden.const_data_ptr<float>(),
                         static_cast<std::size_t>(hidden.size(0)), logits.mutable_data_ptr<float>(),
                         resources_.linear, *resources_.parallel);
+    if (const float cap = base_->config().logit_cap; cap != 0)
+      kernels::soft_cap(logits.mutable_data_ptr<float>(), static_cast<std::size_t>(logits.numel()),
+                        cap, *resources_.parallel);
     return logits;
   }
   at::Tensor lm_hidden_gradient(const at::Tensor& dlogits, const GraphPlan& plan) override {
@@ -207,9 +206,54 @@ class KernelGraph final : public Graph {
     for (std::size_t layer = 0; layer < base.config().num_layers; ++layer) {
       params.attention_norms.push_back(norm(base.attention_norm(layer)));
       params.mlp_norms.push_back(norm(base.mlp_norm(layer)));
+      params.attention_out_norms.push_back(norm(base.attention_out_norm(layer)));
+      params.mlp_out_norms.push_back(norm(base.mlp_out_norm(layer)));
+      params.q_norms.push_back(norm(base.q_norm(layer)));
+      params.k_norms.push_back(norm(base.k_norm(layer)));
     }
     params.final_norm = norm(base.final_norm());
     return params;
+  }
+
+  // The rotary table [tokens, 2 * pairs] of layers with the main positions or with a window's.
+  at::Tensor angles_of(const PackedBatch& batch, bool sliding) const {
+    const std::size_t width = 2 * base_->rotary_pairs(sliding);
+    if (width == 0) return {};
+    at::Tensor angles =
+        at::empty({static_cast<std::int64_t>(batch.tokens()), static_cast<std::int64_t>(width)});
+    for (std::size_t w = 0; w < batch.windows(); ++w) {
+      const std::size_t first = batch.offsets[w], count = batch.offsets[w + 1] - first;
+      base_->rotary_table(sliding, std::span(batch.positions).subspan(first, count), count,
+                          angles.mutable_data_ptr<float>() + first * width);
+    }
+    return angles;
+  }
+
+  // q, k and v [tokens, qkv_width] of a layer.
+  at::Tensor attention_input(std::size_t layer, const at::Tensor& normed, const GraphPlan& plan,
+                             const NetworkView& view) {
+    std::vector<at::Tensor> parts;
+    for (const std::size_t index : base_->layers()[layer].attention_in)
+      parts.push_back(linear(index, normed, plan, view));
+    return parts.size() == 1 ? parts.front() : at::cat(parts, 1);
+  }
+
+  // The input of a layer's mlp_out.
+  at::Tensor activation(std::size_t layer, const at::Tensor& normed, const GraphPlan& plan,
+                        const NetworkView& view) {
+    const model::ModelConfig& config = base_->config();
+    const std::vector<std::size_t>& steps = base_->layers()[layer].mlp_in;
+    const at::Tensor inner = linear(steps.front(), normed, plan, view);
+    if (!config.is_gated()) return GeluFunction::apply(inner, &resources_);
+    if (steps.size() == 2)
+      return GatedFunction::apply(inner, linear(steps[1], normed, plan, view), &resources_);
+    const auto width = static_cast<std::int64_t>(config.inner);
+    return GatedFunction::apply(inner.narrow(1, 0, width).contiguous(),
+                                inner.narrow(1, width, width).contiguous(), &resources_);
+  }
+
+  at::Tensor normed_by(const NormParams& norm, const at::Tensor& x) {
+    return LayerNormFunction::apply(x, norm.gamma, norm.beta, &resources_);
   }
 
   at::Tensor turned(const at::Tensor& x, const kernels::Hadamard& hadamard, std::size_t blocks,

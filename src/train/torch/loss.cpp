@@ -147,6 +147,7 @@ struct LmLossFunction : torch::autograd::Function<LmLossFunction> {
             teacher.graph->lm_logits(teacher.hidden.index_select(0, chunk_rows), *teacher.plan),
             distillation, distillation.share(inputs->teachers.size()), inputs->normalizer, dlogits);
       }
+      inputs->graph->pass_logit_cap(logits, dlogits);
       dhidden.index_copy_(0, chunk_rows, inputs->graph->lm_hidden_gradient(dlogits, *inputs->plan));
       if (head_trains) inputs->graph->add_lm_head_gradient(dlogits, chunk, dhead);
     }

@@ -35,12 +35,18 @@ std::vector<BaseTensor> tensors_of(const weights::BaseModel& base, bool with_lm_
         {{static_cast<std::int64_t>(spec.shape[0]), hidden}, *base.source().tensor_f32(spec.name)});
   }
   auto add_norm = [&](const weights::BaseModel::Norm& norm) {
-    tensors.push_back({{hidden}, norm.gamma});
-    if (!norm.beta.empty()) tensors.push_back({{hidden}, norm.beta});
+    for (const auto* values : {&norm.gamma, &norm.beta}) {
+      if (!values->empty())
+        tensors.push_back({{static_cast<std::int64_t>(values->size())}, *values});
+    }
   };
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
     add_norm(base.attention_norm(layer));
+    add_norm(base.attention_out_norm(layer));
     add_norm(base.mlp_norm(layer));
+    add_norm(base.mlp_out_norm(layer));
+    add_norm(base.q_norm(layer));
+    add_norm(base.k_norm(layer));
   }
   add_norm(base.final_norm());
   for (std::size_t i = 0; i < base.linears().size(); ++i) {
@@ -71,7 +77,13 @@ BaseParams assemble(const model::ModelConfig& config, bool with_lm_head, Next&& 
   };
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
     params.attention_norms.push_back(norm());
+    if (config.has_out_norms) params.attention_out_norms.push_back(norm());
     params.mlp_norms.push_back(norm());
+    if (config.has_out_norms) params.mlp_out_norms.push_back(norm());
+    if (config.has_qk_norms) {
+      params.q_norms.push_back(norm());
+      params.k_norms.push_back(norm());
+    }
   }
   params.final_norm = norm();
   for (const model::LinearSpec& spec : model::linears(config)) {
@@ -291,7 +303,8 @@ std::map<std::string, NamedTensor> export_base(const BaseParams& params, const H
     tensors[name] = std::move(named);
   };
   auto add_norm = [&](const std::string& name, const NormParams& norm) {
-    add(name + ".weight", norm.gamma);
+    add(name + ".weight",
+        config.norm_offset != 0 ? norm.gamma.detach() - config.norm_offset : norm.gamma);
     if (norm.beta.numel() > 0) add(name + ".bias", norm.beta);
   };
   const model::TensorNames names = model::tensor_names(config);
@@ -301,6 +314,13 @@ std::map<std::string, NamedTensor> export_base(const BaseParams& params, const H
   for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
     add_norm(names.attention_norms[layer], params.attention_norms[layer]);
     add_norm(names.mlp_norms[layer], params.mlp_norms[layer]);
+    const auto add_some = [&](const std::vector<std::string>& of, const auto& norms) {
+      if (!of.empty()) add_norm(of[layer], norms[layer]);
+    };
+    add_some(names.attention_out_norms, params.attention_out_norms);
+    add_some(names.mlp_out_norms, params.mlp_out_norms);
+    add_some(names.q_norms, params.q_norms);
+    add_some(names.k_norms, params.k_norms);
   }
   add_norm(names.final_norm, params.final_norm);
   const std::vector<model::LinearSpec> linears = model::linears(config);

@@ -15,7 +15,7 @@
 namespace qalof::train {
 
 struct NormParams {
-  at::Tensor gamma, beta;  // [hidden]
+  at::Tensor gamma, beta;  // [width]; gamma is the gain itself, as weights::norm_gain
 };
 
 /// Every tensor of the decoder in f32; linear weights are [out, in], as kernels read them. Tensors
@@ -24,6 +24,8 @@ struct BaseParams {
   at::Tensor wte, wpe;  // [vocab, hidden], [positions, hidden]
   at::Tensor lm_head;   // [vocab, hidden] where it is a separate matrix and was requested
   std::vector<NormParams> attention_norms, mlp_norms;  // [layer]
+  // Norms that not all families have, [layer] or empty.
+  std::vector<NormParams> attention_out_norms, mlp_out_norms, q_norms, k_norms;
   NormParams final_norm;
   std::vector<at::Tensor> weights, biases;  // [linear]
 

@@ -217,7 +217,7 @@ TEST_F(ImportGgufTest, MisfitsAreRefusedByName) {
     return std::string(1, static_cast<char>(value.size())) + std::string(7, '\0') + value;
   };
   EXPECT_THAT(refused(with(text("llama"), text("gemma")), kNotHere),
-              HasSubstr("general.architecture is gemma"));
+              HasSubstr("general.architecture is gemma, implemented are gpt2, llama, qwen2"));
   EXPECT_THAT(refused(with(text("smollm"), text("falcon")), kNotHere),
               HasSubstr("tokenizer.ggml.pre is falcon"));
   EXPECT_THAT(refused(with(text("gpt2"), text("bert")), kNotHere),
@@ -225,7 +225,7 @@ TEST_F(ImportGgufTest, MisfitsAreRefusedByName) {
   EXPECT_THAT(refused(with("blk.1.attn_q.weight", "blk.1.attn_x.weight"), kBad),
               HasSubstr("tensor blk.1.attn_q.weight is missing"));
   EXPECT_THAT(refused(with_number("llama.block_count", 1), kNotHere),
-              HasSubstr("is not part of a Llama"));
+              HasSubstr("is not part of a model of architecture llama"));
   EXPECT_THAT(refused(with_number("llama.block_count", 3), kBad), HasSubstr("blk.2."));
   EXPECT_THAT(refused(with_number("llama.attention.head_count_kv", 4), kBad),
               HasSubstr("attn_k.weight has shape [16, 32], expected [32, 32]"));
@@ -296,10 +296,23 @@ TEST_F(ImportGgufTest, RopeFactorsBecomeTheScalingOfLlama3OrAreRefused) {
                                           {"low_freq_factor", 1.0},
                                           {"high_freq_factor", 4.0},
                                           {"original_max_position_embeddings", 8192}}));
+  // Other bounds are found from the factors, so that frequencies are what they were.
   factors[1] *= 1.01F;
+  import(with_factors(factors));
+  const auto rotary =
+      model::parse_model_config(read_json_file(dir_.file("model/config.json")), "config").rotary;
+  const std::vector<float> scaled = model::rotary_frequencies(*rotary, 8);
+  model::RotaryPositions plain;
+  plain.theta = rotary->theta;
+  const std::vector<float> unscaled = model::rotary_frequencies(plain, 8);
+  for (std::size_t i = 0; i < factors.size(); ++i)
+    EXPECT_NEAR(unscaled[i] / scaled[i], factors[i], 1e-4F * factors[i]);
+  // No bounds make a short wave slower than a longer one.
+  factors[0] = 8.0F;
   auto error = error_of([&] { import(with_factors(factors)); });
   EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
-  EXPECT_THAT(error.message, HasSubstr("rope_freqs.weight[1]"));
+  EXPECT_THAT(error.message, HasSubstr("rope_freqs.weight[0]"));
+  factors[0] = 1.0F;
   factors[1] = std::nanf("");
   EXPECT_EQ(error_of([&] { import(with_factors(factors)); }).kind, ErrorKind::kUnsupported);
   factors.push_back(1.0F);
