@@ -26,6 +26,8 @@ constexpr Command kCommands[] = {
      run_demo},
     {"init", "make a model directory with random weights", false,
      "a smaller model needs less, and its largest tensor must fit", run_init},
+    {"download", "a repository of the Hugging Face Hub into the cache", false,
+     "other programs may leave more", run_download},
     {"import", "checkpoints of other programs to our directories", false,
      "the largest tensor must fit", run_import},
     {"tokenize", "standard input to token ids", false, "a shorter text needs less", run_tokenize},
