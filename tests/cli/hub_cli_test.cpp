@@ -1,6 +1,10 @@
 // Names of a hub's repositories on the command line, beside a fake hub: what a script sees, that
 // offline means no connection, and what kill -9 leaves.
 #include <gmock/gmock.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -36,6 +40,10 @@ class HubCliTest : public CliTest {
     }
     weights_ = FakeHub::hash_of(files.at("model.safetensors"));
     hub_ = std::make_unique<FakeHub>(files);
+  }
+  void SetUp() override {
+    if (run("doctor").out.find("rejected    downloads") != std::string::npos)
+      GTEST_SKIP() << "no libcurl";
   }
   /// Variables of a user who has nothing but this hub and a token.
   std::string variables() const {
@@ -156,6 +164,69 @@ TEST_F(HubCliTest, OfflineMakesNoConnection) {
             0);
   EXPECT_EQ(hub_->connections(), connections);
 }
+
+// In a process that dies of its first connect(2).
+TEST_F(HubCliTest, OfflineDoesNotEvenTryToConnect) {
+  ASSERT_EQ(run_here("download org/name").code, 0);
+  for (const char* arguments :
+       {"download org/name --offline", "download org/name",
+        "generate --prompt Hugo --max_new_tokens 1 --model_name_or_path org/name"}) {
+    const bool is_offline = std::string(arguments) != "download org/name";
+    const std::string command = "exec " + variables() + (is_offline ? "HF_HUB_OFFLINE=1 " : "") +
+                                QALOF_BINARY_DIR + "/qalof " + arguments + " >" + dir_.file("log") +
+                                " 2>&1";
+    const pid_t child = ::fork();
+    if (child == 0) {
+      sock_filter steps[] = {
+          BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+          BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_connect, 0, 1),
+          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+          BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+      };
+      const sock_fprog program{4, steps};
+      if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+          ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
+        ::_exit(99);
+      }
+      ::execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+      ::_exit(98);
+    }
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 99) GTEST_SKIP() << "no seccomp here";
+    // The filter does see a program that connects.
+    EXPECT_EQ(WIFSIGNALED(status), !is_offline) << arguments << slurp(dir_.file("log"));
+    if (!is_offline) continue;
+    EXPECT_EQ(status, 0) << arguments << slurp(dir_.file("log"));
+  }
+}
+
+#ifdef QALOF_HAS_TRAIN
+TEST_F(HubCliTest, AdaptersNameTheirBaseAndAreServedByName) {
+  std::ofstream(dir_.file("text.txt")) << "Hugo lives in Selby. Nora has lost a wool scarf.\n";
+  const std::string flags = " --task lm --max_seq_length 16 --model_name_or_path org/name ";
+  const ProgramRun trained = run_here(
+      "train --method lora --train_file text.txt --max_steps 1 --bit_widths 8 "
+      "--output_dir trained" +
+      flags);
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  const Json config = Json::parse(slurp(dir_.file("trained/w32/adapter_config.json")));
+  EXPECT_EQ(config["base_model_name_or_path"], "org/name");
+  // The output, uploaded as it is, is another repository.
+  FakeHub::Files files;
+  for (const auto& entry : fs::recursive_directory_iterator(dir_.file("trained"))) {
+    if (!entry.is_regular_file()) continue;
+    const std::string name = entry.path().lexically_relative(dir_.file("trained")).string();
+    files[name] = {slurp(entry.path().string()), name.ends_with(".safetensors")};
+  }
+  const FakeHub adapters(files, "org/adapter");
+  const std::string eval = "eval --json --validation_file text.txt" + flags + "--adapter ";
+  const ProgramRun named = run_here(eval + "org/adapter", "HF_ENDPOINT=" + adapters.url() + " ");
+  EXPECT_EQ(named.code, 0) << named.err;
+  const ProgramRun local = run_here(eval + "trained");
+  EXPECT_EQ(Json::parse(named.out)["eval_loss"], Json::parse(local.out)["eval_loss"]);
+}
+#endif
 
 TEST_F(HubCliTest, RefusalsHaveTheirExitCodes) {
   struct Case {

@@ -11,6 +11,7 @@
 #include "core/file.h"
 #include "io/hub/cache.h"
 #include "io/hub/download.h"
+#include "io/hub/http.h"
 #include "support/error_of.h"
 #include "support/fake_hub.h"
 #include "support/temp_dir.h"
@@ -70,6 +71,11 @@ class Lines : public Observer {
 
 class HubTest : public ::testing::Test {
  protected:
+  void SetUp() override {
+    bool can_download = false;
+    const std::string library = http_library(&can_download);
+    if (!can_download) GTEST_SKIP() << library;
+  }
   HubSettings settings(const FakeHub& hub) const {
     HubSettings settings;
     settings.endpoint = hub.url();
@@ -570,6 +576,29 @@ TEST_F(HubTest, ASilentServerIsGivenUpAndTriedAgain) {
   EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(10));
   EXPECT_EQ(stored_requests(hub), 2);
   expect_sound_blobs();
+}
+
+TEST_F(HubTest, OtherMachinesAreReachedThroughTheProxy) {
+  const qalof::testing::LoopbackServer proxy("127.0.0.1",
+                                             [](const HttpAsked&) { return HttpReply{502}; });
+  const FakeHub hub(model_files());
+  HubSettings far = settings(hub);
+  far.endpoint = "https://hub.invalid";
+  ::setenv("https_proxy", proxy.url().c_str(), 1);
+  ::setenv("http_proxy", proxy.url().c_str(), 1);
+  const auto error =
+      error_of([&] { download(*parse_hub_name("org/name"), HubUse::kAny, far, lines_, nullptr); });
+  EXPECT_EQ(error.kind, ErrorKind::kNetwork);
+  ASSERT_FALSE(proxy.asked().empty());
+  for (const HttpAsked& asked : proxy.asked()) {
+    EXPECT_EQ(asked.path, "hub.invalid:443");
+    EXPECT_FALSE(asked.headers.contains("authorization"));
+  }
+  const std::size_t before = proxy.asked().size();
+  get(hub);  // on this machine
+  EXPECT_EQ(proxy.asked().size(), before);
+  ::unsetenv("https_proxy");
+  ::unsetenv("http_proxy");
 }
 
 TEST_F(HubTest, NobodyThereIsAFailureOfTheNetwork) {

@@ -164,7 +164,7 @@ std::string missing_adapters(const HubRepository& cache, const std::string& comm
   }
   for (const std::string& directory : adapter_directories(cache.snapshot(commit))) {
     for (const char* file : {kAdapterConfig, kAdapterWeights}) {
-      const std::string path = directory + "/" + file;
+      std::string path = directory + "/" + file;
       if (!cache.has(commit, path)) return path;
     }
   }
@@ -184,7 +184,7 @@ std::string missing_parts(const HubRepository& cache, const std::string& commit,
     count = count * 10 + static_cast<std::size_t>(digit - '0');
   }
   for (std::size_t i = 1; i <= count; ++i) {
-    const std::string part = fmt::format("{}{:05}{}", parts->first, i, parts->second);
+    std::string part = fmt::format("{}{:05}{}", parts->first, i, parts->second);
     if (!cache.has(commit, part)) return part;
   }
   return "";
