@@ -26,9 +26,11 @@ void run_download(std::vector<std::string> arguments) {
   const StopSignals signals;
   try {
     const io::HubResult result = app::run_download(options, line.observer());
-    line.observer().info(fmt::format("{}: {} files, {}; {} came now", options.name,
-                                     result.files.size(), bytes_text(result.bytes),
-                                     bytes_text(result.downloaded)));
+    const std::string now = result.downloaded == 0
+                                ? "all were there"
+                                : fmt::format("{} came now", bytes_text(result.downloaded));
+    line.observer().info(fmt::format("{}: {} files, {}; {}", options.name, result.files.size(),
+                                     bytes_text(result.bytes), now));
     line.print({{"path", result.path},
                 {"commit", result.commit},
                 {"files", result.files},

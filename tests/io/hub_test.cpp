@@ -354,6 +354,11 @@ TEST_F(HubTest, PlainHttpIsForThisMachine) {
       [&] { download(*parse_hub_name("org/name"), HubUse::kAny, other, lines_, nullptr); });
   EXPECT_EQ(error.kind, ErrorKind::kUsage);
   EXPECT_THAT(error.message, HasSubstr("https"));
+  other.endpoint = "https://user:password@hub.example";
+  const auto with_user = error_of(
+      [&] { download(*parse_hub_name("org/name"), HubUse::kAny, other, lines_, nullptr); });
+  EXPECT_EQ(with_user.kind, ErrorKind::kUsage);
+  EXPECT_THAT(with_user.message, Not(HasSubstr("password")));
 }
 
 TEST_F(HubTest, ResumesWhereTheConnectionBreaks) {
@@ -537,6 +542,7 @@ TEST_F(HubTest, PassingFailuresAreTriedAgain) {
     };
     EXPECT_EQ(get(hub).files.size(), 4U) << status;
   }
+  hub.instead = nullptr;
   // The address of the storage is signed for a while: the hub is asked for a new one.
   fs::remove_all(dir_.file("hub"));
   failures = 2;
@@ -599,6 +605,18 @@ TEST_F(HubTest, OtherMachinesAreReachedThroughTheProxy) {
   EXPECT_EQ(proxy.asked().size(), before);
   ::unsetenv("https_proxy");
   ::unsetenv("http_proxy");
+}
+
+TEST_F(HubTest, AHostWithoutAnAddressIsAFailureOfTheNetwork) {
+  HubSettings nowhere;
+  nowhere.endpoint = "https://hub.invalid";
+  nowhere.cache = dir_.file("hub");
+  nowhere.connect_seconds = 2;
+  nowhere.retry_seconds = 0.01;
+  const auto error = error_of(
+      [&] { download(*parse_hub_name("org/name"), HubUse::kAny, nowhere, lines_, nullptr); });
+  EXPECT_EQ(error.kind, ErrorKind::kNetwork);
+  EXPECT_THAT(error.message, HasSubstr("hub.invalid"));
 }
 
 TEST_F(HubTest, NobodyThereIsAFailureOfTheNetwork) {
@@ -772,7 +790,16 @@ TEST_F(HubTest, AdaptersOfOneAndOfSeveralWidths) {
               ElementsAre("qalof.json", "w4/adapter_config.json", "w4/adapter_model.safetensors",
                           "w4/quant.safetensors", "w8/adapter_config.json",
                           "w8/adapter_model.safetensors"));
-  EXPECT_THAT(refusal(plain, "org/name", HubUse::kModel).message, HasSubstr("no config.json"));
+  for (const FakeHub* hub : {&plain, &ours}) {
+    const auto error = refusal(*hub, "org/name", HubUse::kModel);
+    EXPECT_EQ(error.kind, ErrorKind::kBadInput);
+    EXPECT_THAT(error.message, HasSubstr("give it as --adapter"));
+  }
+  EXPECT_THAT(refusal(FakeHub(model_files()), "org/name", HubUse::kAdapter).message,
+              HasSubstr("give it as --model_name_or_path"));
+  EXPECT_THAT(
+      refusal(FakeHub(FakeHub::Files{{"README.md", {"#"}}}), "org/name", HubUse::kModel).message,
+      HasSubstr("no config.json"));
 }
 
 TEST_F(HubTest, TwoAtOnceFetchEachFileOnce) {

@@ -56,8 +56,9 @@ class Progress {
     unit_ = total_ > 10'000'000 ? 1'000'000 : 1000;
   }
   void add(std::uint64_t bytes, const std::string& file) {
+    const std::uint64_t before = done_ / unit_;
     done_ += bytes;
-    report(file);
+    if (done_ / unit_ != before || done_ >= total_) report(file);
   }
   void take_back(std::uint64_t bytes) { done_ -= std::min(bytes, done_); }
   void report(const std::string& file) const {
@@ -483,7 +484,7 @@ HubResult find_in_cache(const HubName& name, HubUse use, const HubSettings& sett
   const HubRepository cache(settings.cache, name.repository, settings.symlinks);
   HubResult result;
   const std::optional<std::string> commit = cache.commit_of(name.revision);
-  std::string lacks = "any commit of revision " + name.revision;
+  std::string lacks = "revision " + name.revision;
   if (commit && !is_directory(cache.snapshot(*commit))) lacks = "commit " + *commit;
   if (commit && is_directory(cache.snapshot(*commit)))
     lacks = missing_in_cache(cache, *commit, name, use, sure);

@@ -181,7 +181,8 @@ class ParsedUrl {
 HttpUrl checked_url(const ParsedUrl& parsed, bool is_set, const std::string& text, ErrorKind kind) {
   HttpUrl url = is_set ? parsed.url() : HttpUrl{};
   QALOF_CHECK(!url.host.empty() && (url.scheme == "https" || url.scheme == "http"), kind,
-              "{:.200}: is no https address", text);
+              "{:.200}: is no https address",
+              text.substr(text.rfind('@') + 1));  // what stands before may be a password
   return url;
 }
 
@@ -334,7 +335,6 @@ HttpResponse HttpClient::get(const HttpUrl& url, const std::vector<std::string>&
   set(CURLOPT_CONNECTTIMEOUT_MS, std::lround(settings_.connect_seconds * 1000));
   set(CURLOPT_LOW_SPEED_LIMIT, 1L);
   set(CURLOPT_LOW_SPEED_TIME, std::max(1L, std::lround(std::ceil(settings_.silence_seconds))));
-  set(CURLOPT_BUFFERSIZE, 256L << 10);
   set(CURLOPT_HEADERFUNCTION, &Transfer::take_header);
   set(CURLOPT_HEADERDATA, static_cast<void*>(&transfer));
   set(CURLOPT_WRITEFUNCTION, &Transfer::take_body);

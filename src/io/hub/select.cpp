@@ -234,8 +234,17 @@ std::vector<HubFile> select_files(const HubListing& listing, const HubName& name
     return files;
   }
   if (has_weights || has_adapters) return files;
-  if (use == HubUse::kAdapter)
+  const bool is_adapter =
+      find(listing, kAdapterWeights) != nullptr || find(listing, kOurAdapters) != nullptr;
+  QALOF_CHECK(use != HubUse::kModel || !is_adapter, ErrorKind::kBadInput,
+              "{}: holds an adapter, give it as --adapter and its base as --model_name_or_path",
+              to_string(name));
+  if (use == HubUse::kAdapter) {
+    QALOF_CHECK(config == nullptr || find(listing, kWeights) == nullptr, ErrorKind::kBadInput,
+                "{}: holds a model and no adapter, give it as --model_name_or_path",
+                to_string(name));
     fail_without(listing, name, "no adapter (adapter_config.json with adapter_model.safetensors)");
+  }
   if (config == nullptr && !has_gguf(listing)) fail_without(listing, name, "no config.json");
   fail_without(listing, name, "no model.safetensors");
 }
