@@ -2,6 +2,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "app/hub.h"
 #include "app/model_handle.h"
 #include "cli/commands.h"
 #include "cli/format.h"
@@ -46,14 +47,16 @@ void run_tokenize(std::vector<std::string> arguments) {
                    "  echo 'Hello world' | qalof tokenize --model_name_or_path gpt2\n"
                    "  qalof tokenize --model_name_or_path gpt2 --jsonl < strings.jsonl\n",
                    std::move(arguments));
-  line.option("--model_name_or_path", model, "directory with a tokenizer, or packed file")
+  line.option("--model_name_or_path", model,
+              "directory with a tokenizer, or packed file, or org/name[@revision] on the hub")
       ->required();
   line.flag("--jsonl", jsonl,
             "each input line is a JSON string; one JSON object per line comes out");
   line.flag("--parse_special", special, "special tokens in the text become their ids");
   line.flag("--decoded", decodes, "with --jsonl or --json, also what the ids decode to");
   line.parse();
-  const text::TextEncoder encoder = open(model, special);
+  const text::TextEncoder encoder =
+      open(app::local_path(model, io::HubUse::kTokenizer, line.observer()), special);
   for (const std::string& warning : encoder.tokenizer().warnings()) line.observer().warn(warning);
   if (!jsonl) {
     const std::string input{std::istreambuf_iterator<char>(std::cin), {}};

@@ -36,6 +36,7 @@ struct Command {
 
 void run_tokenize(std::vector<std::string> arguments);
 void run_init(std::vector<std::string> arguments);
+void run_download(std::vector<std::string> arguments);
 void run_import(std::vector<std::string> arguments);
 void run_export(std::vector<std::string> arguments);
 void run_eval(std::vector<std::string> arguments);

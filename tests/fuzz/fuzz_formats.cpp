@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "io/gguf.h"
+#include "io/hub/select.h"
 #include "io/peft_modules.h"
 #include "io/safetensors.h"
 #include "model/config.h"
@@ -202,6 +203,33 @@ bool read_plan(std::span<const std::byte> input) {
   });
 }
 
+// {"name": what a user asks for, "files": a page of a hub's list, "index": of shards}. What would
+// be fetched lies below the repository's directory, whatever the hub says.
+bool read_hub_list(std::span<const std::byte> input) {
+  return accepts([&] {
+    const Json json = parse_json(text_of(input), "fuzz");
+    QALOF_CHECK(json.is_object() && json.contains("files") && json.contains("index"),
+                ErrorKind::kBadInput, "fuzz: parts are missing");
+    const auto name = io::parse_hub_name(json_string(json, "name", "fuzz"));
+    QALOF_CHECK(name, ErrorKind::kBadInput, "fuzz: no name");
+    if (io::to_string(*io::parse_hub_name(io::to_string(*name))) != io::to_string(*name))
+      std::abort();
+    io::HubListing listing;
+    io::add_listing_page(json["files"], "fuzz", listing);
+    const auto check = [](const std::vector<io::HubFile>& files) {
+      for (const io::HubFile& file : files) {
+        if (!io::is_safe_hub_path(file.path) || !io::is_hex(file.hash)) std::abort();
+        if (io::is_pickle_name(file.path)) std::abort();
+      }
+    };
+    for (const io::HubUse use :
+         {io::HubUse::kAny, io::HubUse::kModel, io::HubUse::kAdapter, io::HubUse::kTokenizer}) {
+      accepts([&] { check(io::select_files(listing, *name, use)); });
+    }
+    check(io::shards_of(json["index"], listing, *name));
+  });
+}
+
 }  // namespace
 
 const std::vector<Format>& formats() {
@@ -228,6 +256,9 @@ const std::vector<Format>& formats() {
        read_squad,
        {"tests/fuzz/corpus/squad/nested.json", "tests/fuzz/corpus/squad/flat.json",
         "tests/fuzz/corpus/squad/lines.jsonl"}},
+      {"hub_list",
+       read_hub_list,
+       {"tests/fuzz/corpus/hub_list/shards.json", "tests/fuzz/corpus/hub_list/parts.json"}},
       {"adapter_config",
        read_adapter_config,
        {"tests/fuzz/corpus/adapter_config/regex.json",

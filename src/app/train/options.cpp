@@ -12,7 +12,10 @@ constexpr Named<bool> kReports[] = {{"none", false}, {"tensorboard", true}};
 
 void TrainRunOptions::list(OptionList& list) {
   list.group("model");
-  list.option("--model_name_or_path", model.model, "model directory")->required()->incidental();
+  list.option("--model_name_or_path", model.model,
+              "model directory, or org/name[@revision] on the hub")
+      ->required()
+      ->incidental();
   list.option("--adapter", adapter,
               "directory of adapters to start from: each width begins as the adapter and head that "
               "would serve it (default: fresh adapters)")

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "app/hub.h"
 #include "app/train/checkpoint.h"
 #include "app/train/data.h"
 #include "app/train/log.h"
@@ -209,6 +210,9 @@ namespace {
 
 TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   Observer& observer = processes.observer();
+  options.model.model = local_path(options.model.model, io::HubUse::kModel, observer);
+  options.adapter = local_path(options.adapter, io::HubUse::kAdapter, observer);
+  options.teacher = local_path(options.teacher, io::HubUse::kAny, observer);
   check_options(options);
   const tasks::Task& task = task_of(options);
   options.train.head_kind = task.head_kind();
