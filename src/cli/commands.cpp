@@ -32,7 +32,7 @@ constexpr Command kCommands[] = {
     {"import", "checkpoints of other programs to our directories", false, Launched::kAlone,
      "the largest tensor must fit", run_import},
     {"export", "a model for other programs: Hugging Face, GGUF", false, Launched::kAlone,
-     Launched::kAlone, "the largest tensor must fit", run_export},
+     "the largest tensor must fit", run_export},
     {"tokenize", "standard input to token ids", false, Launched::kEach, "a shorter text needs less",
      run_tokenize},
     {"train", "fine-tune adapters on a quantized base", true, Launched::kShared,

@@ -39,7 +39,16 @@ def training(build, output):
 
 def launch(options, names, number, output, log):
     words = ["ip", "netns", "exec", names[number], str(options.torchrun), "--nnodes", "1:2"]
-    words += ["--nproc_per_node", "1", "--max-restarts", "3", "--rdzv_backend", "c10d"]
+    words += [
+        "--local-addr",
+        address(number),
+        "--nproc_per_node",
+        "1",
+        "--max-restarts",
+        "3",
+        "--rdzv_backend",
+        "c10d",
+    ]
     # The first machine runs the rendezvous, and waits this long for a second one.
     words += ["--rdzv_endpoint", f"{address(0)}:29400", "--rdzv_id", "lose"]
     host = int(number == 0)  # torchrun compares names of machines, which namespaces share
