@@ -25,8 +25,9 @@ constexpr std::int64_t kMaxId = std::int64_t{1} << 24;
 constexpr std::size_t kMaxMerges = std::size_t{1} << 21;
 constexpr std::size_t kMaxNodeBytes = std::size_t{128} << 20;  // of a vocabulary, beyond its text
 constexpr std::size_t kMaxHoles = std::size_t{1} << 20;        // unused ids between used ones
-constexpr std::array kFileNames = {"tokenizer.json", "vocab.json", "merges.txt",
-                                   "tokenizer_config.json", "special_tokens_map.json"};
+constexpr std::array kFileNames = {
+    "tokenizer.json",          "vocab.json",         "merges.txt", "tokenizer_config.json",
+    "special_tokens_map.json", "chat_template.jinja"};
 
 using Vocabulary = std::map<std::string, std::int32_t>;
 // Receives one merge. Merges are never collected: as strings they take many times the file's size.
