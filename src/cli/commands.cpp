@@ -42,6 +42,9 @@ constexpr Command kCommands[] = {
      "a shorter prompt, a smaller --prefill_chunk, or fewer --max_new_tokens or --kv_bits need "
      "less",
      run_generate},
+    {"serve", "HTTP service: adapter and precision per request", false,
+     "a smaller --kv_cache_mb, fewer --max_sequences or a smaller --prefill_chunk need less",
+     run_serve},
     {"bench", "speed on this machine", false,
      "a smaller --batch, or fewer --prompt_tokens or --new_tokens, need less", run_bench},
     {"metric", "official SQuAD scores of a predictions file", false, "smaller files need less",

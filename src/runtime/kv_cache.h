@@ -3,7 +3,7 @@
 //
 // Each layer has separate memory for K and V of every kv head, with the head's tokens contiguous.
 // An element takes a byte at 5..8 bits, a nibble at 2..4, a bfloat16 at 16 and an f32 at 32. Not
-// for: sharing between sequences.
+// for: sharing between sequences, which copy what they have in common (copy_out, append).
 #pragma once
 
 #include <cstddef>
@@ -61,6 +61,11 @@ class KvCache {
   const KvPrecision& precision() const { return precision_; }
   /// Bytes of codes and scales for capacity tokens.
   std::size_t bytes() const { return data_.size() + scales_.size() * sizeof(float); }
+  /// bytes() for each token of capacity.
+  static std::size_t bytes_per_token(const model::ModelConfig& config,
+                                     const KvPrecision& precision) {
+    return KvCache(config, precision, 1).bytes();
+  }
   void clear() { length_ = 0; }
   /// Keeps only the first tokens, at most length().
   void truncate(std::size_t tokens);
@@ -70,6 +75,12 @@ class KvCache {
   void write(std::size_t layer, const KvRows& k, const KvRows& v, std::size_t tokens,
              ParallelFor& parallel);
   void advance(std::size_t tokens) { length_ += tokens; }
+
+  /// Copies what is stored of tokens first .. first + count - 1, which must be below length(), to
+  /// dst [count * bytes_per_token].
+  void copy_out(std::size_t first, std::size_t count, std::byte* dst) const;
+  /// Adds count tokens that copy_out of a cache of the same precision wrote to src.
+  void append(const std::byte* src, std::size_t count);
 
   /// The stored rows for attention, [kv_heads].
   const kernels::StoredKv* k(std::size_t layer) const { return heads(layer, 0); }
