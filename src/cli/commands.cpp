@@ -48,6 +48,9 @@ constexpr Command kCommands[] = {
      "a shorter prompt, a smaller --prefill_chunk, or fewer --max_new_tokens or --kv_bits need "
      "less",
      run_generate},
+    {"serve", "HTTP service: adapter and precision per request", false, Launched::kAlone,
+     "a smaller --kv_cache_mb, fewer --max_sequences or a smaller --prefill_chunk need less",
+     run_serve},
     {"bench", "speed on this machine", false, Launched::kShared,
      "a smaller --batch, or fewer --prompt_tokens or --new_tokens, need less", run_bench},
     {"metric", "official SQuAD scores of a predictions file", false, Launched::kEach,

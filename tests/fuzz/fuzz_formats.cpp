@@ -20,6 +20,7 @@
 #include "model/config.h"
 #include "quant/plan.h"
 #include "text/bpe_tokenizer.h"
+#include "text/chat_template.h"
 #include "text/classification.h"
 #include "text/split_pattern.h"
 #include "text/squad.h"
@@ -230,6 +231,21 @@ bool read_hub_list(std::span<const std::byte> input) {
   });
 }
 
+bool read_chat_template(std::span<const std::byte> input) {
+  return accepts([&] {
+    const auto parsed = text::ChatTemplate::parse(
+        text_of(input), {{"bos_token", "<s>"}, {"eos_token", "</s>"}}, "fuzz");
+    const text::ChatMessage messages[] = {
+        {"system", " S\n"}, {"user", "caf\u00e9 <think>"}, {"assistant", "a</think> b"}};
+    text::ChatOptions options;
+    options.now = text::jinja::Moment{};
+    for (const bool prompt : {false, true}) {
+      options.add_generation_prompt = prompt;
+      accepts([&] { parsed.render_marked(messages, options); });
+    }
+  });
+}
+
 }  // namespace
 
 const std::vector<Format>& formats() {
@@ -263,6 +279,10 @@ const std::vector<Format>& formats() {
        read_adapter_config,
        {"tests/fuzz/corpus/adapter_config/regex.json",
         "tests/fuzz/corpus/adapter_config/layers.json"}},
+      {"chat_template",
+       read_chat_template,
+       {"tests/text/data/chat/thinking.jinja", "tests/text/data/chat/header_names.jinja",
+        "tests/text/data/chat/instructions.jinja", "tests/text/data/chat/generation.jinja"}},
       {"plan",
        read_plan,
        {"tests/fuzz/corpus/plan/rules.json", "tests/fuzz/corpus/plan/flat.json"}}};
