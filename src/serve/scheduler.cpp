@@ -46,6 +46,9 @@ Scheduler::Scheduler(const Catalog& catalog, const SchedulerOptions& options, co
       limits_(limits),
       pool_(catalog.pool()),
       elastic_(options.elastic_levels, options.target_first_token) {
+  // Keys that depend on a sequence's length belong to no other sequence.
+  const model::ModelConfig& config = catalog.base().config();
+  options_.prefix_cache &= config.scaling_length(config.max_length()) == 0;
   stats_.max_sequences = options.max_sequences;
   stats_.kv_limit = options.kv_bytes;
   stats_.elastic_levels = options.elastic_levels;

@@ -70,9 +70,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--qalof", default=str(ROOT / "build/release/qalof"))
     parser.add_argument("--model", default=str(ROOT / "assets/nano/model"))
-    parser.add_argument(
-        "--file", default=str(ROOT / "assets/nano/data/multiple_choice.jsonl")
-    )
+    parser.add_argument("--file", default=str(ROOT / "assets/nano/data/multiple_choice.jsonl"))
     parser.add_argument("--precision", default="8")
     parser.add_argument("--limit", type=int, default=40, help="questions")
     parser.add_argument("--tolerance", type=float, default=1e-4)
