@@ -84,7 +84,8 @@ def main():
         command = [options.qalof, "eval", "--quiet", "--json", "--task", "multiple_choice", *common]
         command += ["--validation_file", str(data), "--output_dir", str(folder / "eval")]
         found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        ours = [json.loads(line) for line in open(folder / "eval/eval_choices.jsonl")]
+        choices = (folder / "eval/eval_choices.jsonl").read_text(encoding="utf-8")
+        ours = [json.loads(line) for line in choices.splitlines()]
         command = [options.qalof, "serve", *common, "--port", "0", "--json", "--quiet"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:
