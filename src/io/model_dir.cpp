@@ -26,8 +26,9 @@ namespace {
 constexpr std::size_t kMaxIndexBytes = std::size_t{16} << 20;
 constexpr std::size_t kChunkBytes = std::size_t{4} << 20;  // converted at once, then released
 // Wrappers first, then the decoder's own prefixes.
-constexpr std::array<std::string_view, 6> kPrefixes = {
-    "module.", "_orig_mod.", "base_model.", "pretrained_model.", "transformer.", "model."};
+constexpr std::array<std::string_view, 7> kPrefixes = {
+    "module.",      "_orig_mod.", "base_model.",    "pretrained_model.",
+    "transformer.", "model.",     "language_model."};
 constexpr std::size_t kNumWrappers = 4;
 
 // Files of a shard index and the tensors each must hold.

@@ -246,4 +246,18 @@ ModelConfig parse_decoder_config(const Json& json, const Family& family, const s
   return config;
 }
 
+ModelConfig parse_inner_config(const Json& json, const Family& family, const std::string& where) {
+  QALOF_CHECK(json.contains("text_config") && json["text_config"].is_object(), ErrorKind::kBadInput,
+              "{}: text_config is missing or no object", where);
+  Json inner = json["text_config"];
+  // What the whole model says counts more.
+  for (const char* key :
+       {"bos_token_id", "eos_token_id", "tie_word_embeddings", "dtype", "torch_dtype"}) {
+    if (!present_key(json, key, nullptr).empty()) inner[key] = json[key];
+  }
+  ModelConfig config = parse_decoder_config(inner, family, where + ": text_config");
+  config.raw = json;
+  return config;
+}
+
 }  // namespace qalof::model

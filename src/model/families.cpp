@@ -46,6 +46,14 @@ constexpr FamilyNames kGemmaNames = {.mlp_norm = "pre_feedforward_layernorm",
                                      .mlp_out_norm = "post_feedforward_layernorm",
                                      .linears = kSevenLinears};
 
+// Inside a model that reads pictures too.
+constexpr FamilyNames kInnerGemmaNames = {.prefix = "model.language_model.",
+                                          .span_prefix = "model.language_model.",
+                                          .mlp_norm = "pre_feedforward_layernorm",
+                                          .attention_out_norm = "post_attention_layernorm",
+                                          .mlp_out_norm = "post_feedforward_layernorm",
+                                          .linears = kSevenLinears};
+
 constexpr DecoderTraits kLlama = {
     .bos = 1, .eos = 2, .bias = BiasRule::kByKey, .has_mlp_bias_key = true};
 constexpr DecoderTraits kMistral = {.positions = 131072,
@@ -150,7 +158,7 @@ constexpr DecoderTraits kSmolLm3 = {.vocab = 128256,
                                     .rotary_interval = 4};
 
 constexpr const char* kLmClass = "ForCausalLM";
-constexpr std::array<Family, 9> kFamilies = {{
+constexpr std::array<Family, 10> kFamilies = {{
     {"gpt2", "GPT2", "LMHeadModel", parse_gpt2_config, kGpt2Names, {}},
     {"llama", "Llama", kLmClass, parse_decoder_config, kLlamaNames, kLlama},
     {"mistral", "Mistral", kLmClass, parse_decoder_config, kMistralNames, kMistral},
@@ -158,6 +166,7 @@ constexpr std::array<Family, 9> kFamilies = {{
     {"qwen3", "Qwen3", kLmClass, parse_decoder_config, kLlamaNames, kQwen3},
     {"gemma2", "Gemma2", kLmClass, parse_decoder_config, kGemmaNames, kGemma2},
     {"gemma3_text", "Gemma3", kLmClass, parse_decoder_config, kGemmaNames, kGemma3},
+    {"gemma3", "Gemma3", "ForConditionalGeneration", parse_inner_config, kInnerGemmaNames, kGemma3},
     {"phi3", "Phi3", kLmClass, parse_decoder_config, kPhi3Names, kPhi3},
     {"smollm3", "SmolLM3", kLmClass, parse_decoder_config, kLlamaNames, kSmolLm3},
 }};

@@ -105,6 +105,8 @@ const Family& family_of(const ModelConfig& config);
 ModelConfig parse_gpt2_config(const Json& json, const Family& family, const std::string& where);
 /// For every family with rotary positions.
 ModelConfig parse_decoder_config(const Json& json, const Family& family, const std::string& where);
+/// For the text part of a model of several parts, which `text_config` describes.
+ModelConfig parse_inner_config(const Json& json, const Family& family, const std::string& where);
 /// Sets rotary and sliding_rotary from rope_parameters, or rope_scaling and rope_theta of older
 /// files; head_size and max_positions must be set.
 void read_rotary(const Json& json, const DecoderTraits& traits, const std::string& where,

@@ -127,8 +127,10 @@ Json named_model_config(const std::string& model_type, const std::string& size) 
 std::string named_sizes_text() {
   const auto sizes = sizes_by_family();
   std::vector<std::string> parts;
-  for (const std::string& family : model_types())
-    parts.push_back(fmt::format("{}: {}", family, fmt::join(sizes.at(family), ", ")));
+  for (const std::string& family : model_types()) {
+    if (const auto known = sizes.find(family); known != sizes.end())
+      parts.push_back(fmt::format("{}: {}", family, fmt::join(known->second, ", ")));
+  }
   return fmt::format("{}", fmt::join(parts, "; "));
 }
 

@@ -21,10 +21,10 @@ namespace {
 constexpr std::string_view kASuffix = ".lora_A.weight";
 constexpr std::string_view kBSuffix = ".lora_B.weight";
 
-// Strips the class prefix ("transformer." or "model.") from a tensor's name; *prefix receives it.
+// Strips the class prefix ("transformer.", "model.") from a tensor's name; *prefix receives it.
 std::string without_model_prefix(const std::string& name, std::string* prefix = nullptr) {
   if (prefix != nullptr) prefix->clear();
-  for (const std::string_view known : {"transformer.", "model."}) {
+  for (const std::string_view known : {"transformer.", "model.language_model.", "model."}) {
     if (!name.starts_with(known)) continue;
     if (prefix != nullptr) *prefix = known;
     return name.substr(known.size());
@@ -390,7 +390,15 @@ void save_adapter(const std::string& directory, const Adapter& adapter,
     add(prefix + spec.name + std::string(kASuffix), {lora->rank(), spec.in}, lora->a());
     add(prefix + spec.name + std::string(kBSuffix), {spec.out, lora->rank()}, lora->b());
   }
-  peft.target_modules.assign(targets.begin(), targets.end());
+  // In a model of several parts, other parts have linears of the same names.
+  constexpr std::string_view kWhole = "model.";
+  if (prefix.starts_with(kWhole) && prefix != kWhole) {
+    peft.target_pattern = fmt::format(
+        R"(.*{}\..*\.({}))", prefix.substr(kWhole.size(), prefix.size() - kWhole.size() - 1),
+        fmt::join(targets, "|"));
+  } else {
+    peft.target_modules.assign(targets.begin(), targets.end());
+  }
   auto add_head = [&](const std::string& name, const std::optional<Head>& head) {
     if (!head) return;
     peft.modules_to_save.push_back(name);

@@ -95,7 +95,8 @@ bool is_unused_head(const io::ModelDir& dir, const std::string& name,
   for (const std::string& known : {names.token_embedding, names.final_norm})
     inside.insert(first_part(known));
   if (inside.contains(first)) return false;
-  for (const char* head : {"mtp", "pooler", "score", "classifier", "qa_outputs"}) {
+  for (const char* head : {"mtp", "pooler", "score", "classifier", "qa_outputs", "vision_tower",
+                           "multi_modal_projector"}) {
     if (first.starts_with(head)) return true;
   }
   if (first.find("head") != std::string::npos) return true;

@@ -191,7 +191,7 @@ TEST(ModelConfig, OtherFamiliesAreNamedWithWhatIsImplemented) {
   EXPECT_EQ(error.kind, kNotHere);
   EXPECT_EQ(error.message,
             "config.json: model_type is mamba, implemented are gpt2, llama, mistral, qwen2, "
-            "qwen3, gemma2, gemma3_text, phi3, smollm3");
+            "qwen3, gemma2, gemma3_text, gemma3, phi3, smollm3");
 }
 
 TEST(ModelConfig, DocumentWithoutATypeIsRefused) {

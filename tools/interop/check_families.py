@@ -29,6 +29,7 @@ CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
+    "gemma3": "Gemma3ForConditionalGeneration",
     "phi3": "Phi3ForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
 }
@@ -42,8 +43,9 @@ def short_text(tokenizer: tokenizers.Tokenizer) -> str:
 
 
 def check(name: str, case: dict, text: pathlib.Path, qalof: str, work: pathlib.Path) -> bool:
-    config = dict(case["config"], vocab_size=1024, initializer_range=0.2, bos_token_id=0)
-    config["eos_token_id"] = 0
+    config = dict(case["config"], initializer_range=0.2, bos_token_id=0, eos_token_id=0)
+    text_part = config.get("text_config", config)
+    text_part.update(vocab_size=1024, initializer_range=0.2)
     config["architectures"] = [CLASSES[config["model_type"]]]
     (work / "config.json").write_text(json.dumps(config))
     model, out = work / "model", work / "out"
@@ -52,11 +54,13 @@ def check(name: str, case: dict, text: pathlib.Path, qalof: str, work: pathlib.P
         + ["--output_dir", model],
         ["train", "--model_name_or_path", model, "--task", "lm", "--output_dir", out]
         + ["--train_file", NANO / "data/text.txt", "--method", "joint", "--bit_widths", "8", "4"]
-        + ["--max_steps", "3", "--learning_rate", "0.05", "--max_seq_length", str(TOKENS)]
+        + ["--max_steps", "3", "--learning_rate", "0.05", "--warmup_steps", "0"]
+        + ["--max_seq_length", str(TOKENS)]
         + ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"],
     ]
     for command in commands:
-        subprocess.run([qalof, *map(str, command), "--quiet"], check=True)
+        command = [qalof, *map(str, command), "--quiet"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     good = True
     for width in ("w8", "w4"):
         result = subprocess.run(
