@@ -156,8 +156,11 @@ struct ClassProbability {
 /// An open model directory (Hugging Face layout) or packed file.
 class QALOF_API Model {
  public:
-  /// Error{kNotFound} where there is nothing at path, {kBadInput}, {kCorruptFile} or {kUnsupported}
-  /// for what it holds. Weights are mapped, not read: opening is quick.
+  /// path: a model directory or packed file, else a name on the Hugging Face Hub,
+  /// org/name[@revision], whose files are downloaded where the cache lacks them (docs/hub.md;
+  /// HF_HUB_OFFLINE=1: never). Error{kNetwork} where that fails, {kNotFound} where there is nothing
+  /// at path, {kBadInput}, {kCorruptFile} or {kUnsupported} for what it holds. Weights are mapped,
+  /// not read: opening is quick.
   static Model open(const std::string& path, const ModelOptions& options = {});
 
   /// The model at a precision with an adapter. Weights of a width that no variant had before are

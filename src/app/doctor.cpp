@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/threads.h"
+#include "io/hub/http.h"
 #include "kernels/isa.h"
 
 namespace qalof::app {
@@ -35,11 +36,13 @@ std::uint64_t proc_kilobytes(const std::string& key) {
 
 }  // namespace
 
+std::string active_isa() { return std::string(kernels::to_string(kernels::active_isa())); }
+
 DoctorResult run_doctor() {
   DoctorResult result;
   result.cpu = proc_value("/proc/cpuinfo", "model name");
   result.threads = available_threads();
-  result.isa = kernels::to_string(kernels::active_isa());
+  result.isa = active_isa();
   const std::vector<kernels::Isa> available = kernels::available_isas();
   for (const kernels::Isa isa : kernels::known_isas()) {
     const std::string name(kernels::to_string(isa));
@@ -56,6 +59,13 @@ DoctorResult run_doctor() {
       fmt::format("nlohmann-json {}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
                   NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH),
       OpenSSL_version(OPENSSL_VERSION)};
+  bool can_download = false;
+  const std::string http = io::http_library(&can_download);
+  if (can_download) {
+    result.libraries.push_back(http.substr(0, http.find(' ')));  // without its own libraries
+  } else {
+    result.rejected.push_back("downloads: " + http);
+  }
   std::error_code error;
   const std::filesystem::path sibling =
       std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "qalof-train";

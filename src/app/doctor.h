@@ -21,5 +21,7 @@ struct DoctorResult {
 };
 /// Inspects this machine; values that it cannot find are "" or 0.
 DoctorResult run_doctor();
+/// The instruction set in use, by its name; at once, unlike run_doctor.
+std::string active_isa();
 
 }  // namespace qalof::app

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 
+#include "app/run_journal.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/hash.h"
 #include "runtime/classifier.h"
 
 namespace qalof::app {
@@ -39,14 +41,32 @@ RandomDraws draws_of(const runtime::RequestExecutions& executions, std::uint64_t
   return draws;
 }
 
+void check_same_inputs(const Processes& processes, const ModelHandle& handle,
+                       const std::string& file) {
+  if (processes.group() == nullptr) return;
+  processes.check_same(
+      {{"base_sha256", handle.base->source().sha256()},
+       {"adapters_sha256", handle.adapters ? Json(adapters_sha256(*handle.adapters)) : Json()},
+       {"validation_file_sha256", sha256_hex(MappedFile::open(file).bytes())}},
+      member_difference);
+}
+
 }  // namespace
 
-EvalResult run_eval(const EvalOptions& options, Observer& observer) {
+EvalResult run_eval(const EvalOptions& options, const Processes& processes) {
+  Observer& observer = processes.observer();
   const tasks::Task& task = options.tasks.at(options.task, tasks::Use::kScore);
   const std::string& file = options.data.file;
   QALOF_CHECK(!file.empty(), ErrorKind::kUsage, "--validation_file is missing");
   QALOF_CHECK(path_exists(file), ErrorKind::kNotFound, "{}: no such file", file);
-  const ModelHandle handle = open_model(options.model, observer);
+  ModelOptions model = options.model;
+  model.shared_memory = processes.shared_memory();
+  if (processes.group() != nullptr && !model.random_seed) {
+    model.random_seed =
+        std::stoull(processes.of_leader([] { return std::to_string(quant::system_seed()); }));
+  }
+  const ModelHandle handle = open_model(model, observer);
+  check_same_inputs(processes, handle, file);
   if (task.head_kind() == weights::HeadKind::kLm) handle.base->require_lm_head();
   const text::TextEncoder encoder = open_encoder(handle, observer);
   ThreadPool pool(choose_threads(options.model.threads));
@@ -59,7 +79,7 @@ EvalResult run_eval(const EvalOptions& options, Observer& observer) {
   if (options.profile) run.profile = &result.profile;
   if (task.head_kind() == weights::HeadKind::kClass)
     run.label_names = label_names(handle, runtime::num_classes(executions.front()));
-  result.scores = task.evaluate(run, options.data);
+  result.scores = processes.evaluate(task, run, options.data);
   if (executions.is_random()) result.draws = draws_of(executions, result.scores.requests);
   return result;
 }

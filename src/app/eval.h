@@ -7,6 +7,7 @@
 #include <string>
 
 #include "app/model_handle.h"
+#include "app/processes.h"
 #include "runtime/footprint.h"
 #include "tasks/table.h"
 
@@ -32,6 +33,8 @@ struct EvalResult {
   runtime::Footprint footprint;
   runtime::Profile profile;
 };
-EvalResult run_eval(const EvalOptions& options, Observer& observer);
+/// Shared by the processes, whose options are equal: the scores are those of one alone. The process
+/// that leads writes the files of predictions.
+EvalResult run_eval(const EvalOptions& options, const Processes& processes);
 
 }  // namespace qalof::app

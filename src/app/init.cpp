@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "app/hub.h"
 #include "app/model_handle.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -47,7 +48,10 @@ std::vector<float> initial_values(const model::TensorSpec& spec, const model::Mo
 std::vector<std::string> init_families() { return model::model_types(); }
 std::string init_sizes() { return model::named_sizes_text(); }
 
-InitResult run_init(const InitOptions& options, Observer& observer) {
+InitResult run_init(const InitOptions& given, Observer& observer) {
+  InitOptions options = given;
+  for (std::string* name : {&options.config_name, &options.tokenizer_name})
+    *name = local_path(*name, io::HubUse::kTokenizer, observer);
   QALOF_CHECK(!options.output_dir.empty(), ErrorKind::kUsage, "--output_dir is missing");
   QALOF_CHECK(options.size.empty() != options.config_name.empty(), ErrorKind::kUsage,
               "give either --size or --config_name");

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "app/hub.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
@@ -70,10 +71,11 @@ void check_adapter_path(const std::string& path) {
               path);
 }
 
-StoredModel open_stored(const std::string& path, int threads, Observer& observer) {
-  QALOF_CHECK(!path.empty(), ErrorKind::kUsage, "--model_name_or_path is missing");
-  QALOF_CHECK(path_exists(path), ErrorKind::kNotFound, "{}: no such model directory or packed file",
-              path);
+StoredModel open_stored(const std::string& given, int threads, Observer& observer) {
+  QALOF_CHECK(!given.empty(), ErrorKind::kUsage, "--model_name_or_path is missing");
+  const std::string path = local_path(given, io::HubUse::kModel, observer);
+  QALOF_CHECK(path_exists(path), ErrorKind::kNotFound,
+              "{}: no such model directory or packed file, nor a name on the hub (org/name)", path);
   observer.status("opening " + path);
   StoredModel stored{path, nullptr, std::nullopt};
   if (weights::is_packed_file(path)) {
@@ -92,8 +94,9 @@ StoredModel open_stored(const std::string& path, int threads, Observer& observer
 }
 
 std::shared_ptr<const weights::AdapterSet> open_adapters(const StoredModel& stored,
-                                                         const std::string& path,
+                                                         const std::string& given,
                                                          Observer& observer) {
+  const std::string path = local_path(given, io::HubUse::kAdapter, observer);
   if (stored.packed) {
     QALOF_CHECK(stored.packed->method != "smoothquant", ErrorKind::kUsage,
                 "{}: its activations were smoothed, so that adapters of the model do not fit; pack "
@@ -171,6 +174,7 @@ ModelHandle choose_run(const StoredModel& stored,
 
 ModelHandle open_model(const ModelOptions& options, Observer& observer) {
   const StoredModel stored = open_stored(options.model, options.threads, observer);
+  stored.base->share_packed(options.shared_memory);
   std::shared_ptr<const weights::AdapterSet> adapters;
   if (!options.adapter.empty()) adapters = open_adapters(stored, options.adapter, observer);
   return choose_run(stored, std::move(adapters), options, observer);

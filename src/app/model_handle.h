@@ -21,7 +21,7 @@ namespace qalof::app {
 
 /// The flags that choose a model; part of most commands' options.
 struct ModelOptions {
-  std::string model;  // model directory or packed file
+  std::string model;  // model directory or packed file, or a name on the hub
   std::string
       adapter;  // training output directory or PEFT directory; "" = none (or the packed file's)
   std::string
@@ -35,8 +35,9 @@ struct ModelOptions {
   bool parse_special = false;
   // Allow random precision ("random:4,8"), in commands that serve requests.
   bool takes_random = false;
-  std::string random_widths = "request";     // or "layer"
-  std::optional<std::uint64_t> random_seed;  // of the draws; none: the system's random source
+  std::string random_widths = "request";        // or "layer"
+  std::optional<std::uint64_t> random_seed;     // of the draws; none: the system's random source
+  std::shared_ptr<SharedMemory> shared_memory;  // of the processes of a run; null: none
 };
 
 /// Lists --model_name_or_path, --adapter, --precision (--sp_config; unless the command chooses it),
@@ -72,10 +73,11 @@ struct StoredModel {
 /// Error{kBadInput} where a path that --adapter names is another thing known here: a packed file, a
 /// model directory.
 void check_adapter_path(const std::string& path);
-/// Opens a model directory or packed file on so many threads; tells observer what it had to say.
+/// Opens a model directory or packed file, or what the hub has under that name (local_path), on so
+/// many threads; tells observer what it had to say.
 StoredModel open_stored(const std::string& path, int threads, Observer& observer);
-/// The adapters of a directory for a model; tells observer what it had to say. Error{kUsage} where
-/// the model is a packed file that takes no others than its own.
+/// The adapters of a directory, or of a name on the hub, for a model; tells observer what it had to
+/// say. Error{kUsage} where the model is a packed file that takes no others than its own.
 std::shared_ptr<const weights::AdapterSet> open_adapters(const StoredModel& stored,
                                                          const std::string& path,
                                                          Observer& observer);

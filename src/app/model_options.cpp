@@ -5,8 +5,11 @@ namespace qalof::app {
 
 void list_model_options(OptionList& list, ModelOptions& options, bool with_precision) {
   list.group("model");
-  list.option("--model_name_or_path", options.model, "model directory or packed file")->required();
-  list.option("--adapter", options.adapter, "training output directory or one PEFT directory");
+  list.option("--model_name_or_path", options.model,
+              "model directory or packed file, or org/name[@revision] on the hub")
+      ->required();
+  list.option("--adapter", options.adapter,
+              "training output directory or one PEFT directory, or org/name[@revision] on the hub");
   list.group("precision");
   if (with_precision) {
     list.option(

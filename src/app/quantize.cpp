@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 
+#include "app/hub.h"
 #include "app/output_check.h"
 #include "core/error.h"
 #include "core/file.h"
@@ -111,6 +112,8 @@ PtqMethod parse_ptq_method(const std::string& name) {
 QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
   QuantizeOptions options = given;
   check_options(options);
+  options.model.model = local_path(options.model.model, io::HubUse::kModel, observer);
+  options.model.adapter = local_path(options.model.adapter, io::HubUse::kAdapter, observer);
   if (const MethodDefaults method = defaults_of(options); !method.scheme.empty()) {
     QALOF_CHECK(options.model.scheme.empty() || options.model.scheme == method.scheme,
                 ErrorKind::kUsage, "--scheme {}: contradicts --ptq, whose scheme is {}",

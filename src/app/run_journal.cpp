@@ -14,16 +14,6 @@ namespace {
 constexpr int kFormatVersion = 1;
 constexpr std::size_t kMaxBytes = std::size_t{4} << 30;
 
-// "KEY was X and is now Y" for the first difference, or "".
-std::string difference(const Json& stored, const Json& current) {
-  for (const auto& [key, value] : current.items()) {
-    const Json other = stored.is_object() ? stored.value(key, Json()) : Json();
-    if (other != value)
-      return fmt::format("{} was {:.80} and is now {:.80}", key, other.dump(), value.dump());
-  }
-  return stored == current ? "" : "it has more members";
-}
-
 // Returns the bytes of whole lines.
 std::size_t take_lines(const std::string& text, const std::string& path, const TakeRecord& take) {
   return text::for_each_whole_line(text, [&](std::string_view line, std::size_t number) {
@@ -34,6 +24,15 @@ std::size_t take_lines(const std::string& text, const std::string& path, const T
 
 }  // namespace
 
+std::string member_difference(const Json& stored, const Json& current) {
+  for (const auto& [key, value] : current.items()) {
+    const Json other = stored.is_object() ? stored.value(key, Json()) : Json();
+    if (other != value)
+      return fmt::format("{} was {:.80} and is now {:.80}", key, other.dump(), value.dump());
+  }
+  return stored == current ? "" : "it has more members";
+}
+
 Json run_header(const Json& identity) {
   return {{"format_version", kFormatVersion}, {"run", identity}};
 }
@@ -41,7 +40,7 @@ Json run_header(const Json& identity) {
 void check_run_header(const Json& header, const Json& identity, const std::string& path,
                       const std::string& where) {
   read_format_version(header, where, kFormatVersion);
-  const std::string differs = difference(header.value("run", Json()), identity);
+  const std::string differs = member_difference(header.value("run", Json()), identity);
   QALOF_CHECK(differs.empty(), ErrorKind::kUsage,
               "{}: is of another run ({}); give another --output_dir or --overwrite_output_dir",
               path, differs);

@@ -20,6 +20,9 @@ Json run_header(const Json& identity);
 void check_run_header(const Json& header, const Json& identity, const std::string& path,
                       const std::string& where);
 
+/// "KEY was X and is now Y" for the first member that differs, or "".
+std::string member_difference(const Json& stored, const Json& current);
+
 /// Takes a line's JSON; where names its place.
 using TakeRecord = std::function<void(const Json& record, const std::string& where)>;
 /// Calls take with every whole line of a file. Returns whether the last line is whole too.

@@ -1,5 +1,6 @@
 // `qalof attack`: options of the search and of scoring, and the table it prints.
 #include "app/attack/search.h"
+#include "app/run_journal.h"
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "cli/signals.h"
@@ -92,6 +93,7 @@ void add_search_flags(CommandLine& line, app::AttackRunOptions& options, std::st
 void run_attack(std::vector<std::string> arguments) {
   const std::vector<std::string> given = arguments;
   app::AttackRunOptions options;
+  app::ProcessOptions process_options;
   std::string defence = "none", device = "cpu", expectation = "all";
   CommandLine line(
       "attack",
@@ -109,6 +111,7 @@ void run_attack(std::vector<std::string> arguments) {
       std::move(arguments));
   add_score_flags(line, options.score, defence);
   add_search_flags(line, options, device, expectation);
+  process_options.list(line);
   line.parse();
   for (const char* search : {"--reference_model", "--validation_file", "--adaptive"}) {
     QALOF_CHECK(options.score.rescore.empty() || !line.given(search), ErrorKind::kUsage,
@@ -119,11 +122,17 @@ void run_attack(std::vector<std::string> arguments) {
   const StopSignals signals;
   options.should_stop = [] { return StopSignals::received() != 0; };
   const bool is_random = options.score.defence == app::Defence::kRandom;
-  const app::AttackScores scores =
-      options.score.rescore.empty()
-          ? searched_attack(options, device, expectation, line.observer(), given)
-          : app::rescore_attack(options.score, line.observer());
-  line.print(app::to_json(scores), scores_text(scores, is_random));
+  const app::Processes processes = command_processes("attack", given, process_options,
+                                                     options.score.model.threads, line.observer());
+  run_together(processes, [&] {
+    processes.check_same({{"arguments", given}}, app::member_difference);
+    app::AttackScores scores;
+    if (options.score.rescore.empty())
+      scores = searched_attack(options, device, expectation, processes, given);
+    else if (processes.lead())
+      scores = app::rescore_attack(options.score, line.observer());
+    if (processes.lead()) line.print(app::to_json(scores), scores_text(scores, is_random));
+  });
 }
 
 }  // namespace qalof::cli

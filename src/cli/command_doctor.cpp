@@ -7,7 +7,7 @@
 namespace qalof::cli {
 
 std::string version_text() {
-  return fmt::format("qalof {} ({})", QALOF_VERSION, app::run_doctor().isa);
+  return fmt::format("qalof {} ({})", QALOF_VERSION, app::active_isa());
 }
 
 void run_doctor(std::vector<std::string> arguments) {

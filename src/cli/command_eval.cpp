@@ -1,5 +1,6 @@
 // `qalof eval`: options, and scores as text and JSON.
 #include "app/eval.h"
+#include "app/run_journal.h"
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "core/file.h"
@@ -7,7 +8,9 @@
 namespace qalof::cli {
 
 void run_eval(std::vector<std::string> arguments) {
+  const std::vector<std::string> given = arguments;
   app::EvalOptions options;
+  app::ProcessOptions process_options;
   CommandLine line(
       "eval", "Scores a model, adapter and precision on the packed runtime.",
       "  qalof eval --task qa --model_name_or_path gpt2 --adapter out --validation_file dev.json "
@@ -40,9 +43,17 @@ void run_eval(std::vector<std::string> arguments) {
               "writes eval_results.json, and qa: eval_predictions.json, eval_scores.json and the "
               "like; classification: eval_predictions.json; multiple_choice: eval_choices.jsonl");
   line.flag("--profile", options.profile, "time and bytes per operation");
+  process_options.list(line);
   line.parse();
 
-  const app::EvalResult result = app::run_eval(options, line.observer());
+  const app::Processes processes =
+      command_processes("eval", given, process_options, options.model.threads, line.observer());
+  app::EvalResult result;
+  run_together(processes, [&] {
+    processes.check_same({{"arguments", given}}, app::member_difference);
+    result = app::run_eval(options, processes);
+  });
+  if (!processes.lead()) return;
   Json json = {{"task", options.task},
                {"precision", result.precision},
                {"special_tokens", result.special_tokens},

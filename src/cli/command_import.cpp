@@ -13,9 +13,10 @@ void run_import(std::vector<std::string> arguments) {
                    "  qalof eval --model_name_or_path imported/base --adapter imported "
                    "--validation_file dev.json\n",
                    std::move(arguments));
-  line.positional("source", options.source,
-                  "a GGUF file, or the original's checkpoint: its directory or its "
-                  "model.safetensors");
+  line.positional(
+      "source", options.source,
+      "a GGUF file (also org/name/FILE.gguf on the hub), or the original's checkpoint: its "
+      "directory or its model.safetensors");
   line.option("--output_dir", options.output_dir, "directory to make")->required();
   line.flag("--bf16", options.bf16, "of a GGUF file: store bfloat16");
   line.flag("--overwrite_output_dir", options.overwrite, "replace a model that is there");

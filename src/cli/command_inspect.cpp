@@ -1,6 +1,7 @@
 // `qalof inspect`: tables of tensors, adapters and plans.
 #include <algorithm>
 
+#include "app/hub.h"
 #include "app/inspect.h"
 #include "cli/commands.h"
 #include "cli/format.h"
@@ -60,9 +61,12 @@ void run_inspect(std::vector<std::string> arguments) {
   CommandLine line("inspect", "Shows the tensors, adapters and plan of a directory or file.",
                    "  qalof inspect gpt2.qalof\n  qalof inspect out/w4 --json\n",
                    std::move(arguments));
-  line.positional("path", path,
-                  "model directory, packed file, adapter directory or safetensors file");
+  line.positional(
+      "path", path,
+      "model directory, packed file, adapter directory or safetensors file, or org/name on the "
+      "hub");
   line.parse();
+  path = app::local_path(path, io::HubUse::kAny, line.observer());
   const app::InspectResult result = app::run_inspect(path);
   Json tensors = Json::array();
   std::vector<std::vector<std::string>> rows = {

@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 
+#include "app/run_journal.h"
 #include "app/sensitivity/sensitivity.h"
 #include "cli/commands.h"
 #include "cli/format.h"
@@ -91,11 +92,29 @@ std::string heat_map_text(const app::SensitivityResult& result) {
                             result.by == "measured" ? "KL" : "score", largest, result.low.front());
 }
 
+std::string result_text(const app::SensitivityResult& result, const std::string& against,
+                        bool with_heat_map) {
+  std::string text = ranking_text(result);
+  if (with_heat_map) text += "\n" + heat_map_text(result);
+  text += "\n" + result.high + ": ";
+  if (result.by == "measured")
+    text += fmt::format("exact match {:.2f}   F1 {:.2f}   ", result.em, result.f1);
+  text += fmt::format("loss {:.4f}   {} samples\n", result.loss, result.samples);
+  for (const app::RankCorrelation& found : result.correlations)
+    text += fmt::format("{} bits: Spearman's rho of {} with {} of {}: {} ({} units)\n", found.bits,
+                        found.ours, found.theirs, against,
+                        std::isnan(found.rho) ? "none, one side is the same for all"
+                                              : fmt::format("{:.3f}", found.rho),
+                        found.units);
+  return text;
+}
+
 }  // namespace
 
 void run_sensitivity(std::vector<std::string> arguments) {
   const std::vector<std::string> given = arguments;
   app::SensitivityOptions options;
+  app::ProcessOptions process_options;
   std::string granularity = "sublayer";
   bool heat_map = false;
   PlanFlags plan_flags;
@@ -155,42 +174,44 @@ void run_sensitivity(std::vector<std::string> arguments) {
               "sensitivity.json of another run: prints Spearman's rank correlations with it");
   line.flag("--heat_map", heat_map, "blocks x kinds in shades; on a terminal by itself");
   add_plan_flags(line, plan_flags);
+  process_options.list(line);
   line.parse();
   const std::vector<app::BudgetOptions> budgets = plan_budgets(line, plan_flags);
   options.seed = plan_flags.comparison.seed;
   const StopSignals signals;
   options.should_stop = [] { return StopSignals::received() != 0; };
-  if (!plan_flags.from.empty()) {
-    Json known = read_json_file(plan_flags.from);
-    const std::string words = add_plans(options, budgets, plan_flags, line.observer(), known);
-    Json printed;
-    for (const char* key : {"plan", "budget", "points", "differences"}) {
-      if (known.contains(key)) printed[key] = known[key];
-    }
-    line.print(printed, words);
-    return;
-  }
-  QALOF_CHECK(!options.data.file.empty(), ErrorKind::kUsage,
+  QALOF_CHECK(!options.data.file.empty() || !plan_flags.from.empty(), ErrorKind::kUsage,
               "--validation_file is required (see qalof sensitivity -h)");
   options.units.granularity = app::parse_granularity(granularity);
-  const app::SensitivityResult result =
-      options.by == "measured" ? app::measure_sensitivity(options, line.observer())
-                               : estimated_sensitivity(options, line.observer(), given);
-  std::string text = ranking_text(result);
-  if (heat_map || isatty(STDOUT_FILENO) == 1) text += "\n" + heat_map_text(result);
-  text += "\n" + result.high + ": ";
-  if (options.by == "measured")
-    text += fmt::format("exact match {:.2f}   F1 {:.2f}   ", result.em, result.f1);
-  text += fmt::format("loss {:.4f}   {} samples\n", result.loss, result.samples);
-  for (const app::RankCorrelation& found : result.correlations)
-    text += fmt::format("{} bits: Spearman's rho of {} with {} of {}: {} ({} units)\n", found.bits,
-                        found.ours, found.theirs, options.against,
-                        std::isnan(found.rho) ? "none, one side is the same for all"
-                                              : fmt::format("{:.3f}", found.rho),
-                        found.units);
-  Json json = app::to_json(result);
-  if (!budgets.empty()) text += add_plans(options, budgets, plan_flags, line.observer(), json);
-  line.print(json, text);
+  const app::Processes processes = command_processes("sensitivity", given, process_options,
+                                                     options.model.threads, line.observer());
+  options.group = processes.group();
+  options.model.shared_memory = processes.shared_memory();
+  if (!processes.lead()) {
+    options.output_dir.clear();
+    plan_flags.output_plan.clear();
+  }
+  run_together(processes, [&] {
+    processes.check_same({{"arguments", given}}, app::member_difference);
+    Json json;
+    std::string text;
+    if (!plan_flags.from.empty()) {
+      Json known = read_json_file(plan_flags.from);
+      text = add_plans(options, budgets, plan_flags, processes.observer(), known);
+      for (const char* key : {"plan", "budget", "points", "differences"}) {
+        if (known.contains(key)) json[key] = known[key];
+      }
+    } else {
+      const app::SensitivityResult result =
+          options.by == "measured" ? app::measure_sensitivity(options, processes.observer())
+                                   : estimated_sensitivity(options, processes.observer(), given);
+      text = result_text(result, options.against, heat_map || isatty(STDOUT_FILENO) == 1);
+      json = app::to_json(result);
+      if (!budgets.empty())
+        text += add_plans(options, budgets, plan_flags, processes.observer(), json);
+    }
+    if (processes.lead()) line.print(json, text);
+  });
 }
 
 }  // namespace qalof::cli

@@ -1,11 +1,15 @@
 // `qalof tokenize`: standard input to token ids.
+#include <functional>
 #include <iostream>
 #include <iterator>
+#include <optional>
 
+#include "app/hub.h"
 #include "app/model_handle.h"
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "core/error.h"
+#include "text/chat_template.h"
 #include "text/text_encoder.h"
 #include "text/text_stream.h"
 #include "text/unicode.h"
@@ -14,12 +18,52 @@ namespace qalof::cli {
 
 namespace {
 
-text::TextEncoder open(const std::string& path, bool parse_special) {
-  text::BpeTokenizer tokenizer =
-      weights::is_packed_file(path)
-          ? text::BpeTokenizer::from_files(weights::open_packed_file(path).files, path)
-          : text::BpeTokenizer::load(path);
-  return text::TextEncoder(std::move(tokenizer), parse_special);
+// A tokenizer with the chat template beside it, if there is one and it is asked for.
+struct Tokenizer {
+  text::TextEncoder encoder;
+  std::optional<text::ChatTemplate> chat;
+};
+
+Tokenizer open(const std::string& path, bool parse_special, bool with_chat) {
+  const auto encoder = [&](text::BpeTokenizer tokenizer) {
+    return text::TextEncoder(std::move(tokenizer), parse_special);
+  };
+  std::optional<text::ChatTemplate> chat;
+  if (weights::is_packed_file(path)) {
+    const auto files = weights::open_packed_file(path).files;
+    if (with_chat) chat = text::find_chat_template(files, path);
+    return {encoder(text::BpeTokenizer::from_files(files, path)), std::move(chat)};
+  }
+  if (with_chat) chat = text::find_chat_template(path);
+  return {encoder(text::BpeTokenizer::load(path)), std::move(chat)};
+}
+
+// Reads lines of standard input that are not blank, and prints the line that convert makes of each.
+void convert_lines(
+    const std::function<std::string(const Json& value, const std::string& where)>& convert) {
+  std::string input, output;
+  for (std::size_t number = 1; std::getline(std::cin, input); ++number) {
+    if (input.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const std::string where = fmt::format("standard input: line {}", number);
+    output += convert(parse_json(input, where), where) + "\n";
+    if (output.size() > (std::size_t{1} << 20)) {
+      std::cout << output;
+      output.clear();
+    }
+  }
+  std::cout << output;
+  std::cout.flush();
+}
+
+// {"text": "...", "ids": [...], "answers": [0, 1, ...]}: what the template makes of messages.
+std::string chat_line(const Tokenizer& tokenizer, const Json& messages,
+                      const text::ChatOptions& options, const std::string& where) {
+  const text::RenderedChat chat =
+      tokenizer.chat->render_marked(text::read_chat_messages(messages, where), options);
+  const text::ChatTokens tokens =
+      text::encode_chat(tokenizer.encoder.tokenizer(), chat, tokenizer.encoder.parses_special());
+  const Json json = {{"text", chat.text}, {"ids", tokens.ids}, {"answers", tokens.is_answer}};
+  return json.dump();
 }
 
 // {"ids": [...], "offsets": [[start, end], ...]}, and what the ids decode to where it is wanted.
@@ -39,47 +83,69 @@ Json encoding_json(const text::TextEncoder& encoder, const text::Encoding& encod
 }  // namespace
 
 void run_tokenize(std::vector<std::string> arguments) {
-  std::string model;
-  bool jsonl = false, special = false, decodes = false;
+  std::string model, variables;
+  bool jsonl = false, special = false, decodes = false, chat = false;
+  text::ChatOptions options;
   CommandLine line("tokenize",
                    "Standard input to the token ids that a model sees, and code-point offsets.",
                    "  echo 'Hello world' | qalof tokenize --model_name_or_path gpt2\n"
-                   "  qalof tokenize --model_name_or_path gpt2 --jsonl < strings.jsonl\n",
+                   "  qalof tokenize --model_name_or_path gpt2 --jsonl < strings.jsonl\n"
+                   "  qalof tokenize --model_name_or_path model --chat --jsonl < chats.jsonl\n",
                    std::move(arguments));
-  line.option("--model_name_or_path", model, "directory with a tokenizer, or packed file")
+  line.option("--model_name_or_path", model,
+              "directory with a tokenizer, or packed file, or org/name[@revision] on the hub")
       ->required();
   line.flag("--jsonl", jsonl,
-            "each input line is a JSON string; one JSON object per line comes out");
+            "each input line is a JSON string, with --chat an array of messages; one JSON object "
+            "per line comes out");
   line.flag("--parse_special", special, "special tokens in the text become their ids");
   line.flag("--decoded", decodes, "with --jsonl or --json, also what the ids decode to");
+  line.group("Conversations");
+  line.flag("--chat", chat, "input lines are conversations, written by the model's chat template");
+  line.flag("--add_generation_prompt", options.add_generation_prompt,
+            "conversations end with the start of an answer");
+  line.option(
+      "--template_variables", variables,
+      "JSON object of further variables for the template, e.g. {\"enable_thinking\": false}");
   line.parse();
-  const text::TextEncoder encoder = open(model, special);
+  const std::string path = app::local_path(model, io::HubUse::kTokenizer, line.observer());
+  QALOF_CHECK(chat || (!options.add_generation_prompt && variables.empty()), ErrorKind::kUsage,
+              "--add_generation_prompt and --template_variables go with --chat");
+  QALOF_CHECK(!chat || jsonl, ErrorKind::kUsage, "--chat goes with --jsonl");
+  if (!variables.empty()) {
+    options.variables = parse_json(variables, "--template_variables");
+    QALOF_CHECK(options.variables.is_object(), ErrorKind::kUsage,
+                "--template_variables: found {}, expected an object",
+                options.variables.type_name());
+  }
+  const Tokenizer tokenizer = open(path, special, chat);
+  const text::TextEncoder& encoder = tokenizer.encoder;
   for (const std::string& warning : encoder.tokenizer().warnings()) line.observer().warn(warning);
-  if (!jsonl) {
-    const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
-    text::check_utf8(input, "standard input");
-    const text::Encoding encoding = encoder.encode(input);
-    Json json = encoding_json(encoder, encoding, decodes);
-    json["special_tokens"] = encoder.description();
-    line.print(json, fmt::format("{}\n", fmt::join(encoding.ids, " ")));
+  if (chat) {
+    QALOF_CHECK(tokenizer.chat.has_value(), ErrorKind::kNotFound,
+                "{}: holds no chat template (chat_template.jinja, or chat_template in "
+                "tokenizer_config.json)",
+                model);
+    convert_lines([&](const Json& value, const std::string& where) {
+      return chat_line(tokenizer, value, options, where);
+    });
     return;
   }
-  std::string input, output;
-  for (std::size_t number = 1; std::getline(std::cin, input); ++number) {
-    if (input.find_first_not_of(" \t\r") == std::string::npos) continue;
-    const std::string where = fmt::format("standard input: line {}", number);
-    const Json value = parse_json(input, where);
-    QALOF_CHECK(value.is_string(), ErrorKind::kBadInput, "{}: found {}, expected a JSON string",
-                where, value.type_name());
-    const text::Encoding encoding = encoder.encode(value.get_ref<const std::string&>());
-    output += encoding_json(encoder, encoding, decodes).dump() + "\n";
-    if (output.size() > (std::size_t{1} << 20)) {
-      std::cout << output;
-      output.clear();
-    }
+  if (jsonl) {
+    convert_lines([&](const Json& value, const std::string& where) {
+      QALOF_CHECK(value.is_string(), ErrorKind::kBadInput, "{}: found {}, expected a JSON string",
+                  where, value.type_name());
+      return encoding_json(encoder, encoder.encode(value.get_ref<const std::string&>()), decodes)
+          .dump();
+    });
+    return;
   }
-  std::cout << output;
-  std::cout.flush();
+  const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
+  text::check_utf8(input, "standard input");
+  const text::Encoding encoding = encoder.encode(input);
+  Json json = encoding_json(encoder, encoding, decodes);
+  json["special_tokens"] = encoder.description();
+  line.print(json, fmt::format("{}\n", fmt::join(encoding.ids, " ")));
 }
 
 }  // namespace qalof::cli

@@ -15,6 +15,7 @@
 #include "cli/version.h"
 #include "core/error.h"
 #include "core/memory.h"
+#include "core/process_group.h"
 #include "quant/plan.h"
 
 namespace qalof::cli {
@@ -22,44 +23,51 @@ namespace qalof::cli {
 namespace {
 
 constexpr Command kCommands[] = {
-    {"demo", "the whole story on the shipped nano model", true, "fewer --threads need less",
-     run_demo},
-    {"init", "make a model directory with random weights", false,
+    {"demo", "the whole story on the shipped nano model", true, Launched::kAlone,
+     "fewer --threads need less", run_demo},
+    {"init", "make a model directory with random weights", false, Launched::kAlone,
      "a smaller model needs less, and its largest tensor must fit", run_init},
-    {"import", "checkpoints of other programs to our directories", false,
+    {"download", "a repository of the Hugging Face Hub into the cache", false, Launched::kAlone,
+     "other programs may leave more", run_download},
+    {"import", "checkpoints of other programs to our directories", false, Launched::kAlone,
      "the largest tensor must fit", run_import},
-    {"export", "a model for other programs: Hugging Face, GGUF", false,
+    {"export", "a model for other programs: Hugging Face, GGUF", false, Launched::kAlone,
      "the largest tensor must fit", run_export},
-    {"tokenize", "standard input to token ids", false, "a shorter text needs less", run_tokenize},
-    {"train", "fine-tune adapters on a quantized base", true,
+    {"tokenize", "standard input to token ids", false, Launched::kEach, "a shorter text needs less",
+     run_tokenize},
+    {"train", "fine-tune adapters on a quantized base", true, Launched::kShared,
      "a smaller --per_device_train_batch_size or --max_seq_length needs less", run_train},
-    {"eval", "score a model, adapter and precision", false,
+    {"eval", "score a model, adapter and precision", false, Launched::kShared,
      "a smaller --max_seq_length, fewer --max_eval_samples or fewer bits of --precision need less",
      run_eval},
-    {"sensitivity", "what each part of a model loses at few bits", false,
+    {"sensitivity", "what each part of a model loses at few bits", false, Launched::kShared,
      "a smaller --max_seq_length or fewer --max_eval_samples need less", run_sensitivity},
-    {"attack", "gradient-based attack on a classifier", false,
+    {"attack", "gradient-based attack on a classifier", false, Launched::kShared,
      "a smaller --batch_size, --gumbel_samples or --max_seq_length needs less", run_attack},
-    {"generate", "text from a prompt", false,
+    {"generate", "text from a prompt", false, Launched::kEach,
      "a shorter prompt, a smaller --prefill_chunk, or fewer --max_new_tokens or --kv_bits need "
      "less",
      run_generate},
-    {"bench", "speed on this machine", false,
+    {"serve", "HTTP service: adapter and precision per request", false, Launched::kAlone,
+     "a smaller --kv_cache_mb, fewer --max_sequences or a smaller --prefill_chunk need less",
+     run_serve},
+    {"bench", "speed on this machine", false, Launched::kShared,
      "a smaller --batch, or fewer --prompt_tokens or --new_tokens, need less", run_bench},
-    {"metric", "official SQuAD scores of a predictions file", false, "smaller files need less",
-     run_metric},
-    {"quantize", "write a packed file", false,
+    {"metric", "official SQuAD scores of a predictions file", false, Launched::kEach,
+     "smaller files need less", run_metric},
+    {"quantize", "write a packed file", false, Launched::kAlone,
      "fewer --bit_widths, fewer --calibration_samples or a smaller --max_seq_length need less",
      run_quantize},
-    {"report", "one HTML file of what a directory holds", false,
+    {"report", "one HTML file of what a directory holds", false, Launched::kAlone,
      "a directory with fewer results needs less", run_report},
-    {"inspect", "show what a file or directory holds", false, "a smaller file needs less",
-     run_inspect},
-    {"doctor", "show what this machine offers", false, "other programs may leave more", run_doctor},
-    {"completion", "a script that completes flags in bash, zsh or fish", false,
+    {"inspect", "show what a file or directory holds", false, Launched::kEach,
+     "a smaller file needs less", run_inspect},
+    {"doctor", "show what this machine offers", false, Launched::kEach,
+     "other programs may leave more", run_doctor},
+    {"completion", "a script that completes flags in bash, zsh or fish", false, Launched::kEach,
      "other programs may leave more", run_completion},
-    {"manual", "every flag as a manual page or Markdown", false, "other programs may leave more",
-     run_manual},
+    {"manual", "every flag as a manual page or Markdown", false, Launched::kEach,
+     "other programs may leave more", run_manual},
 };
 
 constexpr int kExitFailure = 1;
@@ -149,7 +157,13 @@ int dispatch(std::vector<std::string> arguments) {
     return 0;
   }
   arguments.erase(arguments.begin());
-  run_command(find_command(first), std::move(arguments));
+  const Command& command = find_command(first);
+  if (command.launched == Launched::kAlone) {
+    const std::size_t processes = launch_of_environment().size;
+    QALOF_CHECK(processes == 1, ErrorKind::kUsage,
+                "{}: runs in one process, and the launcher started {}", command.name, processes);
+  }
+  run_command(command, std::move(arguments));
   return 0;
 }
 

@@ -47,6 +47,13 @@ void hand_over_where_built(const char* command, const std::vector<std::string>& 
   if (arguments.size() != 1 || arguments[0] != kDescribe) become_trainer(command, arguments);
 }
 
+app::Processes command_processes(const char* command, const std::vector<std::string>& arguments,
+                                 const app::ProcessOptions& /*options*/, int& /*threads*/,
+                                 Observer& observer) {
+  if (launch_of_environment().size > 1) hand_over(command, arguments);
+  return app::Processes(observer);
+}
+
 // NOLINTBEGIN(performance-unnecessary-value-param): commands take their arguments by value.
 void run_train(std::vector<std::string> arguments) { hand_over("train", arguments); }
 void run_demo(std::vector<std::string> arguments) { hand_over("demo", arguments); }
@@ -57,7 +64,8 @@ app::SensitivityResult estimated_sensitivity(const app::SensitivityOptions& /*op
   hand_over("sensitivity", arguments);
 }
 app::AttackScores searched_attack(app::AttackRunOptions& /*options*/, const std::string& /*device*/,
-                                  const std::string& /*expectation*/, Observer& /*observer*/,
+                                  const std::string& /*expectation*/,
+                                  const app::Processes& /*processes*/,
                                   const std::vector<std::string>& arguments) {
   hand_over("attack", arguments);
 }

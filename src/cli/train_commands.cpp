@@ -5,6 +5,7 @@
 #include "app/demo.h"
 #include "app/sensitivity/from_gradients.h"
 #include "app/train/bench.h"
+#include "app/train/processes.h"
 #include "app/train/run.h"
 #include "cli/commands.h"
 #include "cli/format.h"
@@ -46,6 +47,13 @@ std::string scores_text(const std::vector<app::WidthScore>& scores) {
 
 bool has_training() { return true; }
 void hand_over_where_built(const char* /*command*/, const std::vector<std::string>& /*arguments*/) {
+}
+
+app::Processes command_processes(const char* /*command*/,
+                                 const std::vector<std::string>& /*arguments*/,
+                                 const app::ProcessOptions& options, int& threads,
+                                 Observer& observer) {
+  return app::connect_processes(options, threads, observer);
 }
 
 void run_train(std::vector<std::string> arguments) {
@@ -124,11 +132,11 @@ app::SensitivityResult estimated_sensitivity(const app::SensitivityOptions& opti
 }
 
 app::AttackScores searched_attack(app::AttackRunOptions& options, const std::string& device,
-                                  const std::string& expectation, Observer& observer,
+                                  const std::string& expectation, const app::Processes& processes,
                                   const std::vector<std::string>& /*arguments*/) {
   options.device = train::parse_device(device);
   options.attack.expectation = train::parse_expectation(expectation);
-  return app::run_attack(options, observer);
+  return app::run_attack(options, processes);
 }
 
 void run_bench_train(std::vector<std::string> arguments) {

@@ -1,4 +1,4 @@
-// sha256 through OpenSSL's EVP interface.
+// Hashes through OpenSSL's EVP interface.
 #include "core/hash.h"
 
 #include <openssl/evp.h>
@@ -7,29 +7,30 @@
 
 namespace qalof {
 
-struct Sha256::Context {
+struct Hash::Context {
   EVP_MD_CTX* evp = EVP_MD_CTX_new();
   ~Context() { EVP_MD_CTX_free(evp); }
 };
 
-Sha256::Sha256() : context_(std::make_unique<Context>()) {
-  QALOF_CHECK(
-      context_->evp != nullptr && EVP_DigestInit_ex(context_->evp, EVP_sha256(), nullptr) == 1,
-      ErrorKind::kInternal, "sha256 is not available in OpenSSL");
+Hash::Hash(const char* name) : context_(std::make_unique<Context>()) {
+  const EVP_MD* const algorithm = EVP_get_digestbyname(name);
+  QALOF_CHECK(context_->evp != nullptr && algorithm != nullptr &&
+                  EVP_DigestInit_ex(context_->evp, algorithm, nullptr) == 1,
+              ErrorKind::kInternal, "{} is not available in OpenSSL", name);
 }
 
-Sha256::~Sha256() = default;
+Hash::~Hash() = default;
 
-void Sha256::update(std::span<const std::byte> bytes) {
+void Hash::update(std::span<const std::byte> bytes) {
   QALOF_CHECK(EVP_DigestUpdate(context_->evp, bytes.data(), bytes.size()) == 1,
-              ErrorKind::kInternal, "sha256 failed");
+              ErrorKind::kInternal, "OpenSSL: a hash failed");
 }
 
-std::string Sha256::finish() {
+std::string Hash::finish() {
   unsigned char digest[EVP_MAX_MD_SIZE];
   unsigned int size = 0;
   QALOF_CHECK(EVP_DigestFinal_ex(context_->evp, digest, &size) == 1, ErrorKind::kInternal,
-              "sha256 failed");
+              "OpenSSL: a hash failed");
   std::string hex;
   for (unsigned int i = 0; i < size; ++i) hex += fmt::format("{:02x}", digest[i]);
   return hex;

@@ -1,4 +1,4 @@
-// sha256 of bytes, through OpenSSL.
+// sha256 of bytes, and sha1 where git's names of files ask for it, through OpenSSL.
 #pragma once
 
 #include <cstddef>
@@ -8,20 +8,34 @@
 
 namespace qalof {
 
-/// Incremental sha256. Not thread-safe.
-class Sha256 {
+/// Incremental hash. Not thread-safe.
+class Hash {
  public:
-  Sha256();
-  ~Sha256();
-  Sha256(const Sha256&) = delete;
-  Sha256& operator=(const Sha256&) = delete;
+  ~Hash();
+  Hash(const Hash&) = delete;
+  Hash& operator=(const Hash&) = delete;
   void update(std::span<const std::byte> bytes);
   /// Lower-case hex; the object must not be used afterwards.
   std::string finish();
 
+ protected:
+  /// name: OpenSSL's, of the algorithm.
+  explicit Hash(const char* name);
+
  private:
   struct Context;
   std::unique_ptr<Context> context_;
+};
+
+class Sha256 : public Hash {
+ public:
+  Sha256() : Hash("sha256") {}
+};
+
+/// Finds accidents, not malice: two files with one sha1 can be made on purpose.
+class Sha1 : public Hash {
+ public:
+  Sha1() : Hash("sha1") {}
 };
 
 std::string sha256_hex(std::span<const std::byte> bytes);

@@ -137,6 +137,37 @@ void KvCache::follow(std::span<const std::int32_t> ids, std::size_t scaling_leng
   ids_.insert(ids_.end(), ids.begin(), ids.end());
 }
 
+void KvCache::copy_out(std::size_t first, std::size_t count, std::byte* dst) const {
+  QALOF_CHECK(first + count <= length_, ErrorKind::kInternal,
+              "KV cache: tokens {} to {} are asked for, it holds {}", first, first + count,
+              length_);
+  for (const kernels::StoredKv& head : heads_) {
+    std::memcpy(dst, static_cast<const std::byte*>(head.rows) + first * head.row_bytes,
+                count * head.row_bytes);
+    dst += count * head.row_bytes;
+  }
+  for (std::size_t at = first; at < scales_.size(); at += capacity_) {
+    std::memcpy(dst, scales_.data() + at, count * sizeof(float));
+    dst += count * sizeof(float);
+  }
+}
+
+void KvCache::append(const std::byte* src, std::size_t count) {
+  QALOF_CHECK(length_ + count <= capacity_, ErrorKind::kInternal,
+              "KV cache: {} tokens behind {} of {}", count, length_, capacity_);
+  std::byte* rows = data_.data();
+  for (const kernels::StoredKv& head : heads_) {
+    std::memcpy(rows + length_ * head.row_bytes, src, count * head.row_bytes);
+    rows += capacity_ * head.row_bytes;
+    src += count * head.row_bytes;
+  }
+  for (std::size_t at = length_; at < scales_.size(); at += capacity_) {
+    std::memcpy(scales_.data() + at, src, count * sizeof(float));
+    src += count * sizeof(float);
+  }
+  length_ += count;
+}
+
 void KvCache::write_tokens(std::size_t first_head, const KvRows& rows, std::size_t begin,
                            std::size_t end) {
   for (std::size_t h = 0; h < num_kv_heads_; ++h) {

@@ -3,7 +3,7 @@
 //
 // Each layer has separate memory for K and V of every kv head, with the head's tokens contiguous.
 // An element takes a byte at 5..8 bits, a nibble at 2..4, a bfloat16 at 16 and an f32 at 32. Not
-// for: sharing between sequences.
+// for: sharing between sequences, which copy what they have in common (copy_out, append).
 #pragma once
 
 #include <cstddef>
@@ -62,6 +62,11 @@ class KvCache {
   const KvPrecision& precision() const { return precision_; }
   /// Bytes of codes and scales for capacity tokens.
   std::size_t bytes() const { return data_.size() + scales_.size() * sizeof(float); }
+  /// bytes() for each token of capacity.
+  static std::size_t bytes_per_token(const model::ModelConfig& config,
+                                     const KvPrecision& precision) {
+    return KvCache(config, precision, 1).bytes();
+  }
   void clear() { truncate(0); }
   /// Keeps only the first tokens, at most length().
   void truncate(std::size_t tokens);
@@ -81,6 +86,11 @@ class KvCache {
   /// The tokens that the next advance counts, and the scaling length they are computed with.
   /// restarts: they replace all that is stored.
   void follow(std::span<const std::int32_t> ids, std::size_t scaling_length, bool restarts);
+  /// Copies what is stored of tokens first .. first + count - 1, which must be below length(), to
+  /// dst [count * bytes_per_token].
+  void copy_out(std::size_t first, std::size_t count, std::byte* dst) const;
+  /// Adds count tokens that copy_out of a cache of the same precision wrote to src.
+  void append(const std::byte* src, std::size_t count);
 
   /// The stored rows for attention, [kv_heads].
   const kernels::StoredKv* k(std::size_t layer) const { return heads(layer, 0); }

@@ -24,8 +24,9 @@ constexpr std::size_t kMaxAddedBytes = 4096;             // of one added token
 constexpr std::uint32_t kDirectPoints = 0x800;           // whose tokens are found without a search
 constexpr std::size_t kMaxHoles = std::size_t{1} << 20;  // unused ids between used ones
 constexpr const char* kSentencePiece = "tokenizer.model";
-constexpr std::array kFileNames = {"tokenizer.json", "vocab.json", "merges.txt",
-                                   "tokenizer_config.json", "special_tokens_map.json"};
+constexpr std::array kFileNames = {
+    "tokenizer.json",          "vocab.json",         "merges.txt", "tokenizer_config.json",
+    "special_tokens_map.json", "chat_template.jinja"};
 
 bool is_set(const Json& object, const char* key) {
   return object.contains(key) && !object[key].is_null() && object[key] != false &&

@@ -274,6 +274,11 @@ std::int32_t BpeTokenizer::symbol_of(std::string_view character, std::uint32_t p
 
 void BpeTokenizer::set_offsets(std::string_view text, const std::vector<SourceSpan>& spans,
                                Encoding* encoding) const {
+  encoding->offsets.reserve(spans.size());
+  if (is_ascii(text)) {
+    for (const SourceSpan span : spans) encoding->offsets.emplace_back(span.start, span.end);
+    return;
+  }
   // Converts byte positions to code points with a cursor that seldom goes back.
   std::size_t byte = 0;
   std::uint32_t points = 0;  // code points that begin before byte
@@ -285,7 +290,6 @@ void BpeTokenizer::set_offsets(std::string_view text, const std::vector<SourceSp
     for (; byte > position; --byte) points -= is_start(byte - 1) ? 1 : 0;
     return points;
   };
-  encoding->offsets.reserve(spans.size());
   for (const SourceSpan span : spans) {
     // Where a byte is inside a code point, the token covers all of it.
     std::uint32_t first = points_before(span.start);

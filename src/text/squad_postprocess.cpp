@@ -92,6 +92,8 @@ SpanPrediction SpanDecoder::finish(std::string_view context) {
     prediction.n_best.push_back({substring(context, offsets, candidate.first, candidate.last),
                                  static_cast<double>(candidate.start_logit),
                                  static_cast<double>(candidate.end_logit)});
+    prediction.n_best.back().first = candidate.first;
+    prediction.n_best.back().last = candidate.last;
     scores.push_back(candidate.score);
     any_text |= !prediction.n_best.back().text.empty();
   }

@@ -28,7 +28,8 @@ struct SpanDecodeOptions {
 struct SpanCandidate {
   std::string text;
   double start_logit = 0, end_logit = 0, probability = 0;
-  bool is_fallback = false;  // the text "empty", where there is no other
+  bool is_fallback = false;           // the text "empty", where there is no other
+  std::uint32_t first = 0, last = 0;  // code points [first, last) of the context
 };
 /// Where no candidate has text, n_best begins with the text "empty" at logits 0.
 struct SpanPrediction {

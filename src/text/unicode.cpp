@@ -90,8 +90,17 @@ std::uint32_t next_code_point(std::string_view text, std::size_t* position) {
   return point;
 }
 
+bool is_ascii(std::string_view text) {
+  return std::ranges::none_of(text, [](char c) { return static_cast<unsigned char>(c) >= 0x80; });
+}
+
 std::size_t find_invalid_utf8(std::string_view text) {
+  constexpr std::size_t kBlock = 32;  // plain ASCII is passed over in blocks
   for (std::size_t i = 0; i < text.size();) {
+    if (i + kBlock <= text.size() && is_ascii(text.substr(i, kBlock))) {
+      i += kBlock;
+      continue;
+    }
     const std::size_t start = i;
     if (next_code_point(text, &i) == kInvalidCodePoint) return start;
   }

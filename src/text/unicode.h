@@ -45,6 +45,7 @@ inline std::size_t previous_code_point(std::string_view text, std::size_t positi
   return position;
 }
 
+bool is_ascii(std::string_view text);
 /// Byte offset of the first invalid byte, or npos.
 std::size_t find_invalid_utf8(std::string_view text);
 /// Error{kind} where text, the whole of a file or a flag's value, is not UTF-8; where names it.

@@ -26,6 +26,8 @@ struct FisherInputs {
   std::vector<int> low;                                 // 2..8
   std::size_t tokens_per_batch = 2048;                  // windows are batched up to about this many
   std::function<void(std::uint64_t windows)> on_batch;  // may be empty
+  /// Processes that share the batches, started with the same inputs. Null: this one does all.
+  ProcessGroup* group = nullptr;
 };
 struct FisherResult {
   double loss = 0;  // of the high plan, mean over windows

@@ -26,6 +26,8 @@ struct HessianInputs {
   // Windows are batched up to about this many: few, since each batch has another vector.
   std::size_t tokens_per_batch = 512;
   std::function<void(std::uint64_t windows)> on_batch;  // of all passes; may be empty
+  /// Processes that share the batches, started with the same inputs. Null: this one does all.
+  ProcessGroup* group = nullptr;
 };
 struct HessianResult {
   double loss = 0;                          // mean over windows, at 32 bits

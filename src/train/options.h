@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/options.h"
+#include "core/process_group.h"
 #include "core/progress.h"
 #include "quant/plan.h"
 #include "tasks/example.h"
@@ -262,7 +263,6 @@ struct TrainResult {
 };
 
 struct RunState;
-class ProcessGroup;
 
 /// Where a run is when it calls a hook, and a copy of what it has learned so far, on request.
 struct Checkpoint {

@@ -343,8 +343,24 @@ std::vector<float> norm_gain(const WeightSource& source, const model::ModelConfi
 
 std::shared_ptr<const BaseModel> BaseModel::rotated() const {
   const std::lock_guard lock(rotated_mutex_);
-  if (!rotated_) rotated_ = rotate_model(*this);
+  if (!rotated_) {
+    rotated_ = rotate_model(*this);
+    rotated_->share_packed(shared_);
+  }
   return rotated_;
+}
+
+void BaseModel::share_packed(std::shared_ptr<SharedMemory> memory) const {
+  shared_ = std::move(memory);
+}
+
+std::string BaseModel::shared_name() const { return path_ + (rotation_ ? " rotated" : ""); }
+
+std::unique_ptr<OwnedMatrix> BaseModel::made_once(
+    const std::string& name, const std::function<std::unique_ptr<OwnedMatrix>()>& make) const {
+  // The matrices of a packed file are mapped, and thus shared, as they are.
+  if (shared_ == nullptr || !source_->widths().empty()) return make();
+  return matrix_in(shared_->get(shared_name() + " " + name, [&] { return to_bytes(*make()); }));
 }
 
 const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precision precision,
@@ -352,9 +368,13 @@ const kernels::PackedMatrix& BaseModel::packed(std::size_t linear, quant::Precis
                                                ParallelFor& parallel) const {
   scheme = precision.weight.is_integer() ? scheme.weights() : quant::QuantScheme{};
   const std::lock_guard lock(mutex_);
-  std::unique_ptr<OwnedMatrix>& slot =
-      packed_[{linear, precision.weight.bits, scheme, weight_format(precision, scheme)}];
-  if (!slot) slot = make_packed(linear, precision, scheme, parallel);
+  const kernels::WeightFormat format = weight_format(precision, scheme);
+  std::unique_ptr<OwnedMatrix>& slot = packed_[{linear, precision.weight.bits, scheme, format}];
+  if (!slot) {
+    slot = made_once(fmt::format("linear {} of {} bits in {} as {}", linear, precision.weight.bits,
+                                 quant::to_string(scheme), static_cast<int>(format)),
+                     [&] { return make_packed(linear, precision, scheme, parallel); });
+  }
   return slot->view;
 }
 
@@ -380,7 +400,10 @@ const kernels::PackedMatrix& BaseModel::lm_head(quant::BitWidth width,
   const std::lock_guard lock(mutex_);
   std::unique_ptr<OwnedMatrix>& slot =
       packed_[{linears_.size(), width.bits, {}, weight_format(precision)}];
-  if (!slot) slot = make_lm_head(width, parallel);
+  if (!slot) {
+    slot = made_once(fmt::format("LM head of {} bits", width.bits),
+                     [&] { return make_lm_head(width, parallel); });
+  }
   return slot->view;
 }
 

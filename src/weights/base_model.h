@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "core/shared_memory.h"
 #include "core/threads.h"
 #include "kernels/gemm.h"
 #include "model/config.h"
@@ -150,6 +152,14 @@ class BaseModel {
   void position_rows(std::span<const std::int32_t> positions, quant::BitWidth width,
                      float* dst) const;
 
+  /// Weights packed from now on are made once by all processes that share the memory, whose base is
+  /// this one too. Call it before the first of packed() and lm_head(). Null changes nothing.
+  void share_packed(std::shared_ptr<SharedMemory> memory) const;
+  /// Null where packed weights are this process's alone.
+  SharedMemory* shared_memory() const { return shared_.get(); }
+  /// Tells this base's parts in shared memory from those of others.
+  std::string shared_name() const;
+
   /// Heads the directory itself holds (a QuestionAnswering or SequenceClassification model).
   const std::optional<Head>& qa_head() const { return qa_head_; }
   const std::optional<Head>& class_head() const { return class_head_; }
@@ -185,6 +195,10 @@ class BaseModel {
   std::optional<Head> qa_head_, class_head_;
   std::vector<std::string> warnings_;
 
+  // The matrix that make returns, in shared memory where there is one.
+  std::unique_ptr<OwnedMatrix> made_once(
+      const std::string& name, const std::function<std::unique_ptr<OwnedMatrix>()>& make) const;
+
   struct Key {
     std::size_t linear;  // linears_.size() is the LM head
     int weight_bits;
@@ -194,6 +208,7 @@ class BaseModel {
   };
   mutable std::mutex mutex_;
   mutable std::map<Key, std::unique_ptr<OwnedMatrix>> packed_;
+  mutable std::shared_ptr<SharedMemory> shared_;
   mutable std::mutex rotated_mutex_;
   mutable std::shared_ptr<const BaseModel> rotated_;
 };

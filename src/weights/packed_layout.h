@@ -23,8 +23,9 @@ inline constexpr const char* kNoLmHeadKey = "no_lm_head";
 /// Tensors begin at multiples of this many bytes, so that no vector of a panel spans two cache
 /// lines.
 inline constexpr std::size_t kPackedAlignment = 64;
-inline constexpr std::array kTokenizerFiles = {"tokenizer.json", "vocab.json", "merges.txt",
-                                               "tokenizer_config.json", "special_tokens_map.json"};
+inline constexpr std::array kTokenizerFiles = {
+    "tokenizer.json",          "vocab.json",         "merges.txt", "tokenizer_config.json",
+    "special_tokens_map.json", "chat_template.jinja"};
 
 /// Bits that a code of a width takes when stored: 4 for 2..4, 8 for 5..8, else the width itself.
 constexpr int container_bits(int bits) { return bits <= 4 ? 4 : bits <= 8 ? 8 : bits; }

@@ -8,6 +8,7 @@
 #include "core/crc32c.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "io/hub/cache.h"
 #include "io/safetensors.h"
 #include "weights/codebook_weights.h"
 #include "weights/packed_file.h"
@@ -326,11 +327,14 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
       8.0 * static_cast<double>(weight_bytes) / static_cast<double>(summary.weights);
 
   const bool has_own_weights = owns_weights(request);
-  Json header = {{"format_version", has_own_weights ? kPackedVersion : kPackedVersion - 1},
-                 {"scheme", quant::to_string(request.scheme)},
-                 {"lm_head", lm_head_widths(request)},
-                 {"config", config.raw},
-                 {"base", {{"id", base.path()}, {"sha256", source.sha256()}}}};
+  const std::string repository = io::hub_repository_of(base.path());
+  Json header = {
+      {"format_version", has_own_weights ? kPackedVersion : kPackedVersion - 1},
+      {"scheme", quant::to_string(request.scheme)},
+      {"lm_head", lm_head_widths(request)},
+      {"config", config.raw},
+      {"base",
+       {{"id", repository.empty() ? base.path() : repository}, {"sha256", source.sha256()}}}};
   if (config.lm_head == model::LmHead::kNone) header[kNoLmHeadKey] = true;
   if (!request.method.empty()) header["method"] = request.method;
   if (has_own_weights) header["adapter_weights"] = true;

@@ -164,6 +164,56 @@ void OwnedMatrix::update_view() {
   view.zeros = zeros.empty() ? nullptr : zeros.data();
 }
 
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+// Before the arrays, each of which begins at a multiple of kAlignment.
+struct MatrixHeader {
+  kernels::PackedMatrix view;
+  std::size_t panels, scales, code_sums, zeros;  // bytes
+};
+
+std::size_t aligned(std::size_t size) { return (size + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+std::vector<std::byte> to_bytes(const OwnedMatrix& matrix) {
+  const std::span<const std::byte> arrays[] = {
+      matrix.panels, std::as_bytes(std::span(matrix.scales)),
+      std::as_bytes(std::span(matrix.code_sums)), std::as_bytes(std::span(matrix.zeros))};
+  const MatrixHeader header{matrix.view, arrays[0].size(), arrays[1].size(), arrays[2].size(),
+                            arrays[3].size()};
+  std::size_t size = aligned(sizeof header);
+  for (const auto& array : arrays) size += aligned(array.size());
+  std::vector<std::byte> bytes(size);
+  std::memcpy(bytes.data(), &header, sizeof header);
+  std::byte* to = bytes.data() + aligned(sizeof header);
+  for (const auto& array : arrays) {
+    if (!array.empty()) std::memcpy(to, array.data(), array.size());
+    to += aligned(array.size());
+  }
+  return bytes;
+}
+
+std::unique_ptr<OwnedMatrix> matrix_in(std::span<const std::byte> bytes) {
+  MatrixHeader header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  auto matrix = std::make_unique<OwnedMatrix>();
+  matrix->view = header.view;
+  const std::byte* from = bytes.data() + aligned(sizeof header);
+  const auto next = [&](std::size_t size) {
+    const std::byte* at = size == 0 ? nullptr : from;
+    from += aligned(size);
+    return at;
+  };
+  matrix->view.panels = next(header.panels);
+  matrix->view.scales = reinterpret_cast<const float*>(next(header.scales));
+  matrix->view.code_sums = reinterpret_cast<const std::int32_t*>(next(header.code_sums));
+  matrix->view.zeros = reinterpret_cast<const std::int8_t*>(next(header.zeros));
+  return matrix;
+}
+
 std::unique_ptr<OwnedMatrix> pack_codes(const RowCodes& rows, quant::Precision precision,
                                         ParallelFor& parallel) {
   const kernels::WeightFormat format = weight_format(precision);

@@ -30,6 +30,11 @@ struct OwnedMatrix {
   void update_view();
 };
 
+/// All of a matrix as bytes, and a matrix whose view points into them. The bytes are aligned to a
+/// page, are of this program's build, and outlive the matrix.
+std::vector<std::byte> to_bytes(const OwnedMatrix& matrix);
+std::unique_ptr<OwnedMatrix> matrix_in(std::span<const std::byte> bytes);
+
 /// Codes of weights [n, k] as rows; scales, and zeros where the scheme has them, are [n, groups]
 /// (kernels/quantize.h). Custom quantizers (GPTQ) return this.
 struct RowCodes {

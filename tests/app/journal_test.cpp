@@ -22,7 +22,7 @@ TEST(Journals, ScoresThatAreNotFiniteAreReadBack) {
   const Json identity = {{"model", "m"}};
   {
     SensitivityState state(path, identity, false);
-    state.add(0, 1, {{100, 50.5, std::nan(""), kInfinity}, {0, 0, 1e300, -0.0}});
+    state.add(0, 1, {{{100, 50.5, std::nan(""), kInfinity}, {0, 0, 1e300, -0.0}}});
   }
   // An empty line and a cut one, as an editor or a full disk leaves them.
   AppendFile(path).append("\r\n\n{\"batch\": 1");
@@ -35,7 +35,7 @@ TEST(Journals, ScoresThatAreNotFiniteAreReadBack) {
   EXPECT_TRUE(std::isnan((*scores)[0].loss));
   EXPECT_TRUE(std::isnan((*scores)[0].kl));
   EXPECT_EQ((*scores)[1].loss, 1e300);
-  state.add(1, 0, {{0, 0, 0, 0}});
+  state.add(1, 0, {{{0, 0, 0, 0}}});
   EXPECT_EQ(SensitivityState(path, identity, false).resumed(), 2U);
 }
 

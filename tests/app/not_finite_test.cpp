@@ -76,7 +76,7 @@ TEST_F(NotFinite, EvalNamesWhatItScored) {
     options.data.file = file;
     if (task != weights::HeadKind::kLm) options.data.max_seq_length = 48;
     options.tasks.get<tasks::Qa>().doc_stride = 16;
-    return [&] { run_eval(options, silent_); };
+    return [&] { run_eval(options, Processes(silent_)); };
   };
   expect_diverged(run(weights::HeadKind::kLm, dir_.file("text.txt")),
                   {"text.txt: token 2 of ", "the loss is ", "w32a32"});

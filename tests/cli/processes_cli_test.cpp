@@ -11,6 +11,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <regex>
 #include <thread>
 
 #include "program.h"
@@ -59,7 +60,7 @@ class ProcessesCliTest : public CliTest {
 
   // Ten windows in micro-batches of one, four a step: the last step of an epoch has two.
   std::string train(const std::string& output, const std::string& more) const {
-    return "--threads 1 --model_name_or_path " + dir_.file("model") +
+    return "train --threads 1 --model_name_or_path " + dir_.file("model") +
            " --max_seq_length 48 --per_device_train_batch_size 1 --lora_r 2 --warmup_steps 2 "
            "--logging_steps 1 --ddp_timeout 20 --output_dir " +
            dir_.file(output) + " " + more;
@@ -69,15 +70,15 @@ class ProcessesCliTest : public CliTest {
            "/assets/nano/data/train.json --max_train_samples 10 --doc_stride 16 ";
   }
 
-  // The process of a rank, of `size`; arguments are those of train.
-  pid_t start(int rank, int size, int port, const std::string& arguments) {
+  // The process of a rank, of `size`.
+  pid_t start(int rank, int size, int port, const std::string& command_line) {
     const std::string log = dir_.file("rank" + std::to_string(rank));
     const std::string command =
         "exec env RANK=" + std::to_string(rank) + " LOCAL_RANK=" + std::to_string(rank) +
         " WORLD_SIZE=" + std::to_string(size) + " LOCAL_WORLD_SIZE=" + std::to_string(size) +
         " MASTER_ADDR=127.0.0.1 MASTER_PORT=" + std::to_string(port) + " " +
-        QALOF_BINARY_DIR "/qalof-train train " + arguments + " </dev/null >" + log + ".out 2>" +
-        log + ".err";
+        QALOF_BINARY_DIR "/qalof " + command_line + " </dev/null >" + log + ".out 2>" + log +
+        ".err";
     std::string sh = "/bin/sh", option = "-c", text = command;
     char* const argv[] = {sh.data(), option.data(), text.data(), nullptr};
     pid_t pid = -1;
@@ -125,6 +126,48 @@ class ProcessesCliTest : public CliTest {
     return files;
   }
 
+  // Files of a directory, by name, without what tells how fast they were made.
+  std::map<std::string, std::string> files(const std::string& directory) const {
+    static const std::regex speeds(R"re("(tokens_per_second|seconds_per_sample)": ?[^,}]*)re");
+    std::map<std::string, std::string> found;
+    for (const auto& entry : fs::recursive_directory_iterator(dir_.file(directory))) {
+      if (!entry.is_regular_file()) continue;
+      found[fs::relative(entry.path(), dir_.file(directory)).string()] =
+          std::regex_replace(slurp(entry.path()), speeds, "");
+    }
+    return found;
+  }
+  // A command that writes to a directory named after the number of processes that share it.
+  // Returns what one process alone writes.
+  std::map<std::string, std::string> expect_same_files(const std::string& command) {
+    std::map<std::string, std::string> alone;
+    for (const int size : {1, 2, 3}) {
+      const std::string output = "out" + std::to_string(size);
+      const auto ranks = run_ranks(
+          size,
+          {command + " --threads 1 --ddp_timeout 20 --json --output_dir " + dir_.file(output)});
+      for (const ProgramRun& rank : ranks) EXPECT_EQ(rank.code, 0) << rank.err;
+      EXPECT_NE(ranks[0].out, "");
+      for (std::size_t i = 1; i < ranks.size(); ++i) EXPECT_EQ(ranks[i].out + ranks[i].err, "");
+      if (size == 1) alone = files(output);
+      EXPECT_TRUE(alone == files(output)) << command << ": " << size;
+      for (const auto& [name, text] : files(output)) EXPECT_EQ(text, alone[name]) << name;
+      fs::remove_all(dir_.file(output));
+    }
+    EXPECT_GE(alone.size(), 1U);
+    return alone;
+  }
+  std::string scored() const {
+    return " --model_name_or_path " + dir_.file("model") + " --adapter " + dir_.file("adapter") +
+           " --max_seq_length 48 --doc_stride 16 --max_eval_samples 90 "
+           "--validation_file " QALOF_SOURCE_DIR "/assets/nano/data/validation.json ";
+  }
+  void write_adapter() {
+    const ProgramRun trained =
+        run(train("adapter", "--method joint --bit_widths 8 4 --max_steps 3" + questions()));
+    ASSERT_EQ(trained.code, 0) << trained.err;
+  }
+
   static std::string messages(const std::vector<ProgramRun>& ranks) {
     std::string text;
     for (const ProgramRun& rank : ranks) {
@@ -147,8 +190,7 @@ TEST_P(AnyNumberOfProcesses, GivesTheSameBytes) {
   const std::string flags = GetParam().flags;
   const bool needs_teacher = flags.find("TEACHER") != std::string::npos;
   if (needs_teacher) {
-    const ProgramRun teacher =
-        run("train " + train("teacher", "--method full --max_steps 2" + questions()));
+    const ProgramRun teacher = run(train("teacher", "--method full --max_steps 2" + questions()));
     ASSERT_EQ(teacher.code, 0) << teacher.err;
   }
   std::string arguments = flags.find("--train_file") == std::string::npos ? questions() : " ";
@@ -241,11 +283,11 @@ TEST_F(ProcessesCliTest, WhatALauncherGetsWrongIsRefused) {
   const auto late = finish({start(0, 2, taken.number(), arguments)});
   EXPECT_EQ(late[0].code, 2) << late[0].err;
   EXPECT_THAT(late[0].err, HasSubstr("MASTER_PORT chooses another"));
-  const ProgramRun no_size = run_behind("RANK=0 ", "train " + arguments);
+  const ProgramRun no_size = run_behind("RANK=0 ", arguments);
   EXPECT_EQ(no_size.code, 2);
   EXPECT_THAT(no_size.err, HasSubstr("WORLD_SIZE: is not set, but others of its launcher are"));
   const ProgramRun no_rank =
-      run_behind("RANK=2 WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 ", "train " + arguments);
+      run_behind("RANK=2 WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 ", arguments);
   EXPECT_EQ(no_rank.code, 2);
   EXPECT_THAT(no_rank.err, HasSubstr("RANK: found 2, expected at most 1"));
   const auto three = run_ranks(2, {train("run", questions() + "--gradient_accumulation_steps 3 ")});
@@ -280,6 +322,93 @@ TEST_F(ProcessesCliTest, AKilledProcessEndsAllAndTheRunGoesOn) {
     EXPECT_TRUE(results("whole").at("w8/adapter_model.safetensors") ==
                 results(name).at("w8/adapter_model.safetensors"));
   }
+}
+
+TEST_F(ProcessesCliTest, TheProcessesThatAreLeftContinueWithTheMicroBatchesOfAll) {
+  const std::string flags = questions() +
+                            "--method switch --bit_widths 8 --max_steps 8 "
+                            "--gradient_accumulation_steps 2 ";
+  for (const ProgramRun& rank : run_ranks(2, {train("whole", flags)}))
+    ASSERT_EQ(rank.code, 0) << rank.err;
+  for (const ProgramRun& rank : run_ranks(2, {train("lost", flags + "--save_steps 3")}))
+    ASSERT_EQ(rank.code, 0) << rank.err;
+  for (const char* file : {"checkpoint-6", "all_results.json"})
+    fs::remove_all(dir_.file("lost/") + file);
+  const ProgramRun left = run(train("lost", flags + "--save_steps 3"));
+  ASSERT_EQ(left.code, 0) << left.err;
+  EXPECT_THAT(left.err, HasSubstr("4 micro-batches a step, as this run began: 4 in each of 1"));
+  EXPECT_THAT(left.err, HasSubstr("after step 3"));
+  EXPECT_TRUE(results("whole").at("w8/adapter_model.safetensors") ==
+              results("lost").at("w8/adapter_model.safetensors"));
+  const ProgramRun other =
+      run(train("lost", questions() + "--method switch --bit_widths 8 --max_steps 8 "
+                                      "--gradient_accumulation_steps 1"));
+  EXPECT_EQ(other.code, 2);
+  EXPECT_THAT(other.err, HasSubstr("--gradient_accumulation_steps was 4 and is now 1"));
+}
+
+TEST_F(ProcessesCliTest, ScoresAreSharedToTheSameBytes) {
+  write_adapter();
+  expect_same_files("eval --precision 4" + scored());
+  expect_same_files("eval --precision random:4,5,8 --seed 3" + scored());
+  expect_same_files(
+      "eval --task lm --max_seq_length 32 --model_name_or_path " + dir_.file("model") +
+      " --validation_file " QALOF_SOURCE_DIR "/assets/nano/data/text.txt --max_eval_samples 4000");
+  const auto ranks =
+      run_ranks(2, {"eval --precision 4" + scored(), "eval --precision 8" + scored()});
+  EXPECT_THAT(messages(ranks), HasSubstr("rank 1: this process was started for another run"));
+}
+
+TEST_F(ProcessesCliTest, SensitivityIsSharedToTheSameBytes) {
+  write_adapter();
+  expect_same_files(
+      "sensitivity --low 4 3 --split --early_stop --target_bits 5 6 --refine 2 "
+      "--compare uniform random" +
+      scored());
+  expect_same_files("sensitivity --by fisher" + scored());
+  expect_same_files("sensitivity --by hessian --hessian_vectors 2" + scored());
+}
+
+TEST_F(ProcessesCliTest, ASharedAnalysisContinuesWhereItWasStopped) {
+  write_adapter();
+  const std::string command = "sensitivity --granularity kind --kv --threads 1 --ddp_timeout 20" +
+                              scored() + " --output_dir ";
+  ASSERT_EQ(run(command + dir_.file("whole")).code, 0);
+  fs::create_directory(dir_.file("part"));
+  const std::string state = "/sensitivity_state.jsonl", text = slurp(dir_.file("whole" + state));
+  const std::string half = text.substr(0, text.size() / 2);
+  std::ofstream(dir_.file("part" + state)) << half.substr(0, half.rfind('\n') + 1);
+  for (const ProgramRun& rank : run_ranks(2, {command + dir_.file("part")}))
+    ASSERT_EQ(rank.code, 0) << rank.err;
+  EXPECT_TRUE(files("whole") == files("part"));
+}
+
+TEST_F(ProcessesCliTest, AttacksAreSharedToTheSameBytes) {
+  fs::copy(dir_.file("model"), dir_.file("lm"));
+  std::string tsv = "sentence\tlabel\n";
+  for (const char* subject : {"the film", "this play", "a song", "her book", "one more story"})
+    tsv += std::string(subject) + " is bad\t0\n" + subject + " is good\t1\n";
+  std::ofstream(dir_.file("data.tsv")) << tsv;
+  const ProgramRun trained =
+      run(train("adapter",
+                "--task classification --method joint --bit_widths 8 4 --max_steps 40 "
+                "--learning_rate 1e-2 --train_file " +
+                    dir_.file("data.tsv")));
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  auto found = expect_same_files(
+      "attack --precision 8 --precisions 8,4 --iterations 12 --gumbel_samples 3 "
+      "--queries 30 --batch_size 2 --model_name_or_path " +
+      dir_.file("model") + " --adapter " + dir_.file("adapter") + " --reference_model " +
+      dir_.file("lm") + " --validation_file " + dir_.file("data.tsv"));
+  EXPECT_THAT(found["attack.jsonl"], HasSubstr("\"attacked\":true"));
+}
+
+TEST_F(ProcessesCliTest, WhatIsNotSharedIsRefusedWhereItWrites) {
+  const auto ranks = run_ranks(2, {"quantize --bit_widths 8 --model_name_or_path " +
+                                   dir_.file("model") + " --output " + dir_.file("m.qalof")});
+  for (const ProgramRun& rank : ranks) EXPECT_EQ(rank.code, 2);
+  EXPECT_THAT(ranks[0].err, HasSubstr("quantize: runs in one process, and the launcher started 2"));
+  EXPECT_FALSE(fs::exists(dir_.file("m.qalof")));
 }
 
 }  // namespace processes_cli_test

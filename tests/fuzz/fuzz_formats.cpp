@@ -14,11 +14,13 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "io/gguf.h"
+#include "io/hub/select.h"
 #include "io/peft_modules.h"
 #include "io/safetensors.h"
 #include "model/config.h"
 #include "quant/plan.h"
 #include "text/bpe_tokenizer.h"
+#include "text/chat_template.h"
 #include "text/classification.h"
 #include "text/split_pattern.h"
 #include "text/squad.h"
@@ -202,6 +204,48 @@ bool read_plan(std::span<const std::byte> input) {
   });
 }
 
+// {"name": what a user asks for, "files": a page of a hub's list, "index": of shards}. What would
+// be fetched lies below the repository's directory, whatever the hub says.
+bool read_hub_list(std::span<const std::byte> input) {
+  return accepts([&] {
+    const Json json = parse_json(text_of(input), "fuzz");
+    QALOF_CHECK(json.is_object() && json.contains("files") && json.contains("index"),
+                ErrorKind::kBadInput, "fuzz: parts are missing");
+    const auto name = io::parse_hub_name(json_string(json, "name", "fuzz"));
+    QALOF_CHECK(name, ErrorKind::kBadInput, "fuzz: no name");
+    if (io::to_string(*io::parse_hub_name(io::to_string(*name))) != io::to_string(*name))
+      std::abort();
+    io::HubListing listing;
+    io::add_listing_page(json["files"], "fuzz", listing);
+    const auto check = [](const std::vector<io::HubFile>& files) {
+      for (const io::HubFile& file : files) {
+        if (!io::is_safe_hub_path(file.path) || !io::is_hex(file.hash)) std::abort();
+        if (io::is_pickle_name(file.path)) std::abort();
+      }
+    };
+    for (const io::HubUse use :
+         {io::HubUse::kAny, io::HubUse::kModel, io::HubUse::kAdapter, io::HubUse::kTokenizer}) {
+      accepts([&] { check(io::select_files(listing, *name, use)); });
+    }
+    check(io::shards_of(json["index"], listing, *name));
+  });
+}
+
+bool read_chat_template(std::span<const std::byte> input) {
+  return accepts([&] {
+    const auto parsed = text::ChatTemplate::parse(
+        text_of(input), {{"bos_token", "<s>"}, {"eos_token", "</s>"}}, "fuzz");
+    const text::ChatMessage messages[] = {
+        {"system", " S\n"}, {"user", "caf\u00e9 <think>"}, {"assistant", "a</think> b"}};
+    text::ChatOptions options;
+    options.now = text::jinja::Moment{};
+    for (const bool prompt : {false, true}) {
+      options.add_generation_prompt = prompt;
+      accepts([&] { parsed.render_marked(messages, options); });
+    }
+  });
+}
+
 }  // namespace
 
 const std::vector<Format>& formats() {
@@ -228,10 +272,17 @@ const std::vector<Format>& formats() {
        read_squad,
        {"tests/fuzz/corpus/squad/nested.json", "tests/fuzz/corpus/squad/flat.json",
         "tests/fuzz/corpus/squad/lines.jsonl"}},
+      {"hub_list",
+       read_hub_list,
+       {"tests/fuzz/corpus/hub_list/shards.json", "tests/fuzz/corpus/hub_list/parts.json"}},
       {"adapter_config",
        read_adapter_config,
        {"tests/fuzz/corpus/adapter_config/regex.json",
         "tests/fuzz/corpus/adapter_config/layers.json"}},
+      {"chat_template",
+       read_chat_template,
+       {"tests/text/data/chat/thinking.jinja", "tests/text/data/chat/header_names.jinja",
+        "tests/text/data/chat/instructions.jinja", "tests/text/data/chat/generation.jinja"}},
       {"plan",
        read_plan,
        {"tests/fuzz/corpus/plan/rules.json", "tests/fuzz/corpus/plan/flat.json"}}};

@@ -3,11 +3,13 @@
 a stand-in for qalof.
 """
 
+import concurrent.futures
 import json
 import os
 import pathlib
 import random
 import re
+import shutil
 import statistics as basic
 import sys
 import tempfile
@@ -290,6 +292,36 @@ class RunnerTest(unittest.TestCase):
             + "\n"
         )
         self.assertEqual([call.split()[0] for call in self.run_suite()[1]], ["eval"])
+
+    def run_shard(self, number, count):
+        runner = Runner(
+            self.suite,
+            self.output,
+            str(HERE / "fake_qalof.py"),
+            4,
+            1,
+            lambda text: None,
+            shard=(number, count),
+        )
+        return runner.run(self.suite.rows, [1, 2])
+
+    def test_shards_share_the_work_and_the_table_needs_no_more(self):
+        self.run_suite()
+        whole = report.Results(self.suite, journal.Journal(self.output / "scores.jsonl"), None)
+        shutil.rmtree(self.output)
+        self.calls.write_text("")
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            failed = list(pool.map(lambda number: self.run_shard(number, 3), [1, 2, 3]))
+        self.assertEqual(failed, [{}, {}, {}])
+        calls = self.calls.read_text().splitlines()
+        self.assertEqual(sum(call.startswith("train ") for call in calls), 8)
+        self.assertEqual(sum(call.startswith("quantize ") for call in calls), 2)
+        self.assertFalse((self.output / "scores.jsonl").exists())
+        self.assertTrue((self.output / "scores-2-of-3.jsonl").exists())
+        failed, calls, merged = self.run_suite()
+        self.assertEqual((failed, calls), ({}, []))
+        self.assertEqual(merged.cells, whole.cells)
+        self.assertGreater(len(merged.cells), 3)
 
     def test_held_out_questions_are_not_trained_on_and_validation_is_not_chosen_by(self):
         calls = self.run_suite()[1]

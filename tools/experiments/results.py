@@ -21,6 +21,14 @@ from results_lib.runner import Runner, describe_machine  # noqa: E402
 from results_lib.suite import SuiteError, load  # noqa: E402
 
 
+def shard_of(text):
+    """ "2/8" as (2, 8)."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"found {text}, expected I/N with 1 <= I <= N, e.g. 2/8")
+    return int(number), int(count)
+
+
 def parse_arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -31,6 +39,13 @@ def parse_arguments():
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rows", nargs="+", help="only these, and what they start from")
+    parser.add_argument(
+        "--shard",
+        type=shard_of,
+        metavar="I/N",
+        help="of N calls that share the work and a disk, this is number I, from 1; the same "
+        "command without it then writes the table",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--threads", type=int, default=1, help="threads of each")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of training")
@@ -70,6 +85,7 @@ def main():
                 arguments.threads,
                 lambda text: print(text, flush=True),
                 arguments.device,
+                arguments.shard,
             )
             rows = (
                 suite.rows
@@ -77,6 +93,9 @@ def main():
                 else [suite.row(name) for name in arguments.rows]
             )
             failed = runner.run(rows, arguments.seeds)
+            if arguments.shard is not None:
+                print(f"{len(failed)} failed; {runner.journal.path}")
+                return 1 if failed else 0
             runner.journal.header.update(
                 describe_machine(
                     arguments.qalof, arguments.jobs, arguments.threads, arguments.device

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "app/run_journal.h"
 #include "app/train/teacher.h"
 #include "core/error.h"
 #include "core/finite.h"
@@ -255,38 +256,64 @@ class Search {
                                                   parallel);
   }
 
-  void run(AttackStore& store) {
-    for (const AttackRecord& record : store.records()) fooled_ += record.success ? 1 : 0;
-    progress(store.records().size(), 0);
-    while (store.records().size() < samples_.size()) {
-      // Batches the next correctly classified samples; wrong ones between them need no attack.
+  /// Attacks all samples after the first `done`, of which so many were fooled. take gets their
+  /// records in order. The processes of a group each attack a part of them at a time.
+  void run(std::size_t done, std::uint64_t fooled, ProcessGroup* group,
+           const std::function<void(const AttackRecord&)>& take) {
+    fooled_ = fooled;
+    progress(done, 0);
+    while (done < samples_.size()) {
       std::vector<AttackRecord> records;
-      std::vector<train::AttackText> texts;
-      for (std::size_t i = store.records().size();
-           i < samples_.size() && texts.size() < std::max<std::size_t>(options_.batch_size, 1);
-           ++i) {
-        const Sample& sample = samples_[i];
-        AttackRecord& record = records.emplace_back();
-        record.index = i;
-        record.label = sample.label;
-        record.original = record.text = sample.text;
-        record.fooled = share(oracle_.ask({sample.ids}, sample.label, query(i, 0)).front());
-        record.attacked = record.fooled < 1;
-        if (!record.attacked) continue;
-        texts.push_back({i, sample.ids, sample.label,
-                         token_weights(frequencies_, sample.ids, encoder_.text_template()),
-                         kept_tokens(sample.ids)});
-      }
-      attack(texts, records, store.records().size());
+      if (group == nullptr)
+        records = attack_some(done, samples_.size());
+      else
+        records = attack_shared(done, *group);
       for (const AttackRecord& record : records) {
         fooled_ += record.success ? 1 : 0;
-        store.add(record);
+        take(record);
       }
-      progress(store.records().size(), options_.attack.iterations);
+      done += records.size();
+      progress(done, options_.attack.iterations);
     }
   }
 
  private:
+  // Batches the next correctly classified samples; wrong ones between them need no attack.
+  std::vector<AttackRecord> attack_some(std::size_t first, std::size_t end) {
+    std::vector<AttackRecord> records;
+    std::vector<train::AttackText> texts;
+    for (std::size_t i = first; i < end && texts.size() < options_.batch_size; ++i) {
+      const Sample& sample = samples_[i];
+      AttackRecord& record = records.emplace_back();
+      record.index = i;
+      record.label = sample.label;
+      record.original = record.text = sample.text;
+      record.fooled = share(oracle_.ask({sample.ids}, sample.label, query(i, 0)).front());
+      record.attacked = record.fooled < 1;
+      if (!record.attacked) continue;
+      texts.push_back({i, sample.ids, sample.label,
+                       token_weights(frequencies_, sample.ids, encoder_.text_template()),
+                       kept_tokens(sample.ids)});
+    }
+    attack(texts, records, first);
+    return records;
+  }
+  std::vector<AttackRecord> attack_shared(std::size_t done, ProcessGroup& group) {
+    const std::size_t each = options_.batch_size;
+    const std::vector<std::string> parts = share_items(&group, group.size(), [&](std::size_t rank) {
+      const std::size_t first = std::min(done + rank * each, samples_.size());
+      Json json = Json::array();
+      for (const AttackRecord& record : attack_some(first, std::min(first + each, samples_.size())))
+        json.push_back(to_json(record));
+      return dump_json(json, options_.validation_file);
+    });
+    std::vector<AttackRecord> records;
+    for (const std::string& part : parts) {
+      for (const Json& json : Json::parse(part))
+        records.push_back(record_of(json, "another process"));
+    }
+    return records;
+  }
   double share(const Answer& answer) const {
     return static_cast<double>(answer.fooled) / static_cast<double>(oracle_.networks());
   }
@@ -392,10 +419,12 @@ void check_options(const AttackRunOptions& options) {
 
 }  // namespace
 
-AttackScores run_attack(const AttackRunOptions& options, Observer& observer) {
+AttackScores run_attack(const AttackRunOptions& options, const Processes& processes) {
   check_options(options);
-  const ModelHandle handle = open_model(options.score.model, observer);
-  ModelOptions reference_options;
+  Observer& observer = processes.observer();
+  ModelOptions model = options.score.model, reference_options;
+  model.shared_memory = reference_options.shared_memory = processes.shared_memory();
+  const ModelHandle handle = open_model(model, observer);
   reference_options.model = options.reference_model;
   const ModelHandle reference = open_model(reference_options, observer);
   QALOF_CHECK(
@@ -419,15 +448,26 @@ AttackScores run_attack(const AttackRunOptions& options, Observer& observer) {
   const train::AttackNetworks networks =
       networks_of(options, handle, reference, target, encoder.tokenizer());
   Search search(options, samples, networks, target, encoder, pool, observer);
-  const NewDirectory made(options.score.output_dir);
-  const DirectoryLock lock(options.score.output_dir);
   Json identity = identity_of(options, handle, reference, target, samples);
   if (!encoder.is_plain()) identity["special_tokens"] = encoder.description();
+  processes.check_same(identity, member_difference);
+  if (!processes.lead()) {
+    const std::size_t resumed = std::stoul(processes.of_leader({}));
+    search.run(resumed, 0, processes.group(), [](const AttackRecord& /*record*/) {});
+    processes.wait_for_all();
+    return {};
+  }
+  const NewDirectory made(options.score.output_dir);
+  const DirectoryLock lock(options.score.output_dir);
   AttackStore store(options.score.output_dir, identity, options.overwrite_output_dir);
   const std::size_t resumed = store.records().size();
   if (resumed > 0) observer.info(fmt::format("resuming after {} samples", resumed));
+  processes.of_leader([&] { return std::to_string(resumed); });
+  std::uint64_t fooled = 0;
+  for (const AttackRecord& record : store.records()) fooled += record.success ? 1 : 0;
   const auto start = std::chrono::steady_clock::now();
-  search.run(store);
+  search.run(resumed, fooled, processes.group(),
+             [&](const AttackRecord& record) { store.add(record); });
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   AttackScores scores =
@@ -436,6 +476,7 @@ AttackScores run_attack(const AttackRunOptions& options, Observer& observer) {
   scores.output_dir = options.score.output_dir;
   if (resumed < samples.size())
     scores.seconds_per_sample = seconds / static_cast<double>(samples.size() - resumed);
+  processes.wait_for_all();
   return scores;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "app/attack/attack.h"
+#include "app/processes.h"
 #include "train/attack.h"
 
 namespace qalof::app {
@@ -31,6 +32,7 @@ struct AttackRunOptions {
 /// Locks the output directory. Error{kUsage} for contradictory options, {kBadInput} for tokens that
 /// are not the reference's, {kInterrupted} where should_stop returns true; others as
 /// train::Attacker's.
-AttackScores run_attack(const AttackRunOptions& options, Observer& observer);
+/// Shared by the processes, whose options are equal; the one that leads writes and has the scores.
+AttackScores run_attack(const AttackRunOptions& options, const Processes& processes);
 
 }  // namespace qalof::app

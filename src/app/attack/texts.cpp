@@ -9,6 +9,8 @@ namespace {
 
 constexpr std::int64_t kMaxCount = std::int64_t{1} << 53;
 
+}  // namespace
+
 Json to_json(const AttackRecord& record) {
   return {{"index", record.index},       {"label", record.label},
           {"original", record.original}, {"text", record.text},
@@ -32,8 +34,6 @@ AttackRecord record_of(const Json& json, const std::string& where) {
   record.losses = json.value("losses", Json());
   return record;
 }
-
-}  // namespace
 
 std::vector<AttackRecord> read_attack(const std::string& path) {
   const std::string file = is_directory(path) ? path + "/" + kAttackTexts : path;

@@ -24,6 +24,10 @@ struct AttackRecord {
   Json losses;  // null where not attacked
 };
 
+Json to_json(const AttackRecord& record);
+/// Back from it. Error{kBadInput} with where names what is missing or of another kind.
+AttackRecord record_of(const Json& json, const std::string& where);
+
 inline constexpr const char* kAttackFile = "attack.json";
 inline constexpr const char* kAttackTexts = "attack.jsonl";
 

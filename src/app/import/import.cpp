@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string_view>
 
+#include "app/hub.h"
 #include "app/import/formats.h"
 #include "app/output_check.h"
 #include "core/error.h"
@@ -44,7 +45,9 @@ Format format_of(const std::string& path) {
 
 }  // namespace
 
-ImportResult run_import(const ImportOptions& options, Observer& observer) {
+ImportResult run_import(const ImportOptions& given, Observer& observer) {
+  ImportOptions options = given;
+  options.source = local_path(options.source, io::HubUse::kAny, observer);
   QALOF_CHECK(!options.output_dir.empty(), ErrorKind::kUsage, "--output_dir is missing");
   QALOF_CHECK(path_exists(options.source), ErrorKind::kNotFound, "{}: no such file or directory",
               options.source);

@@ -11,7 +11,7 @@
 namespace qalof::app {
 
 struct ImportOptions {
-  std::string source;  // a file, or a directory with one
+  std::string source;  // a file, or a directory with one, or a name on the hub
   std::string output_dir;
   bool overwrite = false;
   bool bf16 = false;  // of a GGUF file: store bfloat16 instead of f32

@@ -113,6 +113,7 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
     inputs.vectors = options.hessian_vectors;
     inputs.threads = threads;
     inputs.on_batch = on_batch;
+    inputs.group = options.group;
     const train::HessianResult found = train::hessian_traces(inputs, examples, pool);
     result.loss = found.loss;
     add_units([&](const SensitivityUnit& unit, std::size_t low, int bits) {
@@ -125,6 +126,7 @@ SensitivityResult estimate_sensitivity(const SensitivityOptions& options, Observ
     inputs.num_labels = num_labels;
     inputs.low = options.low;
     inputs.on_batch = on_batch;
+    inputs.group = options.group;
     const train::FisherResult found = train::fisher_estimates(inputs, examples, pool);
     result.loss = found.loss;
     add_units([&](const SensitivityUnit& unit, std::size_t low, int bits) {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 
 #include "app/sensitivity/evaluation_session.h"
 #include "app/sensitivity/state.h"
@@ -31,7 +32,7 @@ struct PlanMeter::Impl {
   EvaluationSession model;
   Observer& observer;
   std::unique_ptr<tasks::SampleReader> reader;  // heads of a task have the same number of outputs
-  std::vector<std::vector<float>> references;   // all-high's logits, by batch
+  std::map<std::size_t, std::vector<float>> references;  // all-high's logits of own batches
   std::vector<tasks::SampleScore> high;
   runtime::DecoderWorkspace workspace;
   std::vector<float> hidden;
@@ -50,30 +51,53 @@ struct PlanMeter::Impl {
                                       handle.execution);
   }
 
-  PlanScores run(const runtime::Execution& execution, SensitivityState& state) {
-    const weights::Head& head = model.head(execution);
+  MeasuredPass measure(const runtime::Execution& execution, const tasks::SampleBatch& batch,
+                       std::size_t index) {
+    const auto& should_stop = model.options().should_stop;
+    if (should_stop && should_stop()) fail(ErrorKind::kInterrupted, "stopped");
+    const std::vector<runtime::Sequence> sequences = batch.sequences();
     const std::size_t width = execution.base().config().hidden;
-    const bool is_reference = high.empty();
+    hidden.resize(batch.tokens() * width);
+    const auto start = std::chrono::steady_clock::now();
+    runtime::forward(execution, sequences, workspace, hidden.data(), model.pool());
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    std::vector<float> logits =
+        batch.logits(model.head(execution), hidden.data(), width, model.pool());
+    std::vector<float>& reference = references[index];
+    if (high.empty()) reference = logits;
+    return {batch.score(logits, reference, execution.description()),
+            static_cast<double>(batch.tokens()) / seconds.count()};
+  }
+
+  // What the processes of a group measure of the batches that state lacks, each its own; by batch.
+  std::vector<std::string> measure_shared(const runtime::Execution& execution,
+                                          const SensitivityState& state, ProcessGroup& group) {
+    std::map<std::size_t, std::string> own;
+    std::size_t batches = 0;
+    reader->read(model.batch_tokens(), [&](const tasks::SampleBatch& batch) {
+      const std::size_t index = batches++;
+      if (index % group.size() == group.rank() && state.find(index, 0) == nullptr)
+        own[index] = to_bytes(measure(execution, batch, index));
+      return true;
+    });
+    return share_items(&group, batches, [&](std::size_t index) { return own[index]; });
+  }
+
+  PlanScores run(const runtime::Execution& execution, SensitivityState& state) {
     PlanScores result;
     std::vector<double> speeds;
     std::size_t index = 0;
-    if (!reader) reader = model.reader(head);
+    if (!reader) reader = model.reader(model.head(execution));
     observer.progress("questions", 0, reader->total(), "");
+    ProcessGroup* group = model.options().group;
+    state.share(group);
+    std::vector<std::string> shared;
+    if (group != nullptr) shared = measure_shared(execution, state, *group);
     reader->read(model.batch_tokens(), [&](const tasks::SampleBatch& batch) {
       if (state.find(index, 0) == nullptr) {
-        const auto& should_stop = model.options().should_stop;
-        if (should_stop && should_stop()) fail(ErrorKind::kInterrupted, "stopped");
-        const std::vector<runtime::Sequence> sequences = batch.sequences();
-        hidden.resize(batch.tokens() * width);
-        const auto start = std::chrono::steady_clock::now();
-        runtime::forward(execution, sequences, workspace, hidden.data(), model.pool());
-        const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-        std::vector<float> logits = batch.logits(head, hidden.data(), width, model.pool());
         state.add(
             index, 0,
-            batch.score(logits, is_reference ? logits : references[index], execution.description()),
-            static_cast<double>(batch.tokens()) / seconds.count());
-        if (is_reference) references.push_back(std::move(logits));
+            group != nullptr ? pass_of_bytes(shared[index]) : measure(execution, batch, index));
       }
       const std::vector<tasks::SampleScore>& scores = *state.find(index, 0);
       QALOF_CHECK(scores.size() == batch.samples(), ErrorKind::kCorruptFile,

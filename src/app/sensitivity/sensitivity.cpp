@@ -7,6 +7,7 @@
 #include <map>
 #include <numeric>
 
+#include "app/processes.h"
 #include "app/sensitivity/evaluation_session.h"
 #include "app/sensitivity/state.h"
 #include "core/error.h"
@@ -36,6 +37,9 @@ Json identity_of(const EvaluationSession& model, const std::vector<SensitivityUn
   return identity;
 }
 
+// Trials between two exchanges of the processes that share them, for each process.
+constexpr std::size_t kTrialsPerExchange = 4;
+
 // Runs all trials (unit and width) of a batch, batch by batch.
 class Sweep {
  public:
@@ -60,12 +64,23 @@ class Sweep {
       if (!stopped_[trial] && state_.find(batches_, trial) == nullptr) missing.push_back(trial);
     }
     if (!missing.empty()) run_high(batch);
-    for (const std::size_t trial : missing) {
-      if (trial > 0 && options_.should_stop && options_.should_stop())
-        fail(ErrorKind::kInterrupted, "{}",
-             options_.output_dir.empty() ? "stopped; without --output_dir nothing is kept"
-                                         : "stopped; the same command resumes");
-      if (trial > 0) run_trial(batch, trial);
+    if (!missing.empty() && missing.front() == 0) missing.erase(missing.begin());
+    ProcessGroup* group = options_.group;
+    const std::size_t at_once = group != nullptr ? group->size() * kTrialsPerExchange : 1;
+    for (std::size_t first = 0; first < missing.size(); first += at_once) {
+      const std::size_t count = std::min(at_once, missing.size() - first);
+      const std::vector<std::string> found = share_items(group, count, [&](std::size_t i) {
+        if (options_.should_stop && options_.should_stop())
+          fail(ErrorKind::kInterrupted, "{}",
+               options_.output_dir.empty() ? "stopped; without --output_dir nothing is kept"
+                                           : "stopped; the same command resumes");
+        return to_bytes({run_trial(batch, missing[first + i])});
+      });
+      for (std::size_t i = 0; i < count; ++i)
+        state_.add(batches_, missing[first + i], pass_of_bytes(found[i]));
+      done_ += count * batch.samples();
+      observer_.progress("questions x units", done_, total_,
+                         units_[unit_of(missing[first + count - 1])].name);
     }
     for (std::size_t trial = 0; trial <= num_trials_; ++trial) {
       if (stopped_[trial]) continue;
@@ -99,11 +114,13 @@ class Sweep {
     reference_ = batch.logits(head_, hidden_.data(), hidden, parallel_);
     if (state_.find(batches_, 0) == nullptr)
       state_.add(batches_, 0,
-                 batch.score(reference_, reference_, executions_.high().description()));
+                 {batch.score(reference_, reference_, executions_.high().description())});
   }
 
-  void run_trial(const tasks::SampleBatch& batch, std::size_t trial) {
-    const std::size_t unit = (trial - 1) / options_.low.size();
+  std::size_t unit_of(std::size_t trial) const { return (trial - 1) / options_.low.size(); }
+
+  std::vector<tasks::SampleScore> run_trial(const tasks::SampleBatch& batch, std::size_t trial) {
+    const std::size_t unit = unit_of(trial);
     const std::size_t low = (trial - 1) % options_.low.size();
     const std::size_t layer = units_[unit].first_layer;
     const std::size_t hidden = executions_.high().base().config().hidden;
@@ -111,12 +128,9 @@ class Sweep {
                           states_.data() + layer * batch.tokens() * hidden, workspace_,
                           hidden_.data(), parallel_);
     const std::vector<float> logits = batch.logits(head_, hidden_.data(), hidden, parallel_);
-    state_.add(batches_, trial,
-               batch.score(logits, reference_,
-                           fmt::format("unit {} ({}) at {} bits", units_[unit].name,
-                                       to_string(units_[unit].part), options_.low[low])));
-    done_ += batch.samples();
-    observer_.progress("questions x units", done_, total_, units_[unit].name);
+    return batch.score(logits, reference_,
+                       fmt::format("unit {} ({}) at {} bits", units_[unit].name,
+                                   to_string(units_[unit].part), options_.low[low]));
   }
 
   void stop_clear_trials() {
@@ -201,6 +215,9 @@ SensitivityResult measure_sensitivity(const SensitivityOptions& given, Observer&
       observer.info(
           fmt::format("{}: {} passes were measured before", options.output_dir, state.resumed()));
   }
+  if (options.group != nullptr)
+    Processes(options.group, observer).check_same(identity_of(model, units), member_difference);
+  state.share(options.group);
   observer.progress("questions x units", 0, reader->total() * units.size() * options.low.size(),
                     "");
   Sweep sweep(options, executions, head, units, state, reader->total(), pool, observer);

@@ -10,6 +10,7 @@
 
 #include "app/model_handle.h"
 #include "app/sensitivity/units.h"
+#include "core/process_group.h"
 #include "core/statistics.h"
 #include "tasks/table.h"
 
@@ -31,6 +32,9 @@ struct SensitivityOptions {
   std::uint64_t seed = 42;            // of hessian's random vectors
   int hessian_vectors = 1;            // passes over the samples, each with its own vectors
   std::function<bool()> should_stop;  // called between passes; may be empty
+  /// Processes that share the passes, started with the same options except output_dir, which is
+  /// rank 0's alone. Null: this one does all.
+  ProcessGroup* group = nullptr;
 };
 
 /// The cost of a unit at some bits: estimated where it has a score, else measured.

@@ -2,6 +2,7 @@
 #include "app/sensitivity/state.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "core/error.h"
 
@@ -11,13 +12,12 @@ namespace {
 
 constexpr std::int64_t kMaxIndex = 1'000'000'000;
 
-Json record_of(std::size_t batch, std::size_t trial, const std::vector<tasks::SampleScore>& scores,
-               double tokens_per_second) {
+Json record_of(std::size_t batch, std::size_t trial, const MeasuredPass& pass) {
   Json rows = Json::array();
-  for (const tasks::SampleScore& score : scores)
+  for (const tasks::SampleScore& score : pass.scores)
     rows.push_back({score.exact, score.f1, score.loss, score.kl});
   Json record = {{"batch", batch}, {"trial", trial}, {"scores", rows}};
-  if (tokens_per_second > 0) record["tokens_per_second"] = tokens_per_second;
+  if (pass.tokens_per_second > 0) record["tokens_per_second"] = pass.tokens_per_second;
   return record;
 }
 
@@ -43,6 +43,21 @@ std::vector<tasks::SampleScore> scores_of(const Json& record, const std::string&
 
 }  // namespace
 
+std::string to_bytes(const MeasuredPass& pass) {
+  std::string bytes(reinterpret_cast<const char*>(&pass.tokens_per_second), sizeof(double));
+  return bytes.append(reinterpret_cast<const char*>(pass.scores.data()),
+                      pass.scores.size() * sizeof(tasks::SampleScore));
+}
+
+MeasuredPass pass_of_bytes(const std::string& bytes) {
+  MeasuredPass pass;
+  std::memcpy(&pass.tokens_per_second, bytes.data(), sizeof(double));
+  pass.scores.resize((bytes.size() - sizeof(double)) / sizeof(tasks::SampleScore));
+  std::memcpy(pass.scores.data(), bytes.data() + sizeof(double),
+              pass.scores.size() * sizeof(tasks::SampleScore));
+  return pass;
+}
+
 SensitivityState::SensitivityState(const std::string& path, const Json& identity, bool overwrite)
     : path_(path), header_(run_header(identity)) {
   if (overwrite || !path_exists(path)) return;
@@ -53,16 +68,32 @@ SensitivityState::SensitivityState(const std::string& path, const Json& identity
       has_header = true;
       return;
     }
-    const auto batch = static_cast<std::size_t>(json_int(json, "batch", where, 0, kMaxIndex));
-    const auto trial = static_cast<std::size_t>(json_int(json, "trial", where, 0, kMaxIndex));
-    Pass& pass = passes_[{batch, trial}];
-    pass.scores = scores_of(json, where);
-    if (json.contains("tokens_per_second"))
-      pass.tokens_per_second = json_number(json, "tokens_per_second", where);
+    take(json, where);
   });
   QALOF_CHECK(has_header, ErrorKind::kCorruptFile, "{}: holds no line, expected a run's state",
               path);
   resumed_ = passes_.size();
+}
+
+void SensitivityState::take(const Json& record, const std::string& where) {
+  const auto batch = static_cast<std::size_t>(json_int(record, "batch", where, 0, kMaxIndex));
+  const auto trial = static_cast<std::size_t>(json_int(record, "trial", where, 0, kMaxIndex));
+  MeasuredPass& pass = passes_[{batch, trial}];
+  pass.scores = scores_of(record, where);
+  if (record.contains("tokens_per_second"))
+    pass.tokens_per_second = json_number(record, "tokens_per_second", where);
+}
+
+void SensitivityState::share(ProcessGroup* group) {
+  if (group == nullptr) return;
+  Json records = Json::array();
+  if (group->rank() == 0) {
+    for (const auto& [key, pass] : passes_)
+      records.push_back(record_of(key.first, key.second, pass));
+  }
+  const Json known = Json::parse(group->broadcast(records.dump()));
+  if (group->rank() == 0) return;
+  for (const Json& record : known) take(record, "the state of rank 0");
 }
 
 const std::vector<tasks::SampleScore>* SensitivityState::find(std::size_t batch,
@@ -76,11 +107,10 @@ double SensitivityState::tokens_per_second(std::size_t batch, std::size_t trial)
   return found == passes_.end() ? 0 : found->second.tokens_per_second;
 }
 
-void SensitivityState::add(std::size_t batch, std::size_t trial,
-                           std::vector<tasks::SampleScore> scores, double tokens_per_second) {
+void SensitivityState::add(std::size_t batch, std::size_t trial, MeasuredPass pass) {
   if (!journal_ && !path_.empty()) journal_ = RunJournal::create(path_, {header_});
-  if (journal_) journal_->append(record_of(batch, trial, scores, tokens_per_second));
-  passes_[{batch, trial}] = {std::move(scores), tokens_per_second};
+  if (journal_) journal_->append(record_of(batch, trial, pass));
+  passes_[{batch, trial}] = std::move(pass);
 }
 
 }  // namespace qalof::app

@@ -10,9 +10,19 @@
 #include <vector>
 
 #include "app/run_journal.h"
+#include "core/process_group.h"
 #include "tasks/samples.h"
 
 namespace qalof::app {
+
+/// What one pass over a batch gave.
+struct MeasuredPass {
+  std::vector<tasks::SampleScore> scores;
+  double tokens_per_second = 0;  // 0: not measured
+};
+/// As bytes, for other processes of a run.
+std::string to_bytes(const MeasuredPass& pass);
+MeasuredPass pass_of_bytes(const std::string& bytes);
 
 /// Not thread-safe.
 class SensitivityState {
@@ -29,17 +39,16 @@ class SensitivityState {
   /// The speed passed to add with the scores; 0 where none was.
   double tokens_per_second(std::size_t batch, std::size_t trial) const;
   /// Stores scores; when it returns they survive a kill of this process.
-  void add(std::size_t batch, std::size_t trial, std::vector<tasks::SampleScore> scores,
-           double tokens_per_second = 0);
+  void add(std::size_t batch, std::size_t trial, MeasuredPass pass);
+  /// Every process of the group knows the passes that process 0 knows. Null: nothing to do.
+  void share(ProcessGroup* group);
   /// Number of records found in the file at construction.
   std::size_t resumed() const { return resumed_; }
 
  private:
-  struct Pass {
-    std::vector<tasks::SampleScore> scores;
-    double tokens_per_second = 0;
-  };
-  std::map<std::pair<std::size_t, std::size_t>, Pass> passes_;
+  void take(const Json& record, const std::string& where);
+
+  std::map<std::pair<std::size_t, std::size_t>, MeasuredPass> passes_;
   std::string path_;  // "": in memory only
   Json header_;       // of a file that is created with the first record
   std::optional<RunJournal> journal_;

@@ -95,14 +95,14 @@ TrainBenchResult bench_among(const Processes& processes, const TrainBenchOptions
 
 TrainBenchResult run_train_bench(const TrainBenchOptions& given, Observer& observer) {
   TrainBenchOptions options = given;
-  constexpr std::chrono::seconds kTimeout{60};
-  const Processes processes(nullptr, kTimeout, options.model.threads, options.train.schedule,
-                            observer);
-  try {
-    return bench_among(processes, options);
-  } catch (const Error& error) {
-    processes.give_up(error);
-  }
+  const Processes processes = connect_processes({}, options.model.threads, observer);
+  options.model.shared_memory = processes.shared_memory();
+  TrainBenchResult result;
+  run_together(processes, [&] {
+    count_micro_batches(processes, options.model.threads, options.train.schedule);
+    result = bench_among(processes, options);
+  });
+  return result;
 }
 
 }  // namespace qalof::app

@@ -5,7 +5,6 @@
 
 #include "app/train/self_text.h"
 #include "core/error.h"
-#include "train/process_group.h"
 
 namespace qalof::app {
 

@@ -12,7 +12,10 @@ constexpr Named<bool> kReports[] = {{"none", false}, {"tensorboard", true}};
 
 void TrainRunOptions::list(OptionList& list) {
   list.group("model");
-  list.option("--model_name_or_path", model.model, "model directory")->required()->incidental();
+  list.option("--model_name_or_path", model.model,
+              "model directory, or org/name[@revision] on the hub")
+      ->required()
+      ->incidental();
   list.option("--adapter", adapter,
               "directory of adapters to start from: each width begins as the adapter and head that "
               "would serve it (default: fresh adapters)")
@@ -69,10 +72,7 @@ void TrainRunOptions::list(OptionList& list) {
   list.option("--threads", model.threads,
               "threads; 0 = QALOF_THREADS, else all, shared by the processes of a machine")
       ->incidental();
-  list.option("--ddp_timeout", ddp_timeout,
-              "under torchrun: seconds until a process that does not answer ends the run")
-      ->within(1, 86'400)
-      ->incidental();
+  processes.list(list);
 }
 
 }  // namespace qalof::app

@@ -8,6 +8,7 @@
 #include "core/file.h"
 #include "io/adapter_dir.h"
 #include "io/checkpoint.h"
+#include "io/hub/cache.h"
 #include "io/safetensors.h"
 #include "text/bpe_tokenizer.h"
 
@@ -35,7 +36,8 @@ Json default_plan(const TrainRunOptions& options, const ModelHandle& handle,
 void write_adapters(const std::string& path, const TrainRunOptions& options,
                     const ModelHandle& handle, const train::TrainedWeights& weights) {
   io::AdapterDir dir;
-  dir.base_id = handle.base->path();
+  const std::string repository = io::hub_repository_of(handle.base->path());
+  dir.base_id = repository.empty() ? handle.base->path() : repository;
   dir.base_sha256 = handle.base->source().sha256();
   dir.separator = task_of(options).pair_separator();
   dir.label_names = options.label_names;
@@ -114,7 +116,7 @@ void save_checkpoint(const TrainRunOptions& options, const ModelHandle& handle,
   write_weights(writer.directory(), options, handle, point.weights());
   write_run_state(writer.directory() + "/state.safetensors", state);
   write_json(writer.directory() + "/trainer_state.json", trainer_state);
-  write_identity(writer.directory(), identity);
+  write_identity(writer.directory(), identity, options.micro_batches_each);
   writer.commit();
   io::limit_checkpoints(options.output_dir, options.save_total_limit);
 }

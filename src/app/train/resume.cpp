@@ -67,10 +67,23 @@ bool holds_nothing_but_the_lock(const std::string& directory) {
 
 }  // namespace
 
-void write_identity(const std::string& directory, const Json& identity) {
+void write_identity(const std::string& directory, const Json& identity, std::size_t each) {
   const std::string path = directory + "/" + kRunFile;
-  const Json json = {{"format_version", kFormatVersion}, {"run", identity}};
+  const Json json = {
+      {"format_version", kFormatVersion}, {"run", identity}, {"micro_batches_each", each}};
   write_file_atomic(path, dump_json(json, path, 2) + "\n");
+}
+
+std::size_t stored_micro_batches(const std::string& directory, std::size_t each) {
+  const std::string path = directory + "/" + kRunFile;
+  if (!path_exists(path)) return 0;
+  const Json json = read_json_file(path);
+  const auto member = [](const Json& object, const char* key) {
+    return object.is_object() ? object.value(key, Json()) : Json();
+  };
+  if (member(json, "micro_batches_each") != each) return 0;
+  const Json total = member(member(member(json, "run"), "flags"), kMicroBatches);
+  return total.is_number_unsigned() ? total.get<std::size_t>() : 0;
 }
 
 RunDirectory::RunDirectory(const TrainRunOptions& options, const Json& identity,
@@ -100,7 +113,7 @@ void RunDirectory::claim(const Json& identity) {
   io::remove_checkpoints_after(options_.output_dir, goes_on ? resume_->checkpoint.step : -1);
   std::error_code ignored;
   fs::remove(options_.output_dir + "/" + kResultsFile, ignored);
-  write_identity(options_.output_dir, identity);
+  write_identity(options_.output_dir, identity, options_.micro_batches_each);
 }
 
 std::optional<io::CheckpointDir> RunDirectory::choose_checkpoint(Observer& observer) {

@@ -50,6 +50,12 @@ class RunDirectory {
 
 /// Name of the file that holds a run's identity, in its directory and its checkpoints.
 inline constexpr const char* kRunFile = "run.json";
-void write_identity(const std::string& directory, const Json& identity);
+/// each: micro-batches that every process was started with.
+void write_identity(const std::string& directory, const Json& identity, std::size_t each);
+/// Micro-batches of a step of the run that a directory holds, where it was started with this many
+/// for each process; 0 where there is none.
+std::size_t stored_micro_batches(const std::string& directory, std::size_t each);
+/// The flag of theirs.
+inline constexpr const char* kMicroBatches = "--gradient_accumulation_steps";
 
 }  // namespace qalof::app

@@ -1,9 +1,11 @@
 // Opens what a run needs, trains, scores and writes. See run.h.
 #include "app/train/run.h"
 
+#include <bit>
 #include <filesystem>
 #include <optional>
 
+#include "app/hub.h"
 #include "app/train/checkpoint.h"
 #include "app/train/data.h"
 #include "app/train/log.h"
@@ -26,7 +28,6 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr const char* kRangeTest = "range_test";
-constexpr const char* kMicroBatches = "--gradient_accumulation_steps";
 
 // What no other check below sees before the first file is written.
 void check_numbers(const TrainRunOptions& options) {
@@ -209,6 +210,9 @@ namespace {
 
 TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   Observer& observer = processes.observer();
+  options.model.model = local_path(options.model.model, io::HubUse::kModel, observer);
+  options.adapter = local_path(options.adapter, io::HubUse::kAdapter, observer);
+  options.teacher = local_path(options.teacher, io::HubUse::kAny, observer);
   check_options(options);
   const tasks::Task& task = task_of(options);
   options.train.head_kind = task.head_kind();
@@ -240,7 +244,7 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   observer.status("reading " + options.train_file);
   Json identity = run_identity(options, handle);
   if (!encoder.is_plain()) identity["special_tokens"] = special_tokens;
-  processes.check_same_run(identity);
+  processes.check_same(identity, identity_difference);
   RunDirectory directory(options, identity, processes);
   const bool writes_text = options.train_file == kTrainFileSelf;
   if (writes_text) directory.claim(identity);  // its text is written there
@@ -336,22 +340,47 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   return result;
 }
 
+// A launcher starts the same command on the processes that are left, or on more. A step then keeps
+// the micro-batches it had, and each process gets more or fewer of them.
+void keep_micro_batches(const Processes& processes, TrainRunOptions& options) {
+  std::size_t& total = options.train.schedule.gradient_accumulation_steps;
+  const std::size_t stored = std::stoul(processes.of_leader([&] {
+    return std::to_string(
+        options.overwrite_output_dir
+            ? 0
+            : stored_micro_batches(options.output_dir, options.micro_batches_each));
+  }));
+  const std::size_t count = processes.count();
+  if (stored == 0 || stored == total || stored % count != 0) return;
+  if (count > 1 && !std::has_single_bit(stored / count)) return;
+  total = stored;
+  processes.observer().info(
+      fmt::format("{} micro-batches a step, as this run began: {} in each of {} processes", stored,
+                  stored / count, count));
+}
+
 }  // namespace
 
 TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   TrainRunOptions options = given;
   train::ScheduleOptions& schedule = options.train.schedule;
-  const Processes processes(options.group, std::chrono::seconds(options.ddp_timeout),
-                            options.model.threads, schedule, observer);
+  const Processes processes =
+      options.group != nullptr
+          ? Processes(options.group, observer)
+          : connect_processes(options.processes, options.model.threads, observer);
   options.group = processes.group();
-  // A run may go on with more or fewer processes: what counts is the micro-batches of all.
-  if (options.flags.contains(kMicroBatches))
-    options.flags[kMicroBatches] = schedule.gradient_accumulation_steps;
-  try {
-    return run_among(processes, options);
-  } catch (const Error& error) {
-    processes.give_up(error);
-  }
+  options.model.shared_memory = processes.shared_memory();
+  TrainRunResult result;
+  run_together(processes, [&] {
+    options.micro_batches_each = schedule.gradient_accumulation_steps;
+    count_micro_batches(processes, options.model.threads, schedule);
+    keep_micro_batches(processes, options);
+    // A run may go on with more or fewer processes: what counts is the micro-batches of all.
+    if (options.flags.contains(kMicroBatches))
+      options.flags[kMicroBatches] = schedule.gradient_accumulation_steps;
+    result = run_among(processes, options);
+  });
+  return result;
 }
 
 }  // namespace qalof::app

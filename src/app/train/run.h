@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "app/model_handle.h"
+#include "app/processes.h"
 #include "core/json.h"
 #include "tasks/table.h"
 #include "train/options.h"
@@ -44,10 +45,12 @@ struct TrainRunOptions {
   std::string logging_dir;  // of events; "" = output_dir/runs
   /// What else tells runs apart: options by name (OptionList::identity).
   Json flags = Json::object();
-  /// Seconds after which a process that does not answer ends a run of several.
-  std::uint64_t ddp_timeout = 60;
+  ProcessOptions processes;
+  /// Micro-batches of a step that every process was started with; set by run_train, which counts
+  /// those of all in train.schedule.
+  std::size_t micro_batches_each = 1;
   /// The processes of the run; null: those that a launcher's variables tell of (process_group.h).
-  train::ProcessGroup* group = nullptr;
+  ProcessGroup* group = nullptr;
   /// For tests; see TrainHooks.
   std::function<void(const train::StepRecord&)> on_step;
   std::function<void(std::int64_t, std::span<float>)> on_gradients;

@@ -28,6 +28,7 @@ std::shared_ptr<const train::TeacherModel> open_teacher(const TrainRunOptions& o
               "--teacher {}: expected self or a directory of a model or of adapters", path);
   const bool has_adapters = io::holds_adapters(path);
   ModelOptions model;
+  model.shared_memory = options.model.shared_memory;
   model.model = has_adapters ? options.model.model : path;
   if (has_adapters) model.adapter = path;
   const ModelHandle handle = open_model(model, observer);

@@ -3,6 +3,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <cstring>
 #include <numeric>
 
 #include "core/error.h"
@@ -51,12 +52,27 @@ class Estimator {
         parallel_(parallel),
         base_(weights::model_for(inputs.network.base, inputs.network.plan.scheme)),
         resources_(base_->config(), parallel) {
-    const std::size_t linears = base_->linears().size();
-    weights_.assign(inputs.low.size(), std::vector<Sums>(linears));
-    activations_ = weights_;
+    totals_.resize(slots());
   }
 
-  void begin_batch(const PackedBatch& batch) { batch_ = &batch; }
+  void begin_batch(const PackedBatch& batch) {
+    batch_ = &batch;
+    of_windows_.assign(batch.windows() * slots(), {});
+  }
+  /// The sums of every window of the batch, for add.
+  std::string bytes() const {
+    return {reinterpret_cast<const char*>(of_windows_.data()),
+            of_windows_.size() * sizeof(of_windows_[0])};
+  }
+  /// Adds windows in their order.
+  void add(std::string_view bytes) {
+    std::vector<Sums> sums(bytes.size() / sizeof(Sums));
+    std::memcpy(sums.data(), bytes.data(), bytes.size());
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+      totals_[i % slots()].first += sums[i].first;
+      totals_[i % slots()].second += sums[i].second;
+    }
+  }
 
   void observe(std::size_t linear, const at::Tensor& x, const at::Tensor& dy,
                const at::Tensor& dinput) {
@@ -77,25 +93,27 @@ class Estimator {
                                           1.0F, kernels::Accumulate::kStore,
                                           dw.mutable_data_ptr<float>());
       for (std::size_t low = 0; low < inputs_.low.size(); ++low) {
-        add(weights_[low][linear],
+        Sums* sums = &of_windows_[w * slots()];
+        sums[slot(low, linear, 0)] =
             sums_of(dw.const_data_ptr<float>(), weight_changes[low].const_data_ptr<float>(), out,
-                    in, parallel_));
-        add(activations_[low][linear],
+                    in, parallel_);
+        sums[slot(low, linear, 1)] =
             sums_of(dinput.const_data_ptr<float>() + first * in,
-                    input_changes[low].const_data_ptr<float>() + first * in, rows, in, parallel_));
+                    input_changes[low].const_data_ptr<float>() + first * in, rows, in, parallel_);
       }
     }
   }
 
   FisherResult result(std::size_t windows) const {
     FisherResult result;
-    const auto mean = [&](const std::vector<std::vector<Sums>>& sums) {
+    const auto mean = [&](std::size_t part) {
       std::vector<std::vector<FisherEstimate>> means;
       const auto count = static_cast<double>(windows);
-      for (const std::vector<Sums>& linears : sums) {
+      for (std::size_t low = 0; low < inputs_.low.size(); ++low) {
         means.emplace_back();
-        for (std::size_t i = 0; i < linears.size(); ++i) {
-          const FisherEstimate estimate{linears[i].first / count, 0.5 * linears[i].second / count};
+        for (std::size_t i = 0; i < base_->linears().size(); ++i) {
+          const Sums& sums = totals_[slot(low, i, part)];
+          const FisherEstimate estimate{sums.first / count, 0.5 * sums.second / count};
           check_finite(estimate.first + estimate.second, "its estimate",
                        [&] { return base_->linears()[i].name; });
           means.back().push_back(estimate);
@@ -103,16 +121,17 @@ class Estimator {
       }
       return means;
     };
-    result.weights = mean(weights_);
-    result.activations = mean(activations_);
+    result.weights = mean(0);
+    result.activations = mean(1);
     return result;
   }
 
  private:
-  static void add(Sums& sums, const Sums& more) {
-    sums.first += more.first;
-    sums.second += more.second;
+  // part: 0 weights, 1 activations.
+  std::size_t slot(std::size_t low, std::size_t linear, std::size_t part) const {
+    return (low * base_->linears().size() + linear) * 2 + part;
   }
+  std::size_t slots() const { return inputs_.low.size() * base_->linears().size() * 2; }
 
   at::Tensor input_at(const at::Tensor& x, quant::BitWidth width) {
     weights::LinearCall call;
@@ -161,7 +180,8 @@ class Estimator {
   std::shared_ptr<const weights::BaseModel> base_;
   KernelResources resources_;
   const PackedBatch* batch_ = nullptr;
-  std::vector<std::vector<Sums>> weights_, activations_;  // [low][linear]
+  std::vector<Sums> of_windows_;  // [window, slot] of the batch
+  std::vector<Sums> totals_;      // [slot]
 };
 
 }  // namespace
@@ -184,16 +204,25 @@ FisherResult fisher_estimates(const FisherInputs& inputs, std::span<const Exampl
         estimator.observe(linear, x, dy, dinput);
       });
   const GraphPlan plan(inputs.network.plan, /*clip=*/0);
+  const std::vector<std::string> batches = share_batches(
+      inputs.group, {examples, inputs.tokens_per_batch},
+      [&](const PackedBatch& batch, std::size_t done, std::size_t /*index*/) {
+        estimator.begin_batch(batch);
+        LossParts parts;
+        const at::Tensor sum = window_loss_sum(*graph, batch, plan, view, inputs.head_kind, &parts);
+        check_finite(parts.hard, "the loss", [&] { return windows_text(batch, done); });
+        sum.backward();
+        if (inputs.on_batch) inputs.on_batch(done);
+        return std::string(reinterpret_cast<const char*>(&parts.hard), sizeof parts.hard) +
+               estimator.bytes();
+      });
   double loss = 0;
-  for_batches(examples, inputs.tokens_per_batch, [&](const PackedBatch& batch, std::size_t done) {
-    estimator.begin_batch(batch);
-    LossParts parts;
-    const at::Tensor sum = window_loss_sum(*graph, batch, plan, view, inputs.head_kind, &parts);
-    check_finite(parts.hard, "the loss", [&] { return windows_text(batch, done); });
-    sum.backward();
-    loss += parts.hard;
-    if (inputs.on_batch) inputs.on_batch(done);
-  });
+  for (const std::string& batch : batches) {
+    double hard = 0;
+    std::memcpy(&hard, batch.data(), sizeof hard);
+    loss += hard;
+    estimator.add(std::string_view(batch).substr(sizeof hard));
+  }
   FisherResult result = estimator.result(examples.size());
   result.loss = loss / static_cast<double>(examples.size());
   return result;

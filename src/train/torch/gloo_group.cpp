@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "core/error.h"
-#include "train/process_group.h"
+#include "train/connect.h"
 #include "train/torch/sum_tree.h"
 
 #ifdef QALOF_HAS_GLOO
@@ -168,33 +168,46 @@ class GlooGroup final : public ProcessGroup {
   // the values, whatever the number of processes, and an order that is ours.
   void sum(std::span<float> values, std::size_t contributors) override {
     const auto ranks = static_cast<std::int64_t>(launch_.size);
+    const auto own = static_cast<std::int64_t>(launch_.rank);
     const auto count = static_cast<std::int64_t>(values.size());
     const std::int64_t part = (count + ranks - 1) / ranks;
-    if (!mine_.defined() || mine_.numel() != part * ranks) {
-      mine_ = at::zeros({part * ranks}, at::kFloat);
+    if (!mine_.defined() || mine_.size(1) != part) {
+      mine_ = at::zeros({ranks, part}, at::kFloat);
       parts_ = at::empty({ranks, part}, at::kFloat);
     }
     std::memcpy(mine_.mutable_data_ptr<float>(), values.data(), values.size_bytes());
     exchange("a sum", [&] {
-      std::vector<std::int64_t> equal;
-      at::Tensor received = parts_.view({-1});
-      group_->alltoall_base(received, mine_, equal, equal)->wait();
+      // The sums come back into what they were made of: whoever sends one has read all of it.
+      Messages parts(*this), sums(*this);
+      for (const std::int64_t other : others()) parts.receive(parts_[other], other);
+      for (const std::int64_t other : others()) sums.receive(mine_[other], other);
+      for (const std::int64_t other : others()) parts.send(mine_[other], other);
+      parts_[own].copy_(mine_[own]);
+      parts.wait();
+      std::vector<at::Tensor> terms;
+      for (std::size_t i = 0; i < contributors; ++i)
+        terms.push_back(parts_[static_cast<std::int64_t>(i)]);
+      sum_of(terms);
+      mine_[own].copy_(terms.front());
+      for (const std::int64_t other : others()) sums.send(mine_[own], other);
+      sums.wait();
     });
-    std::vector<at::Tensor> terms;
-    for (std::size_t i = 0; i < contributors; ++i)
-      terms.push_back(parts_[static_cast<std::int64_t>(i)]);
-    sum_of(terms);
-    at::Tensor summed = terms.front();
-    exchange("a sum", [&] { group_->_allgather_base(mine_, summed)->wait(); });
     std::memcpy(values.data(), mine_.const_data_ptr<float>(), values.size_bytes());
   }
 
-  void gather(std::span<const double> numbers, std::span<double> all) override {
-    at::Tensor given = at::empty({static_cast<std::int64_t>(numbers.size())}, at::kDouble);
-    at::Tensor gathered = at::empty({static_cast<std::int64_t>(all.size())}, at::kDouble);
-    std::memcpy(given.mutable_data_ptr<double>(), numbers.data(), numbers.size_bytes());
-    exchange("numbers of a step", [&] { group_->_allgather_base(gathered, given)->wait(); });
-    std::memcpy(all.data(), gathered.const_data_ptr<double>(), all.size_bytes());
+  void gather(std::span<const std::byte> own, std::span<std::byte> all) override {
+    const auto ranks = static_cast<std::int64_t>(launch_.size);
+    const auto rank = static_cast<std::int64_t>(launch_.rank);
+    if (own.empty()) return;
+    at::Tensor gathered = at::empty({ranks, static_cast<std::int64_t>(own.size())}, at::kByte);
+    std::memcpy(gathered[rank].mutable_data_ptr(), own.data(), own.size());
+    exchange("results", [&] {
+      Messages messages(*this);
+      for (const std::int64_t other : others()) messages.receive(gathered[other], other);
+      for (const std::int64_t other : others()) messages.send(gathered[rank], other);
+      messages.wait();
+    });
+    std::memcpy(all.data(), gathered.const_data_ptr(), all.size());
   }
 
   std::string broadcast(const std::string& text) override {
@@ -228,6 +241,40 @@ class GlooGroup final : public ProcessGroup {
 
  private:
   using Clock = std::chrono::steady_clock;
+
+  // Messages between this process and each other, one either way. All that is received is announced
+  // before anything is sent: Gloo's announcement travels on the connection that carries the data,
+  // and behind data it would keep the other direction waiting.
+  class Messages {
+   public:
+    explicit Messages(GlooGroup& group) : group_(group), tag_(group.next_tag_++) {}
+    void receive(at::Tensor into, std::int64_t from) {
+      std::vector<at::Tensor> tensors = {std::move(into)};
+      works_.push_back(group_.group_->recv(tensors, static_cast<int>(from), tag_));
+    }
+    void send(at::Tensor values, std::int64_t to) {
+      std::vector<at::Tensor> tensors = {std::move(values)};
+      works_.push_back(group_.group_->send(tensors, static_cast<int>(to), tag_));
+    }
+    void wait() {
+      for (const auto& work : works_) {
+        if (!work->wait(group_.timeout_)) throw std::runtime_error("aborted");
+      }
+    }
+
+   private:
+    GlooGroup& group_;
+    int tag_;
+    std::vector<c10::intrusive_ptr<c10d::Work> > works_;
+  };
+
+  // Beginning with the next, so that not all send to the same.
+  std::vector<std::int64_t> others() const {
+    std::vector<std::int64_t> ranks;
+    for (std::size_t i = 1; i < launch_.size; ++i)
+      ranks.push_back(static_cast<std::int64_t>((launch_.rank + i) % launch_.size));
+    return ranks;
+  }
 
   // Connecting has several parts, which together may take as long as one exchange.
   std::chrono::milliseconds left_to_connect() const {
@@ -280,7 +327,8 @@ class GlooGroup final : public ProcessGroup {
   Clock::time_point connected_by_;
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
-  at::Tensor mine_, parts_;  // of sum
+  at::Tensor mine_, parts_;  // of sum, [ranks, part]
+  int next_tag_ = 0;
 };
 
 }  // namespace

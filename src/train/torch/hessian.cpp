@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "core/error.h"
@@ -106,17 +107,19 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
 
   HessianResult result;
   result.errors = quantization_errors(inputs, parallel);
-  std::vector<std::vector<double>> of_batches(weights.size());
-  std::vector<double> windows;  // [batch]
-  const auto run = [&](const PackedBatch& batch, std::size_t done) {
+  std::vector<at::Tensor> unmoved;
+  for (const at::Tensor& weight : weights) unmoved.push_back(weight.detach().clone());
+  // Per batch: its windows, its loss, and the product of every linear.
+  const auto run = [&](const PackedBatch& batch, std::size_t done, std::size_t index) {
     std::vector<at::Tensor> vectors;
     for (std::size_t i = 0; i < weights.size(); ++i)
-      vectors.push_back(signs(stream, windows.size(), i, weights[i]));
-    for (std::vector<double>& traces : of_batches) traces.push_back(0);
-    // Moves the weights to +step, to -step, and back.
+      vectors.push_back(signs(stream, index, i, weights[i]));
+    std::vector<double> found(2 + weights.size(), 0.0);
+    found[0] = static_cast<double>(batch.windows());
     const auto move = [&](double by) {
       const at::NoGradGuard no_grad;
-      for (std::size_t i = 0; i < weights.size(); ++i) at::Tensor(weights[i]).add_(vectors[i], by);
+      for (std::size_t i = 0; i < weights.size(); ++i)
+        at::Tensor(weights[i]).copy_(unmoved[i]).add_(vectors[i], by);
     };
     const auto add_products = [&](double factor) {
       LossParts parts;
@@ -124,23 +127,25 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
       check_finite(parts.hard, "the loss", [&] { return windows_text(batch, done); });
       const auto gradients = torch::autograd::grad({loss}, weights);
       for (std::size_t i = 0; i < weights.size(); ++i)
-        of_batches[i].back() +=
-            factor * (gradients[i] * vectors[i]).sum(at::kDouble).item<double>();
-      result.loss += 0.5 * parts.hard;
+        found[2 + i] += factor * (gradients[i] * vectors[i]).sum(at::kDouble).item<double>();
+      found[1] += 0.5 * parts.hard;
     };
     move(step);
     add_products(0.5 / step);
-    move(-2 * step);
+    move(-step);
     add_products(-0.5 / step);
-    move(step);
-    windows.push_back(static_cast<double>(batch.windows()));
+    if (inputs.on_batch) inputs.on_batch(done);
+    return std::string(reinterpret_cast<const char*>(found.data()), found.size() * sizeof(double));
   };
-  for (int pass = 0; pass < inputs.vectors; ++pass) {
-    for_batches(examples, inputs.tokens_per_batch, [&](const PackedBatch& batch, std::size_t done) {
-      run(batch, done);
-      if (inputs.on_batch)
-        inputs.on_batch(static_cast<std::uint64_t>(pass) * examples.size() + done);
-    });
+  std::vector<std::vector<double>> of_batches(weights.size());  // [linear][batch]
+  std::vector<double> windows;                                  // [batch]
+  for (const std::string& bytes :
+       share_batches(inputs.group, {examples, inputs.tokens_per_batch, inputs.vectors}, run)) {
+    std::vector<double> found(2 + weights.size());
+    std::memcpy(found.data(), bytes.data(), bytes.size());
+    windows.push_back(found[0]);
+    result.loss += found[1];
+    for (std::size_t i = 0; i < weights.size(); ++i) of_batches[i].push_back(found[2 + i]);
   }
   const double count = static_cast<double>(examples.size()) * inputs.vectors;
   for (const std::vector<double>& traces : of_batches) {

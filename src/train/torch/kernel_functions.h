@@ -57,10 +57,9 @@ inline bool is_given(const at::Tensor& tensor) { return tensor.numel() > 0; }
 /// whose scales are then applied to dy's columns.
 struct BackwardWeights {
   kernels::PackedMatrix matrix;  // [n, k]; without panels until made
-  std::vector<std::byte> panels;
-  std::vector<float> dy_scales;         // [k] or empty
-  std::vector<float> ones;              // [n], the scales of an integer product
-  std::vector<std::int32_t> code_sums;  // [n]
+  std::vector<std::byte> owned;  // what matrix points to, unless that is shared by processes
+  std::vector<float> dy_scales;  // [k] or empty
+  std::vector<float> ones;       // [n], the scales of an integer product
 };
 
 /// dx = dy W, plus sum where that is not null. input, where not null, is a low-rank product of dy

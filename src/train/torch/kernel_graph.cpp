@@ -306,7 +306,10 @@ class KernelGraph final : public Graph {
       entry.linear.call.bias = is_given(bias) ? bias.const_data_ptr<float>() : nullptr;
     } else {
       const weights::BaseModel& base = model_of(scheme);
-      use(base.packed(index, precision, scheme, *resources_.parallel), precision, entry);
+      use(base.packed(index, precision, scheme, *resources_.parallel), precision, entry,
+          base.shared_memory(),
+          fmt::format("{} linear {} of {} bits in {}", base.shared_name(), index,
+                      precision.weight.bits, quant::to_string(scheme.weights())));
       const std::vector<float>& bias = base.bias(index);
       entry.linear.call.bias = bias.empty() ? nullptr : bias.data();
     }
@@ -397,23 +400,25 @@ class KernelGraph final : public Graph {
     use(entry.owned->view, precision, entry);
   }
 
-  // Sets the forward form and makes the backward form from it.
-  void use(const kernels::PackedMatrix& packed, quant::Precision precision, Entry& entry) {
+  // Sets the forward form and makes the backward form from it. shared: of a frozen base's weights
+  // that processes share, or null; name tells them apart there.
+  void use(const kernels::PackedMatrix& packed, quant::Precision precision, Entry& entry,
+           SharedMemory* shared = nullptr, const std::string& name = "") {
     KernelLinear& linear = entry.linear;
     linear.call.precision = precision;
     linear.call.weight = packed;
     linear.backward = &entry.backward;
-    if (resources_.gradient.bits != 0) pack_backward(packed, entry.backward);
+    if (resources_.gradient.bits != 0) pack_backward(packed, entry.backward, shared, name);
     entry.is_ready = true;
   }
 
-  void pack_backward(const kernels::PackedMatrix& w, BackwardWeights& backward) {
+  void pack_backward(const kernels::PackedMatrix& w, BackwardWeights& backward,
+                     SharedMemory* shared, const std::string& name) {
     using kernels::WeightFormat;
     const bool is_integer = w.format == WeightFormat::kInt8 || w.format == WeightFormat::kInt4;
     const bool is_bf16 = w.format == WeightFormat::kBf16;
     int bits = is_integer || is_bf16 ? resources_.gradient.bits : 32;
     if (w.group != 0 || is_bf16) bits = std::max(bits, 16);
-    ParallelFor& parallel = *resources_.parallel;
     kernels::PackedMatrix& matrix = backward.matrix;
     matrix = {};
     matrix.format = bits == 32   ? WeightFormat::kF32
@@ -421,40 +426,65 @@ class KernelGraph final : public Graph {
                                  : WeightFormat::kInt8;
     matrix.n = w.k;
     matrix.k = w.n;
-    backward.panels.resize(kernels::packed_matrix_bytes(matrix.format, matrix.n, matrix.k));
-    matrix.panels = backward.panels.data();
-    if (bits == 32) {
+    const std::size_t panels = kernels::packed_matrix_bytes(matrix.format, matrix.n, matrix.k);
+    const std::size_t size = panels + (bits == 8 ? matrix.n * sizeof(std::int32_t) : 0);
+    const std::byte* bytes = nullptr;
+    if (shared != nullptr) {
+      bytes = shared
+                  ->get(fmt::format("{} from {} backward in {} bits", name,
+                                    static_cast<int>(w.format), bits),
+                        [&] {
+                          std::vector<std::byte> made(size);
+                          pack_transposed(w, matrix, made.data(), panels);
+                          return made;
+                        })
+                  .data();
+    } else {
+      backward.owned.resize(size);  // keeps the buffer of an earlier packing
+      pack_transposed(w, matrix, backward.owned.data(), panels);
+      bytes = backward.owned.data();
+    }
+    matrix.panels = bytes;
+    // Codes are exact in bf16; their scales are on the axis that is summed over, so dy takes them.
+    if (is_integer && w.group == 0 && bits != 32)
+      backward.dy_scales.assign(w.scales, w.scales + w.n);
+    if (bits != 8) return;
+    backward.ones.assign(matrix.n, 1.0F);
+    matrix.scales = backward.ones.data();
+    matrix.code_sums = reinterpret_cast<const std::int32_t*>(bytes + panels);
+  }
+
+  // Panels of w transposed, in the matrix's format; for integers followed by the sums of codes.
+  void pack_transposed(const kernels::PackedMatrix& w, const kernels::PackedMatrix& matrix,
+                       std::byte* bytes, std::size_t panels) {
+    using kernels::WeightFormat;
+    ParallelFor& parallel = *resources_.parallel;
+    if (matrix.format == WeightFormat::kF32) {
       const std::vector<float> reals = weights::unpack_reals(w, parallel);
       kernels::pack_f32(reals.data(), matrix.n, matrix.k, matrix.n, /*transposed=*/true,
-                        reinterpret_cast<float*>(backward.panels.data()), parallel);
+                        reinterpret_cast<float*>(bytes), parallel);
       return;
     }
-    if (w.group != 0 || is_bf16) {
+    if (w.group != 0 || w.format == WeightFormat::kBf16) {
       // Scales per group of inputs cannot be applied to dy: packs dequantized values, rounded where
       // they are not bf16.
       const std::vector<float> reals =
           transposed(weights::unpack_reals(w, parallel), w.n, w.k, parallel);
-      kernels::pack_bf16(reals.data(), matrix.n, matrix.k,
-                         reinterpret_cast<std::uint16_t*>(backward.panels.data()), parallel);
+      kernels::pack_bf16(reals.data(), matrix.n, matrix.k, reinterpret_cast<std::uint16_t*>(bytes),
+                         parallel);
       return;
     }
-    // Codes are exact in bf16; their scales are on the axis that is summed over, so dy takes them.
-    backward.dy_scales.assign(w.scales, w.scales + w.n);
     std::vector<std::int8_t> codes(w.n * w.k);
     kernels::unpack_codes(w, codes.data());
     codes = transposed(codes, w.n, w.k, parallel);
-    if (bits == 16) {
+    if (matrix.format == WeightFormat::kBf16) {
       const std::vector<float> values(codes.begin(), codes.end());
-      kernels::pack_bf16(values.data(), matrix.n, matrix.k,
-                         reinterpret_cast<std::uint16_t*>(backward.panels.data()), parallel);
+      kernels::pack_bf16(values.data(), matrix.n, matrix.k, reinterpret_cast<std::uint16_t*>(bytes),
+                         parallel);
       return;
     }
-    backward.code_sums.resize(matrix.n);
-    kernels::pack_codes(codes.data(), matrix.n, matrix.k, matrix.format, backward.panels.data(),
-                        backward.code_sums.data(), parallel);
-    backward.ones.assign(matrix.n, 1.0F);
-    matrix.scales = backward.ones.data();
-    matrix.code_sums = backward.code_sums.data();
+    kernels::pack_codes(codes.data(), matrix.n, matrix.k, matrix.format, bytes,
+                        reinterpret_cast<std::int32_t*>(bytes + panels), parallel);
   }
 
   std::shared_ptr<const weights::BaseModel> base_;

@@ -316,7 +316,7 @@ bool StepRunner::exchange(const Share& share, std::size_t passes, bool wants_sto
   }
   own.resize(count);
   std::vector<double> all(count * group.size());
-  group.gather(own, all);
+  group.gather(std::as_bytes(std::span(own)), std::as_writable_bytes(std::span(all)));
   bool stops = false;
   for (std::size_t rank = 0; rank < group.size(); ++rank) stops |= all[rank * count] != 0;
   batches.assign(share.count, std::vector<PassRecord>(passes));

@@ -11,8 +11,8 @@
 #include <span>
 #include <vector>
 
+#include "core/process_group.h"
 #include "core/random.h"
-#include "train/process_group.h"
 #include "train/step_plan.h"
 #include "train/torch/graph.h"
 #include "train/torch/loss.h"

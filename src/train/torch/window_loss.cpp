@@ -17,13 +17,28 @@ at::Tensor window_loss_sum(Graph& graph, const PackedBatch& batch, const GraphPl
                : class_loss_of(logits, {}, batch, {}, /*normalizer=*/1, parts);
 }
 
-void for_batches(std::span<const Example> examples, std::size_t tokens_per_batch,
-                 const std::function<void(const PackedBatch& batch, std::size_t done)>& run) {
-  for (std::size_t next = 0; next < examples.size();) {
-    PackedBatch batch;
-    while (next < examples.size() && batch.tokens() < tokens_per_batch) batch.add(examples[next++]);
-    run(batch, next);
+std::vector<std::string> share_batches(
+    ProcessGroup* group, const BatchedWindows& windows,
+    const std::function<std::string(const PackedBatch& batch, std::size_t done, std::size_t index)>&
+        run) {
+  const std::span<const Example> examples = windows.examples;
+  std::vector<std::size_t> ends;  // of the batches of a pass
+  for (std::size_t next = 0, tokens = 0; next < examples.size(); ++next) {
+    if (ends.empty() || tokens >= windows.tokens_per_batch) {
+      ends.push_back(next);
+      tokens = 0;
+    }
+    tokens += examples[next].ids.size();
+    ends.back() = next + 1;
   }
+  return share_items(group, ends.size() * static_cast<std::size_t>(windows.passes),
+                     [&](std::size_t index) {
+                       const std::size_t pass = index / ends.size(), own = index % ends.size();
+                       PackedBatch batch;
+                       for (std::size_t i = own == 0 ? 0 : ends[own - 1]; i < ends[own]; ++i)
+                         batch.add(examples[i]);
+                       return run(batch, pass * examples.size() + ends[own], index);
+                     });
 }
 
 std::string windows_text(const PackedBatch& batch, std::size_t done) {

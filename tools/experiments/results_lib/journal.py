@@ -2,6 +2,7 @@
 "Journal").
 """
 
+import contextlib
 import json
 import os
 import re
@@ -46,24 +47,52 @@ def decode_scores(coded):
     return scores
 
 
-class Journal:
-    """Lines by key. A line that a killed run cut off is dropped."""
+def shard_path(path, shard):
+    """Of the journal of one shard (I, N) beside the journal of all."""
+    return path.with_name(f"{path.stem}-{shard[0]}-of-{shard[1]}{path.suffix}")
 
-    def __init__(self, path):
-        self.path = path
+
+def read_lines(path):
+    lines = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # cut off by a kill
+                lines.append(json.loads(text))
+    return lines
+
+
+class Journal:
+    """Lines by key. A line that a killed run cut off is dropped. The journal of all also knows what
+    shards have written, and holds it from its next rewrite on.
+    """
+
+    def __init__(self, path, shard=None):
+        self.all = path
+        self.path = path if shard is None else shard_path(path, shard)
         self.header = {}
         self.lines = {}
         self.lock = threading.Lock()
-        if path.exists():
-            for text in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    line = json.loads(text)
-                except json.JSONDecodeError:
-                    continue
-                if "key" in line:
-                    self.lines[line["key"]] = line
-                else:
-                    self.header = line
+        for line in read_lines(self.path):
+            if "key" in line:
+                self.lines[line["key"]] = line
+            else:
+                self.header = line
+        if shard is None:
+            self._merge()
+
+    def _merge(self):
+        for path in [self.all, *sorted(self.all.parent.glob(f"{self.all.stem}-*-of-*.jsonl"))]:
+            if path != self.path:
+                for line in read_lines(path):
+                    if "key" in line:
+                        self.lines.setdefault(line["key"], line)
+
+    def knows(self, *keys):
+        """Looks into the journals of other shards too, which may have written since."""
+        with self.lock:
+            if not all(key in self.lines for key in keys):
+                self._merge()
+            return all(key in self.lines for key in keys)
 
     def add(self, line):
         with self.lock:

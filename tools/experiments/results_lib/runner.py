@@ -1,7 +1,10 @@
 """Runs a suite: trainings and evaluations as processes, each once, with a journal to go on from."""
 
 import concurrent.futures
+import contextlib
+import fcntl
 import json
+import os
 import pathlib
 import shlex
 import shutil
@@ -106,12 +109,15 @@ class Processes:
 
 
 class Runner:
-    def __init__(self, suite, output_dir, qalof, jobs, threads, report=print, device="cpu"):
+    def __init__(
+        self, suite, output_dir, qalof, jobs, threads, report=print, device="cpu", shard=None
+    ):
+        self.shard = shard  # (I, N): of N calls that share the work, this is number I; None: alone
         self.suite, self.qalof, self.threads, self.report = suite, qalof, threads, report
         self.device = device  # of training; an evaluation is the packed runtime's
         self.work = pathlib.Path(output_dir) / "work"
         self.work.mkdir(parents=True, exist_ok=True)
-        self.journal = journals.Journal(pathlib.Path(output_dir) / "scores.jsonl")
+        self.journal = journals.Journal(pathlib.Path(output_dir) / "scores.jsonl", shard)
         self.processes = Processes(jobs)
         self.version = subprocess.run(
             [qalof, "--version"], capture_output=True, text=True, check=True
@@ -134,9 +140,20 @@ class Runner:
         paths = {}
         for name, part in zip(("rest", "held_out"), parts, strict=True):
             path = self.work / f"{name}.json"
-            path.write_text(json.dumps(part), encoding="utf-8")
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(part), encoding="utf-8")
+            temporary.replace(path)
             paths[name] = str(path)
         return paths
+
+    @contextlib.contextmanager
+    def alone(self, name):
+        """Of all shards one at a time does what is called name. A killed one lets go."""
+        folder = self.work / "locks"
+        folder.mkdir(exist_ok=True)
+        with (folder / name).open("w", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def once(self, key, function):
         """The result of function, computed by the first who asks; others wait."""
@@ -214,13 +231,18 @@ class Runner:
         """The directory a training wrote, at the chosen rate unless rate is given."""
         stage = self.suite.stage(row, stage)
         key, rate, row = self._training(row, stage, seed, rate)
-        return self.once(("train", key), lambda: self._train(row, stage, seed, rate, key))
+
+        def train():
+            with self.alone(f"{row.id}-{stage}-{seed}-{key}"):
+                return self._train(row, stage, seed, rate, key)
+
+        return self.once(("train", key), train)
 
     def _train(self, row, stage, seed, rate, key):
         data, flags = self._data(stage)[0], self._train_flags(row, stage, rate)
         directory = self.work / f"{row.id}-{stage}-{seed}-{key}"
         done = directory / "all_results.json"
-        if key in self.journal.lines and done.exists():
+        if self.journal.knows(key) and done.exists():
             return str(directory)
         filled = fill(flags, self._places(stage, seed))
         command = [
@@ -269,7 +291,7 @@ class Runner:
         )
 
     def _score(self, row, evaluation, stage, seed, rate):
-        data, scored = self._data(stage)
+        scored = self._data(stage)[1]
         source = self.suite.row(row.source)
         train_key, rate, source = self._training(source, stage, seed, rate)
         flags = {**self.suite.eval, **evaluation.flags}
@@ -285,14 +307,25 @@ class Runner:
             ]
         )
         self._use(train_key, key)
-        if key in self.journal.lines and train_key in self.journal.lines:
-            return self.journal.lines[key]
-        places = self._places(stage, seed)
-        directory = self.trained(source, stage, seed, rate)
+        name = f"{row.id}-{evaluation.id}-{stage}-{seed}-{key}"
+        with self.alone(name):
+            if self.journal.knows(key, train_key):
+                return self.journal.lines[key]
+            directory = self.trained(source, stage, seed, rate)
+            line = self._measure(name, row, evaluation, stage, seed, rate, key, flags, directory)
+            self.journal.add(line)
+        self.report(
+            f"{row.id}@{evaluation.id} {stage} seed {seed} rate {rate:g}: EM {line['em']:.2f} "
+            f"F1 {line['f1']:.2f}"
+        )
+        return line
+
+    def _measure(self, name, row, evaluation, stage, seed, rate, key, flags, directory):
+        places, scored = self._places(stage, seed), self._data(stage)[1]
+        source = self._training(self.suite.row(row.source), stage, seed, rate)[2]
         model = ["--model_name_or_path", directory]
         if source.train["method"] != "full":
             model = ["--model_name_or_path", self.suite.model, "--adapter", directory]
-        name = f"{row.id}-{evaluation.id}-{stage}-{seed}-{key}"
         commands, packed = [], self.work / f"{name}.qalof"
         if evaluation.quantize is not None:
             commands.append(
@@ -347,11 +380,6 @@ class Runner:
             line["commands"] = [recorded(command) for command in commands]
         shutil.rmtree(output)
         packed.unlink(missing_ok=True)
-        self.journal.add(line)
-        self.report(
-            f"{row.id}@{evaluation.id} {stage} seed {seed} rate {rate:g}: EM {line['em']:.2f} "
-            f"F1 {line['f1']:.2f}"
-        )
         return line
 
     def chosen_rate(self, row):
@@ -378,13 +406,17 @@ class Runner:
         return rate
 
     def run(self, rows, seeds):
-        """Everything the table needs. Returns {what: error} of what failed."""
+        """Everything the table needs, or this shard's part of it. Returns {what: error} of what
+        failed.
+        """
         work = [
             (row, evaluation, seed)
             for row in rows
             for seed in seeds
             for evaluation in row.evaluations
         ]
+        if self.shard is not None:
+            work = work[self.shard[0] - 1 :: self.shard[1]]
         failed = {}
         with concurrent.futures.ThreadPoolExecutor(max(1, len(work))) as pool:
             futures = {
@@ -404,6 +436,8 @@ class Runner:
             except KeyboardInterrupt:
                 self.processes.stop()
                 raise
+        if self.shard is not None:
+            return failed
         complete = not failed and rows == self.suite.rows
         self.finish(self._order(seeds) if complete else None)
         return failed

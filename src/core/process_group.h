@@ -1,15 +1,15 @@
-// The processes that train one model together: which of them this one is, and what they exchange.
-// Started by torchrun, Slurm or Open MPI (docs/scaling.md).
+// The processes that share one run: which of them this one is, and what they exchange. Started by
+// torchrun, Slurm or Open MPI (docs/scaling.md).
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <span>
 #include <string>
+#include <vector>
 
-namespace qalof::train {
+namespace qalof {
 
 /// The place of this process among those that a launcher started.
 struct Launch {
@@ -39,8 +39,8 @@ class ProcessGroup {
   /// values becomes the sum over the first `contributors` processes, in the fixed binary tree of
   /// docs/numerics.md ("Sums over processes"): the same bits on every process.
   virtual void sum(std::span<float> values, std::size_t contributors) = 0;
-  /// Every process gives equally many numbers; all [size, numbers.size()] end up in `all`, by rank.
-  virtual void gather(std::span<const double> numbers, std::span<double> all) = 0;
+  /// Every process gives equally many bytes; all [size, own.size()] end up in `all`, by rank.
+  virtual void gather(std::span<const std::byte> own, std::span<std::byte> all) = 0;
   /// Process 0's text, on every process.
   virtual std::string broadcast(const std::string& text) = 0;
   /// Waits, however long it takes, until every process is here. Notices at once one that is gone.
@@ -49,9 +49,12 @@ class ProcessGroup {
   virtual bool report_failure(const std::string& reason) = 0;
 };
 
-/// Connects the processes of a launch over Gloo; blocks until all are there. Error{kUsage} where
-/// the port is taken, {kNetwork} where not all arrive in time, {kUnsupported} in a build without
-/// Gloo.
-std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds timeout);
+/// A text of every process, by rank; they may have any length. The group is as ProcessGroup's.
+std::vector<std::string> gather_texts(ProcessGroup& group, const std::string& own);
 
-}  // namespace qalof::train
+/// What compute returns for items 0 .. count-1, on every process: item i is computed by process
+/// i % size. A null group: this process computes all.
+std::vector<std::string> share_items(ProcessGroup* group, std::size_t count,
+                                     const std::function<std::string(std::size_t)>& compute);
+
+}  // namespace qalof

@@ -1,18 +1,19 @@
-// Launchers' variables, and sums that do not depend on who adds.
-#include <ATen/ATen.h>
+// Launchers' variables, and work that processes share.
 #include <gmock/gmock.h>
 
 #include <cstdlib>
 #include <map>
+#include <thread>
 
+#include "core/process_group.h"
 #include "support/error_of.h"
-#include "train/process_group.h"
-#include "train/torch/sum_tree.h"
+#include "support/group_of_threads.h"
 
-namespace qalof::train {
+namespace qalof {
 namespace launch_test {
 
 using qalof::testing::error_of;
+using qalof::testing::GroupOfThreads;
 using ::testing::HasSubstr;
 using Variables = std::map<std::string, std::string>;
 
@@ -116,58 +117,32 @@ TEST(Launch, ContradictionsAreNamed) {
   EXPECT_THAT(message("RANK", "first"), HasSubstr("RANK: "));
 }
 
-// Terms whose sum depends on the order.
-std::vector<at::Tensor> terms_of(std::size_t count) {
-  std::vector<at::Tensor> terms;
-  for (std::size_t i = 0; i < count; ++i) {
-    const double scale = i % 3 == 0 ? 1e7 : 1.0;
-    terms.push_back(at::sin(at::arange(64, at::kFloat) * 1.7 + static_cast<double>(i) * 0.9) *
-                    scale);
-  }
-  return terms;
-}
-
-at::Tensor sum_in_tree(std::vector<at::Tensor> terms) {
-  for (at::Tensor& term : terms) term = term.clone();
-  sum_of(terms);
-  return terms.front();
-}
-
-at::Tensor sum_one_by_one(const std::vector<at::Tensor>& terms) {
-  at::Tensor buffer = at::empty({64}, at::kFloat);
-  SumTree tree(buffer);
-  for (const at::Tensor& term : terms) {
-    buffer.copy_(term);
-    tree.add();
-  }
-  tree.finish();
-  return buffer.clone();
-}
-
-TEST(SumTree, IsTheTreeOfItsDefinition) {
-  const std::vector<at::Tensor> t = terms_of(7);
-  const at::Tensor expected = ((t[0] + t[1]) + (t[2] + t[3])) + ((t[4] + t[5]) + t[6]);
-  EXPECT_TRUE(at::equal(sum_in_tree(t), expected));
-  const at::Tensor in_order = ((((((t[0] + t[1]) + t[2]) + t[3]) + t[4]) + t[5]) + t[6]);
-  EXPECT_FALSE(at::equal(in_order, expected));
-}
-
-TEST(SumTree, DoesNotDependOnWhoAddsWhat) {
-  for (std::size_t count = 1; count <= 17; ++count) {
-    const std::vector<at::Tensor> terms = terms_of(count);
-    const at::Tensor expected = sum_in_tree(terms);
-    EXPECT_TRUE(at::equal(sum_one_by_one(terms), expected)) << count;
-    for (const std::size_t each : {1U, 2U, 4U, 8U, 16U}) {
-      std::vector<at::Tensor> sums;
-      for (std::size_t first = 0; first < count; first += each) {
-        const auto at = terms.begin() + static_cast<std::ptrdiff_t>(first);
-        sums.push_back(
-            sum_one_by_one({at, at + static_cast<std::ptrdiff_t>(std::min(each, count - first))}));
+TEST(ShareItems, EveryItemIsComputedOnceAndKnownToAll) {
+  for (const std::size_t ranks : {1, 2, 3, 5}) {
+    for (const std::size_t count : {0, 1, 3, 4, 17}) {
+      GroupOfThreads::Meeting meeting(ranks);
+      std::vector<int> computed(count);
+      std::vector<std::vector<std::string>> results(ranks);
+      std::vector<std::thread> threads;
+      for (std::size_t rank = 0; rank < ranks; ++rank) {
+        threads.emplace_back([&, rank] {
+          GroupOfThreads group(meeting, rank);
+          results[rank] = share_items(&group, count, [&](std::size_t item) {
+            EXPECT_EQ(item % ranks, rank);
+            ++computed[item];
+            return std::string(item * 7 % 5, static_cast<char>('a' + item));  // some are empty
+          });
+        });
       }
-      EXPECT_TRUE(at::equal(sum_in_tree(sums), expected)) << count << " by " << each;
+      for (std::thread& thread : threads) thread.join();
+      const std::vector<std::string> alone = share_items(nullptr, count, [](std::size_t item) {
+        return std::string(item * 7 % 5, static_cast<char>('a' + item));
+      });
+      for (const auto& result : results) EXPECT_EQ(result, alone) << ranks << " of " << count;
+      EXPECT_EQ(computed, std::vector<int>(count, 1));
     }
   }
 }
 
 }  // namespace launch_test
-}  // namespace qalof::train
+}  // namespace qalof

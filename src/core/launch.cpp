@@ -4,9 +4,9 @@
 
 #include "core/error.h"
 #include "core/flag_values.h"
-#include "train/process_group.h"
+#include "core/process_group.h"
 
-namespace qalof::train {
+namespace qalof {
 
 namespace {
 
@@ -96,4 +96,4 @@ Launch launch_of_environment() {
   return {};
 }
 
-}  // namespace qalof::train
+}  // namespace qalof
