@@ -92,16 +92,17 @@ std::string tokenizer_json(const BpeParts& parts, const std::string& where) {
                       {"ignore_merges", parts.ignores_merges},
                       {"vocab", std::move(vocabulary)},
                       {"merges", std::move(merges)}};
-  const Json json = {
-      {"version", "1.0"},
-      {"truncation", nullptr},
-      {"padding", nullptr},
-      {"added_tokens", std::move(added)},
-      {"normalizer", parts.normalizer},
-      {"pre_tokenizer", parts.steps.is_null() ? pre_tokenizer(parts.pre_tokenizer) : parts.steps},
-      {"post_processor", post_processor(parts)},
-      {"decoder", parts.decoder},
-      {"model", model}};
+  const Json json = {{"version", "1.0"},
+                     {"truncation", nullptr},
+                     {"padding", nullptr},
+                     {"added_tokens", std::move(added)},
+                     {"normalizer", parts.normalizer},
+                     {"pre_tokenizer", parts.steps.is_null() && parts.pre_tokenizer
+                                           ? pre_tokenizer(*parts.pre_tokenizer)
+                                           : parts.steps},
+                     {"post_processor", post_processor(parts)},
+                     {"decoder", parts.decoder},
+                     {"model", model}};
   return dump_json(json, where, 1) + "\n";
 }
 

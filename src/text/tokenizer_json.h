@@ -27,11 +27,11 @@ struct BpeParts {
   std::vector<Added> added;  // matched in text literally
   // Members of tokenizer.json as they stand there; null: none. steps: its pre_tokenizer.
   Json normalizer, decoder = byte_level_step(true), steps;
-  PreTokenizer pre_tokenizer = PreTokenizer::kGpt2;  // where steps is null
-  bool ignores_merges = false;                       // a word that is a token is taken whole
-  bool falls_back_to_bytes = false;                  // characters without a token become <0x00> ..
-  std::optional<std::size_t> unknown;                // id of the token for characters without one
-  std::optional<std::size_t> bos, eos;               // ids of tokens before and after every text
+  std::optional<PreTokenizer> pre_tokenizer = PreTokenizer::kGpt2;  // where steps is null
+  bool ignores_merges = false;          // a word that is a token is taken whole
+  bool falls_back_to_bytes = false;     // characters without a token become <0x00> ..
+  std::optional<std::size_t> unknown;   // id of the token for characters without one
+  std::optional<std::size_t> bos, eos;  // ids of tokens before and after every text
 };
 
 /// The text of the file. Error{kBadInput} where a token is not UTF-8 or occurs twice; where names

@@ -6,8 +6,10 @@ the merged Hugging Face directory in transformers, and the adapter as llama.cpp'
 GGUF base. The reference is transformers with peft in f32. A quantized file is compared with the
 weights that it holds: `qalof import` reads it back, and transformers runs them; its matrices have
 the bits that gguf-py gives. Losses are means over the tokens of one text and must agree to
---tolerance; those of quantized matrices, which llama.cpp multiplies with activations in 8 bits, to
---quantized_tolerance. Exit status 1 otherwise. Needs torch, transformers, peft, gguf and llama_cpp.
+--tolerance; those of files for which llama.cpp rounds activations (to 8 bits, or to bfloat16), to
+--rounded_tolerance. With --tokenizers, only ids are compared, for the tokenizer.json files given,
+with Hugging Face tokenizers. Exit status 1 otherwise. Needs torch, transformers, peft, gguf and
+llama_cpp.
 
   tools/interop/check_gguf_export.py --qalof build/release/qalof [--families llama qwen3]
   tools/interop/check_gguf_export.py --qalof build/release/qalof --model smollm2 --types f16 q8_0
@@ -217,13 +219,24 @@ def check_bits(path: pathlib.Path, kind: str, model: pathlib.Path) -> int:
     return checked
 
 
+def model_with_tokenizer(tokenizer: pathlib.Path, directory: pathlib.Path) -> None:
+    """A tiny Llama with a row of the embedding for each token."""
+    loaded = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tokenizer))
+    sizes = {**SIZES, "vocab_size": max(loaded.get_vocab().values()) + 1, "hidden_size": 32}
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    config = transformers.LlamaConfig(**{**sizes, **ends, "tie_word_embeddings": True})
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+    shutil.copy(tokenizer, directory / "tokenizer.json")
+
+
 class Check:
     def __init__(self, args: argparse.Namespace):
         self.qalof, self.failed = args.qalof.resolve(), 0
-        self.tolerance, self.quantized = args.tolerance, args.quantized_tolerance
+        self.tolerance, self.rounded = args.tolerance, args.rounded_tolerance
 
     def compare(self, what: str, found: float, expected: float) -> None:
-        bad = not abs(found - expected) <= (self.quantized if " q" in what else self.tolerance)
+        is_rounded = what.split()[-1] in ("bf16", "q8_0", "q4_0", "q4_1")
+        bad = not abs(found - expected) <= (self.rounded if is_rounded else self.tolerance)
         self.failed += bad
         print(f"{what:40} {found:.5f} expected {expected:.5f}{'  FAILED' if bad else ''}")
 
@@ -263,10 +276,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--qalof", type=pathlib.Path, required=True)
     parser.add_argument("--model", type=pathlib.Path, help="instead of random models")
+    parser.add_argument("--tokenizers", type=pathlib.Path, nargs="+", default=[])
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--types", nargs="+", default=list(TYPES)[1:], choices=list(TYPES))
     parser.add_argument("--tolerance", type=float, default=1e-3)
-    parser.add_argument("--quantized_tolerance", type=float, default=5e-3)
+    parser.add_argument("--rounded_tolerance", type=float, default=5e-3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
@@ -276,6 +290,17 @@ def main() -> int:
     llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
     check = Check(args)
     with tempfile.TemporaryDirectory() as directory:
+        for tokenizer in args.tokenizers:
+            work = pathlib.Path(directory, "tokenizer")
+            model_with_tokenizer(tokenizer, work)
+            check.export(work, "gguf", work / "m.gguf")
+            check_tokenizer(work / "m.gguf", work)
+            run(check.qalof, "import", work / "m.gguf", "--output_dir", work / "back")
+            check_tokenizer(work / "m.gguf", work / "back")
+            print(f"{tokenizer}: ids equal")
+            shutil.rmtree(work)
+        if args.tokenizers:
+            return 0
         if args.model:
             check.model(args.model.name, args.model.resolve(), pathlib.Path(directory), args.types)
             return 1 if check.failed else 0

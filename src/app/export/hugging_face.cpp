@@ -1,8 +1,11 @@
 // Exports to a Hugging Face directory: weights, config, tokenizer, as one tree that appears at
 // once.
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <cstdio>
 #include <filesystem>
 
 #include "app/export/formats.h"
@@ -52,18 +55,26 @@ class NewTree {
   const std::string& directory() const { return temporary_; }
   void commit() {
     sync_directory(temporary_);
-    // rename(2) replaces an empty directory, no other.
+    // rename(2) replaces an empty directory, no other. Exchanged, the old one is under the
+    // temporary name, and goes with it.
+    const bool replaces = is_directory(path_) && !fs::is_empty(path_);
+    if (!replaces) {
+      rename_path(temporary_, path_);
+      return;
+    }
+    if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) == 0)
+      return;
+    // A file system without exchange: for a moment neither is there.
     const std::string replaced = fmt::format("{}.replaced-{}", path_, ::getpid());
-    const bool moves = is_directory(path_) && !fs::is_empty(path_);
-    if (moves) rename_path(path_, replaced);
+    rename_path(path_, replaced);
     try {
       rename_path(temporary_, path_);
     } catch (const Error&) {
-      if (moves) rename_path(replaced, path_);
+      rename_path(replaced, path_);
       throw;
     }
     std::error_code ignored;
-    if (moves) fs::remove_all(replaced, ignored);
+    fs::remove_all(replaced, ignored);
   }
 
  private:

@@ -109,6 +109,8 @@ void add_model(const GgufArchitecture& architecture, const model::ModelConfig& c
     const std::size_t window = config.window(layer);
     if (window != 0) smallest = smallest == 0 ? window : std::min(smallest, window);
   }
+  // Of Phi-3, files tell the window, although llama.cpp does not keep to it.
+  if (architecture.is_partly_rotary) keys.size("attention.sliding_window", smallest);
   if (!architecture.has_windows && smallest != 0 && smallest < config.max_positions) {
     observer.warn(fmt::format(
         "{}: has windows of {} tokens, which llama.cpp lacks for {}: it computes texts of more "

@@ -89,6 +89,7 @@ class TokenizerReader {
   void set_sentencepiece(text::BpeParts& parts) const {
     parts.merges = merges_of_scores();
     parts.falls_back_to_bytes = true;
+    parts.pre_tokenizer.reset();
     const auto unknown = std::find(types_.begin(), types_.end(), TokenType::kUnknown);
     if (unknown != types_.end()) parts.unknown = static_cast<std::size_t>(unknown - types_.begin());
     const Json replace = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "▁"}};

@@ -109,6 +109,12 @@ bool is_byte_token(const std::string& token) {
          kHex.find(token[4]) != std::string_view::npos;
 }
 
+void replace_all(std::string& text, std::string_view from, std::string_view to) {
+  for (std::size_t at = text.find(from); at != std::string::npos;
+       at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
+}
+
 TokenTable table_of(const TokenizerFiles& files, const text::BpeTokenizer& tokenizer,
                     std::size_t rows, bool is_sentencepiece) {
   TokenTable table{std::vector<std::string>(rows),
@@ -134,6 +140,12 @@ TokenTable table_of(const TokenizerFiles& files, const text::BpeTokenizer& token
   } else {
     // Files without tokenizer.json name no others.
     for (const auto& [token, id] : tokenizer.added_tokens()) put(token, id, TokenType::kControl);
+  }
+  if (is_sentencepiece) {
+    // SentencePiece writes spaces as U+2581; llama.cpp looks for user-defined tokens in the text
+    // itself.
+    for (std::size_t id = 0; id < rows; ++id)
+      if (table.types[id] == TokenType::kUserDefined) replace_all(table.tokens[id], "▁", " ");
   }
   if (is_sentencepiece && files.json["model"].contains("unk_token") &&
       files.json["model"]["unk_token"].is_string()) {
