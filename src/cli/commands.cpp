@@ -42,6 +42,8 @@ constexpr Command kCommands[] = {
      "a shorter prompt, a smaller --prefill_chunk, or fewer --max_new_tokens or --kv_bits need "
      "less",
      run_generate},
+    {"chat", "a conversation in the terminal", false,
+     "a shorter conversation, or fewer --max_new_tokens or --kv_bits need less", run_chat},
     {"bench", "speed on this machine", false,
      "a smaller --batch, or fewer --prompt_tokens or --new_tokens, need less", run_bench},
     {"metric", "official SQuAD scores of a predictions file", false, "smaller files need less",

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "app/import/formats.h"
+#include "app/import/gguf_chat.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "core/finite.h"
@@ -312,6 +313,9 @@ ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
   io::write_model_weights(options.output_dir, tensors, options.bf16,
                           [&] { observer.progress("tensors", ++done, work.size(), ""); });
   write_file_atomic((directory / "tokenizer.json").string(), tokenizer);
+  if (const std::string warning = write_gguf_chat_template(file, options.output_dir);
+      !warning.empty())
+    observer.warn(warning);
   // Written last, so that a directory with a config is complete.
   write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");
   return {"GGUF file", options.output_dir, {options.output_dir}, work.size()};
