@@ -9,6 +9,7 @@
 #include "core/file.h"
 #include "core/hash.h"
 #include "io/adapter_dir.h"
+#include "text/chat_template.h"
 
 namespace qalof::app {
 
@@ -193,6 +194,9 @@ text::BpeTokenizer open_tokenizer(const ModelHandle& handle, Observer* observer)
 
 text::TextEncoder open_encoder(const ModelHandle& handle, Observer& observer) {
   text::TextEncoder encoder(open_tokenizer(handle, &observer), handle.parse_special);
+  const std::string& path = handle.base->path();
+  encoder.set_chat_files(
+      handle.packed_files.empty() ? text::chat_template_files(path) : handle.packed_files, path);
   const text::TextTemplate& around = encoder.text_template();
   if (around.size() > 0) {
     const auto shown = [&](const std::vector<std::int32_t>& ids) {

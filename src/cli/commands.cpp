@@ -48,6 +48,8 @@ constexpr Command kCommands[] = {
      "a shorter prompt, a smaller --prefill_chunk, or fewer --max_new_tokens or --kv_bits need "
      "less",
      run_generate},
+    {"chat", "a conversation in the terminal", false, Launched::kAlone,
+     "a shorter conversation, or fewer --max_new_tokens or --kv_bits need less", run_chat},
     {"serve", "HTTP service: adapter and precision per request", false, Launched::kAlone,
      "a smaller --kv_cache_mb, fewer --max_sequences or a smaller --prefill_chunk need less",
      run_serve},

@@ -47,6 +47,7 @@ void run_inspect(std::vector<std::string> arguments);
 void run_sensitivity(std::vector<std::string> arguments);
 void run_generate(std::vector<std::string> arguments);
 void run_serve(std::vector<std::string> arguments);
+void run_chat(std::vector<std::string> arguments);
 void run_bench(std::vector<std::string> arguments);
 void run_report(std::vector<std::string> arguments);
 void run_doctor(std::vector<std::string> arguments);

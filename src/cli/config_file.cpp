@@ -64,24 +64,29 @@ std::string scalar_text(const Json& value, const std::string& where) {
 
 }  // namespace
 
-std::vector<ConfigEntry> read_config_file(const std::string& path) {
-  const Json config =
-      path.ends_with(".json") ? read_json_file(path, kMaxConfigBytes) : read_toml(path);
+Json read_config_tree(const std::string& path) {
+  Json config = path.ends_with(".json") ? read_json_file(path, kMaxConfigBytes) : read_toml(path);
   QALOF_CHECK(config.is_object(), ErrorKind::kBadInput, "{}: found {}, expected an object of flags",
               path, config.type_name());
+  return config;
+}
+
+std::vector<std::string> config_texts(const Json& value, const std::string& where) {
+  if (!value.is_array()) return {scalar_text(value, where)};
+  QALOF_CHECK(!value.empty(), ErrorKind::kBadInput,
+              "{}: found an empty list, expected at least one value", where);
+  std::vector<std::string> texts;
+  for (const Json& item : value) texts.push_back(scalar_text(item, where));
+  return texts;
+}
+
+std::vector<ConfigEntry> read_config_file(const std::string& path) {
+  const Json config = read_config_tree(path);
   std::vector<ConfigEntry> entries;
   for (const auto& [key, value] : config.items()) {
     if (value.is_null()) continue;
-    const std::string where = fmt::format("{}: {}", path, key);
-    ConfigEntry entry{key, {}, value.is_array()};
-    if (entry.is_list) {
-      QALOF_CHECK(!value.empty(), ErrorKind::kBadInput,
-                  "{}: found an empty list, expected at least one value", where);
-      for (const Json& item : value) entry.values.push_back(scalar_text(item, where));
-    } else {
-      entry.values.push_back(scalar_text(value, where));
-    }
-    entries.push_back(std::move(entry));
+    entries.push_back(
+        {key, config_texts(value, fmt::format("{}: {}", path, key)), value.is_array()});
   }
   return entries;
 }

@@ -21,23 +21,45 @@ double seconds_between(Clock::time_point start, Clock::time_point end) {
   return std::chrono::duration<double>(end - start).count();
 }
 
+}  // namespace
+
 // The buffers of one generation, and the step from new tokens to logits.
-class Steps {
+class GenerationSteps {
  public:
-  Steps(const Execution& execution, std::size_t capacity, std::size_t chunk, ParallelFor& parallel,
-        Profile* profile)
+  // memory: what earlier generations left, if it serves this execution.
+  GenerationSteps(const Execution& execution, KvMemory& memory, std::size_t capacity,
+                  std::size_t chunk, ParallelFor& parallel, Profile* profile)
       : execution_(&execution),
         parallel_(parallel),
         profile_(profile),
-        cache_(execution.base().config(), execution.kv(), capacity),
+        memory_(memory),
         chunk_(chunk),
         hidden_(chunk * execution.base().config().hidden),
-        logits_(execution.base().config().vocab_size) {}
+        logits_(execution.base().config().vocab_size) {
+    if (memory_.execution_ == &execution && memory_.cache_ &&
+        memory_.cache_->capacity() >= capacity)
+      return;
+    memory_.clear();
+    memory_.cache_.emplace(execution.base().config(), execution.kv(), capacity);
+    memory_.execution_ = &execution;
+  }
 
+  // Reads a prompt, less what was read before; returns the number of tokens that were.
+  std::size_t begin(std::span<const std::int32_t> prompt) {
+    const auto [kept, unused] =
+        std::ranges::mismatch(memory_.ids_, prompt.first(prompt.size() - 1));
+    const auto count = static_cast<std::size_t>(kept - memory_.ids_.begin());
+    memory_.cache_->truncate(count);
+    memory_.ids_.resize(count);
+    feed(prompt.subspan(count));
+    return count;
+  }
   void feed(std::span<const std::int32_t> ids) {
     for (std::size_t first = 0; first < ids.size(); first += chunk_) {
-      const Sequence sequence{ids.subspan(first, std::min(chunk_, ids.size() - first)), &cache_};
+      const Sequence sequence{ids.subspan(first, std::min(chunk_, ids.size() - first)),
+                              &*memory_.cache_};
       forward(*execution_, {&sequence, 1}, workspace_, hidden_.data(), parallel_, profile_);
+      memory_.ids_.insert(memory_.ids_.end(), sequence.ids.begin(), sequence.ids.end());
       last_ = sequence.ids.size() - 1;
     }
   }
@@ -49,7 +71,8 @@ class Steps {
         &execution.base() == &execution_->base() && execution.kv() == execution_->kv();
     execution_ = &execution;
     if (continues) return;
-    cache_ = KvCache(execution.base().config(), execution.kv(), cache_.capacity());
+    memory_.cache_ = KvCache(execution.base().config(), execution.kv(), memory_.cache_->capacity());
+    memory_.ids_.clear();
     feed(prompt);
     feed(ids);
   }
@@ -63,20 +86,24 @@ class Steps {
               &workspace_.linear);
     return logits_;
   }
-  std::size_t kv_bytes() const { return cache_.bytes(); }
+  std::size_t kv_bytes() const { return memory_.bytes(); }
 
  private:
   const Execution* execution_;
   ParallelFor& parallel_;
   Profile* profile_;
-  KvCache cache_;
+  KvMemory& memory_;
   DecoderWorkspace workspace_;
   std::size_t chunk_;  // tokens per forward pass
   std::vector<float> hidden_, logits_;
   std::size_t last_ = 0;
 };
 
-}  // namespace
+void KvMemory::clear() {
+  execution_ = nullptr;
+  ids_.clear();
+  cache_.reset();
+}
 
 std::string to_string(StopReason reason) {
   switch (reason) {
@@ -116,6 +143,8 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
               "--max_new_tokens: found 0, expected at least 1");
   QALOF_CHECK(options.prefill_chunk >= 1, ErrorKind::kUsage,
               "--prefill_chunk: found 0, expected at least 1");
+  QALOF_CHECK(options.memory == nullptr || !options.execution_at, ErrorKind::kUsage,
+              "a generation that switches between executions keeps no memory");
   // The last token is chosen but not fed, so it takes no position.
   const std::size_t room = config.max_length() - prompt.size() + 1;
   const std::size_t limit = std::min(options.max_new_tokens, room);
@@ -125,7 +154,15 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
   Sampler sampler(options.sampling);
   text::TextStream stream(options.stop_strings);
   text::TokenDecoder decoder = text::TokenDecoder::after_prompt(tokenizer, prompt);
-  Steps steps(execution, prompt.size() + limit - 1, chunk, parallel, profile);
+  // Memory that lasts has room for turns to come.
+  constexpr std::size_t kRoom = 1024;
+  const std::size_t needed = prompt.size() + limit - 1;
+  KvMemory own;
+  GenerationSteps steps(execution, options.memory != nullptr ? *options.memory : own,
+                        options.memory != nullptr
+                            ? std::min(config.max_length(), std::max(kRoom, 2 * needed))
+                            : needed,
+                        chunk, parallel, profile);
 
   Generation result;
   result.prompt_tokens = prompt.size();
@@ -139,7 +176,7 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
   };
 
   const Clock::time_point start = Clock::now();
-  steps.feed(prompt);
+  result.kept_tokens = steps.begin(prompt);
   Clock::time_point first_token = start;
   for (std::size_t step = 0; step < limit; ++step) {
     if (step > 0) {

@@ -7,16 +7,36 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "runtime/decoder.h"
+#include "runtime/kv_cache.h"
 #include "runtime/sampling.h"
 #include "text/bpe_tokenizer.h"
 
 namespace qalof::runtime {
+
+class GenerationSteps;
+
+/// What a generation leaves for the next one, whose prompt begins alike: the tokens that were read,
+/// and their K and V. One thread at a time.
+class KvMemory {
+ public:
+  /// For an execution that is about to go: nothing of it may serve another at the same address.
+  void clear();
+  /// Of K and V.
+  std::size_t bytes() const { return cache_ ? cache_->bytes() : 0; }
+
+ private:
+  friend class GenerationSteps;
+  const Execution* execution_ = nullptr;  // that made what the cache holds
+  std::vector<std::int32_t> ids_;         // that the cache holds
+  std::optional<KvCache> cache_;
+};
 
 struct GenerateOptions {
   std::size_t max_new_tokens = 64;
@@ -28,6 +48,9 @@ struct GenerateOptions {
   /// same model and live until the next call. Where its K/V precision and basis are those of the
   /// one before, it continues on the K and V that are stored; else it reads the text anew.
   std::function<const Execution&(std::size_t step)> execution_at = nullptr;
+  /// Tokens at the prompt's start that the execution has read before are not read again; not beside
+  /// execution_at. Null: none are kept. Changes no result.
+  KvMemory* memory = nullptr;
 };
 
 enum class StopReason { kLength, kStopToken, kStopString, kPositions, kCancelled };
@@ -39,9 +62,10 @@ struct Generation {
   std::string text;               // without a stop string and what follows it
   StopReason reason = StopReason::kLength;
   std::size_t prompt_tokens = 0;
-  double prefill_seconds = 0;  // until the first token is chosen
-  double decode_seconds = 0;   // from there on
-  std::size_t kv_bytes = 0;    // of the largest cache
+  std::size_t kept_tokens = 0;  // of them, those that were not read again
+  double prefill_seconds = 0;   // until the first token is chosen
+  double decode_seconds = 0;    // from there on
+  std::size_t kv_bytes = 0;     // of the largest cache
 
   double prefill_tokens_per_second() const;
   /// Tokens after the first, per second of decoding; 0 where there are none.

@@ -5,6 +5,7 @@
 #include <tuple>
 #include <vector>
 
+#include "tasks/chat/chat.h"
 #include "tasks/choice/choice.h"
 #include "tasks/classification/classification.h"
 #include "tasks/lm/lm.h"
@@ -13,7 +14,7 @@
 namespace qalof::tasks {
 
 /// In the order help and messages list them.
-using Table = std::tuple<Qa, Lm, Classification, MultipleChoice>;
+using Table = std::tuple<Qa, Lm, Classification, MultipleChoice, Chat>;
 
 inline constexpr const char* kDefaultTask = "qa";
 

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "text/text_encoder.h"
 #include "text/unicode.h"
 
 namespace qalof::text {
@@ -73,6 +75,43 @@ std::map<std::string, std::string> special_tokens_of(const Json& config, const J
     }
   }
   return tokens;
+}
+
+// JSON text in which whole numbers that may not fit 64 bits are numbers with an exponent:
+// transformers writes 1000000000000000019884624838656 as the length of a model without one.
+std::string with_large_numbers(std::string_view text) {
+  constexpr std::size_t kDigits = 18;  // these always fit
+  std::string result;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size();) {
+    const char c = text[i];
+    if (in_string || c < '0' || c > '9') {
+      if (c == '"') in_string = !in_string;
+      result += c;
+      ++i;
+      if (in_string && c == '\\' && i < text.size()) result += text[i++];
+      continue;
+    }
+    const std::size_t end = std::min(text.find_first_not_of("0123456789", i), text.size());
+    result += text.substr(i, end - i);
+    const char next = end < text.size() ? text[end] : '\0';
+    if (end - i > kDigits && next != '.' && next != 'e' && next != 'E') result += "e0";
+    i = end;
+  }
+  return result;
+}
+
+Json json_of(const std::map<std::string, std::string>& files, const std::string& name,
+             const std::string& where) {
+  const auto found = files.find(name);
+  if (found == files.end()) return Json();
+  return parse_json(with_large_numbers(found->second), where + "/" + name);
+}
+
+std::map<std::string, std::string> special_tokens_of(
+    const std::map<std::string, std::string>& files, const std::string& where) {
+  return special_tokens_of(json_of(files, "tokenizer_config.json", where),
+                           json_of(files, "special_tokens_map.json", where));
 }
 
 // The text of tokenizer_config.json's chat_template, if it has one.
@@ -272,11 +311,7 @@ RenderedChat ChatTemplate::render_marked(std::span<const ChatMessage> messages,
 
 std::optional<ChatTemplate> find_chat_template(const std::map<std::string, std::string>& files,
                                                const std::string& where) {
-  const auto read_json = [&](const char* name) {
-    const auto found = files.find(name);
-    return found == files.end() ? Json() : parse_json(found->second, where + "/" + name);
-  };
-  const Json config = read_json("tokenizer_config.json");
+  const Json config = chat_template_file::json_of(files, "tokenizer_config.json", where);
   std::string source, name;
   if (const auto own = files.find("chat_template.jinja"); own != files.end()) {
     source = own->second;
@@ -288,19 +323,21 @@ std::optional<ChatTemplate> find_chat_template(const std::map<std::string, std::
     source = std::move(*inside);
     name += ": chat_template";
   }
-  return ChatTemplate::parse(
-      source, chat_template_file::special_tokens_of(config, read_json("special_tokens_map.json")),
-      name);
+  return ChatTemplate::parse(source, chat_template_file::special_tokens_of(files, where), name);
 }
 
-std::optional<ChatTemplate> find_chat_template(const std::string& directory) {
+std::map<std::string, std::string> chat_template_files(const std::string& directory) {
   std::map<std::string, std::string> files;
   for (const char* name :
        {"chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json"}) {
     const std::string path = directory + "/" + name;
     if (path_exists(path)) files[name] = read_file(path, chat_template_file::kMaxFileBytes);
   }
-  return find_chat_template(files, directory);
+  return files;
+}
+
+std::optional<ChatTemplate> find_chat_template(const std::string& directory) {
+  return find_chat_template(chat_template_files(directory), directory);
 }
 
 ChatTokens encode_chat(const BpeTokenizer& tokenizer, const RenderedChat& chat,
@@ -344,6 +381,65 @@ ChatTokens encode_chat(const BpeTokenizer& tokenizer, const RenderedChat& chat,
     tokens.is_last_answer = mark(chat_template_file::with_turn_ends(chat, chat.last_answer, added));
   }
   return tokens;
+}
+
+std::optional<std::int32_t> turn_end(const BpeTokenizer& tokenizer, const ChatTemplate& chat) {
+  const ChatMessage messages[] = {{"user", "a"}, {"assistant", "b"}};
+  ChatOptions options;
+  options.now = jinja::Moment{};
+  RenderedChat rendered;
+  try {
+    rendered = chat.render_marked(messages, options);
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kInternal) throw;
+    return std::nullopt;
+  }
+  const ChatTokens tokens = encode_chat(tokenizer, rendered);
+  for (std::size_t i = tokens.ids.size(); i > 0; --i) {
+    if (tokens.is_answer[i - 1] == 0) continue;
+    const auto& added = tokenizer.added_tokens();
+    const bool is_added = std::any_of(added.begin(), added.end(), [&](const auto& token) {
+      return token.second == tokens.ids[i - 1];
+    });
+    return is_added ? std::optional(tokens.ids[i - 1]) : std::nullopt;
+  }
+  return std::nullopt;
+}
+
+ChatTemplate choose_chat_template(const TextEncoder& encoder, const std::string& choice) {
+  const std::map<std::string, std::string>& files = encoder.chat_files();
+  const std::string& where = encoder.chat_files_source();
+  if (choice.empty()) {
+    auto own = find_chat_template(files, where);
+    QALOF_CHECK(own.has_value(), ErrorKind::kNotFound,
+                "{}: holds no chat template (chat_template.jinja, or chat_template in "
+                "tokenizer_config.json); --chat_template FILE or --chat_template plain gives one",
+                where);
+    return std::move(*own);
+  }
+  auto tokens = chat_template_file::special_tokens_of(files, where);
+  if (choice != "plain")
+    return ChatTemplate::parse(read_file(choice, std::size_t{1} << 20), std::move(tokens), choice);
+  if (!tokens.contains("eos_token") && encoder.tokenizer().added_tokens().contains("<|endoftext|>"))
+    tokens["eos_token"] = "<|endoftext|>";
+  QALOF_CHECK(tokens.contains("eos_token"), ErrorKind::kBadInput,
+              "--chat_template plain: {} names no eos_token, which would end an answer", where);
+  return ChatTemplate::parse(kPlainChatTemplate, std::move(tokens), "--chat_template plain");
+}
+
+jinja::Moment parse_day(const std::string& text, const std::string& where) {
+  jinja::Moment day;
+  const bool fits = text.size() == 10 && text[4] == '-' && text[7] == '-';
+  const auto number = [&](std::size_t first, std::size_t count, int* value) {
+    const char* end = text.data() + first + count;
+    const auto read = std::from_chars(text.data() + first, end, *value);
+    return read.ec == std::errc{} && read.ptr == end;
+  };
+  QALOF_CHECK(fits && number(0, 4, &day.year) && number(5, 2, &day.month) &&
+                  number(8, 2, &day.day) && day.year >= 1 && day.month >= 1 && day.month <= 12 &&
+                  day.day >= 1 && day.day <= 31,
+              ErrorKind::kUsage, "{}: found {}, expected a day as 2025-01-31", where, text);
+  return day;
 }
 
 }  // namespace qalof::text

@@ -86,8 +86,27 @@ class ChatTemplate {
 /// {kUnsupported}.
 std::optional<ChatTemplate> find_chat_template(const std::map<std::string, std::string>& files,
                                                const std::string& where);
+/// The files of a model's directory that find_chat_template reads, by name.
+std::map<std::string, std::string> chat_template_files(const std::string& directory);
 /// The same for a model's directory.
 std::optional<ChatTemplate> find_chat_template(const std::string& directory);
+
+class TextEncoder;
+
+/// A template for models that have none: each message is its role and content on lines of their
+/// own, an answer ends with eos_token.
+inline constexpr const char* kPlainChatTemplate =
+    "{% for message in messages %}### {{ message.role }}:\n{{ message.content }}"
+    "{{ eos_token if message.role == 'assistant' else '' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}### assistant:\n{% endif %}";
+
+/// The template for a model: choice is a file with one, "plain" for kPlainChatTemplate, or "" for
+/// the model's own. Error{kNotFound} where there is none; {kBadInput} where plain needs an end of
+/// text that the tokenizer lacks; otherwise as find_chat_template.
+ChatTemplate choose_chat_template(const TextEncoder& encoder, const std::string& choice);
+
+/// The start of a day written YYYY-MM-DD; where names it. Error{kUsage}.
+jinja::Moment parse_day(const std::string& text, const std::string& where);
 
 struct ChatTokens {
   std::vector<std::int32_t> ids;
@@ -105,5 +124,9 @@ struct ChatTokens {
 /// apply_chat_template has it.
 ChatTokens encode_chat(const BpeTokenizer& tokenizer, const RenderedChat& chat,
                        bool parse_special = false);
+
+/// The token by which the template ends an answer of the assistant; nullopt where it ends with text
+/// or cannot write a short conversation.
+std::optional<std::int32_t> turn_end(const BpeTokenizer& tokenizer, const ChatTemplate& chat);
 
 }  // namespace qalof::text

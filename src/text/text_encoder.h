@@ -4,8 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/json.h"
@@ -23,6 +25,15 @@ class TextEncoder {
   const BpeTokenizer& tokenizer() const { return tokenizer_; }
   const TextTemplate& text_template() const { return tokenizer_.text_template(); }
   bool parses_special() const { return parse_special_; }
+
+  /// Files that may hold a chat template, by name, and what they are from: what
+  /// choose_chat_template reads (text/chat_template.h).
+  void set_chat_files(std::map<std::string, std::string> files, std::string source) {
+    chat_files_ = std::move(files);
+    chat_files_source_ = std::move(source);
+  }
+  const std::map<std::string, std::string>& chat_files() const { return chat_files_; }
+  const std::string& chat_files_source() const { return chat_files_source_; }
 
   /// A whole text with the template's tokens around it; those have offsets {0, 0}, as in
   /// `tokenizers`.
@@ -47,6 +58,8 @@ class TextEncoder {
  private:
   BpeTokenizer tokenizer_;
   bool parse_special_;
+  std::map<std::string, std::string> chat_files_;
+  std::string chat_files_source_;
 };
 
 }  // namespace qalof::text

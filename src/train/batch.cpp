@@ -11,6 +11,7 @@ void PackedBatch::add(const Example& example) {
   for (std::size_t i = 0; i < example.ids.size(); ++i) {
     ids.push_back(example.ids[i]);
     positions.push_back(static_cast<std::int32_t>(i));
+    scored.push_back(example.scored.empty() ? 1 : example.scored[i]);
   }
   offsets.push_back(ids.size());
   starts.push_back(example.start);
@@ -42,6 +43,12 @@ void check_examples(std::span<const Example> examples, const model::ModelConfig&
           example.label >= 0 && static_cast<std::size_t>(example.label) < options.num_labels,
           ErrorKind::kBadInput, "training window {}: class {}, expected 0..{}", w, example.label,
           options.num_labels - 1);
+    }
+    if (head_kind == weights::HeadKind::kLm) {
+      QALOF_CHECK(example.scored.empty() || example.scored.size() == length, ErrorKind::kBadInput,
+                  "training window {}: {} tokens, {} marks", w, length, example.scored.size());
+      QALOF_CHECK(tasks::num_predicted(example) > 0, ErrorKind::kBadInput,
+                  "training window {}: none of its tokens is predicted", w);
     }
     if (head_kind != weights::HeadKind::kSpan) continue;
     for (const std::int32_t label : {example.start, example.end}) {

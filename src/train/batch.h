@@ -17,6 +17,7 @@ namespace qalof::train {
 struct PackedBatch {
   std::vector<std::int32_t> ids;
   std::vector<std::int32_t> positions;
+  std::vector<std::uint8_t> scored;  // [tokens]: Example::scored
   std::vector<std::size_t> offsets = {0};
   std::vector<std::int32_t> starts, ends;  // [window], relative to the window's first token
   std::vector<std::int32_t> labels;        // [window]

@@ -189,6 +189,11 @@ TEST(FindChatTemplate, PrefersTheFileAndKnowsNamedTemplates) {
   files = {{"tokenizer_config.json", R"({"chat_template": "one{{ bos_token }}"})"},
            {"special_tokens_map.json", R"({"bos_token": "<b>"})"}};
   EXPECT_EQ(find_chat_template(files, "dir")->render({}, false), "one<b>");
+  // What transformers writes for a model without a longest text.
+  files = {{"tokenizer_config.json",
+            R"({"a": "\"12345678901234567890", "model_max_length": 1000000000000000019884624838656,
+                "chat_template": "big"})"}};
+  EXPECT_EQ(find_chat_template(files, "dir")->render({}, false), "big");
   EXPECT_FALSE(find_chat_template({{"tokenizer_config.json", "{}"}}, "dir").has_value());
   files = {
       {"tokenizer_config.json",

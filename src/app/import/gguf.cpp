@@ -12,6 +12,7 @@
 #include "io/gguf.h"
 #include "io/model_write.h"
 #include "model/config.h"
+#include "text/chat_template.h"
 
 namespace qalof::app {
 
@@ -119,6 +120,13 @@ ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
                           options.bf16 ? io::DType::kBF16 : io::DType::kF32,
                           [&] { observer.progress("tensors", ++done, found.size(), ""); });
   for (const auto& [name, text] : tokenizer) write_file_atomic((directory / name).string(), text);
+  try {
+    text::find_chat_template(options.output_dir);
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::kUnsupported) throw;
+    observer.warn(fmt::format("the chat template was copied, but this program cannot run it: {}",
+                              error.what()));
+  }
   // Written last, so that a directory with a config is complete.
   write_file_atomic((directory / "config.json").string(), raw.dump(2) + "\n");
   return {"GGUF file", options.output_dir, {options.output_dir}, found.size()};

@@ -123,6 +123,7 @@ struct LmLossFunction : torch::autograd::Function<LmLossFunction> {
     const PackedBatch& batch = *inputs->batch;
     for (std::size_t w = 0; w < batch.windows(); ++w) {
       for (std::size_t row = batch.offsets[w]; row + 1 < batch.offsets[w + 1]; ++row) {
+        if (batch.scored[row + 1] == 0) continue;
         rows.push_back(static_cast<std::int64_t>(row));
         targets.push_back(batch.ids[row + 1]);
       }

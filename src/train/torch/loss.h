@@ -42,8 +42,8 @@ struct LmTeacher {
   Graph* graph = nullptr;
   const GraphPlan* plan = nullptr;
 };
-/// Inputs of lm_loss_of: the next-token loss of every token but the first of each window. Logits
-/// are computed in chunks of rows, never as a whole.
+/// Inputs of lm_loss_of: the next-token loss of every scored token but the first of each window.
+/// Logits are computed in chunks of rows, never as a whole.
 struct LmLossInputs {
   Graph* graph = nullptr;
   const GraphPlan* plan = nullptr;
@@ -58,11 +58,6 @@ at::Tensor lm_loss_of(const at::Tensor& hidden, const LmLossInputs& inputs, Loss
 /// Labels of a window that LossParts::hits counts; 0 for lm.
 inline int labels_per_window(weights::HeadKind head_kind) {
   return head_kind == weights::HeadKind::kSpan ? 2 : head_kind == weights::HeadKind::kClass ? 1 : 0;
-}
-
-/// Tokens that a language model's loss predicts.
-inline std::size_t num_predicted(const PackedBatch& batch) {
-  return batch.tokens() - batch.windows();
 }
 
 }  // namespace qalof::train

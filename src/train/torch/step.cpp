@@ -68,11 +68,12 @@ StepRunner::StepRunner(const StepContext& context)
 
 StepRunner::Normalizers StepRunner::normalizers_of(std::span<const std::uint32_t> windows) const {
   Normalizers result{0, 0};
-  for (const std::uint32_t window : windows)
-    result.tokens += static_cast<double>(context_.examples[window].ids.size());
-  const auto count = static_cast<double>(windows.size());
   const bool is_lm = context_.options.head_kind == weights::HeadKind::kLm;
-  result.loss = is_lm ? result.tokens - count : count;
+  for (const std::uint32_t window : windows) {
+    const Example& example = context_.examples[window];
+    result.tokens += static_cast<double>(example.ids.size());
+    result.loss += is_lm ? static_cast<double>(tasks::num_predicted(example)) : 1;
+  }
   return result;
 }
 

@@ -1,0 +1,117 @@
+// Lines of standard input, plain or through libedit. See line_input.h.
+#include "cli/line_input.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <clocale>
+#include <cstdio>
+#include <cstdlib>
+
+#ifdef QALOF_HAS_LIBEDIT
+#include <histedit.h>
+#endif
+
+namespace qalof::cli {
+
+namespace line_input_file {
+
+class PlainInput final : public LineInput {
+ public:
+  explicit PlainInput(std::string prompt) : prompt_(std::move(prompt)) {}
+
+  std::optional<std::string> next() override {
+    if (!prompt_.empty()) {
+      std::fputs(prompt_.c_str(), stdout);
+      std::fflush(stdout);
+    }
+    // read(2), so that a signal is seen and nothing waits for a full buffer.
+    for (;;) {
+      const std::size_t end = buffer_.find('\n');
+      if (end != buffer_.npos) return take(end, end + 1);
+      char block[4096];
+      const ssize_t count = ::read(STDIN_FILENO, block, sizeof block);
+      if (count > 0) {
+        buffer_.append(block, static_cast<std::size_t>(count));
+      } else if (count < 0 && errno == EINTR) {
+        if (!prompt_.empty()) return "";
+      } else {
+        if (buffer_.empty()) return std::nullopt;
+        return take(buffer_.size(), buffer_.size());
+      }
+    }
+  }
+
+ private:
+  std::string take(std::size_t end, std::size_t next) {
+    std::string line = buffer_.substr(0, end);
+    buffer_.erase(0, next);
+    if (line.ends_with('\r')) line.pop_back();
+    return line;
+  }
+
+  std::string prompt_, buffer_;
+};
+
+#ifdef QALOF_HAS_LIBEDIT
+class EditedInput final : public LineInput {
+ public:
+  explicit EditedInput(std::string prompt) : prompt_(std::move(prompt)) {
+    // Characters beyond ASCII need a locale that has them; numbers are not touched.
+    if (std::setlocale(LC_CTYPE, "") == nullptr || MB_CUR_MAX == 1)
+      std::setlocale(LC_CTYPE, "C.UTF-8");
+    editor_ = el_init("qalof", stdin, stdout, stderr);
+    history_ = history_init();
+    HistEvent event;
+    history(history_, &event, H_SETSIZE, 1000);
+    el_set(editor_, EL_CLIENTDATA, this);
+    el_set(editor_, EL_PROMPT, &prompt_of);
+    el_set(editor_, EL_EDITOR, "emacs");
+    el_set(editor_, EL_HIST, history, history_);
+  }
+  ~EditedInput() override {
+    history_end(history_);
+    el_end(editor_);
+  }
+  EditedInput(const EditedInput&) = delete;
+  EditedInput& operator=(const EditedInput&) = delete;
+
+  std::optional<std::string> next() override {
+    int count = 0;
+    errno = 0;
+    const char* text = el_gets(editor_, &count);
+    if (text == nullptr || count <= 0) {
+      if (errno == EINTR) return "";
+      return std::nullopt;
+    }
+    std::string line(text, static_cast<std::size_t>(count));
+    while (line.ends_with('\n') || line.ends_with('\r')) line.pop_back();
+    HistEvent event;
+    if (!line.empty()) history(history_, &event, H_ENTER, line.c_str());
+    return line;
+  }
+
+ private:
+  static char* prompt_of(EditLine* editor) {
+    EditedInput* self = nullptr;
+    el_get(editor, EL_CLIENTDATA, &self);
+    return self->prompt_.data();
+  }
+
+  std::string prompt_;
+  EditLine* editor_ = nullptr;
+  History* history_ = nullptr;
+};
+#endif
+
+}  // namespace line_input_file
+
+std::unique_ptr<LineInput> make_line_input(const std::string& prompt) {
+  const bool is_terminal = ::isatty(STDIN_FILENO) != 0 && ::isatty(STDOUT_FILENO) != 0;
+#ifdef QALOF_HAS_LIBEDIT
+  if (is_terminal) return std::make_unique<line_input_file::EditedInput>(prompt);
+#endif
+  return std::make_unique<line_input_file::PlainInput>(is_terminal ? prompt : "");
+}
+
+}  // namespace qalof::cli
