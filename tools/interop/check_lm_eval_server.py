@@ -70,9 +70,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--qalof", default=str(ROOT / "build/release/qalof"))
     parser.add_argument("--model", default=str(ROOT / "assets/nano/model"))
-    parser.add_argument(
-        "--file", default=str(ROOT / "assets/nano/data/multiple_choice.jsonl")
-    )
+    parser.add_argument("--file", default=str(ROOT / "assets/nano/data/multiple_choice.jsonl"))
     parser.add_argument("--precision", default="8")
     parser.add_argument("--limit", type=int, default=40, help="questions")
     parser.add_argument("--tolerance", type=float, default=1e-4)
@@ -86,7 +84,8 @@ def main():
         command = [options.qalof, "eval", "--quiet", "--json", "--task", "multiple_choice", *common]
         command += ["--validation_file", str(data), "--output_dir", str(folder / "eval")]
         found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        ours = [json.loads(line) for line in open(folder / "eval/eval_choices.jsonl")]
+        choices = (folder / "eval/eval_choices.jsonl").read_text(encoding="utf-8")
+        ours = [json.loads(line) for line in choices.splitlines()]
         command = [options.qalof, "serve", *common, "--port", "0", "--json", "--quiet"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             try:

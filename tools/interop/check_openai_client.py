@@ -77,7 +77,13 @@ def check_completions(client, qalof, model, name):
         check(text == expected and len(pieces) > 3, f"a stream of {len(pieces)} pieces is the same")
         check(pieces[-1].usage.completion_tokens == 12, "its last piece has the usage")
     sampled = client.completions.create(
-        model=name, prompt=PROMPT, max_tokens=12, temperature=0.9, seed=5, n=2, logprobs=3,
+        model=name,
+        prompt=PROMPT,
+        max_tokens=12,
+        temperature=0.9,
+        seed=5,
+        n=2,
+        logprobs=3,
         extra_body={"precision": "8"},
     )
     for choice in sampled.choices:

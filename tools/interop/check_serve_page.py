@@ -109,9 +109,7 @@ def write_adapter(folder, width):
         data += part
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    (folder / "adapter_model.safetensors").write_bytes(
-        struct.pack("<Q", len(text)) + text + data
-    )
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
     config = {"peft_type": "LORA", "task_type": "QUESTION_ANS", "r": 1, "lora_alpha": 1}
     config |= {"target_modules": ["c_attn"], "layers_to_transform": [0], "fan_in_fan_out": True}
     config |= {"modules_to_save": ["qa_outputs"], "base_model_name_or_path": "nano"}
