@@ -195,6 +195,7 @@ void Api::info(const HttpRequest&, const std::shared_ptr<Exchange>& exchange) {
                                 {"linears", linears},
                                 {"linear_weights", base.target().linear_weights},
                                 {"num_layers", base.config().num_layers},
+                                {"vocab_size", base.config().vocab_size},
                                 {"max_positions", base.config().max_positions},
                                 {"has_chat_template", catalog_.has_chat_template()},
                                 {"version", 1}}));

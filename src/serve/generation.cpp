@@ -118,11 +118,10 @@ class Reply {
     }
   }
 
-  void first_token() {
-    if (first_token_seconds_ == 0) {
-      first_token_seconds_ =
-          std::chrono::duration<double>(Scheduler::Clock::now() - submitted_).count();
-    }
+  void token() {
+    last_token_seconds_ =
+        std::chrono::duration<double>(Scheduler::Clock::now() - submitted_).count();
+    if (first_token_seconds_ == 0) first_token_seconds_ = last_token_seconds_;
   }
 
   void choice_over(std::size_t choice, const char* finish_reason, std::size_t new_tokens) {
@@ -173,7 +172,9 @@ class Reply {
             {"completion_tokens", completion_tokens_},
             {"total_tokens", prompt_tokens_ + completion_tokens_},
             {"prompt_tokens_details", {{"cached_tokens", cached_tokens_}}},
-            {"kv_bytes", kv_bytes_}};
+            {"kv_bytes", kv_bytes_},
+            {"first_token_seconds", first_token_seconds_},
+            {"decode_seconds", last_token_seconds_ - first_token_seconds_}};
   }
 
   Json completion_logprobs(Choice& state, const std::vector<TokenScore>& scores) const {
@@ -296,7 +297,7 @@ class Reply {
   Scheduler::Clock::time_point submitted_;
   std::size_t level_ = 0, choices_over_ = 0;
   std::size_t prompt_tokens_ = 0, completion_tokens_ = 0, cached_tokens_ = 0, kv_bytes_ = 0;
-  double first_token_seconds_ = 0;
+  double first_token_seconds_ = 0, last_token_seconds_ = 0;  // from submission
   bool is_started_ = false, is_over_ = false;
 };
 
@@ -372,7 +373,7 @@ class ChoiceWork final : public Work {
   }
 
   void deliver() override {
-    reply_->first_token();
+    reply_->token();
     if (text_.empty()) return;
     reply_->piece(choice_, text_, std::move(scores_));
     text_.clear();

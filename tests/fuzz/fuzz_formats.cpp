@@ -19,6 +19,7 @@
 #include "io/safetensors.h"
 #include "model/config.h"
 #include "quant/plan.h"
+#include "serve/request_body.h"
 #include "text/bpe_tokenizer.h"
 #include "text/chat_template.h"
 #include "text/classification.h"
@@ -246,6 +247,35 @@ bool read_chat_template(std::span<const std::byte> input) {
   });
 }
 
+// A body as every route reads it: accepted where one of them does.
+bool read_request(std::span<const std::byte> input) {
+  const serve::Limits limits;
+  const std::string_view body = text_of(input);
+  bool accepted = false;
+  const auto try_route = [&](const auto& parse) {
+    try {
+      parse();
+      accepted = true;
+    } catch (const serve::ApiError& error) {
+      if (error.status != 400 || serve::json_text(serve::error_json(error)).empty()) std::abort();
+    }
+  };
+  try_route([&] {
+    const serve::CompletionRequest request = serve::parse_completion(body, limits);
+    if (request.n * request.prompts.size() > limits.choices) std::abort();
+    if (!(request.temperature >= 0 && request.temperature <= 2)) std::abort();
+    if (request.choice.precision.is_object())
+      accepts([&] { quant::plan_from_json(request.choice.precision, "fuzz"); });
+  });
+  try_route([&] { serve::parse_chat(body, limits); });
+  try_route([&] { serve::parse_answer(body, limits); });
+  try_route([&] { serve::parse_classification(body, limits); });
+  try_route([&] { serve::parse_tokenize(body, limits); });
+  try_route([&] { serve::parse_detokenize(body, limits); });
+  try_route([&] { serve::parse_adapter(body, limits, true); });
+  return accepted;
+}
+
 }  // namespace
 
 const std::vector<Format>& formats() {
@@ -285,7 +315,11 @@ const std::vector<Format>& formats() {
         "tests/text/data/chat/instructions.jinja", "tests/text/data/chat/generation.jinja"}},
       {"plan",
        read_plan,
-       {"tests/fuzz/corpus/plan/rules.json", "tests/fuzz/corpus/plan/flat.json"}}};
+       {"tests/fuzz/corpus/plan/rules.json", "tests/fuzz/corpus/plan/flat.json"}},
+      {"request",
+       read_request,
+       {"tests/fuzz/corpus/request/completion.json", "tests/fuzz/corpus/request/chat.json",
+        "tests/fuzz/corpus/request/answer.json", "tests/fuzz/corpus/request/tokens.json"}}};
   return all;
 }
 

@@ -18,7 +18,8 @@ struct Format {
   std::vector<std::string> seeds;  // sound files, below the source directory
 };
 
-/// gguf, safetensors, tokenizer, config, classification, squad, hub_list, adapter_config, plan.
+/// gguf, safetensors, tokenizer, config, classification, squad, hub_list, adapter_config, plan,
+/// split_pattern, chat_template, request.
 const std::vector<Format>& formats();
 /// The one of a name; aborts where there is none.
 const Format& format_of(const std::string& name);

@@ -59,25 +59,21 @@ function showFigures(list, figures) {
 async function generate(body, isChat, text, figures, signal) {
   text.textContent = '';
   showFigures(figures, {});
-  const begin = performance.now();
-  let first = 0, last = 0, event = null, usage = null;
+  let event = null, usage = null;
   await stream(isChat ? '/v1/chat/completions' : '/v1/completions', body, signal, found => {
     event = found;
     if (found.usage) usage = found.usage;
     const choice = found.choices[0];
     if (!choice) return;
-    const piece = isChat ? choice.delta.content || '' : choice.text;
-    if (piece && !first) first = performance.now();
-    if (piece) last = performance.now();
-    text.append(piece);
+    text.append(isChat ? choice.delta.content || '' : choice.text);
   });
   if (!usage) return;
-  const seconds = (last - first) / 1000;
+  const seconds = usage.decode_seconds;
   showFigures(figures, {
     'precision': event.precision,
     'tokens': usage.completion_tokens,
     'tokens/s': seconds > 0 ? ((usage.completion_tokens - 1) / seconds).toFixed(1) : '–',
-    'first token': first ? (first - begin).toFixed(0) + ' ms' : '–',
+    'first token': (1000 * usage.first_token_seconds).toFixed(1) + ' ms',
     'K/V': bytes(usage.kv_bytes) + ', ' + event.kv_bits + ' bits',
     'from cache': usage.prompt_tokens_details.cached_tokens + ' of ' + usage.prompt_tokens + ' prompt tokens'
   });
@@ -317,7 +313,7 @@ for (const id of ['play-halt', 'compare-halt'])
     return;
   }
   $('model').textContent = info.model + ', ' + info.num_layers + ' layers, ' + info.max_positions + ' positions' +
-    (info.models.length > 1 ? ', ' + (info.models.length - 1) + ' adapters' : '');
+    (info.models.length > 1 ? ', adapters: ' + (info.models.length - 1) : '');
   for (const select of document.querySelectorAll('.models')) {
     for (const name of info.models) select.append(new Option(name === info.model ? name + ' (base)' : name, name));
   }
