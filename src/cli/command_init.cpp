@@ -14,9 +14,10 @@ void run_init(std::vector<std::string> arguments) {
   line.option("--model_type", options.model_type, "model family of --size: gpt2 or llama");
   line.option("--size", options.size,
               "gpt2: 124M, 355M, 774M, 1.5B or nano; llama: 135M, 1B or nano");
-  line.option("--config_name", options.config_name, "config.json, or a directory that holds one");
+  line.option("--config_name", options.config_name,
+              "config.json, or a directory, or org/name on the hub, that holds one");
   line.option("--tokenizer_name", options.tokenizer_name,
-              "directory whose tokenizer files are copied");
+              "directory, or org/name on the hub, whose tokenizer files are copied");
   line.option("--output_dir", options.output_dir, "directory to make")->required();
   line.option("--seed", options.seed, "seed of the weights");
   line.flag("--bf16", options.bf16, "store bfloat16");
