@@ -14,9 +14,10 @@ void run_init(std::vector<std::string> arguments) {
   line.option("--model_type", options.model_type,
               fmt::format("model family of --size: {}", fmt::join(app::init_families(), ", ")));
   line.option("--size", options.size, app::init_sizes());
-  line.option("--config_name", options.config_name, "config.json, or a directory that holds one");
+  line.option("--config_name", options.config_name,
+              "config.json, or a directory, or org/name on the hub, that holds one");
   line.option("--tokenizer_name", options.tokenizer_name,
-              "directory whose tokenizer files are copied");
+              "directory, or org/name on the hub, whose tokenizer files are copied");
   line.option("--output_dir", options.output_dir, "directory to make")->required();
   line.option("--seed", options.seed, "seed of the weights");
   line.flag("--bf16", options.bf16, "store bfloat16");

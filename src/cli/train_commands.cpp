@@ -148,7 +148,9 @@ void run_bench_train(std::vector<std::string> arguments) {
       "  qalof bench train --model_name_or_path gpt2 --precision 8 --batch 16 --seq 256\n"
       "  qalof bench train --model_name_or_path gpt2 --precision 8 --train_file train.json\n",
       std::move(arguments));
-  line.option("--model_name_or_path", options.model.model, "model directory")->required();
+  line.option("--model_name_or_path", options.model.model,
+              "model directory, or org/name[@revision] on the hub")
+      ->required();
   line.option("--precision,--sp_config", options.model.precision,
               "8, w4a8kv8, ... or a plan file; default 32");
   line.option("--batch", options.batch, "windows of a step");

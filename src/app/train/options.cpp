@@ -17,12 +17,12 @@ void TrainRunOptions::list(OptionList& list) {
       ->required()
       ->incidental();
   list.option("--adapter", adapter,
-              "directory of adapters to start from: each width begins as the adapter and head that "
-              "would serve it (default: fresh adapters)")
+              "directory of adapters, or org/name on the hub, to start from: each width begins as "
+              "the adapter and head that would serve it (default: fresh adapters)")
       ->incidental();
   list.option("--teacher", teacher,
-              "a fine-tuned model, or adapters on the model (a directory): teaches every width; "
-              "self: cpt, random, curriculum learn from a higher width")
+              "a fine-tuned model, or adapters on the model (a directory, or org/name on the hub): "
+              "teaches every width; self: cpt, random, curriculum learn from a higher width")
       ->incidental();
   list.group("data");
   list.option(

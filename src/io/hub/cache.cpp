@@ -61,6 +61,9 @@ HubLock::HubLock(const std::string& path, const std::string& what, Observer& obs
     if (fd_ < 0) fail_for_system(path);
     if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) {
       if (is_same_inode(fd_, path)) break;  // else another process has removed it
+    } else if (errno == ENOSYS || errno == EOPNOTSUPP || errno == ENOLCK) {
+      is_held_ = false;
+      break;
     } else if (errno != EWOULDBLOCK && errno != EINTR) {
       const int error = errno;
       ::close(fd_);
@@ -136,8 +139,10 @@ std::string HubRepository::lock(const HubFile& file) const {
   return cache_ + "/.locks/" + name_ + "/" + file.hash + ".lock";
 }
 
-std::string HubRepository::incomplete(const HubFile& file) const {
-  return fmt::format("{}.{}.incomplete", blob(file), machine_name());
+std::string HubRepository::incomplete(const HubFile& file, bool is_locked) const {
+  const std::string owner =
+      is_locked ? machine_name() : fmt::format("{:08x}", static_cast<unsigned>(::getpid()));
+  return fmt::format("{}.{}.incomplete", blob(file), owner);
 }
 
 void HubRepository::show(const std::string& commit, const HubFile& file) const {

@@ -30,11 +30,14 @@ class HubLock {
   HubLock(const std::string& path, const std::string& what, Observer& observer,
           const std::function<bool()>& should_stop);
   ~HubLock();
+  /// False on a file system without locks: nothing is excluded then.
+  bool is_held() const { return is_held_; }
   HubLock(const HubLock&) = delete;
   HubLock& operator=(const HubLock&) = delete;
 
  private:
   int fd_ = -1;
+  bool is_held_ = true;
 };
 
 /// One repository in the cache. Names of files are safe ones (is_safe_hub_path). Errors of writing
@@ -58,9 +61,10 @@ class HubRepository {
   /// True where the blob is there, with the size that the hub tells.
   bool has_blob(const HubFile& file) const;
   std::string lock(const HubFile& file) const;
-  /// The blob while it is incomplete. One name per machine: there, the lock protects it; network
-  /// file systems exist where a lock of another machine is not seen.
-  std::string incomplete(const HubFile& file) const;
+  /// The blob while it is incomplete. One name per machine, where the lock protects it; network
+  /// file systems exist where a lock of another machine is not seen. is_locked false: one per
+  /// process.
+  std::string incomplete(const HubFile& file, bool is_locked = true) const;
   /// Shows the blob in a commit's snapshot: a link, or where none can be made the file itself.
   void show(const std::string& commit, const HubFile& file) const;
   /// Makes the directories that blobs and locks need.

@@ -371,7 +371,7 @@ class Hub {
     const HubLock lock(cache_.lock(file), what, observer_, should_stop_);
     if (cache_.has_blob(file)) return progress_.add(file.size, file.path);
     for (bool is_second = false;; is_second = true) {
-      IncompleteBlob blob(cache_.incomplete(file), file);
+      IncompleteBlob blob(cache_.incomplete(file, lock.is_held()), file);
       const bool was_resumed = blob.size() > 0;
       progress_.add(blob.size(), file.path);
       result.downloaded += complete(blob, file, commit, what);
