@@ -33,15 +33,15 @@ bool is_loopback_name(const std::string& name) {
          (name.starts_with("127.") && ::inet_pton(AF_INET, name.c_str(), &address) == 1);
 }
 
-// Refuses callers; is_public: no key is asked.
+// Refuses callers, but for public routes, which tell nothing: proxies ask them without a host.
 void check_access(const HttpRequest& request, const Access& access, bool is_public) {
+  if (is_public) return;
   if (access.is_loopback && access.keys.is_open() && !is_loopback_name(host_name(request.host))) {
     throw ApiError(421,
                    "the host is not a loopback address; start the service with --api_key_file to "
                    "serve other names",
                    "", "wrong_host");
   }
-  if (is_public) return;
   if (!access.keys.accepts(request.authorization)) {
     throw ApiError(401, "a valid API key is needed: Authorization: Bearer KEY", "",
                    "invalid_api_key");

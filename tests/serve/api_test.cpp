@@ -416,6 +416,9 @@ TEST(ApiTest, RoutesMethodsTypesHostsAndOriginsAreChecked) {
     request.host = host;
     EXPECT_EQ(api.call(request).status, 421) << host;
   }
+  HttpRequest health = NanoApi::request("GET", "/health");
+  health.host = "";
+  EXPECT_EQ(api.call(health).status, 200);
   for (const char* host : {"localhost:1", "127.0.0.1", "[::1]:80"}) {
     request.host = host;
     EXPECT_EQ(api.call(request).status, 200) << host;
