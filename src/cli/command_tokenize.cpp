@@ -100,7 +100,7 @@ void run_tokenize(std::vector<std::string> arguments) {
             "per line comes out");
   line.flag("--parse_special", special, "special tokens in the text become their ids");
   line.flag("--decoded", decodes, "with --jsonl or --json, also what the ids decode to");
-  line.group("Conversations");
+  line.group("data");
   line.flag("--chat", chat, "input lines are conversations, written by the model's chat template");
   line.flag("--add_generation_prompt", options.add_generation_prompt,
             "conversations end with the start of an answer");
