@@ -10,12 +10,12 @@ namespace qalof::tasks {
 /// One window. Language modelling: ids and scored alone.
 struct Example {
   std::vector<std::int32_t> ids;
-  /// Language modelling: 1 for each token that the loss predicts; empty: all. The first has no
-  /// predecessor and is never predicted.
-  std::vector<std::uint8_t> scored = {};
   std::int32_t start = 0;  // qa: the answer's first and last token, as indices into ids
   std::int32_t end = 0;
   std::int32_t label = 0;  // classification: from 0
+  /// Language modelling: 1 for each token that the loss predicts; empty: all. The first has no
+  /// predecessor and is never predicted.
+  std::vector<std::uint8_t> scored = {};
 };
 
 /// Tokens of a window that a language model's loss predicts.
