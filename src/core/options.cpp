@@ -98,6 +98,11 @@ Option* Option::incidental() {
   return this;
 }
 
+Option* Option::later() {
+  is_later_ = true;
+  return this;
+}
+
 std::string Option::store() {
   if (separator_ != '\0') {
     std::vector<std::string> parts;
@@ -190,7 +195,9 @@ Json OptionList::values() const {
 Json OptionList::identity() const {
   Json values = Json::object();
   for (const Option& option : options_) {
-    if (!option.is_positional() && !option.is_incidental()) values[option.name()] = option.value();
+    if (option.is_positional() || option.is_incidental()) continue;
+    if (option.is_later() && option.values().empty()) continue;
+    values[option.name()] = option.value();
   }
   return values;
 }

@@ -47,6 +47,8 @@ class Option {
   Option* positive();
   /// The value changes no result: a run that differs in it alone is the same run.
   Option* incidental();
+  /// Not given, it is no part of a run's identity: runs from before it existed are the same run.
+  Option* later();
 
   /// "--precision" of "--precision,--sp_config"; "directory" of a positional.
   const std::string& name() const { return names_.front(); }
@@ -58,6 +60,7 @@ class Option {
   bool is_required() const { return is_required_; }
   bool is_positional() const { return !names_.front().starts_with("--"); }
   bool is_incidental() const { return is_incidental_; }
+  bool is_later() const { return is_later_; }
   /// What is taken; empty: anything.
   const std::vector<std::string>& choices() const { return choices_; }
   /// The field's value when it was declared, as text.
@@ -81,6 +84,7 @@ class Option {
   std::string help_, group_, default_;
   Kind kind_ = Kind::kText;
   bool is_list_ = false, is_required_ = false, is_incidental_ = false;
+  bool is_later_ = false;
   char separator_ = '\0';
   std::vector<std::string> choices_, values_;
   std::function<double()> number_;            // the field's value; empty for others than numbers

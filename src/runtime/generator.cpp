@@ -41,6 +41,7 @@ class GenerationSteps {
       return;
     memory_.clear();
     memory_.cache_.emplace(execution.base().config(), execution.kv(), capacity);
+    memory_.ids_.reserve(capacity);
     memory_.execution_ = &execution;
   }
 

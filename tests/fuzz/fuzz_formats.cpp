@@ -84,11 +84,13 @@ bool read_gguf(std::span<const std::byte> input) {
       accepts([&] { file.strings(key, 1'000'000); });
       accepts([&] { file.integers(key, 1'000'000); });
     }
-    // What import makes of the metadata.
-    const app::GgufArchitecture& architecture = app::architecture_of(file);
-    const Json raw = app::config_of(file, architecture);
-    const model::ModelConfig config = model::parse_model_config(raw, "fuzz");
-    app::tokenizer_files(file, config.vocab_size);
+    // What import makes of the metadata; a file may also hold tensors alone.
+    accepts([&] {
+      const app::GgufArchitecture& architecture = app::architecture_of(file);
+      const Json raw = app::config_of(file, architecture);
+      const model::ModelConfig config = model::parse_model_config(raw, "fuzz");
+      app::tokenizer_files(file, config.vocab_size);
+    });
   });
 }
 

@@ -169,11 +169,12 @@ TEST_F(MultipleChoiceTest, AnEmptyFileAndAChoiceBeyondThePositionsAreRefused) {
 
 TEST(TaskSet, NamesAndRefusesByUse) {
   const TaskSet tasks;
-  EXPECT_EQ(alternatives(tasks.names(Use::kScore)), "qa, lm, classification or multiple_choice");
-  EXPECT_EQ(alternatives(tasks.names(Use::kTrain)), "qa, lm or classification");
+  EXPECT_EQ(alternatives(tasks.names(Use::kScore)),
+            "qa, lm, classification, multiple_choice or chat");
+  EXPECT_EQ(alternatives(tasks.names(Use::kTrain)), "qa, lm, classification or chat");
   EXPECT_EQ(alternatives(tasks.names(Use::kAnalyse)), "qa or classification");
   EXPECT_EQ(error_of([&] { tasks.at("multiple_choice", Use::kTrain); }).message,
-            "--task: found multiple_choice, expected qa, lm or classification");
+            "--task: found multiple_choice, expected qa, lm, classification or chat");
 }
 
 }  // namespace multiple_choice_test

@@ -63,7 +63,8 @@ constexpr std::array<GgufArchitecture, 8> kArchitectures = {{
 }};
 
 // Families whose files are those of another one's architecture.
-constexpr std::array kOtherFamilies = {std::pair{"mistral", "llama"}};
+constexpr std::array kOtherFamilies = {std::pair{"mistral", "llama"},
+                                       std::pair{"gemma3", "gemma3_text"}};
 
 const char* linear_name(model::LinearRole role) {
   switch (role) {

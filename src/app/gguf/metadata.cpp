@@ -156,7 +156,7 @@ void add_file_type(io::GgufType type, io::GgufMetadata& metadata) {
 std::vector<io::GgufTensorToMake> rope_tensors(const model::ModelConfig& config) {
   std::vector<io::GgufTensorToMake> tensors;
   if (!config.rotary) return tensors;
-  const auto add = [&](const char* name, std::vector<float> values) {
+  const auto add = [&](const char* name, const std::vector<float>& values) {
     tensors.push_back({name, {values.size()}, io::GgufType::kF32, [values] { return values; }});
   };
   if (config.rotary->by_wavelength) {

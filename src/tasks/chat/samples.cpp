@@ -61,26 +61,32 @@ std::size_t ChatSample::num_scored() const {
 
 void Chat::list_template(OptionList& list) {
   list.option("--chat_template", chat_template,
-              "chat: a Jinja file, or plain for a model without one; the model's own unless given");
+              "chat: a Jinja file, or plain for a model without one; the model's own unless given")
+      ->later();
   list.option("--template_variables", template_variables,
-              "chat: JSON object of further variables for the template");
-  list.option("--template_date", date, "chat: YYYY-MM-DD, for templates that write the date");
+              "chat: JSON object of further variables for the template")
+      ->later();
+  list.option("--template_date", date, "chat: YYYY-MM-DD, for templates that write the date")
+      ->later();
 }
 
 void Chat::list_windows(OptionList& list) {
   list.choice("--train_on", train_on, chat_samples_file::kTrainOn,
               "chat: tokens that are learned and scored: those of all answers, everything, or "
-              "those of the last answer");
+              "those of the last answer")
+      ->later();
   list_template(list);
   list.flag("--skip_bad_lines", skip_bad_lines,
-            "chat: lines that cannot be read are counted and left out");
+            "chat: lines that cannot be read are counted and left out")
+      ->later();
 }
 
 void Chat::list_training(OptionList& list) {
   list.option(
-      "--mix", mix,
-      "chat: further files to train on, FILE or FILE:WEIGHT; with weight 2 each conversation "
-      "comes twice an epoch, with 0.5 every second one comes");
+          "--mix", mix,
+          "chat: further files to train on, FILE or FILE:WEIGHT; with weight 2 each conversation "
+          "comes twice an epoch, with 0.5 every second one comes")
+      ->later();
 }
 
 text::ChatOptions Chat::template_options() const {
