@@ -182,6 +182,7 @@ std::uint64_t write_safetensors_streamed(const std::string& path,
   sort_tensors(tensors);
   Header header(path);
   std::vector<std::uint64_t> sizes;
+  sizes.reserve(tensors.size());
   for (const TensorToStream& tensor : tensors)
     sizes.push_back(header.add(tensor.name, tensor.dtype, tensor.shape));
   const std::string text = header.text({}, 8);

@@ -191,6 +191,7 @@ const Family& family_of(const ModelConfig& config) {
 
 std::vector<std::string> model_types() {
   std::vector<std::string> names;
+  names.reserve(std::size(kFamilies));
   for (const Family& family : kFamilies) names.emplace_back(family.model_type);
   return names;
 }

@@ -59,9 +59,9 @@ class Exchange {
 
 /// A refusal that the client is told.
 struct ApiError : std::runtime_error {
-  ApiError(int status_code, std::string sentence, std::string parameter = "",
+  ApiError(int status_code, const std::string& sentence, std::string parameter = "",
            std::string error_code = "")
-      : std::runtime_error(std::move(sentence)),
+      : std::runtime_error(sentence),
         status(status_code),
         param(std::move(parameter)),
         code(std::move(error_code)) {}
