@@ -59,8 +59,8 @@ void check_access(const HttpRequest& request, const Access& access, bool is_publ
 bool is_json_type(std::string type) {
   type = type.substr(0, type.find(';'));
   while (!type.empty() && (type.back() == ' ' || type.back() == '\t')) type.pop_back();
-  return std::equal(type.begin(), type.end(), "application/json",
-                    "application/json" + sizeof("application/json") - 1,
+  constexpr std::string_view kJson = "application/json";
+  return std::equal(type.begin(), type.end(), kJson.begin(), kJson.end(),
                     [](char a, char b) { return (a >= 'A' && a <= 'Z' ? a + 32 : a) == b; });
 }
 

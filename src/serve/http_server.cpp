@@ -47,7 +47,7 @@ constexpr int kClientLeft = 499;
 net::ip::address address_of(const std::string& host) {
   if (host == "localhost") return net::ip::make_address("127.0.0.1");
   boost::system::error_code failed;
-  const net::ip::address address = net::ip::make_address(host, failed);
+  net::ip::address address = net::ip::make_address(host, failed);
   QALOF_CHECK(!failed, ErrorKind::kUsage, "--host: found {}, expected an IP address or localhost",
               host);
   return address;
@@ -128,7 +128,7 @@ class Session : public std::enable_shared_from_this<Session> {
   }
 
   // From the exchange, posted to the io thread.
-  void send(HttpResponse response) {
+  void send(const HttpResponse& response) {
     const std::size_t length = response.body.size();
     std::string bytes = head_of(response, length, /*is_stream=*/false);
     if (method_ != "HEAD") bytes += response.body;

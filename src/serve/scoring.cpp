@@ -263,6 +263,7 @@ std::vector<Job> make_answer(const AnswerRequest& request,
     throw ApiError(400, error.what());
   }
   std::vector<std::vector<std::int32_t>> prompts;
+  prompts.reserve(windows.size());
   for (const text::SpanWindow& window : windows) prompts.push_back(window.ids);
   const auto reply =
       std::make_shared<AnswerReply>(request, std::move(windows), variants, std::move(exchange));
@@ -270,7 +271,7 @@ std::vector<Job> make_answer(const AnswerRequest& request,
 }
 
 std::vector<Job> make_classification(const ClassificationRequest& request,
-                                     std::vector<std::shared_ptr<const Variant>> variants,
+                                     const std::vector<std::shared_ptr<const Variant>>& variants,
                                      const Catalog& catalog, std::shared_ptr<Exchange> exchange) {
   check_head(variants, weights::HeadKind::kClass, "classification");
   std::vector<std::vector<std::int32_t>> prompts;

@@ -22,7 +22,7 @@ std::vector<Job> make_answer(const AnswerRequest& request,
 /// One job per text. Throws ApiError{400} where what runs has no classification head or a text has
 /// no tokens.
 std::vector<Job> make_classification(const ClassificationRequest& request,
-                                     std::vector<std::shared_ptr<const Variant>> variants,
+                                     const std::vector<std::shared_ptr<const Variant>>& variants,
                                      const Catalog& catalog, std::shared_ptr<Exchange> exchange);
 
 }  // namespace qalof::serve

@@ -61,8 +61,8 @@ AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens,
     const int order = a.content.compare(b.content);
     return order != 0 ? order < 0 : a.token.is_special && !b.token.is_special;
   });
-  const auto repeated = std::ranges::unique(patterns_, {}, &Pattern::content);
-  patterns_.erase(repeated.begin(), repeated.end());
+  const auto same = [](const Pattern& a, const Pattern& b) { return a.content == b.content; };
+  patterns_.erase(std::unique(patterns_.begin(), patterns_.end(), same), patterns_.end());
   for (const Pattern& pattern : patterns_)
     ++first_byte_[static_cast<unsigned char>(pattern.content[0]) + 1U];
   for (std::size_t byte = 1; byte < first_byte_.size(); ++byte)

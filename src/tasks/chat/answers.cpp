@@ -90,6 +90,7 @@ std::vector<std::vector<std::int32_t>> continue_greedily(
     });
     if (running.empty()) break;
     std::vector<runtime::Sequence> sequences;
+    sequences.reserve(running.size());
     for (Running& one : running) {
       sequences.push_back(
           {std::span(answers[one.index]).last(1), &one.cache, one.question->execution.get()});

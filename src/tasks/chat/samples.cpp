@@ -147,7 +147,9 @@ std::vector<Example> Chat::examples(const Reading& reading, const DataOptions& d
   for (const std::string& more : mix) files.push_back(chat_samples_file::parse_mix(more));
   std::vector<Example> examples;
   const auto is_full = [&] { return data.max_samples > 0 && examples.size() >= data.max_samples; };
-  for (const auto& [file, weight] : files) {
+  for (const auto& part : files) {
+    const auto& file = part.first;
+    const auto weight = part.second;
     if (is_full()) break;
     chat_samples_file::Counts counts;
     double share = 0;
