@@ -471,7 +471,7 @@ class SessionExchange final : public Exchange {
 
   void send(HttpResponse response) override {
     net::post(io_, [session = session_, response = std::move(response)]() mutable {
-      session->send(std::move(response));
+      session->send(response);
     });
   }
   void begin(HttpResponse head) override {

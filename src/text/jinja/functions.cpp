@@ -166,6 +166,7 @@ Value sort(const Value& value, const Bound& bound, Budget* budget) {
     return down ? less(b.first, a.first) : less(a.first, b.first);
   });
   std::vector<Value> sorted;
+  // NOLINTNEXTLINE(performance-inefficient-vector-operation)
   for (auto& [key, item] : keyed) sorted.push_back(std::move(item));
   return list_of(std::move(sorted));
 }
@@ -250,7 +251,7 @@ std::optional<Number> parse_number(const Value& value) {
 
 Value int_of(const Value& value, const Bound& bound, Budget*) {
   if (!bound[1].is_undefined()) fail(ErrorKind::kUnsupported, "int with a base is not implemented");
-  const Value otherwise = bound[0].is_undefined() ? Value(std::int64_t{0}) : bound[0];
+  Value otherwise = bound[0].is_undefined() ? Value(std::int64_t{0}) : bound[0];
   if (value.is_integer() || value.is_bool()) return value.integer();
   double number = 0;
   if (value.text() != nullptr) {
@@ -268,7 +269,7 @@ Value int_of(const Value& value, const Bound& bound, Budget*) {
 }
 
 Value float_of(const Value& value, const Bound& bound, Budget*) {
-  const Value otherwise = bound[0].is_undefined() ? Value(0.0) : bound[0];
+  Value otherwise = bound[0].is_undefined() ? Value(0.0) : bound[0];
   if (value.is_number()) return value.number();
   if (value.text() == nullptr) return otherwise;
   const auto parsed = parse_number<double>(value);
@@ -415,6 +416,7 @@ Value map_items(const Value& subject, const Arguments& arguments, Budget* budget
     const std::vector<Value> bound = bind_arguments(arguments, {"attribute", "default"}, 1, "map");
     for (const Value& item : items_of(subject, budget)) {
       Value value = attribute_of(item, bound[0]);
+      // NOLINTNEXTLINE(performance-move-const-arg)
       results.push_back(value.is_undefined() ? bound[1] : std::move(value));
     }
   } else {

@@ -396,6 +396,7 @@ class Parser {
                                                                      "<=", ">",  ">="};
       std::string name;
       if (current().kind == Kind::kOperator &&
+          // NOLINTNEXTLINE(bugprone-branch-clone)
           std::find(kOperators.begin(), kOperators.end(), current().text) != kOperators.end()) {
         name = take().text;
       } else if (is_name("in")) {

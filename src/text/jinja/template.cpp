@@ -579,7 +579,7 @@ class Run {
       refuse("{} is not defined, so it has no items", name_of(*expression.operands[0]));
     if (object.text() != nullptr) budget_.spend_bytes(object.text()->bytes.size());
     if (object.dict() != nullptr) budget_.spend(object.dict()->items.size());
-    const Value found = item_of(object, key);
+    Value found = item_of(object, key);
     // Jinja looks for an attribute next.
     if (!found.is_undefined() || key.text() == nullptr) return found;
     return attribute_of(object, key.text()->bytes, *expression.operands[0]);
