@@ -157,7 +157,7 @@ struct ClassProbability {
 class QALOF_API Model {
  public:
   /// path: a model directory or packed file, else a name on the Hugging Face Hub,
-  /// org/name[@revision], whose files are downloaded where the cache lacks them (docs/hub.md;
+  /// `org/name[@revision]`, whose files are downloaded where the cache lacks them (docs/hub.md;
   /// HF_HUB_OFFLINE=1: never). Error{kNetwork} where that fails, {kNotFound} where there is nothing
   /// at path, {kBadInput}, {kCorruptFile} or {kUnsupported} for what it holds. Weights are mapped,
   /// not read: opening is quick.

@@ -23,6 +23,9 @@ runtime::Generation generate_text(const runtime::Execution& execution,
                                   ParallelFor& parallel, const runtime::TextCallback& on_text,
                                   Observer& observer, runtime::Profile* profile = nullptr);
 
+/// Lists what chooses tokens and ends a text, but --seed: commands draw other things by it, too.
+void list_generation_options(OptionList& list, runtime::GenerateOptions& options);
+
 struct GenerateOptions : TextRequest {
   ModelOptions model;
   std::uint64_t request = 0;  // random precision: the width is a function of seed and this

@@ -1,4 +1,5 @@
 // The options that choose a model and its precision, as they are listed for every command.
+#include "app/generate.h"
 #include "app/model_handle.h"
 
 namespace qalof::app {
@@ -50,6 +51,16 @@ void list_random_options(OptionList& list, ModelOptions& options) {
   list.option("--random_widths", options.random_widths,
               "--precision random:4,5,6,7,8 draws one of these widths for each request, or with "
               "layer for each of its layers");
+}
+
+void list_generation_options(OptionList& list, runtime::GenerateOptions& options) {
+  list.group("method");
+  list.option("--max_new_tokens", options.max_new_tokens, "most tokens to add");
+  list.option("--temperature", options.sampling.temperature, "0 = the most likely token");
+  list.option("--top_k", options.sampling.top_k, "choose among the k most likely; 0 = all");
+  list.option("--top_p", options.sampling.top_p,
+              "choose among the fewest most likely that have this probability together");
+  list.option("--stop", options.stop_strings, "texts that end the generation");
 }
 
 }  // namespace qalof::app

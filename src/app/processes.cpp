@@ -19,7 +19,7 @@ class OwnBatches final : public tasks::BatchSource {
     std::ranges::fill(numbers, 0.0F);
     if (next_++ % size_ != rank_) return;
     compute();
-    numbers_.append(reinterpret_cast<const char*>(numbers.data()), numbers.size_bytes());
+    numbers_ += bytes_of<float>(numbers);
   }
   const std::string& numbers() const { return numbers_; }
 

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "app/chat.h"
+#include "app/generate.h"
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "cli/line_input.h"
@@ -175,16 +176,8 @@ void run_chat(std::vector<std::string> arguments) {
   line.group("conversation");
   line.option("--system", options.system, "what the model is told before the conversation");
   options.task.list_template(line);
-  line.group("method");
-  line.option("--max_new_tokens", options.generation.max_new_tokens, "most tokens of an answer");
-  line.option("--temperature", options.generation.sampling.temperature,
-              "0 = the most likely token");
-  line.option("--top_k", options.generation.sampling.top_k,
-              "choose among the k most likely; 0 = all");
-  line.option("--top_p", options.generation.sampling.top_p,
-              "choose among the fewest most likely that have this probability together");
+  app::list_generation_options(line, options.generation);
   line.option("--seed", options.generation.sampling.seed, "of the choices");
-  line.option("--stop", options.generation.stop_strings, "texts that end an answer");
   line.parse();
   ThreadPool pool(app::choose_threads(options.model.threads));
   app::ChatSession session(options, pool, line.observer());

@@ -46,15 +46,10 @@ void run_generate(std::vector<std::string> arguments) {
   line.group("method");
   line.option("--request", options.request,
               "--precision random:...: the width drawn is a function of seed and this number");
-  line.option("--max_new_tokens", generation.max_new_tokens, "most tokens to add");
-  line.option("--temperature", generation.sampling.temperature, "0 = the most likely token");
-  line.option("--top_k", generation.sampling.top_k, "choose among the k most likely; 0 = all");
-  line.option("--top_p", generation.sampling.top_p,
-              "choose among the fewest most likely that have this probability together");
+  app::list_generation_options(line, generation);
   line.option("--seed", generation.sampling.seed,
               "of the choices, and of --precision random:..., for which the system draws one "
               "unless given");
-  line.option("--stop", generation.stop_strings, "texts that end the generation");
   line.option("--prefill_chunk", generation.prefill_chunk,
               "prompt tokens per pass: bounds memory, not results");
   line.flag("--ignore_eos", options.ignore_eos, "do not stop where the model ends its text");

@@ -4,9 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace qalof {
@@ -48,6 +51,20 @@ class ProcessGroup {
   /// Says why this process gives up. True where it is the first to say so, whose reason is shown.
   virtual bool report_failure(const std::string& reason) = 0;
 };
+
+/// Numbers, or structs of them, as a text for other processes of this program's build.
+template <typename T>
+std::string bytes_of(std::span<const T> values) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  return {reinterpret_cast<const char*>(values.data()), values.size_bytes()};
+}
+/// The values of such a text.
+template <typename T>
+std::vector<T> values_in(std::string_view bytes) {
+  std::vector<T> values(bytes.size() / sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(T));
+  return values;
+}
 
 /// A text of every process, by rank; they may have any length. The group is as ProcessGroup's.
 std::vector<std::string> gather_texts(ProcessGroup& group, const std::string& own);

@@ -422,8 +422,8 @@ std::optional<std::vector<std::int32_t>> GgufFile::integers(const std::string& k
   return numbers_of<std::int32_t>(key, max_count, {kInt32, kUint32}, "integers of 32 bits");
 }
 
-std::optional<std::vector<float>> GgufFile::reals(const std::string& key,
-                                                  std::size_t max_count) const {
+std::optional<std::vector<float>> GgufFile::floats(const std::string& key,
+                                                   std::size_t max_count) const {
   return numbers_of<float>(key, max_count, {kFloat32}, "numbers of 32 bits");
 }
 

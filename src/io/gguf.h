@@ -56,7 +56,7 @@ class GgufFile {
   std::optional<std::vector<std::int32_t>> integers(const std::string& key,
                                                     std::size_t max_count) const;
   /// f32, as they are: not finite ones too.
-  std::optional<std::vector<float>> reals(const std::string& key, std::size_t max_count) const;
+  std::optional<std::vector<float>> floats(const std::string& key, std::size_t max_count) const;
   /// 1 for true.
   std::optional<std::vector<std::uint8_t>> booleans(const std::string& key,
                                                     std::size_t max_count) const;

@@ -27,7 +27,7 @@ float inverse_of(float scale) {
   return scale == 0.0F || std::isinf(inverse) ? 0.0F : inverse;
 }
 
-// Codes 0..15 of 32 numbers, given as not yet truncated reals: numbers 0..15 in the low halves.
+// Truncates 32 numbers to codes 0..15 and packs them: the first 16 in the low halves of the bytes.
 template <typename Real>
 void put_nibbles(const Real& real, std::byte* at) {
   const auto code = [&](std::size_t i) {

@@ -1,7 +1,6 @@
 // Parses GPT-2's config.json, and dispatches to the family of any config.json.
 #include "model/config.h"
 
-#include <array>
 #include <cmath>
 
 #include "core/error.h"
@@ -12,21 +11,10 @@ namespace qalof::model {
 
 namespace {
 
-// transformers has several names for each of GELU's two forms.
-constexpr std::array kActivations = {std::pair{"gelu_new", Activation::kGeluTanh},
-                                     std::pair{"gelu", Activation::kGeluErf},
-                                     std::pair{"gelu_pytorch_tanh", Activation::kGeluTanh},
-                                     std::pair{"gelu_python_tanh", Activation::kGeluTanh},
-                                     std::pair{"gelu_fast", Activation::kGeluTanh},
-                                     std::pair{"gelu_accurate", Activation::kGeluTanh},
-                                     std::pair{"gelu_python", Activation::kGeluErf}};
-
 Activation read_activation(const Json& json, const std::string& where) {
   if (present_key(json, "activation_function", nullptr).empty()) return Activation::kGeluTanh;
   const std::string name = json_string(json, "activation_function", where);
-  for (const auto& [known, activation] : kActivations) {
-    if (name == known) return activation;
-  }
+  if (const auto activation = gelu_named(name)) return *activation;
   fail(ErrorKind::kUnsupported,
        "{}: activation_function is {:.40}, implemented are gelu_new and gelu and their other names",
        where, name);

@@ -79,7 +79,7 @@ struct ModelConfig {
   bool has_qkv_bias = true, has_attention_out_bias = true, has_mlp_bias = true;
   float embedding_scale = 1;  // token embeddings are multiplied by it
   float score_cap = 0;        // attention scores become cap tanh(score / cap); 0: they stay
-  float logit_cap = 0;        // LM logits likewise
+  float logit_cap = 0;        // the same for LM logits
   std::optional<RotaryPositions> rotary;          // none: learned position embeddings
   std::optional<RotaryPositions> sliding_rotary;  // of layers with a window, where they differ
   std::vector<LayerAttention> attention;          // [layer], or empty: all are default

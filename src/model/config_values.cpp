@@ -75,6 +75,14 @@ void read_dropout(const Json& json, std::initializer_list<const char*> keys, Mod
   }
 }
 
+std::optional<Activation> gelu_named(const std::string& name) {
+  for (const char* tanh :
+       {"gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast", "gelu_accurate"})
+    if (name == tanh) return Activation::kGeluTanh;
+  if (name == "gelu" || name == "gelu_python") return Activation::kGeluErf;
+  return std::nullopt;
+}
+
 void require_bool(const Json& json, const char* key, bool implemented, const std::string& where) {
   const bool value = read_bool(json, key, implemented, where);
   QALOF_CHECK(value == implemented, ErrorKind::kUnsupported, "{}: {} is {}, implemented is {}",

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,8 @@ std::vector<std::int64_t> read_end_tokens(const Json& json, std::int64_t fallbac
 /// Sets config.has_dropout where one of the named rates is above 0.
 void read_dropout(const Json& json, std::initializer_list<const char*> keys, ModelConfig& config,
                   const std::string& where);
+/// kGeluTanh or kGeluErf by any of the names that transformers has for them.
+std::optional<Activation> gelu_named(const std::string& name);
 /// Error{kUnsupported} unless a switch has the implemented value.
 void require_bool(const Json& json, const char* key, bool implemented, const std::string& where);
 

@@ -1,6 +1,5 @@
 // Parses config.json of the families with rotary positions, by the traits of their table entry.
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "core/error.h"
@@ -11,25 +10,14 @@ namespace qalof::model {
 
 namespace {
 
-// transformers has several names for SiLU and for each form of GELU.
-constexpr std::array kGatedActivations = {std::pair{"silu", Activation::kSwiGlu},
-                                          std::pair{"swish", Activation::kSwiGlu},
-                                          std::pair{"gelu_pytorch_tanh", Activation::kGeGluTanh},
-                                          std::pair{"gelu_new", Activation::kGeGluTanh},
-                                          std::pair{"gelu_python_tanh", Activation::kGeGluTanh},
-                                          std::pair{"gelu_fast", Activation::kGeGluTanh},
-                                          std::pair{"gelu_accurate", Activation::kGeGluTanh},
-                                          std::pair{"gelu", Activation::kGeGluErf},
-                                          std::pair{"gelu_python", Activation::kGeGluErf}};
-
 Activation read_gated_activation(const Json& json, const DecoderTraits& traits,
                                  const std::string& where) {
   const std::string name = present_key(json, traits.activation_key, nullptr).empty()
                                ? traits.activation
                                : json_string(json, traits.activation_key, where);
-  for (const auto& [known, activation] : kGatedActivations) {
-    if (name == known) return activation;
-  }
+  if (name == "silu" || name == "swish") return Activation::kSwiGlu;
+  if (const auto gelu = gelu_named(name))
+    return *gelu == Activation::kGeluTanh ? Activation::kGeGluTanh : Activation::kGeGluErf;
   fail(ErrorKind::kUnsupported,
        "{}: {} is {:.40}, implemented are silu, gelu and gelu_pytorch_tanh and their other names",
        where, traits.activation_key, name);

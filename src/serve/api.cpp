@@ -144,7 +144,7 @@ void Api::handle(const HttpRequest& request, const std::shared_ptr<Exchange>& ex
       exchange->record.route = handled.route.path;
       if (request.method == handled.route.method) found = &handled;
     }
-    // Whoever has no key does not learn which routes there are.
+    // Without a key, a client does not learn which routes exist.
     check_access(request, access_, found != nullptr && found->route.is_public);
     if (methods.empty()) {
       throw ApiError(404,

@@ -200,21 +200,7 @@ void Catalog::find_chat(Observer& observer) {
     no_chat_ = error.what();
     observer.warn(fmt::format("{}: no chats are served: {}", options_.name, error.what()));
   }
-  if (!chat_) return;
-  try {
-    const std::vector<text::ChatMessage> short_one = {{"user", "a"}, {"assistant", "b"}};
-    const text::ChatTokens tokens =
-        text::encode_chat(encoder_->tokenizer(), chat_->render_marked(short_one, {}));
-    const auto last = std::find(tokens.is_answer.rbegin(), tokens.is_answer.rend(), 1);
-    if (last == tokens.is_answer.rend()) return;
-    const std::int32_t id =
-        tokens.ids[static_cast<std::size_t>(tokens.is_answer.rend() - last) - 1];
-    for (const auto& [text, added] : encoder_->tokenizer().added_tokens()) {
-      if (added == id) turn_end_ = id;
-    }
-  } catch (const Error&) {
-    // A template that refuses this conversation may take others; the model's own end stays.
-  }
+  if (chat_) turn_end_ = text::turn_end(encoder_->tokenizer(), *chat_);
 }
 
 std::vector<std::int32_t> Catalog::chat_tokens(std::span<const text::ChatMessage> messages,

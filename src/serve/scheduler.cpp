@@ -456,7 +456,8 @@ void Scheduler::finish(Sequence& sequence, EndReason reason, const std::string& 
   sequence.is_finished = true;
   kv_bytes_ -= sequence.kv_bytes;
   if (reason == EndReason::kDone && options_.prefix_cache) {
-    // A conversation goes on from what was generated too. The sequence's own memory is still held.
+    // The next turn of a conversation begins with what was generated. The sequence's own memory is
+    // still held.
     const std::size_t taken = kv_bytes_ + sequence.kv_bytes;
     prefixes_.keep(sequence.variant->cache_key, sequence.ids, sequence.cache,
                    options_.kv_bytes - std::min(taken, options_.kv_bytes));

@@ -123,7 +123,7 @@ class Scheduler {
   /// is full, 503 where the service ends, 400 where a sequence needs more K/V memory than there is.
   /// Any thread.
   void submit(std::vector<Job> jobs, Clock::time_point deadline);
-  /// Takes no more; what is there goes on.
+  /// Accepts no new requests; those accepted are finished.
   void drain();
   bool is_idle() const;
   SchedulerStats stats() const;

@@ -150,13 +150,8 @@ void SplitPattern::find_first_bytes(std::uint32_t pc, std::vector<bool>* seen) {
           first_bytes_[byte] = first_bytes_[byte] || byte >= 0x80 || sets_[one.set].contains(byte);
         if (one.op != Op::kSet && one.low == 0) open.push_back(at + 1);
         break;
-      // NOLINTNEXTLINE(bugprone-branch-clone)
       case Op::kSplit:
-        open.push_back(at + 1);
-        open.push_back(one.target);
-        break;
-      case Op::kAtomic:
-        // Its end is a kMatch, behind which the pattern goes on where the group may be empty.
+      case Op::kAtomic:  // an empty group continues at its target
         open.push_back(at + 1);
         open.push_back(one.target);
         break;

@@ -58,7 +58,7 @@ std::vector<std::uint32_t> to_code_points(std::string_view text);
 std::vector<std::size_t> code_point_offsets(std::string_view text);
 std::size_t count_code_points(std::string_view text);
 
-/// General categories, Lu is \p{Lu} and so on; in the order of the generated tables.
+/// General categories by their two letters, in the order of the generated tables.
 enum class Category : std::uint8_t {
   kLu,
   kLl,

@@ -165,7 +165,7 @@ std::vector<io::GgufTensorToMake> rope_tensors(const model::ModelConfig& config)
     const std::vector<float> unscaled = model::rotary_frequencies(plain, config.head_dim());
     std::vector<float> factors = model::rotary_frequencies(config);
     for (std::size_t i = 0; i < factors.size(); ++i) factors[i] = unscaled[i] / factors[i];
-    add(kRopeFactors, std::move(factors));
+    add(kRopeFactors, factors);
   }
   if (config.rotary->by_length) {
     add(kRopeFactorsLong, config.rotary->by_length->long_factors);

@@ -110,7 +110,7 @@ class TokenizerReader {
   }
 
   std::vector<std::string> merges_of_scores() const {
-    const auto scores = *file_.reals(kScoresKey, kMaxTokens);
+    const auto scores = *file_.floats(kScoresKey, kMaxTokens);
     QALOF_CHECK(scores.size() == vocab_size_, ErrorKind::kBadInput,
                 "{}: {} scores for an embedding of {}", file_.path(), scores.size(), vocab_size_);
     std::unordered_map<std::string_view, std::size_t> ids;

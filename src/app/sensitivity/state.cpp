@@ -2,7 +2,6 @@
 #include "app/sensitivity/state.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "core/error.h"
 
@@ -44,18 +43,13 @@ std::vector<tasks::SampleScore> scores_of(const Json& record, const std::string&
 }  // namespace
 
 std::string to_bytes(const MeasuredPass& pass) {
-  std::string bytes(reinterpret_cast<const char*>(&pass.tokens_per_second), sizeof(double));
-  return bytes.append(reinterpret_cast<const char*>(pass.scores.data()),
-                      pass.scores.size() * sizeof(tasks::SampleScore));
+  return bytes_of<double>({&pass.tokens_per_second, 1}) + bytes_of<tasks::SampleScore>(pass.scores);
 }
 
 MeasuredPass pass_of_bytes(const std::string& bytes) {
-  MeasuredPass pass;
-  std::memcpy(&pass.tokens_per_second, bytes.data(), sizeof(double));
-  pass.scores.resize((bytes.size() - sizeof(double)) / sizeof(tasks::SampleScore));
-  std::memcpy(pass.scores.data(), bytes.data() + sizeof(double),
-              pass.scores.size() * sizeof(tasks::SampleScore));
-  return pass;
+  const std::string_view all = bytes;
+  return {values_in<tasks::SampleScore>(all.substr(sizeof(double))),
+          values_in<double>(all.substr(0, sizeof(double))).front()};
 }
 
 SensitivityState::SensitivityState(const std::string& path, const Json& identity, bool overwrite)

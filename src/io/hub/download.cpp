@@ -161,7 +161,7 @@ class Hub {
     HttpUrl url = first;
     for (int hop = 0; hop <= kMostRedirects; ++hop) {
       std::vector<std::string> sent = headers;
-      // A server, or whoever it sends us to, gets the token if it is the hub itself.
+      // The token is sent to the hub alone, not to hosts that it redirects to.
       if (!settings_.token.empty() && url.origin == endpoint_.origin)
         sent.push_back("Authorization: Bearer " + settings_.token);
       bool is_redirect = false;

@@ -14,7 +14,7 @@ struct HubName {
   std::string file;               // within the repository; "" = the repository
 };
 
-/// "org/name@revision"; without @main.
+/// `org/name@revision`; without `@main`.
 std::string to_string(const HubName& name);
 /// Nothing where text is no such name: both parts of the repository are letters, digits, "-", "_"
 /// and ".", at most 96, as the Hub has them; the file ends in .gguf or .qalof.

@@ -166,7 +166,7 @@ Value sort(const Value& value, const Bound& bound, Budget* budget) {
     return down ? less(b.first, a.first) : less(a.first, b.first);
   });
   std::vector<Value> sorted;
-  // NOLINTNEXTLINE(performance-inefficient-vector-operation)
+  sorted.reserve(keyed.size());
   for (auto& [key, item] : keyed) sorted.push_back(std::move(item));
   return list_of(std::move(sorted));
 }
@@ -415,9 +415,8 @@ Value map_items(const Value& subject, const Arguments& arguments, Budget* budget
   if (arguments.values.empty()) {
     const std::vector<Value> bound = bind_arguments(arguments, {"attribute", "default"}, 1, "map");
     for (const Value& item : items_of(subject, budget)) {
-      Value value = attribute_of(item, bound[0]);
-      // NOLINTNEXTLINE(performance-move-const-arg)
-      results.push_back(value.is_undefined() ? bound[1] : std::move(value));
+      const Value value = attribute_of(item, bound[0]);
+      results.push_back(value.is_undefined() ? bound[1] : value);
     }
   } else {
     const auto [name, rest] = named_function(arguments, 0, "map");

@@ -395,11 +395,10 @@ class Parser {
       static constexpr std::array<std::string_view, 6> kOperators = {"==", "!=", "<",
                                                                      "<=", ">",  ">="};
       std::string name;
-      if (current().kind == Kind::kOperator &&
-          // NOLINTNEXTLINE(bugprone-branch-clone)
-          std::find(kOperators.begin(), kOperators.end(), current().text) != kOperators.end()) {
-        name = take().text;
-      } else if (is_name("in")) {
+      const bool compares =
+          current().kind == Kind::kOperator &&
+          std::find(kOperators.begin(), kOperators.end(), current().text) != kOperators.end();
+      if (compares || is_name("in")) {
         name = take().text;
       } else if (is_name("not") && look(1).kind == Kind::kName && look(1).text == "in") {
         take();

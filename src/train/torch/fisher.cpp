@@ -3,7 +3,6 @@
 
 #include <ATen/Parallel.h>
 
-#include <cstring>
 #include <numeric>
 
 #include "core/error.h"
@@ -60,14 +59,10 @@ class Estimator {
     of_windows_.assign(batch.windows() * slots(), {});
   }
   /// The sums of every window of the batch, for add.
-  std::string bytes() const {
-    return {reinterpret_cast<const char*>(of_windows_.data()),
-            of_windows_.size() * sizeof(of_windows_[0])};
-  }
+  std::string bytes() const { return bytes_of<Sums>(of_windows_); }
   /// Adds windows in their order.
   void add(std::string_view bytes) {
-    std::vector<Sums> sums(bytes.size() / sizeof(Sums));
-    std::memcpy(sums.data(), bytes.data(), bytes.size());
+    const std::vector<Sums> sums = values_in<Sums>(bytes);
     for (std::size_t i = 0; i < sums.size(); ++i) {
       totals_[i % slots()].first += sums[i].first;
       totals_[i % slots()].second += sums[i].second;
@@ -213,15 +208,13 @@ FisherResult fisher_estimates(const FisherInputs& inputs, std::span<const Exampl
         check_finite(parts.hard, "the loss", [&] { return windows_text(batch, done); });
         sum.backward();
         if (inputs.on_batch) inputs.on_batch(done);
-        return std::string(reinterpret_cast<const char*>(&parts.hard), sizeof parts.hard) +
-               estimator.bytes();
+        return bytes_of<double>({&parts.hard, 1}) + estimator.bytes();
       });
   double loss = 0;
   for (const std::string& batch : batches) {
-    double hard = 0;
-    std::memcpy(&hard, batch.data(), sizeof hard);
-    loss += hard;
-    estimator.add(std::string_view(batch).substr(sizeof hard));
+    const std::string_view bytes = batch;
+    loss += values_in<double>(bytes.substr(0, sizeof(double))).front();
+    estimator.add(bytes.substr(sizeof(double)));
   }
   FisherResult result = estimator.result(examples.size());
   result.loss = loss / static_cast<double>(examples.size());

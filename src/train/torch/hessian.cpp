@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "core/error.h"
@@ -135,14 +134,13 @@ HessianResult hessian_traces(const HessianInputs& inputs, std::span<const Exampl
     move(-step);
     add_products(-0.5 / step);
     if (inputs.on_batch) inputs.on_batch(done);
-    return std::string(reinterpret_cast<const char*>(found.data()), found.size() * sizeof(double));
+    return bytes_of<double>(found);
   };
   std::vector<std::vector<double>> of_batches(weights.size());  // [linear][batch]
   std::vector<double> windows;                                  // [batch]
   for (const std::string& bytes :
        share_batches(inputs.group, {examples, inputs.tokens_per_batch, inputs.vectors}, run)) {
-    std::vector<double> found(2 + weights.size());
-    std::memcpy(found.data(), bytes.data(), bytes.size());
+    const std::vector<double> found = values_in<double>(bytes);
     windows.push_back(found[0]);
     result.loss += found[1];
     for (std::size_t i = 0; i < weights.size(); ++i) of_batches[i].push_back(found[2 + i]);
