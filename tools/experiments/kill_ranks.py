@@ -7,7 +7,8 @@ in time, one of them with a sentence; then the same command is run again. In odd
 starts them and restarts them after the kill. Either way the run must end in the bytes of one that
 nobody disturbed. Writes one JSON line a round.
 
-Usage: tools/experiments/kill_ranks.py [--rounds N] [--ranks N] [--seed N] [--build DIR] FILE
+Usage: tools/experiments/kill_ranks.py [--rounds N] [--ranks N] [--seed N] [--build DIR]
+           [--torchrun FILE] FILE
 """
 
 import argparse
@@ -98,8 +99,8 @@ def workers_of(launcher):
     return [int(pid) for pid in children]
 
 
-def kill_restarted(words, ranks, victim, delay):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(ranks)]
+def kill_restarted(torchrun, words, ranks, victim, delay):
+    launch = [str(torchrun), "--nproc_per_node", str(ranks)]
     launch += [
         "--max-restarts",
         "3",
@@ -131,6 +132,7 @@ def main():
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/release")
+    parser.add_argument("--torchrun", type=pathlib.Path, default=ROOT / ".venv/bin/torchrun")
     options = parser.parse_args()
     chance = random.Random(options.seed)
     failed = 0
@@ -146,11 +148,15 @@ def main():
             output = f"{folder}/{number}"
             words = command(options.build, options.ranks, output)
             victim, delay = chance.randrange(options.ranks), chance.uniform(0, seconds)
-            kill = kill_restarted if number % 2 else kill_alone
-            round_, ended = kill(words, options.ranks, victim, delay)
+            restarted = number % 2 == 1
+            how = (words, options.ranks, victim, delay)
+            round_, ended = (
+                kill_restarted(options.torchrun, *how) if restarted else kill_alone(*how)
+            )
             same = digest(output) == expected
             failed += not (ended and same and round_.get("ended", True))
-            row = {"round": number, "by": kill.__name__, "victim": victim, "delay": round(delay, 2)}
+            row = {"round": number, "restarted": restarted, "victim": victim}
+            row["delay"] = round(delay, 2)
             print(json.dumps({**row, **round_, "same_bytes": same}), file=lines, flush=True)
     print(f"{options.rounds} kills, {failed} with another end than expected")
     return 1 if failed else 0

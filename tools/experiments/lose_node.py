@@ -2,8 +2,8 @@
 """Loses one of two machines in the middle of a training run: does the other finish it?
 
 Two network namespaces stand for machines. torchrun starts one process on each, which find each
-other by its c10d rendezvous. After the first checkpoint the second machine is killed with its
-launcher, or its link is taken away. The launcher on the first machine must start the run again
+other by its c10d rendezvous. After the first checkpoint every process of the second machine is
+killed, or its link is taken away. The launcher on the first machine must start the run again
 there alone, and it must end in the bytes of a run that nobody disturbed. Writes a JSON line for
 each way of losing. Needs root, iproute2 and torchrun.
 
@@ -12,9 +12,7 @@ Usage: tools/experiments/lose_node.py [--build DIR] [--torchrun FILE] FILE
 
 import argparse
 import json
-import os
 import pathlib
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +21,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 from experiments.kill_ranks import digest  # noqa: E402
-from shared.namespaces import address, machines, unplug  # noqa: E402
+from shared.namespaces import address, kill, machines, unplug  # noqa: E402
 
 WAIT_SECONDS = 240
 
@@ -74,14 +72,17 @@ def lose(options, how, folder, expected):
         processes = int("2 processes" in logs[0].read_text()) + 1
         lost = time.monotonic()
         if how == "killed":
-            os.killpg(launchers[1].pid, signal.SIGKILL)
+            kill(1)
         else:
             unplug(1)
-        code = launchers[0].wait(WAIT_SECONDS)
+        try:
+            code = launchers[0].wait(WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = "still running"
         seconds = time.monotonic() - lost
-        if launchers[1].poll() is None:
-            os.killpg(launchers[1].pid, signal.SIGKILL)
-        launchers[1].wait()
+        for number, launcher in enumerate(launchers):
+            kill(number)  # the processes that torchrun started are no children of its group
+            launcher.wait()
     text = logs[0].read_text()
     return {
         "lost": how,

@@ -1,6 +1,8 @@
 """Network namespaces as machines: each has an address and a link, which meet in a bridge."""
 
 import contextlib
+import os
+import signal
 import subprocess
 
 BRIDGE = "qalof0"
@@ -44,6 +46,13 @@ def machines(count, mbit=None):
         for name in names:
             subprocess.run(["ip", "netns", "del", name], stderr=subprocess.DEVNULL)
         ip("link", "del", BRIDGE)
+
+
+def kill(number):
+    """Kills every process of a machine at once, as a power cut does."""
+    listed = subprocess.run(["ip", "netns", "pids", f"qalof-rank{number}"], capture_output=True)
+    for process in listed.stdout.split():
+        os.kill(int(process), signal.SIGKILL)
 
 
 def unplug(number):

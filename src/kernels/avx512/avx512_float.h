@@ -11,7 +11,6 @@ struct FloatFormat : Avx512Format {
   using Block = FloatGemmBlock;
   using Sum = __m512;
   static constexpr bool kGrouped = false;
-  static void settle(__m512& sum) { asm volatile("" : "+v"(sum)); }
   static __m512 start(const Block&, std::size_t, std::size_t, std::size_t) {
     return _mm512_setzero_ps();
   }

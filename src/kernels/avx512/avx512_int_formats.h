@@ -19,7 +19,6 @@ struct IntFormat : Avx512Format {
   static RowBytes rows(const Block& block) {
     return {static_cast<const char*>(block.prepared), block.prepared_stride};
   }
-  static void settle(__m512i& sum) { asm volatile("" : "+v"(sum)); }
   static __m512i broadcast(const char* x) {
     int codes;
     __builtin_memcpy(&codes, x, sizeof(codes));
