@@ -1,12 +1,15 @@
 // Reads arguments and config files into options, and prints help and resolved options.
 #include "cli/command_line.h"
 
-#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <utility>
 
 #include "cli/config_file.h"
+#include "cli/reference.h"
 #include "cli/terminal.h"
 #include "core/error.h"
 #include "quant/plan.h"
@@ -69,33 +72,12 @@ bool CommandLine::is_known_flag(const std::string& argument) const {
   return name == "--help" || find(name) != nullptr;
 }
 
-// CLI11 knows options for this alone.
 void CommandLine::show_help() const {
-  CLI::App app(summary_, name_);
-  app.footer("Examples:\n" + examples_);
-  app.get_formatter()->column_width(38);
-  // What every command has comes last.
-  std::vector<const Option*> ordered;
-  for (const bool is_general : {false, true}) {
-    for (const Option& option : options()) {
-      if ((option.group() == kGeneral) == is_general) ordered.push_back(&option);
-    }
-  }
-  for (const Option* next : ordered) {
-    const Option& option = *next;
-    CLI::Option* shown =
-        option.kind() == Option::Kind::kSwitch
-            ? app.add_flag(fmt::format("{}", fmt::join(option.names(), ",")), option.help())
-            : app.add_option(fmt::format("{}", fmt::join(option.names(), ",")), option.help());
-    shown->required(option.is_required());
-    if (!option.group().empty() && !option.is_positional()) shown->group(option.group());
-    if (option.kind() == Option::Kind::kSwitch) continue;
-    shown->type_name(std::string(option.kind() == Option::Kind::kNumber ? "NUMBER" : "TEXT") +
-                     (option.is_list() ? " ..." : ""));
-    if (!option.default_text().empty() && option.default_text() != "[]")
-      shown->default_str(option.default_text());
-  }
-  std::fputs(app.help().c_str(), stdout);
+  constexpr std::size_t kWidest = 100;
+  const std::size_t columns = terminal_columns(STDOUT_FILENO);
+  const std::string text =
+      help_text(description(), columns == 0 ? kWidest : std::min(columns, kWidest));
+  std::fputs(text.c_str(), stdout);
   throw HelpShown{};
 }
 
@@ -104,7 +86,8 @@ CommandDescription CommandLine::description() const {
   for (const Option& option : options()) {
     all.options.push_back({option.names(), option.choices(), option.group(), option.help(),
                            option.default_text(), option.kind() != Option::Kind::kSwitch,
-                           option.is_list(), option.is_required()});
+                           option.kind() == Option::Kind::kNumber, option.is_list(),
+                           option.is_required()});
   }
   return all;
 }

@@ -1,6 +1,6 @@
 // The command line of one command: its options (core/options.h), Hugging Face's spellings
-// (underscores, hyphens accepted), --config files, nearest-name errors, help with examples. CLI11
-// writes the help; what is given is read here, so that values pass byte for byte.
+// (underscores, hyphens accepted), --config files, nearest-name errors, help with examples.
+// Values pass byte for byte.
 //
 // Names are normalized, values never are. A flag takes the next argument whatever that looks like,
 // unless it is a flag of the command, alone or with =VALUE: then the value was forgotten, or is
@@ -28,7 +28,7 @@ struct CommandDescription {
   struct OptionText {
     std::vector<std::string> names, choices;
     std::string group, help, default_text;
-    bool takes_value = true, is_list = false, is_required = false;
+    bool takes_value = true, is_number = false, is_list = false, is_required = false;
   };
   std::vector<OptionText> options;
 };

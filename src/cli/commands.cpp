@@ -23,52 +23,53 @@ namespace qalof::cli {
 namespace {
 
 constexpr Command kCommands[] = {
-    {"demo", "the whole story on the shipped nano model", true, Launched::kAlone,
+    {"demo", "train, quantize and score the shipped nano model, in minutes", true, Launched::kAlone,
      "fewer --threads need less", run_demo},
     {"init", "make a model directory with random weights", false, Launched::kAlone,
      "a smaller model needs less, and its largest tensor must fit", run_init},
-    {"download", "a repository of the Hugging Face Hub into the cache", false, Launched::kAlone,
+    {"download", "fetch a model from the Hugging Face Hub", false, Launched::kAlone,
      "other programs may leave more", run_download},
-    {"import", "checkpoints of other programs to our directories", false, Launched::kAlone,
+    {"import", "read GGUF files and checkpoints of other programs", false, Launched::kAlone,
      "the largest tensor must fit", run_import},
-    {"export", "a model for other programs: Hugging Face, GGUF", false, Launched::kAlone,
+    {"export", "write a model for other programs: Hugging Face, GGUF", false, Launched::kAlone,
      "the largest tensor must fit", run_export},
-    {"tokenize", "standard input to token ids", false, Launched::kEach, "a shorter text needs less",
+    {"tokenize", "turn text into token ids", false, Launched::kEach, "a shorter text needs less",
      run_tokenize},
     {"train", "fine-tune adapters on a quantized base", true, Launched::kShared,
      "a smaller --per_device_train_batch_size or --max_seq_length needs less", run_train},
     {"eval", "score a model, adapter and precision", false, Launched::kShared,
      "a smaller --max_seq_length, fewer --max_eval_samples or fewer bits of --precision need less",
      run_eval},
-    {"sensitivity", "what each part of a model loses at few bits", false, Launched::kShared,
-     "a smaller --max_seq_length or fewer --max_eval_samples need less", run_sensitivity},
-    {"attack", "gradient-based attack on a classifier", false, Launched::kShared,
+    {"sensitivity", "measure what each layer loses at few bits; make plans", false,
+     Launched::kShared, "a smaller --max_seq_length or fewer --max_eval_samples need less",
+     run_sensitivity},
+    {"attack", "attack a classifier by gradients", false, Launched::kShared,
      "a smaller --batch_size, --gumbel_samples or --max_seq_length needs less", run_attack},
-    {"generate", "text from a prompt", false, Launched::kEach,
+    {"generate", "continue a prompt", false, Launched::kEach,
      "a shorter prompt, a smaller --prefill_chunk, or fewer --max_new_tokens or --kv_bits need "
      "less",
      run_generate},
-    {"chat", "a conversation in the terminal", false, Launched::kAlone,
+    {"chat", "talk to a model in the terminal", false, Launched::kAlone,
      "a shorter conversation, or fewer --max_new_tokens or --kv_bits need less", run_chat},
-    {"serve", "HTTP service: adapter and precision per request", false, Launched::kAlone,
+    {"serve", "answer over HTTP: adapter and precision per request", false, Launched::kAlone,
      "a smaller --kv_cache_mb, fewer --max_sequences or a smaller --prefill_chunk need less",
      run_serve},
-    {"bench", "speed on this machine", false, Launched::kShared,
+    {"bench", "measure speed on this machine", false, Launched::kShared,
      "a smaller --batch, or fewer --prompt_tokens or --new_tokens, need less", run_bench},
-    {"metric", "official SQuAD scores of a predictions file", false, Launched::kEach,
+    {"metric", "score a SQuAD predictions file as the official script does", false, Launched::kEach,
      "smaller files need less", run_metric},
-    {"quantize", "write a packed file", false, Launched::kAlone,
+    {"quantize", "write a model as one packed file of integers", false, Launched::kAlone,
      "fewer --bit_widths, fewer --calibration_samples or a smaller --max_seq_length need less",
      run_quantize},
-    {"report", "one HTML file of what a directory holds", false, Launched::kAlone,
+    {"report", "draw what a directory holds as one HTML page", false, Launched::kAlone,
      "a directory with fewer results needs less", run_report},
     {"inspect", "show what a file or directory holds", false, Launched::kEach,
      "a smaller file needs less", run_inspect},
     {"doctor", "show what this machine offers", false, Launched::kEach,
      "other programs may leave more", run_doctor},
-    {"completion", "a script that completes flags in bash, zsh or fish", false, Launched::kEach,
-     "other programs may leave more", run_completion},
-    {"manual", "every flag as a manual page or Markdown", false, Launched::kEach,
+    {"completion", "print a script that completes flags in bash, zsh or fish", false,
+     Launched::kEach, "other programs may leave more", run_completion},
+    {"manual", "print every flag as a manual page or Markdown", false, Launched::kEach,
      "other programs may leave more", run_manual},
 };
 
@@ -105,18 +106,21 @@ int exit_code(ErrorKind kind) {
 
 std::string help_text() {
   std::string text =
-      "qalof: one LoRA adapter per bit width on a really quantized language model\n\n"
-      "Usage: qalof COMMAND [flags]     qalof COMMAND -h shows flags and examples\n\nCommands:\n";
+      "qalof: one LoRA adapter per bit width on a quantized language model, switched at run "
+      "time\n\n"
+      "Usage: qalof COMMAND [flags]\n"
+      "       qalof COMMAND -h   shows the flags of a command, with examples\n\nCommands:\n";
   for (const Command& command : kCommands)
-    text += fmt::format("  {:<11} {}\n", command.name, command.summary);
-  text +=
-      "\nA value that is spelled like a flag of the command is written --flag=VALUE.\n"
-      "Environment: QALOF_ISA (\"qalof doctor\" lists the names) forces an instruction set; "
-      "QALOF_THREADS sets the default of --threads;\n"
-      "NO_COLOR is honoured. Exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 diverged, 5 "
-      "memory or disk,\n"
-      "6 network, 130/143 signals.\n";
-  return text;
+    text += fmt::format("  {:<12} {}\n", command.name, command.summary);
+  return text +
+         "\nA value that is spelled like a flag of the command is written --flag=VALUE.\n\n"
+         "Environment:\n"
+         "  QALOF_ISA      instruction set to use; `qalof doctor` lists the names\n"
+         "  QALOF_THREADS  default of --threads\n"
+         "  NO_COLOR       no colours on a terminal\n\n"
+         "Exit codes: 0 ok, 1 failure, 2 usage, 3 bad input, 4 diverged, 5 memory or disk, 6 "
+         "network,"
+         "\n130 and 143 signals\n";
 }
 
 const Command& find_command(const std::string& name) {

@@ -180,13 +180,14 @@ std::string fish_script(const std::vector<CommandDescription>& commands) {
   return text;
 }
 
-// Lines of at most kColumns characters; later ones begin with indent.
-std::string wrapped(const std::string& text, const std::string& indent) {
+// Lines of at most columns characters, but for longer words; later ones begin with indent.
+std::string wrapped(const std::string& text, const std::string& indent,
+                    std::size_t columns = kColumns) {
   std::string result, line;
   for (std::size_t at = 0; at < text.size();) {
     const std::size_t end = std::min(text.find(' ', at), text.size());
     const std::string word = text.substr(at, end - at);
-    if (!line.empty() && line.size() + 1 + word.size() > kColumns) {
+    if (!line.empty() && line.size() + 1 + word.size() > columns) {
       result += line + "\n";
       line = indent + word;
     } else {
@@ -234,6 +235,30 @@ std::string positionals(const CommandDescription& command) {
   return text;
 }
 
+// "--max_steps NUMBER", as help shows it.
+std::string name_and_value(const OptionText& option) {
+  std::string text = joined(option.names, ", ");
+  if (option.takes_value && is_flag(option))
+    text += std::string(option.is_number ? " NUMBER" : " TEXT") + (option.is_list ? " ..." : "");
+  return text;
+}
+
+// Names on the left and words on the right of a common column; a long name has a line of its own.
+std::string help_row(const std::string& name, const std::string& words, std::size_t columns) {
+  constexpr std::size_t kNameColumns = 32;
+  std::string left = "  " + name;
+  if (words.empty()) return left + "\n";
+  if (left.size() + 2 > kNameColumns)
+    left += "\n" + std::string(kNameColumns, ' ');
+  else
+    left.resize(kNameColumns, ' ');
+  const std::string indent(kNameColumns, ' ');
+  // The words are wrapped behind a stand-in without blanks, which the name then replaces.
+  const std::string lines =
+      wrapped(std::string(kNameColumns - 1, '.') + " " + words, indent, columns);
+  return left + lines.substr(kNameColumns) + "\n";
+}
+
 std::string roff(const std::string& text) {
   std::string result = escaped(text, "\\", "\\");
   std::string dashes;
@@ -256,6 +281,26 @@ std::vector<CommandDescription> describe_commands() {
       all.push_back(describe(command.run, {"train"}));
   }
   return all;
+}
+
+std::string help_text(const CommandDescription& command, std::size_t columns) {
+  std::string text =
+      fmt::format("{}\n\nUsage: {}{} [flags]\n", wrapped(command.summary, "", columns),
+                  command.name, positionals(command));
+  const auto row = [&](const OptionText& option) {
+    const std::string values = values_text(option);
+    text += help_row(name_and_value(option),
+                     option.help + (values.empty() ? "" : " (" + values + ")"), columns);
+  };
+  if (!positionals(command).empty()) text += "\n";
+  for (const OptionText& option : command.options) {
+    if (!is_flag(option)) row(option);
+  }
+  for (const auto& [group, options] : by_group(command)) {
+    text += fmt::format("\n{}:\n", group.empty() ? "flags" : group);
+    for (const OptionText* option : options) row(*option);
+  }
+  return text + "\nExamples:\n" + command.examples;
 }
 
 std::string completion_script(const std::vector<CommandDescription>& commands,

@@ -47,18 +47,13 @@ bool has_utf8() {
 
 BarStyle bar_style() { return {/*unicode=*/has_utf8(), /*colour=*/variable("NO_COLOR").empty()}; }
 
-std::size_t terminal_columns() {
-  winsize size{};
-  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
-}
-
 class TerminalObserver final : public Observer {
  public:
   explicit TerminalObserver(bool quiet)
       : quiet_(quiet),
         is_terminal_(can_redraw()),
         display_(is_terminal_, Clock::now(), bar_style()) {
-    if (is_terminal_) display_.set_columns(terminal_columns());
+    if (is_terminal_) display_.set_columns(terminal_columns(STDERR_FILENO));
   }
   ~TerminalObserver() override {
     {
@@ -116,7 +111,7 @@ class TerminalObserver final : public Observer {
   void tick() {
     std::unique_lock lock(mutex_);
     while (!wake_.wait_for(lock, kTick, [this] { return stops_; })) {
-      if (is_terminal_) display_.set_columns(terminal_columns());
+      if (is_terminal_) display_.set_columns(terminal_columns(STDERR_FILENO));
       write(display_.tick(Clock::now()));
     }
   }
@@ -131,6 +126,11 @@ class TerminalObserver final : public Observer {
 };
 
 }  // namespace
+
+std::size_t terminal_columns(int descriptor) {
+  winsize size{};
+  return ioctl(descriptor, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
 
 std::unique_ptr<Observer> make_terminal_observer(bool quiet) {
   return std::make_unique<TerminalObserver>(quiet);

@@ -2,6 +2,7 @@
 // elsewhere.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 
 #include "core/progress.h"
@@ -12,5 +13,8 @@ namespace qalof::cli {
 /// its own looks at the clock some times a second. quiet silences progress and information, not
 /// warnings.
 std::unique_ptr<Observer> make_terminal_observer(bool quiet);
+
+/// Columns of the terminal that the descriptor writes to; 0 where it is none.
+std::size_t terminal_columns(int descriptor);
 
 }  // namespace qalof::cli

@@ -2,7 +2,10 @@
 // manual page and docs/commands.md.
 #include <gmock/gmock.h>
 
+#include <sstream>
+
 #include "cli/program.h"
+#include "cli/reference.h"
 
 namespace qalof::cli {
 namespace reference_cli_test {
@@ -42,6 +45,24 @@ TEST_F(ReferenceCliTest, HelpShowsGroupsAndValues) {
   ASSERT_EQ(help.code, 0);
   for (const char* text : {"model:", "data:", "precision:", "output:", "--task", "multiple_choice"})
     EXPECT_THAT(help.out, HasSubstr(text));
+}
+
+TEST_F(ReferenceCliTest, HelpFitsIntoAHundredColumns) {
+  std::size_t lines = 0;
+  for (const CommandDescription& command : describe_commands()) {
+    for (const std::size_t columns : {60, 100}) {
+      std::istringstream help(help_text(command, columns));
+      for (std::string line; std::getline(help, line) && line != "Examples:"; ++lines) {
+        // A word longer than what is left of a line stands alone in it.
+        const bool one_word = line.find(' ', line.find_first_not_of(' ')) == std::string::npos;
+        EXPECT_TRUE(line.size() <= columns || one_word) << command.name << ": " << line;
+      }
+    }
+    const std::string whole = help_text(command, 100);
+    for (const auto& option : command.options)
+      EXPECT_THAT(whole, HasSubstr(option.names.front())) << command.name;
+  }
+  EXPECT_GT(lines, 1000U);
 }
 
 TEST_F(ReferenceCliTest, ScriptsOfShellsNameCommandsFlagsAndValues) {
