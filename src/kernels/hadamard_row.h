@@ -10,7 +10,7 @@
 namespace qalof::kernels {
 namespace {
 
-// Pack supplies: Vector, kLanes, load, store, add, sub, and
+// Pack supplies: Vector with + and -, kLanes, load, store, and
 //   near(x)  the butterflies of distances below kLanes, inside a vector
 
 struct OneFloat {
@@ -18,8 +18,6 @@ struct OneFloat {
   static constexpr std::size_t kLanes = 1;
   static float load(const float* at) { return *at; }
   static void store(float* at, float value) { *at = value; }
-  static float add(float a, float b) { return a + b; }
-  static float sub(float a, float b) { return a - b; }
   static float near(float x) { return x; }
 };
 
@@ -29,8 +27,8 @@ void add_and_subtract(float* x, std::size_t count, std::size_t distance) {
   for (std::size_t first = 0; first < count; first += 2 * distance) {
     for (std::size_t i = first; i < first + distance; i += Pack::kLanes) {
       const auto a = Pack::load(x + i), b = Pack::load(x + i + distance);
-      Pack::store(x + i, Pack::add(a, b));
-      Pack::store(x + i + distance, Pack::sub(a, b));
+      Pack::store(x + i, a + b);
+      Pack::store(x + i + distance, a - b);
     }
   }
 }
@@ -42,12 +40,12 @@ void add_and_subtract_twice(float* x, std::size_t count, std::size_t distance) {
     for (std::size_t i = first; i < first + distance; i += Pack::kLanes) {
       const auto a = Pack::load(x + i), b = Pack::load(x + i + distance);
       const auto c = Pack::load(x + i + 2 * distance), d = Pack::load(x + i + 3 * distance);
-      const auto ab = Pack::add(a, b), ab_less = Pack::sub(a, b);
-      const auto cd = Pack::add(c, d), cd_less = Pack::sub(c, d);
-      Pack::store(x + i, Pack::add(ab, cd));
-      Pack::store(x + i + distance, Pack::add(ab_less, cd_less));
-      Pack::store(x + i + 2 * distance, Pack::sub(ab, cd));
-      Pack::store(x + i + 3 * distance, Pack::sub(ab_less, cd_less));
+      const auto ab = a + b, ab_less = a - b;
+      const auto cd = c + d, cd_less = c - d;
+      Pack::store(x + i, ab + cd);
+      Pack::store(x + i + distance, ab_less + cd_less);
+      Pack::store(x + i + 2 * distance, ab - cd);
+      Pack::store(x + i + 3 * distance, ab_less - cd_less);
     }
   }
 }
@@ -68,18 +66,18 @@ void multiply_twelve(float* x, std::size_t count, std::size_t distance) {
       unrolled<6>(QALOF_UNROLLED(k) {
         const float* pair = x + column + static_cast<std::size_t>(2 * k) * distance;
         const auto a = Pack::load(pair), b = Pack::load(pair + distance);
-        sums[k] = Pack::add(a, b);
-        differences[k] = Pack::sub(a, b);
+        sums[k] = a + b;
+        differences[k] = a - b;
       });
       unrolled<6>(QALOF_UNROLLED(j) {
         // Begins with a term whose sign is plus: the first of the others.
         const int other = j == 0 ? 1 : 0;
-        auto even = Pack::add(differences[j], sums[other]);
-        auto odd = Pack::sub(differences[other], sums[j]);
+        auto even = differences[j] + sums[other];
+        auto odd = differences[other] - sums[j];
         unrolled<6>(QALOF_UNROLLED(k) {
           if (k == j || k == other) return;
-          even = kMinus[j][k] ? Pack::sub(even, sums[k]) : Pack::add(even, sums[k]);
-          odd = kMinus[j][k] ? Pack::sub(odd, differences[k]) : Pack::add(odd, differences[k]);
+          even = kMinus[j][k] ? even - sums[k] : even + sums[k];
+          odd = kMinus[j][k] ? odd - differences[k] : odd + differences[k];
         });
         float* pair = x + column + static_cast<std::size_t>(2 * j) * distance;
         Pack::store(pair, even);

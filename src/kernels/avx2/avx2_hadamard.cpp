@@ -1,7 +1,6 @@
 // AVX2: the Hadamard transform (hadamard_row.h) with eight floats per vector.
 #if defined(__x86_64__)
-#include <immintrin.h>
-
+#include "kernels/avx2/avx2_math.h"
 #include "kernels/hadamard_row.h"
 #include "kernels/kernel_table.h"
 
@@ -9,13 +8,7 @@ namespace qalof::kernels {
 
 namespace {
 
-struct EightFloats {
-  using Vector = __m256;
-  static constexpr std::size_t kLanes = 8;
-  static __m256 load(const float* at) { return _mm256_loadu_ps(at); }
-  static void store(float* at, __m256 value) { _mm256_storeu_ps(at, value); }
-  static __m256 add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
-  static __m256 sub(__m256 a, __m256 b) { return _mm256_sub_ps(a, b); }
+struct EightButterflies : EightFloats {
   // Each lane's partner plus the lane itself, negated if it is the second of its pair.
   static __m256 near(__m256 x) {
     const __m256 minus = _mm256_set1_ps(-0.0F), plus = _mm256_setzero_ps();
@@ -39,7 +32,7 @@ void multiply(const float* factors, std::size_t count, float* x) {
 
 void set_avx2_hadamard(KernelTable& table) {
   table.multiply = multiply;
-  table.hadamard = transform_row<EightFloats>;
+  table.hadamard = transform_row<EightButterflies>;
 }
 
 }  // namespace qalof::kernels
