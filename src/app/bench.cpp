@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/flag_range.h"
 #include "core/random.h"
+#include "core/statistics.h"
 #include "kernels/isa.h"
 #include "runtime/decoder.h"
 #include "runtime/sampling.h"
@@ -164,12 +165,6 @@ void check(const BenchOptions& options, const model::ModelConfig& config) {
 }
 
 }  // namespace
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
 
 BenchResult run_bench(const BenchOptions& options, Observer& observer) {
   const ModelHandle handle = open_model(options.model, observer);

@@ -52,9 +52,6 @@ struct BenchResult {
   runtime::Profile profile;  // of all repeats
 };
 
-/// The middle value, or the mean of the two; values must not be empty.
-double median(std::vector<double> values);
-
 /// Runs on random prompts, the same in every run. Error{kUsage} for numbers out of range, including
 /// sequences longer than the model's positions.
 ///

@@ -1,5 +1,5 @@
-// Wilson intervals, the paired bootstrap, means with errors and rank correlation (formulas:
-// statistics.h).
+// Wilson intervals, the paired bootstrap, means with errors, medians and rank correlation
+// (formulas: statistics.h).
 #include "core/statistics.h"
 
 #include <algorithm>
@@ -76,6 +76,13 @@ MeanAndError mean_and_error(std::span<const double> values) {
   const double mean = sum / count;
   for (const double value : values) squares += (value - mean) * (value - mean);
   return {mean, values.size() < 2 ? 0 : std::sqrt(squares / (count - 1) / count)};
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
+  std::sort(values.begin(), values.end());
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
 double spearman(std::span<const double> a, std::span<const double> b) {

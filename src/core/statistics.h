@@ -1,4 +1,5 @@
-// Statistics of measurements: intervals of proportions and means, errors, rank correlation.
+// Statistics of measurements: intervals of proportions and means, errors, medians, rank
+// correlation.
 #pragma once
 
 #include <cstddef>
@@ -38,6 +39,9 @@ struct MeanAndError {
   double mean = 0, error = 0;
 };
 MeanAndError mean_and_error(std::span<const double> values);
+
+/// The middle value, or the mean of the two; NaN of none.
+double median(std::vector<double> values);
 
 /// Spearman's rank correlation of two measurements [n] of the same items; tied values share their
 /// mean rank. NaN where n < 2 or all values of one side are equal.

@@ -1,5 +1,4 @@
 // Helpers of the drivers: running tasks without allocation, splitting ranges, scratch memory.
-// Internal to src/kernels.
 #pragma once
 
 #include <algorithm>

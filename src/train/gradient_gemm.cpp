@@ -3,35 +3,16 @@
 
 #include <algorithm>
 
+#include "kernels/parallel.h"
+#include "weights/transpose.h"
+
 namespace qalof::train {
-
-namespace {
-
-void transpose(const MatrixView& src, float* dst, ParallelFor& parallel) {
-  constexpr std::size_t kTile = 16;  // both sides of a tile stay in L1
-  const std::size_t tasks = (src.cols + kTile - 1) / kTile;
-  parallel.run(tasks, [&](std::size_t task) {
-    const std::size_t end = std::min(src.cols, (task + 1) * kTile);
-    for (std::size_t row = 0; row < src.rows; ++row) {
-      const float* values = src.data + row * src.cols;
-      for (std::size_t col = task * kTile; col < end; ++col) {
-        dst[col * src.rows + row] = values[col];
-      }
-    }
-  });
-}
-
-void grow(std::vector<float>& buffer, std::size_t count) {
-  if (buffer.size() < count) buffer.resize(count);
-}
-
-}  // namespace
 
 kernels::PackedMatrix pack_right(const MatrixView& w, std::vector<float>& panels,
                                  ParallelFor& parallel) {
   const std::size_t n = w.cols, k = w.rows;
   const kernels::WeightFormat format = kernels::f32_format(n);
-  grow(panels, kernels::packed_matrix_bytes(format, n, k) / sizeof(float));
+  kernels::at_least(panels, kernels::packed_matrix_bytes(format, n, k) / sizeof(float));
   kernels::pack_f32(w.data, n, k, n, /*transposed=*/true, panels.data(), parallel, format);
   return {format, n, k, panels.data(), nullptr, nullptr};
 }
@@ -54,15 +35,15 @@ void GradientGemm::multiply_transposed(const MatrixView& a, const MatrixView& b,
   const MatrixView& rows = swap ? b : a;
   const MatrixView& right = swap ? a : b;
   const bool store = accumulate == kernels::Accumulate::kStore;
-  if (swap) grow(result_, a.cols * b.cols);
+  if (swap) kernels::at_least(result_, a.cols * b.cols);
   float* result = swap ? result_.data() : y;
   constexpr std::size_t kNarrow = 32;
   if (rows.cols <= kNarrow && (swap || store)) {
     kernels::gemm_transposed(rows.data, rows.rows, rows.cols, right.data, right.cols, alpha, result,
                              parallel_);
   } else {
-    grow(transposed_, rows.rows * rows.cols);
-    transpose(rows, transposed_.data(), parallel_);
+    kernels::at_least(transposed_, rows.rows * rows.cols);
+    weights::transpose(rows.data, rows.rows, rows.cols, transposed_.data(), parallel_);
     const MatrixView left{transposed_.data(), rows.cols, rows.rows};
     multiply(left, pack_right(right, panels_, parallel_), alpha,
              swap ? kernels::Accumulate::kStore : accumulate, result);

@@ -283,7 +283,8 @@ void Rotation::rotate_pair_backward(std::size_t index, const float* a, const flo
     }
   }
   if (linear.outputs.empty()) return;
-  std::vector<float> columns = transposed({db, db + rank * linear.out}, linear.out, rank);
+  std::vector<float> columns =
+      transposed(std::vector<float>(db, db + rank * linear.out), linear.out, rank);
   turn_outputs_back(linear, columns.data(), rank);
   columns = transposed(columns, rank, linear.out);
   std::copy(columns.begin(), columns.end(), db);

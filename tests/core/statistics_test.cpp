@@ -54,5 +54,12 @@ TEST(WilsonInterval, IsThatOfTheTextbookAndHoldsItsShare) {
   EXPECT_EQ(wilson_interval(0, 0).high, 1);
 }
 
+TEST(Median, IsTheMiddleValueOrTheMeanOfTwo) {
+  EXPECT_EQ(median({3, 1, 2}), 2);
+  EXPECT_EQ(median({4, 1, 3, 2}), 2.5);
+  EXPECT_EQ(median({7}), 7);
+  EXPECT_TRUE(std::isnan(median({})));
+}
+
 }  // namespace statistics_test
 }  // namespace qalof

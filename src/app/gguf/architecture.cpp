@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "weights/transpose.h"
 
 namespace qalof::app {
 
@@ -159,12 +160,7 @@ std::span<float> scaled_part(const GgufTensorMap& map, std::vector<float>& value
 }
 
 std::vector<float> transposed_values(const std::vector<float>& values, std::size_t rows) {
-  const std::size_t cols = values.size() / rows;
-  std::vector<float> result(values.size());
-  for (std::size_t row = 0; row < rows; ++row)
-    for (std::size_t col = 0; col < cols; ++col)
-      result[col * rows + row] = values[row * cols + col];
-  return result;
+  return weights::transposed(values, rows, values.size() / rows);
 }
 
 std::vector<float> with_rows_moved(const GgufTensorMap& map, const std::vector<float>& values,

@@ -16,6 +16,7 @@
 #include "io/safetensors.h"
 #include "text/bpe_tokenizer.h"
 #include "weights/adapter.h"
+#include "weights/transpose.h"
 
 namespace qalof::app {
 
@@ -202,10 +203,7 @@ void write_base(Checkpoint& checkpoint, const model::ModelConfig& config,
     }
     const std::size_t in = linear->second->in, out = linear->second->out;
     const std::vector<float> stored = take_values(checkpoint, spec.name, {out, in});
-    std::vector<float> transposed(stored.size());
-    for (std::size_t o = 0; o < out; ++o)
-      for (std::size_t i = 0; i < in; ++i) transposed[i * out + o] = stored[o * in + i];
-    add("transformer." + spec.name, spec.shape, std::move(transposed));
+    add("transformer." + spec.name, spec.shape, weights::transposed(stored, out, in));
   }
   if (head) {
     add("qa_outputs.weight", {2, config.hidden}, head->weight);

@@ -12,19 +12,13 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "core/hash.h"
+#include "core/statistics.h"
 
 namespace qalof::app {
 
 namespace {
 
 constexpr const char* kStateDirectory = "plans";
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 }  // namespace
 
@@ -109,7 +103,7 @@ struct PlanMeter::Impl {
       ++index;
       return true;
     });
-    result.tokens_per_second = median(speeds);
+    result.tokens_per_second = speeds.empty() ? 0 : median(speeds);
     return result;
   }
 

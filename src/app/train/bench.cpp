@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/flag_range.h"
 #include "core/random.h"
+#include "core/statistics.h"
 #include "kernels/isa.h"
 #include "tasks/qa/qa.h"
 #include "train/trainer.h"

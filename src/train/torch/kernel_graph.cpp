@@ -8,21 +8,11 @@
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
 #include "train/torch/rotation_functions.h"
+#include "weights/transpose.h"
 
 namespace qalof::train {
 
 namespace {
-
-template <typename T>
-std::vector<T> transposed(const std::vector<T>& values, std::size_t rows, std::size_t cols,
-                          ParallelFor& parallel) {
-  std::vector<T> result(values.size());
-  parallel.run(cols, [&](std::size_t col) {
-    for (std::size_t row = 0; row < rows; ++row)
-      result[col * rows + row] = values[row * cols + col];
-  });
-  return result;
-}
 
 at::Tensor index_tensor(std::span<const std::int32_t> values) {
   at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kLong);
@@ -469,14 +459,14 @@ class KernelGraph final : public Graph {
       // Scales per group of inputs cannot be applied to dy: packs dequantized values, rounded where
       // they are not bf16.
       const std::vector<float> reals =
-          transposed(weights::unpack_reals(w, parallel), w.n, w.k, parallel);
+          weights::transposed(weights::unpack_reals(w, parallel), w.n, w.k, parallel);
       kernels::pack_bf16(reals.data(), matrix.n, matrix.k, reinterpret_cast<std::uint16_t*>(bytes),
                          parallel);
       return;
     }
     std::vector<std::int8_t> codes(w.n * w.k);
     kernels::unpack_codes(w, codes.data());
-    codes = transposed(codes, w.n, w.k, parallel);
+    codes = weights::transposed(codes, w.n, w.k, parallel);
     if (matrix.format == WeightFormat::kBf16) {
       const std::vector<float> values(codes.begin(), codes.end());
       kernels::pack_bf16(values.data(), matrix.n, matrix.k, reinterpret_cast<std::uint16_t*>(bytes),
