@@ -164,7 +164,7 @@ void DistillationOptions::list(OptionList& list) {
               })
       ->incidental();
   list.option("--hidden_kd", hidden_kd,
-              "weight of the squared error of the states after every block; needs a teacher")
+              "weight of the relative squared error of the states after every block; needs a teacher")
       ->at_least(0);
   list.option("--contrastive", contrastive,
               "weight of telling the teacher's state of a token from those of other tokens")

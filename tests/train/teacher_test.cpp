@@ -91,12 +91,34 @@ TEST(HiddenLoss, IsItsDefinitionInValueAndGradient) {
   for (std::size_t i = 0; i < 3; ++i) {
     const at::Tensor s = blocks[i].detach().to(at::kDouble), a = first[i].to(at::kDouble),
                      b = second[i].to(at::kDouble);
-    expected += ((s - a).square().sum() + (s - b).square().sum()).item<double>() / (3 * 5 * 11);
+    at::Tensor gradient = at::zeros_like(s);
+    for (const at::Tensor& t : {a, b}) {
+      for (std::int64_t token = 0; token < 7; ++token) {
+        const double size = t[token].dot(t[token]).item<double>();
+        const at::Tensor error = s[token] - t[token];
+        expected += error.dot(error).item<double>() / size / (3 * 11);
+        gradient[token] += 2 * error / size / (3 * 11);
+      }
+    }
     // f32 differences of numbers near 1.
-    EXPECT_LE(relative_error(blocks[i].grad(), 2 * (2 * s - a - b) / (3 * 5 * 11)), 1e-6) << i;
+    EXPECT_LE(relative_error(blocks[i].grad(), gradient), 1e-6) << i;
     EXPECT_FALSE(first[i].grad().defined());
   }
   EXPECT_NEAR(value, expected, 1e-6 * expected);
+}
+
+TEST(HiddenLoss, LargeStatesCountLikeOthersAndZerosStayFinite) {
+  const at::Tensor teacher = values_of("t", 4, 6), student = values_of("s", 4, 6);
+  const std::vector<at::Tensor> plain = {teacher}, scaled = {teacher * 1000};
+  double small = 0, large = 0, none = 0;
+  hidden_loss_of({student}, {&plain}, 4, &small);
+  hidden_loss_of({student * 1000}, {&scaled}, 4, &large);
+  EXPECT_NEAR(small, large, 1e-6 * small);  // f32 products
+  const std::vector<at::Tensor> zeros = {at::zeros({4, 6})};
+  at::Tensor x = at::zeros({4, 6}).set_requires_grad(true);
+  hidden_loss_of({x}, {&zeros}, 4, &none).backward();
+  EXPECT_EQ(none, 0);
+  EXPECT_TRUE(at::isfinite(x.grad()).all().item<bool>());
 }
 
 // -log softmax of cosines / temperature, token by token in f64.

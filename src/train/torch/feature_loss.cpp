@@ -11,12 +11,19 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-// weight * sum of squares of x - teacher. A custom function, because autograd would keep the
-// difference of every block, and because the sum runs in f64.
-struct SquaredErrorFunction : torch::autograd::Function<SquaredErrorFunction> {
+// 1 / |t|^2 of every row t, in f32; a row of zeros counts as one of tiny numbers.
+at::Tensor inverse_squares(const at::Tensor& rows) {
+  const at::Tensor squares = rows.square().sum({1}, /*keepdim=*/true, at::kDouble);
+  return squares.clamp_min(1e-12).reciprocal().to(at::kFloat);
+}
+
+// weight * sum over rows of |x - teacher|^2 / |teacher|^2. A custom function, because autograd
+// would keep the difference of every block, and because the sum runs in f64.
+struct RelativeErrorFunction : torch::autograd::Function<RelativeErrorFunction> {
   static Variable forward(AutogradContext* ctx, const Variable& x, const at::Tensor& teacher,
                           double weight, double* value) {
-    const double sum = (x - teacher).square().sum(at::kDouble).item<double>();
+    const at::Tensor errors = (x - teacher).square().sum({1}, /*keepdim=*/true, at::kDouble);
+    const double sum = (errors * inverse_squares(teacher)).sum().item<double>();
     *value += weight * sum;
     ctx->save_for_backward({x, teacher});
     ctx->saved_data["weight"] = weight;
@@ -25,7 +32,8 @@ struct SquaredErrorFunction : torch::autograd::Function<SquaredErrorFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
     const variable_list saved = ctx->get_saved_variables();
     const double weight = ctx->saved_data["weight"].toDouble();
-    return {(saved[0] - saved[1]).mul_(2.0 * weight * dy[0]), {}, {}, {}};
+    const at::Tensor scale = inverse_squares(saved[1]).to(saved[1].scalar_type());
+    return {(saved[0] - saved[1]).mul_(scale).mul_(2.0 * weight * dy[0]), {}, {}, {}};
   }
 };
 
@@ -39,11 +47,10 @@ at::Tensor hidden_loss_of(const std::vector<at::Tensor>& blocks,
                           const std::vector<const std::vector<at::Tensor>*>& teachers,
                           double normalizer, double* value) {
   at::Tensor loss = at::zeros({}, blocks.front().options());
-  const auto numbers = static_cast<double>(blocks.size()) * static_cast<double>(blocks[0].size(1));
+  const double weight = 1.0 / (static_cast<double>(blocks.size()) * normalizer);
   for (const std::vector<at::Tensor>* teacher : teachers) {
     for (std::size_t i = 0; i < blocks.size(); ++i) {
-      loss = loss + SquaredErrorFunction::apply(blocks[i], (*teacher)[i],
-                                                1.0 / (numbers * normalizer), value);
+      loss = loss + RelativeErrorFunction::apply(blocks[i], (*teacher)[i], weight, value);
     }
   }
   return loss;

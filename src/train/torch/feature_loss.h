@@ -10,10 +10,12 @@
 
 namespace qalof::train {
 
-/// Squared error of the states [tokens, hidden] after every block: mean over blocks and the numbers
-/// of a state, summed over tokens and teachers, divided by normalizer (the tokens of the whole
-/// optimizer step). teachers: the blocks of each teacher, of the same shapes. Quantization-aware
-/// knowledge distillation (Kim, Bhalgat, Lee, Patel and Kwak 2019), here on every block.
+/// Squared error of the states [tokens, hidden] after every block, relative to the square of the
+/// teacher's state of the same token: a few tokens carry states a hundred times as large as others,
+/// and would decide the loss otherwise. Mean over blocks, summed over tokens and teachers, divided
+/// by normalizer (the tokens of the whole optimizer step). teachers: the blocks of each teacher, of
+/// the same shapes. Quantization-aware knowledge distillation (Kim, Bhalgat, Lee, Patel and Kwak
+/// 2019), here on every block and relative.
 at::Tensor hidden_loss_of(const std::vector<at::Tensor>& blocks,
                           const std::vector<const std::vector<at::Tensor>*>& teachers,
                           double normalizer, double* value);
