@@ -51,7 +51,11 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
                                   config.qkv_width() + (config.is_gated() ? config.inner : 0) +
                                   (config.has_qk_norms ? config.qkv_width() : 0) +
                                   (config.has_out_norms ? 2 * config.hidden : 0);
-  const std::uint64_t activations = tokens * config.num_layers * per_layer * kFloat;
+  // With checkpointing: the residual and its norm of every block, and one block as a whole.
+  const std::uint64_t kept = options.schedule.activation_checkpointing
+                                 ? config.num_layers * 2 * config.hidden + per_layer
+                                 : config.num_layers * per_layer;
+  const std::uint64_t activations = tokens * kept * kFloat;
   // Logits are computed in chunks of this many rows (torch/loss.cpp), with a few copies.
   const std::uint64_t logit_rows = std::min<std::uint64_t>(tokens, 512);
   const std::uint64_t logits =

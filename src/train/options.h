@@ -111,9 +111,10 @@ struct ScheduleOptions {
   double num_train_epochs = 1;
   std::size_t batch_size = 16;  // windows of one forward pass
   std::size_t gradient_accumulation_steps = 1;
-  bool group_by_length = false;  // windows of like length in one step
-  double max_grad_norm = 1.0;    // 0: no clipping
-  double weight_decay = 0;       // on matrices only, not on biases and norms
+  bool activation_checkpointing = false;  // torch/checkpointed.h; changes no number
+  bool group_by_length = false;           // windows of like length in one step
+  double max_grad_norm = 1.0;             // 0: no clipping
+  double weight_decay = 0;                // on matrices only, not on biases and norms
   void list(OptionList& list);
 };
 

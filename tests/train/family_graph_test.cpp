@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "core/error.h"
 #include "support/error_of.h"
@@ -184,6 +185,42 @@ TEST_P(FamilyGraph, GradientsOfAdaptersAgreeBetweenTheGraphs) {
     for (std::size_t i = 0; i < gradients[0].size(); ++i)
       EXPECT_LE(relative_error(gradients[0][i], gradients[1][i]), kTolerance)
           << base_->linears()[i / 2].name << " " << rotated;
+  }
+}
+
+TEST_P(FamilyGraph, CheckpointedBlocksGiveTheSameBits) {
+  for (const bool rotated : {false, true}) {
+    if (rotated && !can_rotate()) continue;
+    quant::PrecisionPlan precision = plan_of("w8a8kv8", *base_);
+    precision.scheme.rotated = rotated;
+    const GraphPlan plan(precision, 0);
+    for (const bool is_aten : {false, true}) {
+      const auto graph = is_aten ? make_aten_graph(base_, at::kCPU, pool_)
+                                 : make_kernel_graph(base_, nullptr, pool_);
+      std::vector<std::vector<at::Tensor>> results;
+      for (const bool checkpoints : {false, true}) {
+        graph->checkpoint_blocks(checkpoints);
+        const std::vector<LoraParams> adapter = pairs();
+        const at::Tensor embedded = graph->embed(batch_, plan).detach().set_requires_grad(true);
+        std::vector<at::Tensor> blocks;
+        const at::Tensor hidden = graph->decode(embedded, batch_, plan, view_of(adapter), &blocks);
+        std::vector<at::Tensor>& all = results.emplace_back();
+        // Of the embeddings alone, which must leave the adapter without a gradient, and of all.
+        all.push_back(torch::autograd::grad({hidden.square().sum()}, {embedded}, {},
+                                            /*retain_graph=*/true)[0]);
+        EXPECT_FALSE(adapter.front().a.grad().defined());
+        (hidden.square().sum() + blocks.front().abs().sum()).backward();
+        all.insert(all.end(), {hidden.detach(), embedded.grad()});
+        for (const LoraParams& pair : adapter)
+          all.insert(all.end(), {pair.a.grad(), pair.b.grad()});
+      }
+      // ATen sums the three gradients of a residual that is read as a block's output, too, in
+      // another order.
+      for (std::size_t i = 0; i < results[0].size(); ++i)
+        EXPECT_TRUE(is_aten ? relative_error(results[0][i], results[1][i]) <= kTolerance
+                            : at::equal(results[0][i], results[1][i]))
+            << i << " " << rotated << " " << is_aten;
+    }
   }
 }
 

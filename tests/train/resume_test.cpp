@@ -98,8 +98,10 @@ TrainResult run_and_keep(const std::shared_ptr<const weights::BaseModel>& base,
 
 class ResumeTest : public ::testing::TestWithParam<const char*> {};
 
-TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
-  const std::string name = GetParam();
+// The run that a test's name stands for.
+TrainOptions options_of(const std::string& name,
+                        const std::shared_ptr<const weights::BaseModel>& base,
+                        const std::vector<Example>& examples) {
   TrainOptions options = run_of(parse_method(name.substr(0, name.find('_'))));
   if (name == "switch_gradient8") options.quantizers.gradient_bits = 8;
   if (name == "curriculum_loss") options.widths.curriculum = Curriculum::kLoss;
@@ -115,8 +117,6 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
     options.head_kind = weights::HeadKind::kClass;
     options.num_labels = 3;
   }
-  const auto base = tiny_base();
-  const auto examples = tiny_examples(8, /*shortest=*/2);
   if (name.ends_with("_plan")) {
     options.plan = mixed_plan(*base);
     options.widths.random_widths = RandomWidths::kBoth;
@@ -140,6 +140,14 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
   }
   if (options.teacher || options.teacher_self)
     options.distillation.hidden_kd = options.distillation.contrastive = 0.3;
+  return options;
+}
+
+TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
+  const std::string name = GetParam();
+  const auto base = tiny_base();
+  const auto examples = tiny_examples(8, /*shortest=*/2);
+  const TrainOptions options = options_of(name, base, examples);
   std::vector<RunState> states;
   const TrainResult whole = run_and_keep(base, options, examples, states);
   ASSERT_EQ(states.size(), static_cast<std::size_t>(whole.steps));
@@ -153,6 +161,15 @@ TEST_P(ResumeTest, FromEveryStepIsTheUninterruptedRun) {
     EXPECT_EQ(static_cast<std::int64_t>(later.size()), whole.steps - state.global_step());
     if (HasFailure()) return;
   }
+}
+
+TEST_P(ResumeTest, CheckpointedActivationsChangeNoBit) {
+  const auto base = tiny_base();
+  const auto examples = tiny_examples(8, /*shortest=*/2);
+  TrainOptions options = options_of(GetParam(), base, examples);
+  const TrainResult whole = train(base, options, examples, {});
+  options.schedule.activation_checkpointing = true;
+  expect_same_result(whole, train(base, options, examples, {}));
 }
 
 INSTANTIATE_TEST_SUITE_P(

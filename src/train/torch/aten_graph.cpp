@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "core/error.h"
+#include "train/torch/checkpointed.h"
 #include "train/torch/graph.h"
 #include "train/torch/rotation_functions.h"
 #include "weights/weight_packing.h"
@@ -151,30 +152,20 @@ class AtenGraph final : public Graph {
 
   at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch, const GraphPlan& plan,
                     const NetworkView& view, std::vector<at::Tensor>* blocks) override {
-    const Layout layout = layout_of(batch);
+    const auto pass = std::make_shared<const Pass>(Pass{plan, view, layout_of(batch)});
     const Side& side = side_of(plan);
     at::Tensor residual = embedded;
+    const bool checkpoints = checkpoints_blocks() && at::GradMode::is_enabled();
     for (std::size_t layer = 0; layer < config_.num_layers; ++layer) {
-      const model::LayerSteps& steps = steps_[layer];
-      const at::Tensor entry = norm(residual, side.params.attention_norms[layer]);
-      std::vector<at::Tensor> parts;
-      for (const std::size_t index : steps.attention_in)
-        parts.push_back(linear(index, entry, plan, view));
-      const at::Tensor qkv =
-          turned_heads(positioned(normed_heads(at::cat(parts, 1), layer), layout, layer), side);
-      at::Tensor attended =
-          linear(steps.attention_out, attention(qkv, layout, plan, layer), plan, view);
-      if (config_.has_out_norms) attended = norm(attended, own_.params.attention_out_norms[layer]);
-      residual = residual + attended;
-      at::Tensor activated =
-          activation(steps, norm(residual, side.params.mlp_norms[layer]), plan, view);
-      if (side.rotation != nullptr) activated = activated.mm(side.inner);
-      at::Tensor added = linear(steps.mlp_out, activated, plan, view);
-      if (config_.has_out_norms) added = norm(added, own_.params.mlp_out_norms[layer]);
-      residual = residual + added;
+      const auto block = [this, layer, pass](const std::vector<at::Tensor>& in) {
+        return std::vector<at::Tensor>{run_block(layer, in[0], *pass)};
+      };
+      residual = checkpoints
+                     ? checkpointed(block, {residual},
+                                    block_parameters(layer, steps_[layer], view, side.params))[0]
+                     : block({residual})[0];
       if (blocks != nullptr) blocks->push_back(in_own_basis(residual, side));
     }
-    input_ = {};
     return norm(in_own_basis(residual, side), own_.params.final_norm);
   }
 
@@ -208,6 +199,43 @@ class AtenGraph final : public Graph {
     std::map<std::pair<std::size_t, int>, Codes> codes;
     std::map<std::tuple<std::size_t, int, quant::QuantScheme>, at::Tensor> reals;
   };
+
+  // The cell of each row of a batch in a [windows, longest] grid for attention; cosines and sines
+  // of rotary positions [tokens, 1, pairs], of the main ones and of layers with a window.
+  struct Layout {
+    at::Tensor cells;
+    std::array<at::Tensor, 2> cos, sin;
+    std::int64_t windows = 0, longest = 0;
+  };
+
+  // What every block of a forward pass reads.
+  struct Pass {
+    GraphPlan plan;
+    NetworkView view;
+    Layout layout;
+  };
+
+  at::Tensor run_block(std::size_t layer, const at::Tensor& in, const Pass& pass) {
+    const Side& side = side_of(pass.plan);
+    const model::LayerSteps& steps = steps_[layer];
+    const at::Tensor entry = norm(in, side.params.attention_norms[layer]);
+    std::vector<at::Tensor> parts;
+    for (const std::size_t index : steps.attention_in)
+      parts.push_back(linear(index, entry, pass.plan, pass.view));
+    const at::Tensor qkv =
+        turned_heads(positioned(normed_heads(at::cat(parts, 1), layer), pass.layout, layer), side);
+    at::Tensor attended = linear(steps.attention_out, attention(qkv, pass.layout, pass.plan, layer),
+                                 pass.plan, pass.view);
+    if (config_.has_out_norms) attended = norm(attended, own_.params.attention_out_norms[layer]);
+    const at::Tensor residual = in + attended;
+    at::Tensor activated =
+        activation(steps, norm(residual, side.params.mlp_norms[layer]), pass.plan, pass.view);
+    if (side.rotation != nullptr) activated = activated.mm(side.inner);
+    at::Tensor added = linear(steps.mlp_out, activated, pass.plan, pass.view);
+    if (config_.has_out_norms) added = norm(added, own_.params.mlp_out_norms[layer]);
+    input_ = {};
+    return residual + added;
+  }
 
   static at::Tensor capped(const at::Tensor& x, float cap) { return (x / cap).tanh() * cap; }
 
@@ -292,14 +320,6 @@ class AtenGraph final : public Graph {
         qkv.narrow(1, 0, turned).reshape({-1, side.heads.size(0)}).mm(side.heads);
     return at::cat({heads.reshape({qkv.size(0), turned}), qkv.narrow(1, turned, kv_width)}, 1);
   }
-
-  // The cell of each row of a batch in a [windows, longest] grid for attention; cosines and sines
-  // of rotary positions [tokens, 1, pairs], of the main ones and of layers with a window.
-  struct Layout {
-    at::Tensor cells;
-    std::array<at::Tensor, 2> cos, sin;
-    std::int64_t windows = 0, longest = 0;
-  };
 
   // Frequencies [tokens, pairs] of each row's sequence.
   at::Tensor frequencies_of(const PackedBatch& batch, const model::RotaryPositions& rotary) const {

@@ -35,6 +35,10 @@ class Graph {
   explicit Graph(const model::ModelConfig& config) : logit_cap_(config.logit_cap) {}
   virtual ~Graph() = default;
   virtual at::Device device() const = 0;
+  /// From now on decode keeps the inputs of blocks alone and computes the rest again in the
+  /// backward pass (torch/checkpointed.h); values and gradients stay the same, on the CPU graph by
+  /// bits.
+  void checkpoint_blocks(bool is_on) { checkpoints_blocks_ = is_on; }
   /// Embeddings [tokens, hidden], learned positions included. Differentiable where the base trains.
   virtual at::Tensor embed(const PackedBatch& batch, const GraphPlan& plan) = 0;
   /// embed with rows [tokens, hidden] instead of token embeddings: scales them where the model
@@ -77,8 +81,12 @@ class Graph {
   /// stochastic rounding depends on it.
   virtual void begin_batch(std::int64_t step, std::size_t batch) { (void)step, (void)batch; }
 
+ protected:
+  bool checkpoints_blocks() const { return checkpoints_blocks_; }
+
  private:
   double logit_cap_;  // 0: none
+  bool checkpoints_blocks_ = false;
 };
 
 /// How the CPU graph multiplies gradients by integer weights (TrainOptions::gradient_bits).

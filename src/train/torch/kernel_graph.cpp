@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
+#include "train/torch/checkpointed.h"
 #include "train/torch/rotation_functions.h"
 #include "weights/transpose.h"
 
@@ -69,56 +70,34 @@ class KernelGraph final : public Graph {
                     const NetworkView& view, std::vector<at::Tensor>* blocks) override {
     const model::ModelConfig& config = base_->config();
     const weights::BaseModel& base = model_of(plan.scheme);
-    const weights::Rotation* rotation = base.rotation().get();
-    const BaseParams& params = trainable_ != nullptr ? *trainable_ : frozen_norms(base);
     at::Tensor offsets = at::empty({static_cast<std::int64_t>(batch.offsets.size())}, at::kLong);
     std::copy(batch.offsets.begin(), batch.offsets.end(), offsets.mutable_data_ptr<std::int64_t>());
-    const std::array<at::Tensor, 2> angles = {angles_of(batch, false), angles_of(batch, true)};
-    at::Tensor residual = embedded;
-    const NormParams& entry = params.attention_norms.front();
-    at::Tensor normed = LayerNormFunction::apply(residual, entry.gamma, entry.beta, &resources_);
-    auto add_and_norm = [&](const at::Tensor& added, const NormParams& weights) {
-      const auto both =
-          AddNormFunction::apply(residual, added, weights.gamma, weights.beta, &resources_);
-      residual = both[0];
-      normed = both[1];
-    };
+    const auto pass =
+        std::make_shared<const Pass>(Pass{plan,
+                                          view,
+                                          trainable_ != nullptr ? *trainable_ : frozen_norms(base),
+                                          base.rotation().get(),
+                                          std::move(offsets),
+                                          {angles_of(batch, false), angles_of(batch, true)}});
+    const NormParams& entry = pass->params.attention_norms.front();
+    Stream stream = {embedded,
+                     LayerNormFunction::apply(embedded, entry.gamma, entry.beta, &resources_)};
+    const bool checkpoints = checkpoints_blocks() && at::GradMode::is_enabled();
     for (std::size_t layer = 0; layer < config.num_layers; ++layer) {
-      const model::LayerSteps& steps = base_->layers()[layer];
-      at::Tensor qkv = attention_input(layer, normed, plan, view);
-      if (config.has_qk_norms)
-        qkv = QkNormFunction::apply(qkv, params.q_norms[layer].gamma, params.k_norms[layer].gamma,
-                                    &resources_);
-      if (config.rotary_of(layer) != nullptr)
-        qkv = RotaryFunction::apply(qkv, angles[config.uses_sliding_rotary(layer) ? 1 : 0],
-                                    &resources_);
-      if (rotation != nullptr && rotation->after_positions() != nullptr) {
-        qkv = turned(qkv, *rotation->after_positions(), config.num_heads + config.num_kv_heads);
-      }
-      const AttentionArguments arguments{layer, &plan.k_bits[layer], &plan.v_bits[layer],
-                                         plan.ste_clip, &resources_};
-      at::Tensor attended = linear(steps.attention_out,
-                                   AttentionFunction::apply(qkv, offsets, arguments), plan, view);
-      if (config.has_out_norms) attended = normed_by(params.attention_out_norms[layer], attended);
-      add_and_norm(attended, params.mlp_norms[layer]);
-      at::Tensor activated = activation(layer, normed, plan, view);
-      if (rotation != nullptr) activated = turned(activated, rotation->inner(), 1);
-      at::Tensor added = linear(steps.mlp_out, activated, plan, view);
-      if (config.has_out_norms) added = normed_by(params.mlp_out_norms[layer], added);
-      const bool last = layer + 1 == config.num_layers;
-      if (rotation != nullptr && last) {
-        residual = turned(residual + added, rotation->residual(), 1, /*inverse=*/true);
-        normed = LayerNormFunction::apply(residual, params.final_norm.gamma, params.final_norm.beta,
-                                          &resources_);
-      } else {
-        add_and_norm(added, last ? params.final_norm : params.attention_norms[layer + 1]);
-      }
+      const auto block = [this, layer, pass](const Stream& in) {
+        return run_block(layer, in, *pass);
+      };
+      stream = checkpoints ? checkpointed(block, stream,
+                                          block_parameters(layer, base_->layers()[layer],
+                                                           pass->view, pass->params))
+                           : block(stream);
       if (blocks == nullptr) continue;
-      const bool is_turned = rotation != nullptr && !last;
-      blocks->push_back(is_turned ? turned(residual, rotation->residual(), 1, /*inverse=*/true)
-                                  : residual);
+      const bool is_turned = pass->rotation != nullptr && layer + 1 < config.num_layers;
+      blocks->push_back(is_turned
+                            ? turned(stream[0], pass->rotation->residual(), 1, /*inverse=*/true)
+                            : stream[0]);
     }
-    return normed;
+    return stream[1];
   }
 
   at::Tensor head_logits(const at::Tensor& hidden, const HeadParams& head) override {
@@ -173,6 +152,61 @@ class KernelGraph final : public Graph {
   };
   // Linear, weight bits, activation bits, scheme.
   using Key = std::tuple<std::size_t, int, int, quant::QuantScheme>;
+
+  // What every block of a forward pass reads.
+  struct Pass {
+    GraphPlan plan;
+    NetworkView view;
+    BaseParams params;
+    const weights::Rotation* rotation;
+    at::Tensor offsets;
+    std::array<at::Tensor, 2> angles;
+  };
+  // The residual, and its norm as the next part reads it, [tokens, hidden] both.
+  using Stream = std::vector<at::Tensor>;
+
+  Stream add_and_norm(const at::Tensor& residual, const at::Tensor& added,
+                      const NormParams& weights) {
+    return AddNormFunction::apply(residual, added, weights.gamma, weights.beta, &resources_);
+  }
+
+  // A block; the norm after the last one is the network's.
+  Stream run_block(std::size_t layer, const Stream& in, const Pass& pass) {
+    const model::ModelConfig& config = base_->config();
+    const model::LayerSteps& steps = base_->layers()[layer];
+    const BaseParams& params = pass.params;
+    const weights::Rotation* rotation = pass.rotation;
+    at::Tensor qkv = attention_input(layer, in[1], pass.plan, pass.view);
+    if (config.has_qk_norms)
+      qkv = QkNormFunction::apply(qkv, params.q_norms[layer].gamma, params.k_norms[layer].gamma,
+                                  &resources_);
+    if (config.rotary_of(layer) != nullptr)
+      qkv = RotaryFunction::apply(qkv, pass.angles[config.uses_sliding_rotary(layer) ? 1 : 0],
+                                  &resources_);
+    if (rotation != nullptr && rotation->after_positions() != nullptr)
+      qkv = turned(qkv, *rotation->after_positions(), config.num_heads + config.num_kv_heads);
+    const AttentionArguments arguments{layer, &pass.plan.k_bits[layer], &pass.plan.v_bits[layer],
+                                       pass.plan.ste_clip, &resources_};
+    at::Tensor attended =
+        linear(steps.attention_out, AttentionFunction::apply(qkv, pass.offsets, arguments),
+               pass.plan, pass.view);
+    if (config.has_out_norms) attended = normed_by(params.attention_out_norms[layer], attended);
+    const Stream middle = add_and_norm(in[0], attended, params.mlp_norms[layer]);
+    at::Tensor activated = activation(layer, middle[1], pass.plan, pass.view);
+    if (rotation != nullptr) activated = turned(activated, rotation->inner(), 1);
+    at::Tensor added = linear(steps.mlp_out, activated, pass.plan, pass.view);
+    if (config.has_out_norms) added = normed_by(params.mlp_out_norms[layer], added);
+    const NormParams& next = norm_after(layer, params);
+    if (rotation == nullptr || layer + 1 < config.num_layers)
+      return add_and_norm(middle[0], added, next);
+    const at::Tensor last = turned(middle[0] + added, rotation->residual(), 1, /*inverse=*/true);
+    return {last, normed_by(next, last)};
+  }
+
+  const NormParams& norm_after(std::size_t layer, const BaseParams& params) const {
+    return layer + 1 == base_->config().num_layers ? params.final_norm
+                                                   : params.attention_norms[layer + 1];
+  }
 
   const weights::BaseModel& model_of(const quant::QuantScheme& scheme) const {
     QALOF_CHECK(!scheme.rotated || trainable_ == nullptr, ErrorKind::kUnsupported,

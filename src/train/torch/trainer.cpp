@@ -106,12 +106,17 @@ class Trainer {
 
   std::unique_ptr<Graph> make_graph(const PhaseParameters& params) {
     const bool trains_base = options_.method == Method::kFull;
-    if (device_.is_cuda()) {
-      if (trains_base) return make_aten_graph(base_->config(), params.base());
-      return make_aten_graph(base_, device_, parallel_);
+    std::unique_ptr<Graph> graph;
+    if (!device_.is_cuda()) {
+      graph = make_kernel_graph(base_, trains_base ? &params.base() : nullptr, parallel_,
+                                {options_.quantizers.gradient_bits, options_.seed});
+    } else if (trains_base) {
+      graph = make_aten_graph(base_->config(), params.base());
+    } else {
+      graph = make_aten_graph(base_, device_, parallel_);
     }
-    return make_kernel_graph(base_, trains_base ? &params.base() : nullptr, parallel_,
-                             {options_.quantizers.gradient_bits, options_.seed});
+    graph->checkpoint_blocks(options_.schedule.activation_checkpointing);
+    return graph;
   }
 
   TrainedWeights weights_of(const PhaseParameters& params) const {
