@@ -65,7 +65,10 @@ TEST(FamilyConfig, FusedLinearsAreOneEach) {
 TEST(FamilyConfig, TextPartOfALargerModelIsRead) {
   const ModelConfig config = parsed("gemma3", R"(, "eos_token_id": [1, 106], "vision_config": {},
       "text_config": {"model_type": "gemma3_text", "hidden_size": 64, "num_hidden_layers": 6,
-                      "sliding_window": 8, "eos_token_id": 1})");
+                      "sliding_window": 8, "eos_token_id": 1, "final_logit_softcapping": 30.0})");
+  // As transformers: its class for text alone caps logits, that with pictures does not.
+  EXPECT_EQ(config.logit_cap, 0.0F);
+  EXPECT_EQ(parsed("gemma3_text", R"(, "final_logit_softcapping": 30.0)").logit_cap, 30.0F);
   EXPECT_EQ(config.hidden, 64U);
   EXPECT_EQ(config.model_type, "gemma3");
   EXPECT_EQ(config.eos_token_ids, (std::vector<std::int64_t>{1, 106}));
