@@ -64,6 +64,7 @@ InitResult run_init(const InitOptions& given, Observer& observer) {
     if (is_directory(where)) where = fs::path(where) / "config.json";
     raw = read_json_file(where, std::size_t{1} << 20);
   }
+  io::set_config_dtype(raw, options.bf16 ? io::DType::kBF16 : io::DType::kF32);
   const model::ModelConfig config = model::parse_model_config(raw, where);
   const fs::path directory = options.output_dir;
   QALOF_CHECK(options.overwrite || !path_exists((directory / "config.json").string()),

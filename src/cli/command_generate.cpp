@@ -1,11 +1,10 @@
 // `qalof generate`: options, and text as it is generated.
 #include <cstdio>
-#include <iostream>
-#include <iterator>
 
 #include "app/generate.h"
 #include "cli/commands.h"
 #include "cli/format.h"
+#include "cli/line_input.h"
 #include "cli/signals.h"
 #include "core/byte_order_mark.h"
 #include "core/error.h"
@@ -17,7 +16,7 @@ namespace {
 
 // Standard input without a byte order mark and the line end that closes it.
 std::string read_prompt() {
-  std::string text{std::istreambuf_iterator<char>(std::cin), {}};
+  std::string text = read_standard_input();
   text::check_utf8(text, "standard input");
   if (text.ends_with('\n')) text.pop_back();
   if (text.ends_with('\r')) text.pop_back();

@@ -1,13 +1,13 @@
 // `qalof tokenize`: standard input to token ids.
 #include <functional>
 #include <iostream>
-#include <iterator>
 #include <optional>
 
 #include "app/hub.h"
 #include "app/model_handle.h"
 #include "cli/commands.h"
 #include "cli/format.h"
+#include "cli/line_input.h"
 #include "core/error.h"
 #include "text/chat_template.h"
 #include "text/text_encoder.h"
@@ -140,12 +140,13 @@ void run_tokenize(std::vector<std::string> arguments) {
     });
     return;
   }
-  const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
+  const std::string input = read_standard_input();
   text::check_utf8(input, "standard input");
   const text::Encoding encoding = encoder.encode(input);
+  if (!line.json()) return line.print({}, fmt::format("{}\n", fmt::join(encoding.ids, " ")));
   Json json = encoding_json(encoder, encoding, decodes);
   json["special_tokens"] = encoder.description();
-  line.print(json, fmt::format("{}\n", fmt::join(encoding.ids, " ")));
+  line.print(json, "");
 }
 
 }  // namespace qalof::cli

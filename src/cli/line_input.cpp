@@ -114,4 +114,16 @@ std::unique_ptr<LineInput> make_line_input(const std::string& prompt) {
   return std::make_unique<line_input_file::PlainInput>(is_terminal ? prompt : "");
 }
 
+std::string read_standard_input() {
+  constexpr std::size_t kPart = std::size_t{1} << 16;
+  std::string text;
+  for (std::size_t got = kPart; got == kPart;) {
+    const std::size_t before = text.size();
+    text.resize(before + kPart);
+    got = std::fread(text.data() + before, 1, kPart, stdin);
+    text.resize(before + got);
+  }
+  return text;
+}
+
 }  // namespace qalof::cli

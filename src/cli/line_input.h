@@ -1,5 +1,5 @@
-// Lines that a user types: with editing and history on a terminal where the program was built with
-// libedit, else as they come.
+// Standard input: all of it, or lines that a user types, with editing and history on a terminal
+// where the program was built with libedit, else as they come.
 #pragma once
 
 #include <memory>
@@ -18,5 +18,8 @@ class LineInput {
 
 /// prompt is shown on a terminal alone.
 std::unique_ptr<LineInput> make_line_input(const std::string& prompt);
+
+/// All of standard input.
+std::string read_standard_input();
 
 }  // namespace qalof::cli

@@ -78,6 +78,16 @@ std::uint64_t write_shard(const std::string& path, const Shard& shard, DType dty
 
 }  // namespace
 
+void set_config_dtype(Json& config, DType dtype) {
+  if (!config.is_object()) return;  // refused where it is parsed
+  config.erase("torch_dtype");
+  config["dtype"] = dtype == DType::kBF16  ? "bfloat16"
+                    : dtype == DType::kF16 ? "float16"
+                                           : "float32";
+  if (const auto text = config.find("text_config"); text != config.end())
+    set_config_dtype(*text, dtype);
+}
+
 std::uint64_t model_weight_bytes(const std::vector<TensorToMake>& tensors, DType dtype) {
   const auto element = static_cast<std::size_t>(dtype_bits(dtype)) / 8;
   std::uint64_t bytes = 0;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/json.h"
 #include "io/safetensors.h"
 
 namespace qalof::io {
@@ -18,6 +19,10 @@ struct TensorToMake {
   std::vector<std::size_t> shape;
   std::function<std::vector<float>()> make;  // returns the values in C order
 };
+
+/// Notes in a config.json, also in that of its text part, what the weights are stored as; an older
+/// key for it goes.
+void set_config_dtype(Json& config, DType dtype);
 
 inline constexpr std::uint64_t kShardBytes = std::uint64_t{1} << 30;
 

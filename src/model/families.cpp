@@ -130,6 +130,12 @@ constexpr DecoderTraits kGemma3 = {.vocab = 262208,
                                    .scales_embedding = true,
                                    .score_scalar = 256,
                                    .has_logit_cap_key = true};
+// The class with pictures also ignores final_logit_softcapping.
+constexpr DecoderTraits kInnerGemma3 = [] {
+  DecoderTraits traits = kGemma3;
+  traits.has_logit_cap_key = false;
+  return traits;
+}();
 constexpr DecoderTraits kPhi3 = {.vocab = 32064,
                                  .positions = 4096,
                                  .hidden = 3072,
@@ -166,7 +172,8 @@ constexpr std::array<Family, 10> kFamilies = {{
     {"qwen3", "Qwen3", kLmClass, parse_decoder_config, kLlamaNames, kQwen3},
     {"gemma2", "Gemma2", kLmClass, parse_decoder_config, kGemmaNames, kGemma2},
     {"gemma3_text", "Gemma3", kLmClass, parse_decoder_config, kGemmaNames, kGemma3},
-    {"gemma3", "Gemma3", "ForConditionalGeneration", parse_inner_config, kInnerGemmaNames, kGemma3},
+    {"gemma3", "Gemma3", "ForConditionalGeneration", parse_inner_config, kInnerGemmaNames,
+     kInnerGemma3},
     {"phi3", "Phi3", kLmClass, parse_decoder_config, kPhi3Names, kPhi3},
     {"smollm3", "SmolLM3", kLmClass, parse_decoder_config, kLlamaNames, kSmolLm3},
 }};

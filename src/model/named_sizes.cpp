@@ -44,6 +44,12 @@ constexpr std::array kSizes = {
     NamedSize{"gemma3_text", "nano", 6, 4, 1, 32, 96, 384, 256, 1024, 1e6, true,
               R"({"sliding_window": 64, "rope_local_base_freq": 10000.0,
                   "query_pre_attn_scalar": 32})"},
+    NamedSize{"gemma3", "4B", 34, 8, 4, 256, 2560, 10240, 131072, 262208, 1e6, true,
+              R"({"sliding_window": 1024, "rope_local_base_freq": 10000.0,
+                  "rope_scaling": {"rope_type": "linear", "factor": 8.0}})"},
+    NamedSize{"gemma3", "nano", 6, 4, 2, 32, 96, 384, 256, 1024, 1e6, true,
+              R"({"sliding_window": 64, "rope_local_base_freq": 10000.0,
+                  "query_pre_attn_scalar": 32})"},
     NamedSize{"phi3", "mini", 32, 32, 32, 0, 3072, 8192, 4096, 32064, 1e4, false},
     NamedSize{"phi3", "nano", 4, 4, 2, 0, 128, 384, 256, 1024, 1e4, true},
     NamedSize{"smollm3", "3B", 36, 16, 4, 0, 2048, 11008, 65536, 128256, 5e6, true},
@@ -78,6 +84,16 @@ Json gpt2_config(const Gpt2Size& size) {
           {"attn_pdrop", 0.0}};
 }
 
+// The config of a model of several parts, of which we have the text part.
+Json outer_config(const Json& text) {
+  Json json = {{"text_config", text}};
+  for (const char* key : {"model_type", "architectures", "initializer_range", "bos_token_id",
+                          "eos_token_id", "tie_word_embeddings"})
+    json[key] = text[key];
+  for (const char* key : {"model_type", "architectures"}) json["text_config"].erase(key);
+  return json;
+}
+
 Json decoder_config(const NamedSize& size, const Family& family) {
   Json json = {{"model_type", family.model_type},
                {"architectures", {fmt::format("{}{}", family.classes, family.lm_class)}},
@@ -97,7 +113,7 @@ Json decoder_config(const NamedSize& size, const Family& family) {
                {"tie_word_embeddings", size.is_tied}};
   if (size.head_dim != 0) json["head_dim"] = size.head_dim;
   json.update(Json::parse(size.more));
-  return json;
+  return family.parse == parse_inner_config ? outer_config(json) : json;
 }
 
 // The names of each family's sizes.

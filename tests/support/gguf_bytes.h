@@ -29,6 +29,11 @@ class GgufBytes {
     entries_ += text(key) + raw(type) + value;
     ++num_entries_;
   }
+  /// Entries as another file has them.
+  void entries(const std::string& bytes, std::uint64_t count) {
+    entries_ += bytes;
+    num_entries_ += count;
+  }
   void list(const std::string& key, std::uint32_t type, std::uint64_t count,
             const std::string& values) {
     entry(key, 9, raw(type) + raw(count) + values);

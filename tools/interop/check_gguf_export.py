@@ -3,12 +3,20 @@
 
 For a random tiny model of each family (or --model DIR): the GGUF file of every type in llama.cpp,
 the merged Hugging Face directory in transformers, and the adapter as llama.cpp's LoRA file on the
-GGUF base. The reference is transformers with peft in f32. A quantized file is compared with the
-weights that it holds: `qalof import` reads it back, and transformers runs them; its matrices have
-the bits that gguf-py gives. Losses are means over the tokens of one text and must agree to
---tolerance; those of files for which llama.cpp rounds activations (to 8 bits, or to bfloat16), to
---rounded_tolerance. With --tokenizers, only ids are compared, for the tokenizer.json files given,
-with Hugging Face tokenizers. Exit status 1 otherwise. Needs torch, transformers, peft, gguf and
+GGUF base. Losses are means over about 2,500 tokens of a text, in windows, and must agree to
+--tolerance. Ours is that of `qalof eval` in f32, which transformers with peft confirms.
+
+A file of f16, bf16, q8_0, q4_0 or q4_1 is compared in three ways, because llama.cpp does not
+multiply its values with floats: it rounds the inputs of a matrix to f16, to bf16 or to 8 bits in
+blocks of 32.
+  bits       its matrices have the bits that gguf-py gives
+  values     what it holds (`qalof import`), written as f32: llama.cpp against `qalof eval`
+  rounded    the file itself: llama.cpp against transformers with inputs rounded as llama.cpp does
+The difference between llama.cpp and `qalof eval` on the file itself is printed, but only held
+against --rounded_tolerance: it is what rounding the inputs costs.
+
+With --tokenizers, only ids are compared, for the tokenizer.json files given, with Hugging Face
+tokenizers. Exit status 1 where something differs. Needs torch, transformers, peft, gguf and
 llama_cpp.
 
   tools/interop/check_gguf_export.py --qalof build/release/qalof [--families llama qwen3]
@@ -19,16 +27,20 @@ import argparse
 import ctypes
 import json
 import pathlib
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
+import unicodedata
 import warnings
 
+import check_tokenizers
 import gguf
 import llama_cpp
 import numpy as np
 import peft
+import tokenizers
 import torch
 import transformers
 
@@ -111,8 +123,9 @@ FAMILIES = {
     ),
     "smollm3": ("SmolLM3Config", {"use_sliding_window": False}),
 }
-TEXT_TOKENS = 200
-TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0", "q4_1": "Q4_1"}
+# Windows share one token, the last of one and the first of the next.
+WINDOW, WINDOWS = 500, 5
+TYPES = ("f16", "bf16", "q8_0", "q4_0", "q4_1")
 
 
 def run(*command) -> dict:
@@ -154,27 +167,62 @@ def make_adapter(model_directory: pathlib.Path, directory: pathlib.Path) -> None
     adapted.save_pretrained(directory)
 
 
-def token_ids(model: pathlib.Path) -> list[int]:
-    vocab = json.loads((model / "config.json").read_text())["vocab_size"]
-    if vocab == VOCAB:
-        return np.random.default_rng(3).integers(0, VOCAB, TEXT_TOKENS).tolist()
-    text = (ROOT / "assets/nano/data/text.txt").read_text()[:4000]
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(model / "tokenizer.json"))
-    return tokenizer.encode(text, add_special_tokens=False)[:TEXT_TOKENS]
+def write_text(model: pathlib.Path, path: pathlib.Path) -> list[list[int]]:
+    """A text of WINDOWS windows, and their ids."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
+    whole = (ROOT / "assets/nano/data/text.txt").read_text(encoding="utf-8")
+    offsets = tokenizer.encode(whole).offsets
+    text = whole[: offsets[WINDOWS * (WINDOW - 1)][1]]
+    path.write_text(text, encoding="utf-8")
+    ids = tokenizer.encode(text).ids
+    starts = range(0, len(ids) - 1, WINDOW - 1)
+    return [ids[start : start + WINDOW] for start in starts]
 
 
-def reference_loss(directory: pathlib.Path, ids: list[int], adapter=None) -> float:
+def mean_loss(windows: list[list[int]], logits_of) -> float:
+    """Of all tokens that have a predecessor in their window."""
+    losses = []
+    for ids in windows:
+        logits = logits_of(ids)[: len(ids) - 1].double()
+        losses.append(
+            torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
+        )
+    return torch.cat(losses).mean().item()
+
+
+def rounded_q8(x: torch.Tensor) -> torch.Tensor:
+    """As llama.cpp rounds the inputs of a matrix of q8_0, q4_0 or q4_1."""
+    blocks = x.reshape(-1, 32)
+    scale = blocks.abs().amax(1, keepdim=True) / 127
+    codes = torch.round(blocks * torch.where(scale > 0, 1 / scale, scale))
+    return (codes * scale.half().float()).reshape(x.shape)
+
+
+ROUNDING = {
+    "f16": lambda x: x.half().float(),
+    "bf16": lambda x: x.bfloat16().float(),
+    "q8_0": rounded_q8,
+    "q4_0": rounded_q8,
+    "q4_1": rounded_q8,
+}
+
+
+def reference_loss(directory: pathlib.Path, windows, adapter=None, rounding=None) -> float:
     model = transformers.AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager"
     )
     if adapter:
         model = peft.PeftModel.from_pretrained(model, adapter)
+    if rounding:
+        matrices = (torch.nn.Linear, transformers.pytorch_utils.Conv1D)
+        for module in model.modules():
+            if isinstance(module, matrices):
+                module.register_forward_pre_hook(lambda _, given: (rounding(given[0]),))
     with torch.no_grad():
-        logits = model.eval()(torch.tensor([ids])).logits[0, :-1].double()
-    return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:])).item()
+        return mean_loss(windows, lambda ids: model.eval()(torch.tensor([ids])).logits[0])
 
 
-def llama_loss(path: pathlib.Path, ids: list[int], lora=None) -> float:
+def llama_loss(path: pathlib.Path, windows, lora=None) -> float:
     llama = llama_cpp.Llama(
         str(path),
         n_ctx=512,
@@ -184,10 +232,15 @@ def llama_loss(path: pathlib.Path, ids: list[int], lora=None) -> float:
         type_k=llama_cpp.GGML_TYPE_F32,
         type_v=llama_cpp.GGML_TYPE_F32,
     )
-    llama.eval(ids)
-    logits = torch.from_numpy(np.array(llama.scores[: len(ids) - 1])).double()
+
+    def logits_of(ids):
+        llama.reset()
+        llama.eval(ids)
+        return torch.from_numpy(np.array(llama.scores[: len(ids)]))
+
+    loss = mean_loss(windows, logits_of)
     llama.close()
-    return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:])).item()
+    return loss
 
 
 def check_tokenizer(path: pathlib.Path, model: pathlib.Path) -> None:
@@ -199,6 +252,38 @@ def check_tokenizer(path: pathlib.Path, model: pathlib.Path) -> None:
         found = llama.tokenize(text.encode(), add_bos=True, special=False)
         assert found == tokenizer.encode(text), (text, found, tokenizer.encode(text))
     llama.close()
+
+
+def compare_strings(path: pathlib.Path, model: pathlib.Path) -> tuple[int, list[str]]:
+    """llama.cpp's ids of some thousand strings of every kind, as a template's first token has them:
+    how many were compared, and the strings that differ."""
+    llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    real = [(ROOT / "assets/nano/data/text.txt").read_text(), (ROOT / "README.md").read_text()]
+    strings = check_tokenizers.make_strings(
+        random.Random(1), real, check_tokenizers.added_contents(model)
+    )
+    # llama.cpp normalizes nothing, and takes some tokens for control tokens by their names
+    # (fill-in-the-middle), whatever a file says of them: it does not look for these in a text.
+    vocab = llama_cpp.llama_model_get_vocab(llama.model)
+    by_name = [
+        token.content
+        for id, token in tokenizer.get_added_tokens_decoder().items()
+        if not token.special and llama_cpp.llama_vocab_is_control(vocab, id)
+    ]
+    strings = [
+        text
+        for text in strings
+        if unicodedata.is_normalized("NFC", text) and not any(name in text for name in by_name)
+    ]
+    differ = []
+    for text in strings:
+        found = llama.tokenize(text.encode(), add_bos=True, special=False)
+        if found != tokenizer.encode(text).ids:
+            differ.append(text)
+    llama.close()
+    return len(strings), differ
 
 
 def check_bits(path: pathlib.Path, kind: str, model: pathlib.Path) -> int:
@@ -233,12 +318,25 @@ class Check:
     def __init__(self, args: argparse.Namespace):
         self.qalof, self.failed = args.qalof.resolve(), 0
         self.tolerance, self.rounded = args.tolerance, args.rounded_tolerance
+        self.largest = {}
 
-    def compare(self, what: str, found: float, expected: float) -> None:
-        is_rounded = what.split()[-1] in ("bf16", "q8_0", "q4_0", "q4_1")
-        bad = not abs(found - expected) <= (self.rounded if is_rounded else self.tolerance)
+    def compare(self, what: str, found: float, expected: float, tolerance=None) -> None:
+        difference = abs(found - expected)
+        bad = not difference <= (tolerance or self.tolerance)
         self.failed += bad
-        print(f"{what:40} {found:.5f} expected {expected:.5f}{'  FAILED' if bad else ''}")
+        kind = " ".join(what.split()[1:])
+        self.largest[kind] = max(self.largest.get(kind, 0.0), difference)
+        print(
+            f"{what:40} {found:.5f} expected {expected:.5f}, apart {difference:.1e}"
+            f"{'  FAILED' if bad else ''}",
+            flush=True,
+        )
+
+    def status(self) -> int:
+        print("largest differences:")
+        for kind, difference in self.largest.items():
+            print(f"  {kind:20} {difference:.1e}")
+        return 1 if self.failed else 0
 
     def export(self, model, kind, output, *more) -> None:
         run(
@@ -246,30 +344,52 @@ class Check:
             *("--output", output, *more),
         )
 
+    def our_loss(self, model: pathlib.Path, text: pathlib.Path, *more) -> float:
+        result = run(
+            *(self.qalof, "eval", "--task", "lm", "--model_name_or_path", model, "--quiet"),
+            *("--validation_file", text, "--precision", "32", *more),
+            *("--max_seq_length", WINDOW, "--stride", WINDOW - 1),
+        )
+        return result["eval_loss"]
+
     def model(self, name: str, model: pathlib.Path, work: pathlib.Path, types: list[str]) -> None:
-        ids = token_ids(model)
-        expected = reference_loss(model, ids)
+        text = work / "text.txt"
+        windows = write_text(model, text)
+        expected = self.our_loss(model, text)
+        self.compare(f"{name} transformers", reference_loss(model, windows), expected, 2e-5)
         floats = work / "f32.gguf"
         self.export(model, "gguf", floats, "--type", "f32")
-        self.compare(f"{name} f32", llama_loss(floats, ids), expected)
+        self.compare(f"{name} f32", llama_loss(floats, windows), expected)
         check_tokenizer(floats, model)
         for kind in types:
-            path = work / f"{kind}.gguf"
-            self.export(model, "gguf", path, "--type", kind, "--overwrite")
-            check_bits(path, kind, floats)
-            back = work / f"back-{kind}"
-            run(self.qalof, "import", path, "--output_dir", back)
-            self.compare(f"{name} {kind}", llama_loss(path, ids), reference_loss(back, ids))
+            self.quantized(f"{name} {kind}", model, work, kind, windows)
         adapter = work / "adapter"
         make_adapter(model, adapter)
-        adapted = reference_loss(model, ids, adapter)
+        adapted = self.our_loss(model, text, "--adapter", adapter)
+        self.compare(f"{name} peft", reference_loss(model, windows, adapter), adapted, 2e-5)
         lora, merged = work / "lora.gguf", work / "merged"
         self.export(model, "gguf-lora", lora, "--adapter", adapter)
-        self.compare(f"{name} lora", llama_loss(floats, ids, lora), adapted)
+        self.compare(f"{name} lora", llama_loss(floats, windows, lora), adapted)
         self.export(model, "gguf", work / "merged.gguf", "--adapter", adapter, "--type", "f32")
-        self.compare(f"{name} merged gguf", llama_loss(work / "merged.gguf", ids), adapted)
+        self.compare(f"{name} merged gguf", llama_loss(work / "merged.gguf", windows), adapted)
         self.export(model, "hf", merged, "--adapter", adapter, "--type", "f32")
-        self.compare(f"{name} merged hf", reference_loss(merged, ids), adapted)
+        self.compare(f"{name} merged hf", reference_loss(merged, windows), adapted)
+
+    def quantized(self, name: str, model, work: pathlib.Path, kind: str, windows) -> None:
+        path, back, values = work / f"{kind}.gguf", work / f"back-{kind}", work / "values.gguf"
+        self.export(model, "gguf", path, "--type", kind, "--overwrite")
+        check_bits(path, kind, work / "f32.gguf")
+        run(self.qalof, "import", path, "--output_dir", back)
+        ours = self.our_loss(back, work / "text.txt")
+        self.export(back, "gguf", values, "--type", "f32", "--overwrite")
+        self.compare(f"{name} values", llama_loss(values, windows), ours)
+        theirs = llama_loss(path, windows)
+        same_inputs = reference_loss(back, windows, rounding=ROUNDING[kind])
+        self.compare(f"{name} rounded", theirs, same_inputs)
+        self.compare(f"{name} file", theirs, ours, self.rounded)
+        path.unlink()
+        values.unlink()
+        shutil.rmtree(back)
 
 
 def main() -> int:
@@ -278,9 +398,9 @@ def main() -> int:
     parser.add_argument("--model", type=pathlib.Path, help="instead of random models")
     parser.add_argument("--tokenizers", type=pathlib.Path, nargs="+", default=[])
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    parser.add_argument("--types", nargs="+", default=list(TYPES)[1:], choices=list(TYPES))
+    parser.add_argument("--types", nargs="+", default=list(TYPES), choices=list(TYPES))
     parser.add_argument("--tolerance", type=float, default=1e-3)
-    parser.add_argument("--rounded_tolerance", type=float, default=5e-3)
+    parser.add_argument("--rounded_tolerance", type=float, default=2e-2)
     args = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
@@ -294,16 +414,19 @@ def main() -> int:
             work = pathlib.Path(directory, "tokenizer")
             model_with_tokenizer(tokenizer, work)
             check.export(work, "gguf", work / "m.gguf")
-            check_tokenizer(work / "m.gguf", work)
+            compared, differ = compare_strings(work / "m.gguf", work)
             run(check.qalof, "import", work / "m.gguf", "--output_dir", work / "back")
             check_tokenizer(work / "m.gguf", work / "back")
-            print(f"{tokenizer}: ids equal")
+            check.failed += bool(differ)
+            print(f"{tokenizer}: {compared} strings, {len(differ)} differ")
+            for text in differ[:8]:
+                print(f"  {json.dumps(text)}")
             shutil.rmtree(work)
         if args.tokenizers:
-            return 0
+            return 1 if check.failed else 0
         if args.model:
             check.model(args.model.name, args.model.resolve(), pathlib.Path(directory), args.types)
-            return 1 if check.failed else 0
+            return check.status()
         for name in args.families:
             work = pathlib.Path(directory, name)
             work.mkdir()
@@ -313,7 +436,7 @@ def main() -> int:
             except (RuntimeError, AssertionError) as error:
                 print(f"{name}: FAILED: {error}")
                 check.failed += 1
-    return 1 if check.failed else 0
+    return check.status()
 
 
 if __name__ == "__main__":

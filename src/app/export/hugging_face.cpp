@@ -105,11 +105,6 @@ io::DType float_dtype(io::GgufType type) {
   return type == io::GgufType::kF16 ? io::DType::kF16 : io::DType::kF32;
 }
 
-const char* dtype_name(io::DType dtype) {
-  if (dtype == io::DType::kBF16) return "bfloat16";
-  return dtype == io::DType::kF16 ? "float16" : "float32";
-}
-
 // The heads of what is written: the adapter's, else the base's.
 struct ExportedHeads {
   std::optional<weights::Head> qa, classes;
@@ -176,8 +171,7 @@ std::vector<io::TensorToMake> tensors_to_export(const ExportSource& source,
 Json config_of_export(const ExportSource& source, const ExportedHeads& heads, io::DType dtype) {
   Json raw = source.config().raw;
   raw["architectures"] = {model::architecture(source.config(), heads.model_class)};
-  raw.erase("torch_dtype");
-  raw["dtype"] = dtype_name(dtype);
+  io::set_config_dtype(raw, dtype);
   if (!heads.classes) return raw;
   const std::size_t classes = heads.classes->outputs;
   std::vector<std::string> names;

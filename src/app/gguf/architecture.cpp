@@ -291,7 +291,9 @@ std::vector<GgufTensorMap> gguf_tensor_maps(const GgufArchitecture& architecture
 std::vector<float> values_to_gguf(const GgufTensorMap& map, std::vector<float> values) {
   if (map.is_transposed) values = transposed_values(values, map.shape[0]);
   if (map.heads != 0) values = with_rows_moved(map, values, /*to_theirs=*/true);
-  for (float& value : values) value += map.offset;
+  // A gain without offset keeps the sign of a zero.
+  if (map.offset != 0)
+    for (float& value : values) value += map.offset;
   for (float& value : scaled_part(map, values)) value *= map.scale;
   return values;
 }

@@ -114,15 +114,20 @@ class TokenizerReader {
     QALOF_CHECK(scores.size() == vocab_size_, ErrorKind::kBadInput,
                 "{}: {} scores for an embedding of {}", file_.path(), scores.size(), vocab_size_);
     std::unordered_map<std::string_view, std::size_t> ids;
-    std::size_t longest = 0;
+    std::size_t longest = 0, splits = 0;
     for (std::size_t id = 0; id < tokens_.size(); ++id) {
       if (types_[id] != TokenType::kNormal) continue;
       ids.emplace(tokens_[id], id);
       longest = std::max(longest, tokens_[id].size());
+      splits += tokens_[id].size() * std::min(tokens_[id].size(), kMaxTokenBytes);
     }
     QALOF_CHECK(longest <= kMaxTokenBytes, ErrorKind::kBadInput,
                 "{}: a token has {} bytes, at most {} are read", file_.path(), longest,
                 kMaxTokenBytes);
+    QALOF_CHECK(splits <= kMaxSplitBytes, ErrorKind::kBadInput,
+                "{}: its tokens are too long together, the squares of their bytes sum to {}, at "
+                "most {} are read",
+                file_.path(), splits, kMaxSplitBytes);
     // Of one token, pairs stand in the order of their parts, as in `tokenizers`.
     std::vector<std::size_t> order;
     for (std::size_t id = 0; id < tokens_.size(); ++id)
@@ -172,7 +177,8 @@ class TokenizerReader {
     return dump_json(config, file_.path(), 2) + "\n";
   }
 
-  static constexpr std::size_t kMaxTokenBytes = 4096;  // splits of a token are tried one by one
+  // Splits of a token are tried one by one; a quarter of a million words of 16 bytes are 2^26.
+  static constexpr std::size_t kMaxTokenBytes = 4096, kMaxSplitBytes = std::size_t{1} << 28;
   const io::GgufFile& file_;
   std::size_t vocab_size_;
   bool is_sentencepiece_ = false;

@@ -101,7 +101,7 @@ ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
   const io::GgufFile file = io::GgufFile::open(options.source);
   const GgufArchitecture& architecture = architecture_of(file);
   Json raw = config_of(file, architecture);
-  raw["dtype"] = options.bf16 ? "bfloat16" : "float32";
+  io::set_config_dtype(raw, options.bf16 ? io::DType::kBF16 : io::DType::kF32);
   const model::ModelConfig config = model::parse_model_config(raw, file.path());
   const std::vector<ImportedTensor> found = tensors_to_import(file, architecture, config);
   const std::map<std::string, std::string> tokenizer = tokenizer_files(file, config.vocab_size);
