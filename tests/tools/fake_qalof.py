@@ -47,9 +47,13 @@ elif command == "quantize":
     pathlib.Path(flags["output"]).write_text("packed")
     result = {}
 else:
+    chats = flags["task"] == "chat"
     with open(flags["validation_file"], encoding="utf-8") as file:
-        data = json.load(file)["data"]
-    ids = [qa["id"] for a in data for p in a["paragraphs"] for qa in p["qas"]]
+        if chats:
+            ids = [str(number + 1) for number, line in enumerate(file) if line.strip()]
+        else:
+            data = json.load(file)["data"]
+            ids = [qa["id"] for a in data for p in a["paragraphs"] for qa in p["qas"]]
     source = pathlib.Path(flags.get("adapter") or flags["model_name_or_path"])
     rate = float((source / "rate").read_text()) if (source / "rate").exists() else 0
     scores = {
@@ -58,11 +62,18 @@ else:
     }
     output = pathlib.Path(flags["output_dir"])
     output.mkdir(parents=True, exist_ok=True)
-    (output / "eval_scores.json").write_text(json.dumps(scores))
+    if chats:  # in the order in which answers ended
+        lines = [
+            json.dumps({"line": int(name), "exact_match": em, "f1": f1}) + "\n"
+            for name, (em, f1) in reversed(scores.items())
+        ]
+        (output / "eval_answers.jsonl").write_text("".join(lines))
+    else:
+        (output / "eval_scores.json").write_text(json.dumps(scores))
     em, f1 = (sum(score[i] for score in scores.values()) / len(scores) for i in (0, 1))
     result = {
-        "eval_exact_match": em,
-        "eval_f1": f1,
+        "exact_match" if chats else "eval_exact_match": em,
+        "f1" if chats else "eval_f1": f1,
         "precision": flags.get("precision", "32"),
         "effective_bits": {"weights": 4.25, "activations": 4.5, "kv": 5},
         "bytes": {"linears": 1000, "adapters": 2000, "other": 3000},

@@ -151,7 +151,8 @@ class SuiteTest(unittest.TestCase):
         )
 
     def test_shipped_suites_load(self):
-        for path in sorted((HERE.parent.parent / "configs").glob("*nano*")):
+        configs = HERE.parent.parent / "configs"
+        for path in sorted([*configs.glob("*nano*"), *configs.glob("chat_*")]):
             with self.subTest(path=path.name):
                 loaded = suite.load(path)
                 for check in loaded.checks:
@@ -349,6 +350,21 @@ class RunnerTest(unittest.TestCase):
         self.assertIn(
             str(choice), report.suite_text(results, report.summarize(results), [], "", "")
         )
+        self.assertEqual(self.run_suite()[1], [])
+
+    def test_conversations_are_counted_by_line(self):
+        root = self.output.parent
+        for name, count in (("train", 40), ("validation", 10), ("choice", 5)):
+            (root / f"{name}.jsonl").write_text('{"text": "x"}\n' * count)
+        self.suite.task, self.suite.choice_file = "chat", str(root / "choice.jsonl")
+        self.suite.train_file = str(root / "train.jsonl")
+        self.suite.validation_file = str(root / "validation.jsonl")
+        failed, calls, results = self.run_suite()
+        self.assertEqual(failed, {})
+        self.assertEqual(results.questions, 10)
+        self.assertEqual(results.scores("lora@32", 1)[:2], [(100.0, 100.0)] * 2)
+        trained = [call for call in calls if call.startswith(("train ", "eval "))]
+        self.assertTrue(all("--task chat" in call for call in trained))
         self.assertEqual(self.run_suite()[1], [])
 
     def test_the_table_may_have_a_budget_in_tokens_and_the_choice_one_in_steps(self):

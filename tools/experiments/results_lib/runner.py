@@ -146,6 +146,29 @@ class Runner:
             paths[name] = str(path)
         return paths
 
+    def _task(self, usual=None):
+        """Flags that name the task; none for the one that is usual where usual is None."""
+        task = usual if self.suite.task == "qa" else self.suite.task
+        return ["--task", task] if task else []
+
+    def _metric(self, name):
+        return name if self.suite.task == "chat" else f"eval_{name}"
+
+    def _scores(self, output):
+        """[[exact match, F1], ...] of every question, as `qalof eval` left them."""
+        if self.suite.task == "qa":
+            scores = json.loads((output / "eval_scores.json").read_text(encoding="utf-8"))
+            return list(scores.values())
+        lines = (output / "eval_answers.jsonl").read_text(encoding="utf-8").splitlines()
+        answers = sorted((json.loads(line) for line in lines), key=lambda one: one["line"])
+        return [[one["exact_match"], one["f1"]] for one in answers]
+
+    def _count_questions(self, path):
+        with open(path, encoding="utf-8") as file:
+            if self.suite.task == "chat":
+                return sum(1 for line in file if line.strip())
+            return sum(len(p["qas"]) for a in json.load(file)["data"] for p in a["paragraphs"])
+
     @contextlib.contextmanager
     def alone(self, name):
         """Of all shards one at a time does what is called name. A killed one lets go."""
@@ -250,6 +273,7 @@ class Runner:
             "train",
             "--model_name_or_path",
             self.suite.model,
+            *self._task(),
             "--train_file",
             self.files[data],
             *arguments_of(filled),
@@ -344,8 +368,7 @@ class Runner:
             [
                 self.qalof,
                 "eval",
-                "--task",
-                "qa",
+                *self._task("qa"),
                 *model,
                 "--validation_file",
                 self.files[scored],
@@ -368,15 +391,14 @@ class Runner:
             "rate": rate,
             "key": key,
             "precision": result["precision"],
-            "em": round(result["eval_exact_match"], 4),
-            "f1": round(result["eval_f1"], 4),
+            "em": round(result[self._metric("exact_match")], 4),
+            "f1": round(result[self._metric("f1")], 4),
             "bits": {name: round(bits, 3) for name, bits in result["effective_bits"].items()},
             "bytes": result["bytes"],
             "version": self.version,
         }
         if stage == "final":
-            scores = json.loads((output / "eval_scores.json").read_text(encoding="utf-8"))
-            line["scores"] = journals.encode_scores(list(scores.values()))
+            line["scores"] = journals.encode_scores(self._scores(output))
             line["commands"] = [recorded(command) for command in commands]
         shutil.rmtree(output)
         packed.unlink(missing_ok=True)
@@ -468,9 +490,7 @@ class Runner:
         ]
 
     def finish(self, keys):
-        scored = self.files[self._data("final")[1]]
-        with open(scored, encoding="utf-8") as file:
-            questions = sum(len(p["qas"]) for a in json.load(file)["data"] for p in a["paragraphs"])
+        questions = self._count_questions(self.files[self._data("final")[1]])
         questions = min(questions, self.suite.eval.get("max_eval_samples", questions))
         self.journal.header = {
             "format_version": 1,

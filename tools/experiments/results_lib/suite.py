@@ -31,6 +31,7 @@ SUITE_KEYS = {
     "every_seed",
     "token_tolerance",
     "tokens",
+    "task",
 }
 ROW_KEYS = {"id", "name", "from", "train", "eval", "learning_rates", "passes", "steps"}
 
@@ -106,6 +107,7 @@ class Suite:
         # student tokens of every row of the table; steps are then of the runs that choose the rates
         # alone
     )
+    task: str  # of `qalof train` and `qalof eval`: qa, or chat, whose answers are written anew
 
     def row(self, name):
         for row in self.rows:
@@ -248,7 +250,12 @@ def load(path):
         table.get("every_seed", True),
         table.get("token_tolerance", 0.02),
         table.get("tokens"),
+        table.get("task", "qa"),
     )
+    if suite.task not in ("qa", "chat"):
+        raise SuiteError(f"{main}: task: found {suite.task}, expected qa or chat")
+    if suite.task == "chat" and not suite.choice_file:
+        raise SuiteError(f'{main}: task = "chat": choice_file is missing')
     if suite.choice_file and suite.final != "validation":
         raise SuiteError(
             f'{main}: choice_file and final = "{suite.final}": one file must not both choose and '
