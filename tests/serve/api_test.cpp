@@ -67,6 +67,54 @@ TEST(ApiTest, SampledChoicesAreThoseOfTheirSeeds) {
   }
 }
 
+TEST(ApiTest, TheChoicesOfAPromptReadItOnce) {
+  std::string prompt = "Once upon a time";
+  for (int i = 0; i < 12; ++i) prompt += " there was a mill by the river";
+  for (const bool prefix_cache : {true, false}) {
+    SchedulerOptions scheduler;
+    scheduler.prefix_cache = prefix_cache;
+    scheduler.prefill_chunk = 16;  // the first takes several steps to read it
+    scheduler.max_sequences = 3;   // the others come while it reads and after
+    NanoApi api({}, scheduler);
+    const Json found = api.answer("/v1/completions", {{"prompt", prompt},
+                                                      {"max_tokens", 10},
+                                                      {"temperature", 0.9},
+                                                      {"seed", 7},
+                                                      {"n", 5},
+                                                      {"precision", "w4a8kv4"}});
+    Alone alone("", "w4a8kv4");
+    for (std::size_t i = 0; i < 5; ++i)
+      EXPECT_EQ(found["choices"][i]["text"], alone.text(prompt, 10, 0.9, 7 + i)) << i;
+    const Json& usage = found["usage"];
+    EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], 0);
+    const std::size_t tokens = usage["prompt_tokens"].get<std::size_t>();
+    ASSERT_GT(tokens, 32U);
+    const SchedulerStats stats = api.scheduler().stats();
+    const VariantCounts& counts = stats.variants.begin()->second;
+    EXPECT_EQ(counts.prompt_tokens, 5 * tokens);
+    EXPECT_EQ(counts.cached_tokens, 4 * (tokens - 1));
+  }
+}
+
+TEST(ApiTest, APromptWhoseReaderLeavesIsReadByAnother) {
+  std::string prompt = "Once upon a time";
+  for (int i = 0; i < 12; ++i) prompt += " there was a mill by the river";
+  SchedulerOptions scheduler;
+  scheduler.prefill_chunk = 1;
+  NanoApi api({}, scheduler);
+  const Json body = {
+      {"prompt", prompt}, {"max_tokens", 10}, {"temperature", 0}, {"precision", "8"}};
+  const std::string expected = Alone("", "8").text(prompt, 10);
+  std::vector<std::shared_ptr<WaitingExchange>> open;
+  for (int i = 0; i < 4; ++i)
+    open.push_back(api.begin(NanoApi::request("POST", "/v1/completions", body.dump())));
+  open.front()->abandon();
+  for (std::size_t i = 1; i < open.size(); ++i) {
+    const HttpResponse response = open[i]->wait();
+    EXPECT_EQ(parse_json(response.body, "response")["choices"][0]["text"], expected);
+  }
+}
+
 TEST(ApiTest, AStreamHasTheSameTextInPieces) {
   NanoApi api;
   const HttpResponse response =
