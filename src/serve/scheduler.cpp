@@ -52,6 +52,11 @@ Scheduler::Scheduler(const Catalog& catalog, const SchedulerOptions& options, co
   // Keys that depend on a sequence's length belong to no other sequence.
   const model::ModelConfig& config = catalog.base().config();
   shares_keys_ = config.scaling_length(config.max_length()) == 0;
+  if (!options_.prefix_cache) {
+    stats_.prefix_cache = "off";
+  } else if (!shares_keys_) {
+    stats_.prefix_cache = "keys_depend_on_length";
+  }
   options_.prefix_cache &= shares_keys_;
   stats_.max_sequences = options.max_sequences;
   stats_.kv_limit = options.kv_bytes;
@@ -482,7 +487,7 @@ void Scheduler::take_token(Sequence& sequence, const std::optional<std::int32_t>
     if (sequence.made == 0) {
       const double seconds = scheduler_seconds(sequence.submitted, now);
       sequence.counts->first_token.add(seconds);
-      elastic_.first_token(seconds);
+      if (elastic_.levels() > 1) elastic_.first_token(now, seconds);
     } else {
       sequence.counts->between_tokens.add(scheduler_seconds(sequence.last_token, now));
     }

@@ -92,6 +92,7 @@ struct VariantCounts {
 struct SchedulerStats {
   std::size_t queued_requests = 0, running = 0, max_sequences = 0;
   std::size_t kv_bytes = 0, kv_limit = 0, prefix_bytes = 0, prefix_blocks = 0;
+  const char* prefix_cache = "on";  // or why it is not
   std::uint64_t steps = 0, step_tokens = 0;
   std::size_t elastic_level = 0, elastic_levels = 1;
   double elastic_target = 0;

@@ -310,7 +310,7 @@ bool read_http(std::span<const std::byte> input) {
   ::close(fd);
   answer.resize(size);
   if (!answer.empty() && !answer.starts_with("HTTP/1.1 ")) std::abort();
-  return answer.starts_with("HTTP/1.1 503 ");
+  return answer.find("HTTP/1.1 503 ") != std::string::npos;
 }
 
 }  // namespace

@@ -362,6 +362,10 @@ TEST(ApiTest, HostileBodiesAreRefusedByName) {
       {"/v1/completions", R"({"prompt":"a","temprature":1})", 400,
        "Unrecognized request argument supplied: temprature (nearest known: temperature)"},
       {"/v1/completions", R"({"prompt":"a","seed":1.5})", 400, "seed"},
+      {"/v1/completions", R"({"prompt":"a","seed":18446744073709551615})", 400,
+       "seed: found 18446744073709551615"},
+      {"/v1/completions", R"({"prompt":"a","max_tokens":18446744073709551615})", 400,
+       "max_tokens: found 18446744073709551615"},
       {"/v1/completions", R"({"prompt":"a","model":"other"})", 404, "does not exist"},
       {"/v1/completions", R"({"prompt":"a","model":"../etc"})", 404, "does not exist"},
       {"/v1/completions", R"({"prompt":"a","model":7})", 400, "model: found an integer"},
@@ -448,6 +452,9 @@ TEST(ApiTest, RoutesMethodsTypesHostsAndOriginsAreChecked) {
   EXPECT_EQ(api.get("/v1/models/").status, 404);
   EXPECT_EQ(api.get("/v1/%6dodels").status, 404);
   EXPECT_EQ(api.get("/v1/models?x=1").status, 200);
+  EXPECT_EQ(parse_json(api.get("/v1/models/model").body, "response")["object"], "model");
+  EXPECT_THAT(api.get("/v1/models/other").body, HasSubstr("the model `other` does not exist"));
+  EXPECT_EQ(api.get("/v1/models/model/").status, 404);
   const HttpResponse wrong = api.get("/v1/completions");
   EXPECT_EQ(wrong.status, 405);
   EXPECT_EQ(header(wrong, "Allow"), "POST");
@@ -690,7 +697,8 @@ TEST(ApiTest, MetricsTellWhatRan) {
        {"qalof_sequences_total{adapter=\"\",precision=\"w8a8kv8\"} 1",
         "qalof_time_to_first_token_seconds_count{adapter=\"\",precision=\"w8a8kv8\"} 1",
         "qalof_inter_token_seconds_count{adapter=\"\",precision=\"w8a8kv8\"} 2",
-        "qalof_sequences_ended_total{reason=\"done\"} 1", "qalof_lora_requests_info{"})
+        "qalof_sequences_ended_total{reason=\"done\"} 1", "qalof_prefix_cache_info{state=\"on\"} 1",
+        "qalof_lora_requests_info{"})
     EXPECT_THAT(response.body, HasSubstr(line));
 }
 

@@ -31,7 +31,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from shared.adapters import service, write_adapter  # noqa: E402
 
 ADAPTERS = ("one", "two")
-WORDS = "the mill by river miller had a daughter who sang wove cloth from reeds and went home".split()
+WORDS = ("the", "mill", "river", "miller", "had", "a", "daughter", "who", "sang", "wove", "cloth")
 # Body, and the status it must get.
 REFUSED = [
     ("/v1/completions", b"{", 400),

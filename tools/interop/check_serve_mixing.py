@@ -5,10 +5,10 @@
       [--model_directory DIR] [--precisions 8 w4a8kv4 6] [--requests 1000] [--clients 8]
 
 Each text must be that of `qalof generate` with this adapter and precision alone: with the prefix
-cache and without. Meanwhile the first adapter is loaded again under its name, a further name changes
-between two adapters, and another comes and goes: a request gets the adapter that had the name when
-it came, or 404. Exit status 1 where any text is another one. --model_directory is the directory of
-a packed --model, for the shapes of its linears. Needs Python's standard library.
+cache and without. Meanwhile the first adapter is loaded again under its name, a further name
+changes between two adapters, and another comes and goes: a request gets the adapter that had the
+name when it came, or 404. Exit status 1 where any text is another one. --model_directory is the
+directory of a packed --model, for the shapes of its linears. Needs Python's standard library.
 """
 
 import argparse
