@@ -76,9 +76,8 @@ class Fields {
     if (found.is_null()) return std::nullopt;
     if (!found.is_number_integer()) refuse(name, kind(found), "an integer");
     const auto number = found.get<std::int64_t>();
-    const bool is_above = found.is_number_unsigned() && number < 0;  // of 64 bits without a sign
-    if (is_above || number < min || number > max)
-      refuse(name, found.dump(), fmt::format("{} to {}", min, max));
+    if (number < min || number > max)
+      refuse(name, fmt::format("{}", number), fmt::format("{} to {}", min, max));
     return number;
   }
   std::optional<std::size_t> count(const std::string& name, std::size_t min, std::size_t max) {

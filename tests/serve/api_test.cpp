@@ -362,10 +362,9 @@ TEST(ApiTest, HostileBodiesAreRefusedByName) {
       {"/v1/completions", R"({"prompt":"a","temprature":1})", 400,
        "Unrecognized request argument supplied: temprature (nearest known: temperature)"},
       {"/v1/completions", R"({"prompt":"a","seed":1.5})", 400, "seed"},
-      {"/v1/completions", R"({"prompt":"a","seed":18446744073709551615})", 400,
-       "seed: found 18446744073709551615"},
+      {"/v1/completions", R"({"prompt":"a","seed":18446744073709551615})", 400, "64 signed bits"},
       {"/v1/completions", R"({"prompt":"a","max_tokens":18446744073709551615})", 400,
-       "max_tokens: found 18446744073709551615"},
+       "64 signed bits"},
       {"/v1/completions", R"({"prompt":"a","model":"other"})", 404, "does not exist"},
       {"/v1/completions", R"({"prompt":"a","model":"../etc"})", 404, "does not exist"},
       {"/v1/completions", R"({"prompt":"a","model":7})", 400, "model: found an integer"},
@@ -683,7 +682,9 @@ TEST(ApiTest, AThousandMixedRequestsGetTheBytesOfEachAlone) {
     EXPECT_LE(stats.prefix_bytes, stats.kv_limit);
     std::uint64_t cached = 0;
     for (const auto& [key, counts] : stats.variants) cached += counts.cached_tokens;
-    EXPECT_EQ(cached > 0, prefix_cache);
+    EXPECT_EQ(stats.prefix_blocks > 0, prefix_cache);
+    // Without it, equal prompts that run at once still share.
+    EXPECT_TRUE(cached > 0 || !prefix_cache);
     EXPECT_LT(stats.steps, 15'000U);  // they ran together
   }
 }

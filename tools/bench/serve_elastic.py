@@ -26,6 +26,7 @@ import urllib.request
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from serve_load import Load, parse, percentile  # noqa: E402
+
 from shared.adapters import service  # noqa: E402
 from shared.documents import write_section  # noqa: E402
 
