@@ -246,7 +246,7 @@ def main():
     parser.add_argument("--rate", type=float, default=2, help="requests per second")
     parser.add_argument("--precisions", type=lambda text: text.split(","), default=["8", "4"])
     parser.add_argument("--threads", default="1")
-    parser.add_argument("--kv_cache_mb", default="64")
+    parser.add_argument("--kv_cache_mb", default="16", help="little, so that it is full early")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
