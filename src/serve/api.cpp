@@ -21,6 +21,16 @@ constexpr std::size_t kDefaultChatTokens = 1024;
 
 std::string path_of(const std::string& target) { return target.substr(0, target.find('?')); }
 
+constexpr std::string_view kModelPath = "/v1/models/{model}";
+constexpr std::string_view kModelPrefix = kModelPath.substr(0, kModelPath.find('{'));
+
+// A route's path, but that {model} stands for any one part.
+bool is_path(const std::string& path, std::string_view route) {
+  if (route != kModelPath) return path == route;
+  return path.size() > kModelPrefix.size() && path.starts_with(kModelPrefix) &&
+         path.find('/', kModelPrefix.size()) == std::string::npos;
+}
+
 // Host without port: "[::1]:8080" is "[::1]".
 std::string host_name(const std::string& host) {
   if (host.starts_with('[')) return host.substr(0, host.find(']') + 1);
@@ -101,6 +111,7 @@ const std::vector<Api::Handled>& Api::table() {
       {{"GET", "/health", true, false}, &Api::health},
       {{"GET", "/", false, false}, &Api::page},
       {{"GET", "/v1/models", false, false}, &Api::models},
+      {{"GET", kModelPath.data(), false, false}, &Api::model},
       {{"GET", "/info", false, false}, &Api::info},
       {{"GET", "/metrics", false, false}, &Api::metrics},
       {{"POST", "/v1/completions", false, true}, &Api::completions},
@@ -139,7 +150,7 @@ void Api::handle(const HttpRequest& request, const std::shared_ptr<Exchange>& ex
     const Handled* found = nullptr;
     std::string methods;
     for (const Handled& handled : table()) {
-      if (path != handled.route.path) continue;
+      if (!is_path(path, handled.route.path)) continue;
       methods = handled.route.method;
       exchange->record.route = handled.route.path;
       if (request.method == handled.route.method) found = &handled;
@@ -158,7 +169,8 @@ void Api::handle(const HttpRequest& request, const std::shared_ptr<Exchange>& ex
       return;
     }
     if (found->route.takes_json && !is_json_type(request.content_type)) {
-      throw ApiError(415, fmt::format("Content-Type: found {}, expected application/json",
+      throw ApiError(415, fmt::format("Content-Type: found {}, expected application/json (curl: -H "
+                                      "'Content-Type: application/json')",
                                       request.content_type.empty()
                                           ? "none"
                                           : printable(request.content_type.substr(0, 100))));
@@ -179,6 +191,15 @@ void Api::health(const HttpRequest&, const std::shared_ptr<Exchange>& exchange) 
 
 void Api::models(const HttpRequest&, const std::shared_ptr<Exchange>& exchange) {
   exchange->send(json_response(catalog_.models()));
+}
+
+void Api::model(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {
+  const std::string id = path_of(request.target).substr(kModelPrefix.size());
+  const Json all = catalog_.models();
+  for (const Json& entry : all["data"]) {
+    if (entry["id"] == id) return exchange->send(json_response(entry));
+  }
+  throw unknown_model(id);
 }
 
 // What the page needs to know of the model.
@@ -298,8 +319,7 @@ void Api::check_model(const std::string& model) const {
   if (model.empty()) return;
   const std::vector<std::string> known = catalog_.names();
   if (std::find(known.begin(), known.end(), model) != known.end()) return;
-  throw ApiError(404, fmt::format("the model `{}` does not exist", printable(model.substr(0, 100))),
-                 "model", "model_not_found");
+  throw unknown_model(model);
 }
 
 void Api::answers(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange) {

@@ -60,6 +60,7 @@ class Api {
 
   void health(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void models(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
+  void model(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void info(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void metrics(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);
   void page(const HttpRequest& request, const std::shared_ptr<Exchange>& exchange);

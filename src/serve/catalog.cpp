@@ -117,6 +117,13 @@ class QuietWarnings final : public Observer {};
 
 }  // namespace
 
+ApiError unknown_model(const std::string& name) {
+  return ApiError(404,
+                  fmt::format("the model `{}` does not exist; GET /v1/models lists those that do",
+                              printable(name.substr(0, 100))),
+                  "model", "model_not_found");
+}
+
 std::pair<std::string, std::string> parse_named(const std::string& text, const std::string& flag) {
   const std::size_t equals = text.find('=');
   QALOF_CHECK(equals != std::string::npos && equals + 1 < text.size(), ErrorKind::kUsage,
@@ -353,8 +360,7 @@ std::shared_ptr<const Variant> Catalog::variant(const std::string& model, const 
     if (model != options_.name) {
       const auto found = adapters_.find(model);
       if (found == adapters_.end()) {
-        throw ApiError(404, fmt::format("the model `{}` does not exist", printable(model)), "model",
-                       "model_not_found");
+        throw unknown_model(model);
       }
       adapter = found->second;
     }

@@ -150,6 +150,9 @@ class Catalog {
   std::mutex making_;  // one variant is packed at a time
 };
 
+/// 404 for a name that no model has.
+ApiError unknown_model(const std::string& name);
+
 /// Error{kUsage} for a text that is not NAME=VALUE or whose name has other characters than
 /// letters, digits, and . _ - (or more than 64, or begins with a dot).
 std::pair<std::string, std::string> parse_named(const std::string& text, const std::string& flag);

@@ -5,25 +5,28 @@ namespace qalof::serve {
 
 namespace {
 
-constexpr double kNewWeight = 0.3;
-
 double elastic_seconds(Elastic::Clock::time_point from, Elastic::Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
 }  // namespace
 
-void Elastic::first_token(double seconds) {
-  mean_first_token_ += kNewWeight * (seconds - mean_first_token_);
-  measured_ = Clock::now();
+void Elastic::first_token(Clock::time_point now, double seconds) {
+  recent_.emplace_back(now, seconds);
+  recent_sum_ += seconds;
 }
 
 std::size_t Elastic::update(Clock::time_point now, double oldest_wait) {
   if (levels_ < 2) return 0;
-  // Times of requests long served say nothing about now.
-  if (oldest_wait == 0 && elastic_seconds(measured_, now) > kCalmSeconds) mean_first_token_ = 0;
-  const bool is_late = oldest_wait > target_ / 2 || mean_first_token_ > target_;
-  const bool is_calm = oldest_wait < target_ / 4 && mean_first_token_ < target_ / 2;
+  // What was served before says nothing about now: a queue that has just been worked off is over.
+  while (!recent_.empty() && elastic_seconds(recent_.front().first, now) > kRecentSeconds) {
+    recent_sum_ -= recent_.front().second;
+    recent_.pop_front();
+  }
+  if (recent_.empty()) recent_sum_ = 0;
+  const double mean = recent_.empty() ? 0 : recent_sum_ / static_cast<double>(recent_.size());
+  const bool is_late = oldest_wait > target_ / 2 || mean > target_;
+  const bool is_calm = oldest_wait < target_ / 4 && mean < target_ / 2;
   if (!is_calm) disturbed_ = now;
   if (is_late && level_ + 1 < levels_ && elastic_seconds(changed_, now) > target_ / 2) {
     ++level_;

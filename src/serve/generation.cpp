@@ -318,7 +318,8 @@ class ChoiceWork final : public Work {
   bool is_cancelled() const override { return reply_->is_cancelled(); }
 
   void started(std::size_t level, std::size_t cached, std::size_t kv_bytes) override {
-    reply_->started(level, cached, kv_bytes);
+    // usage counts a prompt once, whatever n is.
+    reply_->started(level, choice_ % request_.n == 0 ? cached : 0, kv_bytes);
     if (!reply_->plan().echo) return;
     if (wants_rows()) {
       scores_.push_back({prompt().front(), 0, false, {}});

@@ -81,7 +81,8 @@ void write_variants(MetricsText& text, const Catalog& catalog, const SchedulerSt
       {"qalof_prompt_tokens_total", "counter", "Tokens of prompts, cached ones included.",
        &VariantCounts::prompt_tokens},
       {"qalof_prefix_cached_tokens_total", "counter",
-       "Tokens of prompts that the prefix cache held.", &VariantCounts::cached_tokens},
+       "Tokens of prompts that were not read: of the prefix cache, or of another choice.",
+       &VariantCounts::cached_tokens},
       {"qalof_generation_tokens_total", "counter", "Tokens chosen.", &VariantCounts::new_tokens},
       {"qalof_sequences_running", "gauge", "Sequences that run.", &VariantCounts::running},
       {"qalof_sequences_waiting", "gauge", "Sequences in the queue.", &VariantCounts::waiting}};
@@ -151,6 +152,8 @@ std::string metrics_text(const Catalog& catalog, const SchedulerStats& stats,
               static_cast<double>(stats.kv_bytes) / limit);
   text.single("qalof_kv_cache_bytes", "gauge", "K/V memory of running sequences.", stats.kv_bytes);
   text.single("qalof_kv_cache_limit_bytes", "gauge", "K/V memory that there is.", stats.kv_limit);
+  text.head("qalof_prefix_cache_info", "gauge", "on, or why there is none.");
+  text.value("qalof_prefix_cache_info", fmt::format("state=\"{}\"", stats.prefix_cache), 1);
   text.single("qalof_prefix_cache_bytes", "gauge", "K/V memory of kept beginnings.",
               stats.prefix_bytes);
   text.single("qalof_prefix_cache_blocks", "gauge", "Kept blocks of tokens.", stats.prefix_blocks);

@@ -18,6 +18,7 @@ struct Scheduler::Sequence {
   std::size_t made = 0;  // tokens chosen
   bool generates = false, wants_rows = false, is_finished = false;
   VariantCounts* counts = nullptr;
+  const Sequence* reader = nullptr;  // reads the same prompt for this one
 
   std::size_t left() const { return ids.size() - cache.length(); }
   bool reads_prompt() const { return cache.length() < prompt_tokens; }
@@ -28,6 +29,8 @@ namespace {
 double scheduler_seconds(Scheduler::Clock::time_point from, Scheduler::Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
+
+std::ptrdiff_t to_offset(std::size_t count) { return static_cast<std::ptrdiff_t>(count); }
 
 // How often an idle scheduler looks whether bits may rise again.
 constexpr std::chrono::milliseconds kElasticCheck{250};
@@ -48,7 +51,13 @@ Scheduler::Scheduler(const Catalog& catalog, const SchedulerOptions& options, co
       elastic_(options.elastic_levels, options.target_first_token) {
   // Keys that depend on a sequence's length belong to no other sequence.
   const model::ModelConfig& config = catalog.base().config();
-  options_.prefix_cache &= config.scaling_length(config.max_length()) == 0;
+  shares_keys_ = config.scaling_length(config.max_length()) == 0;
+  if (!options_.prefix_cache) {
+    stats_.prefix_cache = "off";
+  } else if (!shares_keys_) {
+    stats_.prefix_cache = "keys_depend_on_length";
+  }
+  options_.prefix_cache &= shares_keys_;
   stats_.max_sequences = options.max_sequences;
   stats_.kv_limit = options.kv_bytes;
   stats_.elastic_levels = options.elastic_levels;
@@ -242,7 +251,46 @@ void Scheduler::admit_one(Job& job, std::size_t level, Clock::time_point submitt
     job.work->ended(EndReason::kFailed, error.what());
     const std::lock_guard lock(mutex_);
     ++stats_.ended[EndReason::kFailed];
+    return;
   }
+  follow(*running_.back());
+}
+
+// The choices of one prompt need it read once: a sequence takes its keys and values from another
+// one that runs, at once or when that has read them.
+void Scheduler::follow(Sequence& sequence) {
+  if (!shares_keys_ || sequence.wants_rows) return;
+  for (const auto& other : running_) {
+    if (other.get() == &sequence || other->is_finished || other->reader != nullptr ||
+        other->prompt_tokens != sequence.prompt_tokens ||
+        other->variant->cache_key != sequence.variant->cache_key ||
+        !std::equal(other->ids.begin(), other->ids.begin() + to_offset(other->prompt_tokens),
+                    sequence.ids.begin()))
+      continue;
+    if (other->reads_prompt()) {
+      sequence.reader = other.get();
+    } else {
+      take_prompt(sequence, *other);
+    }
+    return;
+  }
+}
+
+// Leaves the prompt's last token to be fed, whose logits the sequence needs.
+void Scheduler::take_prompt(Sequence& sequence, const Sequence& reader) {
+  sequence.reader = nullptr;
+  const std::size_t first = sequence.cache.length(), end = sequence.prompt_tokens - 1;
+  if (end <= first) return;
+  try {
+    const std::size_t token_bytes = sequence.cache.bytes() / sequence.cache.capacity();
+    std::vector<std::byte> copy((end - first) * token_bytes);
+    reader.cache.copy_out(first, end - first, copy.data());
+    sequence.cache.append(copy.data(), end - first);
+  } catch (const std::bad_alloc&) {
+    return;  // it reads the prompt itself
+  }
+  const std::lock_guard lock(mutex_);
+  sequence.counts->cached_tokens += end - first;
 }
 
 VariantCounts& Scheduler::counts_of(const Variant& variant) {
@@ -274,6 +322,7 @@ void Scheduler::collect() {
   fed_.clear();
   std::size_t room = options_.prefill_chunk;
   for (const auto& sequence : running_) {
+    if (sequence->reader != nullptr) continue;
     std::size_t count = 1;
     if (sequence->reads_prompt()) {
       count = std::min(room, sequence->left());
@@ -328,7 +377,11 @@ void Scheduler::forward_all() {
         sequence.work->take_rows(
             first, std::span(hidden_).subspan(fed.row * width, fed.tokens * width), pool_);
       }
-      if (options_.prefix_cache && !sequence.reads_prompt()) {
+      if (sequence.reads_prompt()) continue;
+      for (const auto& other : running_) {
+        if (other->reader == &sequence && !other->is_finished) take_prompt(*other, sequence);
+      }
+      if (options_.prefix_cache) {
         prefixes_.keep(sequence.variant->cache_key, sequence.ids, sequence.cache,
                        options_.kv_bytes - kv_bytes_);
       }
@@ -336,7 +389,7 @@ void Scheduler::forward_all() {
       finish(sequence, EndReason::kFailed, error.what());
       continue;
     }
-    if (!sequence.reads_prompt() && !sequence.generates) finish(sequence, EndReason::kDone);
+    if (!sequence.generates) finish(sequence, EndReason::kDone);
   }
   const std::lock_guard lock(mutex_);
   ++stats_.steps;
@@ -434,7 +487,7 @@ void Scheduler::take_token(Sequence& sequence, const std::optional<std::int32_t>
     if (sequence.made == 0) {
       const double seconds = scheduler_seconds(sequence.submitted, now);
       sequence.counts->first_token.add(seconds);
-      elastic_.first_token(seconds);
+      if (elastic_.levels() > 1) elastic_.first_token(now, seconds);
     } else {
       sequence.counts->between_tokens.add(scheduler_seconds(sequence.last_token, now));
     }
@@ -471,6 +524,12 @@ void Scheduler::finish(Sequence& sequence, EndReason reason, const std::string& 
 }
 
 void Scheduler::remove_finished() {
+  for (const auto& sequence : running_) {
+    if (sequence->is_finished || sequence->reader == nullptr || !sequence->reader->is_finished)
+      continue;
+    sequence->reader = nullptr;
+    follow(*sequence);
+  }
   std::erase_if(running_, [](const auto& sequence) { return sequence->is_finished; });
   const std::lock_guard lock(mutex_);
   stats_.running = running_.size();

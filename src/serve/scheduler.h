@@ -5,8 +5,9 @@
 // beside them, in one pass. Sequences are admitted first come, first served, and never overtaken:
 // the next one waits until there is a slot and K/V memory for its whole length, so that nothing
 // that has begun fails for want of memory, and the wait is bounded by the work ahead. What cannot
-// fit at all is refused when it is handed in. Results depend on nothing but the sequence: the
-// runtime gives each the bits it would get alone.
+// fit at all is refused when it is handed in. Of sequences with one prompt (the choices of a
+// request), one reads it and the others copy its keys and values. Results depend on nothing but the
+// sequence: the runtime gives each the bits it would get alone.
 //
 // Not for: text and sampling, which are the business of each sequence's Work.
 #pragma once
@@ -91,6 +92,7 @@ struct VariantCounts {
 struct SchedulerStats {
   std::size_t queued_requests = 0, running = 0, max_sequences = 0;
   std::size_t kv_bytes = 0, kv_limit = 0, prefix_bytes = 0, prefix_blocks = 0;
+  const char* prefix_cache = "on";  // or why it is not
   std::uint64_t steps = 0, step_tokens = 0;
   std::size_t elastic_level = 0, elastic_levels = 1;
   double elastic_target = 0;
@@ -141,6 +143,8 @@ class Scheduler {
   void admit();
   void admit_one(Job& job, std::size_t level, Clock::time_point submitted,
                  Clock::time_point deadline);
+  void follow(Sequence& sequence);
+  void take_prompt(Sequence& sequence, const Sequence& reader);
   void step();
   void collect();
   void forward_all();
@@ -169,6 +173,7 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> running_;
   PrefixCache prefixes_;
   Elastic elastic_;
+  bool shares_keys_ = true;   // keys of equal tokens are equal, however long a sequence gets
   std::size_t kv_bytes_ = 0;  // of running sequences
   runtime::DecoderWorkspace workspace_;
   struct Fed {

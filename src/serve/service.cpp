@@ -55,7 +55,7 @@ void list_service_options(OptionList& list, ServiceOptions& options) {
               "prompts take what is free")
       ->within(1, 16'777'216);
   list.flag("--no_prefix_cache", options.no_prefix_cache,
-            "read every prompt whole; results are the same");
+            "forget prompts once they have ended; results are the same");
   list.option("--max_queue", options.limits.queued_requests,
               "requests that may wait; more are refused with 429")
       ->within(1, 65'536);

@@ -19,7 +19,7 @@ struct Format {
 };
 
 /// gguf, safetensors, tokenizer, config, classification, squad, hub_list, adapter_config, plan,
-/// split_pattern, chat_template, request.
+/// split_pattern, chat_template, request, http.
 const std::vector<Format>& formats();
 /// The one of a name; aborts where there is none.
 const Format& format_of(const std::string& name);

@@ -394,6 +394,61 @@ TEST_F(HttpServerTest, AClientThatLeavesFreesItsSlot) {
   for (const std::string& line : log()) EXPECT_EQ(parse_json(line, "log")["status"], 499);
 }
 
+// P19: a slot is free 250 ms after its client left, which the request that waits for it shows.
+TEST_F(HttpServerTest, ASlotIsFreeSoonAfterItsClientLeft) {
+  ServiceOptions options;
+  options.scheduler.max_sequences = 1;
+  start(options);
+  for (const bool stream : {true, false}) {
+    const std::string body = fmt::format(
+        R"({{"prompt":"a","max_tokens":250,"ignore_eos":true,"n":64,"stream":{}}})", stream);
+    std::vector<double> seconds;
+    for (int i = 0; i < 5; ++i) {
+      auto leaving = std::make_unique<Socket>(port());
+      leaving->send(post("/v1/completions", body));
+      ASSERT_TRUE(eventually([&] { return service_->scheduler().stats().running > 0; },
+                             std::chrono::seconds(20)));
+      Socket next(port());
+      next.send(post("/v1/completions", R"({"prompt":"b","max_tokens":1})"));
+      ASSERT_TRUE(eventually([&] { return service_->scheduler().stats().queued_requests == 2; },
+                             std::chrono::seconds(20)));
+      const auto left = Clock::now();
+      leaving.reset();
+      EXPECT_EQ(next.read_response().status, 200);
+      seconds.push_back(std::chrono::duration<double>(Clock::now() - left).count());
+    }
+    std::sort(seconds.begin(), seconds.end());
+    EXPECT_LE(seconds[2], 0.25) << (stream ? "stream" : "no stream");
+  }
+}
+
+TEST_F(HttpServerTest, ClientsThatNeverFinishARequestHoldNoSlot) {
+  ServiceOptions options;
+  options.scheduler.max_sequences = 1;
+  start(options);
+  std::vector<std::unique_ptr<Socket>> slow;
+  for (int i = 0; i < 30; ++i) {
+    slow.push_back(std::make_unique<Socket>(port()));
+    if (i % 3 == 0) slow.back()->send("POST /v1/completions HTTP/1.1\r\nHost: local");
+    if (i % 3 == 1) {
+      slow.back()->send(
+          "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+          "application/json\r\nContent-Length: 100\r\n\r\n{\"prompt\":");
+    }
+  }
+  std::vector<double> seconds;
+  for (int i = 0; i < 5; ++i) {
+    const auto begin = Clock::now();
+    Socket socket(port());
+    socket.send(post("/v1/completions", R"({"prompt":"b","max_tokens":1})"));
+    EXPECT_EQ(socket.read_response().status, 200);
+    seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+    EXPECT_EQ(service_->scheduler().stats().queued_requests, 0U);
+  }
+  std::sort(seconds.begin(), seconds.end());
+  EXPECT_LE(seconds[2], 0.25);
+}
+
 TEST_F(HttpServerTest, TheLogHasFiguresAndNoPrompts) {
   start();
   Socket socket(port());

@@ -122,6 +122,23 @@ TEST(ElasticTest, RisesWithWaitsAndComesBackWhenCalm) {
   EXPECT_GE(now - calm, std::chrono::seconds(2));
 }
 
+TEST(ElasticTest, AQueueThatIsWorkedOffIsForgotten) {
+  using Clock = Elastic::Clock;
+  Elastic elastic(2, std::chrono::milliseconds(500));
+  Clock::time_point now = Clock::now();
+  for (int i = 0; i < 50; ++i) elastic.first_token(now, 20);
+  EXPECT_EQ(elastic.update(now, 0), 1U);  // they came too late, though none waits any more
+  const Clock::time_point over = now;
+  std::size_t level = 1;
+  while (level > 0 && now < over + std::chrono::seconds(10)) {
+    now += std::chrono::milliseconds(100);
+    elastic.first_token(now, 0.05);
+    level = elastic.update(now, 0);
+  }
+  EXPECT_EQ(level, 0U);
+  EXPECT_LE(now - over, std::chrono::seconds(4));
+}
+
 TEST(ElasticTest, OneLevelIsNone) {
   Elastic elastic(1, std::chrono::milliseconds(500));
   EXPECT_EQ(elastic.update(Elastic::Clock::now(), 1000), 0U);

@@ -197,7 +197,7 @@ class Load:
         return result
 
 
-def main():
+def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     split = lambda text: [part for part in text.split(",") if part]  # noqa: E731
     parser.add_argument("--url", required=True)
@@ -221,7 +221,11 @@ def main():
     parser.add_argument("--timeline", type=float, default=0, help="seconds of a part")
     parser.add_argument("--pid", type=int, default=0, help="the server's, for its memory")
     parser.add_argument("--seed", type=int, default=1)
-    print(json.dumps(Load(parser.parse_args()).run(), indent=1))
+    return parser.parse_args(arguments)
+
+
+def main():
+    print(json.dumps(Load(parse()).run(), indent=1))
 
 
 if __name__ == "__main__":

@@ -144,6 +144,8 @@ def check_playground(page, url, checks):
         ("play-model", "qa"),
     ):
         page.set(name, value)
+    checks.expect(page.run("$('play-form').value") == "chat", "a model with a template chats")
+    page.set("play-form", "completion")
     page.set("play-prompt", "The mill")
     page.run("$('play-prompt').focus()")
     page.key("Enter", modifiers=2)
@@ -166,7 +168,20 @@ def check_playground(page, url, checks):
     body["messages"] = [{"role": "user", "content": "The mill"}]
     expected = ask(url, "/v1/chat/completions", body)["choices"][0]["message"]["content"]
     checks.expect(page.text("play-text") == expected, "a chat's text too")
+    page.set("play-prompt", "And then?")
+    page.click("play-run")
+    page.idle()
+    body["messages"] += [
+        {"role": "assistant", "content": expected},
+        {"role": "user", "content": "And then?"},
+    ]
+    expected = ask(url, "/v1/chat/completions", body)["choices"][0]["message"]["content"]
+    checks.expect(page.text("play-text") == expected, "the next turn knows the one before")
+    checks.expect(page.run("$('play-turns').children.length") == 3, "the turns before are shown")
+    page.click("play-new")
+    checks.expect(page.run("$('play-turns').children.length") == 0, "and can be left")
     page.set("play-form", "completion")
+    page.set("play-prompt", "The mill")
     for halt in ("button", "Escape"):
         page.set("play-max", "240")
         page.set("play-precision", "32")
@@ -321,8 +336,10 @@ def main():
                     page.idle()
                     page.click("tab-answers")
                     page.set("answers-model", "qa")
-                    page.click("answers-run")
-                    page.idle()
+                    for tab in ("answers", "compare", "layers"):
+                        page.click(f"tab-{tab}")
+                        page.click(f"{tab}-run")
+                        page.idle()
                     for width in (1280, 400):
                         page.resize(width)
                         for tab in ("play", "compare", "answers", "layers"):

@@ -109,17 +109,32 @@ function number(id) {
   return value;
 }
 
+// Turns of the conversation so far; the last answer stands in the text.
+let turns = [];
+function showTurns(list) {
+  turns = list;
+  $('play-new').hidden = turns.length === 0;
+  $('play-turns').replaceChildren(...turns.slice(0, -1).map(turn =>
+    Object.assign(document.createElement('li'), {textContent: turn.content, className: turn.role})));
+}
+
 function play() {
-  return run($('play-run'), $('play-halt'), signal => {
+  return run($('play-run'), $('play-halt'), async signal => {
     const isChat = $('play-form').value === 'chat', prompt = $('play-prompt').value;
     const body = withPrecision({
       model: $('play-model').value, temperature: number('play-temperature'), top_p: number('play-top-p'),
       max_tokens: number('play-max'), seed: number('play-seed')
     }, $('play-precision').value);
     if ($('play-stop').value) body.stop = [$('play-stop').value];
-    if (isChat) body.messages = [{role: 'user', content: prompt}];
-    else body.prompt = prompt;
-    return generate(body, isChat, $('play-text'), $('play-figures'), signal);
+    if (!isChat) {
+      body.prompt = prompt;
+      return generate(body, false, $('play-text'), $('play-figures'), signal);
+    }
+    const asked = {role: 'user', content: prompt};
+    body.messages = [...turns, asked];
+    await generate(body, true, $('play-text'), $('play-figures'), signal);
+    showTurns([...body.messages, {role: 'assistant', content: $('play-text').textContent}]);
+    $('play-prompt').value = '';
   });
 }
 
@@ -236,6 +251,7 @@ function buildMap() {
     for (let i = 0; i < perLayer; ++i) {
       const name = info.linears[layer * perLayer + i], cell = document.createElement('button');
       cell.dataset.linear = name;
+      cell.tabIndex = layer + i ? -1 : 0;  // one stop of the Tab key; arrows do the rest
       cell.type = 'button';
       cell.addEventListener('click', () => step(name, 1));
       cell.addEventListener('keydown', event => {
@@ -244,7 +260,11 @@ function buildMap() {
         else if (event.key === '-') step(name, 1);
         else if (moves[event.key]) {
           const next = document.querySelectorAll('#layers-map button')[layer * perLayer + i + moves[event.key]];
-          if (next) next.focus();
+          if (next) {
+            cell.tabIndex = -1;
+            next.tabIndex = 0;
+            next.focus();
+          }
         } else return;
         event.preventDefault();
       });
@@ -300,6 +320,8 @@ document.addEventListener('keydown', event => {
   if (visible && !visible.disabled) visible.click();
 });
 $('play-run').addEventListener('click', play);
+$('play-new').addEventListener('click', () => { showTurns([]); $('play-text').textContent = ''; $('play-prompt').focus(); });
+$('play-form').addEventListener('change', () => showTurns([]));
 $('compare-run').addEventListener('click', compare);
 $('answers-run').addEventListener('click', answer);
 for (const id of ['play-halt', 'compare-halt'])
@@ -326,6 +348,7 @@ for (const id of ['play-halt', 'compare-halt'])
   for (const [id, wanted] of [['compare-left', '8'], ['compare-right', '4']]) {
     if (info.precisions.includes(wanted)) $(id).value = wanted;
   }
-  if (!info.has_chat_template) $('play-form').querySelector('[value=chat]').remove();
+  if (info.has_chat_template) $('play-form').value = 'chat';
+  else $('play-form').querySelector('[value=chat]').remove();
   buildMap();
 })();
