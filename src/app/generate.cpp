@@ -65,7 +65,13 @@ GenerateResult run_generate(const GenerateOptions& options, const runtime::TextC
   result.precision = execution->description();
   if (executions.is_random()) result.random_seed = executions.seed();
   result.lm_head_bits = execution->lm_head_width().bits;
-  result.generation = generate_text(*execution, encoder, options, pool, on_text, observer,
+  TextRequest request = options;
+  std::shared_ptr<const runtime::Execution> drafting;
+  if (!options.draft_precision.empty()) {
+    drafting = make_drafting(handle, options.draft_precision, *execution, pool, observer);
+    request.generation.drafts.network = drafting.get();
+  }
+  result.generation = generate_text(*execution, encoder, request, pool, on_text, observer,
                                     options.profile ? &result.profile : nullptr);
   return result;
 }

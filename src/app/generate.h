@@ -28,7 +28,8 @@ void list_generation_options(OptionList& list, runtime::GenerateOptions& options
 
 struct GenerateOptions : TextRequest {
   ModelOptions model;
-  std::uint64_t request = 0;  // random precision: the width is a function of seed and this
+  std::uint64_t request = 0;    // random precision: the width is a function of seed and this
+  std::string draft_precision;  // in which the model drafts for itself; "" = it does not
   bool profile = false;
 };
 struct GenerateResult {

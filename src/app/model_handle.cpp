@@ -296,6 +296,31 @@ std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& hand
   return execution;
 }
 
+std::shared_ptr<const runtime::Execution> make_drafting(const ModelHandle& handle,
+                                                        const std::string& precision,
+                                                        const runtime::Execution& drafted_for,
+                                                        ParallelFor& parallel, Observer& observer) {
+  observer.status("packing weights");
+  quant::PlanSpec spec = quant::parse_plan(precision);
+  QALOF_CHECK(!spec.scheme || *spec.scheme == *handle.plan.scheme, ErrorKind::kUsage,
+              "{}: scheme {} contradicts {}, in which the text is made", spec.source,
+              quant::to_string(*spec.scheme), quant::to_string(*handle.plan.scheme));
+  spec.scheme = handle.plan.scheme;
+  quant::PrecisionPlan plan = quant::resolve(spec, handle.base->target());
+  plan.k = drafted_for.plan().k;
+  plan.v = drafted_for.plan().v;
+  constexpr int kDraftHead = 8;
+  runtime::ExecutionOptions options = handle.execution;
+  options.lm_head = drafted_for.lm_head_width();
+  if (options.lm_head->bits > kDraftHead && handle.base->source().widths().empty())
+    options.lm_head = quant::BitWidth{kDraftHead};
+  auto execution =
+      runtime::Execution::create(handle.base, std::move(plan), handle.adapters, parallel, options);
+  observer.status("");
+  observer.info(fmt::format("drafts in {}", execution->description()));
+  return execution;
+}
+
 runtime::RequestExecutions make_request_executions(const ModelHandle& handle, ParallelFor& parallel,
                                                    Observer& observer) {
   std::vector<std::shared_ptr<const runtime::Execution>> set;

@@ -37,7 +37,7 @@ void run_bench(std::vector<std::string> arguments) {
               "batches a width");
   line.option("--prompt_tokens,--seq", options.prompt_tokens, "tokens of a prompt");
   line.option("--new_tokens", options.new_tokens, "decode: tokens added to each sequence");
-  line.option("--batch", options.batch, "sequences at once");
+  line.option("--batch,--sequences", options.batch, "sequences at once");
   line.option("--repeats", options.repeats, "measurements, after one warm-up");
   line.option("--logits", logits, "prefill: LM head on the last token of a prompt or on all");
   line.group("output");

@@ -23,6 +23,17 @@ std::string read_prompt() {
   return text.substr(byte_order_mark(text, "--prompt -: standard input"));
 }
 
+Json counts_json(const runtime::DraftCounts& counts) {
+  return {{"drafts", counts.drafts},
+          {"compared", counts.tokens},
+          {"accepted", counts.accepted},
+          {"acceptance", counts.acceptance()}};
+}
+std::string counts_text(const char* source, const runtime::DraftCounts& counts) {
+  return fmt::format("; {} drafts {}: {} of {} tokens accepted ({:.0f} %)", counts.drafts, source,
+                     counts.accepted, counts.tokens, 100 * counts.acceptance());
+}
+
 }  // namespace
 
 void run_generate(std::vector<std::string> arguments) {
@@ -51,11 +62,21 @@ void run_generate(std::vector<std::string> arguments) {
               "unless given");
   line.option("--prefill_chunk", generation.prefill_chunk,
               "prompt tokens per pass: bounds memory, not results");
+  line.option("--draft_precision", options.draft_precision,
+              "the model drafts tokens at this precision and checks several in one pass: the same "
+              "text, sooner where drafts are right; 4 or the like");
+  line.flag("--draft_lookup", generation.drafts.lookup,
+            "drafts what followed the same tokens earlier in the text");
+  line.option("--draft_tokens", generation.drafts.longest, "most tokens of a draft");
   line.flag("--ignore_eos", options.ignore_eos, "do not stop where the model ends its text");
   line.group("output");
   line.flag("--profile", options.profile, "time and bytes per operation");
   line.parse();
   if (line.given("--seed")) options.model.random_seed = generation.sampling.seed;
+  QALOF_CHECK(
+      !line.given("--draft_tokens") || !options.draft_precision.empty() || generation.drafts.lookup,
+      ErrorKind::kUsage,
+      "--draft_tokens: nothing is drafted, expected --draft_precision or --draft_lookup");
   if (options.prompt == "-") options.prompt = read_prompt();
 
   const StopSignals signals;
@@ -82,6 +103,19 @@ void run_generate(std::vector<std::string> arguments) {
                {"kv_bytes", found.kv_bytes},
                {"lm_head_bits", result.lm_head_bits},
                {"precision", result.precision}};
+  std::string drafts;
+  if (!options.draft_precision.empty() || generation.drafts.lookup) {
+    json["passes"] = found.passes;
+    if (!options.draft_precision.empty()) {
+      json["drafts"]["network"] = counts_json(found.network_drafts);
+      drafts += counts_text("of the model", found.network_drafts);
+    }
+    if (generation.drafts.lookup) {
+      json["drafts"]["lookup"] = counts_json(found.lookup_drafts);
+      drafts += counts_text("looked up", found.lookup_drafts);
+    }
+    drafts = fmt::format("{} passes{}", found.passes, drafts);
+  }
   if (result.random_seed) json["precision_seed"] = *result.random_seed;
   std::string text = "\n";
   if (options.profile) {
@@ -93,6 +127,7 @@ void run_generate(std::vector<std::string> arguments) {
       "{} tokens ({}), {:.1f} tokens/s; prompt {} tokens, {:.1f} tokens/s; KV cache {}",
       found.ids.size(), runtime::to_string(found.reason), found.tokens_per_second(),
       found.prompt_tokens, found.prefill_tokens_per_second(), bytes_text(found.kv_bytes)));
+  if (!drafts.empty()) line.observer().info(drafts);
   QALOF_CHECK(StopSignals::received() == 0, ErrorKind::kInterrupted, "interrupted");
 }
 

@@ -1,5 +1,5 @@
-// Drivers of attention: forward, one task per (sequence, head, block of queries); backward, one per
-// (sequence, kv head).
+// Drivers of attention: forward, one task per (sequence, head, block of queries), or per (sequence,
+// kv head) where sequences have one new token; backward, one per (sequence, kv head).
 //
 // A block's scores are stored whole ([queries, keys]), so a row's result does not depend on other
 // rows: maximum, exponentials and both sums run over that row's keys in the order of
@@ -81,75 +81,131 @@ void fetch_rows(const StoredKv& stored, std::size_t rows) {
   (void)read;
 }
 
-void attend_block(const KernelTable& table, const AttentionShape& shape,
-                  const AttentionSequence& sequence, std::size_t head, std::size_t begin,
-                  std::size_t end) {
+// Query rows of one kv head: row r is at position `past + begin + r * step` of its sequence. Either
+// neighbouring queries of one head (step 1), or one token's queries of the heads that share the kv
+// head (step 0), so that stored keys and values are converted once for all of them.
+struct QueryRows {
+  const float* q;
+  float* out;
+  std::size_t q_stride, out_stride, rows, begin, step, kv_head;
+  float* log_sum_exp = nullptr;  // of row 0, rows shape.heads apart; or null
+};
+
+void attend_rows(const KernelTable& table, const AttentionShape& shape,
+                 const AttentionSequence& sequence, const QueryRows& queries) {
   thread_local std::vector<float> buffer;
-  const std::size_t kv_head = head / (shape.heads / shape.kv_heads);
   const bool stored = sequence.stored_k != nullptr;
-  const float* q = sequence.q + begin * shape.q_stride + head * shape.head_dim;
-  const std::size_t rows = end - begin;
+  const std::size_t rows = queries.rows, first = sequence.past + queries.begin;
   // Scores are stored from the first key that any of the rows sees.
-  const std::size_t start = first_key(shape, sequence.past + begin);
-  const std::size_t keys = sequence.past + end - start, seen = sequence.past + begin - start;
+  const std::size_t start = first_key(shape, first), seen = first - start;
+  const std::size_t keys = seen + (rows - 1) * queries.step + 1;
   const std::size_t stride = score_stride(keys);
   float* scores = at_least(buffer, rows * stride);
   StoredKv stored_k{}, stored_v{};
   if (stored) {
-    stored_k = rows_from(sequence.stored_k[kv_head], start);
-    stored_v = rows_from(sequence.stored_v[kv_head], start);
+    stored_k = rows_from(sequence.stored_k[queries.kv_head], start);
+    stored_v = rows_from(sequence.stored_v[queries.kv_head], start);
     fetch_rows(stored_k, keys);
     fetch_rows(stored_v, keys);
   }
-  const float* k = sequence.k + kv_head * shape.head_dim + start * shape.k_stride;
-  for_causal_parts(
-      rows, seen,
-      [&](std::size_t row, std::size_t num_rows, std::size_t key, std::size_t num_keys) {
-        const float* a = q + row * shape.q_stride;
-        float* dst = scores + row * stride + key;
-        if (stored) {
-          table.dot_stored(a, num_rows, shape.q_stride, rows_from(stored_k, key), num_keys,
-                           shape.head_dim, shape.scale, dst, stride);
-        } else {
-          table.dot_rows(a, num_rows, shape.q_stride, k + key * shape.k_stride, num_keys,
-                         shape.k_stride, shape.head_dim, shape.scale, dst, stride);
-        }
-      });
+  const float* k = sequence.k + queries.kv_head * shape.head_dim + start * shape.k_stride;
+  const auto dots = [&](std::size_t row, std::size_t num_rows, std::size_t key,
+                        std::size_t num_keys) {
+    const float* a = queries.q + row * queries.q_stride;
+    float* dst = scores + row * stride + key;
+    if (stored) {
+      table.dot_stored(a, num_rows, queries.q_stride, rows_from(stored_k, key), num_keys,
+                       shape.head_dim, shape.scale, dst, stride);
+    } else {
+      table.dot_rows(a, num_rows, queries.q_stride, k + key * shape.k_stride, num_keys,
+                     shape.k_stride, shape.head_dim, shape.scale, dst, stride);
+    }
+  };
+  if (queries.step == 0) {
+    dots(0, rows, 0, keys);
+  } else {
+    for_causal_parts(rows, seen, dots);
+  }
   float sums[kLongQueryBlock];
   for (std::size_t row = 0; row < rows; ++row) {
     float* row_scores = scores + row * stride;
-    const std::size_t hidden = first_key(shape, sequence.past + begin + row) - start;
-    const std::size_t visible = seen + row + 1 - hidden;
+    const std::size_t hidden = first_key(shape, first + row * queries.step) - start;
+    const std::size_t visible = seen + row * queries.step + 1 - hidden;
     if (shape.score_cap != 0) soft_cap_row(table, row_scores + hidden, visible, shape.score_cap);
     float max = 0.0F;
     sums[row] = table.exp_row(row_scores + hidden, visible, &max);
     std::fill_n(row_scores, hidden, 0.0F);
-    if (sequence.log_sum_exp != nullptr) {
-      sequence.log_sum_exp[(begin + row) * shape.heads + head] = max + std::log(sums[row]);
-    }
+    if (queries.log_sum_exp != nullptr)
+      queries.log_sum_exp[row * shape.heads] = max + std::log(sums[row]);
   }
-  float* out = sequence.out + begin * shape.out_stride + head * shape.head_dim;
   for (std::size_t row = 0; row < rows; ++row)
-    std::fill_n(out + row * shape.out_stride, shape.head_dim, 0.0F);
+    std::fill_n(queries.out + row * queries.out_stride, shape.head_dim, 0.0F);
   const WeighRows work{
       .weights = scores,
       .row_stride = stride,
       .column_stride = 1,
       .rows = rows,
       .first_count = seen + 1,
-      .count_step = 1,
-      .v = stored ? nullptr : sequence.v + kv_head * shape.head_dim + start * shape.v_stride,
+      .count_step = queries.step,
+      .v =
+          stored ? nullptr : sequence.v + queries.kv_head * shape.head_dim + start * shape.v_stride,
       .v_stride = shape.v_stride,
       .dim = shape.head_dim,
-      .out = out,
-      .out_stride = shape.out_stride};
+      .out = queries.out,
+      .out_stride = queries.out_stride};
   if (stored) {
     table.weigh_stored(work, stored_v);
   } else {
     table.weigh_rows(work);
   }
   for (std::size_t row = 0; row < rows; ++row)
-    table.divide(out + row * shape.out_stride, shape.head_dim, sums[row]);
+    table.divide(queries.out + row * queries.out_stride, shape.head_dim, sums[row]);
+}
+
+// Queries begin .. end - 1 of a head.
+void attend_block(const KernelTable& table, const AttentionShape& shape,
+                  const AttentionSequence& sequence, std::size_t head, std::size_t begin,
+                  std::size_t end) {
+  attend_rows(table, shape, sequence,
+              {.q = sequence.q + begin * shape.q_stride + head * shape.head_dim,
+               .out = sequence.out + begin * shape.out_stride + head * shape.head_dim,
+               .q_stride = shape.q_stride,
+               .out_stride = shape.out_stride,
+               .rows = end - begin,
+               .begin = begin,
+               .step = 1,
+               .kv_head = head / (shape.heads / shape.kv_heads),
+               .log_sum_exp = sequence.log_sum_exp == nullptr
+                                  ? nullptr
+                                  : sequence.log_sum_exp + begin * shape.heads + head});
+}
+
+// A sequence of one new token: its queries of all heads that share a kv head.
+void attend_token(const KernelTable& table, const AttentionShape& shape,
+                  const AttentionSequence& sequence, std::size_t kv_head) {
+  const std::size_t group = shape.heads / shape.kv_heads;
+  const std::size_t at = kv_head * group * shape.head_dim;
+  attend_rows(table, shape, sequence,
+              {.q = sequence.q + at,
+               .out = sequence.out + at,
+               .q_stride = shape.head_dim,
+               .out_stride = shape.head_dim,
+               .rows = group,
+               .begin = 0,
+               .step = 0,
+               .kv_head = kv_head});
+}
+
+// True where every sequence has one new token and heads that share keys can be taken together with
+// work enough for all threads.
+bool takes_heads_together(const AttentionShape& shape, const AttentionSequence* sequences,
+                          std::size_t count, int threads) {
+  const std::size_t group = shape.heads / shape.kv_heads;
+  return group > 1 && group <= kLongQueryBlock &&
+         count * shape.kv_heads >= static_cast<std::size_t>(threads) &&
+         std::all_of(sequences, sequences + count, [](const AttentionSequence& sequence) {
+           return sequence.q_len == 1 && sequence.log_sum_exp == nullptr;
+         });
 }
 
 // Buffers of the backward pass, [queries, keys] each.
@@ -243,6 +299,12 @@ void backward_block(const KernelTable& table, const AttentionShape& shape,
 void attention(const AttentionShape& shape, const AttentionSequence* sequences,
                std::size_t num_sequences, ParallelFor& parallel) {
   const KernelTable& table = active_table();
+  if (takes_heads_together(shape, sequences, num_sequences, parallel.num_threads())) {
+    auto token = [&](std::size_t index) {
+      attend_token(table, shape, sequences[index / shape.kv_heads], index % shape.kv_heads);
+    };
+    return run_tasks(parallel, num_sequences * shape.kv_heads, token);
+  }
   std::size_t num_tasks = 0;
   for (std::size_t i = 0; i < num_sequences; ++i)
     num_tasks += ceil_div(sequences[i].q_len, query_block(sequences[i])) * shape.heads;

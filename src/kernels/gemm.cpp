@@ -499,7 +499,7 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
   float* scales = at_least(scales_buffer, m * x_groups);
   preparation.set_scales(scales, m, range.group != 0);
   // Where kernels read prepared rows only, codes of one row at a time suffice.
-  const bool keep = preparation.prepare.run == nullptr || preparation.prepare.reads_x_too;
+  const bool keep = preparation.prepare.run == nullptr;
   std::int8_t* codes = keep ? at_least(codes_buffer, m * w.k) : nullptr;
   preparation.rows.codes = codes;
   // The adapter's first product: with many rows while they are in the cache, with few rows

@@ -85,8 +85,7 @@ template <typename T>
 struct PrepareRow {
   void (*run)(const T* x, std::size_t k, void* dst) = nullptr;
   std::size_t element_bytes = 0;
-  bool reads_x_too = false;  // blocks of few rows read x itself
-  bool rounds = false;       // to bfloat16, flushing subnormal numbers to zero
+  bool rounds = false;  // to bfloat16, flushing subnormal numbers to zero
 };
 
 /// out[r, :] += sum over ascending j < counts of w[r, j] * v[j, :].

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "runtime/decoder.h"
+#include "runtime/drafting.h"
 #include "runtime/kv_cache.h"
 #include "runtime/sampling.h"
 #include "text/bpe_tokenizer.h"
@@ -51,6 +52,9 @@ struct GenerateOptions {
   /// Tokens at the prompt's start that the execution has read before are not read again; not beside
   /// execution_at. Null: none are kept. Changes no result.
   KvMemory* memory = nullptr;
+  /// Guesses at the next tokens, checked several in one pass; not beside execution_at. Changes no
+  /// result. Error{kUsage} where the network is of another base or has another K/V precision.
+  DraftOptions drafts = {};
 };
 
 enum class StopReason { kLength, kStopToken, kStopString, kPositions, kCancelled };
@@ -66,6 +70,8 @@ struct Generation {
   double prefill_seconds = 0;   // until the first token is chosen
   double decode_seconds = 0;    // from there on
   std::size_t kv_bytes = 0;     // of the largest cache
+  std::size_t passes = 0;       // after the prompt; fewer than tokens where drafts were accepted
+  DraftCounts network_drafts, lookup_drafts;
 
   double prefill_tokens_per_second() const;
   /// Tokens after the first, per second of decoding; 0 where there are none.

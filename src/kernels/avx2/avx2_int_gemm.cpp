@@ -2,7 +2,6 @@
 // is exact; a pair of products is at most 2 * 127 * 127 = 32258 and fits 16 bits. Nibbles of int4
 // panels are used as bytes 0..15: a pair is at most 3810, and eight pairs fit 16 bits.
 #if defined(__x86_64__)
-#include "kernels/avx2/avx2_int8_many_rows.h"
 #include "kernels/avx2/avx2_math.h"
 #include "kernels/kernel_table.h"
 #include "kernels/unroll.h"
@@ -61,72 +60,89 @@ void store_panel(const IntGemmBlock& block, std::size_t row, std::size_t first, 
   if (block.n - first > 8) store_lanes(block, row, first + 8, high);
 }
 
-struct Int8Tile {
-  static std::size_t panel_bytes(std::size_t k) { return (k + 3) / 4 * 4 * kPanelRows; }
+// Stores eight outputs of one row of a product with groups.
+void store_total(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256 total) {
+  const std::size_t at = row * block.y_stride + first;
+  const std::size_t count = block.n - first;
+  const __m256i mask = lane_mask(count);
+  __m256 value = _mm256_mul_ps(total, _mm256_set1_ps(block.x_scales[row]));
+  if (block.bias != nullptr)
+    value = _mm256_add_ps(value, _mm256_maskload_ps(block.bias + first, mask));
+  if (count >= kLanes) {
+    _mm256_storeu_ps(block.y + at, value);
+  } else {
+    _mm256_maskstore_ps(block.y + at, mask, value);
+  }
+}
 
+// Sums of kRows rows and the sixteen outputs of a panel.
+template <int kRows>
+using Sums = __m256i[kRows][2];
+
+struct Int8Codes {
+  static constexpr bool kNibbles = false;
+  static std::size_t bytes(std::size_t k) { return (k + 3) / 4 * 4 * kPanelRows; }
+
+  // sums += x [kRows, k], rows stride apart, times the codes at w.
   template <int kRows>
-  static void run(const IntGemmBlock& block, std::size_t row, std::size_t panel) {
-    const std::uint8_t* w =
-        static_cast<const std::uint8_t*>(block.panels) + panel * panel_bytes(block.k);
-    const std::int8_t* x = block.x + row * block.x_stride;
-    __m256i acc[kRows][2];
-    unrolled<kRows>(QALOF_UNROLLED(r) { acc[r][0] = acc[r][1] = _mm256_setzero_si256(); });
-    const std::size_t whole = block.k / 4 * 4;
+  [[gnu::always_inline]] static void add(const std::int8_t* x, std::size_t stride,
+                                         const std::uint8_t* w, std::size_t k, Sums<kRows>& sums) {
+    const std::size_t whole = k / 4 * 4;
     std::size_t i = 0;
     for (; i < whole; i += 4, w += 64) {
-      const __m256i low = load(w);
-      const __m256i high = load(w + 32);
+      const Weights weights(w);
       unrolled<kRows>(QALOF_UNROLLED(r) {
-        step(broadcast4(x + static_cast<std::size_t>(r) * block.x_stride + i), low, high, acc[r]);
+        weights.step(broadcast4(x + static_cast<std::size_t>(r) * stride + i), sums[r]);
       });
     }
-    if (i < block.k) {
-      unrolled<kRows>(QALOF_UNROLLED(r) {
-        step(broadcast_rest(x + static_cast<std::size_t>(r) * block.x_stride + i, block.k - i),
-             load(w), load(w + 32), acc[r]);
-      });
-    }
+    if (i == k) return;
+    const Weights weights(w);
     unrolled<kRows>(QALOF_UNROLLED(r) {
-      store_panel(block, row + static_cast<std::size_t>(r), panel * kPanelRows, acc[r][0],
-                  acc[r][1]);
+      weights.step(broadcast_rest(x + static_cast<std::size_t>(r) * stride + i, k - i), sums[r]);
     });
   }
 
  private:
-  [[gnu::always_inline]] static void step(__m256i x, __m256i low, __m256i high, __m256i* acc) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    const __m256i a = _mm256_maddubs_epi16(_mm256_abs_epi8(low), _mm256_sign_epi8(x, low));
-    const __m256i b = _mm256_maddubs_epi16(_mm256_abs_epi8(high), _mm256_sign_epi8(x, high));
-    acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(a, ones));
-    acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(b, ones));
-  }
+  struct Weights {
+    __m256i codes[2], absolute[2];
+    [[gnu::always_inline]] explicit Weights(const std::uint8_t* w) {
+      unrolled<2>(QALOF_UNROLLED(half) {
+        codes[half] = load(w + 32 * half);
+        absolute[half] = _mm256_abs_epi8(codes[half]);
+      });
+    }
+    [[gnu::always_inline]] void step(__m256i x, __m256i* sums) const {
+      const __m256i ones = _mm256_set1_epi16(1);
+      unrolled<2>(QALOF_UNROLLED(half) {
+        const __m256i pairs =
+            _mm256_maddubs_epi16(absolute[half], _mm256_sign_epi8(x, codes[half]));
+        sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs, ones));
+      });
+      // Forces row-by-row order: otherwise the compiler loads all rows first and spills the sums.
+      asm volatile("" : "+x"(sums[0]), "+x"(sums[1]));
+    }
+  };
 };
 
-struct Int4Tile {
-  static std::size_t panel_bytes(std::size_t k) { return (k + 7) / 8 * 4 * kPanelRows; }
+struct Int4Codes {
+  static constexpr bool kNibbles = true;
+  static std::size_t bytes(std::size_t k) { return (k + 7) / 8 * 4 * kPanelRows; }
 
   template <int kRows>
-  static void run(const IntGemmBlock& block, std::size_t row, std::size_t panel) {
-    const std::uint8_t* w =
-        static_cast<const std::uint8_t*>(block.panels) + panel * panel_bytes(block.k);
-    const std::int8_t* x = block.x + row * block.x_stride;
+  [[gnu::always_inline]] static void add(const std::int8_t* x, std::size_t stride,
+                                         const std::uint8_t* w, std::size_t k, Sums<kRows>& sums) {
     const __m256i ones = _mm256_set1_epi16(1);
-    __m256i acc[kRows][2];
-    unrolled<kRows>(QALOF_UNROLLED(r) {
-      acc[r][0] = acc[r][1] =
-          _mm256_set1_epi32(-8 * block.x_sums[row + static_cast<std::size_t>(r)]);
-    });
     std::size_t i = 0;
-    while (i < block.k) {
-      __m256i pairs[kRows][2];
+    while (i < k) {
+      Sums<kRows> pairs;
       unrolled<kRows>(QALOF_UNROLLED(r) { pairs[r][0] = pairs[r][1] = _mm256_setzero_si256(); });
       // Four bytes of nibbles hold eight k, two pairs per lane; after four such steps the sums hold
       // the eight pairs that fit.
-      const std::size_t end = i + 32 < block.k ? i + 32 : block.k;
+      const std::size_t end = i + 32 < k ? i + 32 : k;
       for (; i + 8 <= end; i += 8, w += 64) {
         const Nibbles nibbles(w);
         unrolled<kRows>(QALOF_UNROLLED(r) {
-          const std::int8_t* at = x + static_cast<std::size_t>(r) * block.x_stride + i;
+          const std::int8_t* at = x + static_cast<std::size_t>(r) * stride + i;
           nibbles.step(broadcast4(at), broadcast4(at + 4), pairs[r]);
         });
       }
@@ -134,7 +150,7 @@ struct Int4Tile {
         const Nibbles nibbles(w);
         const std::size_t rest = end - i;
         unrolled<kRows>(QALOF_UNROLLED(r) {
-          const std::int8_t* at = x + static_cast<std::size_t>(r) * block.x_stride + i;
+          const std::int8_t* at = x + static_cast<std::size_t>(r) * stride + i;
           nibbles.step(broadcast_rest(at, rest),
                        rest > 4 ? broadcast_rest(at + 4, rest - 4) : _mm256_setzero_si256(),
                        pairs[r]);
@@ -142,14 +158,11 @@ struct Int4Tile {
         i = end;
       }
       unrolled<kRows>(QALOF_UNROLLED(r) {
-        acc[r][0] = _mm256_add_epi32(acc[r][0], _mm256_madd_epi16(pairs[r][0], ones));
-        acc[r][1] = _mm256_add_epi32(acc[r][1], _mm256_madd_epi16(pairs[r][1], ones));
+        unrolled<2>(QALOF_UNROLLED(half) {
+          sums[r][half] = _mm256_add_epi32(sums[r][half], _mm256_madd_epi16(pairs[r][half], ones));
+        });
       });
     }
-    unrolled<kRows>(QALOF_UNROLLED(r) {
-      store_panel(block, row + static_cast<std::size_t>(r), panel * kPanelRows, acc[r][0],
-                  acc[r][1]);
-    });
   }
 
  private:
@@ -168,10 +181,90 @@ struct Int4Tile {
         pairs[half] = _mm256_add_epi16(pairs[half], _mm256_maddubs_epi16(first[half], x0));
         pairs[half] = _mm256_add_epi16(pairs[half], _mm256_maddubs_epi16(second[half], x1));
       });
-      // Forces row-by-row order, see avx2_int8_many_rows.h.
-      asm volatile("" : "+x"(pairs[0]), "+x"(pairs[1]));
+      asm volatile("" : "+x"(pairs[0]), "+x"(pairs[1]));  // as in Int8Codes
     }
   };
+};
+
+// What a product adds to the sum of nibbles (code + 8), or zero.
+template <typename Codes>
+[[gnu::always_inline]] inline __m256i first_sum(const IntGemmBlock& block, std::size_t index) {
+  if constexpr (Codes::kNibbles) return _mm256_set1_epi32(-8 * block.x_sums[index]);
+  return _mm256_setzero_si256();
+}
+
+template <typename Codes>
+struct Tile {
+  template <int kRows>
+  QALOF_TILE static void run(const IntGemmBlock& block, std::size_t row, std::size_t panel) {
+    const auto* w = static_cast<const std::uint8_t*>(block.panels) + panel * Codes::bytes(block.k);
+    Sums<kRows> sums;
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      sums[r][0] = sums[r][1] = first_sum<Codes>(block, row + static_cast<std::size_t>(r));
+    });
+    Codes::template add<kRows>(block.x + row * block.x_stride, block.x_stride, w, block.k, sums);
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      store_panel(block, row + static_cast<std::size_t>(r), panel * kPanelRows, sums[r][0],
+                  sums[r][1]);
+    });
+  }
+};
+
+// Of weights with groups: the float sums of groups wait in the first cache.
+template <typename Codes>
+struct GroupedTile {
+  template <int kRows>
+  QALOF_TILE static void run(const IntGemmBlock& block, std::size_t row, std::size_t panel) {
+    const auto* w = static_cast<const std::uint8_t*>(block.panels) + panel * Codes::bytes(block.k);
+    const std::size_t group_bytes = Codes::bytes(block.group);
+    float totals[kRows][kPanelRows] = {};
+    for (std::size_t group = 0, i = 0; i < block.k; ++group, i += block.group, w += group_bytes) {
+      Sums<kRows> sums;
+      unrolled<kRows>(QALOF_UNROLLED(r) {
+        sums[r][0] = sums[r][1] = first_sum<Codes>(block, index(block, row, r, group));
+      });
+      const std::size_t left = block.k - i;
+      Codes::template add<kRows>(block.x + row * block.x_stride + i, block.x_stride, w,
+                                 left < block.group ? left : block.group, sums);
+      unrolled<2>(QALOF_UNROLLED(half) {
+        const std::size_t at =
+            (panel * block.groups + group) * kPanelRows + static_cast<std::size_t>(half) * kLanes;
+        const __m256 scales = _mm256_loadu_ps(block.w_scales + at);
+        __m256i zeros = _mm256_setzero_si256();
+        if (block.zeros != nullptr) {
+          const auto* bytes = reinterpret_cast<const __m128i*>(block.zeros + at);
+          zeros = _mm256_cvtepi8_epi32(_mm_loadl_epi64(bytes));
+        }
+        unrolled<kRows>(QALOF_UNROLLED(r) {
+          __m256i sum = sums[r][half];
+          if (block.zeros != nullptr) {
+            const __m256i x = _mm256_set1_epi32(block.x_sums[index(block, row, r, group)]);
+            sum = _mm256_sub_epi32(sum, _mm256_mullo_epi32(zeros, x));
+          }
+          __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scales);
+          if (block.x_group_scales != nullptr) {
+            part = _mm256_mul_ps(part,
+                                 _mm256_set1_ps(block.x_group_scales[index(block, row, r, group)]));
+          }
+          float* total = totals[r] + static_cast<std::size_t>(half) * kLanes;
+          _mm256_storeu_ps(total, _mm256_add_ps(_mm256_loadu_ps(total), part));
+        });
+      });
+    }
+    const std::size_t first = panel * kPanelRows;
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      const std::size_t x_row = row + static_cast<std::size_t>(r);
+      store_total(block, x_row, first, _mm256_loadu_ps(totals[r]));
+      if (block.n - first > kLanes)
+        store_total(block, x_row, first + kLanes, _mm256_loadu_ps(totals[r] + kLanes));
+    });
+  }
+
+ private:
+  // Of a row and group in x_sums and x_group_scales.
+  static std::size_t index(const IntGemmBlock& block, std::size_t row, int r, std::size_t group) {
+    return (row + static_cast<std::size_t>(r)) * block.groups + group;
+  }
 };
 
 template <typename Tile>
@@ -196,47 +289,13 @@ void multiply(const IntGemmBlock& block) {
   }
 }
 
-// Below this many rows, widening a panel costs more than it saves.
-constexpr std::size_t kMinWideRows = 16;
-
-void multiply_int8(const IntGemmBlock& block) {
-  if (block.rows < kMinWideRows) return multiply<Int8Tile>(block);
-  const auto* wide_x = static_cast<const std::int16_t*>(block.prepared);
-  const std::size_t stride = block.prepared_stride / sizeof(*wide_x);
-  for (std::size_t first = 0; first < block.n; first += kPanelRows) {
-    const std::int8_t* panel = static_cast<const std::int8_t*>(block.panels) +
-                               first / kPanelRows * Int8Tile::panel_bytes(block.k);
-    for (std::size_t group = 0; group < block.rows; group += kWideGroupRows) {
-      const std::size_t rows =
-          block.rows - group < kWideGroupRows ? block.rows - group : kWideGroupRows;
-      const std::size_t num_tiles = (rows + kWideTileRows - 1) / kWideTileRows;
-      std::int32_t acc[kWideGroupRows * kPanelRows];
-      __builtin_memset(acc, 0, rows * kPanelRows * sizeof(std::int32_t));
-      for (std::size_t begin = 0; begin < block.k; begin += kWideStretch) {
-        const std::size_t count = block.k - begin < kWideStretch ? block.k - begin : kWideStretch;
-        std::int16_t w[kWideStretch * kPanelRows];
-        widen_panel(panel + begin * kPanelRows, (count + 3) / 4 * 4, w);
-        for (std::size_t tile = 0; tile < num_tiles; ++tile) {
-          const std::size_t row = rows * tile / num_tiles;
-          const std::size_t next = rows * (tile + 1) / num_tiles;
-          run_wide_tile(next - row, wide_x + (group + row) * stride + begin, stride, w,
-                        (count + 1) / 2, acc + row * kPanelRows);
-        }
-      }
-      for (std::size_t row = 0; row < rows; ++row) {
-        const std::uint8_t* at = reinterpret_cast<const std::uint8_t*>(acc + row * kPanelRows);
-        store_panel(block, group + row, first, load(at), load(at + 32));
-      }
-    }
-  }
-}
-
 }  // namespace
 
 void set_avx2_int_gemm(KernelTable& table) {
-  table.gemm_int8 = multiply_int8;
-  table.prepare_int8 = {widen_row, sizeof(std::int16_t), true};
-  table.gemm_int4 = multiply<Int4Tile>;
+  table.gemm_int8 = multiply<Tile<Int8Codes>>;
+  table.gemm_int4 = multiply<Tile<Int4Codes>>;
+  table.gemm_int8_grouped = multiply<GroupedTile<Int8Codes>>;
+  table.gemm_int4_grouped = multiply<GroupedTile<Int4Codes>>;
 }
 
 }  // namespace qalof::kernels

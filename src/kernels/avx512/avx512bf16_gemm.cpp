@@ -41,7 +41,7 @@ void narrow_row(const float* x, std::size_t k, void* prepared) {
 
 void set_avx512bf16_gemm(KernelTable& table) {
   table.gemm_bf16 = multiply<Bf16Format>;
-  table.prepare_bf16 = {narrow_row, sizeof(std::uint16_t), /*reads_x_too=*/false, /*rounds=*/true};
+  table.prepare_bf16 = {narrow_row, sizeof(std::uint16_t), /*rounds=*/true};
 }
 
 }  // namespace qalof::kernels
