@@ -301,7 +301,9 @@ std::shared_ptr<const runtime::Execution> make_drafting(const ModelHandle& handl
                                                         const runtime::Execution& drafted_for,
                                                         ParallelFor& parallel, Observer& observer) {
   observer.status("packing weights");
-  quant::PlanSpec spec = quant::parse_plan(precision);
+  // A width alone is one of weights: activations of 8 bits are as fast as those of fewer.
+  const bool is_integer_width = precision.size() == 1 && precision[0] >= '2' && precision[0] <= '8';
+  quant::PlanSpec spec = quant::parse_plan(is_integer_width ? "w" + precision + "a8" : precision);
   QALOF_CHECK(!spec.scheme || *spec.scheme == *handle.plan.scheme, ErrorKind::kUsage,
               "{}: scheme {} contradicts {}, in which the text is made", spec.source,
               quant::to_string(*spec.scheme), quant::to_string(*handle.plan.scheme));

@@ -104,9 +104,10 @@ std::string adapters_sha256(const weights::AdapterSet& set);
 /// Resolves plan and adapters to an execution and reports the effective precision to observer.
 std::shared_ptr<const runtime::Execution> make_execution(const ModelHandle& handle,
                                                          ParallelFor& parallel, Observer& observer);
-/// An execution that drafts for another (runtime::DraftOptions), of a precision in text form: in
-/// the same scheme, with the same adapters and K/V precision, and with an LM head of at most 8 bits
-/// where one can be made.
+/// An execution that drafts for another (runtime::DraftOptions), of a precision in text form, where
+/// a width of 2..8 alone is one of weights, with activations of 8 bits: in the same scheme, with
+/// the same adapters and K/V precision, and with an LM head of at most 8 bits where one can be
+/// made.
 std::shared_ptr<const runtime::Execution> make_drafting(const ModelHandle& handle,
                                                         const std::string& precision,
                                                         const runtime::Execution& drafted_for,

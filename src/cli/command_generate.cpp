@@ -23,13 +23,13 @@ std::string read_prompt() {
   return text.substr(byte_order_mark(text, "--prompt -: standard input"));
 }
 
-Json counts_json(const runtime::DraftCounts& counts) {
+Json draft_counts_json(const runtime::DraftCounts& counts) {
   return {{"drafts", counts.drafts},
           {"compared", counts.tokens},
           {"accepted", counts.accepted},
           {"acceptance", counts.acceptance()}};
 }
-std::string counts_text(const char* source, const runtime::DraftCounts& counts) {
+std::string draft_counts_text(const char* source, const runtime::DraftCounts& counts) {
   return fmt::format("; {} drafts {}: {} of {} tokens accepted ({:.0f} %)", counts.drafts, source,
                      counts.accepted, counts.tokens, 100 * counts.acceptance());
 }
@@ -64,7 +64,7 @@ void run_generate(std::vector<std::string> arguments) {
               "prompt tokens per pass: bounds memory, not results");
   line.option("--draft_precision", options.draft_precision,
               "the model drafts tokens at this precision and checks several in one pass: the same "
-              "text, sooner where drafts are right; 4 or the like");
+              "text, sooner where drafts are right; 4 = w4a8, or another precision");
   line.flag("--draft_lookup", generation.drafts.lookup,
             "drafts what followed the same tokens earlier in the text");
   line.option("--draft_tokens", generation.drafts.longest, "most tokens of a draft");
@@ -107,12 +107,12 @@ void run_generate(std::vector<std::string> arguments) {
   if (!options.draft_precision.empty() || generation.drafts.lookup) {
     json["passes"] = found.passes;
     if (!options.draft_precision.empty()) {
-      json["drafts"]["network"] = counts_json(found.network_drafts);
-      drafts += counts_text("of the model", found.network_drafts);
+      json["drafts"]["network"] = draft_counts_json(found.network_drafts);
+      drafts += draft_counts_text("of the model", found.network_drafts);
     }
     if (generation.drafts.lookup) {
-      json["drafts"]["lookup"] = counts_json(found.lookup_drafts);
-      drafts += counts_text("looked up", found.lookup_drafts);
+      json["drafts"]["lookup"] = draft_counts_json(found.lookup_drafts);
+      drafts += draft_counts_text("looked up", found.lookup_drafts);
     }
     drafts = fmt::format("{} passes{}", found.passes, drafts);
   }
