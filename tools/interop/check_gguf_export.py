@@ -401,7 +401,7 @@ def main() -> int:
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--types", nargs="+", default=list(TYPES), choices=list(TYPES))
     parser.add_argument("--tolerance", type=float, default=1e-3)
-    parser.add_argument("--rounded_tolerance", type=float, default=5e-3)
+    parser.add_argument("--rounded_tolerance", type=float, default=6e-3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
