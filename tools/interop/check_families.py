@@ -66,7 +66,7 @@ def check(name: str, case: dict, text: pathlib.Path, qalof: str, work: pathlib.P
         result = subprocess.run(
             [sys.executable, ROOT / "tools/interop/check_peft_classes.py", "--qalof", qalof]
             + ["--model", model, "--adapter", out / width, "--file", text]
-            + ["--max_seq_length", str(TOKENS + 1), "--tolerance", "2e-5"],
+            + ["--max_seq_length", str(TOKENS), "--tolerance", "2e-5"],
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -12,8 +12,9 @@ blocks of 32.
   bits       its matrices have the bits that gguf-py gives
   values     what it holds (`qalof import`), written as f32: llama.cpp against `qalof eval`
   rounded    the file itself: llama.cpp against transformers with inputs rounded as llama.cpp does
-The difference between llama.cpp and `qalof eval` on the file itself is printed, but only held
-against --rounded_tolerance: it is what rounding the inputs costs.
+  file       the file itself: llama.cpp against `qalof eval`
+The last two agree to --rounded_tolerance: where two programs add in another order, a few inputs are
+rounded to the other neighbour, which changes all inputs of the next layers.
 
 With --tokenizers, only ids are compared, for the tokenizer.json files given, with Hugging Face
 tokenizers. Exit status 1 where something differs. Needs torch, transformers, peft, gguf and
@@ -385,7 +386,7 @@ class Check:
         self.compare(f"{name} values", llama_loss(values, windows), ours)
         theirs = llama_loss(path, windows)
         same_inputs = reference_loss(back, windows, rounding=ROUNDING[kind])
-        self.compare(f"{name} rounded", theirs, same_inputs)
+        self.compare(f"{name} rounded", theirs, same_inputs, self.rounded)
         self.compare(f"{name} file", theirs, ours, self.rounded)
         path.unlink()
         values.unlink()
@@ -400,7 +401,7 @@ def main() -> int:
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--types", nargs="+", default=list(TYPES), choices=list(TYPES))
     parser.add_argument("--tolerance", type=float, default=1e-3)
-    parser.add_argument("--rounded_tolerance", type=float, default=2e-2)
+    parser.add_argument("--rounded_tolerance", type=float, default=6e-3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()

@@ -8,8 +8,8 @@ transformers: shapes, positions, windows, biases and caps that no fixture has.
 Each model has random weights and the vocabulary of assets/nano, and is saved by save_pretrained.
 The mean loss of a text must agree to 2e-6 relative with transformers in float64 (norms in f32, as
 it has them), 32 greedily chosen tokens must be equal, which passes the KV cache, and a packed file
-of 8 bits must give the loss of the directory at 8 bits, bit for bit. Exit status 1 where something differs. Needs torch,
-transformers and tokenizers.
+of 8 bits must give the loss of the directory at 8 bits, bit for bit. Exit status 1 where something
+differs. Needs torch, transformers and tokenizers.
 """
 
 import argparse
