@@ -28,7 +28,7 @@ MOST = 1e-4
 PLAIN = (
     "{% for message in messages %}### {{ message.role }}:\n"
     "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}{{ eos_token }}"
-    "{% endgeneration %}{% else %}{{ message.content }}{% endif %}\n{% endfor %}"
+    "{% endgeneration %}{% else %}{{ message.content }}{% endif %}{{ '\n' }}{% endfor %}"
 )
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
