@@ -65,6 +65,7 @@ runtime::Generation ChatSession::answer(const std::string& message,
   messages.push_back({"user", message});
   text::ChatOptions rendering = options_.task.template_options();
   rendering.add_generation_prompt = true;
+  if (!rendering.now) rendering.now = text::local_now();
   const text::ChatTokens prompt =
       text::encode_chat(encoder_->tokenizer(), template_->render_marked(messages, rendering),
                         encoder_->parses_special());

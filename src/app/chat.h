@@ -47,6 +47,8 @@ class ChatSession {
   /// Effective, in words.
   std::string precision() const { return execution_->description(); }
   const runtime::Execution& execution() const { return *execution_; }
+  /// Path; "" = none.
+  const std::string& adapter() const { return options_.model.adapter; }
   std::size_t kv_bytes() const { return memory_.bytes(); }
   const text::TextEncoder& encoder() const { return *encoder_; }
   std::size_t max_positions() const { return stored_.base->config().max_positions; }

@@ -47,7 +47,7 @@ void check_same_inputs(const Processes& processes, const ModelHandle& handle,
   processes.check_same(
       {{"base_sha256", handle.base->source().sha256()},
        {"adapters_sha256", handle.adapters ? Json(adapters_sha256(*handle.adapters)) : Json()},
-       {"validation_file_sha256", sha256_hex(MappedFile::open(file).bytes())}},
+       {"validation_file_sha256", sha256_of_file(file)}},
       member_difference);
 }
 

@@ -1,4 +1,6 @@
 // `qalof chat`: a conversation in the terminal, or in a pipe, one message per line.
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 
@@ -24,7 +26,9 @@ constexpr const char* kHelp =
     "/stats         speed, K and V, bits of the last answer\n"
     "/help          this list\n"
     "/exit          end; so does the end of input\n"
-    "Ctrl-C stops an answer. A message that begins with / is written with // .\n";
+    "Ctrl-C stops an answer. A message that begins with / is written with // .\n"
+    "A message of several lines stands between two lines of \"\"\".\n";
+constexpr const char* kFence = "\"\"\"";
 
 // Written by the handler alone.
 volatile std::sig_atomic_t interrupted = 0;
@@ -49,6 +53,20 @@ class Interrupts {
 void write(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
+}
+
+// Messages of an input: a line each, or the lines between two of kFence. Ctrl-C drops what was
+// begun.
+std::optional<std::string> next_message(LineInput& input) {
+  std::optional<std::string> line = input.next();
+  if (!line || *line != kFence) return line;
+  interrupted = 0;
+  std::string message;
+  while ((line = input.next()) && *line != kFence) {
+    if (interrupted != 0) return "";
+    message += (message.empty() ? "" : "\n") + *line;
+  }
+  return message.starts_with('/') ? "/" + message : message;
 }
 
 class Conversation {
@@ -113,19 +131,22 @@ class Conversation {
     if (name == "help") {
       tell(kHelp);
     } else if (name == "precision") {
-      session_.set_precision(rest);
+      if (!rest.empty()) session_.set_precision(rest);
       tell(session_.precision() + "\n");
     } else if (name == "adapter") {
-      QALOF_CHECK(!rest.empty(), ErrorKind::kUsage, "/adapter: expected a directory, or none");
-      session_.set_adapter(rest);
-      tell(session_.precision() + "\n");
+      if (!rest.empty()) session_.set_adapter(rest);
+      tell(fmt::format("adapter {}: {}\n", session_.adapter().empty() ? "none" : session_.adapter(),
+                       session_.precision()));
     } else if (name == "system") {
       session_.set_system(rest);
+      note("a new conversation");
     } else if (name == "clear") {
       session_.clear();
+      note("a new conversation");
     } else if (name == "save") {
       QALOF_CHECK(!rest.empty(), ErrorKind::kUsage, "/save: expected a file");
       write_file_atomic(rest, session_.to_jsonl());
+      note(fmt::format("{} messages in {}", session_.messages().size(), rest));
     } else if (name == "stats") {
       tell(stats());
     } else {
@@ -153,6 +174,9 @@ class Conversation {
       write(text);
     }
   }
+
+  // That something was done, for who would wonder: not among the answers of a pipe.
+  void note(const std::string& text) const { observer_.info(text); }
 
   app::ChatSession& session_;
   Observer& observer_;
@@ -184,7 +208,9 @@ void run_chat(std::vector<std::string> arguments) {
   const chat_file::Interrupts interrupts;
   const std::unique_ptr<LineInput> input = make_line_input("> ");
   chat_file::Conversation conversation(session, line.observer(), line.json());
-  while (const std::optional<std::string> text = input->next()) {
+  if (::isatty(STDIN_FILENO) != 0)
+    line.observer().info("/help lists commands; Ctrl-C stops an answer, Ctrl-D ends");
+  while (const std::optional<std::string> text = chat_file::next_message(*input)) {
     if (!conversation.take(*text)) break;
   }
 }

@@ -83,7 +83,7 @@ Json encoding_json(const text::TextEncoder& encoder, const text::Encoding& encod
 }  // namespace
 
 void run_tokenize(std::vector<std::string> arguments) {
-  std::string model, variables;
+  std::string model, variables, date;
   bool jsonl = false, special = false, decodes = false, chat = false;
   text::ChatOptions options;
   CommandLine line("tokenize",
@@ -107,10 +107,13 @@ void run_tokenize(std::vector<std::string> arguments) {
   line.option(
       "--template_variables", variables,
       "JSON object of further variables for the template, e.g. {\"enable_thinking\": false}");
+  line.option("--template_date", date, "YYYY-MM-DD, for templates that write the date");
   line.parse();
   const std::string path = app::local_path(model, io::HubUse::kTokenizer, line.observer());
-  QALOF_CHECK(chat || (!options.add_generation_prompt && variables.empty()), ErrorKind::kUsage,
-              "--add_generation_prompt and --template_variables go with --chat");
+  QALOF_CHECK(chat || (!options.add_generation_prompt && variables.empty() && date.empty()),
+              ErrorKind::kUsage,
+              "--add_generation_prompt, --template_variables and --template_date go with --chat");
+  if (!date.empty()) options.now = text::parse_day(date, "--template_date");
   QALOF_CHECK(!chat || jsonl, ErrorKind::kUsage, "--chat goes with --jsonl");
   if (!variables.empty()) {
     options.variables = parse_json(variables, "--template_variables");

@@ -337,6 +337,16 @@ void SpoolFile::append(std::span<const std::byte> bytes) {
   size_ += bytes.size();
 }
 
+void SpoolFile::read(std::size_t first, std::span<std::byte> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t got = ::pread(fd_, bytes.data(), bytes.size(), static_cast<off_t>(first));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) fail_write(path_, "read");
+    first += static_cast<std::size_t>(got);
+    bytes = bytes.subspan(static_cast<std::size_t>(got));
+  }
+}
+
 MappedFile SpoolFile::map() const { return MappedFile::map(fd_, size_, path_); }
 
 AppendFile::AppendFile(const std::string& path)

@@ -85,6 +85,9 @@ class SpoolFile {
   void append(std::span<const std::byte> bytes);
   /// Bytes appended.
   std::size_t size() const { return size_; }
+  /// Fills bytes with those that were appended, from byte first on. Several threads may read.
+  /// Error{kResource}.
+  void read(std::size_t first, std::span<std::byte> bytes) const;
   /// A mapping of everything appended so far.
   MappedFile map() const;
 

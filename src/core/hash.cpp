@@ -3,7 +3,10 @@
 
 #include <openssl/evp.h>
 
+#include <algorithm>
+
 #include "core/error.h"
+#include "core/file.h"
 
 namespace qalof {
 
@@ -39,6 +42,19 @@ std::string Hash::finish() {
 std::string sha256_hex(std::span<const std::byte> bytes) {
   Sha256 hash;
   hash.update(bytes);
+  return hash.finish();
+}
+
+std::string sha256_of_file(const std::string& path) {
+  constexpr std::size_t kPieceBytes = std::size_t{8} << 20;
+  const MappedFile file = MappedFile::open(path);
+  Sha256 hash;
+  for (std::span<const std::byte> rest = file.bytes(); !rest.empty();) {
+    const std::span<const std::byte> piece = rest.first(std::min(rest.size(), kPieceBytes));
+    hash.update(piece);
+    file.release(piece);
+    rest = rest.subspan(piece.size());
+  }
   return hash.finish();
 }
 

@@ -39,5 +39,7 @@ class Sha1 : public Hash {
 };
 
 std::string sha256_hex(std::span<const std::byte> bytes);
+/// Of a file, of which memory holds a piece at a time. Error{kNotFound}.
+std::string sha256_of_file(const std::string& path);
 
 }  // namespace qalof

@@ -1,10 +1,10 @@
 // Names to executions: adapters, plans, precisions, and the variants that are kept ready.
 #include "serve/catalog.h"
 
-#include <fmt/chrono.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <ctime>
 #include <filesystem>
 
 #include "core/ascii.h"
@@ -219,9 +219,7 @@ std::vector<std::int32_t> Catalog::chat_tokens(std::span<const text::ChatMessage
   return told_to_client("messages", [&] {
     text::ChatOptions options;
     options.add_generation_prompt = add_generation_prompt;
-    const std::tm now = fmt::localtime(std::time(nullptr));
-    options.now = text::jinja::Moment{now.tm_year + 1900, now.tm_mon + 1, now.tm_mday,
-                                      now.tm_hour,        now.tm_min,     now.tm_sec};
+    options.now = text::local_now();
     return text::encode_chat(encoder_->tokenizer(), chat_->render_marked(messages, options),
                              encoder_->parses_special())
         .ids;

@@ -65,6 +65,11 @@ std::vector<Example> Task::examples(const Reading& /*reading*/, const DataOption
   fail(ErrorKind::kUnsupported, "--task {}: is for scoring alone, nothing trains on it", name());
 }
 
+void Task::each_example(const Reading& reading, const DataOptions& data,
+                        const std::function<void(Example&&)>& take) const {
+  for (Example& example : examples(reading, data)) take(std::move(example));
+}
+
 std::unique_ptr<SampleReader> Task::samples(const Reading& /*reading*/, const DataOptions& /*data*/,
                                             std::size_t /*classes*/) const {
   fail(ErrorKind::kUnsupported, "--task {}: has no samples that are scored one by one", name());

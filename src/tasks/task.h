@@ -149,6 +149,13 @@ class Task {
   }
   /// The windows of a file, at least one. For tasks that can train.
   virtual std::vector<Example> examples(const Reading& reading, const DataOptions& data) const;
+  /// Hands them to take one after the other. A task whose files may be larger than memory reads no
+  /// more of them at a time than it needs.
+  virtual void each_example(const Reading& reading, const DataOptions& data,
+                            const std::function<void(Example&&)>& take) const;
+  /// Adds what, beside the options and the training file's bytes, decides which windows those are:
+  /// the contents of further files.
+  virtual void identify_windows(const Reading& /*reading*/, Json& /*identity*/) const {}
   /// Windows without labels, the first max_windows; none may be empty.
   virtual std::vector<std::vector<std::int32_t>> windows(const Reading& reading,
                                                          const DataOptions& data,

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <ctime>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -440,6 +441,14 @@ jinja::Moment parse_day(const std::string& text, const std::string& where) {
                   day.day >= 1 && day.day <= 31,
               ErrorKind::kUsage, "{}: found {}, expected a day as 2025-01-31", where, text);
   return day;
+}
+
+jinja::Moment local_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  return {local.tm_year + 1900, local.tm_mon + 1, local.tm_mday,
+          local.tm_hour,        local.tm_min,     local.tm_sec};
 }
 
 }  // namespace qalof::text

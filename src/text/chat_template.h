@@ -107,6 +107,8 @@ ChatTemplate choose_chat_template(const TextEncoder& encoder, const std::string&
 
 /// The start of a day written YYYY-MM-DD; where names it. Error{kUsage}.
 jinja::Moment parse_day(const std::string& text, const std::string& where);
+/// The clock on the wall, for answers that are given now.
+jinja::Moment local_now();
 
 struct ChatTokens {
   std::vector<std::int32_t> ids;

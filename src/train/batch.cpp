@@ -19,7 +19,7 @@ void PackedBatch::add(const Example& example) {
   labels.push_back(example.label);
 }
 
-void check_examples(std::span<const Example> examples, const model::ModelConfig& config,
+void check_examples(const Windows& examples, const model::ModelConfig& config,
                     const TrainOptions& options) {
   const weights::HeadKind head_kind = options.head_kind;
   QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput, "training data: no window");
@@ -29,7 +29,7 @@ void check_examples(std::span<const Example> examples, const model::ModelConfig&
   // A language model predicts a token from the one before it.
   const std::size_t shortest = head_kind == weights::HeadKind::kLm ? 2 : 1;
   for (std::size_t w = 0; w < examples.size(); ++w) {
-    const Example& example = examples[w];
+    const Example example = examples[w];
     const std::size_t length = example.ids.size();
     QALOF_CHECK(length >= shortest && length <= config.max_positions, ErrorKind::kBadInput,
                 "training window {}: {} tokens, expected {}..{}", w, length, shortest,
@@ -109,12 +109,12 @@ std::vector<std::uint32_t> DataOrder::step(std::int64_t step) {
 }
 
 DataOrder data_order(const TrainOptions& options, const std::string& phase,
-                     std::span<const Example> examples) {
+                     const Windows& examples) {
   const std::size_t per_step =
       options.schedule.batch_size * options.schedule.gradient_accumulation_steps;
   if (!options.schedule.group_by_length) return {options.seed, phase, examples.size(), per_step};
   std::vector<std::size_t> lengths;
-  for (const Example& example : examples) lengths.push_back(example.ids.size());
+  for (std::size_t w = 0; w < examples.size(); ++w) lengths.push_back(examples.length(w));
   return {options.seed, phase, std::move(lengths), per_step};
 }
 

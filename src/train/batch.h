@@ -28,7 +28,7 @@ struct PackedBatch {
 };
 
 /// Error{kBadInput} names the first window that the model or the task cannot take.
-void check_examples(std::span<const Example> examples, const model::ModelConfig& config,
+void check_examples(const Windows& examples, const model::ModelConfig& config,
                     const TrainOptions& options);
 
 /// Draws windows: a new permutation of all of them every epoch, a function of (seed, name, epoch)
@@ -59,6 +59,6 @@ class DataOrder {
 
 /// The order in which a phase draws its windows.
 DataOrder data_order(const TrainOptions& options, const std::string& phase,
-                     std::span<const Example> examples);
+                     const Windows& examples);
 
 }  // namespace qalof::train

@@ -18,7 +18,7 @@
 #include "core/process_group.h"
 #include "core/progress.h"
 #include "quant/plan.h"
-#include "tasks/example.h"
+#include "tasks/windows.h"
 #include "train/trained_weights.h"
 #include "weights/adapter.h"
 
@@ -192,6 +192,7 @@ inline bool has_widths(Method method) { return method != Method::kFull && method
 inline constexpr std::int64_t kMostSteps = 1'000'000'000;
 
 using tasks::Example;
+using tasks::Windows;
 
 /// Seconds of one optimizer step.
 struct StepTimes {

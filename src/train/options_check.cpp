@@ -123,8 +123,9 @@ void check_adversarial(const TrainOptions& options) {
   }
   QALOF_CHECK(adversarial.epsilon > 0, ErrorKind::kUsage,
               "--adversarial_steps {}: needs a positive --adversarial_epsilon", adversarial.steps);
-  QALOF_CHECK(options.head_kind != weights::HeadKind::kLm, ErrorKind::kUnsupported,
-              "--adversarial_steps: not implemented for --task lm, expected classification or qa");
+  QALOF_CHECK(
+      options.head_kind != weights::HeadKind::kLm, ErrorKind::kUnsupported,
+      "--adversarial_steps: not implemented for --task lm and chat, expected classification or qa");
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ double mean_loss(std::span<const StepRecord> steps) {
 }
 
 RangeProbe probe(const std::shared_ptr<const weights::BaseModel>& base, const TrainOptions& options,
-                 int bits, std::span<const Example> examples, const TrainHooks& hooks) {
+                 int bits, const Windows& examples, const TrainHooks& hooks) {
   TrainHooks quiet;
   quiet.should_stop = hooks.should_stop;
   std::vector<StepRecord> steps;
@@ -60,7 +60,7 @@ RangeProbe probe(const std::shared_ptr<const weights::BaseModel>& base, const Tr
 }  // namespace
 
 RangeTest find_min_bits(const std::shared_ptr<const weights::BaseModel>& base,
-                        const TrainOptions& options, std::span<const Example> examples,
+                        const TrainOptions& options, const Windows& examples,
                         const TrainHooks& hooks) {
   RangeTest result;
   const auto add = [&](int bits) {

@@ -33,7 +33,7 @@ struct RangeTest {
 /// Error{kInterrupted} where should_stop returns true. Error{kUsage} where the loss does not fall
 /// at max_bits, {kDiverged} where it is not finite there.
 RangeTest find_min_bits(const std::shared_ptr<const weights::BaseModel>& base,
-                        const TrainOptions& options, std::span<const Example> examples,
+                        const TrainOptions& options, const Windows& examples,
                         const TrainHooks& hooks);
 
 }  // namespace qalof::train

@@ -38,12 +38,10 @@ std::int64_t steps_of_epoch(const TrainOptions& options, std::size_t examples) {
 }
 
 std::int64_t steps_of_tokens(const TrainOptions& options, const Phase& phase,
-                             std::span<const Example> examples) {
+                             const Windows& examples) {
   const std::size_t passes = phase.walk == Walk::kAll ? phase.networks.size() : 1;
   // Whole epochs that end before max_tokens are skipped without counting their steps.
-  std::size_t in_epoch = 0;
-  for (const Example& example : examples) in_epoch += passes * example.ids.size();
-  const auto of_epoch = static_cast<std::int64_t>(in_epoch);
+  const auto of_epoch = static_cast<std::int64_t>(passes * examples.tokens());
   const std::int64_t epochs = (options.schedule.max_tokens - 1) / of_epoch;
   const std::int64_t per_epoch = steps_of_epoch(options, examples.size());
   QALOF_CHECK(epochs < kMostSteps / per_epoch, ErrorKind::kUsage,
@@ -54,7 +52,7 @@ std::int64_t steps_of_tokens(const TrainOptions& options, const Phase& phase,
   std::int64_t tokens = epochs * of_epoch;
   for (std::int64_t step = epochs * per_epoch;; ++step) {
     std::size_t in_step = 0;
-    for (const std::uint32_t w : order.step(step)) in_step += examples[w].ids.size();
+    for (const std::uint32_t w : order.step(step)) in_step += examples.length(w);
     const auto next = tokens + static_cast<std::int64_t>(passes * in_step);
     if (next >= options.schedule.max_tokens) {
       const bool with_it =
@@ -68,7 +66,7 @@ std::int64_t steps_of_tokens(const TrainOptions& options, const Phase& phase,
 }  // namespace
 
 std::int64_t steps_of_phase(const TrainOptions& options, const Phase& phase,
-                            std::span<const Example> examples) {
+                            const Windows& examples) {
   if (options.schedule.max_steps > 0) return options.schedule.max_steps;
   if (options.schedule.max_tokens > 0) return steps_of_tokens(options, phase, examples);
   const std::int64_t per_epoch = steps_of_epoch(options, examples.size());

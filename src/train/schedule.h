@@ -20,6 +20,6 @@ double learning_rate_at(const TrainOptions& options, std::int64_t step, std::int
 /// ceil(windows / (batch_size * gradient_accumulation_steps)) steps. Error{kUsage} for more than
 /// kMostSteps.
 std::int64_t steps_of_phase(const TrainOptions& options, const Phase& phase,
-                            std::span<const Example> examples);
+                            const Windows& examples);
 
 }  // namespace qalof::train

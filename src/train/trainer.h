@@ -19,6 +19,6 @@ namespace qalof::train {
 /// teacher's output is not finite. One run at a time per process: the number of PyTorch's threads
 /// is process-wide.
 TrainResult train(std::shared_ptr<const weights::BaseModel> base, const TrainOptions& options,
-                  std::span<const Example> examples, const TrainHooks& hooks);
+                  const Windows& examples, const TrainHooks& hooks);
 
 }  // namespace qalof::train

@@ -175,6 +175,48 @@ TEST_F(TrainCheckpoint, AnotherRunIsRefusedByTheDifference) {
   EXPECT_EQ(run(other).train.steps, 16);
 }
 
+TEST_F(TrainCheckpoint, EveryFileWhoseBytesDecideTheWindowsIsPartOfTheRun) {
+  const std::string line = R"({"prompt": "Where is Hugo?", "completion": "in the garden"})"
+                           "\n";
+  const auto write = [&](const std::string& name, const std::string& text) {
+    write_file_atomic(dir_.file(name), text);
+  };
+  const std::string plain = text::kPlainChatTemplate;
+  write("train.jsonl", line + line);
+  write("more.jsonl", line);
+  write("template.jinja", plain);
+  const auto chats = [&] {
+    TrainRunOptions given = options("out");
+    given.task = "chat";
+    given.train_file = dir_.file("train.jsonl");
+    given.tasks.get<tasks::Chat>().chat_template = dir_.file("template.jinja");
+    given.tasks.get<tasks::Chat>().mix = {dir_.file("more.jsonl") + ":2"};
+    return given;
+  };
+  run_until(chats(), 4);
+  const auto refused = [&] {
+    const auto error = error_of([&] { run(chats()); });
+    EXPECT_EQ(error.kind, ErrorKind::kUsage);
+    EXPECT_EQ(newest("out"), 4) << "refusing touches nothing";
+    return error.message;
+  };
+  write("more.jsonl", line + line);
+  EXPECT_THAT(refused(), HasSubstr("the contents of --mix differ"));
+  write("more.jsonl", line);
+  write("template.jinja", "x" + plain);
+  EXPECT_THAT(refused(), HasSubstr("the chat template differs"));
+  write("template.jinja", plain);
+  const std::string tokenizer = model() + "/tokenizer.json";
+  const std::string bytes = slurp(tokenizer);
+  write_file_atomic(tokenizer, bytes + "\n");
+  EXPECT_THAT(refused(), HasSubstr("the tokenizer differs"));
+  write_file_atomic(tokenizer, bytes);
+  write("train.jsonl", line + line + line);
+  EXPECT_THAT(refused(), HasSubstr("the contents of --train_file differ"));
+  write("train.jsonl", line + line);
+  EXPECT_EQ(run(chats()).train.steps, 16) << "what is as it was goes on";
+}
+
 TEST_F(TrainCheckpoint, ExplicitOneDiscardsLaterOnes) {
   run(options("out"));
   fs::copy(dir_.file("out"), dir_.file("copy"), fs::copy_options::recursive);

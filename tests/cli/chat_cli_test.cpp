@@ -176,6 +176,50 @@ TEST_F(ChatCli, CtrlCStopsTheAnswerAndNotTheProgram) {
   EXPECT_EQ(text::find_invalid_utf8(terminal.shown()), std::string::npos);
 }
 
+TEST_F(ChatCli, ATerminalShowsTheAnswersOfGenerateAlsoAfterASwitch) {
+  model_ = QALOF_SOURCE_DIR "/assets/nano/model";
+  Terminal terminal({std::string(QALOF_BINARY_DIR) + "/qalof", "chat", "--model_name_or_path",
+                     model_, "--chat_template", "plain", "--max_new_tokens", "6", "--precision",
+                     "8", "--threads", "1", "--quiet"});
+  // What stands between the echo of a message and the next prompt; a terminal ends lines so.
+  const auto answer_to = [&](const std::string& message) {
+    terminal.type(message + "\n");
+    terminal.wait_for(message + "\r\n");
+    std::string shown = terminal.wait_for("\r\n> ");
+    shown.resize(shown.size() - 4);
+    for (std::size_t at = 0; (at = shown.find("\r\n", at)) != shown.npos;) shown.erase(at, 1);
+    return shown;
+  };
+  const auto generated = [&](const std::string& messages, const std::string& precision) {
+    const ProgramRun run =
+        this->run("generate --json --quiet --parse_special --max_new_tokens 6 --precision " +
+                      precision + " --prompt - --model_name_or_path " + model_,
+                  messages + "### assistant:\n\n");
+    EXPECT_EQ(run.code, 0) << run.err;
+    return Json::parse(run.out)["text"].get<std::string>();
+  };
+  terminal.wait_for("> ");
+  std::string so_far = "### user:\nHello\n";
+  const std::string first = answer_to("Hello");
+  EXPECT_EQ(first, generated(so_far, "8"));
+  EXPECT_THAT(answer_to("/precision 4"), HasSubstr("w4a4kv4"));
+  so_far += "### assistant:\n" + first + "<|endoftext|>\n### user:\nMore\n";
+  EXPECT_EQ(answer_to("More"), generated(so_far, "4"));
+  // Lines between two fences are one message.
+  for (const char* line : {"\"\"\"\n", "One\n", "two\n"}) {
+    terminal.type(line);
+    terminal.wait_for("> ");
+  }
+  answer_to("\"\"\"");
+  const std::string file = dir_.file("saved.jsonl");
+  terminal.type("/save " + file + "\n");
+  terminal.wait_for("saved.jsonl\r\n");
+  terminal.wait_for("> ");
+  EXPECT_EQ(Json::parse(slurp(file))["messages"][4]["content"], "One\ntwo");
+  terminal.type("/exit\n");
+  EXPECT_EQ(terminal.code(), 0);
+}
+
 TEST_F(ChatCli, TheLossOfTrainingIsThatOfTheAnswers) {
 #ifndef QALOF_HAS_TRAIN
   GTEST_SKIP() << "built without qalof-train";

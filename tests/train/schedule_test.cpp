@@ -333,7 +333,7 @@ TEST(Examples, BadWindowsAreNamed) {
     options.head_kind = head_kind;
     options.num_labels = num_labels;
     try {
-      check_examples({&example, 1}, base->config(), options);
+      check_examples(std::span<const Example>(&example, 1), base->config(), options);
     } catch (const Error& error) {
       return std::string(error.what());
     }

@@ -12,6 +12,7 @@ compared with return_assistant_tokens_mask. What transformers refuses, qalof has
 """
 
 import argparse
+import datetime
 import json
 import pathlib
 import shutil
@@ -45,6 +46,7 @@ def tokenize(qalof, directory, conversations_, prompt):
     """What qalof makes of conversations; none where it refuses one of them."""
     command = [qalof, "tokenize", "--model_name_or_path", directory, "--chat", "--jsonl"]
     command += ["--parse_special"] + (["--add_generation_prompt"] if prompt else [])
+    command += ["--template_date", datetime.date.today().isoformat()]
     lines = "".join(json.dumps(messages) + "\n" for messages in conversations_)
     run = subprocess.run(command, input=lines.encode(), capture_output=True, check=False)
     if run.returncode != 0:

@@ -182,31 +182,30 @@ Json identity_of(const AttackRunOptions& options, const ModelHandle& handle,
   Json precisions = Json::array();
   for (const auto& execution : target.set()) precisions.push_back(execution->description());
   const train::AttackOptions& attack = options.attack;
-  return {{"base_sha256", handle.base->source().sha256()},
-          {"adapters_sha256", handle.adapters ? Json(adapters_sha256(*handle.adapters)) : Json()},
-          {"precision", target.own().description()},
-          {"precisions", precisions},
-          {"reference_sha256", reference.base->source().sha256()},
-          {"texts_sha256", texts.finish()},
-          {"samples", samples.size()},
-          {"max_seq_length", options.score.max_seq_length},
-          {"defence", options.score.defence == Defence::kRandom ? "rpi" : "none"},
-          {"adaptive", options.adaptive},
-          {"expectation", train::to_string(attack.expectation)},
-          {"queries", options.queries},
-          {"iterations", attack.iterations},
-          {"gumbel_samples", attack.gumbel_samples},
-          {"initial", attack.initial},
-          {"temperature", attack.temperature},
-          {"learning_rate", attack.learning_rate},
-          {"kappa", attack.kappa},
-          {"lambda_similarity", attack.lambda_similarity},
-          {"lambda_fluency", attack.lambda_fluency},
-          {"idf_sha256", options.idf_file.empty()
-                             ? Json()
-                             : Json(sha256_hex(MappedFile::open(options.idf_file).bytes()))},
-          {"device", options.device == train::Device::kCuda ? "cuda" : "cpu"},
-          {"seed", attack.seed}};
+  return {
+      {"base_sha256", handle.base->source().sha256()},
+      {"adapters_sha256", handle.adapters ? Json(adapters_sha256(*handle.adapters)) : Json()},
+      {"precision", target.own().description()},
+      {"precisions", precisions},
+      {"reference_sha256", reference.base->source().sha256()},
+      {"texts_sha256", texts.finish()},
+      {"samples", samples.size()},
+      {"max_seq_length", options.score.max_seq_length},
+      {"defence", options.score.defence == Defence::kRandom ? "rpi" : "none"},
+      {"adaptive", options.adaptive},
+      {"expectation", train::to_string(attack.expectation)},
+      {"queries", options.queries},
+      {"iterations", attack.iterations},
+      {"gumbel_samples", attack.gumbel_samples},
+      {"initial", attack.initial},
+      {"temperature", attack.temperature},
+      {"learning_rate", attack.learning_rate},
+      {"kappa", attack.kappa},
+      {"lambda_similarity", attack.lambda_similarity},
+      {"lambda_fluency", attack.lambda_fluency},
+      {"idf_sha256", options.idf_file.empty() ? Json() : Json(sha256_of_file(options.idf_file))},
+      {"device", options.device == train::Device::kCuda ? "cuda" : "cpu"},
+      {"seed", attack.seed}};
 }
 
 Json losses_json(const train::AttackLosses& losses) {

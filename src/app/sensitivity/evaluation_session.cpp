@@ -38,7 +38,7 @@ Json EvaluationSession::identity() const {
   Json json = {
       {"base_sha256", handle_.base->source().sha256()},
       {"adapters_sha256", handle_.adapters ? Json(adapters_sha256(*handle_.adapters)) : Json()},
-      {"validation_file_sha256", sha256_hex(MappedFile::open(data.file).bytes())},
+      {"validation_file_sha256", sha256_of_file(data.file)},
       {"task", options_.task},
       {"max_eval_samples", data.max_samples},
       {"max_seq_length", data.max_seq_length.value_or(tasks::kDefaultLength)},

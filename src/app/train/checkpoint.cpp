@@ -142,18 +142,42 @@ std::vector<float> floats_of(const io::TensorView& view) {
   return values;
 }
 
+// Over the files that texts are encoded by: a tokenizer.json needs no other.
+std::string tokenizer_sha256(const ModelHandle& handle) {
+  Sha256 hash;
+  for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt"}) {
+    if (!handle.packed_files.empty()) {
+      const auto found = handle.packed_files.find(name);
+      if (found == handle.packed_files.end()) continue;
+      hash.update(std::as_bytes(std::span(found->second)));
+    } else {
+      const std::string path = fmt::format("{}/{}", handle.base->path(), name);
+      if (!path_exists(path)) continue;
+      hash.update(MappedFile::open(path).bytes());
+    }
+    if (name == std::string_view("tokenizer.json")) break;
+  }
+  return hash.finish();
+}
+
 }  // namespace
 
-Json run_identity(const TrainRunOptions& options, const ModelHandle& handle) {
-  return {{"flags", options.flags},
-          {"plan", options.train.plan ? quant::to_json(handle.plan) : Json()},
-          {"base_sha256", handle.base->source().sha256()},
-          {"teacher", teacher_identity(options)},
-          {"start_sha256",
-           options.train.start != nullptr ? Json(adapters_sha256(*options.train.start)) : Json()},
-          {"train_file_sha256", options.train_file == kTrainFileSelf
-                                    ? kTrainFileSelf
-                                    : sha256_hex(MappedFile::open(options.train_file).bytes())}};
+Json run_identity(const TrainRunOptions& options, const ModelHandle& handle,
+                  const text::TextEncoder& encoder) {
+  Json identity = {
+      {"flags", options.flags},
+      {"plan", options.train.plan ? quant::to_json(handle.plan) : Json()},
+      {"base_sha256", handle.base->source().sha256()},
+      {"teacher", teacher_identity(options)},
+      {"start_sha256",
+       options.train.start != nullptr ? Json(adapters_sha256(*options.train.start)) : Json()},
+      {"train_file_sha256",
+       options.train_file == kTrainFileSelf ? kTrainFileSelf : sha256_of_file(options.train_file)},
+      {"tokenizer_sha256", tokenizer_sha256(handle)}};
+  Observer silent;
+  task_of(options).identify_windows({encoder, handle.base->config().max_positions, silent},
+                                    identity);
+  return identity;
 }
 
 std::string identity_difference(const Json& there, const Json& here) {
@@ -180,6 +204,13 @@ std::string identity_difference(const Json& there, const Json& here) {
                                   {"plan", "the precision plan differs"},
                                   {"special_tokens", "the special tokens of texts differ"}}) {
     if (member(there, key) != member(here, key)) differences.emplace_back(what);
+  }
+  // Runs from before these were looked at do not hold them.
+  for (const auto& [key, what] : {std::pair{"tokenizer_sha256", "the tokenizer differs"},
+                                  {"mix_sha256", "the contents of --mix differ"},
+                                  {"chat_template", "the chat template differs"}}) {
+    if (there.is_object() && there.contains(key) && there[key] != member(here, key))
+      differences.emplace_back(what);
   }
   return fmt::format("{}", fmt::join(differences, ", "));
 }

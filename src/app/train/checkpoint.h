@@ -11,7 +11,8 @@ namespace qalof::app {
 
 /// Everything that decides the numbers of a run: the flags that change them, and what the files
 /// they name hold. Threads, logging and the like are not in it.
-Json run_identity(const TrainRunOptions& options, const ModelHandle& handle);
+Json run_identity(const TrainRunOptions& options, const ModelHandle& handle,
+                  const text::TextEncoder& encoder);
 /// The differences in words ("--seed is 1 there and 2 here"), or "" where there are none.
 std::string identity_difference(const Json& there, const Json& here);
 

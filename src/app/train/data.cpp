@@ -45,15 +45,20 @@ std::vector<tasks::Example> load_self_examples(const TrainRunOptions& options,
 
 }  // namespace
 
-std::vector<tasks::Example> load_examples(const TrainRunOptions& options, const ModelHandle& handle,
-                                          const text::TextEncoder& encoder, Observer& observer) {
-  if (options.train_file == kTrainFileSelf)
-    return load_self_examples(options, handle, encoder, observer);
+void load_windows(const TrainRunOptions& options, const ModelHandle& handle,
+                  const text::TextEncoder& encoder, Observer& observer,
+                  tasks::WindowFile& windows) {
+  if (options.train_file == kTrainFileSelf) {
+    for (const tasks::Example& example : load_self_examples(options, handle, encoder, observer))
+      windows.add(example);
+    return;
+  }
   tasks::DataOptions data;
   data.file = options.train_file;
   data.max_samples = options.max_train_samples;
   data.max_seq_length = options.max_seq_length;
-  return task_of(options).examples({encoder, handle.base->config().max_positions, observer}, data);
+  task_of(options).each_example({encoder, handle.base->config().max_positions, observer}, data,
+                                [&](tasks::Example&& example) { windows.add(example); });
 }
 
 }  // namespace qalof::app

@@ -1,9 +1,8 @@
 // Training windows: those of a task's file, or documents that the model writes itself.
 #pragma once
 
-#include <vector>
-
 #include "app/train/run.h"
+#include "tasks/windows.h"
 
 namespace qalof::app {
 
@@ -13,9 +12,9 @@ inline constexpr const char* kTrainFileSelf = "self";
 /// Name of that text's file in the output directory.
 inline constexpr const char* kSelfTextFile = "self_text.jsonl";
 
-/// The windows a run trains on, as its options say. Text that the model writes is read from
-/// kSelfTextFile where the same run has left it in the output directory, else written to it.
-std::vector<tasks::Example> load_examples(const TrainRunOptions& options, const ModelHandle& handle,
-                                          const text::TextEncoder& encoder, Observer& observer);
+/// Adds the windows that a run trains on, as its options say. Text that the model writes is read
+/// from kSelfTextFile where the same run has left it in the output directory, else written to it.
+void load_windows(const TrainRunOptions& options, const ModelHandle& handle,
+                  const text::TextEncoder& encoder, Observer& observer, tasks::WindowFile& windows);
 
 }  // namespace qalof::app

@@ -54,7 +54,7 @@ void check_options(const TrainRunOptions& options) {
   }
   const bool is_self = options.train_file == kTrainFileSelf;
   QALOF_CHECK(!is_self || task_of(options).head_kind() == weights::HeadKind::kLm, ErrorKind::kUsage,
-              "--train_file self: a model writes text for --task lm alone");
+              "--train_file self: a model writes text for --task lm and chat alone");
   for (const std::string& file : {options.train_file, options.validation_file}) {
     QALOF_CHECK(file.empty() || (is_self && file == options.train_file) || fs::exists(file),
                 ErrorKind::kNotFound, "{}: no such file", file);
@@ -129,7 +129,7 @@ void choose_labels(TrainRunOptions& options, const ModelHandle& handle, Observer
 
 // Optimizer steps of all phases. Error{kUsage} for a length that cannot be.
 std::int64_t count_steps(const train::TrainOptions& options, const quant::PlanTarget& target,
-                         const std::vector<tasks::Example>& examples) {
+                         const train::Windows& examples) {
   std::int64_t steps = 0;
   for (const train::Phase& phase : train::make_phases(options, target)) {
     const std::int64_t of_phase = train::steps_of_phase(options, phase, examples);
@@ -208,6 +208,15 @@ Json to_json(const TrainRunResult& result) {
 
 namespace {
 
+// Beside what the run writes; other processes than the first may be on another machine, where that
+// directory is not.
+std::string place_of_windows(const TrainRunOptions& options) {
+  const std::string directory = is_directory(options.output_dir)
+                                    ? options.output_dir
+                                    : std::filesystem::temp_directory_path().string();
+  return directory + "/windows";
+}
+
 TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   Observer& observer = processes.observer();
   options.model.model = local_path(options.model.model, io::HubUse::kModel, observer);
@@ -242,20 +251,21 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   train::check_options(options.train, handle.base->target());
   const Json special_tokens = encoder.description(task.reads_pairs());
   observer.status("reading " + options.train_file);
-  Json identity = run_identity(options, handle);
+  Json identity = run_identity(options, handle, encoder);
+  QALOF_CHECK(options.train_file != kTrainFileSelf || !identity.contains("mix_sha256"),
+              ErrorKind::kUsage,
+              "--mix: adds to a --train_file of conversations, found --train_file self");
   if (!encoder.is_plain()) identity["special_tokens"] = special_tokens;
   processes.check_same(identity, identity_difference);
   RunDirectory directory(options, identity, processes);
   const bool writes_text = options.train_file == kTrainFileSelf;
   if (writes_text) directory.claim(identity);  // its text is written there
   if (writes_text && !processes.lead()) processes.wait_for_all();
-  const std::vector<tasks::Example> examples = load_examples(options, handle, encoder, observer);
+  tasks::WindowFile examples(place_of_windows(options));
+  load_windows(options, handle, encoder, observer, examples);
   if (writes_text && processes.lead()) processes.wait_for_all();
-  std::size_t tokens = 0, longest = 0;
-  for (const tasks::Example& example : examples) {
-    tokens += example.ids.size();
-    longest = std::max(longest, example.ids.size());
-  }
+  observer.status("");
+  const std::size_t tokens = examples.tokens(), longest = examples.longest();
   const std::string what =
       options.train.num_labels > 0
           ? fmt::format("{} texts, {} classes", examples.size(), options.train.num_labels)

@@ -56,6 +56,11 @@ class Chat final : public Task {
   /// One window per conversation: a step packs its windows into rows without padding, none of which
   /// sees another. What is cut, and conversations without an answer left, are counted and told.
   std::vector<Example> examples(const Reading& reading, const DataOptions& data) const override;
+  /// The same, of which memory holds one at a time.
+  void each_example(const Reading& reading, const DataOptions& data,
+                    const std::function<void(Example&&)>& take) const override;
+  /// The contents of further files, and the template.
+  void identify_windows(const Reading& reading, Json& identity) const override;
   std::vector<std::vector<std::int32_t>> windows(const Reading& reading, const DataOptions& data,
                                                  std::size_t max_windows) const override;
 

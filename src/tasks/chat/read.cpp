@@ -142,6 +142,8 @@ ConversationCounts read_conversations(const std::string& path, bool skips_bad,
       continue;
     }
     conversation.line = number;
+    conversation.read = std::min(first, text.size());
+    conversation.of = text.size();
     ++read;
     if (!take(std::move(conversation))) break;
   }

@@ -16,7 +16,8 @@ namespace qalof::tasks {
 struct Conversation {
   std::vector<text::ChatMessage> messages;  // empty: text
   std::string text;
-  std::size_t line = 0;  // from 1
+  std::size_t line = 0;          // from 1
+  std::size_t read = 0, of = 0;  // bytes of the file up to the line's end, and of all of it
 };
 
 /// Parses one line, which is an object with one of

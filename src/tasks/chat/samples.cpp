@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/hash.h"
 #include "tasks/chat/chat.h"
 
 namespace qalof::tasks {
@@ -32,6 +33,12 @@ std::pair<std::string, double> parse_mix(const std::string& text) {
 struct Counts {
   std::uint64_t cut = 0, empty = 0;
 };
+
+void tell_progress(const std::string& file, const Conversation& one, Observer& observer) {
+  constexpr std::size_t kMegabyte = std::size_t{1} << 20;
+  observer.progress("reading " + file, one.read / kMegabyte, one.of / kMegabyte,
+                    fmt::format("line {}", one.line), "MB");
+}
 
 void tell(const std::string& file, const ConversationCounts& read, const Counts& counts,
           std::size_t length, Observer& observer) {
@@ -138,6 +145,13 @@ ChatSample Chat::sample_of(const text::TextEncoder& encoder, const text::ChatTem
 }
 
 std::vector<Example> Chat::examples(const Reading& reading, const DataOptions& data) const {
+  std::vector<Example> examples;
+  each_example(reading, data, [&](Example&& example) { examples.push_back(std::move(example)); });
+  return examples;
+}
+
+void Chat::each_example(const Reading& reading, const DataOptions& data,
+                        const std::function<void(Example&&)>& take) const {
   const std::size_t length =
       std::min(data.max_seq_length.value_or(kDefaultLength), reading.positions);
   QALOF_CHECK(length >= 2, ErrorKind::kUsage, "--max_seq_length: found {}, expected at least 2",
@@ -145,43 +159,60 @@ std::vector<Example> Chat::examples(const Reading& reading, const DataOptions& d
   std::optional<text::ChatTemplate> chat;
   std::vector<std::pair<std::string, double>> files = {{data.file, 1}};
   for (const std::string& more : mix) files.push_back(chat_samples_file::parse_mix(more));
-  std::vector<Example> examples;
-  const auto is_full = [&] { return data.max_samples > 0 && examples.size() >= data.max_samples; };
+  std::uint64_t taken = 0;
+  const auto is_full = [&] { return data.max_samples > 0 && taken >= data.max_samples; };
   for (const auto& part : files) {
     const auto& file = part.first;
     const auto weight = part.second;
     if (is_full()) break;
     chat_samples_file::Counts counts;
     double share = 0;
+    const auto use = [&](Conversation&& one) {
+      // Whole numbers that the sum of weights has passed.
+      const double before = std::floor(share + 1e-9);
+      share += weight;
+      auto times = static_cast<std::size_t>(std::floor(share + 1e-9) - before);
+      if (times == 0) return;
+      if (!chat && !one.messages.empty()) chat = open_template(reading.encoder);
+      ChatSample sample = sample_of(reading.encoder, chat ? &*chat : nullptr, one, length,
+                                    fmt::format("{}: line {}", file, one.line));
+      counts.cut += sample.was_cut ? 1 : 0;
+      if (sample.num_scored() == 0) {
+        ++counts.empty;
+        return;
+      }
+      if (train_on == TrainOn::kAll || one.messages.empty()) sample.scored.clear();
+      Example example;
+      example.ids = std::move(sample.ids);
+      example.scored = std::move(sample.scored);
+      for (; times > 0 && !is_full(); --times, ++taken) take(Example(example));
+    };
     const ConversationCounts read =
         read_conversations(file, skip_bad_lines, [&](Conversation&& one) {
-          // Whole numbers that the sum of weights has passed.
-          const double before = std::floor(share + 1e-9);
-          share += weight;
-          auto times = static_cast<std::size_t>(std::floor(share + 1e-9) - before);
-          if (times == 0) return true;
-          if (!chat && !one.messages.empty()) chat = open_template(reading.encoder);
-          ChatSample sample = sample_of(reading.encoder, chat ? &*chat : nullptr, one, length,
-                                        fmt::format("{}: line {}", file, one.line));
-          counts.cut += sample.was_cut ? 1 : 0;
-          if (sample.num_scored() == 0) {
-            ++counts.empty;
-            return true;
-          }
-          if (train_on == TrainOn::kAll || one.messages.empty()) sample.scored.clear();
-          Example example;
-          example.ids = std::move(sample.ids);
-          example.scored = std::move(sample.scored);
-          for (; times > 1 && !is_full(); --times) examples.push_back(example);
-          if (!is_full()) examples.push_back(std::move(example));
+          chat_samples_file::tell_progress(file, one, reading.observer);
+          use(std::move(one));
           return !is_full();
         });
     chat_samples_file::tell(file, read, counts, length, reading.observer);
   }
-  QALOF_CHECK(!examples.empty(), ErrorKind::kBadInput,
+  QALOF_CHECK(taken > 0, ErrorKind::kBadInput,
               "{}: holds no conversation with an answer to learn within {} tokens", data.file,
               length);
-  return examples;
+}
+
+void Chat::identify_windows(const Reading& reading, Json& identity) const {
+  Json files = Json::array();
+  for (const std::string& more : mix)
+    files.push_back(sha256_of_file(chat_samples_file::parse_mix(more).first));
+  if (!files.empty()) identity["mix_sha256"] = files;
+  // Files of plain texts need none; where one is needed, reading names what is wrong with it.
+  try {
+    const text::ChatTemplate chat = open_template(reading.encoder);
+    identity["chat_template"] = {{"source", chat.source()},
+                                 {"special_tokens", chat.special_tokens()}};
+  } catch (const Error& error) {
+    if (error.kind() == ErrorKind::kInternal) throw;
+  }
 }
 
 std::vector<std::vector<std::int32_t>> Chat::windows(const Reading& reading,

@@ -70,7 +70,7 @@ StepRunner::Normalizers StepRunner::normalizers_of(std::span<const std::uint32_t
   Normalizers result{0, 0};
   const bool is_lm = context_.options.head_kind == weights::HeadKind::kLm;
   for (const std::uint32_t window : windows) {
-    const Example& example = context_.examples[window];
+    const Example example = context_.examples[window];
     result.tokens += static_cast<double>(example.ids.size());
     result.loss += is_lm ? static_cast<double>(tasks::num_predicted(example)) : 1;
   }
@@ -276,7 +276,7 @@ std::vector<std::vector<PassRecord>> StepRunner::run_share(const StepPlan& plan,
   at::Tensor& gradients = context_.parameters.flat().gradients();
   std::size_t first_token = 0;
   for (const std::uint32_t window : windows.first(share.first * size))
-    first_token += context_.examples[window].ids.size();
+    first_token += context_.examples.length(window);
   batches_ = share.end - share.first;
   batch_ = 0;
   std::vector<std::vector<PassRecord>> batches;
@@ -286,7 +286,7 @@ std::vector<std::vector<PassRecord>> StepRunner::run_share(const StepPlan& plan,
     ++batch_;
     context_.graph.begin_batch(step, i);
     batches.push_back(run_batch(plan, students, part, normalizers, first_token, record));
-    for (const std::uint32_t window : part) first_token += context_.examples[window].ids.size();
+    for (const std::uint32_t window : part) first_token += context_.examples.length(window);
     if (batches_ == 1) return batches;
     gradients_.add();
     gradients.zero_();

@@ -26,7 +26,7 @@ namespace qalof::train {
 /// Everything that the steps of a phase need. References must outlive it.
 struct StepContext {
   const TrainOptions& options;
-  std::span<const Example> examples;
+  Windows examples;
   const std::vector<Phase>& phases;
   const Phase& phase;
   const std::map<int, AdapterParams>& finished;  // of earlier phases

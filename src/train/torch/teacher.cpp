@@ -100,8 +100,8 @@ void TeacherCache::keep(std::uint32_t window, const Tensors& rows) {
   for (const at::Tensor& tensor : rows) kept.push_back(tensor.clone());
 }
 
-PassOutput TeacherCache::outputs(std::span<const Example> examples,
-                                 std::span<const std::uint32_t> windows, const Forward& forward) {
+PassOutput TeacherCache::outputs(const Windows& examples, std::span<const std::uint32_t> windows,
+                                 const Forward& forward) {
   PackedBatch missing;
   for (const std::uint32_t window : windows) {
     if (!kept_.contains(window)) missing.add(examples[window]);
@@ -114,7 +114,7 @@ PassOutput TeacherCache::outputs(std::span<const Example> examples,
     for (const std::uint32_t window : windows) {
       if (kept_.contains(window)) continue;
       const auto first = static_cast<std::int64_t>(missing.offsets[next]);
-      const auto rows = static_cast<std::int64_t>(examples[window].ids.size());
+      const auto rows = static_cast<std::int64_t>(examples.length(window));
       for (const at::Tensor& tensor : tensors) {
         // Logits come last; a classifier's have one row per window.
         const bool has_window_rows = wanted_.last_logits && &tensor == &tensors.back();
@@ -157,7 +157,7 @@ OutsideTeacher::OutsideTeacher(const TrainOptions& options, at::Device device,
       wanted_(options),
       cache_(wanted_, cache_limit(options, device)) {}
 
-PassOutput OutsideTeacher::outputs(std::span<const Example> examples,
+PassOutput OutsideTeacher::outputs(const Windows& examples,
                                    std::span<const std::uint32_t> windows) {
   const at::NoGradGuard no_grad;
   return cache_.outputs(examples, windows, [&](const PackedBatch& batch) {

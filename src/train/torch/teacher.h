@@ -56,7 +56,7 @@ class TeacherCache {
   using Forward = std::function<PassOutput(const PackedBatch&)>;
   /// The outputs of forward (called without gradient) for a batch of these windows, which must be
   /// distinct.
-  PassOutput outputs(std::span<const Example> examples, std::span<const std::uint32_t> windows,
+  PassOutput outputs(const Windows& examples, std::span<const std::uint32_t> windows,
                      const Forward& forward);
   std::uint64_t bytes() const { return bytes_; }
 
@@ -75,7 +75,7 @@ class TeacherCache {
 class OutsideTeacher {
  public:
   OutsideTeacher(const TrainOptions& options, at::Device device, ParallelFor& parallel);
-  PassOutput outputs(std::span<const Example> examples, std::span<const std::uint32_t> windows);
+  PassOutput outputs(const Windows& examples, std::span<const std::uint32_t> windows);
 
  private:
   std::shared_ptr<const TeacherModel> model_;

@@ -46,7 +46,7 @@ struct PhaseState {
 class Trainer {
  public:
   Trainer(std::shared_ptr<const weights::BaseModel> base, const TrainOptions& options,
-          std::span<const Example> examples, const TrainHooks& hooks)
+          const Windows& examples, const TrainHooks& hooks)
       : base_(std::move(base)),
         options_(options),
         examples_(examples),
@@ -98,10 +98,8 @@ class Trainer {
   }
 
   std::size_t expected_bytes() const {
-    std::size_t tokens = 0;
-    for (const Example& example : examples_) tokens += example.ids.size();
     return estimate_training_bytes(base_->config(), with_batches_of(examples_.size(), options_),
-                                   tokens / std::max<std::size_t>(examples_.size(), 1));
+                                   examples_.tokens() / std::max<std::size_t>(examples_.size(), 1));
   }
 
   std::unique_ptr<Graph> make_graph(const PhaseParameters& params) {
@@ -415,7 +413,7 @@ class Trainer {
 
   std::shared_ptr<const weights::BaseModel> base_;
   const TrainOptions& options_;
-  std::span<const Example> examples_;
+  Windows examples_;
   const TrainHooks& hooks_;
   std::vector<Phase> phases_;
   at::Device device_;
@@ -431,7 +429,7 @@ class Trainer {
 }  // namespace
 
 TrainResult train(std::shared_ptr<const weights::BaseModel> base, const TrainOptions& options,
-                  std::span<const Example> examples, const TrainHooks& hooks) {
+                  const Windows& examples, const TrainHooks& hooks) {
   constexpr const char* kAdvice =
       "out of memory; a smaller --per_device_train_batch_size with more "
       "--gradient_accumulation_steps, or a smaller --max_seq_length, needs less";
