@@ -52,7 +52,7 @@ bool read_http(std::span<const std::byte> input) {
     serve::Limits quick;
     quick.idle_time = std::chrono::milliseconds(1);  // of a connection after its answer
     // A second request may be cut, which is_cut does not see.
-    quick.header_time = quick.body_time = std::chrono::milliseconds(500);
+    quick.header_time = quick.body_time = std::chrono::milliseconds(100);
     return quick;
   }();
   static const auto* server =  // the process ends it
