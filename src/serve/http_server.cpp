@@ -468,6 +468,12 @@ class SessionExchange final : public Exchange {
  public:
   explicit SessionExchange(std::shared_ptr<Session> session, net::io_context& io)
       : session_(std::move(session)), io_(io) {}
+  // Whoever drops the exchange last may be on another thread, where a session must not end.
+  ~SessionExchange() override {
+    net::post(io_, [session = std::move(session_)] {});
+  }
+  SessionExchange(const SessionExchange&) = delete;
+  SessionExchange& operator=(const SessionExchange&) = delete;
 
   void send(HttpResponse response) override {
     net::post(io_, [session = session_, response = std::move(response)]() mutable {

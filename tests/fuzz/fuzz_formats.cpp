@@ -2,10 +2,7 @@
 // accepts success or an Error.
 #include "fuzz/fuzz_formats.h"
 
-#include <arpa/inet.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,13 +13,13 @@
 #include "app/gguf/tokenizer_in.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "fuzz/fuzz_http.h"
 #include "io/gguf.h"
 #include "io/hub/select.h"
 #include "io/peft_modules.h"
 #include "io/safetensors.h"
 #include "model/config.h"
 #include "quant/plan.h"
-#include "serve/http_server.h"
 #include "serve/request_body.h"
 #include "text/bpe_tokenizer.h"
 #include "text/chat_template.h"
@@ -280,37 +277,6 @@ bool read_request(std::span<const std::byte> input) {
   try_route([&] { serve::parse_detokenize(body, limits); });
   try_route([&] { serve::parse_adapter(body, limits, true); });
   return accepted;
-}
-
-// Bytes as a client sends them to the socket of a service whose model is loading; accepted where
-// they begin with a request that a handler answers. Every connection must end, and soon.
-bool read_http(std::span<const std::byte> input) {
-  static serve::HttpStats stats;
-  static const serve::Access access;
-  static const auto* server =  // the process ends it
-      new serve::HttpServer("127.0.0.1", 0, access, serve::Limits{}, stats);
-  const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(server->port());
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  const timeval time_limit{9, 0};
-  if (fd < 0 || ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &time_limit, sizeof time_limit) != 0 ||
-      ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
-    std::abort();
-  // What the server does not want to read may not be sent whole.
-  (void)::send(fd, input.data(), input.size(), MSG_NOSIGNAL);
-  ::shutdown(fd, SHUT_WR);
-  std::string answer(4096, '\0');
-  std::size_t size = 0;
-  ssize_t count = 0;
-  while ((count = ::recv(fd, answer.data() + size, answer.size() - size, 0)) > 0)
-    size = std::min(size + static_cast<std::size_t>(count), answer.size() - 1);
-  if (count < 0 && errno != ECONNRESET) std::abort();
-  ::close(fd);
-  answer.resize(size);
-  if (!answer.empty() && !answer.starts_with("HTTP/1.1 ")) std::abort();
-  return answer.find("HTTP/1.1 503 ") != std::string::npos;
 }
 
 }  // namespace
