@@ -182,7 +182,7 @@ BenchResult run_bench(const BenchOptions& options, Observer& observer) {
   if (requests.is_random()) {
     const std::size_t count =
         options.requests > 0 ? options.requests : 8 * options.batch * executions.size();
-    for (std::size_t i = 0; i < count; ++i) drawn.push_back(requests.index_of(i));
+    for (std::size_t i = 0; i < count; ++i) drawn.push_back(requests.find_index(i));
   }
   const std::size_t served = requests.is_random() ? drawn.size() : options.batch;
   const std::size_t tokens =

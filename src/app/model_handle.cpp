@@ -160,7 +160,7 @@ ModelHandle choose_run(const StoredModel& stored,
     handle.random = quant::parse_random_precision(options.precision);
     handle.random->drawn = drawn;
     handle.random_seed = options.random_seed;
-    plan = quant::plans_of(*handle.random).front();
+    plan = quant::list_plans(*handle.random).front();
   } else if (!options.precision.empty()) {
     plan = quant::parse_plan(options.precision);
   }
@@ -331,7 +331,7 @@ runtime::RequestExecutions make_request_executions(const ModelHandle& handle, Pa
     return runtime::RequestExecutions(std::move(set.front()));
   }
   observer.status("packing weights");
-  for (quant::PlanSpec& spec : quant::plans_of(*handle.random)) {
+  for (quant::PlanSpec& spec : quant::list_plans(*handle.random)) {
     spec.scheme = handle.plan.scheme;
     set.push_back(execution_of(handle, spec, parallel));
   }

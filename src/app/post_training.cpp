@@ -128,7 +128,7 @@ PostTrained gptq_model(const std::shared_ptr<const weights::BaseModel>& given,
             base->source().linear_f32(i), specs[i].out, products, bits.bits, plan.scheme, parallel);
         trained.layers.push_back({specs[i].name, codes.nearest_error, codes.error});
         execution = runtime::Execution::with_weights(
-            execution, i, weights::reals_of(codes.codes, parallel), parallel);
+            execution, i, weights::dequantize_codes(codes.codes, parallel), parallel);
         result.codes[{i, bits.bits}] = std::move(codes.codes);
       }
     }

@@ -405,9 +405,9 @@ std::optional<std::vector<std::string_view>> GgufFile::strings(const std::string
 }
 
 template <typename T>
-std::optional<std::vector<T>> GgufFile::numbers_of(const std::string& key, std::size_t max_count,
-                                                   std::initializer_list<std::uint32_t> types,
-                                                   const char* what) const {
+std::optional<std::vector<T>> GgufFile::read_numbers(const std::string& key, std::size_t max_count,
+                                                     std::initializer_list<std::uint32_t> types,
+                                                     const char* what) const {
   const Value* value = find(key, true, max_count);
   if (value == nullptr) return std::nullopt;
   QALOF_CHECK(std::find(types.begin(), types.end(), value->type) != types.end(),
@@ -419,17 +419,17 @@ std::optional<std::vector<T>> GgufFile::numbers_of(const std::string& key, std::
 
 std::optional<std::vector<std::int32_t>> GgufFile::integers(const std::string& key,
                                                             std::size_t max_count) const {
-  return numbers_of<std::int32_t>(key, max_count, {kInt32, kUint32}, "integers of 32 bits");
+  return read_numbers<std::int32_t>(key, max_count, {kInt32, kUint32}, "integers of 32 bits");
 }
 
 std::optional<std::vector<float>> GgufFile::floats(const std::string& key,
                                                    std::size_t max_count) const {
-  return numbers_of<float>(key, max_count, {kFloat32}, "numbers of 32 bits");
+  return read_numbers<float>(key, max_count, {kFloat32}, "numbers of 32 bits");
 }
 
 std::optional<std::vector<std::uint8_t>> GgufFile::booleans(const std::string& key,
                                                             std::size_t max_count) const {
-  return numbers_of<std::uint8_t>(key, max_count, {kBool}, "truth values");
+  return read_numbers<std::uint8_t>(key, max_count, {kBool}, "truth values");
 }
 
 bool GgufFile::is_list(const std::string& key) const {

@@ -76,9 +76,9 @@ class GgufFile {
   void add_parts(const std::string& stem, std::uint64_t parts);
   const Value* find(const std::string& key, bool is_array, std::size_t max_count = 1) const;
   template <typename T>
-  std::optional<std::vector<T>> numbers_of(const std::string& key, std::size_t max_count,
-                                           std::initializer_list<std::uint32_t> types,
-                                           const char* what) const;
+  std::optional<std::vector<T>> read_numbers(const std::string& key, std::size_t max_count,
+                                             std::initializer_list<std::uint32_t> types,
+                                             const char* what) const;
   MappedFile file_;
   std::vector<MappedFile> other_parts_;
   std::map<std::string, GgufTensor> tensors_;

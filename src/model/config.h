@@ -113,12 +113,12 @@ struct ModelConfig {
   /// The factor of a layer's attention scores.
   float score_scale(std::size_t layer) const;
   /// The rotary positions of a layer; null where it has none.
-  const RotaryPositions* rotary_of(std::size_t layer) const {
+  const RotaryPositions* rotary_at(std::size_t layer) const {
     if (!rotary || (!attention.empty() && !attention[layer].has_rotary)) return nullptr;
     return sliding_rotary && window(layer) != 0 ? &*sliding_rotary : &*rotary;
   }
   bool uses_sliding_rotary(std::size_t layer) const {
-    return sliding_rotary && rotary_of(layer) == &*sliding_rotary;
+    return sliding_rotary && rotary_at(layer) == &*sliding_rotary;
   }
   /// Equal for lengths at which all layers have equal frequencies; 0 for short sequences.
   std::size_t scaling_length(std::size_t length) const;

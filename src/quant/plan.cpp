@@ -76,13 +76,14 @@ void apply_rule(const PlanSpec::Rule& rule, const std::string& source, const Pla
 
 void apply_modules(const PlanSpec& spec, const PlanTarget& target,
                    std::vector<Precision>* linears) {
-  std::map<std::string_view, std::size_t> index_of;
-  for (std::size_t i = 0; i < target.linear_names.size(); ++i) index_of[target.linear_names[i]] = i;
+  std::map<std::string_view, std::size_t> find_index;
+  for (std::size_t i = 0; i < target.linear_names.size(); ++i)
+    find_index[target.linear_names[i]] = i;
   std::set<std::size_t> named;
   for (const auto& [name, precision] : spec.modules) {
     const std::string_view plain = without_model_prefix(name);
-    const auto it = index_of.find(plain);
-    QALOF_CHECK(it != index_of.end(), ErrorKind::kBadInput,
+    const auto it = find_index.find(plain);
+    QALOF_CHECK(it != find_index.end(), ErrorKind::kBadInput,
                 "{}: module {:.80} is not in this model, nearest module {}", spec.source, name,
                 nearest_name(plain, target.linear_names));
     (*linears)[it->second] = precision;

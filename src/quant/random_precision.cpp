@@ -53,7 +53,7 @@ std::string to_string(const RandomPrecision& random) {
                      random.drawn == DrawnWidths::kLayer ? ", drawn per layer" : "");
 }
 
-std::vector<PlanSpec> plans_of(const RandomPrecision& random) {
+std::vector<PlanSpec> list_plans(const RandomPrecision& random) {
   std::vector<PlanSpec> plans;
   for (const UniformPrecision& precision : random.set)
     plans.push_back(parse_plan(to_string(precision)));

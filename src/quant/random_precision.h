@@ -30,7 +30,7 @@ RandomPrecision parse_random_precision(std::string_view text);
 /// "random:w4a4kv4,w8a8kv8", with ", drawn per layer" appended where that applies.
 std::string to_string(const RandomPrecision& random);
 /// The set as plans, each with one width everywhere.
-std::vector<PlanSpec> plans_of(const RandomPrecision& random);
+std::vector<PlanSpec> list_plans(const RandomPrecision& random);
 
 /// Uniform draws from a set. Each draw is a function of (seed, request, layer) only, so requests do
 /// not depend on each other or on the order, batch and thread in which they are served. Immutable.

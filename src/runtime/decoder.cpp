@@ -203,7 +203,7 @@ void prepare_qk(const weights::BaseModel& base, std::size_t layer, const QkvLayo
     if (!gain.empty())
       kernels::norm_heads(x, tokens, stride, heads, dim, gain.data(), config.norm_epsilon, x,
                           nullptr, parallel);
-    if (config.rotary_of(layer) != nullptr)
+    if (config.rotary_at(layer) != nullptr)
       kernels::rotate(x, tokens, stride, {heads, dim, base.rotary_pairs(sliding)},
                       workspace.rotary[sliding ? 1 : 0].data(), parallel);
     if (base.rotation() != nullptr && base.rotation()->after_positions() != nullptr)

@@ -31,7 +31,7 @@ RequestExecutions::RequestExecutions(std::vector<std::shared_ptr<const Execution
 
 std::shared_ptr<const Execution> RequestExecutions::of_request(std::uint64_t request) const {
   if (!draws_) return set_.front();
-  const std::shared_ptr<const Execution>& whole = set_[index_of(request)];
+  const std::shared_ptr<const Execution>& whole = set_[find_index(request)];
   if (drawn_ == quant::DrawnWidths::kRequest) return whole;
   const std::size_t layers = whole->base().config().num_layers;
   const std::size_t per_layer = whole->base().linears().size() / layers;
@@ -51,7 +51,7 @@ std::vector<std::uint64_t> RequestExecutions::draws(std::uint64_t requests) cons
   const std::size_t layers =
       drawn_ == quant::DrawnWidths::kLayer ? front().base().config().num_layers : 0;
   for (std::uint64_t request = 0; request < requests; ++request) {
-    if (!draws_ || layers == 0) ++counts[index_of(request)];
+    if (!draws_ || layers == 0) ++counts[find_index(request)];
     for (std::size_t layer = 0; draws_ && layer < layers; ++layer)
       ++counts[draws_->of_layer(request, layer)];
   }

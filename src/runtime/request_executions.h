@@ -32,7 +32,7 @@ class RequestExecutions {
   const std::vector<std::shared_ptr<const Execution>>& set() const { return set_; }
   /// Index in set() of the execution that serves a request; with layers drawn, of the one whose
   /// head serves it.
-  std::size_t index_of(std::uint64_t request) const {
+  std::size_t find_index(std::uint64_t request) const {
     return draws_ ? draws_->of_request(request) : 0;
   }
   /// The execution of a request, counted from 0. The caller keeps the pointer until the request is

@@ -238,7 +238,7 @@ void Scheduler::admit_one(Job& job, std::size_t level, Clock::time_point submitt
     job.work->started(level, cached, bytes);
     {
       const std::lock_guard lock(mutex_);
-      sequence->counts = &counts_of(*variant);
+      sequence->counts = &find_counts(*variant);
       ++sequence->counts->sequences;
       ++sequence->counts->running;
       sequence->counts->prompt_tokens += sequence->prompt_tokens;
@@ -293,7 +293,7 @@ void Scheduler::take_prompt(Sequence& sequence, const Sequence& reader) {
   sequence.counts->cached_tokens += end - first;
 }
 
-VariantCounts& Scheduler::counts_of(const Variant& variant) {
+VariantCounts& Scheduler::find_counts(const Variant& variant) {
   const auto found = stats_.variants.find({variant.adapter, variant.label});
   if (found != stats_.variants.end()) return found->second;
   if (stats_.variants.size() >= limits_.labels) return stats_.variants[{"other", "other"}];

@@ -155,7 +155,7 @@ class Scheduler {
                   Clock::time_point now);
   void finish(Sequence& sequence, EndReason reason, const std::string& message = "");
   void remove_finished();
-  VariantCounts& counts_of(const Variant& variant);
+  VariantCounts& find_counts(const Variant& variant);
   std::size_t capacity_of(const Job& job) const;
 
   const Catalog& catalog_;

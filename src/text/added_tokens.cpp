@@ -19,7 +19,7 @@ bool is_word(std::uint32_t point) {
       (point >= 0x1f150 && point <= 0x1f169) || (point >= 0x1f170 && point <= 0x1f189);
   const bool is_joiner = point == 0x200c || point == 0x200d;
   return is_circled_letter || is_joiner ||
-         (categories >> static_cast<std::uint32_t>(category_of(point)) & 1U) != 0;
+         (categories >> static_cast<std::uint32_t>(find_category(point)) & 1U) != 0;
 }
 
 bool stands_alone(std::string_view text, std::size_t start, std::size_t end) {

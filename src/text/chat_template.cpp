@@ -282,12 +282,12 @@ RenderedChat ChatTemplate::render_marked(std::span<const ChatMessage> messages,
       mark |= Mark::kAnswer;
       if (i + 1 == messages.size()) mark |= Mark::kLastAnswer;
     }
-    list.emplace_back(jinja::dict_of(
+    list.emplace_back(jinja::make_dict(
         {{jinja::Value::of_text("role"), jinja::Value::of_text(message.role)},
          {jinja::Value::of_text("content"), jinja::Value(jinja::Text(message.content, mark))}}));
   }
   std::map<std::string, jinja::Value, std::less<>> variables;
-  variables["messages"] = jinja::list_of(std::move(list));
+  variables["messages"] = jinja::make_list(std::move(list));
   variables["add_generation_prompt"] = options.add_generation_prompt;
   variables["tools"] = jinja::None{};
   variables["documents"] = jinja::None{};

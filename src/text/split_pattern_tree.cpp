@@ -15,7 +15,7 @@ void CodeSet::finish() {
 }
 
 bool CodeSet::search(std::uint32_t point) const {
-  bool found = (categories_ >> static_cast<std::uint32_t>(category_of(point)) & 1U) != 0;
+  bool found = (categories_ >> static_cast<std::uint32_t>(find_category(point)) & 1U) != 0;
   for (std::size_t i = 0; i < ranges_.size() && !found; ++i)
     found = point >= ranges_[i].first && point <= ranges_[i].last;
   for (std::size_t i = 0; i < nested_.size() && !found; ++i) found = nested_[i].contains(point);

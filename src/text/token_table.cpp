@@ -17,7 +17,7 @@ std::uint32_t TokenTable::hash_of(std::string_view text) {
   return static_cast<std::uint32_t>(std::hash<std::string_view>()(text));
 }
 
-std::size_t TokenTable::slot_of(std::string_view wanted, std::uint32_t hash) const {
+std::size_t TokenTable::find_slot(std::string_view wanted, std::uint32_t hash) const {
   const std::size_t mask = slots_.size() - 1;
   std::size_t at = hash & mask;
   for (std::size_t probes = 0; slots_[at].entry != 0; ++probes) {
@@ -44,7 +44,7 @@ void TokenTable::grow() {
 bool TokenTable::add(std::string_view text, std::int32_t id) {
   if (2 * (size() + 1) > slots_.size()) grow();
   const std::uint32_t hash = hash_of(text);
-  const std::size_t at = slot_of(text, hash);
+  const std::size_t at = find_slot(text, hash);
   if (at == SIZE_MAX || slots_[at].entry != 0) return false;
   bytes_ += text;
   starts_.push_back(static_cast<std::uint32_t>(bytes_.size()));
@@ -55,7 +55,7 @@ bool TokenTable::add(std::string_view text, std::int32_t id) {
 
 std::int32_t TokenTable::find(std::string_view text) const {
   if (slots_.empty()) return kNoToken;
-  const std::size_t at = slot_of(text, hash_of(text));
+  const std::size_t at = find_slot(text, hash_of(text));
   return at == SIZE_MAX || slots_[at].entry == 0 ? kNoToken : ids_[slots_[at].entry - 1];
 }
 

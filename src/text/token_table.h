@@ -35,7 +35,7 @@ class TokenTable {
   };
   static std::uint32_t hash_of(std::string_view text);
   // The slot of text, or the empty one where it belongs; SIZE_MAX where the search is too long.
-  std::size_t slot_of(std::string_view text, std::uint32_t hash) const;
+  std::size_t find_slot(std::string_view text, std::uint32_t hash) const;
   void grow();
 
   std::string bytes_;

@@ -157,7 +157,7 @@ std::size_t count_code_points(std::string_view text) {
       std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
-Category category_of(std::uint32_t point) {
+Category find_category(std::uint32_t point) {
   static const std::uint8_t* const table = category_table().data();
   if (point < kTableSize) return static_cast<Category>(table[point]);
   const std::span<const std::uint32_t> runs = category_runs();
@@ -175,14 +175,14 @@ std::uint32_t category_bits(std::string_view prefix) {
   return bits;
 }
 
-bool is_letter(std::uint32_t point) { return category_of(point) <= Category::kLo; }
+bool is_letter(std::uint32_t point) { return find_category(point) <= Category::kLo; }
 bool is_number(std::uint32_t point) {
-  const Category category = category_of(point);
+  const Category category = find_category(point);
   return category >= Category::kNd && category <= Category::kNo;
 }
 bool is_white_space(std::uint32_t point) {
   if (point < 0x80) return point == ' ' || (point >= 0x09 && point <= 0x0d);
-  const Category category = category_of(point);
+  const Category category = find_category(point);
   return point == 0x85 || (category >= Category::kZs && category <= Category::kZp);
 }
 bool is_python_space(std::uint32_t point) { return in_ranges(python_space_ranges(), point); }

@@ -92,7 +92,7 @@ enum class Category : std::uint8_t {
   kCn
 };
 inline constexpr std::size_t kNumCategories = 30;
-Category category_of(std::uint32_t code_point);
+Category find_category(std::uint32_t code_point);
 /// Bits 1 << Category of the categories whose names begin with prefix ("L", "Lu"); 0 where there
 /// are none.
 std::uint32_t category_bits(std::string_view prefix);

@@ -8,7 +8,7 @@
 
 namespace qalof::train {
 
-TrainOptions with_batches_of(std::size_t windows, TrainOptions options) {
+TrainOptions with_batches(std::size_t windows, TrainOptions options) {
   options.schedule.batch_size =
       std::min(options.schedule.batch_size, std::max<std::size_t>(windows, 1));
   return options;

@@ -16,6 +16,6 @@ std::uint64_t estimate_training_bytes(const model::ModelConfig& config, const Tr
                                       std::size_t tokens_per_window);
 
 /// The options with batch_size limited to the number of windows.
-TrainOptions with_batches_of(std::size_t windows, TrainOptions options);
+TrainOptions with_batches(std::size_t windows, TrainOptions options);
 
 }  // namespace qalof::train

@@ -10,7 +10,7 @@ std::size_t CodebookWeights::bytes() const {
   return codes.size() + scale_codes.size() + sizeof(float) * floats;
 }
 
-kernels::Codebook codebook_of(const quant::QuantScheme& scheme) {
+kernels::Codebook choose_codebook(const quant::QuantScheme& scheme) {
   QALOF_CHECK(scheme.is_codebook(), ErrorKind::kInternal, "scheme {} is no codebook",
               quant::to_string(scheme));
   return scheme.kind == quant::CodeKind::kNf4 ? kernels::Codebook::kNf4 : kernels::Codebook::kFp4;
@@ -22,7 +22,7 @@ CodebookWeights quantize_with_codebook(const std::vector<float>& weights, std::s
   CodebookWeights result;
   result.n = out;
   result.k = in;
-  result.codebook = codebook_of(scheme);
+  result.codebook = choose_codebook(scheme);
   result.codes.resize(kernels::codebook_bytes(weights.size()));
   result.scales.resize(kernels::codebook_blocks(weights.size()));
   kernels::quantize_codebook(weights.data(), weights.size(), result.codebook, result.codes.data(),
@@ -37,7 +37,7 @@ CodebookWeights quantize_with_codebook(const std::vector<float>& weights, std::s
   return result;
 }
 
-std::vector<float> reals_of(const CodebookWeights& weights, ParallelFor& parallel) {
+std::vector<float> dequantize_codes(const CodebookWeights& weights, ParallelFor& parallel) {
   std::vector<float> scales = weights.scales;
   if (weights.double_quant()) {
     scales.resize(weights.scale_codes.size());
@@ -53,7 +53,7 @@ std::vector<float> reals_of(const CodebookWeights& weights, ParallelFor& paralle
 std::unique_ptr<OwnedMatrix> pack_codebook(const CodebookWeights& weights,
                                            quant::BitWidth activation, ParallelFor& parallel) {
   return pack_floats(
-      reals_of(weights, parallel), weights.n, weights.k,
+      dequantize_codes(weights, parallel), weights.n, weights.k,
       activation.bits == 16 ? kernels::WeightFormat::kBf16 : kernels::WeightFormat::kF32, parallel);
 }
 

@@ -32,13 +32,13 @@ struct CodebookWeights {
 };
 
 /// The codebook of a scheme that has one.
-kernels::Codebook codebook_of(const quant::QuantScheme& scheme);
+kernels::Codebook choose_codebook(const quant::QuantScheme& scheme);
 /// Nearest codes of weights [out, in]; scheme must be a codebook scheme.
 CodebookWeights quantize_with_codebook(const std::vector<float>& weights, std::size_t out,
                                        std::size_t in, const quant::QuantScheme& scheme,
                                        ParallelFor& parallel);
 /// Dequantized values [n, k].
-std::vector<float> reals_of(const CodebookWeights& weights, ParallelFor& parallel);
+std::vector<float> dequantize_codes(const CodebookWeights& weights, ParallelFor& parallel);
 /// Dequantized values as panels: rounded to bf16 for activations of 16 bits, else f32. Takes 2 or 4
 /// bytes of memory per weight.
 std::unique_ptr<OwnedMatrix> pack_codebook(const CodebookWeights& weights,

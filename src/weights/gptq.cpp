@@ -148,7 +148,7 @@ GptqResult quantize_gptq(const std::vector<float>& weights, std::size_t out,
   // Scales and zero points are those of the nearest codes.
   const RowCodes nearest = quantize_weights(weights, out, in, bits, scheme, parallel);
   codes = nearest;
-  const std::vector<float> nearest_reals = reals_of(nearest, parallel);
+  const std::vector<float> nearest_reals = dequantize_codes(nearest, parallel);
   const std::size_t groups = codes.groups(), group = scheme.group == 0 ? in : scheme.group;
   struct Energies {
     double all = 0, error = 0, nearest = 0;

@@ -216,7 +216,7 @@ class PackedSource final : public WeightSource {
     CodebookWeights weights;
     weights.n = spec.out;
     weights.k = spec.in;
-    weights.codebook = codebook_of(scheme_);
+    weights.codebook = choose_codebook(scheme_);
     const std::size_t count = spec.out * spec.in, blocks = kernels::codebook_blocks(count);
     weights.codes = read_bytes(prefix + "codes", kernels::codebook_bytes(count), parallel);
     if (!scheme_.double_quant) {

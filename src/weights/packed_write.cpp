@@ -327,7 +327,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
       8.0 * static_cast<double>(weight_bytes) / static_cast<double>(summary.weights);
 
   const bool has_own_weights = owns_weights(request);
-  const std::string repository = io::hub_repository_of(base.path());
+  const std::string repository = io::find_hub_repository(base.path());
   Json header = {
       {"format_version", has_own_weights ? kPackedVersion : kPackedVersion - 1},
       {"scheme", quant::to_string(request.scheme)},

@@ -90,7 +90,7 @@ std::vector<float> unpack_floats(const kernels::PackedMatrix& w) {
 
 }  // namespace
 
-std::vector<float> reals_of(const RowCodes& rows, ParallelFor& parallel) {
+std::vector<float> dequantize_codes(const RowCodes& rows, ParallelFor& parallel) {
   std::vector<float> reals(rows.codes.size());
   if (rows.group == 0) {
     kernels::dequantize_rows(rows.codes.data(), rows.scales.data(), rows.n, rows.k, reals.data(),
@@ -123,7 +123,7 @@ std::unique_ptr<OwnedMatrix> pack_as_floats(const RowCodes& rows, ParallelFor& p
   auto owned = make_owned(kernels::WeightFormat::kF32, rows.n, rows.k);
   const std::vector<float> values = rows.group == 0
                                         ? std::vector<float>(rows.codes.begin(), rows.codes.end())
-                                        : reals_of(rows, parallel);
+                                        : dequantize_codes(rows, parallel);
   kernels::pack_f32(values.data(), rows.n, rows.k, rows.k, /*transposed=*/false,
                     reinterpret_cast<float*>(owned->panels.data()), parallel);
   if (rows.group == 0) owned->scales = rows.scales;
@@ -278,7 +278,7 @@ std::unique_ptr<OwnedMatrix> pack_rows(
 std::vector<float> unpack_reals(const kernels::PackedMatrix& packed, ParallelFor& parallel) {
   using kernels::WeightFormat;
   if (packed.format == WeightFormat::kInt8 || packed.format == WeightFormat::kInt4)
-    return reals_of(unpack(packed), parallel);
+    return dequantize_codes(unpack(packed), parallel);
   return unpack_floats(packed);
 }
 

@@ -49,7 +49,7 @@ struct RowCodes {
 RowCodes quantize_weights(const std::vector<float>& weights, std::size_t out, std::size_t in,
                           int bits, quant::QuantScheme scheme, ParallelFor& parallel);
 /// Dequantized values [n, k] of codes.
-std::vector<float> reals_of(const RowCodes& rows, ParallelFor& parallel);
+std::vector<float> dequantize_codes(const RowCodes& rows, ParallelFor& parallel);
 /// Packs codes into the form that a precision computes with.
 std::unique_ptr<OwnedMatrix> pack_codes(const RowCodes& rows, quant::Precision precision,
                                         ParallelFor& parallel);

@@ -123,7 +123,7 @@ TEST_F(TrainCheckpoint, TheRangeTestIsMadeOnceAndKept) {
   EXPECT_EQ(error_of([&] { run(given); }).kind, ErrorKind::kUsage);
   Json broken = to_json(*whole.range_test);
   broken["min_bits"] = 1;
-  EXPECT_EQ(error_of([&] { range_test_of(broken, "test"); }).kind, ErrorKind::kBadInput);
+  EXPECT_EQ(error_of([&] { read_range_test(broken, "test"); }).kind, ErrorKind::kBadInput);
 }
 
 TEST_F(TrainCheckpoint, ServesAsAdapterDirectoryAndHoldsTheStateToTheBit) {

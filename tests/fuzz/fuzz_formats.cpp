@@ -87,7 +87,7 @@ bool read_gguf(std::span<const std::byte> input) {
     }
     // What import makes of the metadata; a file may also hold tensors alone.
     accepts([&] {
-      const app::GgufArchitecture& architecture = app::architecture_of(file);
+      const app::GgufArchitecture& architecture = app::find_architecture(file);
       const Json raw = app::config_of(file, architecture);
       const model::ModelConfig config = model::parse_model_config(raw, "fuzz");
       app::tokenizer_files(file, config.vocab_size);
@@ -231,7 +231,7 @@ bool read_hub_list(std::span<const std::byte> input) {
          {io::HubUse::kAny, io::HubUse::kModel, io::HubUse::kAdapter, io::HubUse::kTokenizer}) {
       accepts([&] { check(io::select_files(listing, *name, use)); });
     }
-    check(io::shards_of(json["index"], listing, *name));
+    check(io::list_shards(json["index"], listing, *name));
   });
 }
 

@@ -911,11 +911,11 @@ TEST_F(HubTest, ANewCommitReplacesTheOldOneWhenItIsWhole) {
 }
 
 TEST_F(HubTest, TheRepositoryOfASnapshotIsKnown) {
-  EXPECT_EQ(hub_repository_of(in_repository("snapshots/" + std::string(kCommit))), "org/name");
+  EXPECT_EQ(find_hub_repository(in_repository("snapshots/" + std::string(kCommit))), "org/name");
   for (const char* path :
        {"/a/models--org--name/snapshots/main", "/a/snapshots", "model", "",
         "/a/datasets--org--name/snapshots/0123456789abcdef0123456789abcdef01234567"}) {
-    EXPECT_EQ(hub_repository_of(path), "") << path;
+    EXPECT_EQ(find_hub_repository(path), "") << path;
   }
 }
 

@@ -104,8 +104,8 @@ TEST(FamilyConfig, WindowsFollowTheRuleOfTheFamily) {
 
 TEST(FamilyConfig, LayersHaveTheirOwnPositions) {
   const ModelConfig smol = parsed("smollm3", R"(, "num_hidden_layers": 4)");
-  EXPECT_NE(smol.rotary_of(2), nullptr);
-  EXPECT_EQ(smol.rotary_of(3), nullptr);
+  EXPECT_NE(smol.rotary_at(2), nullptr);
+  EXPECT_EQ(smol.rotary_at(3), nullptr);
   EXPECT_EQ(smol.rotary->theta, 2e6F);
   for (const char* form : {R"(, "rope_theta": 7e5, "rope_local_base_freq": 2e4,
             "rope_scaling": {"rope_type": "linear", "factor": 8.0})",
@@ -114,10 +114,10 @@ TEST(FamilyConfig, LayersHaveTheirOwnPositions) {
             "sliding_attention": {"rope_type": "default", "rope_theta": 2e4}})"}) {
     const ModelConfig gemma =
         parsed("gemma3_text", R"(, "num_hidden_layers": 6)" + std::string(form));
-    EXPECT_EQ(gemma.rotary_of(5)->theta, 7e5F);
-    EXPECT_EQ(gemma.rotary_of(5)->factor, 8.0F);
-    EXPECT_EQ(gemma.rotary_of(0)->theta, 2e4F);
-    EXPECT_EQ(gemma.rotary_of(0)->factor, 1.0F);
+    EXPECT_EQ(gemma.rotary_at(5)->theta, 7e5F);
+    EXPECT_EQ(gemma.rotary_at(5)->factor, 8.0F);
+    EXPECT_EQ(gemma.rotary_at(0)->theta, 2e4F);
+    EXPECT_EQ(gemma.rotary_at(0)->factor, 1.0F);
     EXPECT_TRUE(gemma.uses_sliding_rotary(0));
     EXPECT_FALSE(gemma.uses_sliding_rotary(5));
   }

@@ -36,7 +36,7 @@ TEST(RandomPrecision, SetIsReadInOrderAndWrittenBack) {
   EXPECT_EQ(to_string(random.set[0]), "w4a4kv4");
   EXPECT_EQ(to_string(random), "random:w4a4kv4,w4a8kv8,w8a8kv8");
   EXPECT_EQ(parse_random_precision(to_string(random)).set, random.set);
-  const std::vector<PlanSpec> plans = plans_of(random);
+  const std::vector<PlanSpec> plans = list_plans(random);
   ASSERT_EQ(plans.size(), 3U);
   EXPECT_EQ(plans[1].default_precision, random.set[1]);
   EXPECT_TRUE(is_random_precision("random:"));

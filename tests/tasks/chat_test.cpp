@@ -127,7 +127,7 @@ TEST(Chat, LearnsTheAssistantsTokensAlone) {
                          "f");
   const auto learned = [&](TrainOn train_on, std::size_t length) {
     task.train_on = train_on;
-    const ChatSample sample = task.sample_of(encoder, &chat, conversation, length, "f");
+    const ChatSample sample = task.make_sample(encoder, &chat, conversation, length, "f");
     std::string text;
     for (std::size_t i = 0; i < sample.ids.size(); ++i)
       if (sample.scored[i] != 0) text += encoder.tokenizer().piece(sample.ids[i]);
@@ -277,7 +277,7 @@ TEST_F(ChatEvaluation, LossIsThatOfTheAnswersTokens) {
   const Conversation conversation =
       parse_conversation(R"({"prompt": "Where is Hugo?", "completion": "in the garden"})", "f");
   const text::ChatTemplate chat = task_.open_template(encoder_);
-  const ChatSample sample = task_.sample_of(encoder_, &chat, conversation, 999, "f");
+  const ChatSample sample = task_.make_sample(encoder_, &chat, conversation, 999, "f");
   std::vector<float> hidden(sample.ids.size() * base_->config().hidden);
   runtime::DecoderWorkspace workspace;
   const runtime::Sequence sequence{sample.ids};

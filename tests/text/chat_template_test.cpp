@@ -22,7 +22,7 @@ constexpr jinja::Moment kNow = {2025, 3, 9, 7, 5, 1};
 using Variables = std::map<std::string, jinja::Value, std::less<>>;
 
 jinja::Value message_value(const Json& message) {
-  return jinja::dict_of(
+  return jinja::make_dict(
       {{jinja::Value::of_text("role"), jinja::Value::of_json(message["role"])},
        {jinja::Value::of_text("content"), jinja::Value::of_json(message["content"])}});
 }
@@ -36,7 +36,7 @@ Variables variables_of(const Json& json) {
     }
     std::vector<jinja::Value> messages;
     for (const Json& message : value) messages.push_back(message_value(message));
-    variables[name] = jinja::list_of(std::move(messages));
+    variables[name] = jinja::make_list(std::move(messages));
   }
   return variables;
 }

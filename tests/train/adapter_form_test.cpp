@@ -77,8 +77,8 @@ class CascadeTest : public ::testing::TestWithParam<Family> {
   at::Tensor loss(Graph& graph, const Network& network, const NetworkView& view) const {
     LossParts parts;
     const at::Tensor hidden = graph.hidden(batch_, GraphPlan(network.plan, 0), view);
-    return span_loss_of(graph.head_logits(hidden, view.head), {}, batch_, Distillation{}, 5,
-                        &parts);
+    return compute_span_loss(graph.head_logits(hidden, view.head), {}, batch_, Distillation{}, 5,
+                             &parts);
   }
 
   std::shared_ptr<const weights::BaseModel> base_;

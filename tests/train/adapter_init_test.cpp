@@ -84,9 +84,10 @@ class ResidualInit : public ::testing::TestWithParam<Family> {
   at::Tensor lost(std::size_t linear, int bits, quant::QuantScheme scheme) {
     const at::Tensor w = weights(linear);
     const model::LinearSpec& spec = base_->linears()[linear];
-    return w - to_tensor(weights::reals_of(weights::quantize_weights(to_vector(w), spec.out,
-                                                                     spec.in, bits, scheme, pool_),
-                                           pool_),
+    return w - to_tensor(weights::dequantize_codes(
+                             weights::quantize_weights(to_vector(w), spec.out, spec.in, bits,
+                                                       scheme, pool_),
+                             pool_),
                          w.sizes().vec());
   }
 

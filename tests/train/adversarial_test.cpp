@@ -113,7 +113,7 @@ TEST_P(PerturbationTest, IsThatOfStepsByHandAndRaisesTheLoss) {
   head.weight.set_requires_grad(true);
   auto loss = [&](const at::Tensor& x) {
     LossParts parts;
-    return class_loss_of(
+    return compute_class_loss(
         graph->head_logits(last_rows(graph->decode(x, batch, plan, {}), batch), head), {}, batch,
         {}, 5, &parts);
   };
@@ -124,7 +124,7 @@ TEST_P(PerturbationTest, IsThatOfStepsByHandAndRaisesTheLoss) {
     EXPECT_DOUBLE_EQ(options.step_length(), 2.5 * options.epsilon / 3);
     const at::Tensor start = start_of_perturbation(RandomStream(1, "s"), options, 0, 0, 0,
                                                    embedded.size(0), embedded.size(1));
-    const at::Tensor found = perturbation_of(embedded, start.clone(), options, loss);
+    const at::Tensor found = compute_perturbation(embedded, start.clone(), options, loss);
     EXPECT_FALSE(head.weight.grad().defined()) << "parameters learn nothing from the search";
     at::Tensor expected = start;
     for (int i = 0; i < 3; ++i) {

@@ -48,9 +48,9 @@ class ClassificationTest : public ::testing::TestWithParam<Family> {
   at::Tensor logits_of(Graph& graph, const GraphPlan& plan, const at::Tensor& embedded) const {
     return graph.head_logits(last_rows(graph.decode(embedded, batch_, plan, {}), batch_), head_);
   }
-  at::Tensor loss_of(Graph& graph, const GraphPlan& plan, const at::Tensor& embedded) const {
+  at::Tensor compute_loss(Graph& graph, const GraphPlan& plan, const at::Tensor& embedded) const {
     LossParts parts;
-    return class_loss_of(logits_of(graph, plan, embedded), {}, batch_, {}, 5, &parts);
+    return compute_class_loss(logits_of(graph, plan, embedded), {}, batch_, {}, 5, &parts);
   }
 
   std::shared_ptr<const weights::BaseModel> base_;
@@ -73,7 +73,7 @@ TEST_P(ClassificationTest, LossIsThatOfAtenWithAndWithoutTeachers) {
       const Distillation distillation{0.3, 2.5, kind, 0.7};
       const std::vector<at::Tensor> used(teachers.begin(),
                                          teachers.begin() + static_cast<std::ptrdiff_t>(count));
-      class_loss_of(logits, used, batch_, distillation, 7, &parts).backward();
+      compute_class_loss(logits, used, batch_, distillation, 7, &parts).backward();
       const at::Tensor found = logits.grad().clone();
       logits.mutable_grad() = at::Tensor();
       const at::Tensor z = logits.to(at::kDouble);
@@ -144,7 +144,7 @@ TEST_P(ClassificationTest, GradientOfEmbeddingsIsTheDerivativeAndTheGraphsAgree)
   const at::Tensor start = kernel->embed(batch_, plan).detach();
   auto gradient = [&](Graph& graph, const GraphPlan& at_plan, at::ScalarType type) {
     const at::Tensor x = start.to(type).clone().set_requires_grad(true);
-    loss_of(graph, at_plan, x).backward();
+    compute_loss(graph, at_plan, x).backward();
     return x.grad();
   };
   HeadParams as_float = head_;
@@ -157,7 +157,7 @@ TEST_P(ClassificationTest, GradientOfEmbeddingsIsTheDerivativeAndTheGraphsAgree)
       for (const int side : {0, 1}) {
         at::Tensor x = start.to(at::kDouble).clone();
         x[row][col] += side == 0 ? -kStep : kStep;
-        sides[side] = loss_of(*aten64, plan, x).item<double>();
+        sides[side] = compute_loss(*aten64, plan, x).item<double>();
       }
       // Central differences in f64: kStep^2 and rounding / kStep.
       EXPECT_NEAR(exact[row][col].item<double>(), (sides[1] - sides[0]) / (2 * kStep), 1e-7);

@@ -52,7 +52,7 @@ class CudaTest : public ::testing::TestWithParam<Family> {
         graph->head_logits(graph->hidden(batch_, graph_plan, view), view.head);
     LossParts parts;
     const at::Tensor loss =
-        span_loss_of(logits, {}, batch_, {}, static_cast<double>(batch_.windows()), &parts);
+        compute_span_loss(logits, {}, batch_, {}, static_cast<double>(batch_.windows()), &parts);
     loss.backward();
     Outcome outcome{loss.item<double>(), logits.detach().to(at::kCPU), {}};
     for (const at::Tensor& tensor : leaves) outcome.gradients.push_back(tensor.grad().to(at::kCPU));

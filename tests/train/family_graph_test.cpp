@@ -96,7 +96,7 @@ class FamilyGraph : public ::testing::TestWithParam<std::string> {
     inputs.batch = &batch;
     inputs.normalizer = static_cast<double>(batch.tokens() - batch.windows());
     LossParts parts;
-    return lm_loss_of(graph.hidden(batch, plan, view), inputs, &parts);
+    return compute_lm_loss(graph.hidden(batch, plan, view), inputs, &parts);
   }
   bool can_rotate() const {
     const model::ModelConfig& config = base_->config();

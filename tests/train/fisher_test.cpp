@@ -96,7 +96,7 @@ TEST_P(FisherTest, AgreesWithSumsInDoubleOfEachWindowAlone) {
     const at::Tensor hidden =
         graph->decode(graph->embed(batch, plan).requires_grad_(), batch, plan, view);
     LossParts parts;
-    span_loss_of(graph->head_logits(hidden, view.head), {}, batch, {}, 1, &parts).backward();
+    compute_span_loss(graph->head_logits(hidden, view.head), {}, batch, {}, 1, &parts).backward();
     loss += parts.hard / 5;
   }
   EXPECT_NEAR(found.loss, loss, 1e-12);

@@ -110,8 +110,8 @@ class GraphTest : public ::testing::TestWithParam<Kind> {
 
   at::Tensor span_loss_on(Graph& graph, const GraphPlan& plan, const NetworkView& view) const {
     LossParts parts;
-    return span_loss_of(graph.head_logits(graph.hidden(batch_, plan, view), view.head), {}, batch_,
-                        Distillation{}, 5, &parts);
+    return compute_span_loss(graph.head_logits(graph.hidden(batch_, plan, view), view.head), {},
+                             batch_, Distillation{}, 5, &parts);
   }
 
   std::shared_ptr<const weights::BaseModel> base_;
@@ -268,7 +268,7 @@ TEST_P(GraphTest, GradientsOfEveryBaseTensorAgreeWithAten) {
     inputs.batch = &batch;
     inputs.normalizer = static_cast<double>(batch.tokens() - batch.windows());
     LossParts parts;
-    lm_loss_of(graph->hidden(batch, plan, {}), inputs, &parts).backward();
+    compute_lm_loss(graph->hidden(batch, plan, {}), inputs, &parts).backward();
     losses.push_back(parts.total);
     gradients.push_back(flat.gradients().clone());
   }
@@ -447,7 +447,7 @@ TEST_P(GraphTest, SpanLossIsThatOfAtenWithAndWithoutATeacher) {
     const double alpha = with_teacher ? 0.3 : 0.0, temperature = 2.5;
     LossParts parts;
     const std::vector<at::Tensor> teachers(with_teacher ? 1 : 0, teacher);
-    span_loss_of(logits, teachers, batch_, {0.3, temperature}, 7, &parts).backward();
+    compute_span_loss(logits, teachers, batch_, {0.3, temperature}, 7, &parts).backward();
     const at::Tensor found = logits.grad().clone();
     logits.mutable_grad() = at::Tensor();
     at::Tensor total = at::zeros({}, at::kDouble);
@@ -492,7 +492,7 @@ TEST_P(GraphTest, LmDistillationIsThatOfAten) {
   inputs.distillation = {0.4, 2.0};
   inputs.normalizer = 11;
   LossParts parts;
-  lm_loss_of(hidden, inputs, &parts).backward();
+  compute_lm_loss(hidden, inputs, &parts).backward();
   const at::Tensor found = hidden.grad().clone();
   hidden.mutable_grad() = at::Tensor();
   const at::Tensor wte = load_base_params(*base_, at::kCPU).wte.to(at::kDouble);

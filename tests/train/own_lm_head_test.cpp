@@ -102,7 +102,7 @@ TEST_P(OwnLmHead, GradientsOfEveryTensorAgreeBetweenTheGraphs) {
     inputs.plan = &plan;
     inputs.batch = &batch;
     LossParts parts;
-    lm_loss_of(graph->hidden(batch, plan, {}), inputs, &parts).backward();
+    compute_lm_loss(graph->hidden(batch, plan, {}), inputs, &parts).backward();
     all.push_back(flat.gradients().clone());
     heads.push_back(params.lm_head.grad().clone());
     embeddings.push_back(params.wte.grad().clone());

@@ -66,8 +66,8 @@ class RotationGraphTest : public ::testing::TestWithParam<Family> {
   // Of the span loss, for every pair and the head.
   std::vector<at::Tensor> gradients(Graph& graph, const GraphPlan& plan) {
     LossParts parts;
-    span_loss_of(graph.head_logits(graph.hidden(batch_, plan, view_), view_.head), {}, batch_,
-                 Distillation{}, 5, &parts)
+    compute_span_loss(graph.head_logits(graph.hidden(batch_, plan, view_), view_.head), {}, batch_,
+                      Distillation{}, 5, &parts)
         .backward();
     std::vector<at::Tensor> result;
     const auto take = [&](const at::Tensor& leaf) {
@@ -163,7 +163,7 @@ TEST_P(RotationGraphTest, CudaAgreesWithCpuInValueAndGradient) {
   const auto graph = make_aten_graph(base_, at::kCUDA, pool_);
   const at::Tensor logits = graph->head_logits(graph->hidden(batch_, network, view_), view_.head);
   LossParts parts;
-  span_loss_of(logits, {}, batch_, Distillation{}, 5, &parts).backward();
+  compute_span_loss(logits, {}, batch_, Distillation{}, 5, &parts).backward();
   for (std::size_t i = 0; i < own.lora.size(); ++i) {
     for (const auto& [leaf, reference] :
          {std::pair(own.lora[i].a, expected[2 * i]), std::pair(own.lora[i].b, expected[2 * i + 1])})

@@ -86,7 +86,7 @@ TEST(HiddenLoss, IsItsDefinitionInValueAndGradient) {
     second.push_back(values_of(std::string(name) + "2", 7, 5));
   }
   double value = 0;
-  hidden_loss_of(blocks, {&first, &second}, /*normalizer=*/11, &value).backward();
+  compute_hidden_loss(blocks, {&first, &second}, /*normalizer=*/11, &value).backward();
   double expected = 0;
   for (std::size_t i = 0; i < 3; ++i) {
     const at::Tensor s = blocks[i].detach().to(at::kDouble), a = first[i].to(at::kDouble),
@@ -111,12 +111,12 @@ TEST(HiddenLoss, LargeStatesCountLikeOthersAndZerosStayFinite) {
   const at::Tensor teacher = values_of("t", 4, 6), student = values_of("s", 4, 6);
   const std::vector<at::Tensor> plain = {teacher}, scaled = {teacher * 1000};
   double small = 0, large = 0, none = 0;
-  hidden_loss_of({student}, {&plain}, 4, &small);
-  hidden_loss_of({student * 1000}, {&scaled}, 4, &large);
+  compute_hidden_loss({student}, {&plain}, 4, &small);
+  compute_hidden_loss({student * 1000}, {&scaled}, 4, &large);
   EXPECT_NEAR(small, large, 1e-6 * small);  // f32 products
   const std::vector<at::Tensor> zeros = {at::zeros({4, 6})};
   at::Tensor x = at::zeros({4, 6}).set_requires_grad(true);
-  hidden_loss_of({x}, {&zeros}, 4, &none).backward();
+  compute_hidden_loss({x}, {&zeros}, 4, &none).backward();
   EXPECT_EQ(none, 0);
   EXPECT_TRUE(at::isfinite(x.grad()).all().item<bool>());
 }
@@ -139,7 +139,7 @@ TEST(ContrastiveLoss, IsItsDefinitionInValueAndGradient) {
   const at::Tensor s = values_of("s", 9, 6).set_requires_grad(true);
   const at::Tensor t = values_of("t", 9, 6), u = values_of("u", 9, 6);
   double value = 0;
-  contrastive_loss_of(s, {t, u}, /*temperature=*/0.3, /*weight=*/0.25, &value).backward();
+  compute_contrastive_loss(s, {t, u}, /*temperature=*/0.3, /*weight=*/0.25, &value).backward();
   const std::vector<std::int64_t> rows = {0, 1, 2, 3, 4, 5, 6, 7, 8};
   const at::Tensor exact = s.detach().to(at::kDouble).set_requires_grad(true);
   at::Tensor expected = at::zeros({}, at::kDouble);
@@ -157,7 +157,7 @@ TEST(ContrastiveLoss, ComparesEvenlySpacedTokensWhereThereAreMany) {
   const at::Tensor t = values_of("t", tokens, 3);
   const at::Tensor s = t.clone().set_requires_grad(true);
   double value = 0;
-  contrastive_loss_of(s, {t}, 0.1, 1, &value).backward();
+  compute_contrastive_loss(s, {t}, 0.1, 1, &value).backward();
   const at::Tensor moved = s.grad().abs().sum(1) > 0;
   for (std::int64_t k = 0; k < kContrastedTokens; ++k)
     EXPECT_TRUE(moved[k * tokens / kContrastedTokens].item<bool>()) << k;
@@ -199,8 +199,9 @@ class TeacherTest : public ::testing::TestWithParam<Family> {
     for (std::size_t i = 0; i < blocks.size(); ++i)
       teacher.push_back(values_of(fmt::format("t{}", i), tokens, hidden).to(dtype));
     double value = 0;
-    return hidden_loss_of(blocks, {&teacher}, static_cast<double>(tokens), &value) +
-           contrastive_loss_of(states, {values_of("f", tokens, hidden).to(dtype)}, 0.5, 1, &value);
+    return compute_hidden_loss(blocks, {&teacher}, static_cast<double>(tokens), &value) +
+           compute_contrastive_loss(states, {values_of("f", tokens, hidden).to(dtype)}, 0.5, 1,
+                                    &value);
   }
 
   std::shared_ptr<const weights::BaseModel> base_;

@@ -225,11 +225,11 @@ TEST_P(TrainFamilies, EveryMethodOfSeveralWidthsTrainsAroundAPlan) {
     EXPECT_EQ(result.weights.adapters.at(4)->qa_head->weight,
               result.weights.adapters.at(8)->qa_head->weight)
         << to_string(method);
-    const auto loss_of = [](const StepRecord& step) {
+    const auto compute_loss = [](const StepRecord& step) {
       return step.hard_loss / static_cast<double>(step.passes.size());
     };
     const PhaseHistory& last = result.phases.back();
-    EXPECT_LT(loss_of(last.steps.back()), 0.8 * loss_of(result.phases[0].steps.front()))
+    EXPECT_LT(compute_loss(last.steps.back()), 0.8 * compute_loss(result.phases[0].steps.front()))
         << to_string(method);
     EXPECT_EQ(last.name, method == Method::kSwitch ? "plan" : to_string(method));
   }

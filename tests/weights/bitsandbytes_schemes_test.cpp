@@ -84,7 +84,7 @@ TEST_F(BitsandbytesSchemesTest, FloatsOfACodebookAreItsReals) {
     const quant::QuantScheme scheme = quant::parse_scheme(name, "test");
     const weights::CodebookWeights codes =
         weights::quantize_with_codebook(weights, spec.out, spec.in, scheme, serial_);
-    const std::vector<float> reals = weights::reals_of(codes, serial_);
+    const std::vector<float> reals = weights::dequantize_codes(codes, serial_);
     for (const int bits : {16, 32}) {
       const auto expected =
           weights::pack_weights(reals, spec.out, spec.in, {{bits}, {bits}}, {}, serial_);

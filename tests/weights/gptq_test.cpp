@@ -74,8 +74,8 @@ TEST_F(GptqTest, OutputsAreNearerThanThoseOfTheNearestCodesInEveryScheme) {
           weights::quantize_gptq(weights_, kOut, products_, bits, scheme, serial_);
       const weights::RowCodes nearest =
           weights::quantize_weights(weights_, kOut, kIn, bits, scheme, serial_);
-      const double error = output_error(weights::reals_of(found.codes, serial_));
-      const double nearest_error = output_error(weights::reals_of(nearest, serial_));
+      const double error = output_error(weights::dequantize_codes(found.codes, serial_));
+      const double nearest_error = output_error(weights::dequantize_codes(nearest, serial_));
       // Reals are rounded to f32 here, and their error at 8 bits is 1e-3 of them.
       EXPECT_NEAR(found.error, error, 1e-4 * error);
       EXPECT_NEAR(found.nearest_error, nearest_error, 1e-4 * nearest_error);

@@ -81,7 +81,7 @@ ExportResult export_gguf(const ExportSource& source) {
     source.observer.warn(
         fmt::format("{}: the head beside the LM head is left out", source.base->path()));
   }
-  const GgufArchitecture& architecture = gguf_architecture_of(config, source.base->path());
+  const GgufArchitecture& architecture = choose_gguf_architecture(config, source.base->path());
   io::GgufMetadata metadata;
   add_general(architecture, "model", name_of_path(source.base->path()), metadata);
   add_model(architecture, config, source.base->path(), metadata, source.observer);
@@ -110,7 +110,7 @@ ExportResult export_gguf_lora(const ExportSource& source) {
   const model::ModelConfig& config = source.config();
   check_output_is_new(source);
   refuse_heads(source);
-  const GgufArchitecture& architecture = gguf_architecture_of(config, source.base->path());
+  const GgufArchitecture& architecture = choose_gguf_architecture(config, source.base->path());
   const weights::Adapter& adapter = *source.adapter;
   // llama.cpp divides one alpha by each pair's rank; where a pair's factor is another one, B takes
   // the rest.

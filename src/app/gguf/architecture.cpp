@@ -111,7 +111,7 @@ class Suitability {
          "always caps logits (final_logit_softcapping)");
     if (config_.rotary) check_rotary(*config_.rotary);
     for (std::size_t layer = 0; layer < config_.num_layers; ++layer) {
-      const bool has_rotary = config_.rotary_of(layer) != nullptr;
+      const bool has_rotary = config_.rotary_at(layer) != nullptr;
       const std::size_t interval = architecture_.rotary_interval;
       need(has_rotary == (config_.rotary && (interval == 0 || (layer + 1) % interval != 0)),
            "has positions in other layers");
@@ -187,8 +187,8 @@ const GgufArchitecture* find_gguf_architecture(std::string_view name) {
   return nullptr;
 }
 
-const GgufArchitecture& gguf_architecture_of(const model::ModelConfig& config,
-                                             const std::string& where) {
+const GgufArchitecture& choose_gguf_architecture(const model::ModelConfig& config,
+                                                 const std::string& where) {
   std::string_view type = config.model_type;
   for (const auto& [family, same_as] : kOtherFamilies) {
     if (type == family) type = same_as;

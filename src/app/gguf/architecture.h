@@ -39,8 +39,8 @@ std::span<const GgufArchitecture> gguf_architectures();
 const GgufArchitecture* find_gguf_architecture(std::string_view name);
 /// The architecture that holds a model. Error{kUnsupported} naming the part of the model that
 /// llama.cpp does not compute for it. where names the model in messages.
-const GgufArchitecture& gguf_architecture_of(const model::ModelConfig& config,
-                                             const std::string& where);
+const GgufArchitecture& choose_gguf_architecture(const model::ModelConfig& config,
+                                                 const std::string& where);
 /// llama.cpp's factor of attention scores for a model of these sizes.
 float gguf_score_scale(const GgufArchitecture& architecture, const model::ModelConfig& config);
 

@@ -405,7 +405,7 @@ class ConfigReader {
 
 }  // namespace
 
-const GgufArchitecture& architecture_of(const io::GgufFile& file) {
+const GgufArchitecture& find_architecture(const io::GgufFile& file) {
   const std::optional<std::string_view> name = file.string("general.architecture");
   const GgufArchitecture* architecture = find_gguf_architecture(name.value_or(""));
   std::vector<std::string> names;

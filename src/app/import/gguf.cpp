@@ -99,7 +99,7 @@ std::vector<float> imported_values(const ImportedTensor& tensor, const std::stri
 ImportResult import_gguf(const ImportOptions& options, Observer& observer) {
   observer.status("opening " + options.source);
   const io::GgufFile file = io::GgufFile::open(options.source);
-  const GgufArchitecture& architecture = architecture_of(file);
+  const GgufArchitecture& architecture = find_architecture(file);
   Json raw = config_of(file, architecture);
   io::set_config_dtype(raw, options.bf16 ? io::DType::kBF16 : io::DType::kF32);
   const model::ModelConfig config = model::parse_model_config(raw, file.path());

@@ -224,7 +224,7 @@ Json to_json(const train::RangeTest& test) {
   return {{"min_bits", test.min_bits}, {"probes", probes}};
 }
 
-train::RangeTest range_test_of(const Json& json, const std::string& where) {
+train::RangeTest read_range_test(const Json& json, const std::string& where) {
   const auto bits = [&](const Json& object, const char* key) {
     return static_cast<int>(json_int(object, key, where, 2, 8));
   };

@@ -18,7 +18,7 @@ std::string identity_difference(const Json& there, const Json& here);
 
 /// {"min_bits", "probes": [{"bits", "first_loss", "last_loss"}]}, and back.
 Json to_json(const train::RangeTest& test);
-train::RangeTest range_test_of(const Json& json, const std::string& where);
+train::RangeTest read_range_test(const Json& json, const std::string& where);
 
 void write_run_state(const std::string& path, const train::RunState& state);
 /// Error{kCorruptFile}, {kBadInput}: the file is not what write_run_state writes.

@@ -87,7 +87,7 @@ bool RunLog::is_logged(const train::StepRecord& record) const {
          record.step == record.total_steps || record.skipped;
 }
 
-double RunLog::epoch_of(std::int64_t step) const {
+double RunLog::epoch_at(std::int64_t step) const {
   const std::size_t per_step =
       options_.train.schedule.batch_size * options_.train.schedule.gradient_accumulation_steps;
   const std::size_t steps = (num_examples_ + per_step - 1) / per_step;
@@ -99,7 +99,7 @@ std::string RunLog::take(const train::StepRecord& record) {
   tokens_ += record.tokens;
   if (!is_logged(record)) return "";
   history_.push_back({{"step", global_step_},
-                      {"epoch", epoch_of(record.step)},
+                      {"epoch", epoch_at(record.step)},
                       {"phase", record.phase},
                       {"loss", finite(record.loss)},
                       {"grad_norm", finite(record.grad_norm)},
@@ -135,7 +135,7 @@ void RunLog::add(const train::Checkpoint& point, const std::vector<WidthScore>& 
   for (const WidthScore& score : scores) {
     Json entry = score_json(score);
     entry["step"] = point.global_step;
-    entry["epoch"] = epoch_of(point.step);
+    entry["epoch"] = epoch_at(point.step);
     entry["phase"] = point.phase;
     history_.push_back(entry);
     if (at_phase_end) phase_scores_.push_back(score);

@@ -42,7 +42,7 @@ class RunLog {
 
  private:
   bool is_logged(const train::StepRecord& record) const;
-  double epoch_of(std::int64_t step) const;
+  double epoch_at(std::int64_t step) const;
   /// Counts the step and, where it is logged, adds it to the history; its line of metrics.jsonl or
   /// "".
   std::string take(const train::StepRecord& record);

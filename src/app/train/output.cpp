@@ -36,7 +36,7 @@ Json default_plan(const TrainRunOptions& options, const ModelHandle& handle,
 void write_adapters(const std::string& path, const TrainRunOptions& options,
                     const ModelHandle& handle, const train::TrainedWeights& weights) {
   io::AdapterDir dir;
-  const std::string repository = io::hub_repository_of(handle.base->path());
+  const std::string repository = io::find_hub_repository(handle.base->path());
   dir.base_id = repository.empty() ? handle.base->path() : repository;
   dir.base_sha256 = handle.base->source().sha256();
   dir.separator = task_of(options).pair_separator();

@@ -284,8 +284,8 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   hooks.group = options.group;
   if (options.train.widths.find_min_bits) {
     result.range_test = resume != nullptr
-                            ? range_test_of(resume->identity.value(kRangeTest, Json::object()),
-                                            resume->checkpoint.path + "/" + kRunFile)
+                            ? read_range_test(resume->identity.value(kRangeTest, Json::object()),
+                                              resume->checkpoint.path + "/" + kRunFile)
                             : train::find_min_bits(handle.base, options.train, examples, hooks);
     options.train.widths.min_bits = result.range_test->min_bits;
     identity[kRangeTest] = to_json(*result.range_test);
@@ -294,7 +294,7 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   observer.info(
       fmt::format("memory estimate {:.0f} MB",
                   static_cast<double>(train::estimate_training_bytes(
-                      config, train::with_batches_of(examples.size(), options.train), longest)) /
+                      config, train::with_batches(examples.size(), options.train), longest)) /
                       1e6));
 
   Scorer scorer(options, handle.base, encoder, processes);

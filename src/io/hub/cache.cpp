@@ -91,7 +91,7 @@ HubRepository::HubRepository(std::string cache, const std::string& repository, b
   path_ = cache_ + "/" + name_;
 }
 
-std::optional<std::string> HubRepository::commit_of(const std::string& revision) const {
+std::optional<std::string> HubRepository::find_commit(const std::string& revision) const {
   if (is_commit(revision)) return revision;
   const std::string path = path_ + "/refs/" + revision;
   constexpr std::size_t kMostBytes = 100;
@@ -102,7 +102,7 @@ std::optional<std::string> HubRepository::commit_of(const std::string& revision)
 }
 
 void HubRepository::set_commit(const std::string& revision, const std::string& commit) const {
-  if (commit_of(revision) == commit) return;
+  if (find_commit(revision) == commit) return;
   const std::string path = path_ + "/refs/" + revision;
   qalof::make_directories(fs::path(path).parent_path().string());
   write_file_atomic(path, commit);
@@ -243,7 +243,7 @@ bool IncompleteBlob::finish(const std::string& blob, std::string* found) {
 
 void IncompleteBlob::remove() { ::unlink(path_.c_str()); }
 
-std::string hub_repository_of(const std::string& directory) {
+std::string find_hub_repository(const std::string& directory) {
   const fs::path path = fs::path(directory).lexically_normal();
   const fs::path snapshots = path.parent_path();
   std::string name = snapshots.parent_path().filename().string();

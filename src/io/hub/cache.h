@@ -48,7 +48,7 @@ class HubRepository {
   const std::string& path() const { return path_; }
 
   /// The commit that a revision stood for when it was last seen; a commit is its own.
-  std::optional<std::string> commit_of(const std::string& revision) const;
+  std::optional<std::string> find_commit(const std::string& revision) const;
   void set_commit(const std::string& revision, const std::string& commit) const;
 
   std::string snapshot(const std::string& commit) const;
@@ -104,7 +104,7 @@ class IncompleteBlob {
 };
 
 /// "org/name" where directory is a repository's snapshot in a cache, else "".
-std::string hub_repository_of(const std::string& directory);
+std::string find_hub_repository(const std::string& directory);
 /// Bytes that a user may write on the disk of a directory; nothing where that is not known.
 std::optional<std::uint64_t> free_disk_bytes(const std::string& directory);
 

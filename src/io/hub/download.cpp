@@ -104,7 +104,7 @@ class Hub {
       if (file.path != kShardIndex) continue;
       fetch_all({file}, commit, result);
       const std::vector<HubFile> shards =
-          shards_of(read_json_file(cache_.snapshot(commit) + "/" + kShardIndex), listing, name_);
+          list_shards(read_json_file(cache_.snapshot(commit) + "/" + kShardIndex), listing, name_);
       files.insert(files.end(), shards.begin(), shards.end());
       break;
     }
@@ -483,7 +483,7 @@ HubResult find_in_cache(const HubName& name, HubUse use, const HubSettings& sett
                         std::string* missing) {
   const HubRepository cache(settings.cache, name.repository, settings.symlinks);
   HubResult result;
-  const std::optional<std::string> commit = cache.commit_of(name.revision);
+  const std::optional<std::string> commit = cache.find_commit(name.revision);
   std::string lacks = "revision " + name.revision;
   if (commit && !is_directory(cache.snapshot(*commit))) lacks = "commit " + *commit;
   if (commit && is_directory(cache.snapshot(*commit)))
@@ -498,7 +498,7 @@ HubResult find_in_cache(const HubName& name, HubUse use, const HubSettings& sett
                                       [](const HubFile& file) { return file.path == kShardIndex; });
   if (is_sharded) {
     const std::vector<HubFile> shards =
-        shards_of(read_json_file(result.path + "/" + kShardIndex), listing, name);
+        list_shards(read_json_file(result.path + "/" + kShardIndex), listing, name);
     files.insert(files.end(), shards.begin(), shards.end());
   }
   for (const HubFile& file : files) {

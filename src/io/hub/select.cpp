@@ -249,7 +249,8 @@ std::vector<HubFile> select_files(const HubListing& listing, const HubName& name
   fail_without(listing, name, "no model.safetensors");
 }
 
-std::vector<HubFile> shards_of(const Json& index, const HubListing& listing, const HubName& name) {
+std::vector<HubFile> list_shards(const Json& index, const HubListing& listing,
+                                 const HubName& name) {
   const std::string where = to_string(name) + ": " + kShardIndex;
   QALOF_CHECK(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(),
               ErrorKind::kCorruptFile, "{}: weight_map is missing", where);

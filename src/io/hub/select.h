@@ -22,14 +22,14 @@ using HubListing = std::vector<HubFile>;
 void add_listing_page(const Json& page, const std::string& where, HubListing& listing);
 
 /// The files to fetch first, small ones and single weight files. Shards are chosen by the index
-/// (shards_of). Error{kUnsupported} where what is wanted is there as a pickle or a GGUF file alone,
-/// {kBadInput} where it is not there; the message names what is.
+/// (list_shards). Error{kUnsupported} where what is wanted is there as a pickle or a GGUF file
+/// alone, {kBadInput} where it is not there; the message names what is.
 std::vector<HubFile> select_files(const HubListing& listing, const HubName& name, HubUse use);
 /// Name of the index of sharded weights.
 inline constexpr const char* kShardIndex = "model.safetensors.index.json";
 /// The shards that an index of a listed repository names. Error{kCorruptFile} for names that are
 /// not bare or are not listed.
-std::vector<HubFile> shards_of(const Json& index, const HubListing& listing, const HubName& name);
+std::vector<HubFile> list_shards(const Json& index, const HubListing& listing, const HubName& name);
 
 /// Names that a use may lack; whether a commit lacks them is worth remembering.
 std::vector<std::string> optional_files(HubUse use);

@@ -68,9 +68,9 @@ class Chat final : public Task {
   text::ChatTemplate open_template(const text::TextEncoder& encoder) const;
   text::ChatOptions template_options() const;
   /// Tokens of a conversation, at most length of them. where names it in messages.
-  ChatSample sample_of(const text::TextEncoder& encoder, const text::ChatTemplate* chat,
-                       const Conversation& conversation, std::size_t length,
-                       const std::string& where) const;
+  ChatSample make_sample(const text::TextEncoder& encoder, const text::ChatTemplate* chat,
+                         const Conversation& conversation, std::size_t length,
+                         const std::string& where) const;
 };
 
 }  // namespace qalof::tasks

@@ -54,7 +54,7 @@ class Evaluator {
       if (task_.generate) stop_ids_ = stop_ids_of(encoder, *chat_, base());
     }
     ChatSample sample =
-        task_.sample_of(encoder, chat_ ? &*chat_ : nullptr, conversation, length_, where);
+        task_.make_sample(encoder, chat_ ? &*chat_ : nullptr, conversation, length_, where);
     cut_ += sample.was_cut ? 1 : 0;
     const std::uint64_t request = conversations_++;
     if (sample.num_scored() == 0) {

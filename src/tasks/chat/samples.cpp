@@ -112,9 +112,9 @@ text::ChatTemplate Chat::open_template(const text::TextEncoder& encoder) const {
   return text::choose_chat_template(encoder, chat_template);
 }
 
-ChatSample Chat::sample_of(const text::TextEncoder& encoder, const text::ChatTemplate* chat,
-                           const Conversation& conversation, std::size_t length,
-                           const std::string& where) const {
+ChatSample Chat::make_sample(const text::TextEncoder& encoder, const text::ChatTemplate* chat,
+                             const Conversation& conversation, std::size_t length,
+                             const std::string& where) const {
   ChatSample sample;
   if (conversation.messages.empty()) {
     sample.ids = encoder.encode(conversation.text).ids;
@@ -174,8 +174,8 @@ void Chat::each_example(const Reading& reading, const DataOptions& data,
       auto times = static_cast<std::size_t>(std::floor(share + 1e-9) - before);
       if (times == 0) return;
       if (!chat && !one.messages.empty()) chat = open_template(reading.encoder);
-      ChatSample sample = sample_of(reading.encoder, chat ? &*chat : nullptr, one, length,
-                                    fmt::format("{}: line {}", file, one.line));
+      ChatSample sample = make_sample(reading.encoder, chat ? &*chat : nullptr, one, length,
+                                      fmt::format("{}: line {}", file, one.line));
       counts.cut += sample.was_cut ? 1 : 0;
       if (sample.num_scored() == 0) {
         ++counts.empty;
@@ -224,8 +224,8 @@ std::vector<std::vector<std::int32_t>> Chat::windows(const Reading& reading,
   std::vector<std::vector<std::int32_t>> windows;
   read_conversations(data.file, skip_bad_lines, [&](Conversation&& one) {
     if (!chat && !one.messages.empty()) chat = open_template(reading.encoder);
-    ChatSample sample = sample_of(reading.encoder, chat ? &*chat : nullptr, one, length,
-                                  fmt::format("{}: line {}", data.file, one.line));
+    ChatSample sample = make_sample(reading.encoder, chat ? &*chat : nullptr, one, length,
+                                    fmt::format("{}: line {}", data.file, one.line));
     if (!sample.ids.empty()) windows.push_back(std::move(sample.ids));
     return windows.size() < max_windows;
   });

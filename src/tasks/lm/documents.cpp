@@ -15,7 +15,7 @@ constexpr std::size_t kMaxTrainingBytes = std::size_t{4} << 30;
 
 }  // namespace
 
-std::vector<std::string_view> documents_of(std::string_view text, bool line_by_line) {
+std::vector<std::string_view> split_documents(std::string_view text, bool line_by_line) {
   if (!line_by_line) return {text};
   std::vector<std::string_view> documents;
   for (std::size_t first = 0; first < text.size();) {
@@ -41,7 +41,7 @@ std::vector<Example> Lm::examples(const Reading& reading, const DataOptions& dat
   if (file.is_changed()) reading.observer.info(file.changes(data.file));
   std::vector<Example> examples;
   const auto is_full = [&] { return data.max_samples > 0 && examples.size() == data.max_samples; };
-  for (const std::string_view document : documents_of(text, line_by_line)) {
+  for (const std::string_view document : split_documents(text, line_by_line)) {
     const std::vector<std::int32_t> ids = document_tokens(reading.encoder, document);
     for (std::size_t first = 0; first + 1 < ids.size() && !is_full(); first += length) {
       const std::size_t end = std::min(first + length, ids.size());
@@ -61,7 +61,7 @@ std::vector<std::vector<std::int32_t>> Lm::windows(const Reading& reading, const
       std::min(data.max_seq_length.value_or(kDefaultLength), reading.positions);
   const std::string text = text::read_plain_text(data.file, kMaxTextBytes).text;
   std::vector<std::vector<std::int32_t>> windows;
-  for (const std::string_view document : documents_of(text, line_by_line)) {
+  for (const std::string_view document : split_documents(text, line_by_line)) {
     const std::vector<std::int32_t> ids = document_tokens(reading.encoder, document);
     for (std::size_t first = 0; first < ids.size() && windows.size() < max_windows;) {
       const std::size_t end = std::min(ids.size(), first + length);

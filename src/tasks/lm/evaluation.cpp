@@ -54,7 +54,7 @@ Scores Lm::evaluate(const Evaluation& run, const DataOptions& data) const {
   run.reading.observer.status("reading " + data.file);
   const text::PlainText file = text::read_plain_text(data.file, kMaxTextBytes);
   if (file.is_changed()) run.reading.observer.info(file.changes(data.file));
-  return score_documents(run, documents_of(file.text, line_by_line), data);
+  return score_documents(run, split_documents(file.text, line_by_line), data);
 }
 
 Scores Lm::score_documents(const Evaluation& run, std::span<const std::string_view> documents,

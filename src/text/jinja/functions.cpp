@@ -48,7 +48,7 @@ Value length_of(const Value& value, const Bound&, Budget*) {
 
 // The attribute of a value that a filter names: "a.b.0", or a whole number.
 Value attribute_of(Value value, const Value& attribute) {
-  if (attribute.is_integer()) return item_of(value, attribute);
+  if (attribute.is_integer()) return get_item(value, attribute);
   if (attribute.text() == nullptr)
     refuse("found {}, expected the name of an attribute", attribute.kind());
   const std::string& path = attribute.text()->bytes;
@@ -59,7 +59,8 @@ Value attribute_of(Value value, const Value& attribute) {
       return c >= '0' && c <= '9';
     });
     if (is_number && part.size() > 9) refuse("the index {} is too large", part);
-    value = item_of(value, is_number ? Value(std::int64_t{std::stoi(part)}) : Value::of_text(part));
+    value =
+        get_item(value, is_number ? Value(std::int64_t{std::stoi(part)}) : Value::of_text(part));
     start = end + 1;
   }
   return value;
@@ -105,7 +106,7 @@ Value join(const Value& value, const Bound& bound, Budget* budget) {
   const Text separator = to_text(bound[0]);
   Text result;
   bool first = true;
-  for (Value item : items_of(value, budget)) {
+  for (Value item : get_items(value, budget)) {
     if (!bound[1].is_undefined()) item = attribute_of(item, bound[1]);
     if (!first) result.append(separator);
     first = false;
@@ -118,34 +119,34 @@ Value join(const Value& value, const Bound& bound, Budget* budget) {
 }
 
 Value first(const Value& value, const Bound&, Budget* budget) {
-  const std::vector<Value> items = items_of(value, budget);
+  const std::vector<Value> items = get_items(value, budget);
   return items.empty() ? Value() : items.front();
 }
 Value last(const Value& value, const Bound&, Budget* budget) {
   if (value.list() != nullptr && value.list()->kind == ListKind::kGenerator)
     refuse("last: the result of a lazy filter cannot be reversed");
-  const std::vector<Value> items = items_of(value, budget);
+  const std::vector<Value> items = get_items(value, budget);
   return items.empty() ? Value() : items.back();
 }
 
 Value list(const Value& value, const Bound&, Budget* budget) {
-  return list_of(items_of(value, budget));
+  return make_list(get_items(value, budget));
 }
 
 Value reverse(const Value& value, const Bound&, Budget* budget) {
-  std::vector<Value> items = items_of(value, budget);
+  std::vector<Value> items = get_items(value, budget);
   std::reverse(items.begin(), items.end());
-  if (value.text() == nullptr) return list_of(std::move(items), ListKind::kGenerator);
+  if (value.text() == nullptr) return make_list(std::move(items), ListKind::kGenerator);
   Text result;
   for (const Value& item : items) result.append(*item.text());
   return result;
 }
 
 Value items(const Value& value, const Bound&, Budget* budget) {
-  if (value.is_undefined()) return list_of({}, ListKind::kGenerator);
+  if (value.is_undefined()) return make_list({}, ListKind::kGenerator);
   if (value.dict() == nullptr) refuse("items: found {}, expected a dictionary", value.kind());
   const Value view = call(value, "items", {}, budget);
-  return list_of(view.list()->items, ListKind::kGenerator);
+  return make_list(view.list()->items, ListKind::kGenerator);
 }
 
 Value lowered(const Value& value, const Value& case_sensitive, Budget* budget) {
@@ -155,7 +156,7 @@ Value lowered(const Value& value, const Value& case_sensitive, Budget* budget) {
 
 Value sort(const Value& value, const Bound& bound, Budget* budget) {
   std::vector<std::pair<Value, Value>> keyed;
-  for (const Value& item : items_of(value, budget)) {
+  for (const Value& item : get_items(value, budget)) {
     const Value key =
         bound[2].is_undefined() || bound[2].is_none() ? item : attribute_of(item, bound[2]);
     keyed.emplace_back(lowered(key, bound[1], budget), item);
@@ -168,12 +169,12 @@ Value sort(const Value& value, const Bound& bound, Budget* budget) {
   std::vector<Value> sorted;
   sorted.reserve(keyed.size());
   for (auto& [key, item] : keyed) sorted.push_back(std::move(item));
-  return list_of(std::move(sorted));
+  return make_list(std::move(sorted));
 }
 
 Value unique(const Value& value, const Bound& bound, Budget* budget) {
   std::vector<Value> seen, kept;
-  for (const Value& item : items_of(value, budget)) {
+  for (const Value& item : get_items(value, budget)) {
     const Value key =
         lowered(bound[1].is_undefined() ? item : attribute_of(item, bound[1]), bound[0], budget);
     budget->spend(seen.size() + key.weight());
@@ -182,7 +183,7 @@ Value unique(const Value& value, const Bound& bound, Budget* budget) {
     seen.push_back(key);
     kept.push_back(item);
   }
-  return list_of(std::move(kept), ListKind::kGenerator);
+  return make_list(std::move(kept), ListKind::kGenerator);
 }
 
 Value dictsort(const Value& value, const Bound& bound, Budget* budget) {
@@ -197,7 +198,7 @@ Value dictsort(const Value& value, const Bound& bound, Budget* budget) {
 Value extreme(const Value& value, const Bound& bound, Budget* budget, bool highest) {
   Value best, best_key;
   bool found = false;
-  for (const Value& item : items_of(value, budget)) {
+  for (const Value& item : get_items(value, budget)) {
     const Value key =
         lowered(bound[1].is_undefined() ? item : attribute_of(item, bound[1]), bound[0], budget);
     if (found && !(highest ? less(best_key, key) : less(key, best_key))) continue;
@@ -216,7 +217,7 @@ Value max_of(const Value& value, const Bound& bound, Budget* budget) {
 
 Value sum(const Value& value, const Bound& bound, Budget* budget) {
   Value total = bound[1].is_undefined() ? Value(std::int64_t{0}) : bound[1];
-  for (Value item : items_of(value, budget)) {
+  for (Value item : get_items(value, budget)) {
     if (!bound[0].is_undefined()) item = attribute_of(item, bound[0]);
     if (!item.is_number() || !total.is_number())
       refuse("sum: found {}, expected numbers", item.kind());
@@ -414,17 +415,17 @@ Value map_items(const Value& subject, const Arguments& arguments, Budget* budget
   std::vector<Value> results;
   if (arguments.values.empty()) {
     const std::vector<Value> bound = bind_arguments(arguments, {"attribute", "default"}, 1, "map");
-    for (const Value& item : items_of(subject, budget)) {
+    for (const Value& item : get_items(subject, budget)) {
       const Value value = attribute_of(item, bound[0]);
       results.push_back(value.is_undefined() ? bound[1] : value);
     }
   } else {
     const auto [name, rest] = named_function(arguments, 0, "map");
     if (!is_filter(name)) fail(ErrorKind::kUnsupported, "the filter {} is not implemented", name);
-    for (const Value& item : items_of(subject, budget))
+    for (const Value& item : get_items(subject, budget))
       results.push_back(apply_filter(name, item, rest, budget));
   }
-  return list_of(std::move(results), ListKind::kGenerator);
+  return make_list(std::move(results), ListKind::kGenerator);
 }
 
 Value choose_items(std::string_view filter, const Value& subject, const Arguments& arguments,
@@ -440,12 +441,12 @@ Value choose_items(std::string_view filter, const Value& subject, const Argument
     if (!is_test(test)) fail(ErrorKind::kUnsupported, "the test {} is not implemented", test);
   }
   std::vector<Value> kept;
-  for (const Value& item : items_of(subject, budget)) {
+  for (const Value& item : get_items(subject, budget)) {
     const Value value = by_attribute ? attribute_of(item, arguments.values[0]) : item;
     if ((test.empty() ? value.truth() : apply_test(test, value, rest, budget)) == keeps)
       kept.push_back(item);
   }
-  return list_of(std::move(kept), ListKind::kGenerator);
+  return make_list(std::move(kept), ListKind::kGenerator);
 }
 
 // --- tests ---

@@ -56,11 +56,11 @@ bool has_method(const Value& object, std::string_view name);
 
 /// What a for loop or a filter reads: items of a sequence, keys, characters; nothing of an
 /// undefined value. Error{kBadInput} for others.
-std::vector<Value> items_of(const Value& value, Budget* budget);
+std::vector<Value> get_items(const Value& value, Budget* budget);
 /// Python's object[key] under the rules of templates: undefined where there is none.
-Value item_of(const Value& object, const Value& key);
+Value get_item(const Value& object, const Value& key);
 /// Python's object[first:last:step]; undefined parts are left out.
-Value slice_of(const Value& object, const Value& first, const Value& last, const Value& step);
+Value get_slice(const Value& object, const Value& first, const Value& last, const Value& step);
 bool contains(const Value& container, const Value& item);
 /// Python's text without white space at its ends, or without the characters of others.
 Text stripped(const Text& text, const std::string* others, bool left, bool right);

@@ -36,7 +36,7 @@ Value parts_of(const Text& text, const std::vector<std::pair<std::size_t, std::s
   budget->spend(ranges.size());
   parts.reserve(ranges.size());
   for (const auto& [first, last] : ranges) parts.emplace_back(text.slice(first, last - first));
-  return list_of(std::move(parts));
+  return make_list(std::move(parts));
 }
 
 using Ranges = std::vector<std::pair<std::size_t, std::size_t>>;
@@ -224,7 +224,7 @@ Value count(const Text& text, const Arguments& arguments) {
 
 Value join(const Text& separator, const Arguments& arguments, Budget* budget) {
   const std::vector<Value> items =
-      items_of(bind_arguments(arguments, {"iterable"}, 1, "join")[0], budget);
+      get_items(bind_arguments(arguments, {"iterable"}, 1, "join")[0], budget);
   Text result;
   for (std::size_t i = 0; i < items.size(); ++i) {
     const Text& item = text_argument(items[i], "join");
@@ -297,12 +297,12 @@ Value call_on_dict(const Dict& dict, std::string_view name, const Arguments& arg
     } else if (name == "values") {
       items.push_back(value);
     } else if (name == "items") {
-      items.emplace_back(list_of({key, value}, ListKind::kTuple));
+      items.emplace_back(make_list({key, value}, ListKind::kTuple));
     } else {
       fail(ErrorKind::kUnsupported, "the method {} of dictionaries is not implemented", name);
     }
   }
-  return list_of(std::move(items), ListKind::kView);
+  return make_list(std::move(items), ListKind::kView);
 }
 
 Value call_on_list(const List& list, std::string_view name, const Arguments& arguments,
@@ -415,7 +415,7 @@ Value call_method(const Value& object, std::string_view name, const Arguments& a
   methods_file::refuse("{} has no method {}", object.kind(), name);
 }
 
-std::vector<Value> items_of(const Value& value, Budget* budget) {
+std::vector<Value> get_items(const Value& value, Budget* budget) {
   if (value.is_undefined()) return {};
   if (const List* list = value.list()) {
     budget->spend(list->items.size());
@@ -445,7 +445,7 @@ std::vector<Value> items_of(const Value& value, Budget* budget) {
   methods_file::refuse("{} has no items to go through", value.kind());
 }
 
-Value item_of(const Value& object, const Value& key) {
+Value get_item(const Value& object, const Value& key) {
   if (object.is_undefined()) methods_file::refuse("an undefined value has no items");
   if (const Dict* dict = object.dict()) {
     const Value* found = dict->find(key);
@@ -467,14 +467,14 @@ Value item_of(const Value& object, const Value& key) {
   return {};
 }
 
-Value slice_of(const Value& object, const Value& first, const Value& last, const Value& step) {
+Value get_slice(const Value& object, const Value& first, const Value& last, const Value& step) {
   if (const List* list = object.list();
       list != nullptr && list->kind != ListKind::kView && list->kind != ListKind::kGenerator) {
     std::vector<Value> items;
     for (const std::size_t place :
          methods_file::slice_places(list->items.size(), first, last, step))
       items.push_back(list->items[place]);
-    return list_of(std::move(items), list->kind);
+    return make_list(std::move(items), list->kind);
   }
   if (const Text* text = object.text()) {
     const std::vector<std::size_t> offsets = code_point_offsets(text->bytes);

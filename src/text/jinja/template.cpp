@@ -233,7 +233,7 @@ class Run {
       scope->values[targets[0]] = value;
       return;
     }
-    const std::vector<Value> items = items_of(value, &budget_);
+    const std::vector<Value> items = get_items(value, &budget_);
     if (items.size() != targets.size())
       refuse("found {} values, expected {}", items.size(), targets.size());
     for (std::size_t i = 0; i < items.size(); ++i) scope->values[targets[i]] = items[i];
@@ -254,7 +254,7 @@ class Run {
   }
 
   void execute_for(const Statement& statement, Scope* scope) {
-    std::vector<Value> items = items_of(evaluate(*statement.expression, scope), &budget_);
+    std::vector<Value> items = get_items(evaluate(*statement.expression, scope), &budget_);
     if (statement.condition != nullptr) {
       std::vector<Value> kept;
       for (Value& item : items) {
@@ -270,7 +270,7 @@ class Run {
       return;
     }
     // Each round sees a loop of its own, so that one kept in a namespace does not change.
-    const auto shared = std::make_shared<const List>(list_of(std::move(items)));
+    const auto shared = std::make_shared<const List>(make_list(std::move(items)));
     for (std::size_t i = 0; i < shared->items.size(); ++i) {
       budget_.spend(1);
       Scope inner{scope, {}};
@@ -313,7 +313,7 @@ class Run {
         return lookup(expression.name, scope);
       case Expression::Kind::kList:
       case Expression::Kind::kTuple:
-        return list_of(
+        return make_list(
             evaluate_all(expression, 0, scope),
             expression.kind == Expression::Kind::kList ? ListKind::kList : ListKind::kTuple);
       case Expression::Kind::kDict:
@@ -389,7 +389,7 @@ class Run {
       Value value = evaluate(*expression.operands[i + 1], scope);
       set_item(&items, std::move(key), std::move(value));
     }
-    return dict_of(std::move(items));
+    return make_dict(std::move(items));
   }
   void set_item(std::vector<std::pair<Value, Value>>* items, Value key, Value value) {
     budget_.spend(items->size());
@@ -431,7 +431,7 @@ class Run {
       std::vector<Value> items = left.list()->items;
       budget_.spend(items.size() + right.list()->items.size());
       items.insert(items.end(), right.list()->items.begin(), right.list()->items.end());
-      return list_of(std::move(items), left.list()->kind);
+      return make_list(std::move(items), left.list()->kind);
     }
     if (name == "*" && (left.text() != nullptr || right.text() != nullptr)) {
       const Value& count = left.text() != nullptr ? right : left;
@@ -579,7 +579,7 @@ class Run {
       refuse("{} is not defined, so it has no items", name_of(*expression.operands[0]));
     if (object.text() != nullptr) budget_.spend_bytes(object.text()->bytes.size());
     if (object.dict() != nullptr) budget_.spend(object.dict()->items.size());
-    Value found = item_of(object, key);
+    Value found = get_item(object, key);
     // Jinja looks for an attribute next.
     if (!found.is_undefined() || key.text() == nullptr) return found;
     return attribute_of(object, key.text()->bytes, *expression.operands[0]);
@@ -593,7 +593,7 @@ class Run {
     line_ = expression.line;
     if (parts[0].text() != nullptr) budget_.spend_bytes(parts[0].text()->bytes.size());
     if (parts[0].list() != nullptr) budget_.spend(parts[0].list()->items.size());
-    return slice_of(parts[0], parts[1], parts[2], parts[3]);
+    return get_slice(parts[0], parts[1], parts[2], parts[3]);
   }
 
   Value evaluate_call(const Expression& expression, Scope* scope) {
@@ -643,7 +643,7 @@ class Run {
         if (!arguments.values.empty()) items = arguments.values[0].dict()->items;
         for (const auto& [key, value] : arguments.keywords)
           set_item(&items, Value::of_text(key), value);
-        return dict_of(std::move(items));
+        return make_dict(std::move(items));
       }
       case Function::kRaiseException: {
         const Value message = bind_arguments(arguments, {"message"}, 1, "raise_exception")[0];
@@ -683,7 +683,7 @@ class Run {
       if (__builtin_add_overflow(i, step, &i)) break;
     }
     budget_.spend(items.size());
-    return list_of(std::move(items), ListKind::kRange);
+    return make_list(std::move(items), ListKind::kRange);
   }
 
   Value call_macro(const Macro& macro, const Arguments& arguments) {

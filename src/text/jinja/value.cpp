@@ -243,7 +243,7 @@ Value Value::of_json(const Json& json, int depth) {
     std::vector<Value> items;
     items.reserve(json.size());
     for (const Json& item : json) items.push_back(of_json(item, depth + 1));
-    return list_of(std::move(items));
+    return make_list(std::move(items));
   }
   value_file::refuse(
       "objects are not implemented (a template may write their members in the order of the file)");
@@ -339,13 +339,13 @@ Text to_json_text(const Value& value, const JsonStyle& style) {
   return result;
 }
 
-List list_of(std::vector<Value> items, ListKind kind) {
+List make_list(std::vector<Value> items, ListKind kind) {
   value_file::Measure measure;
   for (const Value& item : items) measure.add(item);
   return {std::move(items), kind, measure.depth(), measure.weight(), false};
 }
 
-Dict dict_of(std::vector<std::pair<Value, Value>> items) {
+Dict make_dict(std::vector<std::pair<Value, Value>> items) {
   value_file::Measure measure;
   for (const auto& [key, value] : items) {
     measure.add(key);

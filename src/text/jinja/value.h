@@ -155,7 +155,7 @@ struct JsonStyle {
 Text to_json_text(const Value& value, const JsonStyle& style);
 /// Containers may be nested 64 deep and weigh no more than 16 million; Error{kBadInput}, a
 /// fragment.
-List list_of(std::vector<Value> items, ListKind kind = ListKind::kList);
-Dict dict_of(std::vector<std::pair<Value, Value>> items);
+List make_list(std::vector<Value> items, ListKind kind = ListKind::kList);
+Dict make_dict(std::vector<std::pair<Value, Value>> items);
 
 }  // namespace qalof::text::jinja

@@ -59,9 +59,9 @@ at::Tensor ascend(const at::Tensor& perturbation, const at::Tensor& gradient,
   return at::where(lengths > options.epsilon, moved * (options.epsilon / lengths), moved);
 }
 
-at::Tensor perturbation_of(const at::Tensor& embedded, at::Tensor start,
-                           const AdversarialOptions& options,
-                           const std::function<at::Tensor(const at::Tensor& embedded)>& loss) {
+at::Tensor compute_perturbation(const at::Tensor& embedded, at::Tensor start,
+                                const AdversarialOptions& options,
+                                const std::function<at::Tensor(const at::Tensor& embedded)>& loss) {
   const at::Tensor clean = embedded.detach();
   at::Tensor perturbation = std::move(start);
   for (std::int64_t i = 0; i < options.steps; ++i) {

@@ -27,8 +27,8 @@ at::Tensor ascend(const at::Tensor& perturbation, const at::Tensor& gradient,
 /// The perturbation [tokens, hidden] of embedded after options.steps ascent steps from start,
 /// without gradient. loss returns the scalar to maximize, differentiable in its argument;
 /// parameters get no gradient from it.
-at::Tensor perturbation_of(const at::Tensor& embedded, at::Tensor start,
-                           const AdversarialOptions& options,
-                           const std::function<at::Tensor(const at::Tensor& embedded)>& loss);
+at::Tensor compute_perturbation(const at::Tensor& embedded, at::Tensor start,
+                                const AdversarialOptions& options,
+                                const std::function<at::Tensor(const at::Tensor& embedded)>& loss);
 
 }  // namespace qalof::train

@@ -481,7 +481,7 @@ class AtenGraph final : public Graph {
         weights::quantize_weights(side.base->source().linear_f32(index), spec.out, spec.in, bits,
                                   scheme.weights(), *parallel_);
     const at::Tensor& weight = side.params.weights[index];
-    kept = to_tensor(weights::reals_of(codes, *parallel_), weight.sizes().vec())
+    kept = to_tensor(weights::dequantize_codes(codes, *parallel_), weight.sizes().vec())
                .to(weight.device(), weight.scalar_type());
     return kept;
   }
@@ -557,7 +557,7 @@ class AtenGraph final : public Graph {
 
   // qkv with rotary positions applied to q and k; qkv itself where the layer has none.
   at::Tensor positioned(const at::Tensor& qkv, const Layout& layout, std::size_t layer) const {
-    if (config_.rotary_of(layer) == nullptr) return qkv;
+    if (config_.rotary_at(layer) == nullptr) return qkv;
     const auto q_width = static_cast<std::int64_t>(config_.q_width());
     const auto kv_width = static_cast<std::int64_t>(config_.kv_width());
     const auto dim = static_cast<std::int64_t>(config_.head_dim());

@@ -43,9 +43,9 @@ at::Tensor unit_rows(const at::Tensor& x) {
 
 }  // namespace
 
-at::Tensor hidden_loss_of(const std::vector<at::Tensor>& blocks,
-                          const std::vector<const std::vector<at::Tensor>*>& teachers,
-                          double normalizer, double* value) {
+at::Tensor compute_hidden_loss(const std::vector<at::Tensor>& blocks,
+                               const std::vector<const std::vector<at::Tensor>*>& teachers,
+                               double normalizer, double* value) {
   at::Tensor loss = at::zeros({}, blocks.front().options());
   const double weight = 1.0 / (static_cast<double>(blocks.size()) * normalizer);
   for (const std::vector<at::Tensor>* teacher : teachers) {
@@ -56,8 +56,9 @@ at::Tensor hidden_loss_of(const std::vector<at::Tensor>& blocks,
   return loss;
 }
 
-at::Tensor contrastive_loss_of(const at::Tensor& hidden, const std::vector<at::Tensor>& teachers,
-                               double temperature, double weight, double* value) {
+at::Tensor compute_contrastive_loss(const at::Tensor& hidden,
+                                    const std::vector<at::Tensor>& teachers, double temperature,
+                                    double weight, double* value) {
   const std::int64_t tokens = hidden.size(0), count = std::min(tokens, kContrastedTokens);
   const at::Tensor rows =
       (at::arange(count, at::kLong) * tokens).floor_divide(count).to(hidden.device());

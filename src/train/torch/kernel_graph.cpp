@@ -180,7 +180,7 @@ class KernelGraph final : public Graph {
     if (config.has_qk_norms)
       qkv = QkNormFunction::apply(qkv, params.q_norms[layer].gamma, params.k_norms[layer].gamma,
                                   &resources_);
-    if (config.rotary_of(layer) != nullptr)
+    if (config.rotary_at(layer) != nullptr)
       qkv = RotaryFunction::apply(qkv, pass.angles[config.uses_sliding_rotary(layer) ? 1 : 0],
                                   &resources_);
     if (rotation != nullptr && rotation->after_positions() != nullptr)

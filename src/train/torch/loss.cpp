@@ -166,15 +166,15 @@ struct LmLossFunction : torch::autograd::Function<LmLossFunction> {
 
 }  // namespace
 
-at::Tensor span_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
-                        const PackedBatch& batch, const Distillation& distillation,
-                        double normalizer, LossParts* parts) {
+at::Tensor compute_span_loss(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
+                             const PackedBatch& batch, const Distillation& distillation,
+                             double normalizer, LossParts* parts) {
   return SpanLossFunction::apply(logits, &teachers, &batch, &distillation, normalizer, parts);
 }
 
-at::Tensor class_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
-                         const PackedBatch& batch, const Distillation& distillation,
-                         double normalizer, LossParts* parts) {
+at::Tensor compute_class_loss(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
+                              const PackedBatch& batch, const Distillation& distillation,
+                              double normalizer, LossParts* parts) {
   return ClassLossFunction::apply(logits, &teachers, &batch, &distillation, normalizer, parts);
 }
 
@@ -185,7 +185,7 @@ at::Tensor last_rows(const at::Tensor& hidden, const PackedBatch& batch) {
   return hidden.index_select(0, at::tensor(rows, at::kLong).to(hidden.device()));
 }
 
-at::Tensor lm_loss_of(const at::Tensor& hidden, const LmLossInputs& inputs, LossParts* parts) {
+at::Tensor compute_lm_loss(const at::Tensor& hidden, const LmLossInputs& inputs, LossParts* parts) {
   const at::Tensor parameter = inputs.graph->lm_head_parameter();
   return LmLossFunction::apply(hidden, parameter.defined() ? parameter : at::empty({0}), &inputs,
                                parts);

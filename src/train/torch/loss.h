@@ -24,15 +24,15 @@ struct LossParts {
 
 /// Span extraction: logits [tokens, 2] of the student and of each teacher, of which there may be
 /// none. normalizer: windows of the whole optimizer step.
-at::Tensor span_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
-                        const PackedBatch& batch, const Distillation& distillation,
-                        double normalizer, LossParts* parts);
+at::Tensor compute_span_loss(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
+                             const PackedBatch& batch, const Distillation& distillation,
+                             double normalizer, LossParts* parts);
 
 /// Classification: logits [windows, classes] of the student and of each teacher, of which there may
 /// be none, against the batch's labels. normalizer: windows of the whole optimizer step.
-at::Tensor class_loss_of(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
-                         const PackedBatch& batch, const Distillation& distillation,
-                         double normalizer, LossParts* parts);
+at::Tensor compute_class_loss(const at::Tensor& logits, const std::vector<at::Tensor>& teachers,
+                              const PackedBatch& batch, const Distillation& distillation,
+                              double normalizer, LossParts* parts);
 /// Rows [windows, hidden] of the last token of each window. Differentiable.
 at::Tensor last_rows(const at::Tensor& hidden, const PackedBatch& batch);
 
@@ -42,8 +42,8 @@ struct LmTeacher {
   Graph* graph = nullptr;
   const GraphPlan* plan = nullptr;
 };
-/// Inputs of lm_loss_of: the next-token loss of every scored token but the first of each window.
-/// Logits are computed in chunks of rows, never as a whole.
+/// Inputs of compute_lm_loss: the next-token loss of every scored token but the first of each
+/// window. Logits are computed in chunks of rows, never as a whole.
 struct LmLossInputs {
   Graph* graph = nullptr;
   const GraphPlan* plan = nullptr;
@@ -53,7 +53,7 @@ struct LmLossInputs {
   double normalizer = 1;  // predicted tokens of the whole optimizer step
 };
 /// The loss of a language model for the student's final states hidden [tokens, hidden].
-at::Tensor lm_loss_of(const at::Tensor& hidden, const LmLossInputs& inputs, LossParts* parts);
+at::Tensor compute_lm_loss(const at::Tensor& hidden, const LmLossInputs& inputs, LossParts* parts);
 
 /// Labels of a window that LossParts::hits counts; 0 for lm.
 inline int labels_per_window(weights::HeadKind head_kind) {

@@ -17,7 +17,7 @@ AdamW::AdamW(FlatParameters& parameters, const AdamWOptions& options)
       scratch_(at::empty_like(parameters.values())),
       steps_(parameters.num_groups()) {}
 
-std::vector<AdamW::Run> AdamW::runs_of(std::span<const std::size_t> groups) const {
+std::vector<AdamW::Run> AdamW::find_runs(std::span<const std::size_t> groups) const {
   std::vector<Run> runs;
   for (const std::size_t kind : {0, 1}) {  // matrices come before vectors
     for (const std::size_t group : groups) {
@@ -58,7 +58,7 @@ void AdamW::update(double learning_rate, const Run& run) {
 void AdamW::step(double learning_rate, std::span<const std::size_t> groups) {
   const at::NoGradGuard no_grad;
   for (const std::size_t group : groups) ++steps_[group];
-  for (const Run& run : runs_of(groups)) update(learning_rate, run);
+  for (const Run& run : find_runs(groups)) update(learning_rate, run);
 }
 
 AdamWState AdamW::state() const { return {to_vector(mean_), to_vector(square_), steps_}; }

@@ -34,7 +34,7 @@ class AdamW {
     ParameterRange range;
     std::int64_t steps = 0;
   };
-  std::vector<Run> runs_of(std::span<const std::size_t> groups) const;
+  std::vector<Run> find_runs(std::span<const std::size_t> groups) const;
   void update(double learning_rate, const Run& run);
 
   FlatParameters& parameters_;

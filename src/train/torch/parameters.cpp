@@ -30,13 +30,14 @@ bool serves(int width, quant::Precision precision) {
 // For every linear, the learned values of the width that serves it.
 template <typename T, typename ParamsOf>
 std::vector<QuantizerParams> choose_quantizers(const std::map<int, T>& by_width,
-                                               const Network& network, ParamsOf&& params_of) {
+                                               const Network& network,
+                                               ParamsOf&& quantizer_params) {
   std::vector<QuantizerParams> chosen;
   for (const quant::Precision& precision : network.plan.linears) {
     const int width = weights::nearest_width(by_width, precision.weight.bits);
     const T& values = by_width.at(width);
     chosen.push_back(serves(width, precision) && !values.quantizers.empty()
-                         ? params_of(values.quantizers[chosen.size()])
+                         ? quantizer_params(values.quantizers[chosen.size()])
                          : QuantizerParams{});
   }
   return chosen;
@@ -150,14 +151,14 @@ void PhaseParameters::add_quantizers(const weights::BaseModel& base, int bits, W
   }
 }
 
-QuantizerParams PhaseParameters::params_of(const Quantizer& quantizer) const {
+QuantizerParams PhaseParameters::quantizer_params(const Quantizer& quantizer) const {
   return {quantizer.steps ? flat_.parameter(*quantizer.steps) : at::Tensor(),
           quantizer.clip ? flat_.parameter(*quantizer.clip) : at::Tensor(), quantizer.start};
 }
 
 void PhaseParameters::project() {
   for (const auto& [bits, width] : widths_) {
-    for (const Quantizer& quantizer : width.quantizers) params_of(quantizer).project();
+    for (const Quantizer& quantizer : width.quantizers) quantizer_params(quantizer).project();
   }
 }
 
@@ -185,7 +186,7 @@ std::map<int, AdapterParams> PhaseParameters::adapters() const {
       adapter.linears.push_back(pair_of(width, i));
     if (options_.head_kind != weights::HeadKind::kLm) adapter.head = head_of(width.head);
     for (const Quantizer& quantizer : width.quantizers)
-      adapter.quantizers.push_back(params_of(quantizer));
+      adapter.quantizers.push_back(quantizer_params(quantizer));
   }
   return adapters;
 }
@@ -202,7 +203,7 @@ NetworkView PhaseParameters::view(const Network& network) const {
     return pair_of(width, linear);
   });
   view.quantizers = choose_quantizers(
-      widths_, network, [this](const Quantizer& quantizer) { return params_of(quantizer); });
+      widths_, network, [this](const Quantizer& quantizer) { return quantizer_params(quantizer); });
   return view;
 }
 

@@ -74,7 +74,7 @@ class PhaseParameters {
   HeadPair add_head(const weights::Head& head, std::size_t group);
   void add_quantizers(const weights::BaseModel& base, int bits, Width& width, std::size_t& group,
                       ParallelFor& parallel);
-  QuantizerParams params_of(const Quantizer& quantizer) const;
+  QuantizerParams quantizer_params(const Quantizer& quantizer) const;
   LoraParams pair_of(const Width& width, std::size_t linear) const;
   HeadParams head_of(const HeadPair& pair) const;
 

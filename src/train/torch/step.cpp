@@ -66,7 +66,8 @@ StepRunner::StepRunner(const StepContext& context)
                    options.distillation.kd_loss.value_or(usual), options.distillation.kd_beta};
 }
 
-StepRunner::Normalizers StepRunner::normalizers_of(std::span<const std::uint32_t> windows) const {
+StepRunner::Normalizers StepRunner::compute_normalizers(
+    std::span<const std::uint32_t> windows) const {
   Normalizers result{0, 0};
   const bool is_lm = context_.options.head_kind == weights::HeadKind::kLm;
   for (const std::uint32_t window : windows) {
@@ -77,7 +78,7 @@ StepRunner::Normalizers StepRunner::normalizers_of(std::span<const std::uint32_t
   return result;
 }
 
-StepRunner::Student StepRunner::student_of(const StepPass& pass) const {
+StepRunner::Student StepRunner::make_student(const StepPass& pass) const {
   return {pass.network,
           std::make_shared<GraphPlan>(pass.network.plan, context_.options.quantizers.ste_clip),
           context_.parameters.view(pass.network)};
@@ -97,9 +98,10 @@ at::Tensor StepRunner::adversarial_embeddings(const PackedBatch& batch, const St
                                            embedded.size(0), embedded.size(1))
                          .to(embedded.device());
   return embedded +
-         perturbation_of(embedded, std::move(start), options, [&](const at::Tensor& moved) {
+         compute_perturbation(embedded, std::move(start), options, [&](const at::Tensor& moved) {
            LossParts parts;  // of the labels only, without teachers
-           return task_loss_of(forward(batch, student, moved), {}, batch, normalizers.loss, parts);
+           return compute_task_loss(forward(batch, student, moved), {}, batch, normalizers.loss,
+                                    parts);
          });
 }
 
@@ -125,14 +127,15 @@ PassOutput StepRunner::teach(const TeacherReference& teacher,
   });
 }
 
-at::Tensor StepRunner::task_loss_of(const PassOutput& student,
-                                    const std::vector<PassOutput>& teachers,
-                                    const PackedBatch& batch, double normalizer, LossParts& parts) {
+at::Tensor StepRunner::compute_task_loss(const PassOutput& student,
+                                         const std::vector<PassOutput>& teachers,
+                                         const PackedBatch& batch, double normalizer,
+                                         LossParts& parts) {
   if (wanted_.logits) {
     std::vector<at::Tensor> logits;
     for (const PassOutput& teacher : teachers) logits.push_back(teacher.logits);
-    const auto loss =
-        context_.options.head_kind == weights::HeadKind::kSpan ? span_loss_of : class_loss_of;
+    const auto loss = context_.options.head_kind == weights::HeadKind::kSpan ? compute_span_loss
+                                                                             : compute_class_loss;
     return loss(student.logits, logits, batch, distillation_, normalizer, &parts);
   }
   LmLossInputs inputs;
@@ -143,28 +146,29 @@ at::Tensor StepRunner::task_loss_of(const PassOutput& student,
     inputs.teachers.push_back({teacher.hidden, teacher.graph, teacher.plan.get()});
   inputs.distillation = distillation_;
   inputs.normalizer = normalizer;
-  return lm_loss_of(student.hidden, inputs, &parts);
+  return compute_lm_loss(student.hidden, inputs, &parts);
 }
 
-at::Tensor StepRunner::loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
-                               const PackedBatch& batch, const Normalizers& normalizers,
-                               LossParts& parts) {
+at::Tensor StepRunner::compute_loss(const PassOutput& student,
+                                    const std::vector<PassOutput>& teachers,
+                                    const PackedBatch& batch, const Normalizers& normalizers,
+                                    LossParts& parts) {
   const TrainOptions& options = context_.options;
-  at::Tensor loss = task_loss_of(student, teachers, batch, normalizers.loss, parts);
+  at::Tensor loss = compute_task_loss(student, teachers, batch, normalizers.loss, parts);
   if (teachers.empty()) return loss;
   if (options.distillation.hidden_kd > 0) {
     std::vector<const std::vector<at::Tensor>*> blocks;
     for (const PassOutput& teacher : teachers) blocks.push_back(&teacher.blocks);
-    loss = loss + hidden_loss_of(student.blocks, blocks, normalizers.tokens, &parts.hidden) *
+    loss = loss + compute_hidden_loss(student.blocks, blocks, normalizers.tokens, &parts.hidden) *
                       options.distillation.hidden_kd;
   }
   if (options.distillation.contrastive > 0) {
     std::vector<at::Tensor> hidden;
     for (const PassOutput& teacher : teachers) hidden.push_back(teacher.hidden);
     const double part = static_cast<double>(batch.tokens()) / normalizers.tokens;
-    loss = loss + contrastive_loss_of(student.hidden, hidden,
-                                      options.distillation.contrastive_temperature, part,
-                                      &parts.contrastive) *
+    loss = loss + compute_contrastive_loss(student.hidden, hidden,
+                                           options.distillation.contrastive_temperature, part,
+                                           &parts.contrastive) *
                       options.distillation.contrastive;
   }
   parts.total += options.distillation.hidden_kd * parts.hidden +
@@ -232,7 +236,7 @@ std::vector<PassRecord> StepRunner::run_batch(const StepPlan& plan,
     }
     const PassOutput output = forward(batch, students[i], embedded);
     LossParts parts;
-    at::Tensor loss = loss_of(output, teachers, batch, normalizers, parts);
+    at::Tensor loss = compute_loss(output, teachers, batch, normalizers, parts);
     const double total = parts.total;
     record.times.forward += watch.lap();
     tell(record, pass.network.name, "backward");
@@ -272,7 +276,7 @@ std::vector<std::vector<PassRecord>> StepRunner::run_share(const StepPlan& plan,
                                                            const Share& share, std::int64_t step,
                                                            StepRecord& record) {
   const std::size_t size = context_.options.schedule.batch_size;
-  const Normalizers normalizers = normalizers_of(windows);
+  const Normalizers normalizers = compute_normalizers(windows);
   at::Tensor& gradients = context_.parameters.flat().gradients();
   std::size_t first_token = 0;
   for (const std::uint32_t window : windows.first(share.first * size))
@@ -344,7 +348,7 @@ bool StepRunner::run(const StepPlan& plan, std::span<const std::uint32_t> window
   std::vector<Student> students;
   std::set<std::size_t> groups;
   for (const StepPass& pass : plan.passes) {
-    students.push_back(student_of(pass));
+    students.push_back(make_student(pass));
     record.passes.emplace_back().network = pass.network.name;
     for (const std::size_t group : context_.parameters.groups(pass.network)) groups.insert(group);
   }

@@ -60,8 +60,8 @@ class StepRunner {
     double loss = 1;    // windows, or predicted tokens (lm)
     double tokens = 1;  // of all windows
   };
-  Normalizers normalizers_of(std::span<const std::uint32_t> windows) const;
-  Student student_of(const StepPass& pass) const;
+  Normalizers compute_normalizers(std::span<const std::uint32_t> windows) const;
+  Student make_student(const StepPass& pass) const;
   // The micro-batches of a step that this process runs.
   struct Share {
     std::size_t count = 0;           // of all processes
@@ -98,10 +98,11 @@ class StepRunner {
   at::Tensor adversarial_embeddings(const PackedBatch& batch, const Student& student,
                                     const Normalizers& normalizers, std::int64_t step,
                                     std::size_t pass, std::size_t first_token);
-  at::Tensor loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
-                     const PackedBatch& batch, const Normalizers& normalizers, LossParts& parts);
-  at::Tensor task_loss_of(const PassOutput& student, const std::vector<PassOutput>& teachers,
-                          const PackedBatch& batch, double normalizer, LossParts& parts);
+  at::Tensor compute_loss(const PassOutput& student, const std::vector<PassOutput>& teachers,
+                          const PackedBatch& batch, const Normalizers& normalizers,
+                          LossParts& parts);
+  at::Tensor compute_task_loss(const PassOutput& student, const std::vector<PassOutput>& teachers,
+                               const PackedBatch& batch, double normalizer, LossParts& parts);
 
   StepContext context_;
   Distillation distillation_;

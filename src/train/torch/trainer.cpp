@@ -98,7 +98,7 @@ class Trainer {
   }
 
   std::size_t expected_bytes() const {
-    return estimate_training_bytes(base_->config(), with_batches_of(examples_.size(), options_),
+    return estimate_training_bytes(base_->config(), with_batches(examples_.size(), options_),
                                    examples_.tokens() / std::max<std::size_t>(examples_.size(), 1));
   }
 

@@ -13,8 +13,8 @@ at::Tensor window_loss_sum(Graph& graph, const PackedBatch& batch, const GraphPl
       embedded.requires_grad() ? embedded : embedded.requires_grad_(), batch, plan, view);
   const bool is_qa = head_kind == weights::HeadKind::kSpan;
   const at::Tensor logits = graph.head_logits(is_qa ? hidden : last_rows(hidden, batch), view.head);
-  return is_qa ? span_loss_of(logits, {}, batch, {}, /*normalizer=*/1, parts)
-               : class_loss_of(logits, {}, batch, {}, /*normalizer=*/1, parts);
+  return is_qa ? compute_span_loss(logits, {}, batch, {}, /*normalizer=*/1, parts)
+               : compute_class_loss(logits, {}, batch, {}, /*normalizer=*/1, parts);
 }
 
 std::vector<std::string> share_batches(

@@ -12,7 +12,7 @@
 namespace qalof::train {
 
 /// The sum of the losses of a batch's windows (not their mean, so that each window contributes its
-/// own gradient). Task qa or classification. Differentiable. parts as in span_loss_of.
+/// own gradient). Task qa or classification. Differentiable. parts as in compute_span_loss.
 at::Tensor window_loss_sum(Graph& graph, const PackedBatch& batch, const GraphPlan& plan,
                            const NetworkView& view, weights::HeadKind head_kind, LossParts* parts);
 
