@@ -58,7 +58,7 @@ TEST_P(ChatMethods, LearnsAndGoesOnToTheSameBytes) {
     TrainRunOptions given = chats(output, GetParam().method);
     given.train.adapters.adapter_form = GetParam().form;
     if (GetParam().form == train::AdapterForm::kCascaded) given.train.adapters.lora_r = 4;
-    if (GetParam().method == Method::kCpt) given.train.widths.num_cyclic_period = 2;
+    if (GetParam().method == Method::kCpt) given.train.widths.num_cyclic_period = 1;
     given.validation_file = QALOF_SOURCE_DIR "/assets/nano/data/chat_validation.jsonl";
     given.max_eval_samples = 4;
     given.train.schedule.learning_rate = 1e-2;

@@ -210,7 +210,7 @@ class AtenGraph final : public Graph {
 
   // What every block of a forward pass reads.
   struct Pass {
-    GraphPlan plan;
+    const GraphPlan& plan;
     NetworkView view;
     Layout layout;
   };

@@ -48,7 +48,8 @@ class Graph {
   /// Hidden states after the final norm [tokens, hidden], from any embeddings. Differentiable in
   /// the embeddings, in the adapters of view and, where the base trains, in its tensors. blocks,
   /// where not null, receives the residual after each block, [tokens, hidden] each, differentiable
-  /// as well; in a rotated scheme it is rotated back into the unrotated basis.
+  /// as well; in a rotated scheme it is rotated back into the unrotated basis. plan must live until
+  /// the backward pass is done.
   virtual at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch,
                             const GraphPlan& plan, const NetworkView& view,
                             std::vector<at::Tensor>* blocks = nullptr) = 0;

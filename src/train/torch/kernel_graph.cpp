@@ -155,7 +155,7 @@ class KernelGraph final : public Graph {
 
   // What every block of a forward pass reads.
   struct Pass {
-    GraphPlan plan;
+    const GraphPlan& plan;
     NetworkView view;
     BaseParams params;
     const weights::Rotation* rotation;
