@@ -39,6 +39,8 @@ add_custom_target(uninstall
 # library.
 if(DEFINED SKBUILD_SCRIPTS_DIR)
   set_target_properties(qalof PROPERTIES INSTALL_RPATH "$ORIGIN/../lib/qalof")
+  # The old form of the path also holds for the libraries that those libraries need.
+  target_link_options(qalof PRIVATE -Wl,--disable-new-dtags)
   install(TARGETS qalof RUNTIME_DEPENDENCY_SET libraries DESTINATION ${SKBUILD_SCRIPTS_DIR}
           COMPONENT wheel)
   install(RUNTIME_DEPENDENCY_SET libraries
