@@ -5,19 +5,22 @@
 #pragma once
 
 #include <cstddef>
-#include <type_traits>
 
 #include "kernels/kernel_table.h"
 
 namespace qalof::kernels {
 namespace {
 
+/// In place of a mask where all lanes hold elements.
+struct AllLanes {};
+
 // Pack supplies: Vector, which has the operators + - * /, Mask, kLanes, and
 //   mask(count)                     the first count lanes, all lanes for kLanes and more
-//   load(at), load(at, mask)        lanes beyond the mask are 0
-//   store(at, v), store(at, v, mask)
-//   all(value)                      value in every lane
+//   load(at, mask)                  lanes beyond the mask are 0
+//   store(at, v, mask)
 //   keep(v, mask)                   0 in the lanes beyond
+//   the same with AllLanes in place of the mask, the default of load and store
+//   all(value)                      value in every lane
 //   fmadd, fmsub, fnmadd            a b + c, a b - c, c - a b, rounded once
 //   min, max                        the second operand where one is NaN
 //   size(v)                         absolute values
@@ -26,36 +29,6 @@ namespace {
 //   times_power(v, n)               v 2^n for integers n; n from -150 to 129
 //   root(value)                     the square root of one float
 //   sum(row), see sum_row
-
-/// In place of a mask where all lanes hold elements.
-struct AllLanes {};
-
-template <typename Pack, typename Mask>
-[[gnu::always_inline]] inline auto load(const float* at, Mask mask) {
-  if constexpr (std::is_same_v<Mask, AllLanes>) {
-    return Pack::load(at);
-  } else {
-    return Pack::load(at, mask);
-  }
-}
-
-template <typename Pack, typename Mask>
-[[gnu::always_inline]] inline void store(float* at, typename Pack::Vector value, Mask mask) {
-  if constexpr (std::is_same_v<Mask, AllLanes>) {
-    Pack::store(at, value);
-  } else {
-    Pack::store(at, value, mask);
-  }
-}
-
-template <typename Pack, typename Mask>
-[[gnu::always_inline]] inline auto keep(typename Pack::Vector value, Mask mask) {
-  if constexpr (std::is_same_v<Mask, AllLanes>) {
-    return value;
-  } else {
-    return Pack::keep(value, mask);
-  }
-}
 
 /// exp(x) within 1 ulp (2 where the result is subnormal); 0 and infinity beyond the range, NaN for
 /// NaN.
@@ -107,20 +80,20 @@ struct RowOps {
                          float eps, float* dst, float* stats) {
     const auto n = static_cast<float>(cols);
     const float mean = sum_row(
-                           cols, QALOF_LANES { return load<Pack>(x + i, mask); }) /
+                           cols, QALOF_LANES { return Pack::load(x + i, mask); }) /
                        n;
     const Vector center = Pack::all(mean);
     const float squares = sum_row(
         cols, QALOF_LANES {
-          const Vector d = keep<Pack>(load<Pack>(x + i, mask) - center, mask);
+          const Vector d = Pack::keep(Pack::load(x + i, mask) - center, mask);
           return d * d;
         });
     const float inverse = 1.0F / Pack::root(squares / n + eps);
     const Vector factor = Pack::all(inverse);
     map_row(
         cols, dst, QALOF_LANES {
-          const Vector d = (load<Pack>(x + i, mask) - center) * factor;
-          return Pack::fmadd(d, load<Pack>(gamma + i, mask), load<Pack>(beta + i, mask));
+          const Vector d = (Pack::load(x + i, mask) - center) * factor;
+          return Pack::fmadd(d, Pack::load(gamma + i, mask), Pack::load(beta + i, mask));
         });
     stats[0] = mean;
     stats[1] = inverse;
@@ -131,9 +104,9 @@ struct RowOps {
     const auto n = static_cast<float>(cols);
     const Vector mean = Pack::all(stats[0]), inverse = Pack::all(stats[1]);
     const auto gradient = QALOF_LANES {
-      return load<Pack>(dy + i, mask) * load<Pack>(gamma + i, mask);
+      return Pack::load(dy + i, mask) * Pack::load(gamma + i, mask);
     };
-    const auto normalized = QALOF_LANES { return (load<Pack>(x + i, mask) - mean) * inverse; };
+    const auto normalized = QALOF_LANES { return (Pack::load(x + i, mask) - mean) * inverse; };
     const Vector sum = Pack::all(sum_row(cols, gradient) / n);
     // In lanes beyond the end the gradient is 0.
     const Vector product =
@@ -152,8 +125,8 @@ struct RowOps {
     if (dgamma != nullptr) {
       map_row(
           cols, dgamma, QALOF_LANES {
-            const Vector d = (load<Pack>(x + i, mask) - mean) * inverse;
-            return Pack::fmadd(load<Pack>(dy + i, mask), d, load<Pack>(dgamma + i, mask));
+            const Vector d = (Pack::load(x + i, mask) - mean) * inverse;
+            return Pack::fmadd(Pack::load(dy + i, mask), d, Pack::load(dgamma + i, mask));
           });
     }
     if (dbeta != nullptr) add(dy, cols, dbeta);
@@ -163,14 +136,14 @@ struct RowOps {
                        float* stats) {
     const float squares = sum_row(
         cols, QALOF_LANES {
-          const Vector v = load<Pack>(x + i, mask);
+          const Vector v = Pack::load(x + i, mask);
           return v * v;
         });
     const float inverse = 1.0F / Pack::root(squares / static_cast<float>(cols) + eps);
     const Vector factor = Pack::all(inverse);
     map_row(
         cols, dst,
-        QALOF_LANES { return load<Pack>(x + i, mask) * factor * load<Pack>(gamma + i, mask); });
+        QALOF_LANES { return Pack::load(x + i, mask) * factor * Pack::load(gamma + i, mask); });
     stats[0] = 0.0F;
     stats[1] = inverse;
   }
@@ -179,9 +152,9 @@ struct RowOps {
                           std::size_t cols, float* dx) {
     const Vector inverse = Pack::all(stats[1]);
     const auto gradient = QALOF_LANES {
-      return load<Pack>(dy + i, mask) * load<Pack>(gamma + i, mask);
+      return Pack::load(dy + i, mask) * Pack::load(gamma + i, mask);
     };
-    const auto normalized = QALOF_LANES { return load<Pack>(x + i, mask) * inverse; };
+    const auto normalized = QALOF_LANES { return Pack::load(x + i, mask) * inverse; };
     const Vector product =
         Pack::all(sum_row(
                       cols, QALOF_LANES { return gradient(i, mask) * normalized(i, mask); }) /
@@ -208,7 +181,7 @@ struct RowOps {
     const Vector one = Pack::all(1.0F);
     map_row(
         count, dst, QALOF_LANES {
-          const Vector v = load<Pack>(x + i, mask);
+          const Vector v = Pack::load(x + i, mask);
           return v / (one + gelu_exp(v));
         });
   }
@@ -217,12 +190,12 @@ struct RowOps {
     const Vector one = Pack::all(1.0F);
     map_row(
         count, dx, QALOF_LANES {
-          const Vector v = within_100(load<Pack>(x + i, mask));
+          const Vector v = within_100(Pack::load(x + i, mask));
           const Vector t = one / (one + gelu_exp(v));
           const Vector slope = Pack::fmadd(v * v, Pack::all(3.0F * 0.044715F), one) *
                                Pack::all(2.0F * 0.7978845608F);
           const Vector bend = v * t * (one - t);
-          return load<Pack>(dy + i, mask) * Pack::fmadd(bend, slope, t);
+          return Pack::load(dy + i, mask) * Pack::fmadd(bend, slope, t);
         });
   }
 
@@ -251,7 +224,7 @@ struct RowOps {
   static void gelu_erf(const float* x, std::size_t count, float* dst) {
     map_row(
         count, dst, QALOF_LANES {
-          const Vector v = load<Pack>(x + i, mask);
+          const Vector v = Pack::load(x + i, mask);
           return v * normal_at(v).below;
         });
   }
@@ -259,10 +232,10 @@ struct RowOps {
   static void gelu_erf_dx(const float* dy, const float* x, std::size_t count, float* dx) {
     map_row(
         count, dx, QALOF_LANES {
-          const Vector v = within_100(load<Pack>(x + i, mask));
+          const Vector v = within_100(Pack::load(x + i, mask));
           const Normal normal = normal_at(v);
           const Vector density = normal.bell * Pack::all(0.3989422804F);
-          return load<Pack>(dy + i, mask) * Pack::fmadd(v, density, normal.below);
+          return Pack::load(dy + i, mask) * Pack::fmadd(v, density, normal.below);
         });
   }
 
@@ -274,8 +247,8 @@ struct RowOps {
   static void swiglu(const float* gate, const float* up, std::size_t count, float* dst) {
     map_row(
         count, dst, QALOF_LANES {
-          const Vector g = load<Pack>(gate + i, mask);
-          return g / one_and_exp(g) * load<Pack>(up + i, mask);
+          const Vector g = Pack::load(gate + i, mask);
+          return g / one_and_exp(g) * Pack::load(up + i, mask);
         });
   }
 
@@ -284,11 +257,11 @@ struct RowOps {
     const Vector one = Pack::all(1.0F);
     map_row(
         count, dgate, QALOF_LANES {
-          const Vector d = load<Pack>(dy + i, mask), g = load<Pack>(gate + i, mask);
-          const Vector u = load<Pack>(up + i, mask);
+          const Vector d = Pack::load(dy + i, mask), g = Pack::load(gate + i, mask);
+          const Vector u = Pack::load(up + i, mask);
           const Vector t = one / one_and_exp(g);
           const Vector slope = Pack::fmadd(g, one - t, one);
-          store<Pack>(dup + i, d * (g * t), mask);
+          Pack::store(dup + i, d * (g * t), mask);
           return (d * u) * (t * slope);
         });
   }
@@ -296,16 +269,16 @@ struct RowOps {
   static void rotate_pairs(float* x, std::size_t half, const float* cos, const float* sin) {
     map_row(
         half, x, QALOF_LANES {
-          const Vector a = load<Pack>(x + i, mask), b = load<Pack>(x + half + i, mask);
-          const Vector c = load<Pack>(cos + i, mask), s = load<Pack>(sin + i, mask);
-          store<Pack>(x + half + i, Pack::fmadd(b, c, a * s), mask);
+          const Vector a = Pack::load(x + i, mask), b = Pack::load(x + half + i, mask);
+          const Vector c = Pack::load(cos + i, mask), s = Pack::load(sin + i, mask);
+          Pack::store(x + half + i, Pack::fmadd(b, c, a * s), mask);
           return Pack::fmsub(a, c, b * s);
         });
   }
 
   static void add(const float* src, std::size_t count, float* dst) {
     map_row(
-        count, dst, QALOF_LANES { return load<Pack>(dst + i, mask) + load<Pack>(src + i, mask); });
+        count, dst, QALOF_LANES { return Pack::load(dst + i, mask) + Pack::load(src + i, mask); });
   }
 
 #undef QALOF_LANES

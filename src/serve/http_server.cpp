@@ -468,7 +468,8 @@ class SessionExchange final : public Exchange {
  public:
   explicit SessionExchange(std::shared_ptr<Session> session, net::io_context& io)
       : session_(std::move(session)), io_(io) {}
-  // Whoever drops the exchange last may be on another thread, where a session must not end.
+  // The last owner may be the scheduler's thread, but a session must end on the thread of
+  // connections.
   ~SessionExchange() override {
     net::post(io_, [session = std::move(session_)] {});
   }

@@ -1,5 +1,5 @@
-// Every method trains on conversations, goes on from a checkpoint to the same bytes, learns from
-// teachers and from text that the model writes, on a tiny model.
+// Training on conversations, with a tiny model: every method, resumed from a checkpoint to the same
+// bytes, and with teachers or text of the model's own.
 #include <gmock/gmock.h>
 
 #include <cmath>

@@ -29,6 +29,21 @@ __m256i broadcast_rest(const std::int8_t* x, std::size_t count) {
   return broadcast4(bytes);
 }
 
+// Stores eight outputs of one row, given their sums times the weights' scales.
+void store_total(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256 total) {
+  const std::size_t at = row * block.y_stride + first;
+  const std::size_t count = block.n - first;
+  const __m256i mask = lane_mask(count);
+  __m256 value = _mm256_mul_ps(total, _mm256_set1_ps(block.x_scales[row]));
+  if (block.bias != nullptr)
+    value = _mm256_add_ps(value, _mm256_maskload_ps(block.bias + first, mask));
+  if (count >= kLanes) {
+    _mm256_storeu_ps(block.y + at, value);
+  } else {
+    _mm256_maskstore_ps(block.y + at, mask, value);
+  }
+}
+
 // Stores eight outputs of one row; each operation rounds once, as in the portable kernel.
 void store_lanes(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256i acc) {
   const std::size_t at = row * block.y_stride + first;
@@ -42,37 +57,15 @@ void store_lanes(const IntGemmBlock& block, std::size_t row, std::size_t first, 
     _mm256_maskstore_epi32(block.acc + at, mask, acc);
     return;
   }
-  __m256 value =
-      _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_maskload_ps(block.w_scales + first, mask));
-  value = _mm256_mul_ps(value, _mm256_set1_ps(block.x_scales[row]));
-  if (block.bias != nullptr)
-    value = _mm256_add_ps(value, _mm256_maskload_ps(block.bias + first, mask));
-  if (count >= kLanes) {
-    _mm256_storeu_ps(block.y + at, value);
-  } else {
-    _mm256_maskstore_ps(block.y + at, mask, value);
-  }
+  store_total(
+      block, row, first,
+      _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_maskload_ps(block.w_scales + first, mask)));
 }
 
 void store_panel(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256i low,
                  __m256i high) {
   store_lanes(block, row, first, low);
   if (block.n - first > 8) store_lanes(block, row, first + 8, high);
-}
-
-// Stores eight outputs of one row of a product with groups.
-void store_total(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256 total) {
-  const std::size_t at = row * block.y_stride + first;
-  const std::size_t count = block.n - first;
-  const __m256i mask = lane_mask(count);
-  __m256 value = _mm256_mul_ps(total, _mm256_set1_ps(block.x_scales[row]));
-  if (block.bias != nullptr)
-    value = _mm256_add_ps(value, _mm256_maskload_ps(block.bias + first, mask));
-  if (count >= kLanes) {
-    _mm256_storeu_ps(block.y + at, value);
-  } else {
-    _mm256_maskstore_ps(block.y + at, mask, value);
-  }
 }
 
 // Sums of kRows rows and the sixteen outputs of a panel.

@@ -34,11 +34,12 @@ struct EightFloats {
   using Mask = __m256i;
   static constexpr std::size_t kLanes = 8;
   static Mask mask(std::size_t count) { return lane_mask(count); }
-  static Vector load(const float* at) { return _mm256_loadu_ps(at); }
+  static Vector load(const float* at, AllLanes = {}) { return _mm256_loadu_ps(at); }
   static Vector load(const float* at, Mask mask) { return _mm256_maskload_ps(at, mask); }
-  static void store(float* at, Vector v) { _mm256_storeu_ps(at, v); }
+  static void store(float* at, Vector v, AllLanes = {}) { _mm256_storeu_ps(at, v); }
   static void store(float* at, Vector v, Mask mask) { _mm256_maskstore_ps(at, mask, v); }
   static Vector all(float value) { return _mm256_set1_ps(value); }
+  static Vector keep(Vector v, AllLanes) { return v; }
   static Vector keep(Vector v, Mask mask) { return _mm256_and_ps(v, _mm256_castsi256_ps(mask)); }
   static Vector fmadd(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
   static Vector fmsub(Vector a, Vector b, Vector c) { return _mm256_fmsub_ps(a, b, c); }

@@ -23,11 +23,12 @@ struct SixteenFloats {
   using Mask = __mmask16;
   static constexpr std::size_t kLanes = 16;
   static Mask mask(std::size_t count) { return lane_mask(count); }
-  static Vector load(const float* at) { return _mm512_loadu_ps(at); }
+  static Vector load(const float* at, AllLanes = {}) { return _mm512_loadu_ps(at); }
   static Vector load(const float* at, Mask mask) { return _mm512_maskz_loadu_ps(mask, at); }
-  static void store(float* at, Vector v) { _mm512_storeu_ps(at, v); }
+  static void store(float* at, Vector v, AllLanes = {}) { _mm512_storeu_ps(at, v); }
   static void store(float* at, Vector v, Mask mask) { _mm512_mask_storeu_ps(at, mask, v); }
   static Vector all(float value) { return _mm512_set1_ps(value); }
+  static Vector keep(Vector v, AllLanes) { return v; }
   static Vector keep(Vector v, Mask mask) { return _mm512_maskz_mov_ps(mask, v); }
   static Vector fmadd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
   static Vector fmsub(Vector a, Vector b, Vector c) { return _mm512_fmsub_ps(a, b, c); }

@@ -157,7 +157,7 @@ class KernelGraph final : public Graph {
   struct Pass {
     const GraphPlan& plan;
     NetworkView view;
-    BaseParams params;
+    const BaseParams& params;
     const weights::Rotation* rotation;
     at::Tensor offsets;
     std::array<at::Tensor, 2> angles;
