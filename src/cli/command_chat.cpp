@@ -1,7 +1,6 @@
 // `qalof chat`: a conversation in the terminal, or in a pipe, one message per line.
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdio>
 
 #include "app/chat.h"
@@ -9,6 +8,7 @@
 #include "cli/commands.h"
 #include "cli/format.h"
 #include "cli/line_input.h"
+#include "cli/signals.h"
 #include "core/error.h"
 #include "core/file.h"
 #include "text/unicode.h"
@@ -30,26 +30,6 @@ constexpr const char* kHelp =
     "A message of several lines stands between two lines of \"\"\".\n";
 constexpr const char* kFence = "\"\"\"";
 
-// Written by the handler alone.
-volatile std::sig_atomic_t interrupted = 0;
-extern "C" void remember_interrupt(int) { interrupted = 1; }
-
-// SIGINT interrupts an answer or a line, and nothing else, while this lives.
-class Interrupts {
- public:
-  Interrupts() {
-    struct sigaction action = {};
-    action.sa_handler = remember_interrupt;  // without SA_RESTART: reading a line ends
-    sigaction(SIGINT, &action, &before_);
-  }
-  ~Interrupts() { sigaction(SIGINT, &before_, nullptr); }
-  Interrupts(const Interrupts&) = delete;
-  Interrupts& operator=(const Interrupts&) = delete;
-
- private:
-  struct sigaction before_ = {};
-};
-
 void write(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
@@ -58,12 +38,12 @@ void write(std::string_view text) {
 // Messages of an input: a line each, or the lines between two of kFence. Ctrl-C drops what was
 // begun.
 std::optional<std::string> next_message(LineInput& input) {
+  Interrupts::forget();
   std::optional<std::string> line = input.next();
   if (!line || *line != kFence) return line;
-  interrupted = 0;
   std::string message;
   while ((line = input.next()) && *line != kFence) {
-    if (interrupted != 0) return "";
+    if (Interrupts::seen()) return "";
     message += (message.empty() ? "" : "\n") + *line;
   }
   return message.starts_with('/') ? "/" + message : message;
@@ -98,10 +78,10 @@ class Conversation {
 
  private:
   void answer(const std::string& message) {
-    interrupted = 0;
+    Interrupts::forget();
     const runtime::Generation made = session_.answer(message, [&](std::string_view piece) {
       if (!json_) write(piece);
-      return interrupted == 0;
+      return !Interrupts::seen();
     });
     last_ = made;
     if (!json_) {
@@ -205,7 +185,7 @@ void run_chat(std::vector<std::string> arguments) {
   line.parse();
   ThreadPool pool(app::choose_threads(options.model.threads));
   app::ChatSession session(options, pool, line.observer());
-  const chat_file::Interrupts interrupts;
+  const Interrupts interrupts;
   const std::unique_ptr<LineInput> input = make_line_input("> ");
   chat_file::Conversation conversation(session, line.observer(), line.json());
   if (::isatty(STDIN_FILENO) != 0)

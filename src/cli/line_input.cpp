@@ -1,16 +1,20 @@
 // Lines of standard input, plain or through libedit. See line_input.h.
 #include "cli/line_input.h"
 
+#include <termios.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <clocale>
 #include <cstdio>
 #include <cstdlib>
+#include <cwchar>
 
 #ifdef QALOF_HAS_LIBEDIT
 #include <histedit.h>
 #endif
+
+#include "cli/signals.h"
 
 namespace qalof::cli {
 
@@ -25,17 +29,16 @@ class PlainInput final : public LineInput {
       std::fputs(prompt_.c_str(), stdout);
       std::fflush(stdout);
     }
-    // read(2), so that a signal is seen and nothing waits for a full buffer.
+    // read(2), so that nothing waits for a full buffer.
     for (;;) {
       const std::size_t end = buffer_.find('\n');
       if (end != buffer_.npos) return take(end, end + 1);
       char block[4096];
+      if (!prompt_.empty() && !Interrupts::wait_for_input(STDIN_FILENO)) return "";
       const ssize_t count = ::read(STDIN_FILENO, block, sizeof block);
       if (count > 0) {
         buffer_.append(block, static_cast<std::size_t>(count));
-      } else if (count < 0 && errno == EINTR) {
-        if (!prompt_.empty()) return "";
-      } else {
+      } else if (count == 0 || errno != EINTR) {
         if (buffer_.empty()) return std::nullopt;
         return take(buffer_.size(), buffer_.size());
       }
@@ -66,6 +69,10 @@ class EditedInput final : public LineInput {
     history(history_, &event, H_SETSIZE, 1000);
     el_set(editor_, EL_CLIENTDATA, this);
     el_set(editor_, EL_PROMPT, &prompt_of);
+    el_set(editor_, EL_GETCFN, &read_character);
+    // Ctrl-C throws nothing away that is on its way to the screen, be it while a line is edited
+    // or while an answer is shown.
+    for (const char* mode : {"-d", "-x"}) el_set(editor_, EL_SETTY, mode, "+noflsh", nullptr);
     el_set(editor_, EL_EDITOR, "emacs");
     el_set(editor_, EL_HIST, history, history_);
   }
@@ -81,8 +88,11 @@ class EditedInput final : public LineInput {
     errno = 0;
     const char* text = el_gets(editor_, &count);
     if (text == nullptr || count <= 0) {
-      if (errno == EINTR) return "";
-      return std::nullopt;
+      if (errno != EINTR) return std::nullopt;
+      ::tcflush(STDIN_FILENO, TCIFLUSH);  // the rest of the line
+      std::fputs("^C\n", stdout);
+      std::fflush(stdout);
+      return "";
     }
     std::string line(text, static_cast<std::size_t>(count));
     while (line.ends_with('\n') || line.ends_with('\r')) line.pop_back();
@@ -96,6 +106,22 @@ class EditedInput final : public LineInput {
     EditedInput* self = nullptr;
     el_get(editor, EL_CLIENTDATA, &self);
     return self->prompt_.data();
+  }
+  // As libedit's own, to which however a signal is lost that comes between two reads.
+  static int read_character(EditLine*, wchar_t* character) {
+    std::mbstate_t state = {};
+    for (;;) {
+      if (!Interrupts::wait_for_input(STDIN_FILENO)) {
+        errno = EINTR;
+        return -1;
+      }
+      char byte = 0;
+      const ssize_t count = ::read(STDIN_FILENO, &byte, 1);
+      if (count <= 0) return static_cast<int>(count);
+      const std::size_t used = std::mbrtowc(character, &byte, 1, &state);
+      if (used <= 1) return 1;
+      if (used == static_cast<std::size_t>(-1)) state = {};  // no character: the next may be one
+    }
   }
 
   std::string prompt_;

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <poll.h>
 #include <pty.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -136,6 +137,16 @@ class Terminal {
     ADD_FAILURE() << "never shown: " << wanted << " after " << shown_.substr(seen_);
     return "";
   }
+  // What is shown up to the next prompt, once keys are the program's: until then the terminal
+  // itself shows what is typed, and libedit shows it again.
+  std::string wait_for_prompt(const std::string& prompt = "> ") {
+    std::string text = wait_for(prompt);
+    termios modes = {};
+    for (int i = 0; i < 6000 && ::tcgetattr(fd_, &modes) == 0 && (modes.c_lflag & ICANON) != 0; ++i)
+      ::usleep(10'000);
+    EXPECT_EQ(modes.c_lflag & ICANON, 0U) << "no line is read after " << text;
+    return text;
+  }
   int code() {
     int status = 0;
     ::waitpid(pid_, &status, 0);
@@ -157,23 +168,43 @@ TEST_F(ChatCli, CtrlCStopsTheAnswerAndNotTheProgram) {
                      QALOF_SOURCE_DIR "/assets/nano/model", "--chat_template", "plain",
                      "--max_new_tokens", "100000", "--temperature", "1", "--seed", "3", "--threads",
                      "1"});
-  terminal.wait_for("> ");
+  terminal.wait_for_prompt();
   terminal.type("Tell me about Hugo.\n");
   terminal.wait_for("Hugo.\r\n");
   // The answer streams: something of it is there long before its end.
   terminal.wait_for(" ");
   terminal.type("\x03");
-  terminal.wait_for("> ");
+  terminal.wait_for_prompt();
   terminal.type("/stats\n");
   terminal.wait_for("last answer: ");
   terminal.wait_for(" tokens/s");
-  terminal.wait_for("> ");
+  terminal.wait_for_prompt();
   terminal.type("/precision 4\n");
   terminal.wait_for("w4a4kv4");
-  terminal.wait_for("> ");
+  terminal.wait_for_prompt();
   terminal.type("/exit\n");
   EXPECT_EQ(terminal.code(), 0);
   EXPECT_EQ(text::find_invalid_utf8(terminal.shown()), std::string::npos);
+}
+
+TEST_F(ChatCli, CtrlCDropsALineThatWasBegun) {
+  write_tiny_model();
+  Terminal terminal({std::string(QALOF_BINARY_DIR) + "/qalof", "chat", "--model_name_or_path",
+                     model_, "--chat_template", "plain", "--max_new_tokens", "2", "--quiet"});
+  terminal.wait_for_prompt();
+  for (int round = 0; round < 30; ++round) {
+    terminal.type("Tell \xc3\xa4");
+    // The signal comes while the program waits for a key, or while it shows one.
+    if (round % 2 == 0) terminal.wait_for("Tell \xc3\xa4");
+    terminal.type("\x03");
+    ASSERT_THAT(terminal.wait_for_prompt(), HasSubstr("^C"));
+    // With the begun line before it, this would be a message.
+    terminal.type("/nope\n");
+    terminal.wait_for("no such command");
+    terminal.wait_for_prompt();
+  }
+  terminal.type("\x04");
+  EXPECT_EQ(terminal.code(), 0);
 }
 
 TEST_F(ChatCli, ATerminalShowsTheAnswersOfGenerateAlsoAfterASwitch) {
@@ -185,7 +216,7 @@ TEST_F(ChatCli, ATerminalShowsTheAnswersOfGenerateAlsoAfterASwitch) {
   const auto answer_to = [&](const std::string& message) {
     terminal.type(message + "\n");
     terminal.wait_for(message + "\r\n");
-    std::string shown = terminal.wait_for("\r\n> ");
+    std::string shown = terminal.wait_for_prompt("\r\n> ");
     shown.resize(shown.size() - 4);
     for (std::size_t at = 0; (at = shown.find("\r\n", at)) != shown.npos;) shown.erase(at, 1);
     return shown;
@@ -198,7 +229,7 @@ TEST_F(ChatCli, ATerminalShowsTheAnswersOfGenerateAlsoAfterASwitch) {
     EXPECT_EQ(run.code, 0) << run.err;
     return Json::parse(run.out)["text"].get<std::string>();
   };
-  terminal.wait_for("> ");
+  terminal.wait_for_prompt();
   std::string so_far = "### user:\nHello\n";
   const std::string first = answer_to("Hello");
   EXPECT_EQ(first, generated(so_far, "8"));
@@ -208,13 +239,13 @@ TEST_F(ChatCli, ATerminalShowsTheAnswersOfGenerateAlsoAfterASwitch) {
   // Lines between two fences are one message.
   for (const char* line : {"\"\"\"\n", "One\n", "two\n"}) {
     terminal.type(line);
-    terminal.wait_for("> ");
+    terminal.wait_for_prompt();
   }
   answer_to("\"\"\"");
   const std::string file = dir_.file("saved.jsonl");
   terminal.type("/save " + file + "\n");
   terminal.wait_for("saved.jsonl\r\n");
-  terminal.wait_for("> ");
+  terminal.wait_for_prompt();
   EXPECT_EQ(Json::parse(slurp(file))["messages"][4]["content"], "One\ntwo");
   terminal.type("/exit\n");
   EXPECT_EQ(terminal.code(), 0);
