@@ -74,10 +74,10 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
   const auto windows =
       calibration_windows(make_reading(handle, encoder, observer), options.calibration);
   if (options.ptq == PtqMethod::kSmoothQuant) {
-    // Rotation folds norms into weights, which would undo smoothing.
-    QALOF_CHECK(!handle.plan.scheme->rotated, ErrorKind::kUnsupported,
-                "--scheme {}: --ptq smoothquant moves ranges from norms to weights, which rot "
-                "folds into one; expected a scheme without rot",
+    // Rotating the residual stream folds norms into weights, which would undo smoothing.
+    QALOF_CHECK(!handle.plan.scheme->rotations.residual, ErrorKind::kUnsupported,
+                "--scheme {}: --ptq smoothquant moves ranges from norms to weights, which "
+                "rot-residual folds into one; expected a scheme without it (rot has it)",
                 quant::to_string(*handle.plan.scheme));
     return smooth_model(handle.base, handle.adapters, windows, options.smooth_alpha, parallel,
                         observer);

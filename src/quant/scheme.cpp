@@ -24,6 +24,16 @@ constexpr std::string_view kTunedName = "tuned", kTuned = "g64-asym+aasym+ag64+m
 constexpr std::string_view kLlmInt8 = "llm_int8";
 constexpr float kOutlierThreshold = 6.0F;
 
+// The name of all rotations, and those of one each.
+constexpr std::string_view kRot = "rot";
+struct NamedRotation {
+  std::string_view name;
+  bool Rotations::*part;
+};
+constexpr std::array<NamedRotation, 3> kRotations = {
+    NamedRotation{"rot-residual", &Rotations::residual},
+    NamedRotation{"rot-heads", &Rotations::heads}, NamedRotation{"rot-mlp", &Rotations::mlp}};
+
 // Schemes of bitsandbytes, which form a text of their own without other parts.
 struct NamedKind {
   std::string_view name;
@@ -67,7 +77,9 @@ bool apply_part(std::string_view part, bool& weights_named, QuantScheme& scheme)
   const auto set = [](bool& flag) { return !std::exchange(flag, true); };
   if (part == "mse") return set(scheme.mse);
   if (part == "aasym") return set(scheme.activation_asymmetric);
-  if (part == "rot") return set(scheme.rotated);
+  if (part == kRot) return !std::exchange(scheme.rotations, kAllRotations).any();
+  for (const NamedRotation& named : kRotations)
+    if (part == named.name) return set(scheme.rotations.*named.part);
   for (const std::size_t group : kGroups) {
     if (part == fmt::format("ag{}", group))
       return std::exchange(scheme.activation_group, group) == 0;
@@ -106,8 +118,9 @@ QuantScheme parse_scheme(std::string_view text, std::string_view where, ErrorKin
     QALOF_CHECK(
         apply_part(rest.substr(0, end), weights_named, scheme), otherwise,
         "{}: found {:.40}, expected tuned or parts joined by +, each once: minmax or g32, "
-        "g64, g128, g32-asym, g64-asym, g128-asym; mse; aasym; ag32, ag64 or ag128; rot; or "
-        "one of int8, llm_int8, llm_int8-T, nf4, nf4-dq, fp4, fp4-dq",
+        "g64, g128, g32-asym, g64-asym, g128-asym; mse; aasym; ag32, ag64 or ag128; rot, or some "
+        "of rot-residual, rot-heads, rot-mlp; or one of int8, llm_int8, llm_int8-T, nf4, nf4-dq, "
+        "fp4, fp4-dq",
         where, text);
     if (more) rest.remove_prefix(end + 1);
   }
@@ -118,12 +131,21 @@ QuantScheme parse_scheme(std::string_view text, std::string_view where, ErrorKin
   return scheme;
 }
 
+std::string to_string(const Rotations& rotations) {
+  if (rotations == kAllRotations) return std::string(kRot);
+  std::string text;
+  for (const NamedRotation& named : kRotations) {
+    if (rotations.*named.part) text += fmt::format("{}{}", text.empty() ? "" : "+", named.name);
+  }
+  return text;
+}
+
 std::string to_string(const QuantScheme& scheme) {
   std::string text = weights_text(scheme);
   if (scheme.activation_asymmetric) text += "+aasym";
   if (scheme.activation_group != 0) text += fmt::format("+ag{}", scheme.activation_group);
   if (scheme.mse) text += "+mse";
-  if (scheme.rotated) text += "+rot";
+  if (scheme.is_rotated()) text += "+" + to_string(scheme.rotations);
   return text;
 }
 

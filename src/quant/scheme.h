@@ -13,7 +13,8 @@
 //   aasym               activations: a range that need not be symmetric around 0
 //   ag32, ag64, ag128   activations: one range per that many elements, equal to the weights'
 //                       group ("Activations")
-//   rot                 rotated weights and activations (docs/numerics.md, "Rotation")
+//   rot                 rotated weights and activations (docs/numerics.md, "Rotation"), or parts
+//                       of that: rot-residual, rot-heads, rot-mlp
 //   tuned               a name for g64-asym+aasym+ag64+mse+rot, the most accurate at 4 bits
 //                       (docs/ablation_smollm2.md)
 #pragma once
@@ -30,6 +31,16 @@ namespace qalof::quant {
 
 enum class CodeKind { kUniform, kInt8, kNf4, kFp4 };
 
+/// The parts of a base that are rotated (docs/numerics.md, "Rotation"): the residual stream, the
+/// heads of queries, keys and values, the input of the MLP's last linear.
+struct Rotations {
+  bool residual = false, heads = false, mlp = false;
+
+  constexpr bool any() const { return residual || heads || mlp; }
+  friend constexpr auto operator<=>(const Rotations&, const Rotations&) = default;
+};
+inline constexpr Rotations kAllRotations{true, true, true};
+
 /// Value type; the default is `minmax`.
 struct QuantScheme {
   std::size_t group = 0;  // inputs that share a weight scale; 0: all of a row
@@ -37,13 +48,14 @@ struct QuantScheme {
   bool mse = false;  // weight ranges with the least squared error
   bool activation_asymmetric = false;
   std::size_t activation_group = 0;  // elements that share an activation scale; 0: the row
-  bool rotated = false;              // weights and activations of the rotated base
+  Rotations rotations{};             // weights and activations of the base rotated so
 
   CodeKind kind = CodeKind::kUniform;
   bool double_quant = false;    // a codebook's scales are stored in 8 bits
   float outlier_threshold = 0;  // activations of at least this size stay floats; 0: none do
 
   constexpr bool is_minmax() const { return *this == QuantScheme{}; }
+  constexpr bool is_rotated() const { return rotations.any(); }
   constexpr bool is_codebook() const { return kind == CodeKind::kNf4 || kind == CodeKind::kFp4; }
   /// The weights' part of this scheme, with the activations of `minmax`.
   constexpr QuantScheme weights() const {
@@ -61,6 +73,8 @@ struct QuantScheme {
 /// e.g. "--scheme".
 QuantScheme parse_scheme(std::string_view text, std::string_view where,
                          ErrorKind otherwise = ErrorKind::kUsage);
+/// "rot", "rot-heads+rot-mlp"; "" without rotations.
+std::string to_string(const Rotations& rotations);
 /// "seed" (minmax), "g64", "g64-asym+aasym+ag64+mse", "llm_int8-4.5": the text form of files and
 /// --json, parts in a fixed order.
 std::string to_string(const QuantScheme& scheme);

@@ -345,7 +345,7 @@ class ForwardPass {
     linears_of_norm(steps.mlp_in, base_.mlp_norm(layer), outputs);
     kernels::RowInput activated{inner, row_operation(config_.activation)};
     activated.result = inner;
-    if (rotation_ != nullptr) activated.hadamard = &rotation_->inner();
+    if (rotation_ != nullptr) activated.hadamard = rotation_->inner();
     if (is_gate_fused()) {
       activated.up = inner + config_.inner;
       activated.stride = 2 * config_.inner;
@@ -409,7 +409,7 @@ class ForwardPass {
   }
 
   kernels::RowInput normed_residual(const weights::BaseModel::Norm& norm) const {
-    const bool is_rms = config_.norm == model::NormKind::kRms || rotation_ != nullptr;
+    const bool is_rms = config_.norm == model::NormKind::kRms || norm.beta.empty();
     return {residual_,
             is_rms ? kernels::RowInput::Op::kRmsNorm : kernels::RowInput::Op::kLayerNorm,
             norm.gamma.data(),

@@ -156,15 +156,15 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
   QALOF_CHECK(scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUnsupported,
               "--scheme {}: is for evaluation alone, training has minmax and the group schemes",
               quant::to_string(scheme));
-  QALOF_CHECK(!scheme.rotated || options.method != Method::kFull, ErrorKind::kUnsupported,
+  QALOF_CHECK(!scheme.is_rotated() || options.method != Method::kFull, ErrorKind::kUnsupported,
               "--scheme {}: --method full trains the weights that rot turns, expected a scheme "
               "without rot",
               quant::to_string(scheme));
-  QALOF_CHECK(!scheme.rotated || options.adapters.init_lora != InitLora::kResidualSvd,
+  QALOF_CHECK(!scheme.is_rotated() || options.adapters.init_lora != InitLora::kResidualSvd,
               ErrorKind::kUnsupported,
               "--scheme {}: rot is not implemented with --init_lora residual_svd, expected default",
               quant::to_string(scheme));
-  QALOF_CHECK(!scheme.rotated || !owns_weights(options), ErrorKind::kUnsupported,
+  QALOF_CHECK(!scheme.is_rotated() || !owns_weights(options), ErrorKind::kUnsupported,
               "--scheme {}: rot is not implemented with --adapter_form merged or --learn_steps "
               "weights, expected a scheme without rot",
               quant::to_string(scheme));

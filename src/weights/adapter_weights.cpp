@@ -78,7 +78,7 @@ AdaptedLinear adapt_linear(const std::shared_ptr<const BaseModel>& base, const A
   const bool merged = is_merged(adapter, linear);
   const LoraLinear* pair = pair_of(adapter, linear);
   if (pair != nullptr && !merged) result.lora = &pair->view();
-  QALOF_CHECK(!merged || !scheme.rotated, ErrorKind::kUnsupported,
+  QALOF_CHECK(!merged || !scheme.is_rotated(), ErrorKind::kUnsupported,
               "scheme {}: a merged adapter has weights that rot does not turn, expected a scheme "
               "without rot",
               quant::to_string(scheme));

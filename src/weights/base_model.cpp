@@ -282,9 +282,10 @@ BaseModel::BaseModel(model::ModelConfig config, std::string path,
       weights.beta = *source_->tensor_f32(name + ".bias");
     return weights;
   };
-  // In a rotated model the norms' gains and offsets are folded into weights and biases.
+  // With a rotated residual stream the norms' gains and offsets are in weights and biases.
+  const bool are_folded = rotation_ && rotation_->residual() != nullptr;
   auto layer_norm = [&](const std::string& name) {
-    return rotation_ ? Norm{std::vector<float>(config_.hidden, 1.0F), {}} : norm(name);
+    return are_folded ? Norm{std::vector<float>(config_.hidden, 1.0F), {}} : norm(name);
   };
   for (const std::string& name : names_.attention_norms)
     attention_norms_.push_back(layer_norm(name));
@@ -342,20 +343,23 @@ std::vector<float> norm_gain(const WeightSource& source, const model::ModelConfi
   return gain;
 }
 
-std::shared_ptr<const BaseModel> BaseModel::rotated() const {
+std::shared_ptr<const BaseModel> BaseModel::rotated(quant::Rotations parts) const {
   const std::lock_guard lock(rotated_mutex_);
-  if (!rotated_) {
-    rotated_ = rotate_model(*this);
-    rotated_->share_packed(shared_);
+  std::shared_ptr<const BaseModel>& model = rotated_[parts];
+  if (!model) {
+    model = rotate_model(*this, parts);
+    model->share_packed(shared_);
   }
-  return rotated_;
+  return model;
 }
 
 void BaseModel::share_packed(std::shared_ptr<SharedMemory> memory) const {
   shared_ = std::move(memory);
 }
 
-std::string BaseModel::shared_name() const { return path_ + (rotation_ ? " rotated" : ""); }
+std::string BaseModel::shared_name() const {
+  return rotation_ ? path_ + " " + quant::to_string(rotation_->parts()) : path_;
+}
 
 std::unique_ptr<OwnedMatrix> BaseModel::made_once(
     const std::string& name, const std::function<std::unique_ptr<OwnedMatrix>()>& make) const {

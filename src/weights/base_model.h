@@ -83,9 +83,9 @@ class BaseModel {
   BaseModel(model::ModelConfig config, std::string path, std::shared_ptr<const WeightSource> source,
             std::shared_ptr<const Rotation> rotation = nullptr);
 
-  /// This model rotated (weights/rotation.h); made at the first call and kept. This model must not
-  /// be rotated itself. Error{kUnsupported} where a size of the model is no multiple of 8.
-  std::shared_ptr<const BaseModel> rotated() const;
+  /// This model rotated (weights/rotation.h); made at the first call for these parts and kept. This
+  /// model must not be rotated itself. Error{kUnsupported} as Rotation's.
+  std::shared_ptr<const BaseModel> rotated(quant::Rotations parts) const;
   /// Null where the model is not rotated. A rotated model's norms inside layers are RMS norms
   /// without gain, whatever the config says.
   const std::shared_ptr<const Rotation>& rotation() const { return rotation_; }
@@ -210,7 +210,7 @@ class BaseModel {
   mutable std::map<Key, std::unique_ptr<OwnedMatrix>> packed_;
   mutable std::shared_ptr<SharedMemory> shared_;
   mutable std::mutex rotated_mutex_;
-  mutable std::shared_ptr<const BaseModel> rotated_;
+  mutable std::map<quant::Rotations, std::shared_ptr<const BaseModel>> rotated_;
 };
 
 /// The gain of a norm [width] as it multiplies: the stored weight plus the config's offset.

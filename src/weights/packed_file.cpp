@@ -372,10 +372,8 @@ PackedModel open_packed_file(const std::string& path, ParallelFor& parallel) {
   std::optional<Head> qa = file->read_head("qa_outputs", 2, config.hidden);
   std::optional<Head> score = file->read_head("score", 0, config.hidden);
   auto source = std::make_unique<PackedSource>(file, config);
-  if (source->scheme().rotated) {
-    for (const model::TensorSpec& spec : folded_tensors(config))
-      file->read(spec.name, io::DType::kF32, spec.shape, parallel);
-  }
+  for (const model::TensorSpec& spec : folded_tensors(config, source->scheme().rotations))
+    file->read(spec.name, io::DType::kF32, spec.shape, parallel);
   packed.lm_head_bits = source->lm_head_widths();
   QALOF_CHECK(!packed.plan.scheme || *packed.plan.scheme == source->scheme(),
               ErrorKind::kCorruptFile, "{}: the plan's scheme is {}, the file's {}", path,

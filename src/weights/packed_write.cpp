@@ -269,7 +269,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
               quant::to_string(*request.plan->scheme), quant::to_string(request.scheme));
   const std::shared_ptr<const BaseModel> model = model_for(request.base, request.scheme);
   const BaseModel& base = *model;
-  QALOF_CHECK(request.scheme.rotated == (base.rotation() != nullptr), ErrorKind::kInternal,
+  QALOF_CHECK(request.scheme.is_rotated() == (base.rotation() != nullptr), ErrorKind::kInternal,
               "{}: a rotated model in scheme {}", path, quant::to_string(request.scheme));
   const WeightSource& source = base.source();
   const model::ModelConfig& config = base.config();
@@ -286,7 +286,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
   if (base.rotation()) {
     const std::vector<const std::vector<float>*> values = base.rotation()->folded_values();
     std::size_t next = 0;
-    for (const model::TensorSpec& spec : folded_tensors(config))
+    for (const model::TensorSpec& spec : folded_tensors(config, request.scheme.rotations))
       writer.add_f32(spec.name, spec.shape, *values[next++]);
   }
   writer.add_head("qa_outputs", base.qa_head(), config.hidden);

@@ -13,7 +13,8 @@ namespace {
 
 using model::LinearRole;
 
-kernels::Hadamard hadamard_of(std::size_t order, const char* what) {
+std::optional<kernels::Hadamard> hadamard_if(bool rotated, std::size_t order, const char* what) {
+  if (!rotated) return std::nullopt;
   // Smaller blocks would not spread an outlier enough.
   constexpr std::size_t kSmallestBlock = 8;
   QALOF_CHECK(kernels::hadamard_block(order) >= kSmallestBlock, ErrorKind::kUnsupported,
@@ -64,24 +65,26 @@ bool reads_norm(LinearRole role) {
 
 }  // namespace
 
-Rotation::Rotation(const model::ModelConfig& config, std::shared_ptr<const WeightSource> plain)
+Rotation::Rotation(const model::ModelConfig& config, std::shared_ptr<const WeightSource> plain,
+                   quant::Rotations parts)
     : plain_(std::move(plain)),
       hidden_(config.hidden),
-      is_centered_(config.norm == model::NormKind::kLayer),
+      parts_(parts),
+      is_centered_(parts.residual && config.norm == model::NormKind::kLayer),
       turns_positions_(config.rotary.has_value()),
-      residual_(hadamard_of(config.hidden, "the hidden size")),
-      head_(hadamard_of(config.head_dim(), "the size of a head")),
-      inner_(hadamard_of(config.inner, "the MLP's inner size")) {
-  QALOF_CHECK(!config.has_out_norms, ErrorKind::kUnsupported,
-              "scheme rot: {} norms what attention and MLP add to the residual, and the gains of "
-              "these norms cannot be rotated",
-              config.model_type);
+      residual_(hadamard_if(parts.residual, config.hidden, "the hidden size")),
+      head_(hadamard_if(parts.heads, config.head_dim(), "the size of a head")),
+      inner_(hadamard_if(parts.mlp, config.inner, "the MLP's inner size")) {
+  QALOF_CHECK(!parts.residual || !config.has_out_norms, ErrorKind::kUnsupported,
+              "scheme {}: {} norms what attention and MLP add to the residual, and the gains of "
+              "these norms cannot be rotated; expected rot-heads, rot-mlp or both",
+              quant::to_string(parts), config.model_type);
   const std::vector<model::LinearSpec> specs = model::linears(config);
   const model::TensorNames names = model::tensor_names(config);
   for (const model::LinearSpec& spec : specs) {
     Linear& linear = linears_.emplace_back();
     set_sides(config, spec, linear);
-    if (!reads_norm(spec.role)) continue;
+    if (!parts.residual || !reads_norm(spec.role)) continue;
     const std::string& norm =
         (model::reads_mlp_norm(spec.role) ? names.mlp_norms : names.attention_norms)[spec.layer];
     linear.gain = norm_gain(*plain_, config, norm);
@@ -105,30 +108,31 @@ void Rotation::set_sides(const model::ModelConfig& config, const model::LinearSp
   linear.in = spec.in;
   linear.out = spec.out;
   linear.reads_values = spec.role == LinearRole::kAttentionOut;
-  linear.input = {0, 1, &residual_};
+  linear.input = {0, 1, residual()};
   const std::size_t q_width = config.q_width(), kv_width = config.kv_width();
-  const Span q{0, config.num_heads, &head_};
+  const kernels::Hadamard* const head = pointer_to(head_);
+  const Span q{0, config.num_heads, head};
   // Rotary positions do not commute with rotating heads, nor do they keep a constant key constant.
   const bool has_positions = turns_positions_;
   switch (spec.role) {
     case LinearRole::kQkv:
       if (!has_positions) {
-        linear.outputs = {q, {q_width, config.num_kv_heads, &head_}};
+        linear.outputs = {q, {q_width, config.num_kv_heads, head}};
         linear.dropped_first = q_width;
         linear.dropped = kv_width;
       }
-      linear.outputs.push_back({q_width + kv_width, config.num_kv_heads, &head_});
+      linear.outputs.push_back({q_width + kv_width, config.num_kv_heads, head});
       break;
     case LinearRole::kQ:
       if (!has_positions) linear.outputs = {q};
       break;
     case LinearRole::kK:
       if (has_positions) break;
-      linear.outputs = {{0, config.num_kv_heads, &head_}};
+      linear.outputs = {{0, config.num_kv_heads, head}};
       linear.dropped = kv_width;
       break;
     case LinearRole::kV:
-      linear.outputs = {{0, config.num_kv_heads, &head_}};
+      linear.outputs = {{0, config.num_kv_heads, head}};
       break;
     case LinearRole::kGateUp:
     case LinearRole::kGate:
@@ -136,11 +140,12 @@ void Rotation::set_sides(const model::ModelConfig& config, const model::LinearSp
       break;
     case LinearRole::kAttentionOut:
     case LinearRole::kDown:
-      linear.input = spec.role == LinearRole::kDown ? Span{0, 1, &inner_} : q;
+      linear.input = spec.role == LinearRole::kDown ? Span{0, 1, inner()} : q;
       linear.centered = is_centered_;
-      linear.outputs = {{0, 1, &residual_}};
+      linear.outputs = {{0, 1, residual()}};
       break;
   }
+  std::erase_if(linear.outputs, [](const Span& span) { return span.hadamard == nullptr; });
 }
 
 void Rotation::set_biases(const model::ModelConfig& config,
@@ -188,9 +193,10 @@ std::vector<const std::vector<float>*> Rotation::folded_values() const {
   return values;
 }
 
-std::vector<model::TensorSpec> folded_tensors(const model::ModelConfig& config) {
+std::vector<model::TensorSpec> folded_tensors(const model::ModelConfig& config,
+                                              quant::Rotations parts) {
   std::vector<model::TensorSpec> specs;
-  if (config.norm != model::NormKind::kLayer) return specs;
+  if (config.norm != model::NormKind::kLayer || !parts.residual) return specs;
   for (const model::LinearSpec& spec : model::linears(config)) {
     specs.push_back({bias_name(spec), {spec.out}});
     if (spec.role == LinearRole::kAttentionOut) specs.push_back({offset_name(spec), {spec.in}});
@@ -202,7 +208,8 @@ void Rotation::turn_inputs(const Linear& linear, float* rows, std::size_t count)
   SerialFor serial;
   for (std::size_t i = 0; !linear.gain.empty() && i < count * linear.in; ++i)
     rows[i] *= linear.gain[i % linear.in];
-  linear.input.hadamard->apply(rows, count, linear.in, linear.input.blocks, serial);
+  if (linear.input.hadamard != nullptr)
+    linear.input.hadamard->apply(rows, count, linear.in, linear.input.blocks, serial);
 }
 
 void Rotation::turn_outputs(const Linear& linear, float* rows, std::size_t count) {
@@ -222,11 +229,11 @@ void Rotation::turn_outputs_back(const Linear& linear, float* rows, std::size_t 
 void Rotation::enter_residual(float* rows, std::size_t count) const {
   SerialFor serial;
   if (is_centered_) center(rows, count, hidden_);
-  residual_.apply(rows, count, hidden_, 1, serial);
+  if (residual_) residual_->apply(rows, count, hidden_, 1, serial);
 }
 
 void Rotation::leave_residual(float* rows, std::size_t count, ParallelFor& parallel) const {
-  residual_.invert(rows, count, hidden_, 1, parallel);
+  if (residual_) residual_->invert(rows, count, hidden_, 1, parallel);
 }
 
 std::vector<float> Rotation::weights(std::size_t index) const {
@@ -265,7 +272,8 @@ void Rotation::rotate_pair_backward(std::size_t index, const float* a, const flo
                                     float* db) const {
   const Linear& linear = linears_[index];
   SerialFor serial;
-  linear.input.hadamard->invert(da, rank, linear.in, linear.input.blocks, serial);
+  if (linear.input.hadamard != nullptr)
+    linear.input.hadamard->invert(da, rank, linear.in, linear.input.blocks, serial);
   for (std::size_t i = 0; !linear.gain.empty() && i < rank * linear.in; ++i)
     da[i] *= linear.gain[i % linear.in];
   if (!linear.offset.empty()) {
@@ -307,9 +315,10 @@ class RotatedSource final : public ForwardingSource {
 
 }  // namespace
 
-std::shared_ptr<const BaseModel> rotate_model(const BaseModel& base) {
+std::shared_ptr<const BaseModel> rotate_model(const BaseModel& base, quant::Rotations parts) {
   QALOF_CHECK(!base.rotation(), ErrorKind::kInternal, "{}: is rotated twice", base.path());
-  const auto rotation = std::make_shared<const Rotation>(base.config(), base.shared_source());
+  const auto rotation =
+      std::make_shared<const Rotation>(base.config(), base.shared_source(), parts);
   auto source = std::make_shared<const RotatedSource>(base.shared_source(), rotation);
   auto rotated =
       std::make_shared<BaseModel>(base.config(), base.path(), std::move(source), rotation);
@@ -319,7 +328,12 @@ std::shared_ptr<const BaseModel> rotate_model(const BaseModel& base) {
 
 std::shared_ptr<const BaseModel> model_for(const std::shared_ptr<const BaseModel>& base,
                                            const quant::QuantScheme& scheme) {
-  return scheme.rotated && !base->rotation() ? base->rotated() : base;
+  if (!scheme.is_rotated()) return base;
+  if (!base->rotation()) return base->rotated(scheme.rotations);
+  QALOF_CHECK(base->rotation()->parts() == scheme.rotations, ErrorKind::kInternal,
+              "{}: is rotated by {}, the scheme by {}", base->path(),
+              quant::to_string(base->rotation()->parts()), quant::to_string(scheme.rotations));
+  return base;
 }
 
 }  // namespace qalof::weights

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,9 +28,11 @@ struct RotatedPair {
 /// Rotation of one model: transforms, folded biases, and the maps between both bases.
 class Rotation {
  public:
-  /// plain: the unrotated numbers. Error{kUnsupported} names a size that is no multiple of 8, and a
-  /// model with norms of what attention and MLP add.
-  Rotation(const model::ModelConfig& config, std::shared_ptr<const WeightSource> plain);
+  /// plain: the unrotated numbers; parts: at least one. Error{kUnsupported} names a size that is no
+  /// multiple of 8 and, where the residual stream is rotated, a model with norms of what attention
+  /// and MLP add.
+  Rotation(const model::ModelConfig& config, std::shared_ptr<const WeightSource> plain,
+           quant::Rotations parts);
   Rotation(const Rotation&) = delete;
   Rotation& operator=(const Rotation&) = delete;
 
@@ -38,13 +41,17 @@ class Rotation {
   /// Maps rows [count, hidden] of the residual stream back into the unrotated basis, in place;
   /// centered (mean 0) in models whose final norm centers them anyway.
   void leave_residual(float* rows, std::size_t count, ParallelFor& parallel) const;
-  /// Rotates the residual stream.
-  const kernels::Hadamard& residual() const { return residual_; }
-  /// Rotates the input of mlp_out.
-  const kernels::Hadamard& inner() const { return inner_; }
-  /// Rotates heads of q and k after rotary positions; null in models without them, where the
-  /// weights of q and k are rotated instead.
-  const kernels::Hadamard* after_positions() const { return turns_positions_ ? &head_ : nullptr; }
+  const quant::Rotations& parts() const { return parts_; }
+  /// Rotates the residual stream; null where that stays. Otherwise gains and offsets of the norms
+  /// inside layers are folded into weights and biases.
+  const kernels::Hadamard* residual() const { return pointer_to(residual_); }
+  /// Rotates the input of mlp_out; null where that stays.
+  const kernels::Hadamard* inner() const { return pointer_to(inner_); }
+  /// Rotates heads of q and k after rotary positions; null where heads stay, and in models without
+  /// such positions, where the weights of q and k are rotated instead.
+  const kernels::Hadamard* after_positions() const {
+    return turns_positions_ ? pointer_to(head_) : nullptr;
+  }
 
   /// Rotated weights [out, in] of a linear.
   std::vector<float> weights(std::size_t linear) const;
@@ -65,14 +72,18 @@ class Rotation {
                             float* db) const;
 
  private:
+  using OptionalHadamard = std::optional<kernels::Hadamard>;
+  static const kernels::Hadamard* pointer_to(const OptionalHadamard& hadamard) {
+    return hadamard ? &*hadamard : nullptr;
+  }
   struct Span {
     std::size_t first = 0, blocks = 1;
-    const kernels::Hadamard* hadamard = nullptr;
+    const kernels::Hadamard* hadamard = nullptr;  // null: these stay
   };
   struct Linear {
     std::size_t in = 0, out = 0;
     bool reads_values = false;  // the linear that reads attention's result
-    std::vector<float> gain;    // [in] of the norm before it, or empty
+    std::vector<float> gain;    // [in] of the norm before it, or empty where it is not folded
     Span input;
     bool centered = false;                       // outputs are centered (mean 0)
     std::vector<Span> outputs;                   // rotated outputs; empty: none
@@ -89,21 +100,24 @@ class Rotation {
 
   std::shared_ptr<const WeightSource> plain_;
   std::size_t hidden_;
+  quant::Rotations parts_;
   bool is_centered_;
   bool turns_positions_;
-  kernels::Hadamard residual_, head_, inner_;
+  OptionalHadamard residual_, head_, inner_;
   std::vector<Linear> linears_;
 };
 
 /// Rotates a base, which must not be rotated. Keeps base's source alive, not base.
-std::shared_ptr<const BaseModel> rotate_model(const BaseModel& base);
+std::shared_ptr<const BaseModel> rotate_model(const BaseModel& base, quant::Rotations parts);
 
 /// The model that runs a scheme: base, or base rotated where the scheme is.
 std::shared_ptr<const BaseModel> model_for(const std::shared_ptr<const BaseModel>& base,
                                            const quant::QuantScheme& scheme);
 
 /// Extra tensors of a packed file with rotated weights, which cannot be recomputed from codes:
-/// rotated biases, and input offsets of the linears that read attention's result.
-std::vector<model::TensorSpec> folded_tensors(const model::ModelConfig& config);
+/// rotated biases, and input offsets of the linears that read attention's result. None where no
+/// norm with an offset is folded.
+std::vector<model::TensorSpec> folded_tensors(const model::ModelConfig& config,
+                                              quant::Rotations parts);
 
 }  // namespace qalof::weights

@@ -22,6 +22,15 @@ inline const Json& family_cases() {
   static const Json all = read_json_file(QALOF_SOURCE_DIR "/tests/support/data/families.json");
   return all;
 }
+// Rotations that a model's sizes and norms allow: all of them, and those without the residual
+// stream.
+inline std::vector<quant::Rotations> possible_rotations(const model::ModelConfig& config) {
+  const bool heads = config.head_dim() % 8 == 0;
+  std::vector<quant::Rotations> result = {{.heads = heads, .mlp = true}};
+  if (heads && !config.has_out_norms) result.push_back(quant::kAllRotations);
+  return result;
+}
+
 inline std::vector<std::string> family_case_names() {
   std::vector<std::string> names;
   for (const auto& [name, entry] : family_cases().items()) names.push_back(name);

@@ -98,9 +98,11 @@ class FamilyGraph : public ::testing::TestWithParam<std::string> {
     LossParts parts;
     return compute_lm_loss(graph.hidden(batch, plan, view), inputs, &parts);
   }
-  bool can_rotate() const {
-    const model::ModelConfig& config = base_->config();
-    return !config.has_out_norms && config.head_dim() % 8 == 0;
+  // Without rotations first.
+  std::vector<quant::Rotations> rotations() const {
+    std::vector<quant::Rotations> result = qalof::testing::possible_rotations(base_->config());
+    result.insert(result.begin(), quant::Rotations{});
+    return result;
   }
 
   std::shared_ptr<const weights::BaseModel> base_;
@@ -152,24 +154,24 @@ TEST_P(FamilyGraph, KernelGraphHasTheRuntimesBits) {
   const std::vector<LoraParams> adapter = pairs();
   const auto set = exported(adapter);
   for (const char* text : {"32", "w8a8kv8", "w4a8kv4", "16"}) {
-    for (const bool rotated : {false, true}) {
-      if (rotated && (!can_rotate() || *text != 'w')) continue;
+    for (const quant::Rotations& rotated : rotations()) {
+      if (rotated.any() && *text != 'w') continue;
       SCOPED_TRACE(text);
       quant::PrecisionPlan plan = plan_of(text, *base_);
-      plan.scheme.rotated = rotated;
+      plan.scheme.rotations = rotated;
       const auto execution = runtime::Execution::create(base_, plan, set, pool_);
       const auto graph = make_kernel_graph(base_, nullptr, pool_);
       const at::Tensor hidden = graph->hidden(batch_, GraphPlan(plan, 0), view_of(adapter));
-      EXPECT_TRUE(same_bytes(to_vector(hidden), runtime_hidden(*execution, batch_))) << rotated;
+      EXPECT_TRUE(same_bytes(to_vector(hidden), runtime_hidden(*execution, batch_)))
+          << quant::to_string(rotated);
     }
   }
 }
 
 TEST_P(FamilyGraph, GradientsOfAdaptersAgreeBetweenTheGraphs) {
-  for (const bool rotated : {false, true}) {
-    if (rotated && !can_rotate()) continue;
+  for (const quant::Rotations& rotated : rotations()) {
     quant::PrecisionPlan precision = plan_of("32", *base_);
-    precision.scheme.rotated = rotated;
+    precision.scheme.rotations = rotated;
     const GraphPlan plan(precision, 0);
     std::vector<std::vector<at::Tensor>> gradients;
     for (const auto& graph :
@@ -184,15 +186,14 @@ TEST_P(FamilyGraph, GradientsOfAdaptersAgreeBetweenTheGraphs) {
     }
     for (std::size_t i = 0; i < gradients[0].size(); ++i)
       EXPECT_LE(relative_error(gradients[0][i], gradients[1][i]), kTolerance)
-          << base_->linears()[i / 2].name << " " << rotated;
+          << base_->linears()[i / 2].name << " " << quant::to_string(rotated);
   }
 }
 
 TEST_P(FamilyGraph, CheckpointedBlocksGiveTheSameBits) {
-  for (const bool rotated : {false, true}) {
-    if (rotated && !can_rotate()) continue;
+  for (const quant::Rotations& rotated : rotations()) {
     quant::PrecisionPlan precision = plan_of("w8a8kv8", *base_);
-    precision.scheme.rotated = rotated;
+    precision.scheme.rotations = rotated;
     const GraphPlan plan(precision, 0);
     for (const bool is_aten : {false, true}) {
       const auto graph = is_aten ? make_aten_graph(base_, at::kCPU, pool_)
@@ -219,31 +220,30 @@ TEST_P(FamilyGraph, CheckpointedBlocksGiveTheSameBits) {
       for (std::size_t i = 0; i < results[0].size(); ++i)
         EXPECT_TRUE(is_aten ? relative_error(results[0][i], results[1][i]) <= kTolerance
                             : at::equal(results[0][i], results[1][i]))
-            << i << " " << rotated << " " << is_aten;
+            << i << " " << quant::to_string(rotated) << " " << is_aten;
     }
   }
 }
 
 TEST_P(FamilyGraph, RotationIsExactOrRefusedByName) {
-  const auto plan_with = [&](bool rotated) {
-    quant::PrecisionPlan plan = plan_of("32", *base_);
-    plan.scheme.rotated = rotated;
-    return plan;
-  };
   const auto set = exported(pairs());
-  if (!can_rotate()) {
-    const auto error = qalof::testing::error_of(
-        [&] { runtime::Execution::create(base_, plan_with(true), set, pool_); });
-    EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
-    EXPECT_NE(error.message.find("scheme rot: "), std::string::npos) << error.message;
-    return;
+  const auto hidden = [&](const quant::Rotations& rotated) {
+    quant::PrecisionPlan plan = plan_of("32", *base_);
+    plan.scheme.rotations = rotated;
+    const std::vector<float> values =
+        runtime_hidden(*runtime::Execution::create(base_, plan, set, pool_), batch_);
+    return to_tensor(values, {static_cast<std::int64_t>(values.size())});
+  };
+  const at::Tensor plain = hidden({});
+  bool has_all = false;
+  for (const quant::Rotations& rotated : rotations()) {
+    has_all = has_all || rotated == quant::kAllRotations;
+    EXPECT_LE(relative_error(hidden(rotated), plain), kTolerance) << quant::to_string(rotated);
   }
-  const std::vector<float> plain =
-      runtime_hidden(*runtime::Execution::create(base_, plan_with(false), set, pool_), batch_);
-  const std::vector<float> rotated =
-      runtime_hidden(*runtime::Execution::create(base_, plan_with(true), set, pool_), batch_);
-  const auto size = static_cast<std::int64_t>(plain.size());
-  EXPECT_LE(relative_error(to_tensor(rotated, {size}), to_tensor(plain, {size})), kTolerance);
+  if (has_all) return;
+  const auto error = qalof::testing::error_of([&] { hidden(quant::kAllRotations); });
+  EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
+  EXPECT_NE(error.message.find("scheme rot: "), std::string::npos) << error.message;
 }
 
 INSTANTIATE_TEST_SUITE_P(, FamilyGraph, ::testing::ValuesIn(qalof::testing::family_case_names()),

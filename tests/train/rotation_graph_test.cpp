@@ -93,7 +93,8 @@ INSTANTIATE_TEST_SUITE_P(Families, RotationGraphTest,
 
 TEST_P(RotationGraphTest, HasTheRuntimesBits) {
   const auto graph = make_kernel_graph(base_, nullptr, pool_);
-  for (const char* scheme : {"rot", "seed", "g32-asym+aasym+ag32+mse+rot"}) {
+  for (const char* scheme :
+       {"rot", "seed", "rot-residual", "rot-heads", "rot-mlp", "g32-asym+aasym+ag32+mse+rot"}) {
     for (const char* precision : {"32", "16", "8", "4", "w4a8kv4"}) {
       SCOPED_TRACE(fmt::format("{} {}", scheme, precision));
       const quant::PrecisionPlan network = plan(precision, scheme);
@@ -106,12 +107,15 @@ TEST_P(RotationGraphTest, HasTheRuntimesBits) {
 TEST_P(RotationGraphTest, GradientsAt32BitsAreThoseWithoutRotation) {
   for (const auto& graph : graphs()) {
     const auto expected = gradients(*graph, GraphPlan(plan("32", "seed"), 0));
-    const auto found = gradients(*graph, GraphPlan(plan("32", "rot"), 0));
-    ASSERT_EQ(found.size(), expected.size());
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      const double scale = expected[i].abs().max().item<double>();
-      EXPECT_GT(scale, 0) << i;
-      EXPECT_LE((found[i] - expected[i]).abs().max().item<double>(), kTolerance * scale) << i;
+    for (const char* scheme : {"rot", "rot-residual", "rot-heads", "rot-mlp"}) {
+      const auto found = gradients(*graph, GraphPlan(plan("32", scheme), 0));
+      ASSERT_EQ(found.size(), expected.size());
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        const double scale = expected[i].abs().max().item<double>();
+        EXPECT_GT(scale, 0) << i;
+        EXPECT_LE((found[i] - expected[i]).abs().max().item<double>(), kTolerance * scale)
+            << scheme << " " << i;
+      }
     }
   }
 }

@@ -29,13 +29,13 @@ class FamilyPacked : public ::testing::TestWithParam<std::string> {
 TEST_P(FamilyPacked, FileGivesTheBitsOfTheDirectory) {
   const auto base = family_base(GetParam());
   const model::ModelConfig& config = base->config();
-  const bool can_rotate = !config.has_out_norms && config.head_dim() % 8 == 0;
+  std::vector<quant::QuantScheme> schemes = {{}, {.group = 32}};
+  for (const quant::Rotations& rotated : qalof::testing::possible_rotations(config))
+    schemes.push_back({.rotations = rotated});
   const std::vector<std::int32_t> ids = family_tokens(30);
-  for (const char* name : {"minmax", "g32", "rot"}) {
-    if (std::string_view(name) == "rot" && !can_rotate) continue;
-    SCOPED_TRACE(name);
+  for (const quant::QuantScheme& scheme : schemes) {
+    SCOPED_TRACE(quant::to_string(scheme));
     const qalof::testing::TempDir dir;
-    const quant::QuantScheme scheme = quant::parse_scheme(name, "test", ErrorKind::kUsage);
     weights::PackRequest request;
     request.base = base;
     request.widths = {8, 4};

@@ -37,6 +37,9 @@ Json config_of(const std::string& name) {
   return config;
 }
 
+constexpr const char* kRotations[] = {"rot", "rot-residual", "rot-heads", "rot-mlp",
+                                      "rot-heads+rot-mlp"};
+
 class RotationTest : public ::testing::TestWithParam<std::string> {
  protected:
   std::shared_ptr<const Execution> execution(
@@ -83,14 +86,17 @@ TEST_P(RotationTest, TheFunctionStaysAt32BitsWithAndWithoutAdapters) {
   for (const bool with_adapters : {false, true}) {
     const auto adapters = with_adapters ? random_adapters(tiny_.config(), {32}) : nullptr;
     const std::vector<float> plain = logits(*execution(tiny_.base(), "32", "seed", adapters));
-    const auto rotated = execution(tiny_.base(), "32", "rot", adapters);
-    EXPECT_NE(&rotated->base(), tiny_.base().get());
-    const std::vector<float> found = logits(*rotated);
-    EXPECT_LE(relative_difference(plain, found), 1e-4) << with_adapters;
-    EXPECT_FALSE(same_bytes(plain, found));
-    // Adapters matter: nothing of the map is lost in rounding.
-    if (with_adapters) {
-      EXPECT_GT(relative_difference(plain, logits(*execution(tiny_.base(), "32", "rot"))), 0.01);
+    for (const char* scheme : kRotations) {
+      SCOPED_TRACE(scheme);
+      const auto rotated = execution(tiny_.base(), "32", scheme, adapters);
+      EXPECT_NE(&rotated->base(), tiny_.base().get());
+      const std::vector<float> found = logits(*rotated);
+      EXPECT_LE(relative_difference(plain, found), 1e-4) << with_adapters;
+      EXPECT_FALSE(same_bytes(plain, found));
+      // Adapters matter: nothing of the map is lost in rounding.
+      if (with_adapters) {
+        EXPECT_GT(relative_difference(plain, logits(*execution(tiny_.base(), "32", scheme))), 0.01);
+      }
     }
   }
 }
@@ -152,7 +158,8 @@ TEST_P(RotationTest, FourBitErrorsOfAModelWithOutliersFall) {
 
 TEST_P(RotationTest, PackedFilesGiveTheDirectorysBitsWithAdaptersOfTheBase) {
   const auto adapters = random_adapters(tiny_.config(), {8, 4});
-  for (const char* scheme : {"rot", "g32-asym+aasym+ag32+mse+rot"}) {
+  for (const char* scheme :
+       {"rot", "rot-residual", "rot-heads", "rot-mlp", "g32-asym+aasym+ag32+mse+rot"}) {
     weights::PackRequest request;
     request.base = tiny_.base();
     request.adapters = adapters;
@@ -192,6 +199,7 @@ TEST_P(RotationTest, IsMadeOnceAndOutlivesItsBase) {
   std::shared_ptr<const weights::BaseModel> base = weights::derive_model(tiny_.base(), {});
   const auto run = execution(base, "8", "rot");
   EXPECT_EQ(&run->base(), &execution(base, "4", "g32+rot")->base());
+  EXPECT_NE(&run->base(), &execution(base, "8", "rot-heads")->base());
   const std::vector<float> before = logits(*run);
   base.reset();
   EXPECT_TRUE(same_bytes(logits(*run), before));
@@ -200,7 +208,7 @@ TEST_P(RotationTest, IsMadeOnceAndOutlivesItsBase) {
 // What gptq does: codes of a rotated base are not rotated again.
 TEST_P(RotationTest, AModelDerivedFromARotatedOneIsThatOne) {
   const auto adapters = random_adapters(tiny_.config(), {4});
-  const auto derived = weights::derive_model(tiny_.base()->rotated(), {});
+  const auto derived = weights::derive_model(tiny_.base()->rotated(quant::kAllRotations), {});
   const auto run = execution(derived, "4", "rot", adapters);
   EXPECT_EQ(&run->base(), derived.get());
   EXPECT_TRUE(same_bytes(logits(*run), logits(*execution(tiny_.base(), "4", "rot", adapters))));
@@ -216,12 +224,11 @@ TEST_P(RotationTest, AModelDerivedFromARotatedOneIsThatOne) {
 }
 
 // The map is linear in each of a and b, so that differences of any step are derivatives.
-TEST_P(RotationTest, GradientsOfTheMapAreDifferences) {
-  const weights::Rotation& rotation = *tiny_.base()->rotated()->rotation();
+void check_gradients(const weights::BaseModel& base, const weights::Rotation& rotation) {
   constexpr std::size_t kRank = 3;
   constexpr float kScaling = 0.7F;
-  for (std::size_t i = 0; i < tiny_.base()->linears().size(); ++i) {
-    const model::LinearSpec& spec = tiny_.base()->linears()[i];
+  for (std::size_t i = 0; i < base.linears().size(); ++i) {
+    const model::LinearSpec& spec = base.linears()[i];
     SCOPED_TRACE(spec.name);
     std::vector<float> a = tensor_values("a", kRank * spec.in, 1.0F);
     std::vector<float> b = tensor_values("b", kRank * spec.out, 1.0F);
@@ -243,7 +250,7 @@ TEST_P(RotationTest, GradientsOfTheMapAreDifferences) {
       return sum;
     };
     const weights::RotatedPair pair = rotation.rotate_pair(i, a.data(), b.data(), kRank, kScaling);
-    EXPECT_EQ(pair.bias.empty(), tiny_.base()->bias(i).empty());
+    EXPECT_EQ(pair.bias.empty(), base.bias(i).empty());
     rotation.rotate_pair_backward(i, a.data(), pair.b.data(), kRank, kScaling, dbias.data(),
                                   da.data(), db.data());
     const auto check = [&](std::vector<float>& values, const std::vector<float>& gradient) {
@@ -263,6 +270,14 @@ TEST_P(RotationTest, GradientsOfTheMapAreDifferences) {
   }
 }
 
+TEST_P(RotationTest, GradientsOfTheMapAreDifferences) {
+  for (const char* scheme : kRotations) {
+    SCOPED_TRACE(scheme);
+    const quant::Rotations parts = quant::parse_scheme(scheme, "test").rotations;
+    check_gradients(*tiny_.base(), *tiny_.base()->rotated(parts)->rotation());
+  }
+}
+
 TEST(Rotation, SizesThatNothingSpreadsAreNamed) {
   Json inner = qalof::testing::tiny_llama_config();
   inner["intermediate_size"] = 100;
@@ -277,7 +292,7 @@ TEST(Rotation, SizesThatNothingSpreadsAreNamed) {
         {head, "the size of a head is 6"},
         {hidden, "the hidden size is 100"}}) {
     const TinyRuntime tiny(config);
-    const auto error = error_of([&] { tiny.base()->rotated(); });
+    const auto error = error_of([&] { tiny.base()->rotated(quant::kAllRotations); });
     EXPECT_EQ(error.kind, ErrorKind::kUnsupported);
     EXPECT_THAT(error.message, HasSubstr(text));
   }

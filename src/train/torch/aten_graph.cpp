@@ -144,7 +144,7 @@ class AtenGraph final : public Graph {
     if (own_.params.wpe.numel() > 0)
       result = result + embeddings(own_.params.wpe, batch.positions, plan);
     const Side& side = side_of(plan);
-    if (side.rotation == nullptr) return result;
+    if (!side.residual.defined()) return result;
     if (config_.norm == model::NormKind::kLayer)
       result = result - result.mean({-1}, /*keepdim=*/true);
     return result.mm(side.residual);
@@ -190,12 +190,13 @@ class AtenGraph final : public Graph {
   }
 
  private:
-  // The weights that plans compute with: the base's own, or those of the rotated base.
+  // The weights that plans compute with: the base's own, or those of a rotated base.
   struct Side {
     BaseParams params;
     std::shared_ptr<const weights::BaseModel> base;
     const weights::Rotation* rotation = nullptr;
-    at::Tensor residual, heads, inner;  // rotation matrices; heads: only after rotary positions
+    // Rotation matrices, each where it is multiplied with; heads: after rotary positions.
+    at::Tensor residual, heads, inner;
     std::map<std::pair<std::size_t, int>, Codes> codes;
     std::map<std::tuple<std::size_t, int, quant::QuantScheme>, at::Tensor> reals;
   };
@@ -230,7 +231,7 @@ class AtenGraph final : public Graph {
     const at::Tensor residual = in + attended;
     at::Tensor activated =
         activation(steps, norm(residual, side.params.mlp_norms[layer]), pass.plan, pass.view);
-    if (side.rotation != nullptr) activated = activated.mm(side.inner);
+    if (side.inner.defined()) activated = activated.mm(side.inner);
     at::Tensor added = linear(steps.mlp_out, activated, pass.plan, pass.view);
     if (config_.has_out_norms) added = norm(added, own_.params.mlp_out_norms[layer]);
     input_ = {};
@@ -274,41 +275,50 @@ class AtenGraph final : public Graph {
   }
 
   Side& side_of(const GraphPlan& plan) {
-    if (!plan.scheme.rotated) return own_;
-    if (rotated_.rotation == nullptr) {
+    if (!plan.scheme.is_rotated()) return own_;
+    Side& side = rotated_[plan.scheme.rotations];
+    if (side.rotation == nullptr) {
       QALOF_CHECK(own_.base != nullptr, ErrorKind::kUnsupported,
                   "scheme {}: a base that trains cannot be rotated", quant::to_string(plan.scheme));
-      load_rotated();
+      load_rotated(plan.scheme.rotations, side);
     }
-    return rotated_;
+    return side;
   }
 
-  void load_rotated() {
+  void load_rotated(const quant::Rotations& rotations, Side& side) {
     const at::Tensor& like = own_.params.wte;
     const at::Tensor none = at::empty({0}, like.options());
-    rotated_.base = own_.base->rotated();
-    const weights::BaseModel& base = *rotated_.base;
-    const NormParams without_gain{none, none};
-    rotated_.params.attention_norms.assign(config_.num_layers, without_gain);
-    rotated_.params.mlp_norms.assign(config_.num_layers, without_gain);
+    side.base = own_.base->rotated(rotations);
+    const weights::BaseModel& base = *side.base;
+    const weights::Rotation& rotation = *base.rotation();
+    if (rotation.residual() == nullptr) {
+      side.params.attention_norms = own_.params.attention_norms;
+      side.params.mlp_norms = own_.params.mlp_norms;
+    } else {
+      const NormParams without_gain{none, none};
+      side.params.attention_norms.assign(config_.num_layers, without_gain);
+      side.params.mlp_norms.assign(config_.num_layers, without_gain);
+    }
     auto load = [&](const std::vector<float>& values, std::vector<std::int64_t> shape) {
       return to_tensor(values, std::move(shape)).to(like.device(), like.scalar_type());
     };
     for (std::size_t i = 0; i < base.linears().size(); ++i) {
       const auto out = static_cast<std::int64_t>(base.linears()[i].out);
       const auto in = static_cast<std::int64_t>(base.linears()[i].in);
-      rotated_.params.weights.push_back(load(base.source().linear_f32(i), {out, in}));
-      rotated_.params.biases.push_back(base.bias(i).empty() ? none : load(base.bias(i), {out}));
+      side.params.weights.push_back(load(base.source().linear_f32(i), {out, in}));
+      side.params.biases.push_back(base.bias(i).empty() ? none : load(base.bias(i), {out}));
     }
-    rotated_.rotation = base.rotation().get();
-    rotated_.residual = matrix_of(rotated_.rotation->residual(), like);
-    rotated_.inner = matrix_of(rotated_.rotation->inner(), like);
-    if (rotated_.rotation->after_positions() != nullptr)
-      rotated_.heads = matrix_of(*rotated_.rotation->after_positions(), like);
+    const auto load_matrix = [&](const kernels::Hadamard* hadamard, at::Tensor& matrix) {
+      if (hadamard != nullptr) matrix = matrix_of(*hadamard, like);
+    };
+    load_matrix(rotation.residual(), side.residual);
+    load_matrix(rotation.inner(), side.inner);
+    load_matrix(rotation.after_positions(), side.heads);
+    side.rotation = &rotation;
   }
 
   static at::Tensor in_own_basis(const at::Tensor& residual, const Side& side) {
-    return side.rotation == nullptr ? residual : residual.mm(side.residual.t());
+    return side.residual.defined() ? residual.mm(side.residual.t()) : residual;
   }
 
   // Rotates the heads of q and k in qkv where the rotation comes after rotary positions.
@@ -579,7 +589,8 @@ class AtenGraph final : public Graph {
   model::ModelConfig config_;
   ParallelFor* parallel_;
   std::vector<model::LayerSteps> steps_;
-  Side own_, rotated_;
+  Side own_;
+  std::map<quant::Rotations, Side> rotated_;
   Input input_;
 };
 

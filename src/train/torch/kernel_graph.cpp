@@ -60,10 +60,10 @@ class KernelGraph final : public Graph {
       result = result + positions;
     }
     const weights::Rotation* rotation = base.rotation().get();
-    if (rotation == nullptr) return result;
+    if (rotation == nullptr || rotation->residual() == nullptr) return result;
     if (base.config().norm == model::NormKind::kLayer)
       result = result - result.mean({-1}, /*keepdim=*/true);
-    return turned(result, rotation->residual(), 1);
+    return turned(result, *rotation->residual(), 1);
   }
 
   at::Tensor decode(const at::Tensor& embedded, const PackedBatch& batch, const GraphPlan& plan,
@@ -92,9 +92,9 @@ class KernelGraph final : public Graph {
                                                            pass->view, pass->params))
                            : block(stream);
       if (blocks == nullptr) continue;
-      const bool is_turned = pass->rotation != nullptr && layer + 1 < config.num_layers;
+      const bool is_turned = turns_residual(pass->rotation) && layer + 1 < config.num_layers;
       blocks->push_back(is_turned
-                            ? turned(stream[0], pass->rotation->residual(), 1, /*inverse=*/true)
+                            ? turned(stream[0], *pass->rotation->residual(), 1, /*inverse=*/true)
                             : stream[0]);
     }
     return stream[1];
@@ -193,14 +193,19 @@ class KernelGraph final : public Graph {
     if (config.has_out_norms) attended = normed_by(params.attention_out_norms[layer], attended);
     const Stream middle = add_and_norm(in[0], attended, params.mlp_norms[layer]);
     at::Tensor activated = activation(layer, middle[1], pass.plan, pass.view);
-    if (rotation != nullptr) activated = turned(activated, rotation->inner(), 1);
+    if (rotation != nullptr && rotation->inner() != nullptr)
+      activated = turned(activated, *rotation->inner(), 1);
     at::Tensor added = linear(steps.mlp_out, activated, pass.plan, pass.view);
     if (config.has_out_norms) added = normed_by(params.mlp_out_norms[layer], added);
     const NormParams& next = norm_after(layer, params);
-    if (rotation == nullptr || layer + 1 < config.num_layers)
+    if (!turns_residual(rotation) || layer + 1 < config.num_layers)
       return add_and_norm(middle[0], added, next);
-    const at::Tensor last = turned(middle[0] + added, rotation->residual(), 1, /*inverse=*/true);
+    const at::Tensor last = turned(middle[0] + added, *rotation->residual(), 1, /*inverse=*/true);
     return {last, normed_by(next, last)};
+  }
+
+  static bool turns_residual(const weights::Rotation* rotation) {
+    return rotation != nullptr && rotation->residual() != nullptr;
   }
 
   const NormParams& norm_after(std::size_t layer, const BaseParams& params) const {
@@ -209,7 +214,7 @@ class KernelGraph final : public Graph {
   }
 
   const weights::BaseModel& model_of(const quant::QuantScheme& scheme) const {
-    QALOF_CHECK(!scheme.rotated || trainable_ == nullptr, ErrorKind::kUnsupported,
+    QALOF_CHECK(!scheme.is_rotated() || trainable_ == nullptr, ErrorKind::kUnsupported,
                 "scheme {}: a base that trains cannot be rotated", quant::to_string(scheme));
     return *weights::model_for(base_, scheme);
   }
