@@ -164,9 +164,10 @@ void check_options(const TrainOptions& options, const quant::PlanTarget& target)
               ErrorKind::kUnsupported,
               "--scheme {}: rot is not implemented with --init_lora residual_svd, expected default",
               quant::to_string(scheme));
-  QALOF_CHECK(!scheme.is_rotated() || !owns_weights(options), ErrorKind::kUnsupported,
-              "--scheme {}: rot is not implemented with --adapter_form merged or --learn_steps "
-              "weights, expected a scheme without rot",
+  QALOF_CHECK(!scheme.is_rotated() || options.adapters.adapter_form != AdapterForm::kMerged,
+              ErrorKind::kUnsupported,
+              "--scheme {}: rot is not implemented with --adapter_form merged, expected another "
+              "form, or a scheme without rot",
               quant::to_string(scheme));
   if (options.widths.kv_bits) {
     QALOF_CHECK(quant::is_legal(quant::BitWidth{*options.widths.kv_bits}), ErrorKind::kUsage,

@@ -253,7 +253,9 @@ TEST_P(LearnedTraining, GraphRuntimeAndPackedFileHaveTheSameBits) {
   PackedBatch batch;
   for (const Example& example : tiny_examples(5)) batch.add(example);
   for (const bool merged : {false, true}) {
-    for (const char* scheme : {"seed", "g32-asym+aasym+ag32+mse"}) {
+    for (const char* scheme :
+         {"seed", "g32-asym+aasym+ag32+mse", "g32-asym+aasym+ag32+mse+rot", "rot-heads"}) {
+      if (merged && quant::parse_scheme(scheme, "test").is_rotated()) continue;  // refused
       SCOPED_TRACE(fmt::format("{} {}", scheme, merged));
       TrainOptions options = options_of(Method::kJoint, scheme, merged, LearnSteps::kAll);
       options.widths.bit_widths = {16, 8, 4};
@@ -294,9 +296,11 @@ TEST_P(LearnedTraining, GraphRuntimeAndPackedFileHaveTheSameBits) {
 
 TEST_P(LearnedTraining, LossFallsAndValuesMoveWithinTheirBounds) {
   for (const Method method : {Method::kSwitch, Method::kJoint, Method::kRandom}) {
-    for (const bool merged : {false, true}) {
-      SCOPED_TRACE(fmt::format("{} {}", to_string(method), merged));
-      TrainOptions options = options_of(method, "seed", merged, LearnSteps::kAll);
+    for (const char* form : {"separate", "merged", "rotated"}) {
+      SCOPED_TRACE(fmt::format("{} {}", to_string(method), form));
+      const bool merged = std::string(form) == "merged";
+      const char* scheme = std::string(form) == "rotated" ? "rot" : "seed";
+      TrainOptions options = options_of(method, scheme, merged, LearnSteps::kAll);
       options.widths.bit_widths = {8, 4};
       options.schedule.max_steps = 30;
       const auto examples = tiny_examples(4);

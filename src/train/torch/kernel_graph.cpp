@@ -368,7 +368,7 @@ class KernelGraph final : public Graph {
       linear.call = shared.call;
       linear.backward = shared.backward;
     } else {
-      linear.own.base = &base_floats(index);
+      linear.own.base = &base_floats(index, plan.scheme);
       pack_own(index, precision, plan.scheme, merged ? &view : nullptr, entry);
     }
     linear.call.range.clip = linear.own.values.clip;
@@ -395,14 +395,14 @@ class KernelGraph final : public Graph {
     entry.owned = weights::pack_own_weights(*floats, spec.out, spec.in, precision, scheme,
                                             &entry.linear.own.values, parallel);
     use(entry.owned->view, precision, entry);
-    const std::vector<float>& bias = base_->bias(index);
+    const std::vector<float>& bias = model_of(scheme).bias(index);
     entry.linear.call.bias = bias.empty() ? nullptr : bias.data();
     entry.linear.call.range = weights::activation_range(scheme);
   }
 
-  const std::vector<float>& base_floats(std::size_t index) {
-    std::vector<float>& floats = base_floats_[index];
-    if (floats.empty()) floats = base_->source().linear_f32(index);
+  const std::vector<float>& base_floats(std::size_t index, const quant::QuantScheme& scheme) {
+    std::vector<float>& floats = base_floats_[{scheme.rotations, index}];
+    if (floats.empty()) floats = model_of(scheme).source().linear_f32(index);
     return floats;
   }
 
@@ -523,7 +523,7 @@ class KernelGraph final : public Graph {
   std::map<Key, Entry> linears_;
   // Keyed by the address of the adapter's tensor, too, which outlives the graph.
   std::map<std::pair<Key, const float*>, Entry> own_linears_;
-  std::map<std::size_t, std::vector<float>> base_floats_;
+  std::map<std::pair<quant::Rotations, std::size_t>, std::vector<float>> base_floats_;
 };
 
 }  // namespace

@@ -183,9 +183,11 @@ std::shared_ptr<const QuantizerStart> quantizer_start(const weights::BaseModel& 
   start->rate = static_cast<float>(options.quantizers.learn_steps_rate);
   if (learns_steps(options, bits)) {
     const model::LinearSpec& spec = base.linears()[linear];
-    weights::RowCodes codes =
-        weights::quantize_weights(base.source().linear_f32(linear), spec.out, spec.in, bits,
-                                  options.scheme.weights(), parallel);
+    const bool is_rotated = options.scheme.is_rotated();
+    const weights::WeightSource& source =
+        is_rotated ? base.rotated(options.scheme.rotations)->source() : base.source();
+    weights::RowCodes codes = weights::quantize_weights(
+        source.linear_f32(linear), spec.out, spec.in, bits, options.scheme.weights(), parallel);
     start->values.steps = std::move(codes.scales);
     start->values.zeros = std::move(codes.zeros);
   }
