@@ -141,6 +141,9 @@ class Task {
   virtual Scores evaluate(const Evaluation& run, const DataOptions& data) const = 0;
 
   virtual bool can_train() const { return false; }
+  /// Error{kUsage} for options that add to a training file, where there is none: the model itself
+  /// writes what it is trained on.
+  virtual void check_without_file() const {}
   /// The classes of a whole training file; none where the task has none. Error{kBadInput} where
   /// validation_file ("": none) has others.
   virtual std::optional<Classes> classes(const std::string& /*train_file*/,

@@ -55,6 +55,7 @@ void check_options(const TrainRunOptions& options) {
   const bool is_self = options.train_file == kTrainFileSelf;
   QALOF_CHECK(!is_self || task_of(options).head_kind() == weights::HeadKind::kLm, ErrorKind::kUsage,
               "--train_file self: a model writes text for --task lm and chat alone");
+  if (is_self) task_of(options).check_without_file();
   for (const std::string& file : {options.train_file, options.validation_file}) {
     QALOF_CHECK(file.empty() || (is_self && file == options.train_file) || fs::exists(file),
                 ErrorKind::kNotFound, "{}: no such file", file);
@@ -252,9 +253,6 @@ TrainRunResult run_among(const Processes& processes, TrainRunOptions& options) {
   const Json special_tokens = encoder.description(task.reads_pairs());
   observer.status("reading " + options.train_file);
   Json identity = run_identity(options, handle, encoder);
-  QALOF_CHECK(options.train_file != kTrainFileSelf || !identity.contains("mix_sha256"),
-              ErrorKind::kUsage,
-              "--mix: adds to a --train_file of conversations, found --train_file self");
   if (!encoder.is_plain()) identity["special_tokens"] = special_tokens;
   processes.check_same(identity, identity_difference);
   RunDirectory directory(options, identity, processes);

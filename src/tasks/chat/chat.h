@@ -53,6 +53,7 @@ class Chat final : public Task {
   /// left out.
   Scores evaluate(const Evaluation& run, const DataOptions& data) const override;
   bool can_train() const override { return true; }
+  void check_without_file() const override;
   /// One window per conversation: a step packs its windows into rows without padding, none of which
   /// sees another. What is cut, and conversations without an answer left, are counted and told.
   std::vector<Example> examples(const Reading& reading, const DataOptions& data) const override;

@@ -200,6 +200,11 @@ void Chat::each_example(const Reading& reading, const DataOptions& data,
               length);
 }
 
+void Chat::check_without_file() const {
+  QALOF_CHECK(mix.empty(), ErrorKind::kUsage,
+              "--mix: adds to a --train_file of conversations, found --train_file self");
+}
+
 void Chat::identify_windows(const Reading& reading, Json& identity) const {
   Json files = Json::array();
   for (const std::string& more : mix)
