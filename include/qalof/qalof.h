@@ -117,7 +117,7 @@ struct Generation {
   }
 };
 
-/// How likely one text is behind another.
+/// How likely one text is after another.
 struct ContinuationScore {
   double log_likelihood = 0;                 // nats, the sum over its tokens
   std::vector<std::int32_t> ids;             // of the continuation
@@ -198,7 +198,7 @@ class QALOF_API Variant {
   Generation generate(std::string_view prompt, const GenerateOptions& options = {}) const;
 
   /// log P(continuation | context). They are encoded as one text; the continuation's tokens are
-  /// those behind as many as the context has alone. Error{kBadInput} where it has none, or both
+  /// those after as many as the context has alone. Error{kBadInput} where it has none, or both
   /// have more tokens than the model positions.
   ContinuationScore score(std::string_view context, std::string_view continuation) const;
   /// Loss and perplexity of texts of any length, in windows as `qalof eval --task lm` has them.

@@ -17,9 +17,9 @@ struct ContinuationScore {
   double log_likelihood = 0;                 // their sum
 };
 
-/// log P(continuation | context). Both are encoded as one text behind what the tokenizer puts
+/// log P(continuation | context). Both are encoded as one text after what the tokenizer puts
 /// before texts (the model's bos token where that and the context are empty); the continuation's
-/// tokens are those behind as many as the context has alone, as lm-evaluation-harness counts them.
+/// tokens are those after as many as the context has alone, as lm-evaluation-harness counts them.
 /// Error{kBadInput} where the continuation has no token, the text has more tokens than the model
 /// positions, or one of them is not UTF-8.
 ContinuationScore score_continuation(const runtime::Execution& execution,

@@ -1,4 +1,4 @@
-// The prompt to tokens, and the generation behind it.
+// From the prompt to tokens to the generated text.
 #include "app/generate.h"
 
 #include "core/error.h"
@@ -13,12 +13,12 @@ void warn_of_prompt(const text::TextEncoder& encoder, const std::vector<std::int
   if (encoder.begins_twice(prompt)) {
     observer.warn(
         fmt::format("--prompt: begins with {}, which the tokenizer puts before every text, so that "
-                    "it now stands twice",
+                    "it now appears twice",
                     encoder.tokenizer().decode(encoder.text_template().before)));
   }
   if (!encoder.text_template().after.empty()) {
     observer.warn(fmt::format(
-        "--prompt: the tokenizer puts {} behind every text, and what is generated follows it",
+        "--prompt: the tokenizer puts {} after every text, and what is generated follows it",
         encoder.tokenizer().decode(encoder.text_template().after)));
   }
 }

@@ -205,7 +205,7 @@ text::TextEncoder open_encoder(const ModelHandle& handle, Observer& observer) {
         text += fmt::format(" {} ({})", encoder.tokenizer().piece(id), id);
       return text.empty() ? " nothing" : text;
     };
-    observer.info(fmt::format("{}: the tokenizer puts{} before a text and{} behind it",
+    observer.info(fmt::format("{}: the tokenizer puts{} before a text and{} after it",
                               handle.base->path(), shown(around.before), shown(around.after)));
   }
   return encoder;

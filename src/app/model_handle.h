@@ -63,7 +63,7 @@ struct ModelHandle {
   bool parse_special = false;
 };
 
-/// What stands on disk, opened once: every choice of adapter and precision shares it.
+/// What is on disk, opened once: every choice of adapter and precision shares it.
 struct StoredModel {
   std::string path;
   std::shared_ptr<const weights::BaseModel> base;

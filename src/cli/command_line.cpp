@@ -34,7 +34,7 @@ bool begins_as_flag(const std::string& argument) {
          std::isalpha(static_cast<unsigned char>(argument[2])) != 0;
 }
 
-// Nothing but a flag's name, and perhaps a value behind it.
+// Nothing but a flag's name, and perhaps a value after it.
 bool is_spelled_as_flag(const std::string& argument) {
   if (!begins_as_flag(argument)) return false;
   const std::string name = flag_name(argument);

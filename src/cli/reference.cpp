@@ -253,7 +253,7 @@ std::string help_row(const std::string& name, const std::string& words, std::siz
   else
     left.resize(kNameColumns, ' ');
   const std::string indent(kNameColumns, ' ');
-  // The words are wrapped behind a stand-in without blanks, which the name then replaces.
+  // The words are wrapped after a stand-in without blanks, which the name then replaces.
   const std::string lines =
       wrapped(std::string(kNameColumns - 1, '.') + " " + words, indent, columns);
   return left + lines.substr(kNameColumns) + "\n";

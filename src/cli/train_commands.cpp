@@ -160,6 +160,8 @@ void run_bench_train(std::vector<std::string> arguments) {
   line.option("--lora_r", options.train.adapters.lora_r, "rank of the adapters");
   line.option("--gradient_bits", options.train.quantizers.gradient_bits,
               "products of gradients with integer weights: 32, 16 or 8");
+  line.flag("--activation_checkpointing", options.train.schedule.activation_checkpointing,
+            "keep less of each block and compute it again, as train does");
   line.option("--threads", options.model.threads, "threads; 0 = QALOF_THREADS, else all");
   line.parse();
   const app::TrainBenchResult result = app::run_train_bench(options, line.observer());

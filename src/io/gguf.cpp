@@ -261,7 +261,7 @@ class GgufParser {
       end = pending.offset + pending.bytes;
       expected = (end + alignment - 1) / alignment * alignment;
       if (!file_.tensors_.emplace(pending.name, std::move(pending.tensor)).second)
-        refuse(fmt::format("tensor {} stands twice", name_text(pending.name)));
+        refuse(fmt::format("tensor {} appears twice", name_text(pending.name)));
     }
     if (data.size() > expected)
       refuse(fmt::format("{} bytes follow the last tensor", data.size() - expected));

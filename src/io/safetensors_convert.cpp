@@ -109,7 +109,7 @@ class Header {
   std::uint64_t add(const std::string& name, DType dtype, const std::vector<std::size_t>& shape) {
     std::uint64_t bits = static_cast<std::uint64_t>(dtype_bits(dtype));
     for (const std::size_t extent : shape) bits *= extent;
-    QALOF_CHECK(!json_.contains(name), ErrorKind::kInternal, "{}: tensor {} stands twice", path_,
+    QALOF_CHECK(!json_.contains(name), ErrorKind::kInternal, "{}: tensor {} appears twice", path_,
                 name);
     json_[name] = {{"dtype", to_string(dtype)},
                    {"shape", shape},

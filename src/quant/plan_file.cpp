@@ -123,7 +123,7 @@ void read_rules(const Json& rules, const std::string& where, PlanSpec* spec) {
 void add_module(const std::string& name, Precision precision, const std::string& where,
                 PlanSpec* spec) {
   const bool is_new = spec->modules.emplace(without_model_prefix(name), precision).second;
-  QALOF_CHECK(is_new, ErrorKind::kBadInput, "{}: stands twice, with and without prefix", where);
+  QALOF_CHECK(is_new, ErrorKind::kBadInput, "{}: appears twice, with and without prefix", where);
 }
 
 void read_modules(const Json& modules, const std::string& where, PlanSpec* spec) {

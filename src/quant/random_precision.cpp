@@ -34,8 +34,8 @@ RandomPrecision parse_random_precision(std::string_view text) {
                 "precision \"{:.60}\": a width is missing, expected e.g. random:4,5,6,7,8", text);
     const UniformPrecision precision = parse_uniform_precision(entry);
     QALOF_CHECK(std::find(random.set.begin(), random.set.end(), precision) == random.set.end(),
-                ErrorKind::kUsage, "precision \"{:.60}\": {} stands twice, draws are uniform", text,
-                to_string(precision));
+                ErrorKind::kUsage, "precision \"{:.60}\": {} appears twice, draws are uniform",
+                text, to_string(precision));
     random.set.push_back(precision);
     if (comma == rest.size()) break;
     rest.remove_prefix(comma + 1);

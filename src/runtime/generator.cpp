@@ -323,7 +323,7 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
         drafts.next(made.back(), limit - made.size() - 1, made.size(), sampler, steps);
     steps.feed_at_once(fed);
     ++result.passes;
-    // The choice behind each fed token says whether the next one fed is right.
+    // The choice after each fed token says whether the next one fed is right.
     std::size_t compared = 0, accepted = 0;
     for (std::size_t row = 0; row < fed.size() && goes_on && accepted == row; ++row) {
       const std::int32_t id = sampler.sample(steps.logits(row).first(choices), result.ids.size());

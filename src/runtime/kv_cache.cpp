@@ -154,7 +154,7 @@ void KvCache::copy_out(std::size_t first, std::size_t count, std::byte* dst) con
 
 void KvCache::append(const std::byte* src, std::size_t count) {
   QALOF_CHECK(length_ + count <= capacity_, ErrorKind::kInternal,
-              "KV cache: {} tokens behind {} of {}", count, length_, capacity_);
+              "KV cache: {} tokens after {} of {}", count, length_, capacity_);
   std::byte* rows = data_.data();
   for (const kernels::StoredKv& head : heads_) {
     std::memcpy(rows + length_ * head.row_bytes, src, count * head.row_bytes);
@@ -205,7 +205,7 @@ void KvCache::write_tokens(std::size_t first_head, const KvRows& rows, std::size
 void KvCache::write(std::size_t layer, const KvRows& k, const KvRows& v, std::size_t tokens,
                     ParallelFor& parallel) {
   QALOF_CHECK(length_ + tokens <= capacity_, ErrorKind::kInternal,
-              "KV cache: {} tokens behind {} of {}", tokens, length_, capacity_);
+              "KV cache: {} tokens after {} of {}", tokens, length_, capacity_);
   const std::size_t first_k = 2 * layer * num_kv_heads_;
   for_token_ranges(tokens, parallel, [&](std::size_t begin, std::size_t end) {
     write_tokens(first_k, k, begin, end);

@@ -157,7 +157,7 @@ Catalog::Catalog(const CatalogOptions& options, const Limits& limits, ThreadPool
   for (const std::string& text : options_.plans) {
     const auto [name, path] = parse_named(text, "--plan");
     QALOF_CHECK(plans_.try_emplace(name, quant::parse_plan(path)).second, ErrorKind::kUsage,
-                "--plan: the name {} stands twice", name);
+                "--plan: the name {} appears twice", name);
     // Two meanings of one text would be silent.
     bool is_form = true;
     try {
@@ -173,7 +173,7 @@ Catalog::Catalog(const CatalogOptions& options, const Limits& limits, ThreadPool
     QALOF_CHECK(name != options_.name, ErrorKind::kUsage,
                 "--adapter: the name {} is the base's own", name);
     QALOF_CHECK(adapters_.try_emplace(name, open_adapter(path, observer)).second, ErrorKind::kUsage,
-                "--adapter: the name {} stands twice", name);
+                "--adapter: the name {} appears twice", name);
   }
   QALOF_CHECK(options_.loading_directory.empty() || is_directory(options_.loading_directory),
               ErrorKind::kNotFound, "{}: no such directory (--allow_adapter_loading)",

@@ -253,7 +253,7 @@ class Session : public std::enable_shared_from_this<Session> {
         case http::field::expect:
           if (!once.insert(field.name()).second) {
             return refuse(ApiError(
-                400, fmt::format("the header {} stands twice", as_string(field.name_string()))));
+                400, fmt::format("the header {} appears twice", as_string(field.name_string()))));
           }
           break;
         case http::field::content_encoding:

@@ -72,7 +72,7 @@ struct Evaluation {
 struct Metric {
   enum class Decides { kNo, kHigher, kLower };
   const char* key;    // in JSON: "eval_f1"
-  const char* label;  // before the value in text, behind it for counts; "": JSON only
+  const char* label;  // before the value in text, after it for counts; "": JSON only
   int digits = 2;     // in text
   bool is_count = false;
   bool is_logged = true;           // in the logs of a training run too

@@ -16,7 +16,7 @@ struct AddedToken {
   bool is_special = true;
   bool is_normalized = false;   // matched in normalized text
   bool strips_left = false;     // takes the white space before it too
-  bool strips_right = false;    // and behind it
+  bool strips_right = false;    // and after it
   bool is_single_word = false;  // not directly beside a letter, a number or the like
 };
 

@@ -243,7 +243,7 @@ void BpeTokenizer::add_token(AddedToken token, const std::string& where) {
               "{}: \"{}\" has {} bytes, at most {} are implemented", where,
               shown_token(token.content), token.content.size(), kMaxAddedBytes);
   QALOF_CHECK(added_.emplace(token.content, token.id).second, ErrorKind::kBadInput,
-              "{}: \"{}\" stands twice", where, shown_token(token.content));
+              "{}: \"{}\" appears twice", where, shown_token(token.content));
   added_list_.push_back(std::move(token));
 }
 

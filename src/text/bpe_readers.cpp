@@ -80,7 +80,7 @@ void VocabularyReader::add(JsonEvent event, std::string_view text, std::int64_t 
   QALOF_CHECK(vocabulary_->size() < kMaxTokens, ErrorKind::kBadInput, "{}: over {} tokens", where_,
               kMaxTokens);
   const bool is_new = vocabulary_->add(token_, static_cast<std::int32_t>(number));
-  QALOF_CHECK(is_new, ErrorKind::kCorruptFile, "{}: token \"{}\" stands twice", where_,
+  QALOF_CHECK(is_new, ErrorKind::kCorruptFile, "{}: token \"{}\" appears twice", where_,
               shown_token(token_));
   has_token_ = false;
 }

@@ -165,7 +165,7 @@ Spans with_turn_ends(const RenderedChat& chat, const Spans& answers,
   return extended;
 }
 
-// Marks the tokens that touch spans. ends: byte behind each token.
+// Marks the tokens that touch spans. ends: the byte after each token.
 std::vector<std::uint8_t> tokens_in(const Spans& spans, const std::vector<std::size_t>& starts,
                                     const std::vector<std::size_t>& ends) {
   std::vector<std::uint8_t> marks(starts.size(), 0);

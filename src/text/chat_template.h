@@ -114,7 +114,7 @@ struct ChatTokens {
   std::vector<std::int32_t> ids;
   /// 1 for each token of an answer that a model learns: what is inside {% generation %} where the
   /// template has it, else the contents of the assistant's messages, each up to and with the first
-  /// special token behind it, which ends the turn. A token that touches an answer belongs to it.
+  /// special token after it, which ends the turn. A token that touches an answer belongs to it.
   std::vector<std::uint8_t> is_answer;
   /// The same for the last message alone.
   std::vector<std::uint8_t> is_last_answer;

@@ -39,7 +39,7 @@ bool RecordReader::next(std::vector<std::string>* fields) {
     if (c == '"' && form_.quotes && fields->back().empty()) {
       fields->back() = quoted();
       check(done() || at_line_end() || bytes_[next_] == form_.separator,
-            "text behind a quoted field");
+            "text after a quoted field");
       continue;
     }
     ++next_;

@@ -76,7 +76,7 @@ class SplitPattern {
     kSet,        // one code point of set
     kRun,        // low..high code points of set, as many as there are
     kRunAll,     // the same and never fewer
-    kSplit,      // go on with the next instruction, else at target
+    kSplit,      // the next instruction follows, else the one at target
     kJump,       // to target
     kAhead,      // the next instructions up to kMatch match here; then target
     kNotAhead,   // they do not

@@ -382,7 +382,7 @@ class Parser {
   std::vector<CodeSet>* sets_;
   std::size_t at_ = 0;
   bool ignores_case_ = false;
-  std::uint32_t last_literal_ = 0;  // a letter of (?i:...) that stands directly before
+  std::uint32_t last_literal_ = 0;  // a letter of (?i:...) that comes directly before
 };
 
 }  // namespace

@@ -398,7 +398,7 @@ bool SquadHandler::parse_error(std::size_t position, const std::string& token,
 }
 
 void SquadHandler::once(bool* seen) const {
-  if (*seen) refuse("stands twice");
+  if (*seen) refuse("appears twice");
   *seen = true;
 }
 

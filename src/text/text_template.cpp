@@ -48,8 +48,8 @@ class TemplateReader {
       if (is_text) {
         const std::size_t next = parts.size() - 1;
         QALOF_CHECK(next < order.size() && id == order.substr(next, 1), ErrorKind::kUnsupported,
-                    "{}: text {:.40} stands at place {}, implemented is the order {}", at, id,
-                    next + 1, order);
+                    "{}: found text {:.40} at place {}, expected the order {}", at, id, next + 1,
+                    order);
         parts.emplace_back();
       } else {
         add(id, at, &parts.back());

@@ -52,7 +52,7 @@ class DecoderSteps {
 /// (text/text_stream.h).
 class TokenDecoder {
  public:
-  /// tokenizer must outlive the decoder. Where continues is set, the ids go on with a text: the
+  /// tokenizer must outlive the decoder. Where continues is set, the ids continue a text: the
   /// space that a text's first token loses stays.
   explicit TokenDecoder(const BpeTokenizer& tokenizer, bool continues = false);
   /// For ids that follow prompt, whose special tokens are no text.

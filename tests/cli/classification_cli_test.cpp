@@ -142,7 +142,7 @@ TEST_F(ClassificationCliTest, WhereOnePrecisionIsNeededADrawIsRefused) {
   const std::string data = " --validation_file " + dir_.file("data.tsv");
   for (const auto& [flags, says] :
        {std::pair{"--precision random:8", "one width leaves nothing to draw"},
-        {"--precision random:4,8,4", "w4a4kv4 stands twice"},
+        {"--precision random:4,8,4", "w4a4kv4 appears twice"},
         {"--precision 8 --random_widths layer", "--random_widths layer: nothing is drawn"},
         {"--precision random:4,8 --random_widths text", "--random_widths: found text"}}) {
     const ProgramRun bad = run("eval --task classification" + model + data + " " + flags);

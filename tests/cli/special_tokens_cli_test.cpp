@@ -96,7 +96,7 @@ TEST_F(SpecialTokensCliTest, GenerateBeginsWithTheTemplateAndParsesWhenAsked) {
   EXPECT_GT(json_of("generate" + at("plain") + flags + special)["prompt_tokens"], 4);
   EXPECT_EQ(json_of("generate" + at("model") + flags + "''")["prompt_tokens"], 1);
   const ProgramRun twice = run("generate --parse_special" + at("model") + flags + special);
-  EXPECT_THAT(twice.err, HasSubstr("stands twice"));
+  EXPECT_THAT(twice.err, HasSubstr("appears twice"));
   EXPECT_THAT(run("generate" + at("model") + flags + special).err, Not(HasSubstr("twice")));
 }
 

@@ -299,7 +299,7 @@ TEST_F(GgufTest, RulesOfTheFormatAreKept) {
                 f.tensor("a", {8}, 0, 32);
                 f.data.resize(64);
               })),
-              HasSubstr("stands twice"));
+              HasSubstr("appears twice"));
 }
 
 TEST_F(GgufTest, HugeCountsEndAtOnce) {

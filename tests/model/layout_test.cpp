@@ -50,7 +50,7 @@ TEST(ModelLayout, PlanTargetIsThoseLinears) {
 TEST(ModelLayout, TensorsAreThoseOfAHuggingFaceFile) {
   std::map<std::string, std::vector<std::size_t>> shapes;
   for (const TensorSpec& spec : expected_tensors(small())) {
-    EXPECT_TRUE(shapes.emplace(spec.name, spec.shape).second) << spec.name << " stands twice";
+    EXPECT_TRUE(shapes.emplace(spec.name, spec.shape).second) << spec.name << " appears twice";
   }
   using Shape = std::vector<std::size_t>;
   std::map<std::string, Shape> expected = {

@@ -238,7 +238,7 @@ const BadPlan kBadPlans[] = {
      "found [4]"},
     {"ModuleTwice",
      R"({"format_version": 1, "default": 8, "modules": {"h.0.x": 4, "transformer.h.0.x": 8}})",
-     kBad, "stands twice, with and without prefix"},
+     kBad, "appears twice, with and without prefix"},
     {"KvList", R"({"format_version": 1, "default": 8, "kv": [4]})", kBad, "expected an object"},
     {"KvLayerName", R"({"format_version": 1, "default": 8, "kv": {"h.0": {"k": 4}}})", kBad,
      "expected a layer number"},
@@ -263,7 +263,7 @@ const BadPlan kBadPlans[] = {
      "\"transformer.h.0.attn.c_attn\": found 12"},
     {"FlatText", R"({"h.0.attn.c_attn": "8"})", kBad, "found \"8\""},
     {"FlatFloat", R"({"h.0.attn.c_attn": 8.0})", kBad, "found 8.0"},
-    {"FlatTwice", R"({"h.0.x": 8, "transformer.h.0.x": 8})", kBad, "stands twice"},
+    {"FlatTwice", R"({"h.0.x": 8, "transformer.h.0.x": 8})", kBad, "appears twice"},
 };
 
 INSTANTIATE_TEST_SUITE_P(, PlanFileRefuses, ::testing::ValuesIn(kBadPlans),

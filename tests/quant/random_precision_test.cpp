@@ -53,7 +53,7 @@ TEST(RandomPrecision, BadSetsAreRefusedByASentence) {
                           {"random:4,,8", "a width is missing"},
                           {"random:4,8,", "a width is missing"},
                           {"random:8", "one width leaves nothing to draw"},
-                          {"random:4,8,w4a4kv4", "w4a4kv4 stands twice"},
+                          {"random:4,8,w4a4kv4", "w4a4kv4 appears twice"},
                           {"random:4,9", "precision \"9\": expected N"},
                           {"random:4 8", "precision \"4 8\""},
                           {"random:4,w8a4x", "precision \"w8a4x\""},

@@ -166,7 +166,7 @@ TEST(HostileTokenizer, DamagedTokenizerJsonIsRefused) {
       {"added token takes an id", [](Json& j) { j["added_tokens"][0]["id"] = 0; }, bad,
        "which another token has"},
       {"added token twice", [](Json& j) { j["added_tokens"].push_back(j["added_tokens"][0]); }, bad,
-       "stands twice"},
+       "appears twice"},
       {"added token strips by a text", [](Json& j) { j["added_tokens"][0]["lstrip"] = "yes"; }, bad,
        "lstrip"},
       {"added token of 5,000 bytes",

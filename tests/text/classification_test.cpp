@@ -95,7 +95,7 @@ TEST_F(ClassificationFiles, BadLinesAreNamed) {
   EXPECT_THAT(refusal("a.csv", "0,a,b\n"), HasSubstr("line 1: label \"0\", expected 1..1000"));
   EXPECT_THAT(refusal("a.csv", "1,a,b\n2,a\n"), HasSubstr("line 2: 2 fields"));
   EXPECT_THAT(refusal("a.csv", "1,a,b\n2,\"a\nb,c"), HasSubstr("line 2: a quoted field"));
-  EXPECT_THAT(refusal("a.csv", "1,a,\"b\"c\n"), HasSubstr("text behind a quoted field"));
+  EXPECT_THAT(refusal("a.csv", "1,a,\"b\"c\n"), HasSubstr("text after a quoted field"));
   EXPECT_THAT(refusal("a.csv", "1,a,b\"c\"\n"), HasSubstr("a quotation mark inside a field"));
 }
 

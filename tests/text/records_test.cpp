@@ -77,7 +77,7 @@ TEST_F(RecordFiles, BadRecordsAreNamed) {
               HasSubstr("line 2: bytes that are not UTF-8, at byte 5"));
   EXPECT_THAT(refusal("a\n\nb\0"s), HasSubstr("line 3: a NUL byte, expected records"));
   EXPECT_THAT(refusal("a\n\"b\nc", true), HasSubstr("line 2: a quoted field that does not end"));
-  EXPECT_THAT(refusal("\"b\" c", true), HasSubstr("line 1: text behind a quoted field"));
+  EXPECT_THAT(refusal("\"b\" c", true), HasSubstr("line 1: text after a quoted field"));
   EXPECT_THAT(refusal("b\"", true), HasSubstr("line 1: a quotation mark inside a field"));
   EXPECT_THAT(refusal(std::string(40, '\t')), HasSubstr("line 1: too many fields"));
   EXPECT_THAT(refusal("\"" + std::string(5 << 20, 'x'), true), HasSubstr("line 1: more than"));

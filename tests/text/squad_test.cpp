@@ -162,7 +162,7 @@ TEST_F(Squad, ValuesAreReadAsExportsWriteThem) {
     EXPECT_EQ(summary_.unanswered, 1U) << answers;
   }
   expect_refused(R"([{"answers": {"text": "x", "text": ["y"]}}])", ErrorKind::kBadInput,
-                 "answers.text: stands twice");
+                 "answers.text: appears twice");
   expect_refused(R"([{"id": 1, "question": "?", "context": "c", "answers": {"text": "x"}}])",
                  ErrorKind::kBadInput, "answers has 1 texts and 0 positions");
 }
@@ -259,7 +259,7 @@ TEST_F(Squad, CorruptFilesAreRefusedWithTheirPlace) {
   expect_refused(R"({"data": {}})", bad, "data: found an object, expected a list");
   expect_refused(R"({"data": 7})", bad, "data: found 7, expected a list");
   expect_refused(R"({"data": [7]})", bad, "data[0]: found 7, expected an object");
-  expect_refused(R"({"data": [], "data": []})", bad, "data: stands twice");
+  expect_refused(R"({"data": [], "data": []})", bad, "data: appears twice");
   expect_refused(R"({"data": [{"title": "t"}]})", bad, "data[0]: id is missing");
   expect_refused(R"({"data": [{"paragraphs": "p"}]})", bad,
                  "data[0].paragraphs: found a string, expected a list");
@@ -270,7 +270,7 @@ TEST_F(Squad, CorruptFilesAreRefusedWithTheirPlace) {
   expect_refused(R"({"data": [{"paragraphs": [{"context": 5, "qas": []}]}]})", bad,
                  "context: found 5, expected a string");
   expect_refused(R"({"data": [{"paragraphs": [{"context": "a", "context": "b"}]}]})", bad,
-                 "context: stands twice");
+                 "context: appears twice");
   expect_refused(question("{}"), bad, place + ": id is missing");
   expect_refused(question(R"({"id": null})"), bad,
                  place + ".id: found null, expected a string or a number");

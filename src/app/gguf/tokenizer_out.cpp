@@ -237,7 +237,7 @@ void add_special_tokens(const TokenizerFiles& files, const text::BpeTokenizer& t
                         Observer& observer) {
   const text::TextTemplate& around = tokenizer.text_template();
   QALOF_CHECK(around.before.size() <= 1 && around.after.size() <= 1, ErrorKind::kUnsupported,
-              "{}: puts {} tokens before and {} behind a text, a GGUF file holds one each",
+              "{}: puts {} tokens before and {} after a text, a GGUF file holds one each",
               files.where, around.before.size(), around.after.size());
   std::map<std::string, std::uint32_t> ids;
   for (const char* kind : {"bos", "eos", "unk", "sep", "pad", "mask"}) {

@@ -23,7 +23,7 @@ WidthScore score_of(const Json& json, std::span<const tasks::Metric> metrics,
 /// Not thread-safe.
 class RunLog {
  public:
-  /// Makes the files anew, or cuts them back to where a run goes on: metrics.jsonl is rewritten
+  /// Makes the files anew, or cuts them back to where a run continues: metrics.jsonl is rewritten
   /// from the records of its checkpoint, whose trainer_state.json gives the evaluations.
   /// max_steps: of the whole run.
   RunLog(const TrainRunOptions& options, std::size_t num_examples, std::int64_t max_steps,

@@ -383,7 +383,7 @@ TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
     options.micro_batches_each = schedule.gradient_accumulation_steps;
     count_micro_batches(processes, options.model.threads, schedule);
     keep_micro_batches(processes, options);
-    // A run may go on with more or fewer processes: what counts is the micro-batches of all.
+    // A run may continue with more or fewer processes: what counts is the micro-batches of all.
     if (options.flags.contains(kMicroBatches))
       options.flags[kMicroBatches] = schedule.gradient_accumulation_steps;
     result = run_among(processes, options);

@@ -12,7 +12,7 @@
 
 namespace qalof::tasks {
 
-/// One line of a file: messages, or a text as it stands.
+/// One line of a file: messages, or a text as it is.
 struct Conversation {
   std::vector<text::ChatMessage> messages;  // empty: text
   std::string text;

@@ -15,7 +15,7 @@ namespace chat_samples_file {
 constexpr Named<TrainOn> kTrainOn[] = {
     {"assistant", TrainOn::kAssistant}, {"all", TrainOn::kAll}, {"last", TrainOn::kLast}};
 
-// FILE:WEIGHT; a name with a colon and no number behind it is a file.
+// FILE:WEIGHT; a name with a colon and no number after it is a file.
 std::pair<std::string, double> parse_mix(const std::string& text) {
   const std::size_t colon = text.rfind(':');
   if (colon == text.npos) return {text, 1};

@@ -40,8 +40,8 @@ class Qa final : public Task {
                               const std::string& context,
                               std::size_t max_seq_length = kDefaultLength) const;
   bool can_train() const override { return true; }
-  /// An answer that does not stand where the file says is taken where it stands nearest; a question
-  /// whose answer stands nowhere is left out and counted in a warning.
+  /// An answer that is not where the file says is taken from the nearest place that has it; a
+  /// question whose answer is nowhere in the text is left out and counted in a warning.
   std::vector<Example> examples(const Reading& reading, const DataOptions& data) const override;
   std::vector<std::vector<std::int32_t>> windows(const Reading& reading, const DataOptions& data,
                                                  std::size_t max_windows) const override;

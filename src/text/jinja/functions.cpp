@@ -399,7 +399,7 @@ bool is_lazy(std::string_view name) {
   return std::find(kLazy.begin(), kLazy.end(), name) != kLazy.end();
 }
 
-// The name of a filter or test among arguments, and the arguments behind it.
+// The name of a filter or test among arguments, and the arguments after it.
 std::pair<std::string, Arguments> named_function(const Arguments& arguments, std::size_t place,
                                                  std::string_view filter) {
   if (arguments.values.size() <= place || arguments.values[place].text() == nullptr)

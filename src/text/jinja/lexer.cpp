@@ -287,7 +287,7 @@ class Lexer {
     advance(i + 1);
   }
 
-  // The escape whose letter stands at i; returns the position behind it.
+  // The escape whose letter is at i; returns the position after it.
   std::size_t take_escape(std::size_t i, std::string* value) {
     const char c = at(i);
     static constexpr std::string_view kLetters = "ntr\\'\"abfv", kValues = "\n\t\r\\'\"\a\b\f\v";

@@ -168,7 +168,7 @@ class Parser {
       statement.body = parse_inner({"endgeneration"});
       close("endgeneration");
     } else if (tag == "break" || tag == "continue") {
-      if (loops_ == 0) refuse("{{% {} %}} stands outside a loop", tag);
+      if (loops_ == 0) refuse("{{% {} %}} is outside a loop", tag);
       take();
       statement.kind = tag == "break" ? Statement::Kind::kBreak : Statement::Kind::kContinue;
       end_block();

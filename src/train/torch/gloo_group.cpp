@@ -244,7 +244,7 @@ class GlooGroup final : public ProcessGroup {
 
   // Messages between this process and each other, one either way. All that is received is announced
   // before anything is sent: Gloo's announcement travels on the connection that carries the data,
-  // and behind data it would keep the other direction waiting.
+  // and after data it would keep the other direction waiting.
   class Messages {
    public:
     explicit Messages(GlooGroup& group) : group_(group), tag_(group.next_tag_++) {}
