@@ -17,12 +17,12 @@ void list_model_options(OptionList& list, ModelOptions& options, bool with_preci
         "--precision,--sp_config", options.precision,
         "8, w4a8kv8, ... or a plan file; default: the adapter's or packed file's plan, else 32");
   }
-  list.option(
-      "--scheme", options.scheme,
-      "tuned, or parts joined by +: minmax, g32, g64, g128, g32-asym, ... (weights), mse "
-      "(their ranges), aasym, ag32, ag64, ag128 (activations), rot (both rotated); or int8, "
-      "llm_int8, nf4, fp4; "
-      "default: the plan's, packed file's or adapter's, else minmax");
+  list.option("--scheme", options.scheme,
+              "tuned, or parts joined by +: minmax, g32, g64, g128, g32-asym, ... (weights), mse "
+              "(their ranges), nested (8 bits whose upper half is 4 bits), aasym, ag32, ag64, "
+              "ag128 (activations), rot (both rotated); or int8, "
+              "llm_int8, nf4, fp4; "
+              "default: the plan's, packed file's or adapter's, else minmax");
   list.group("machine");
   list.option("--threads", options.threads, "threads; 0 = QALOF_THREADS, else all");
 }
