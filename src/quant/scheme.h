@@ -36,7 +36,7 @@ enum class CodeKind { kUniform, kInt8, kNf4, kFp4 };
 struct QuantScheme {
   std::size_t group = 0;  // inputs that share a weight scale; 0: all of a row
   bool asymmetric = false;
-  bool mse = false;     // weight ranges with the least squared error
+  bool mse = false;  // weight ranges with the least squared error
   bool activation_asymmetric = false;
   std::size_t activation_group = 0;  // elements that share an activation scale; 0: the row
   bool rotated = false;              // weights and activations of the rotated base
@@ -44,7 +44,7 @@ struct QuantScheme {
   CodeKind kind = CodeKind::kUniform;
   bool double_quant = false;    // a codebook's scales are stored in 8 bits
   float outlier_threshold = 0;  // activations of at least this size stay floats; 0: none do
-  bool nested = false;  // 4-bit codes are the upper half of the 8-bit codes
+  bool nested = false;          // 4-bit codes are the upper half of the 8-bit codes
 
   constexpr bool is_minmax() const { return *this == QuantScheme{}; }
   constexpr bool is_codebook() const { return kind == CodeKind::kNf4 || kind == CodeKind::kFp4; }

@@ -178,13 +178,18 @@ class PackedSource final : public WeightSource {
     }
     if (bits == 4) {
       for (float& scale : high->scales) scale *= 16.0F;
+      check_finite_tensor(high->scales, file_->path(), prefix + "scales, 16 times");
       for (std::int8_t& zero : high->zeros) zero = static_cast<std::int8_t>(zero / 16);
       return high;
     }
     auto low =
         read_panels(prefix + kLowPanels, kernels::WeightFormat::kInt4, spec.out, spec.in, parallel);
     read_scales(*low, prefix, scheme_, parallel);
-    return pack_codes(unpack_nested(high->view, low->view), {{8}, {8}}, parallel);
+    const RowCodes rows = unpack_nested(high->view, low->view);
+    QALOF_CHECK(*std::min_element(rows.codes.begin(), rows.codes.end()) >= -127,
+                ErrorKind::kCorruptFile, "{}: {} holds nested codes below -127", file_->path(),
+                spec.name);
+    return pack_codes(rows, {{8}, {8}}, parallel);
   }
 
   // A matrix whose view points at panels in the mapping.

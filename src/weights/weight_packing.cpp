@@ -247,7 +247,7 @@ RowCodes unpack_nested(const kernels::PackedMatrix& high, const kernels::PackedM
   std::vector<std::int8_t> upper(rows.codes.size());
   kernels::unpack_codes(high, upper.data());
   for (std::size_t i = 0; i < upper.size(); ++i)
-    rows.codes[i] = static_cast<std::int8_t>(std::max(-127, 16 * upper[i] + rows.codes[i]));
+    rows.codes[i] = static_cast<std::int8_t>(std::max(-128, 16 * upper[i] + rows.codes[i]));
   return rows;
 }
 

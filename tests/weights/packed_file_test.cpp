@@ -347,8 +347,8 @@ TEST_F(PackedFileTest, DamagedFilesAreRefusedByName) {
   };
   const std::vector<Case> cases = {
       {"no version", drop("format_version"), bad, "format_version is missing"},
-      {"later version", [](Damaged& d) { d.header["format_version"] = 4; }, unsupported,
-       "format_version 4"},
+      {"later version", [](Damaged& d) { d.header["format_version"] = 5; }, unsupported,
+       "format_version 5"},
       {"version text", [](Damaged& d) { d.header["format_version"] = "1"; }, bad, "format_version"},
       {"no config", drop("config"), corrupt, "config is missing"},
       {"no scheme", drop("scheme"), corrupt, "scheme is missing"},
