@@ -16,8 +16,6 @@ namespace {
 
 using bench::Arithmetic;
 
-enum class Form { kF32, kBf16, kInt8, kInt4, kInt4Group64 };
-
 struct Sizes {
   std::size_t m, n, k;
   int threads;
@@ -58,11 +56,10 @@ void report(benchmark::State& state, const Sizes& sizes, Arithmetic arithmetic, 
   }
 }
 
-void float_product(benchmark::State& state, Form form) {
+void float_product(benchmark::State& state, WeightFormat format) {
   Sizes s;
   if (!begin(state, s)) return;
   ThreadPool pool(s.threads);
-  const WeightFormat format = form == Form::kF32 ? WeightFormat::kF32 : WeightFormat::kBf16;
   std::vector<float> x = bench::random_floats(s.m * s.k), w = bench::random_floats(s.n * s.k);
   const std::vector<float> bias = bench::random_floats(s.n);
   const std::size_t bytes = packed_matrix_bytes(format, s.n, s.k);
@@ -94,20 +91,18 @@ void float_product(benchmark::State& state, Form form) {
   constexpr double kTolerance = 1e-3;  // of sums of up to 3072 terms of size 1
   if (!(std::fabs(y.back() - expected) <= kTolerance)) return state.SkipWithError("wrong result");
   for (auto _ : state) run();
-  report(state, s, form == Form::kF32 ? Arithmetic::kF32 : Arithmetic::kBf16, bytes);
+  report(state, s, format == WeightFormat::kF32 ? Arithmetic::kF32 : Arithmetic::kBf16, bytes);
 }
 
-void integer_product(benchmark::State& state, Form form) {
+void integer_product(benchmark::State& state, WeightFormat format, std::size_t group) {
   Sizes s;
   if (!begin(state, s)) return;
   ThreadPool pool(s.threads);
-  const WeightFormat format = form == Form::kInt8 ? WeightFormat::kInt8 : WeightFormat::kInt4;
-  const std::size_t group = form == Form::kInt4Group64 ? 64 : 0;
   const std::size_t length = group == 0 ? s.k : group;
   const std::size_t groups = num_groups(s.k, group);
   const std::vector<std::int8_t> x = bench::random_codes(s.m * s.k, 127);
   const std::vector<std::int8_t> w =
-      bench::random_codes(s.n * s.k, format == WeightFormat::kInt4 ? 7 : 127);
+      bench::random_codes(s.n * s.k, level_count(code_layout(format).bits));
   const std::vector<float> x_scales = bench::random_floats(s.m), bias = bench::random_floats(s.n),
                            scales = bench::random_floats(s.n * groups);
   std::vector<float> w_scales(grouped_count(s.n, groups));
@@ -160,11 +155,13 @@ void shapes(benchmark::internal::Benchmark* bench) {
   }
   bench->ArgNames({"isa", "m", "n", "k", "threads"})->UseRealTime()->Unit(benchmark::kMicrosecond);
 }
-BENCHMARK_CAPTURE(float_product, f32, Form::kF32)->Apply(shapes);
-BENCHMARK_CAPTURE(float_product, bf16, Form::kBf16)->Apply(shapes);
-BENCHMARK_CAPTURE(integer_product, int8, Form::kInt8)->Apply(shapes);
-BENCHMARK_CAPTURE(integer_product, int4, Form::kInt4)->Apply(shapes);
-BENCHMARK_CAPTURE(integer_product, int4_group64, Form::kInt4Group64)->Apply(shapes);
+BENCHMARK_CAPTURE(float_product, f32, WeightFormat::kF32)->Apply(shapes);
+BENCHMARK_CAPTURE(float_product, bf16, WeightFormat::kBf16)->Apply(shapes);
+BENCHMARK_CAPTURE(integer_product, int8, WeightFormat::kInt8, 0)->Apply(shapes);
+BENCHMARK_CAPTURE(integer_product, int4, WeightFormat::kInt4, 0)->Apply(shapes);
+BENCHMARK_CAPTURE(integer_product, int4_group64, WeightFormat::kInt4, 64)->Apply(shapes);
+BENCHMARK_CAPTURE(integer_product, int3_group64, WeightFormat::kInt3, 64)->Apply(shapes);
+BENCHMARK_CAPTURE(integer_product, int2_group64, WeightFormat::kInt2, 64)->Apply(shapes);
 
 // Float panels of [3072, 768]; argument: whether the source is transposed. Gop/s counts elements.
 void pack_speed(benchmark::State& state) {

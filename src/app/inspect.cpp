@@ -39,6 +39,7 @@ void add_tensors(const std::map<std::string, io::TensorView>& tensors, const std
 void add_widths(InspectResult& result, const std::string& path) {
   struct Sum {
     std::uint64_t bytes = 0;
+    int stored_bits = 0;
     std::set<std::string_view> matrices;
   };
   const model::ModelConfig config =
@@ -47,6 +48,8 @@ void add_widths(InspectResult& result, const std::string& path) {
       {weights::kLmHead, config.vocab_size * config.hidden}};
   for (const model::LinearSpec& spec : model::linears(config))
     weights[spec.name] = spec.in * spec.out;
+  const Json& found = result.details["format_version"];
+  const int version = found.is_number_integer() ? found.get<int>() : weights::kPackedVersion;
   std::map<std::pair<bool, int>, Sum> sums;  // LM head or linears, bits
   for (InspectedTensor& tensor : result.tensors) {
     const auto parts = weights::parse_width_tensor(tensor.name);
@@ -54,15 +57,17 @@ void add_widths(InspectResult& result, const std::string& path) {
     Sum& sum = sums[{parts->matrix == weights::kLmHead, parts->bits}];
     sum.bytes += tensor.bytes;
     sum.matrices.insert(parts->matrix);
-    if (parts->part != "panels" && parts->part != "codes") continue;
+    const bool is_low = parts->part == weights::kLowPanels;
+    if (!is_low && parts->part != "panels" && parts->part != "codes") continue;
+    sum.stored_bits = is_low ? 4 : weights::container_bits(parts->bits, version);
     tensor.bits = parts->bits;
-    tensor.stored_bits = weights::container_bits(parts->bits);
+    tensor.stored_bits = sum.stored_bits;
   }
   for (const auto& [key, sum] : sums) {
     std::size_t count = 0;
     for (const std::string_view matrix : sum.matrices) count += weights.find(matrix)->second;
     (key.first ? result.lm_head : result.widths)
-        .push_back({key.second, weights::container_bits(key.second), sum.bytes,
+        .push_back({key.second, sum.stored_bits, sum.bytes,
                     8.0 * static_cast<double>(sum.bytes) / static_cast<double>(count)});
   }
 }

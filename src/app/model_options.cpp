@@ -19,8 +19,9 @@ void list_model_options(OptionList& list, ModelOptions& options, bool with_preci
   }
   list.option("--scheme", options.scheme,
               "tuned, or parts joined by +: minmax, g32, g64, g128, g32-asym, ... (weights), mse "
-              "(their ranges), aasym, ag32, ag64, ag128 (activations), rot (both rotated; in part: "
-              "rot-residual, rot-heads, rot-mlp); or int8, llm_int8, nf4, fp4; "
+              "(their ranges), nested (8 bits whose upper half is 4 bits), aasym, ag32, ag64, "
+              "ag128 (activations), rot (both rotated; in part: rot-residual, rot-heads, rot-mlp); "
+              "or int8, llm_int8, nf4, fp4; "
               "default: the plan's, packed file's or adapter's, else minmax");
   list.group("machine");
   list.option("--threads", options.threads, "threads; 0 = QALOF_THREADS, else all");

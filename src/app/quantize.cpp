@@ -87,8 +87,9 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
     spec = quant::parse_plan(std::to_string(options.bit_widths.front()));
   spec.scheme = handle.plan.scheme;
   const quant::PrecisionPlan plan = quant::resolve(spec, handle.base->target());
-  QALOF_CHECK(plan.scheme.kind == quant::CodeKind::kUniform, ErrorKind::kUsage,
-              "--scheme {}: --ptq gptq makes codes of scheme minmax or of groups",
+  QALOF_CHECK(plan.scheme.kind == quant::CodeKind::kUniform && !plan.scheme.nested,
+              ErrorKind::kUsage,
+              "--scheme {}: --ptq gptq makes codes of scheme minmax or of groups, not nested",
               quant::to_string(plan.scheme));
   return gptq_model(handle.base, handle.adapters, plan, windows, parallel, observer);
 }

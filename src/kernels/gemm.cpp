@@ -99,6 +99,7 @@ struct CodeRows {
 struct RowPreparation {
   const KernelTable& table;
   const PackedMatrix& w;
+  const IntProducts& products;
   const PrepareRow<std::int8_t>& prepare;
   std::size_t groups;
   CodeRows rows;
@@ -106,12 +107,13 @@ struct RowPreparation {
   RowPreparation(const KernelTable& table_, const PackedMatrix& w_, std::size_t m)
       : table(table_),
         w(w_),
-        prepare(w.format == WeightFormat::kInt4 ? table.prepare_int4 : table.prepare_int8),
+        products(int_products(table, w.format)),
+        prepare(products.prepare),
         groups(num_groups(w.k, w.group)),
         rows{} {
-    // Nibbles are multiplied as code + 8, which adds 8 times the row's sum.
+    // Fewer bits are multiplied as code + offset, which adds offset times the row's sum.
     thread_local std::vector<std::int32_t> sums_buffer;
-    if (w.format == WeightFormat::kInt4 || w.zeros != nullptr)
+    if (code_layout(w.format).offset != 0 || w.zeros != nullptr)
       rows.sums = at_least(sums_buffer, m * groups);
     rows.stride = prepared_stride(w.k, prepare.element_bytes);
     if (prepare.run != nullptr) rows.prepared = prepared_rows(m * rows.stride);
@@ -244,12 +246,11 @@ void multiply_rows(const RowPreparation& preparation, std::size_t m, const float
   const KernelTable& table = preparation.table;
   const PackedMatrix& w = preparation.w;
   const CodeRows& x = preparation.rows;
-  const bool nibbles = w.format == WeightFormat::kInt4;
   const std::size_t groups = preparation.groups, element_bytes = preparation.prepare.element_bytes;
-  const GroupSteps steps = {nibbles ? table.gemm_int4 : table.gemm_int8,
+  const GroupSteps steps = {preparation.products.gemm,
                             packed_matrix_bytes(w.format, kPanelRows, w.k),
                             packed_matrix_bytes(w.format, kPanelRows, w.group), element_bytes};
-  const auto grouped = nibbles ? table.gemm_int4_grouped : table.gemm_int8_grouped;
+  const auto grouped = preparation.products.grouped;
   const bool streams = y != nullptr && goes_past_caches(table, m, w.n, y);
   const auto multiply = [&](const OutputBlock& part, const LowRankBlock* low_rank) {
     const std::size_t row = part.row, panel = part.panel, first = panel * kPanelRows;

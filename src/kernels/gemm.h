@@ -16,16 +16,6 @@
 
 namespace qalof::kernels {
 
-/// Layouts of panels, rows and k padded with zeros (n up to 16, k as stated):
-///   kF32  [n/16][k][16]        f32
-///   kNarrowF32 [k][8]          f32, n at most 8: adapters of low rank
-///   kBf16 [n/16][k/2][16][2]   u16, k padded to 2
-///   kInt8 [n/16][k/4][16][4]   s8, k padded to 4
-///   kInt4 [n/16][k/8][16][4]   two nibbles (code + 8) a byte: of byte b in 0..3,
-///                              low = k0 + b, high = k0 + 4 + b;
-///                              padding is nibble 8 (code 0)
-enum class WeightFormat { kF32, kNarrowF32, kBf16, kInt8, kInt4 };
-
 inline constexpr std::size_t kNarrowRows = 8;
 /// The format that stores n rows of f32 in the fewest bytes.
 constexpr WeightFormat f32_format(std::size_t n) {
@@ -42,8 +32,8 @@ struct PackedMatrix {
   const float* scales = nullptr;
   const std::int32_t* code_sums = nullptr;  // [n] sum over k of the codes (integers only)
   // Integers only: number of neighbouring k that share a scale (the last group may be shorter); a
-  // multiple of 8, or 0 for one scale per row. With groups, scales, code_sums and zeros are ordered
-  // as pack_groups writes them: [n/16][num_groups][16].
+  // multiple of 8 and of the layout's columns, or 0 for one scale per row. With groups, scales,
+  // code_sums and zeros are ordered as pack_groups writes them: [n/16][num_groups][16].
   std::size_t group = 0;
   // The code of 0 in each group, or null if it is 0: value = (code - zero) * scale. Requires a
   // group.
@@ -72,7 +62,7 @@ void pack_f32(const float* src, std::size_t n, std::size_t k, std::size_t stride
               float* dst, ParallelFor& parallel, WeightFormat format = WeightFormat::kF32);
 void pack_bf16(const float* src, std::size_t n, std::size_t k, std::uint16_t* dst,
                ParallelFor& parallel);
-/// format kInt8, or kInt4 with codes in -8..7. code_sums [n].
+/// Codes in -127..127 for kInt8, -8..7 for kInt4, -4..3 for kInt3, -2..1 for kInt2. code_sums [n].
 void pack_codes(const std::int8_t* codes, std::size_t n, std::size_t k, WeightFormat format,
                 void* dst, std::int32_t* code_sums, ParallelFor& parallel);
 /// pack_codes with a sum per group: grouped_count(n, num_groups(k, group)) sums in the order of

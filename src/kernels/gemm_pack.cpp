@@ -21,19 +21,25 @@ std::size_t panel_bytes(WeightFormat format, std::size_t k) {
       return k * kNarrowRows * sizeof(float);
     case WeightFormat::kBf16:
       return round_up(k, 2) * kPanelRows * sizeof(std::uint16_t);
-    case WeightFormat::kInt8:
-      return round_up(k, 4) * kPanelRows;
-    case WeightFormat::kInt4:
-      return round_up(k, 8) * kPanelRows / 2;
+    default:
+      break;
   }
-  return 0;
+  const CodeLayout layout = code_layout(format);
+  return ceil_div(k, layout.columns) * layout.bytes;
 }
 
-// Byte and shift of a code inside a kInt4 panel.
-std::size_t nibble_byte(std::size_t row, std::size_t col) {
-  return (col / 8 * kPanelRows + row) * 4 + col % 4;
+// Stores a code where the panel holds zero bits.
+void put_code(std::uint8_t* panel, const CodePlace& place, std::size_t row, int stored) {
+  const std::size_t at = row * 4;
+  panel[place.at + at] |= static_cast<std::uint8_t>((stored & place.mask) << place.shift);
+  if (place.high_mask == 0) return;
+  panel[place.high_at + at] |= static_cast<std::uint8_t>((stored >> 2) << place.high_shift);
 }
-int nibble_shift(std::size_t col) { return col % 8 < 4 ? 0 : 4; }
+int stored_code(const std::uint8_t* panel, const CodePlace& place, std::size_t row) {
+  const std::size_t at = row * 4;
+  const int low = panel[place.at + at] >> place.shift & place.mask;
+  return low | (panel[place.high_at + at] >> place.high_shift & place.high_mask) << 2;
+}
 
 // Calls body(panel, first row, number of rows) for every panel.
 template <typename Body>
@@ -79,18 +85,13 @@ void pack_panels(const std::int8_t* codes, std::size_t n, std::size_t k, WeightF
   const std::size_t size = panel_bytes(format, k);
   for_panels(n, k, parallel, [&](std::size_t panel, std::size_t first, std::size_t rows) {
     auto* out = static_cast<std::uint8_t*>(dst) + panel * size;
-    const bool nibbles = format == WeightFormat::kInt4;
-    std::memset(out, nibbles ? 0x88 : 0, size);
-    for (std::size_t row = 0; row < rows; ++row) {
-      const std::int8_t* x = codes + (first + row) * k;
-      for (std::size_t col = 0; col < k; ++col) {
-        if (nibbles) {
-          std::uint8_t& byte = out[nibble_byte(row, col)];
-          const int shift = nibble_shift(col);
-          byte = static_cast<std::uint8_t>((byte & ~(15 << shift)) | ((x[col] + 8) << shift));
-        } else {
-          out[(col / 4 * kPanelRows + row) * 4 + col % 4] = static_cast<std::uint8_t>(x[col]);
-        }
+    std::memset(out, 0, size);
+    const CodeLayout layout = code_layout(format);
+    for (std::size_t col = 0; col < round_up(k, layout.columns); ++col) {
+      const CodePlace place = code_place(format, col);
+      for (std::size_t row = 0; row < kPanelRows; ++row) {
+        const int code = row < rows && col < k ? codes[(first + row) * k + col] : 0;
+        put_code(out, place, row, code + layout.offset);
       }
     }
   });
@@ -185,15 +186,15 @@ void pack_groups(const std::int8_t* src, std::size_t n, std::size_t groups, std:
 
 void unpack_codes(const PackedMatrix& w, std::int8_t* codes) {
   const std::size_t size = panel_bytes(w.format, w.k);
-  for (std::size_t row = 0; row < w.n; ++row) {
-    const auto* panel = static_cast<const std::uint8_t*>(w.panels) + row / kPanelRows * size;
-    const std::size_t r = row % kPanelRows;
+  const int offset = code_layout(w.format).offset;
+  for (std::size_t first = 0; first < w.n; first += kPanelRows) {
+    const auto* panel = static_cast<const std::uint8_t*>(w.panels) + first / kPanelRows * size;
     for (std::size_t col = 0; col < w.k; ++col) {
-      const int code =
-          w.format == WeightFormat::kInt4
-              ? ((panel[nibble_byte(r, col)] >> nibble_shift(col)) & 15) - 8
-              : static_cast<std::int8_t>(panel[(col / 4 * kPanelRows + r) * 4 + col % 4]);
-      codes[row * w.k + col] = static_cast<std::int8_t>(code);
+      const CodePlace place = code_place(w.format, col);
+      for (std::size_t row = 0; row < std::min(kPanelRows, w.n - first); ++row) {
+        codes[(first + row) * w.k + col] =
+            static_cast<std::int8_t>(stored_code(panel, place, row) - offset);
+      }
     }
   }
 }

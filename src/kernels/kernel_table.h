@@ -49,7 +49,7 @@ struct FloatGemmBlock {
 struct IntGemmBlock {
   const std::int8_t* x;  // [rows, k]
   std::size_t x_stride;
-  const void* prepared;         // the rows as prepare_int8 or prepare_int4 left them
+  const void* prepared;         // the rows as the format's prepare left them
   std::size_t prepared_stride;  // bytes
   std::size_t rows;
   std::size_t k;
@@ -59,7 +59,7 @@ struct IntGemmBlock {
   std::size_t group;
   std::size_t groups;
   const std::int8_t* zeros;       // or null
-  const std::int32_t* x_sums;     // [rows, groups] sums of codes; for kInt4 or with zeros
+  const std::int32_t* x_sums;     // [rows, groups] sums of codes; with zeros or an offset
   const std::int32_t* code_sums;  // [n] sums of the weights' codes; read for kInt8 only
   const float* x_scales;          // [rows]
   // [rows, groups], then x_scales are all 1; or null
@@ -86,6 +86,14 @@ struct PrepareRow {
   void (*run)(const T* x, std::size_t k, void* dst) = nullptr;
   std::size_t element_bytes = 0;
   bool rounds = false;  // to bfloat16, flushing subnormal numbers to zero
+};
+
+/// Products of one integer format of weights.
+struct IntProducts {
+  void (*gemm)(const IntGemmBlock& block) = nullptr;
+  /// Of weights with groups; null: composed of gemm per group.
+  void (*grouped)(const IntGemmBlock& block) = nullptr;
+  PrepareRow<std::int8_t> prepare{};
 };
 
 /// out[r, :] += sum over ascending j < counts of w[r, j] * v[j, :].
@@ -121,14 +129,8 @@ struct KernelTable {
   void (*gemm_f32)(const FloatGemmBlock& block);
   void (*gemm_narrow_f32)(const FloatGemmBlock& block);
   void (*gemm_bf16)(const FloatGemmBlock& block);
-  void (*gemm_int8)(const IntGemmBlock& block);
-  void (*gemm_int4)(const IntGemmBlock& block);
-  /// Products of weights with groups; null: composed of gemm_int8 or gemm_int4 per group.
-  void (*gemm_int8_grouped)(const IntGemmBlock& block) = nullptr;
-  void (*gemm_int4_grouped)(const IntGemmBlock& block) = nullptr;
+  IntProducts int8, int4, int3, int2;
   bool adds_low_rank = false;  // true: bf16 and integer products support low_rank
-  PrepareRow<std::int8_t> prepare_int8{};
-  PrepareRow<std::int8_t> prepare_int4{};
   PrepareRow<float> prepare_bf16{};
   // rows; stats is mean and 1 / sqrt(var + eps)
   void (*layer_norm)(const float* x, std::size_t cols, const float* gamma, const float* beta,
@@ -179,6 +181,20 @@ struct KernelTable {
   void (*softmax_dx)(const float* p, std::size_t count, float shift, float scale, float* ds);
 };
 
+/// The products of a format, which is_integer.
+inline const IntProducts& int_products(const KernelTable& table, WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kInt2:
+      return table.int2;
+    case WeightFormat::kInt3:
+      return table.int3;
+    case WeightFormat::kInt4:
+      return table.int4;
+    default:
+      return table.int8;
+  }
+}
+
 extern const KernelTable kPortableTable;
 /// Composes a product with groups from one without, group by group. Sizes of a panel, of one
 /// group's part of it, and of a prepared element.
@@ -211,8 +227,8 @@ void set_avx512bf16_gemm(KernelTable& table);
 /// Replaces functions for AMX (tile, int8, bf16).
 void set_amx_gemm(KernelTable& table);
 /// Products that AMX leaves to AVX-512 VNNI.
-void avx512vnni_gemm(const IntGemmBlock& block, bool nibbles);
-void avx512vnni_gemm_grouped(const IntGemmBlock& block, bool nibbles);
+void avx512vnni_gemm(const IntGemmBlock& block, WeightFormat format);
+void avx512vnni_gemm_grouped(const IntGemmBlock& block, WeightFormat format);
 #endif
 
 /// The table of active_isa().

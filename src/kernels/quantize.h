@@ -62,6 +62,15 @@ void quantize_rows_least_error(const float* src, std::size_t rows, std::size_t c
 void quantize_groups_least_error(const float* src, std::size_t rows, std::size_t cols, int bits,
                                  std::size_t group, std::int8_t* codes, float* scales,
                                  std::int8_t* zeros, ParallelFor& parallel);
+/// Nested codes, for weights: codes of 8 bits in -127..119 (symmetric: -119..119) of which
+/// nested_high gives 4-bit codes with 16 times the scale and a sixteenth of the zero
+/// (docs/numerics.md, "Nested codes"). group 0: one scale per row, no zeros. Otherwise as
+/// quantize_groups; zeros are multiples of 16.
+void quantize_nested(const float* src, std::size_t rows, std::size_t cols, std::size_t group,
+                     std::int8_t* codes, float* scales, std::int8_t* zeros, ParallelFor& parallel);
+/// The nearest multiple of 16, as -8..7, of a nested code; what remains is -8..7.
+constexpr int nested_high(int code) { return (code + 8) >> 4; }
+constexpr int nested_low(int code) { return code - 16 * nested_high(code); }
 /// dst[row, col] = f32((code - zero) * scale) with the group's scale and zero (null: 0).
 void dequantize_groups(const std::int8_t* codes, const float* scales, const std::int8_t* zeros,
                        std::size_t rows, std::size_t cols, std::size_t group, float* dst,

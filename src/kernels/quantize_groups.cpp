@@ -2,6 +2,7 @@
 // "Group schemes"). Weights are quantized once, so the compiler's vectors for the baseline CPU are
 // fast enough.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "core/error.h"
@@ -169,6 +170,56 @@ void quantize_groups_least_error(const float* src, std::size_t rows, std::size_t
                                  std::int8_t* zeros, ParallelFor& parallel) {
   quantize_groups_with(src, rows, cols, bits, group, /*search=*/true, codes, scales, zeros,
                        parallel);
+}
+
+namespace {
+
+constexpr float kNestedTop = 119.0F;  // 7 * 16 + 7: the largest code whose high part fits 4 bits
+
+// Half of a nested code's range on either side of 0; the scale stays finite when it is multiplied
+// by 16.
+Grid nested_symmetric_grid(float max_abs) {
+  const float largest = float_from_bf16(kLargestBf16) / 16.0F;
+  return {std::min(scale_from(max_abs / kNestedTop), largest), 0.0F, -kNestedTop, kNestedTop};
+}
+
+// The zero is rounded up to a multiple of 16, for which 16 of the 247 codes are spare.
+Grid nested_asymmetric_grid(float low, float high) {
+  constexpr float kBottom = -127.0F, kUsed = kNestedTop - kBottom - 16.0F;
+  const float largest = float_from_bf16(kLargestBf16) / 16.0F;
+  const float scale = std::min(scale_from((high - low) / kUsed), largest);
+  const float below = scale == 0.0F ? 0.0F : low / scale;
+  const float zero = 16.0F * std::ceil((kBottom - below) / 16.0F);
+  return {scale, std::min(zero, 112.0F), kBottom, kNestedTop};
+}
+
+// As scheme minmax, with 119 levels.
+void quantize_nested_row(const KernelTable& table, const float* x, std::size_t count,
+                         std::int8_t* codes, float* scale) {
+  const float multiplier = kNestedTop * (1.0F / (table.max_abs(x, count) + 1e-6F));
+  *scale = 1.0F / (multiplier + 1e-6F);
+  constexpr int kTop = static_cast<int>(kNestedTop);
+  table.quantize_within(x, count, multiplier, -kTop, kTop, codes);
+}
+
+}  // namespace
+
+void quantize_nested(const float* src, std::size_t rows, std::size_t cols, std::size_t group,
+                     std::int8_t* codes, float* scales, std::int8_t* zeros, ParallelFor& parallel) {
+  const KernelTable& table = active_table();
+  const std::size_t length = group == 0 ? cols : group;
+  for_groups(rows, cols, length, parallel,
+             [&](std::size_t at, std::size_t first, std::size_t count) {
+               const float* x = src + first;
+               if (group == 0)
+                 return quantize_nested_row(table, x, count, codes + first, scales + at);
+               const Range range(x, count, zeros != nullptr);
+               const Grid grid = zeros == nullptr ? nested_symmetric_grid(range.max_abs)
+                                                  : nested_asymmetric_grid(range.low, range.high);
+               make_codes(x, count, grid, codes + first);
+               scales[at] = grid.scale;
+               if (zeros != nullptr) zeros[at] = static_cast<std::int8_t>(grid.zero);
+             });
 }
 
 void quantize_rows_least_error(const float* src, std::size_t rows, std::size_t cols, int bits,

@@ -17,6 +17,7 @@ namespace qalof::kernels {
 namespace {
 
 constexpr std::size_t kVectorBytes = 64;  // of a panel: one or more k of all its outputs
+// The "vectors" below are units of a format: kUnitBytes, a vector or several.
 
 /// The part of k of a tile: vectors begin .. end of each panel.
 struct Stretch {
@@ -33,6 +34,8 @@ struct RowBytes {
 
 // A format supplies:
 //   Block, Sum, Vector                      the block of kernel_table.h; sums; a vector's weights
+//   kUnitBytes                              of a vector; more than kVectorBytes where its codes
+//                                           are spread over several
 //   kTallest, kWidest                       rows and panels (1 or 3) of the largest tile
 //   kSteps, kStepBytes                      multiplications per vector, bytes of x that each reads
 //   rows(block), num_vectors(block)         x; vectors of one panel
@@ -55,7 +58,7 @@ template <typename Format, int kRows, int kPanels>
                                               std::size_t panel_bytes, std::size_t count,
                                               typename Format::Sum (&sum)[kRows][kPanels]) {
   constexpr std::size_t kXBytes = Format::kSteps * Format::kStepBytes;  // of x a vector
-  for (std::size_t i = 0; i < count; ++i, w += kVectorBytes) {
+  for (std::size_t i = 0; i < count; ++i, w += Format::kUnitBytes) {
     unrolled<Format::kSteps>(QALOF_UNROLLED(step) {
       typename Format::Vector vectors[kPanels];
       unrolled<kPanels>(QALOF_UNROLLED(p) {
@@ -90,7 +93,7 @@ template <typename Format, int kRows, int kPanels>
 QALOF_TILE void run_tile(const typename Format::Block& block, std::size_t row, std::size_t panel,
                          const Stretch& stretch) {
   using Sum = typename Format::Sum;
-  const std::size_t panel_bytes = Format::num_vectors(block) * kVectorBytes;
+  const std::size_t panel_bytes = Format::num_vectors(block) * Format::kUnitBytes;
   const char* w = static_cast<const char*>(block.panels) + panel * panel_bytes;
   const auto first = [&](int p) { return (panel + static_cast<std::size_t>(p)) * kPanelRows; };
   const char* x[kRows];
@@ -113,7 +116,7 @@ QALOF_TILE void run_tile(const typename Format::Block& block, std::size_t row, s
         });
       });
       const std::size_t count = stretch.end - at < length ? stretch.end - at : length;
-      accumulate<Format, kRows, kPanels>(x, w + at * kVectorBytes, panel_bytes, count, sum);
+      accumulate<Format, kRows, kPanels>(x, w + at * Format::kUnitBytes, panel_bytes, count, sum);
       unrolled<kRows>(QALOF_UNROLLED(r) {
         unrolled<kPanels>(QALOF_UNROLLED(p) {
           total[r][p] = Format::add_group(block, row + static_cast<std::size_t>(r), first(p), group,
@@ -141,7 +144,7 @@ QALOF_TILE void run_tile(const typename Format::Block& block, std::size_t row, s
                                   : Format::load(stretch.partial + (r * kPanels + p) * 16);
       });
     });
-    accumulate<Format, kRows, kPanels>(x, w + stretch.begin * kVectorBytes, panel_bytes,
+    accumulate<Format, kRows, kPanels>(x, w + stretch.begin * Format::kUnitBytes, panel_bytes,
                                        stretch.end - stretch.begin, sum);
     unrolled<kRows>(QALOF_UNROLLED(r) {
       unrolled<kPanels>(QALOF_UNROLLED(p) {
@@ -196,7 +199,8 @@ constexpr std::size_t kGroupRows = 48;
 template <typename Format>
 std::size_t stretch_vectors(const typename Format::Block& block) {
   const std::size_t all = Format::num_vectors(block);
-  const std::size_t count = all / kStretchVectors + (all % kStretchVectors != 0 ? 1 : 0);
+  constexpr std::size_t kMost = kStretchVectors * kVectorBytes / Format::kUnitBytes;
+  const std::size_t count = all / kMost + (all % kMost != 0 ? 1 : 0);
   const std::size_t even = count == 0 ? 1 : (all + count - 1) / count;
   if constexpr (Format::kGrouped) {
     const std::size_t length = Format::group_vectors(block);

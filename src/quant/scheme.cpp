@@ -76,6 +76,7 @@ bool apply_kind(std::string_view text, QuantScheme& scheme) {
 bool apply_part(std::string_view part, bool& weights_named, QuantScheme& scheme) {
   const auto set = [](bool& flag) { return !std::exchange(flag, true); };
   if (part == "mse") return set(scheme.mse);
+  if (part == "nested") return set(scheme.nested);
   if (part == "aasym") return set(scheme.activation_asymmetric);
   if (part == kRot) return !std::exchange(scheme.rotations, kAllRotations).any();
   for (const NamedRotation& named : kRotations)
@@ -118,7 +119,8 @@ QuantScheme parse_scheme(std::string_view text, std::string_view where, ErrorKin
     QALOF_CHECK(
         apply_part(rest.substr(0, end), weights_named, scheme), otherwise,
         "{}: found {:.40}, expected tuned or parts joined by +, each once: minmax or g32, "
-        "g64, g128, g32-asym, g64-asym, g128-asym; mse; aasym; ag32, ag64 or ag128; rot, or some "
+        "g64, g128, g32-asym, g64-asym, g128-asym; mse; nested; aasym; ag32, ag64 or ag128; rot, "
+        "or some "
         "of rot-residual, rot-heads, rot-mlp; or one of int8, llm_int8, llm_int8-T, nf4, nf4-dq, "
         "fp4, fp4-dq",
         where, text);
@@ -127,6 +129,10 @@ QuantScheme parse_scheme(std::string_view text, std::string_view where, ErrorKin
   QALOF_CHECK(scheme.activation_group == 0 || scheme.activation_group == scheme.group, otherwise,
               "{}: found {:.40}, expected groups of activations (ag) as large as those of weights "
               "(g), e.g. g64+ag64",
+              where, text);
+  QALOF_CHECK(!scheme.nested || !scheme.mse, otherwise,
+              "{}: found {:.40}, expected nested without mse: a range that is best at 4 bits cuts "
+              "off weights at 8",
               where, text);
   return scheme;
 }
@@ -145,12 +151,16 @@ std::string to_string(const QuantScheme& scheme) {
   if (scheme.activation_asymmetric) text += "+aasym";
   if (scheme.activation_group != 0) text += fmt::format("+ag{}", scheme.activation_group);
   if (scheme.mse) text += "+mse";
+  if (scheme.nested) text += "+nested";
   if (scheme.is_rotated()) text += "+" + to_string(scheme.rotations);
   return text;
 }
 
 void check_scheme(const QuantScheme& scheme, Precision precision, std::string_view where) {
   if (!precision.weight.is_integer()) return;
+  QALOF_CHECK(!scheme.nested || precision.weight.bits == 8 || precision.weight.bits == 4,
+              ErrorKind::kUsage, "{}: scheme {} has weights of 8 and of 4 bits, found {}", where,
+              to_string(scheme), to_string(precision));
   if (scheme.is_codebook()) {
     QALOF_CHECK(precision.weight.bits == 4 && !precision.activation.is_integer(), ErrorKind::kUsage,
                 "{}: scheme {} has weights of 4 bits for activations of 16 or 32, found {}", where,

@@ -10,6 +10,8 @@
 //   nf4, fp4, -dq       weights: 4-bit codebooks in blocks of 64, for float activations;
 //                       -dq: scales in 8 bits ("Codebook schemes")
 //   mse                 weights: the range with the least squared error ("Clip search")
+//   nested              weights: codes of 8 bits whose upper half are the codes of 4 bits
+//                       ("Nested codes"); 8 and 4 bits only
 //   aasym               activations: a range that need not be symmetric around 0
 //   ag32, ag64, ag128   activations: one range per that many elements, equal to the weights'
 //                       group ("Activations")
@@ -53,6 +55,7 @@ struct QuantScheme {
   CodeKind kind = CodeKind::kUniform;
   bool double_quant = false;    // a codebook's scales are stored in 8 bits
   float outlier_threshold = 0;  // activations of at least this size stay floats; 0: none do
+  bool nested = false;          // 4-bit codes are the upper half of the 8-bit codes
 
   constexpr bool is_minmax() const { return *this == QuantScheme{}; }
   constexpr bool is_rotated() const { return rotations.any(); }

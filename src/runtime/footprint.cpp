@@ -2,6 +2,7 @@
 #include "runtime/footprint.h"
 
 #include "kernels/codebook.h"
+#include "weights/packed_layout.h"
 
 namespace qalof::runtime {
 
@@ -46,7 +47,8 @@ std::uint64_t stored_bytes(const model::LinearSpec& spec, quant::BitWidth width,
                            const quant::QuantScheme& scheme) {
   const std::size_t count = spec.in * spec.out;
   if (!width.is_integer()) return count * static_cast<std::size_t>(width.bits) / 8;
-  return count * (width.bits <= 4 ? 4 : 8) / 8 + bytes_of_scales(spec, scheme);
+  return count * static_cast<std::size_t>(weights::container_bits(width.bits)) / 8 +
+         bytes_of_scales(spec, scheme);
 }
 
 Footprint measure_footprint(const Execution& execution) {

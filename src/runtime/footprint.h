@@ -17,7 +17,7 @@ struct Footprint {
   double bits_per_activation = 0;
   double bits_per_kv = 0;
 };
-/// Bytes of a linear's weights at a width in a packed file: codes in containers of 4 or 8 bits and
+/// Bytes of a linear's weights at a width in a packed file: codes in their containers and
 /// scales, or floats. Without bias.
 std::uint64_t stored_bytes(const model::LinearSpec& spec, quant::BitWidth width,
                            const quant::QuantScheme& scheme);

@@ -87,6 +87,10 @@ void check_quantizers(const TrainOptions& options) {
               "--init_lora residual_svd: stands for what quantization loses beside the weights, "
               "--adapter_form merged is quantized with them");
   if (!learns && !merged) return;
+  QALOF_CHECK(!options.scheme.nested, ErrorKind::kUnsupported,
+              "--scheme {}: nested widths share their weights, which --learn_steps and "
+              "--adapter_form merged make for each width",
+              quant::to_string(options.scheme));
   QALOF_CHECK(options.device == Device::kCpu, ErrorKind::kUnsupported,
               "--learn_steps and --adapter_form merged: implemented on --device cpu alone");
   QALOF_CHECK(options.quantizers.ste_clip == 0, ErrorKind::kUsage,

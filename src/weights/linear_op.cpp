@@ -57,6 +57,19 @@ void multiply_bf16(const LinearCall& call, const float* x, std::size_t m, float*
 
 }  // namespace
 
+kernels::WeightFormat code_format(int bits) {
+  switch (bits) {
+    case 2:
+      return kernels::WeightFormat::kInt2;
+    case 3:
+      return kernels::WeightFormat::kInt3;
+    case 4:
+      return kernels::WeightFormat::kInt4;
+    default:
+      return kernels::WeightFormat::kInt8;
+  }
+}
+
 kernels::WeightFormat weight_format(quant::Precision precision, quant::QuantScheme scheme) {
   if (!precision.weight.is_integer()) {
     return precision.weight.bits == 16 ? kernels::WeightFormat::kBf16 : kernels::WeightFormat::kF32;
@@ -68,7 +81,7 @@ kernels::WeightFormat weight_format(quant::Precision precision, quant::QuantSche
   // Codes are small integers and exact as floats: float activations are multiplied with the codes
   // and the product with the scale.
   if (!precision.activation.is_integer()) return kernels::WeightFormat::kF32;
-  return precision.weight.bits <= 4 ? kernels::WeightFormat::kInt4 : kernels::WeightFormat::kInt8;
+  return code_format(precision.weight.bits);
 }
 
 kernels::RowRange activation_range(const quant::QuantScheme& scheme) {

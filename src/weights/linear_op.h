@@ -32,6 +32,8 @@ struct LinearCall {
   float outlier_threshold = 0.0F;
 };
 
+/// The packed form of integer codes of 2..8 bits.
+kernels::WeightFormat code_format(int bits);
 /// The packed form of weights that a precision computes with in a scheme.
 kernels::WeightFormat weight_format(quant::Precision precision, quant::QuantScheme scheme = {});
 

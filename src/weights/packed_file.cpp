@@ -93,9 +93,14 @@ class PackedSource final : public WeightSource {
     quant::check_scheme(scheme, precision, spec.name);
     if (scheme.is_codebook())
       return pack_codebook(read_codebook(spec, bits, parallel), precision.activation, parallel);
-    std::unique_ptr<OwnedMatrix> integers =
-        read_matrix(width_prefix(spec.name, bits), weight_format({precision.weight, {8}}), spec.out,
-                    spec.in, scheme_, parallel);
+    std::unique_ptr<OwnedMatrix> integers;
+    if (scheme.nested) {
+      integers = read_nested(spec, bits, parallel);
+    } else {
+      integers = read_matrix(width_prefix(spec.name, bits),
+                             code_format(container_bits(bits, file_->version())), spec.out, spec.in,
+                             scheme_, parallel);
+    }
     if (precision.activation.is_integer()) return integers;
     return pack_for_floats(integers->view, parallel);
   }
@@ -158,39 +163,86 @@ class PackedSource final : public WeightSource {
   const std::vector<int>& lm_head_widths() const { return lm_head_widths_; }
 
  private:
-  // Panels are used in place in the mapping; scales, sums and zero points are copied.
-  std::unique_ptr<OwnedMatrix> read_matrix(const std::string& prefix, kernels::WeightFormat format,
-                                           std::size_t n, std::size_t k, quant::QuantScheme scheme,
+  // 4 bits use the high panels in place, with scales and zeros made from those of 8 bits; 8 bits
+  // are put together in memory.
+  std::unique_ptr<OwnedMatrix> read_nested(const model::LinearSpec& spec, int bits,
+                                           ParallelFor& parallel) const {
+    const std::string prefix = width_prefix(spec.name, 8);
+    auto high = read_panels(width_prefix(spec.name, 4) + "panels", kernels::WeightFormat::kInt4,
+                            spec.out, spec.in, parallel);
+    read_scales(*high, prefix, scheme_, parallel);
+    for (const std::int8_t zero : high->zeros) {
+      QALOF_CHECK(zero % 16 == 0, ErrorKind::kCorruptFile,
+                  "{}: tensor {}zeros holds {}, expected multiples of 16", file_->path(), prefix,
+                  zero);
+    }
+    if (bits == 4) {
+      for (float& scale : high->scales) scale *= 16.0F;
+      check_finite_tensor(high->scales, file_->path(), prefix + "scales, 16 times");
+      for (std::int8_t& zero : high->zeros) zero = static_cast<std::int8_t>(zero / 16);
+      return high;
+    }
+    auto low =
+        read_panels(prefix + kLowPanels, kernels::WeightFormat::kInt4, spec.out, spec.in, parallel);
+    read_scales(*low, prefix, scheme_, parallel);
+    const RowCodes rows = unpack_nested(high->view, low->view);
+    QALOF_CHECK(*std::min_element(rows.codes.begin(), rows.codes.end()) >= -127,
+                ErrorKind::kCorruptFile, "{}: {} holds nested codes below -127", file_->path(),
+                spec.name);
+    return pack_codes(rows, {{8}, {8}}, parallel);
+  }
+
+  // A matrix whose view points at panels in the mapping.
+  std::unique_ptr<OwnedMatrix> read_panels(const std::string& name, kernels::WeightFormat format,
+                                           std::size_t n, std::size_t k,
                                            ParallelFor& parallel) const {
     auto owned = std::make_unique<OwnedMatrix>();
-    kernels::PackedMatrix& view = owned->view;
-    view.format = format;
-    view.n = n;
-    view.k = k;
-    const std::size_t panel_bytes = kernels::packed_matrix_bytes(format, n, k);
-    const std::span<const std::byte> panels =
-        file_->read(prefix + "panels", io::DType::kU8, {panel_bytes}, parallel).bytes;
-    view.panels = panels.data();
-    const bool nibbles = format == kernels::WeightFormat::kInt4;
-    if (!nibbles && format != kernels::WeightFormat::kInt8) {
-      check_float_panels(prefix + "panels", format, panels);
-      return owned;
-    }
-    const std::string scales = prefix + "scales", sums = prefix + "code_sums";
+    owned->view.format = format;
+    owned->view.n = n;
+    owned->view.k = k;
+    const std::size_t bytes = kernels::packed_matrix_bytes(format, n, k);
+    owned->view.panels = file_->read(name, io::DType::kU8, {bytes}, parallel).bytes.data();
+    return owned;
+  }
+
+  // Copies the scales and zeros of integers.
+  void read_scales(OwnedMatrix& owned, const std::string& prefix, quant::QuantScheme scheme,
+                   ParallelFor& parallel) const {
+    const std::size_t n = owned.view.n;
     if (scheme.group == 0) {
-      owned->scales = file_->read_floats(scales, io::DType::kF32, {n}, parallel);
-      owned->code_sums = file_->read_integers(sums, io::DType::kI32, {n}, parallel);
+      owned.scales = file_->read_floats(prefix + "scales", io::DType::kF32, {n}, parallel);
     } else {
-      view.group = scheme.group;
-      const std::vector<std::size_t> shape = grouped_shape(n, kernels::num_groups(k, scheme.group));
-      owned->scales = file_->read_floats(scales, io::DType::kBF16, shape, parallel);
-      if (!nibbles) owned->code_sums = file_->read_integers(sums, io::DType::kI16, shape, parallel);
+      owned.view.group = scheme.group;
+      const auto shape = grouped_shape(n, kernels::num_groups(owned.view.k, scheme.group));
+      owned.scales = file_->read_floats(prefix + "scales", io::DType::kBF16, shape, parallel);
       if (scheme.asymmetric) {
         const io::TensorView& zeros =
             file_->read(prefix + "zeros", io::DType::kI8, shape, parallel);
         const auto* values = reinterpret_cast<const std::int8_t*>(zeros.bytes.data());
-        owned->zeros.assign(values, values + zeros.bytes.size());
+        owned.zeros.assign(values, values + zeros.bytes.size());
       }
+    }
+    owned.update_view();
+  }
+
+  // Panels are used in place in the mapping; scales, sums and zero points are copied.
+  std::unique_ptr<OwnedMatrix> read_matrix(const std::string& prefix, kernels::WeightFormat format,
+                                           std::size_t n, std::size_t k, quant::QuantScheme scheme,
+                                           ParallelFor& parallel) const {
+    auto owned = read_panels(prefix + "panels", format, n, k, parallel);
+    if (!kernels::is_integer(format)) {
+      const std::size_t bytes = kernels::packed_matrix_bytes(format, n, k);
+      check_float_panels(prefix + "panels", format,
+                         {static_cast<const std::byte*>(owned->view.panels), bytes});
+      return owned;
+    }
+    read_scales(*owned, prefix, scheme, parallel);
+    const std::string sums = prefix + "code_sums";
+    if (scheme.group == 0) {
+      owned->code_sums = file_->read_integers(sums, io::DType::kI32, {n}, parallel);
+    } else if (format == kernels::WeightFormat::kInt8) {
+      const auto shape = grouped_shape(n, kernels::num_groups(k, scheme.group));
+      owned->code_sums = file_->read_integers(sums, io::DType::kI16, shape, parallel);
     }
     owned->update_view();
     return owned;

@@ -14,10 +14,13 @@
 namespace qalof::weights {
 
 /// The newest version this build reads. Version 1 had scheme minmax only and no separate LM head.
-/// Version 3 is written where the weights depend on adapters.
-inline constexpr int kPackedVersion = 3;
+/// Version 3 is written where the weights depend on adapters, version 4 where 2 or 3 bits are
+/// stored, which lay in containers of 4 bits before, or nested codes.
+inline constexpr int kPackedVersion = 4;
 inline constexpr const char* kPackedMetadataKey = "qalof.packed";
 inline constexpr const char* kLmHead = "lm_head";
+/// Part of the 8-bit tensors of nested codes: what the 4-bit codes leave.
+inline constexpr const char* kLowPanels = "low_panels";
 /// Metadata key; true for a model that has no LM head.
 inline constexpr const char* kNoLmHeadKey = "no_lm_head";
 /// Tensors begin at multiples of this many bytes, so that no vector of a panel spans two cache
@@ -27,8 +30,12 @@ inline constexpr std::array kTokenizerFiles = {
     "tokenizer.json",          "vocab.json",         "merges.txt", "tokenizer_config.json",
     "special_tokens_map.json", "chat_template.jinja"};
 
-/// Bits that a code of a width takes when stored: 4 for 2..4, 8 for 5..8, else the width itself.
-constexpr int container_bits(int bits) { return bits <= 4 ? 4 : bits <= 8 ? 8 : bits; }
+/// The width whose form a width is stored in, in a file of a version: 8 for 5..8, itself for fewer
+/// bits (before version 4 at least 4) and for floats.
+constexpr int container_bits(int bits, int version = kPackedVersion) {
+  if (bits > 4) return bits <= 8 ? 8 : bits;
+  return version < 4 ? 4 : bits;
+}
 
 /// Prefix of the tensors of a matrix (a linear or kLmHead) at a width: "h.0.attn.c_attn.w4.".
 std::string width_prefix(const std::string& matrix, int bits);

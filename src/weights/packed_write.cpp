@@ -119,6 +119,8 @@ std::vector<std::set<int>> widths_per_linear(const PackRequest& request) {
                         fmt::format("width {}", bits));
     for (std::set<int>& of_linear : widths) of_linear.insert(bits);
   }
+  // Both widths of nested codes are there in any case.
+  if (request.scheme.nested) std::fill(widths.begin(), widths.end(), std::set<int>{4, 8});
   return widths;
 }
 
@@ -172,36 +174,59 @@ std::vector<std::int16_t> narrow(std::span<const std::int32_t> values) {
   return narrowed;
 }
 
-// Adds a packed matrix of a width; returns its stored bytes.
-std::uint64_t add_matrix(Writer& writer, const std::string& prefix,
+void add_panels(Writer& writer, const std::string& name, const kernels::PackedMatrix& w) {
+  const std::size_t bytes = kernels::packed_matrix_bytes(w.format, w.n, w.k);
+  writer.add<std::byte>(name, io::DType::kU8, {bytes},
+                        {static_cast<const std::byte*>(w.panels), bytes});
+}
+
+// Adds the scales and zeros of integers; returns their stored bytes.
+std::uint64_t add_scales(Writer& writer, const std::string& prefix,
                          const kernels::PackedMatrix& w) {
-  const std::size_t panel_bytes = kernels::packed_matrix_bytes(w.format, w.n, w.k);
-  writer.add<std::byte>(prefix + "panels", io::DType::kU8, {panel_bytes},
-                        {static_cast<const std::byte*>(w.panels), panel_bytes});
-  const bool is_float =
-      w.format == kernels::WeightFormat::kF32 || w.format == kernels::WeightFormat::kBf16;
-  if (is_float) return panel_bytes;
   if (w.group == 0) {
     writer.add_f32(prefix + "scales", {w.n}, {w.scales, w.n});
-    writer.add<std::int32_t>(prefix + "code_sums", io::DType::kI32, {w.n}, {w.code_sums, w.n});
-    return panel_bytes + 8 * w.n;
+    return 4 * w.n;
   }
   const std::size_t groups = kernels::num_groups(w.k, w.group);
   const std::size_t count = kernels::grouped_count(w.n, groups);
   const std::vector<std::size_t> shape = grouped_shape(w.n, groups);
   writer.add<std::byte>(prefix + "scales", io::DType::kBF16, shape,
                         io::bf16_bytes({w.scales, count}));
-  std::uint64_t bytes = panel_bytes + 2 * count;
-  if (w.zeros != nullptr) {
-    writer.add<std::int8_t>(prefix + "zeros", io::DType::kI8, shape, {w.zeros, count});
-    bytes += count;
+  if (w.zeros == nullptr) return 2 * count;
+  writer.add<std::int8_t>(prefix + "zeros", io::DType::kI8, shape, {w.zeros, count});
+  return 3 * count;
+}
+
+// Adds a packed matrix of a width; returns its stored bytes.
+std::uint64_t add_matrix(Writer& writer, const std::string& prefix,
+                         const kernels::PackedMatrix& w) {
+  add_panels(writer, prefix + "panels", w);
+  std::uint64_t bytes = kernels::packed_matrix_bytes(w.format, w.n, w.k);
+  if (!kernels::is_integer(w.format)) return bytes;
+  bytes += add_scales(writer, prefix, w);
+  if (w.group == 0) {
+    writer.add<std::int32_t>(prefix + "code_sums", io::DType::kI32, {w.n}, {w.code_sums, w.n});
+    return bytes + 4 * w.n;
   }
-  if (w.format == kernels::WeightFormat::kInt8) {
-    writer.add<std::int16_t>(prefix + "code_sums", io::DType::kI16, shape,
-                             narrow({w.code_sums, count}));
-    bytes += 2 * count;
-  }
-  return bytes;
+  if (w.format != kernels::WeightFormat::kInt8) return bytes;
+  const std::size_t groups = kernels::num_groups(w.k, w.group);
+  const std::size_t count = kernels::grouped_count(w.n, groups);
+  writer.add<std::int16_t>(prefix + "code_sums", io::DType::kI16, grouped_shape(w.n, groups),
+                           narrow({w.code_sums, count}));
+  return bytes + 2 * count;
+}
+
+// Adds a linear in a nested scheme; bytes[4] are those that 4 bits read alone but for the scales.
+void add_nested(Writer& writer, const BaseModel& base, quant::QuantScheme scheme,
+                std::size_t linear, std::map<int, std::uint64_t>& bytes, ParallelFor& parallel) {
+  const std::string& name = base.linears()[linear].name;
+  const auto whole = base.make_packed(linear, stored_precision(8), scheme, parallel);
+  const NestedMatrix nested = pack_nested(whole->view, parallel);
+  add_panels(writer, width_prefix(name, 4) + "panels", nested.high->view);
+  add_panels(writer, width_prefix(name, 8) + kLowPanels, nested.low->view);
+  bytes[4] += nested.high->panels.size();
+  bytes[8] +=
+      nested.low->panels.size() + add_scales(writer, width_prefix(name, 8), nested.low->view);
 }
 
 // Adds weights of a codebook scheme; returns their stored bytes.
@@ -258,6 +283,15 @@ std::uint64_t add_linear(Writer& writer, const std::shared_ptr<const BaseModel>&
                              spec.out, spec.in, request.scheme, parallel));
 }
 
+// The lowest version that holds these widths, 2..8 of every linear.
+int format_version(const std::vector<std::set<int>>& widths, bool nested, bool has_own_weights) {
+  const bool has_few_bits = std::any_of(widths.begin(), widths.end(), [](const auto& of_linear) {
+    return !of_linear.empty() && *of_linear.begin() < 4;
+  });
+  if (has_few_bits || nested) return 4;
+  return has_own_weights ? 3 : 2;
+}
+
 }  // namespace
 
 PackSummary write_packed_file(const std::string& path, const PackRequest& request,
@@ -267,6 +301,10 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
   QALOF_CHECK(!request.plan || !request.plan->scheme || *request.plan->scheme == request.scheme,
               ErrorKind::kUsage, "{}: scheme {} contradicts scheme {}", request.plan->source,
               quant::to_string(*request.plan->scheme), quant::to_string(request.scheme));
+  QALOF_CHECK(!request.scheme.nested || !owns_weights(request), ErrorKind::kUnsupported,
+              "scheme {}: 8 and 4 bits share their weights, and these adapters (merged, or with "
+              "learned quantizers) have weights of their own for each width",
+              quant::to_string(request.scheme));
   const std::shared_ptr<const BaseModel> model = model_for(request.base, request.scheme);
   const BaseModel& base = *model;
   QALOF_CHECK(request.scheme.is_rotated() == (base.rotation() != nullptr), ErrorKind::kInternal,
@@ -299,6 +337,10 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
     if (request.on_linear) request.on_linear(i, base.linears().size());
     const model::LinearSpec& spec = base.linears()[i];
     summary.weights += spec.in * spec.out;
+    if (request.scheme.nested) {
+      add_nested(writer, base, request.scheme, i, width_bytes, parallel);
+      continue;
+    }
     for (const int bits : widths[i]) {
       width_bytes[bits] += add_linear(writer, model, request, i, bits, parallel);
     }
@@ -320,7 +362,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
   }
   std::uint64_t weight_bytes = 0;
   for (const auto& [bits, bytes] : width_bytes) {
-    summary.widths.push_back({bits, container_bits(bits), bytes});
+    summary.widths.push_back({bits, request.scheme.nested ? 4 : container_bits(bits), bytes});
     weight_bytes += bytes;
   }
   summary.bits_per_weight =
@@ -329,7 +371,7 @@ PackSummary write_packed_file(const std::string& path, const PackRequest& reques
   const bool has_own_weights = owns_weights(request);
   const std::string repository = io::find_hub_repository(base.path());
   Json header = {
-      {"format_version", has_own_weights ? kPackedVersion : kPackedVersion - 1},
+      {"format_version", format_version(widths, request.scheme.nested, has_own_weights)},
       {"scheme", quant::to_string(request.scheme)},
       {"lm_head", lm_head_widths(request)},
       {"config", config.raw},

@@ -12,6 +12,17 @@
 
 namespace qalof::weights {
 
+namespace {
+
+// Codes of 8 bits become those of 4 bits.
+void take_high_part(RowCodes& rows) {
+  for (std::int8_t& code : rows.codes) code = static_cast<std::int8_t>(kernels::nested_high(code));
+  for (float& scale : rows.scales) scale *= 16.0F;
+  for (std::int8_t& zero : rows.zeros) zero = static_cast<std::int8_t>(zero / 16);
+}
+
+}  // namespace
+
 RowCodes quantize_weights(const std::vector<float>& weights, std::size_t out, std::size_t in,
                           int bits, quant::QuantScheme scheme, ParallelFor& parallel) {
   QALOF_CHECK(weights.size() == out * in && !scheme.is_codebook(), ErrorKind::kInternal,
@@ -19,6 +30,16 @@ RowCodes quantize_weights(const std::vector<float>& weights, std::size_t out, st
               quant::to_string(scheme));
   RowCodes rows{out, in, scheme.group, std::vector<std::int8_t>(out * in), {}, {}};
   rows.scales.resize(out * rows.groups());
+  if (scheme.nested) {
+    QALOF_CHECK(bits == 8 || bits == 4, ErrorKind::kInternal, "quantize_weights: {} nested bits",
+                bits);
+    if (scheme.asymmetric) rows.zeros.resize(rows.scales.size());
+    kernels::quantize_nested(weights.data(), out, in, scheme.group, rows.codes.data(),
+                             rows.scales.data(), scheme.asymmetric ? rows.zeros.data() : nullptr,
+                             parallel);
+    if (bits == 4) take_high_part(rows);
+    return rows;
+  }
   if (scheme.kind == quant::CodeKind::kInt8) {
     kernels::quantize_vectorwise(weights.data(), out, in, rows.codes.data(), rows.scales.data(),
                                  parallel);
@@ -221,6 +242,23 @@ std::unique_ptr<OwnedMatrix> pack_codes(const RowCodes& rows, quant::Precision p
                                                : pack_as_integers(rows, format, parallel);
 }
 
+RowCodes unpack_nested(const kernels::PackedMatrix& high, const kernels::PackedMatrix& low) {
+  RowCodes rows = unpack(low);
+  std::vector<std::int8_t> upper(rows.codes.size());
+  kernels::unpack_codes(high, upper.data());
+  for (std::size_t i = 0; i < upper.size(); ++i)
+    rows.codes[i] = static_cast<std::int8_t>(std::max(-128, 16 * upper[i] + rows.codes[i]));
+  return rows;
+}
+
+NestedMatrix pack_nested(const kernels::PackedMatrix& w, ParallelFor& parallel) {
+  RowCodes rows = unpack(w), low = rows;
+  for (std::int8_t& code : low.codes) code = static_cast<std::int8_t>(kernels::nested_low(code));
+  take_high_part(rows);
+  constexpr auto kFormat = kernels::WeightFormat::kInt4;
+  return {pack_as_integers(rows, kFormat, parallel), pack_as_integers(low, kFormat, parallel)};
+}
+
 std::unique_ptr<OwnedMatrix> pack_weights(const std::vector<float>& weights, std::size_t out,
                                           std::size_t in, quant::Precision precision,
                                           quant::QuantScheme scheme, ParallelFor& parallel) {
@@ -276,9 +314,7 @@ std::unique_ptr<OwnedMatrix> pack_rows(
 }
 
 std::vector<float> unpack_reals(const kernels::PackedMatrix& packed, ParallelFor& parallel) {
-  using kernels::WeightFormat;
-  if (packed.format == WeightFormat::kInt8 || packed.format == WeightFormat::kInt4)
-    return dequantize_codes(unpack(packed), parallel);
+  if (kernels::is_integer(packed.format)) return dequantize_codes(unpack(packed), parallel);
   return unpack_floats(packed);
 }
 

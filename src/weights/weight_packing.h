@@ -53,6 +53,14 @@ std::vector<float> dequantize_codes(const RowCodes& rows, ParallelFor& parallel)
 /// Packs codes into the form that a precision computes with.
 std::unique_ptr<OwnedMatrix> pack_codes(const RowCodes& rows, quant::Precision precision,
                                         ParallelFor& parallel);
+/// Nested codes of 8 bits (packed in kInt8) as two matrices of 4 bits: high with the scales and
+/// zeros of 4 bits, low (what remains) with those of 8.
+struct NestedMatrix {
+  std::unique_ptr<OwnedMatrix> high, low;
+};
+NestedMatrix pack_nested(const kernels::PackedMatrix& w, ParallelFor& parallel);
+/// The codes of 8 bits again; scales and zeros are those of low.
+RowCodes unpack_nested(const kernels::PackedMatrix& high, const kernels::PackedMatrix& low);
 /// Packs floats [out, in] into panels of kF32 or kBf16.
 std::unique_ptr<OwnedMatrix> pack_floats(const std::vector<float>& weights, std::size_t out,
                                          std::size_t in, kernels::WeightFormat format,

@@ -3,6 +3,7 @@
 #if defined(__x86_64__) && !defined(__clang__)  // whose pragma is another
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <limits>
 
 #include <fmt/format.h>
@@ -28,16 +29,15 @@ struct Case {
 // One product with the tables of this file and with portable ones.
 void check(const Case& c, std::mt19937& random) {
   SerialFor serial;
-  const bool nibbles = c.format == WeightFormat::kInt4;
   const std::size_t groups = num_groups(c.k, c.group);
   const std::size_t count = grouped_count(c.n, groups);
   const auto x = random_codes(c.m * c.k, -127, 127, random);
-  const auto codes = random_codes(c.n * c.k, nibbles ? -8 : -127, nibbles ? 7 : 127, random);
+  const auto codes = random_codes(c.n * c.k, c.format, random);
   std::vector<std::uint8_t> panels(packed_matrix_bytes(c.format, c.n, c.k));
   // Exactly n values without groups, so that a read beyond them would be noticed by sanitizers.
   std::vector<std::int32_t> sums(c.group == 0 ? c.n : count);
   std::vector<float> scales = random_floats(sums.size(), random);
-  const std::vector<std::int8_t> zeros = random_codes(count, -8, 7, random);
+  const std::vector<std::int8_t> zeros = random_codes(count, c.format, random);
   if (c.group == 0) {
     pack_codes(codes.data(), c.n, c.k, c.format, panels.data(), sums.data(), serial);
   } else {
@@ -58,7 +58,8 @@ void check(const Case& c, std::mt19937& random) {
 
   KernelTable table = kPortableTable;
   set_pair_formats(table);
-  const PrepareRow<std::int8_t>& prepare = nibbles ? table.prepare_int4 : table.prepare_int8;
+  const IntProducts& products = int_products(table, c.format);
+  const PrepareRow<std::int8_t>& prepare = products.prepare;
   const std::size_t stride = prepared_stride(c.k, prepare.element_bytes);
   std::vector<char> prepared(c.m * stride, 0x55);
   std::vector<std::int32_t> x_sums(c.m * groups);
@@ -87,11 +88,7 @@ void check(const Case& c, std::mt19937& random) {
                      .y = y.data(),
                      .acc = nullptr,
                      .y_stride = c.n};
-  if (c.group == 0) {
-    (nibbles ? table.gemm_int4 : table.gemm_int8)(block);
-  } else {
-    (nibbles ? table.gemm_int4_grouped : table.gemm_int8_grouped)(block);
-  }
+  (c.group == 0 ? products.gemm : products.grouped)(block);
   const std::string what = fmt::format("m {} n {} k {} group {} format {}", c.m, c.n, c.k, c.group,
                                        static_cast<int>(c.format));
   for (std::size_t i = 0; i < y.size(); ++i) ASSERT_EQ(y[i], expected[i]) << what << " at " << i;
@@ -100,7 +97,7 @@ void check(const Case& c, std::mt19937& random) {
   gemm_int_acc(x.data(), c.m, w, expected_acc.data(), serial);
   block.y = nullptr;
   block.acc = acc.data();
-  (nibbles ? table.gemm_int4 : table.gemm_int8)(block);
+  products.gemm(block);
   ASSERT_EQ(acc, expected_acc) << what;
 }
 
@@ -112,11 +109,12 @@ TEST(AvxVnni, ProductsEqualPortableOnes) {
   force_isa(Isa::kPortable);
   std::mt19937 random(5);
   std::uniform_int_distribution<std::size_t> rows(1, 60), outputs(1, 50), columns(1, 700),
-      eighths(0, 20), bit(0, 1);
-  for (int round = 0; round < 150 && !testing::Test::HasFatalFailure(); ++round) {
-    const std::size_t group = bit(random) == 0 ? 0 : 8 * (1 + eighths(random));
-    check({rows(random), outputs(random), columns(random), group,
-           bit(random) == 0 ? WeightFormat::kInt8 : WeightFormat::kInt4,
+      units(1, 6), bit(0, 1);
+  for (std::size_t round = 0; round < 300 && !testing::Test::HasFatalFailure(); ++round) {
+    const WeightFormat format = kIntegerFormats[round % std::size(kIntegerFormats)];
+    const std::size_t unit = std::max<std::size_t>(8, code_layout(format).columns);
+    const std::size_t group = bit(random) == 0 ? 0 : unit * units(random);
+    check({rows(random), outputs(random), columns(random), group, format,
            group != 0 && bit(random) == 0, bit(random) == 0},
           random);
   }

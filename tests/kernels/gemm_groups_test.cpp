@@ -1,5 +1,7 @@
 // Integer products of weights with a scale, and perhaps a zero point, per group of k.
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <limits>
 
 #include <fmt/format.h>
@@ -37,10 +39,9 @@ struct Weights {
 
 Weights make_weights(const Case& c, std::vector<std::int8_t> codes, std::mt19937& random) {
   SerialFor serial;
-  const int zero_level = c.format == WeightFormat::kInt4 ? 8 : 127;
   Weights w;
   w.codes = std::move(codes);
-  w.zeros = random_codes(c.n * c.groups(), -zero_level, zero_level - 1, random);
+  w.zeros = random_codes(c.n * c.groups(), c.format, random);
   if (!c.zero_points) w.zeros.assign(w.zeros.size(), 0);
   w.scales = random_floats(c.n * c.groups(), random);
   w.bias = random_floats(c.n, random);
@@ -105,10 +106,8 @@ void check(const Case& c, const std::vector<std::int8_t>& x, const Weights& w, s
 }
 
 void check_random(const Case& c, std::mt19937& random, ParallelFor& parallel) {
-  const int level = c.format == WeightFormat::kInt4 ? 7 : 127;
   const auto x = random_codes(c.m * c.k, -127, 127, random);
-  check(c, x, make_weights(c, random_codes(c.n * c.k, -level, level, random), random), random,
-        parallel);
+  check(c, x, make_weights(c, random_codes(c.n * c.k, c.format, random), random), random, parallel);
 }
 
 TEST_P(GemmGroupsTest, OutputsAreBitEqualToTheFormulaAtSmallShapes) {
@@ -117,10 +116,10 @@ TEST_P(GemmGroupsTest, OutputsAreBitEqualToTheFormulaAtSmallShapes) {
       for (const std::size_t k : {1, 7, 8, 31, 32, 33, 64, 65, 127, 129, 200}) {
         for (const std::size_t group : {32, 64, 128}) {
           const bool odd = (m + n + k) % 2 == 0;
-          check_random({m, n, k, group, WeightFormat::kInt8, odd, !odd}, random_, serial_);
-          check_random({m, n, k, group, WeightFormat::kInt4, !odd, odd}, random_, serial_);
-          check_random({m, n, k, group, WeightFormat::kInt8, odd, odd, true}, random_, serial_);
-          check_random({m, n, k, group, WeightFormat::kInt4, odd, odd, true}, random_, serial_);
+          for (const WeightFormat format : kIntegerFormats) {
+            check_random({m, n, k, group, format, !odd, odd}, random_, serial_);
+            check_random({m, n, k, group, format, odd, odd, true}, random_, serial_);
+          }
           if (HasFatalFailure()) return;
         }
       }
@@ -130,27 +129,24 @@ TEST_P(GemmGroupsTest, OutputsAreBitEqualToTheFormulaAtSmallShapes) {
 
 TEST_P(GemmGroupsTest, OutputsAreBitEqualToTheFormulaAtRandomShapesWithThreads) {
   std::uniform_int_distribution<std::size_t> rows(1, 70), outputs(1, 120), columns(1, 700),
-      eighths(1, 40), bit(0, 1);
-  for (int round = 0; round < 60; ++round) {
-    const Case c{rows(random_),
-                 outputs(random_),
-                 columns(random_),
-                 8 * eighths(random_),
-                 bit(random_) == 0 ? WeightFormat::kInt8 : WeightFormat::kInt4,
-                 bit(random_) == 0,
-                 bit(random_) == 0,
-                 bit(random_) == 0};
+      units(1, 40), bit(0, 1);
+  for (std::size_t round = 0; round < 120; ++round) {
+    const WeightFormat format = kIntegerFormats[round / 2 % std::size(kIntegerFormats)];
+    const std::size_t unit = std::max<std::size_t>(8, code_layout(format).columns);
+    const Case c{
+        rows(random_), outputs(random_),  columns(random_),  unit * (1 + units(random_) * 8 / unit),
+        format,        bit(random_) == 0, bit(random_) == 0, bit(random_) == 0};
     check_random(c, random_, round % 2 == 0 ? static_cast<ParallelFor&>(two_threads_) : serial_);
     if (HasFatalFailure()) return;
   }
 }
 
 TEST_P(GemmGroupsTest, NothingSaturatesAtTheEndsOfTheRange) {
-  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+  for (const WeightFormat format : kIntegerFormats) {
     for (const int x_code : {-127, 127}) {
       for (const bool low : {false, true}) {
         const Case c{9, 19, 256, 128, format, true, true};
-        const int code = format == WeightFormat::kInt8 ? (low ? -127 : 127) : (low ? -8 : 7);
+        const int code = low ? lowest_code(format) : highest_code(format);
         const std::vector<std::int8_t> codes(c.n * c.k, static_cast<std::int8_t>(code));
         const std::vector<std::int8_t> x(c.m * c.k, static_cast<std::int8_t>(x_code));
         check(c, x, make_weights(c, codes, random_), random_, serial_);

@@ -1,5 +1,7 @@
-// Integer products of every instruction set against int64 at ten thousand random shapes, codes over
-// the full range and at its ends.
+// Integer products of every instruction set against int64 at ten thousand random shapes, of each
+// format, codes over the full range and at its ends.
+#include <iterator>
+
 #include <fmt/format.h>
 
 #include "kernels/gemm.h"
@@ -44,14 +46,13 @@ TEST(GemmRandomShapesTest, EveryInstructionSetEqualsInt64AtTenThousandShapes) {
   std::mt19937 random(11);
   SerialFor serial;
   std::uint64_t checked = 0;
-  for (std::size_t index = 0; index < kShapes; ++index) {
+  for (std::size_t index = 0; index < kShapes * std::size(kIntegerFormats); ++index) {
     const Shape s = random_shape(index, random);
-    const WeightFormat format = index % 2 == 0 ? WeightFormat::kInt8 : WeightFormat::kInt4;
-    const bool nibbles = format == WeightFormat::kInt4;
-    const auto x_values = static_cast<Values>(index / 2 % 4);
-    const auto w_values = static_cast<Values>(index / 8 % 4);
+    const WeightFormat format = kIntegerFormats[index / kShapes];
+    const auto x_values = static_cast<Values>(index % 4);
+    const auto w_values = static_cast<Values>(index / 4 % 4);
     const auto x = draw(s.m * s.k, -127, 127, x_values, random);
-    const auto w = draw(s.n * s.k, nibbles ? -8 : -127, nibbles ? 7 : 127, w_values, random);
+    const auto w = draw(s.n * s.k, lowest_code(format), highest_code(format), w_values, random);
     std::vector<std::int64_t> expected(s.m * s.n);
     for (std::size_t i = 0; i < s.m; ++i) {
       for (std::size_t j = 0; j < s.n; ++j) {
@@ -74,8 +75,8 @@ TEST(GemmRandomShapesTest, EveryInstructionSetEqualsInt64AtTenThousandShapes) {
       gemm_int_acc(x.data(), s.m, matrix, acc.data(), serial);
       for (std::size_t i = 0; i < acc.size(); ++i) {
         ASSERT_EQ(acc[i], expected[i])
-            << fmt::format("{} shape {}: m {} n {} k {} format {} element {}", to_string(isa),
-                           index, s.m, s.n, s.k, nibbles ? "int4" : "int8", i);
+            << fmt::format("{} shape {}: m {} n {} k {} bits {} element {}", to_string(isa), index,
+                           s.m, s.n, s.k, code_layout(format).bits, i);
       }
       checked += acc.size();
     }

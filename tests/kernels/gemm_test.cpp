@@ -90,10 +90,9 @@ TEST_P(GemmTest, IntegerSumsAreExactAtEverySmallShape) {
     for (const std::size_t n : kSizes) {
       for (const std::size_t k : kSizes) {
         const auto x = random_codes(m * k, -127, 127, random_);
-        check_integers(m, n, k, WeightFormat::kInt8, x, random_codes(n * k, -127, 127, random_),
-                       random_, serial_);
-        check_integers(m, n, k, WeightFormat::kInt4, x, random_codes(n * k, -8, 7, random_),
-                       random_, serial_);
+        for (const WeightFormat format : kIntegerFormats)
+          check_integers(m, n, k, format, x, random_codes(n * k, format, random_), random_,
+                         serial_);
         if (HasFatalFailure()) return;
       }
     }
@@ -106,20 +105,17 @@ TEST_P(GemmTest, IntegerSumsAreExactAtRandomShapesWithThreads) {
     const std::size_t m = rows(random_), n = outputs(random_), k = columns(random_);
     const auto x = random_codes(m * k, -127, 127, random_);
     ParallelFor& parallel = round % 4 == 0 ? static_cast<ParallelFor&>(two_threads_) : serial_;
-    check_integers(m, n, k, WeightFormat::kInt8, x, random_codes(n * k, -127, 127, random_),
-                   random_, parallel);
-    check_integers(m, n, k, WeightFormat::kInt4, x, random_codes(n * k, -8, 7, random_), random_,
-                   parallel);
+    for (const WeightFormat format : kIntegerFormats)
+      check_integers(m, n, k, format, x, random_codes(n * k, format, random_), random_, parallel);
     if (HasFatalFailure()) return;
   }
 }
 
 TEST_P(GemmTest, IntegerSumsAreExactWithManyRowsAndEachRowAloneIsTheSame) {
   constexpr std::size_t m = 512, n = 55, k = 1100;
-  for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
-    const int level = format == WeightFormat::kInt4 ? 8 : 127;
+  for (const WeightFormat format : kIntegerFormats) {
     const auto x = random_codes(m * k, -127, 127, random_);
-    const auto w = random_codes(n * k, -level, level - 1, random_);
+    const auto w = random_codes(n * k, format, random_);
     check_integers(m, n, k, format, x, w, random_, two_threads_);
     const Packed packed = pack_integers(w, n, k, format, random_);
     const std::vector<float> x_scales = random_floats(m, random_);
@@ -136,16 +132,14 @@ TEST_P(GemmTest, IntegerSumsAreExactWithManyRowsAndEachRowAloneIsTheSame) {
 TEST_P(GemmTest, IntegerSumsDoNotSaturateAtTheEndsOfTheRange) {
   for (const std::size_t k : {64, 1000, 4096}) {
     for (const int x_code : {-127, 127}) {
-      for (const int w_code : {-127, 127}) {
-        const std::vector<std::int8_t> x(7 * k, static_cast<std::int8_t>(x_code));
-        check_integers(7, 17, k, WeightFormat::kInt8, x,
-                       std::vector<std::int8_t>(17 * k, static_cast<std::int8_t>(w_code)), random_,
-                       serial_);
-        const int nibble = w_code < 0 ? -8 : 7;
-        check_integers(7, 17, k, WeightFormat::kInt4, x,
-                       std::vector<std::int8_t>(17 * k, static_cast<std::int8_t>(nibble)), random_,
-                       serial_);
-        if (HasFatalFailure()) return;
+      const std::vector<std::int8_t> x(7 * k, static_cast<std::int8_t>(x_code));
+      for (const WeightFormat format : kIntegerFormats) {
+        for (const int code : {lowest_code(format), highest_code(format)}) {
+          check_integers(7, 17, k, format, x,
+                         std::vector<std::int8_t>(17 * k, static_cast<std::int8_t>(code)), random_,
+                         serial_);
+          if (HasFatalFailure()) return;
+        }
       }
     }
   }
@@ -154,10 +148,12 @@ TEST_P(GemmTest, IntegerSumsDoNotSaturateAtTheEndsOfTheRange) {
 TEST_P(GemmTest, LongestAllowedSumFitsThirtyTwoBits) {
   constexpr std::size_t kLongest = 65536;
   const std::vector<std::int8_t> x(2 * kLongest, 127);
-  check_integers(2, 3, kLongest, WeightFormat::kInt8, x,
-                 std::vector<std::int8_t>(3 * kLongest, -127), random_, serial_);
-  check_integers(2, 3, kLongest, WeightFormat::kInt4, x, std::vector<std::int8_t>(3 * kLongest, 7),
-                 random_, serial_);
+  for (const WeightFormat format : kIntegerFormats) {
+    const auto code = static_cast<std::int8_t>(
+        format == WeightFormat::kInt8 ? lowest_code(format) : highest_code(format));
+    check_integers(2, 3, kLongest, format, x, std::vector<std::int8_t>(3 * kLongest, code), random_,
+                   serial_);
+  }
 }
 
 TEST_P(GemmTest, PaddingIsZeroAndSumsAreTheCodes) {
@@ -171,8 +167,34 @@ TEST_P(GemmTest, PaddingIsZeroAndSumsAreTheCodes) {
   ASSERT_EQ(packed.bytes.size(), 2U * 2U * 64U);
   EXPECT_EQ(packed.bytes.back(), 0x88);
   EXPECT_EQ(allocate(WeightFormat::kInt8, 17, 9).bytes.size(), 2U * 3U * 64U);
+  EXPECT_EQ(allocate(WeightFormat::kInt2, 17, 17).bytes.size(), 2U * 2U * 64U);
+  EXPECT_EQ(allocate(WeightFormat::kInt3, 17, 33).bytes.size(), 2U * 2U * 192U);
   EXPECT_EQ(allocate(WeightFormat::kBf16, 17, 9).bytes.size(), 2U * 5U * 64U);
   EXPECT_EQ(allocate(WeightFormat::kF32, 17, 9).bytes.size(), 2U * 9U * 64U);
+}
+
+// The bytes that docs/file_formats.md promises: one code above the padding at a time.
+TEST(GemmPanels, BytesOfFewBitsLieAsDocumented) {
+  SerialFor serial;
+  const auto packed = [&](WeightFormat format, std::size_t column, int stored) {
+    std::vector<std::int8_t> codes(2 * 32);
+    const int offset = code_layout(format).offset;
+    for (std::int8_t& code : codes) code = static_cast<std::int8_t>(-offset);
+    codes[32 + column] = static_cast<std::int8_t>(stored - offset);
+    std::vector<std::uint8_t> bytes(packed_matrix_bytes(format, 2, 32));
+    std::int32_t sums[2];
+    pack_codes(codes.data(), 2, 32, format, bytes.data(), sums, serial);
+    return bytes;
+  };
+  // Row 1, k 16 + 9: byte 1 of the second unit, third pair of bits.
+  EXPECT_EQ(packed(WeightFormat::kInt2, 25, 3)[64 + 4 + 1], 3 << 4);
+  // k 17: byte 1 of part 1, bits 3..5; k 11: byte 3 of part 0, bits 6..7, and bit 6 of part 2.
+  EXPECT_EQ(packed(WeightFormat::kInt3, 17, 5)[64 + 4 + 1], 5 << 3);
+  EXPECT_EQ(packed(WeightFormat::kInt3, 11, 6)[4 + 3], 2 << 6);
+  EXPECT_EQ(packed(WeightFormat::kInt3, 11, 6)[128 + 4 + 3], 1 << 6);
+  EXPECT_EQ(packed(WeightFormat::kInt3, 23, 5)[128 + 4 + 3], 1 << 7);
+  EXPECT_EQ(packed(WeightFormat::kInt3, 28, 7)[128 + 4], 7 << 3);
+  EXPECT_EQ(packed(WeightFormat::kInt4, 13, 9)[64 + 4 + 1], 9 << 4);
 }
 
 TEST_P(GemmTest, NarrowPanelsGiveTheBitsOfWideOnes) {

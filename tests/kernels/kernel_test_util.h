@@ -16,6 +16,7 @@
 
 #include "core/threads.h"
 #include "kernels/isa.h"
+#include "kernels/panel.h"
 
 namespace qalof::kernels {
 
@@ -81,12 +82,27 @@ inline std::vector<float> read_floats(std::istream& file, std::size_t count) {
   return result;
 }
 
+inline constexpr WeightFormat kIntegerFormats[] = {WeightFormat::kInt8, WeightFormat::kInt4,
+                                                   WeightFormat::kInt3, WeightFormat::kInt2};
+/// The ends of the codes of an integer format.
+constexpr int lowest_code(WeightFormat format) {
+  return format == WeightFormat::kInt8 ? -127 : -code_layout(format).offset;
+}
+constexpr int highest_code(WeightFormat format) {
+  return format == WeightFormat::kInt8 ? 127 : code_layout(format).offset - 1;
+}
+
 inline std::vector<std::int8_t> random_codes(std::size_t count, int low, int high,
                                              std::mt19937& random) {
   std::uniform_int_distribution<int> uniform(low, high);
   std::vector<std::int8_t> result(count);
   for (std::int8_t& code : result) code = static_cast<std::int8_t>(uniform(random));
   return result;
+}
+
+inline std::vector<std::int8_t> random_codes(std::size_t count, WeightFormat format,
+                                             std::mt19937& random) {
+  return random_codes(count, lowest_code(format), highest_code(format), random);
 }
 
 /// NaN fails.

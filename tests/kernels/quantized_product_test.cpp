@@ -31,11 +31,10 @@ struct QuantizedProductTest : IsaTest {
 
   void check(std::size_t m, std::size_t n, std::size_t k, WeightFormat format, Op op,
              bool with_adapter, const RowRange& range = {}) {
-    const bool nibbles = format == WeightFormat::kInt4;
-    const int bits = nibbles ? 4 : 8;
+    const int bits = format == WeightFormat::kInt8 ? 8 : 4;
     const auto x = random_floats(m * k, random_), bias = random_floats(n, random_);
     const auto gamma = random_floats(k, random_), beta = random_floats(k, random_);
-    const auto codes = random_codes(n * k, nibbles ? -7 : -127, nibbles ? 7 : 127, random_);
+    const auto codes = random_codes(n * k, format, random_);
     std::vector<std::uint8_t> panels(packed_matrix_bytes(format, n, k));
     const std::size_t groups = num_groups(k, range.group);
     std::vector<std::int32_t> sums(range.group == 0 ? n : grouped_count(n, groups));
@@ -91,7 +90,7 @@ struct QuantizedProductTest : IsaTest {
 // Few rows and enough weights for two threads: the adapter's first product runs beside the weights.
 TEST_P(QuantizedProductTest, AdapterOfFewRowsHasTheBitsOfItsPartsOnTwoThreads) {
   for (const std::size_t m : {1, 3, 4, 5}) {
-    for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4})
+    for (const WeightFormat format : kIntegerFormats)
       check(m, 1040, 256, format, Op::kLayerNorm, /*with_adapter=*/true);
   }
 }
@@ -100,7 +99,7 @@ TEST_P(QuantizedProductTest, HasTheBitsOfItsParts) {
   for (const std::size_t m : {1, 2, 15, 16, 33}) {
     for (const std::size_t k : {1, 30, 33, 256}) {
       for (const std::size_t n : {1, 17, 200}) {
-        for (const WeightFormat format : {WeightFormat::kInt8, WeightFormat::kInt4}) {
+        for (const WeightFormat format : kIntegerFormats) {
           for (const Op op : {Op::kNone, Op::kLayerNorm, Op::kGeluTanh, Op::kGeluErf, Op::kRmsNorm,
                               Op::kSwiGlu}) {
             for (const bool adapter : {false, true}) check(m, n, k, format, op, adapter);

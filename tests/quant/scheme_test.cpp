@@ -49,16 +49,26 @@ TEST(Scheme, PartsStandInAnyOrderEachOnce) {
   EXPECT_FALSE(parse_scheme("tuned", "x").is_minmax());
   EXPECT_EQ(to_string(parse_scheme("rot+g64", "x")), "g64+rot");
   EXPECT_EQ(to_string(parse_scheme("rot", "x")), "seed+rot");
+  EXPECT_EQ(to_string(parse_scheme("rot+nested+g64", "x")), "g64+nested+rot");
+  EXPECT_EQ(to_string(parse_scheme("nested", "x")), "seed+nested");
+  EXPECT_EQ(parse_scheme("seed+nested", "x"), parse_scheme("nested", "x"));
   EXPECT_EQ(to_string(parse_scheme("tuned", "x")), "g64-asym+aasym+ag64+mse+rot");
   EXPECT_EQ(to_string(parse_scheme("rot-mlp+g64+rot-heads", "x")), "g64+rot-heads+rot-mlp");
   EXPECT_EQ(to_string(parse_scheme("rot-residual+rot-mlp+rot-heads", "x")), "seed+rot");
   EXPECT_EQ(parse_scheme("rot-heads", "x").weights().rotations, (Rotations{.heads = true}));
   EXPECT_EQ(parse_scheme("rot", "x").weights().rotations, kAllRotations);
   EXPECT_FALSE(parse_scheme("rot", "x").is_minmax());
-  for (const char* text :
-       {"mse+mse", "g64+g64", "g64+seed", "seed+g32", "g64+", "+g64", "g64++mse", "ag64+g64+ag64",
-        "tuned+mse", "tuned+rot", "rot+rot", "rot+rot-mlp", "rot-mlp+rot", "rot-heads+rot-heads",
-        "rot-", "rot-all", "rot+tuned", "tunedrot", "nf4+rot"}) {
+  for (const char* text : {"mse+mse",        "g64+g64",
+                           "g64+seed",       "seed+g32",
+                           "g64+",           "+g64",
+                           "g64++mse",       "ag64+g64+ag64",
+                           "tuned+mse",      "tuned+rot",
+                           "rot+rot",        "rot+rot-mlp",
+                           "rot-mlp+rot",    "rot-heads+rot-heads",
+                           "rot-",           "rot-all",
+                           "rot+tuned",      "tunedrot",
+                           "nf4+rot",        "nested+nested",
+                           "g64+nested+mse", "int8+nested"}) {
     EXPECT_EQ(error_of([&] { parse_scheme(text, "--scheme"); }).kind, ErrorKind::kUsage) << text;
   }
 }

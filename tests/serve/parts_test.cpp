@@ -1,5 +1,5 @@
 // The parts without threads: prefix cache, elastic policy, keys, names.
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <fstream>
 

@@ -238,23 +238,6 @@ TEST_F(PackedFileTest, SizeIsWhatItSays) {
   EXPECT_EQ(std::filesystem::file_size(path_), first);
 }
 
-TEST_F(PackedFileTest, WidthsThatAreNotThereAreNamed) {
-  write();
-  pack({8, 4});
-  const weights::PackedModel packed = weights::open_packed_file(path_);
-  const auto missing = error_of([&] { execution_of(packed.base, "5"); });
-  EXPECT_EQ(missing.kind, ErrorKind::kUnsupported);
-  EXPECT_THAT(missing.message, HasSubstr("h.0.attn.c_attn is stored at 4, 8 bits, not at 5"));
-  EXPECT_EQ(error_of([&] { execution_of(packed.base, "32"); }).kind, ErrorKind::kUnsupported);
-  for (const int bits : {1, 9, 16}) {
-    EXPECT_EQ(error_of([&] { pack({bits}); }).kind, ErrorKind::kUsage) << bits;
-  }
-  EXPECT_EQ(error_of([&] { pack({}); }).kind, ErrorKind::kUsage);
-  EXPECT_EQ(error_of([&] { pack({}, "16"); }).kind, ErrorKind::kUsage);
-}
-
-// ---- Damage ------------------------------------------------------------------------------------
-
 struct Damaged {
   std::map<std::string, std::vector<std::byte>> data;
   std::map<std::string, io::TensorToWrite> tensors;
@@ -283,6 +266,60 @@ void rewrite(const std::string& from, const std::string& to,
   io::write_safetensors(to, tensors, {{"qalof.packed", damaged.header.dump()}});
 }
 
+TEST_F(PackedFileTest, VersionFourIsWrittenForFewBitsAloneAndLabelsContents) {
+  write();
+  const auto version = [&] {
+    const auto file = io::SafetensorsFile::open(path_);
+    return parse_json(file.metadata().at("qalof.packed"), "header")["format_version"].get<int>();
+  };
+  pack({8, 4});
+  EXPECT_EQ(version(), 2);
+  pack({8, 3});
+  EXPECT_EQ(version(), 4);
+  // Panels of three bits in a file that says that they are nibbles.
+  const std::string path = dir_.file("relabelled.qalof");
+  rewrite(path_, path, [](Damaged& file) { file.header["format_version"] = 2; });
+  const weights::PackedModel packed = weights::open_packed_file(path);
+  const auto error = error_of([&] { execution_of(packed.base, "3"); });
+  EXPECT_EQ(error.kind, ErrorKind::kCorruptFile);
+  EXPECT_THAT(error.message, HasSubstr("w3.panels has shape"));
+}
+
+TEST_F(PackedFileTest, DamagedPanelsOfFewBitsAreRefused) {
+  write();
+  pack({8, 3, 2});
+  for (const char* bits : {"3", "2"}) {
+    const std::string tensor = fmt::format("h.0.attn.c_attn.w{}.panels", bits);
+    const std::string path = dir_.file("damaged.qalof");
+    rewrite(path_, path, [&](Damaged& file) {
+      file.data.at(tensor)[17] ^= std::byte{4};
+      file.header["crc32c"][tensor] = file.header["crc32c"][tensor].get<std::uint32_t>() ^ 1U;
+    });
+    const weights::PackedModel packed = weights::open_packed_file(path);
+    EXPECT_NO_THROW(execution_of(packed.base, "8"));
+    const auto error = error_of([&] { execution_of(packed.base, bits); });
+    EXPECT_EQ(error.kind, ErrorKind::kCorruptFile);
+    EXPECT_THAT(error.message, HasSubstr(tensor + " is damaged"));
+  }
+}
+
+TEST_F(PackedFileTest, WidthsThatAreNotThereAreNamed) {
+  write();
+  pack({8, 4});
+  const weights::PackedModel packed = weights::open_packed_file(path_);
+  const auto missing = error_of([&] { execution_of(packed.base, "5"); });
+  EXPECT_EQ(missing.kind, ErrorKind::kUnsupported);
+  EXPECT_THAT(missing.message, HasSubstr("h.0.attn.c_attn is stored at 4, 8 bits, not at 5"));
+  EXPECT_EQ(error_of([&] { execution_of(packed.base, "32"); }).kind, ErrorKind::kUnsupported);
+  for (const int bits : {1, 9, 16}) {
+    EXPECT_EQ(error_of([&] { pack({bits}); }).kind, ErrorKind::kUsage) << bits;
+  }
+  EXPECT_EQ(error_of([&] { pack({}); }).kind, ErrorKind::kUsage);
+  EXPECT_EQ(error_of([&] { pack({}, "16"); }).kind, ErrorKind::kUsage);
+}
+
+// ---- Damage ------------------------------------------------------------------------------------
+
 void open_and_use(const std::string& path) {
   const weights::PackedModel packed = weights::open_packed_file(path);
   span_logits_of(*execution_of(packed.base, "8", packed.adapters), kIds);
@@ -310,8 +347,8 @@ TEST_F(PackedFileTest, DamagedFilesAreRefusedByName) {
   };
   const std::vector<Case> cases = {
       {"no version", drop("format_version"), bad, "format_version is missing"},
-      {"later version", [](Damaged& d) { d.header["format_version"] = 4; }, unsupported,
-       "format_version 4"},
+      {"later version", [](Damaged& d) { d.header["format_version"] = 5; }, unsupported,
+       "format_version 5"},
       {"version text", [](Damaged& d) { d.header["format_version"] = "1"; }, bad, "format_version"},
       {"no config", drop("config"), corrupt, "config is missing"},
       {"no scheme", drop("scheme"), corrupt, "scheme is missing"},

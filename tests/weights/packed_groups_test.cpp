@@ -2,6 +2,7 @@
 // packed file gives the bits of the directory it came from.
 #include <gmock/gmock.h>
 
+#include <cmath>
 #include <filesystem>
 
 #include "core/crc32c.h"
@@ -9,6 +10,7 @@
 #include "kernels/quantize.h"
 #include "support/error_of.h"
 #include "support/tiny_runtime.h"
+#include "weights/linear_op.h"
 #include "weights/packed_file.h"
 #include "weights/packed_layout.h"
 
@@ -127,10 +129,11 @@ TEST_F(PackedGroupsTest, AGroupOfFourBitsIsNearerToTheFloatsThanARow) {
 
 TEST_F(PackedGroupsTest, PackedFilesGiveTheDirectorysBits) {
   for (const std::string& scheme : kSchemes) {
-    pack({8, 5, 4, 2}, scheme);
+    pack({8, 5, 4, 3, 2}, scheme);
     const weights::PackedModel packed = weights::open_packed_file(path_, two_threads_);
     EXPECT_EQ(packed.plan.scheme, quant::parse_scheme(scheme, "test"));
-    for (const char* precision : {"8", "5", "4", "2", "w4a8kv4", "w8a32kv16", "w4a16kv16"}) {
+    for (const char* precision :
+         {"8", "5", "4", "3", "2", "w3a8kv4", "w2a8kv4", "w8a32kv16", "w2a16kv16"}) {
       SCOPED_TRACE(scheme + " " + precision);
       EXPECT_TRUE(same_bytes(logits(*execution(packed.base, precision, scheme)),
                              logits(*execution(tiny_.base(), precision, scheme))));
@@ -168,8 +171,129 @@ TEST_F(PackedGroupsTest, BitsPerWeightCountScalesZerosAndSums) {
   using kernels::WeightFormat;
   EXPECT_DOUBLE_EQ(pack({4}, "g32").bits_per_weight, expected(WeightFormat::kInt4, 2));
   EXPECT_DOUBLE_EQ(pack({4}, "g32-asym").bits_per_weight, expected(WeightFormat::kInt4, 3));
+  EXPECT_DOUBLE_EQ(pack({3}, "g32").bits_per_weight, expected(WeightFormat::kInt3, 2));
+  EXPECT_DOUBLE_EQ(pack({2}, "g32-asym").bits_per_weight, expected(WeightFormat::kInt2, 3));
   EXPECT_DOUBLE_EQ(pack({8}, "g32").bits_per_weight, expected(WeightFormat::kInt8, 4));
   EXPECT_DOUBLE_EQ(pack({8}, "g32-asym").bits_per_weight, expected(WeightFormat::kInt8, 5));
+}
+
+// Layers of four groups: scales, zeros and panels without padding.
+TEST_F(PackedGroupsTest, TwoAndThreeBitsTakeTwoAndThreeBitsAndTheirScales) {
+  Json config = wide_config();
+  config["n_embd"] = 256;
+  const TinyRuntime tiny(config);
+  for (const int bits : {2, 3, 4}) {
+    weights::PackRequest request;
+    request.base = tiny.base();
+    request.widths = {bits};
+    request.scheme = quant::parse_scheme("g64", "test");
+    const weights::PackSummary summary = weights::write_packed_file(path_, request, serial_);
+    EXPECT_EQ(summary.widths.at(0).container_bits, bits);
+    EXPECT_DOUBLE_EQ(summary.bits_per_weight, bits + 16.0 / 64);
+  }
+}
+
+TEST_F(PackedGroupsTest, FewBitsGiveTheNumbersOfTheirCodesInNibbles) {
+  for (const char* scheme : {"seed", "g64", "g32-asym"}) {
+    const quant::QuantScheme parsed = quant::parse_scheme(scheme, "test");
+    const model::LinearSpec& spec = tiny_.base()->linears()[2];
+    const std::vector<float> weights = tiny_.base()->source().linear_f32(2);
+    const std::vector<float> x = qalof::testing::tensor_values("x", 5 * spec.in, 1.0F);
+    for (const int bits : {2, 3}) {
+      const weights::RowCodes codes =
+          weights::quantize_weights(weights, spec.out, spec.in, bits, parsed, serial_);
+      std::vector<std::vector<float>> results;
+      for (const int stored : {bits, 4}) {
+        const auto packed = weights::pack_codes(codes, {{stored}, {8}}, serial_);
+        EXPECT_EQ(kernels::code_layout(packed->view.format).bits, stored);
+        weights::LinearWorkspace workspace;
+        results.emplace_back(5 * spec.out);
+        weights::LinearCall call;
+        call.precision = {{bits}, {8}};
+        call.weight = packed->view;
+        weights::run_linear(call, x.data(), 5, results.back().data(), workspace, serial_);
+      }
+      EXPECT_TRUE(same_bytes(results[0], results[1])) << scheme << ", " << bits << " bits";
+    }
+  }
+}
+
+// Written by the program of 29 November 2026:
+//   quantize --model_name_or_path gpt2/f32 --bit_widths 2,3 --scheme g32-asym
+TEST_F(PackedGroupsTest, FilesWithTwoAndThreeBitsInNibblesAreStillRead) {
+  const std::string tests = QALOF_SOURCE_DIR "/tests/";
+  const auto packed = weights::open_packed_file(tests + "weights/data/nibbles_v2.qalof");
+  const auto base = weights::BaseModel::load_directory(tests + "runtime/data/gpt2/f32");
+  for (const int bits : {2, 3}) {
+    const quant::QuantScheme scheme{32, true};
+    const auto& old = packed.base->packed(1, {{bits}, {8}}, scheme, serial_);
+    EXPECT_EQ(old.format, kernels::WeightFormat::kInt4);
+    const auto& fresh = base->packed(1, {{bits}, {8}}, scheme, serial_);
+    EXPECT_EQ(kernels::code_layout(fresh.format).bits, bits);
+    EXPECT_EQ(weights::unpack_reals(old, serial_), weights::unpack_reals(fresh, serial_));
+  }
+}
+
+const std::vector<std::string> kNested = {"nested", "g64+nested", "g32-asym+nested+aasym"};
+
+TEST_F(PackedGroupsTest, ANestedFileGivesTheDirectorysBitsAtBothWidths) {
+  for (const std::string& scheme : kNested) {
+    const weights::PackSummary both = pack({8}, scheme);
+    const weights::PackedModel packed = weights::open_packed_file(path_, two_threads_);
+    EXPECT_THAT(packed.base->source().widths(), ElementsAre(4, 8));
+    std::vector<std::vector<float>> seen;
+    for (const char* precision : {"8", "4", "w4a8kv4", "w8a32kv16", "w4a16kv16"}) {
+      SCOPED_TRACE(scheme + " " + precision);
+      seen.push_back(logits(*execution(packed.base, precision, scheme)));
+      EXPECT_TRUE(same_bytes(seen.back(), logits(*execution(tiny_.base(), precision, scheme))));
+    }
+    EXPECT_NE(seen[0], seen[1]);
+    // The file of one width holds the other.
+    EXPECT_EQ(pack({4}, scheme).bytes, both.bytes);
+    EXPECT_EQ(both.widths[0].container_bits + both.widths[1].container_bits, 8);
+    // Nothing is stored twice.
+    const std::string alone = scheme.substr(0, scheme.find('+'));
+    const auto eight = pack({8}, alone == "nested" ? "seed" : alone);
+    EXPECT_LE(both.bits_per_weight, eight.bits_per_weight);
+  }
+}
+
+TEST_F(PackedGroupsTest, NestedSchemesRefuseOtherWidthsByName) {
+  for (const char* precision : {"5", "2", "w3a8kv8"}) {
+    const auto error = error_of([&] { execution(tiny_.base(), precision, "g64+nested"); });
+    EXPECT_EQ(error.kind, ErrorKind::kUsage);
+    EXPECT_THAT(error.message, HasSubstr("scheme g64+nested has weights of 8 and of 4 bits"));
+  }
+  EXPECT_EQ(error_of([&] { pack({5}, "nested"); }).kind, ErrorKind::kUsage);
+}
+
+// The formulas of docs/numerics.md, "Nested codes".
+TEST_F(PackedGroupsTest, FourBitsAreTheRoundedUpperHalfOfEightBits) {
+  const model::LinearSpec& spec = tiny_.base()->linears()[2];
+  const std::vector<float> weights = tiny_.base()->source().linear_f32(2);
+  for (const std::string& scheme : kNested) {
+    const quant::QuantScheme parsed = quant::parse_scheme(scheme, "test").weights();
+    const auto eight = weights::quantize_weights(weights, spec.out, spec.in, 8, parsed, serial_);
+    const auto four = weights::quantize_weights(weights, spec.out, spec.in, 4, parsed, serial_);
+    for (std::size_t i = 0; i < eight.codes.size(); ++i) {
+      ASSERT_GE(eight.codes[i], parsed.asymmetric ? -127 : -119);
+      ASSERT_LE(eight.codes[i], 119);
+      ASSERT_EQ(four.codes[i], std::floor((eight.codes[i] + 8) / 16.0)) << scheme;
+      ASSERT_LE(std::abs(eight.codes[i] - 16 * four.codes[i]), 8);
+      const std::size_t row = i / spec.in, column = i % spec.in;
+      const std::size_t at = row * eight.groups() + (parsed.group == 0 ? 0 : column / parsed.group);
+      const int zero = parsed.asymmetric ? eight.zeros[at] : 0;
+      // Half a step, and what the scale's rounding to bfloat16 (2^-9 of 119 steps) cuts off.
+      const float real = static_cast<float>(eight.codes[i] - zero) * eight.scales[at];
+      ASSERT_LE(std::fabs(real - weights[i]), 0.8F * eight.scales[at]) << scheme << " at " << i;
+    }
+    for (std::size_t i = 0; i < eight.scales.size(); ++i) {
+      ASSERT_EQ(four.scales[i], 16 * eight.scales[i]);
+      if (parsed.asymmetric) {
+        ASSERT_EQ(16 * four.zeros[i], eight.zeros[i]);
+      }
+    }
+  }
 }
 
 TEST_F(PackedGroupsTest, StoredHeadsGiveTheDirectorysBitsAndTheFirstIsTheDefault) {

@@ -48,8 +48,8 @@ void TrainRunOptions::list(OptionList& list) {
       ->incidental();
   list.option("--scheme", model.scheme,
               "tuned, or parts joined by +: minmax, g32, g64, g128, g32-asym, ... (weights), mse "
-              "(their ranges), aasym, ag32, ag64, ag128 (activations), rot (both rotated; in part: "
-              "rot-residual, rot-heads, rot-mlp); "
+              "(their ranges), nested (8 bits whose upper half is 4 bits), aasym, ag32, ag64, "
+              "ag128 (activations), rot (both rotated; in part: rot-residual, rot-heads, rot-mlp); "
               "default: the plan's, else minmax");
   train.list(list);
   list.group("checkpoints");

@@ -10,7 +10,7 @@ namespace qalof::kernels {
 
 namespace {
 
-// The unsigned operand is x on int8 panels, the weights on int4 panels.
+// The unsigned operand is x on int8 panels, the weights on panels of fewer bits.
 #define QALOF_DOT(name, instruction)                   \
   struct name {                                        \
     static void multiply00() { instruction(0, 4, 6); } \
@@ -19,13 +19,13 @@ namespace {
     static void multiply11() { instruction(3, 5, 7); } \
   };
 QALOF_DOT(Int8Dot, _tile_dpbusd)
-QALOF_DOT(Int4Dot, _tile_dpbsud)
+QALOF_DOT(FewBitDot, _tile_dpbsud)
 QALOF_DOT(Bf16Dot, _tile_dpbf16ps)
 #undef QALOF_DOT
 
 // A vector of a panel is a tile's line and is read in place.
 struct LinesInPlace {
-  static constexpr std::size_t kLinesOfVector = 1;
+  static std::size_t panel_bytes(std::size_t num_lines) { return num_lines * kLineBytes; }
   static const char* lines(const char* panel, std::size_t begin, std::size_t end,
                            std::size_t num_lines, char* buffer) {
     return lines_in_place(panel, begin, end, num_lines, buffer);
@@ -40,21 +40,28 @@ struct AmxInt8 : LinesInPlace {
   static std::size_t num_lines(const IntGemmBlock& block) { return (block.k + 3) / 4; }
 };
 
-template <typename Base_>
-struct AmxInt4 {
+template <typename Base_, WeightFormat kFormat>
+struct AmxFewBit {
   using Base = Base_;
-  using Dot = Int4Dot;
-  static constexpr std::size_t kElementBytes = 1, kLinesOfVector = 2;
-  static std::size_t num_lines(const IntGemmBlock& block) { return (block.k + 7) / 8 * 2; }
+  using Dot = FewBitDot;
+  static constexpr CodeLayout kLayout = code_layout(kFormat);
+  static constexpr std::size_t kElementBytes = 1, kUnitLines = kLayout.columns / kXBytesOfLine;
+  static std::size_t num_lines(const IntGemmBlock& block) {
+    return (block.k + kLayout.columns - 1) / kLayout.columns * kUnitLines;
+  }
+  static std::size_t panel_bytes(std::size_t num_lines) {
+    return num_lines / kUnitLines * kLayout.bytes;
+  }
+  // begin and end are multiples of kUnitLines: those of a stretch and of groups are.
   static const char* lines(const char* panel, std::size_t begin, std::size_t end,
                            std::size_t num_lines, char* buffer) {
-    const __m512i low = _mm512_set1_epi8(15);
-    for (std::size_t line = begin; line < end; line += 2) {
-      const __m512i pair = line < num_lines ? _mm512_loadu_si512(panel + line / 2 * kLineBytes)
-                                            : _mm512_setzero_si512();
+    for (std::size_t line = begin; line < end; line += kUnitLines) {
       char* at = buffer + (line - begin) * kLineBytes;
-      _mm512_store_si512(at, _mm512_and_si512(pair, low));
-      _mm512_store_si512(at + kLineBytes, _mm512_and_si512(_mm512_srli_epi16(pair, 4), low));
+      const char* unit = panel + line / kUnitLines * kLayout.bytes;
+      for (int step = 0; step < static_cast<int>(kUnitLines); ++step, at += kLineBytes) {
+        _mm512_store_si512(
+            at, line < num_lines ? stored_codes<kFormat>(unit, step) : _mm512_setzero_si512());
+      }
     }
     return buffer;
   }
@@ -68,7 +75,7 @@ struct AmxBf16 : LinesInPlace {
 };
 
 // Below this many rows a product mostly waits for its weights from memory.
-constexpr std::size_t kFewRowsAmx = 8, kFewRowsNibbles = 16;
+constexpr std::size_t kFewRowsAmx = 8, kFewRowsFewBits = 16;
 
 // Adds the low-rank product, which AVX-512 VNNI's kernels leave out.
 void add_low_rank(const IntGemmBlock& block) {
@@ -83,35 +90,54 @@ void add_low_rank(const IntGemmBlock& block) {
   }
 }
 
-template <typename Format, bool kNibbles>
+// The AMX format of a WeightFormat on an AVX-512 format.
+template <WeightFormat kFormat, typename Base>
+struct AmxOf {
+  using Format = AmxFewBit<Base, kFormat>;
+};
+template <typename Base>
+struct AmxOf<WeightFormat::kInt8, Base> {
+  using Format = AmxInt8<Base>;
+};
+
+template <WeightFormat kFormat>
 void multiply_int(const IntGemmBlock& block) {
-  if (block.rows < (kNibbles ? kFewRowsNibbles : kFewRowsAmx)) {
-    avx512vnni_gemm(block, kNibbles);
+  if (block.rows < (kFormat == WeightFormat::kInt8 ? kFewRowsAmx : kFewRowsFewBits)) {
+    avx512vnni_gemm(block, kFormat);
     return add_low_rank(block);
   }
-  multiply_amx<Format>(block);
+  multiply_amx<typename AmxOf<kFormat, typename FormatsOf<kFormat>::Plain>::Format>(block);
 }
 
-template <template <typename> typename Format, template <bool> typename Grouped, bool kNibbles>
+template <WeightFormat kFormat>
 void multiply_int_grouped(const IntGemmBlock& block) {
   // A stretch must hold whole groups.
   const bool even = kStretchLines * kXBytesOfLine % block.group == 0;
-  if (block.rows < kFewRowsNibbles || !even) {
-    avx512vnni_gemm_grouped(block, kNibbles);
+  if (block.rows < kFewRowsFewBits || !even) {
+    avx512vnni_gemm_grouped(block, kFormat);
     return add_low_rank(block);
   }
-  return block.x_group_scales == nullptr ? multiply_amx<Format<Grouped<false>>>(block)
-                                         : multiply_amx<Format<Grouped<true>>>(block);
+  using Formats = FormatsOf<kFormat>;
+  using Plain = typename AmxOf<kFormat, typename Formats::template Grouped<false>>::Format;
+  using Scaled = typename AmxOf<kFormat, typename Formats::template Grouped<true>>::Format;
+  return block.x_group_scales == nullptr ? multiply_amx<Plain>(block) : multiply_amx<Scaled>(block);
+}
+
+// Rows are prepared as for AVX-512 VNNI.
+template <WeightFormat kFormat>
+void set_products(IntProducts& products) {
+  products.gemm = multiply_int<kFormat>;
+  products.grouped = multiply_int_grouped<kFormat>;
 }
 
 }  // namespace
 
 void set_amx_gemm(KernelTable& table) {
   table.adds_low_rank = true;
-  table.gemm_int8 = multiply_int<AmxInt8<Int8Format>, false>;
-  table.gemm_int4 = multiply_int<AmxInt4<Int4Format>, true>;
-  table.gemm_int8_grouped = multiply_int_grouped<AmxInt8, GroupedInt8Format, false>;
-  table.gemm_int4_grouped = multiply_int_grouped<AmxInt4, GroupedInt4Format, true>;
+  set_products<WeightFormat::kInt8>(table.int8);
+  set_products<WeightFormat::kInt4>(table.int4);
+  set_products<WeightFormat::kInt3>(table.int3);
+  set_products<WeightFormat::kInt2>(table.int2);
   // Reads rows prepared by AVX-512 BF16's prepare_bf16.
   table.gemm_bf16 = multiply_amx<AmxBf16>;
 }

@@ -1,7 +1,7 @@
 // Tiles of the matrix products for AMX: 32 rows of x times two panels, in four tiles of sums over
 // one stretch of k; the sums are kept in memory between stretches. The lines of panels are used as
-// rows of a tile in place (gemm.h), except nibbles, which are first unpacked into bytes. Sums begin
-// and end as in the AVX-512 formats. Internal linkage.
+// rows of a tile in place (panel.h), except codes of fewer than 8 bits, which are first expanded
+// into bytes. Sums begin and end as in the AVX-512 formats. Internal linkage.
 #pragma once
 
 #include <immintrin.h>
@@ -143,7 +143,7 @@ void add_products(const TileInput& input, std::size_t rows, std::size_t panels, 
 //   Dot                             the instruction, for add_products
 //   kElementBytes                   bytes of an element of x
 //   num_lines(block)                lines of a panel
-//   kLinesOfVector                  2 where a vector of the panel holds two lines
+//   panel_bytes(num_lines)          of a panel
 //   lines(panel, begin, end, num_lines, buffer)  lines of a panel
 
 // 16 outputs of one row of LowRankBlock, bit-equal to gemm_f32.
@@ -219,7 +219,7 @@ void multiply_panels_amx(const typename Format::Base::Block& block, Tiles& tiles
   const std::size_t lines = kGrouped && group_lines < kTileRows ? group_lines : kTileRows;
   const std::size_t num_lines = Format::num_lines(block);
   const std::size_t padded = (num_lines + lines - 1) / lines * lines;
-  const std::size_t panel_bytes = num_lines / Format::kLinesOfVector * kLineBytes;
+  const std::size_t panel_bytes = Format::panel_bytes(num_lines);
   alignas(64) char buffers[kChunkPanels][kStretchLines * kLineBytes];
   alignas(64) float sums[kRowGroup * kSumsStride];
   const char* base = static_cast<const char*>(block.panels) + panel * panel_bytes;

@@ -1,7 +1,9 @@
 // AVX2: integer products. Codes of int8 panels are in -127..127, so |w| fits a byte and sign(x, w)
-// is exact; a pair of products is at most 2 * 127 * 127 = 32258 and fits 16 bits. Nibbles of int4
-// panels are used as bytes 0..15: a pair is at most 3810, and eight pairs fit 16 bits.
+// is exact; a pair of products is at most 2 * 127 * 127 = 32258 and fits 16 bits. Fewer bits are
+// used as they are stored, as bytes 0..15, 0..7 or 0..3: a pair is at most 3810, 1778 or 762, and
+// 8, 18 or 43 pairs fit 16 bits.
 #if defined(__x86_64__)
+#include "kernels/avx2/avx2_codes.h"
 #include "kernels/avx2/avx2_math.h"
 #include "kernels/kernel_table.h"
 #include "kernels/unroll.h"
@@ -73,7 +75,7 @@ template <int kRows>
 using Sums = __m256i[kRows][2];
 
 struct Int8Codes {
-  static constexpr bool kNibbles = false;
+  static constexpr int kOffset = 0;
   static std::size_t bytes(std::size_t k) { return (k + 3) / 4 * 4 * kPanelRows; }
 
   // sums += x [kRows, k], rows stride apart, times the codes at w.
@@ -117,9 +119,17 @@ struct Int8Codes {
   };
 };
 
-struct Int4Codes {
-  static constexpr bool kNibbles = true;
-  static std::size_t bytes(std::size_t k) { return (k + 7) / 8 * 4 * kPanelRows; }
+// Formats with an offset.
+template <WeightFormat kFormat>
+struct FewBitCodes {
+  static constexpr CodeLayout kLayout = code_layout(kFormat);
+  static constexpr int kOffset = kLayout.offset;
+  static constexpr int kSteps = static_cast<int>(kLayout.columns / 4);
+  static constexpr int kPairs = 32767 / (2 * 127 * ((1 << kLayout.bits) - 1));  // fit 16 bits
+  static constexpr std::size_t kRun = kPairs / kSteps * kLayout.columns;        // k of these
+  static std::size_t bytes(std::size_t k) {
+    return (k + kLayout.columns - 1) / kLayout.columns * kLayout.bytes;
+  }
 
   template <int kRows>
   [[gnu::always_inline]] static void add(const std::int8_t* x, std::size_t stride,
@@ -129,25 +139,22 @@ struct Int4Codes {
     while (i < k) {
       Sums<kRows> pairs;
       unrolled<kRows>(QALOF_UNROLLED(r) { pairs[r][0] = pairs[r][1] = _mm256_setzero_si256(); });
-      // Four bytes of nibbles hold eight k, two pairs per lane; after four such steps the sums hold
-      // the eight pairs that fit.
-      const std::size_t end = i + 32 < k ? i + 32 : k;
-      for (; i + 8 <= end; i += 8, w += 64) {
-        const Nibbles nibbles(w);
-        unrolled<kRows>(QALOF_UNROLLED(r) {
-          const std::int8_t* at = x + static_cast<std::size_t>(r) * stride + i;
-          nibbles.step(broadcast4(at), broadcast4(at + 4), pairs[r]);
-        });
+      const std::size_t end = i + kRun < k ? i + kRun : k;
+      for (; i + kLayout.columns <= end; i += kLayout.columns, w += kLayout.bytes) {
+        add_unit<kRows>(
+            w, pairs, [&](int r, int step) __attribute__((always_inline)) {
+              return broadcast4(x + static_cast<std::size_t>(r) * stride + i +
+                                static_cast<std::size_t>(4 * step));
+            });
       }
       if (i < end) {
-        const Nibbles nibbles(w);
         const std::size_t rest = end - i;
-        unrolled<kRows>(QALOF_UNROLLED(r) {
-          const std::int8_t* at = x + static_cast<std::size_t>(r) * stride + i;
-          nibbles.step(broadcast_rest(at, rest),
-                       rest > 4 ? broadcast_rest(at + 4, rest - 4) : _mm256_setzero_si256(),
-                       pairs[r]);
-        });
+        add_unit<kRows>(
+            w, pairs, [&](int r, int step) __attribute__((always_inline)) {
+              const auto skip = static_cast<std::size_t>(4 * step);
+              const std::int8_t* at = x + static_cast<std::size_t>(r) * stride + i + skip;
+              return rest > skip ? broadcast_rest(at, rest - skip) : _mm256_setzero_si256();
+            });
         i = end;
       }
       unrolled<kRows>(QALOF_UNROLLED(r) {
@@ -159,30 +166,30 @@ struct Int4Codes {
   }
 
  private:
-  struct Nibbles {
-    __m256i first[2], second[2];  // k0..k0+3 and k0+4..k0+7, for both halves of the panel
-    [[gnu::always_inline]] explicit Nibbles(const std::uint8_t* w) {
-      const __m256i mask = _mm256_set1_epi8(15);
-      unrolled<2>(QALOF_UNROLLED(half) {
-        const __m256i bytes = load(w + 32 * half);
-        first[half] = _mm256_and_si256(bytes, mask);
-        second[half] = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+  // pairs += a unit's codes times the four codes that x(row, step) returns in every lane.
+  template <int kRows, typename X>
+  [[gnu::always_inline]] static void add_unit(const std::uint8_t* w, Sums<kRows>& pairs,
+                                              const X& x) {
+    unrolled<kSteps>(QALOF_UNROLLED(step) {
+      const __m256i codes[2] = {stored_codes<kFormat>(w, step),
+                                stored_codes<kFormat>(w + 32, step)};
+      unrolled<kRows>(QALOF_UNROLLED(r) {
+        const __m256i value = x(r, step);
+        unrolled<2>(QALOF_UNROLLED(half) {
+          pairs[r][half] =
+              _mm256_add_epi16(pairs[r][half], _mm256_maddubs_epi16(codes[half], value));
+        });
+        asm volatile("" : "+x"(pairs[r][0]), "+x"(pairs[r][1]));  // as in Int8Codes
       });
-    }
-    [[gnu::always_inline]] void step(__m256i x0, __m256i x1, __m256i* pairs) const {
-      unrolled<2>(QALOF_UNROLLED(half) {
-        pairs[half] = _mm256_add_epi16(pairs[half], _mm256_maddubs_epi16(first[half], x0));
-        pairs[half] = _mm256_add_epi16(pairs[half], _mm256_maddubs_epi16(second[half], x1));
-      });
-      asm volatile("" : "+x"(pairs[0]), "+x"(pairs[1]));  // as in Int8Codes
-    }
-  };
+    });
+  }
 };
 
-// What a product adds to the sum of nibbles (code + 8), or zero.
+// What a product adds to the sum of stored codes, or zero.
 template <typename Codes>
 [[gnu::always_inline]] inline __m256i first_sum(const IntGemmBlock& block, std::size_t index) {
-  if constexpr (Codes::kNibbles) return _mm256_set1_epi32(-8 * block.x_sums[index]);
+  if constexpr (Codes::kOffset != 0)
+    return _mm256_set1_epi32(-Codes::kOffset * block.x_sums[index]);
   return _mm256_setzero_si256();
 }
 
@@ -282,13 +289,16 @@ void multiply(const IntGemmBlock& block) {
   }
 }
 
+template <typename Codes>
+constexpr IntProducts kProducts = {multiply<Tile<Codes>>, multiply<GroupedTile<Codes>>};
+
 }  // namespace
 
 void set_avx2_int_gemm(KernelTable& table) {
-  table.gemm_int8 = multiply<Tile<Int8Codes>>;
-  table.gemm_int4 = multiply<Tile<Int4Codes>>;
-  table.gemm_int8_grouped = multiply<GroupedTile<Int8Codes>>;
-  table.gemm_int4_grouped = multiply<GroupedTile<Int4Codes>>;
+  table.int8 = kProducts<Int8Codes>;
+  table.int4 = kProducts<FewBitCodes<WeightFormat::kInt4>>;
+  table.int3 = kProducts<FewBitCodes<WeightFormat::kInt3>>;
+  table.int2 = kProducts<FewBitCodes<WeightFormat::kInt2>>;
 }
 
 }  // namespace qalof::kernels

@@ -1,6 +1,7 @@
 // AVX-VNNI: integer products, four k per operation. One operand is unsigned: on int8 panels it is x
-// + 128, which adds 128 times the sum of the weights' codes; on int4 panels it is the nibble, code
-// + 8, which adds 8 times the sum of x. Sums start at minus that amount. Nothing saturates.
+// + 128, which adds 128 times the sum of the weights' codes; on panels of fewer bits it is the
+// stored code, code + offset, which adds offset times the sum of x. Sums start at minus that
+// amount. Nothing saturates.
 #if defined(__x86_64__)
 #include "kernels/avx2/avxvnni_int_gemm.h"
 

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/avx2/avx2_codes.h"
 #include "kernels/avx2/avx2_math.h"
 #include "kernels/vector_tile.h"
 
@@ -36,6 +37,7 @@ __m256i load_integers(const T* at) {
 
 struct PairFormat {
   using Block = IntGemmBlock;
+  static constexpr std::size_t kUnitBytes = kVectorBytes;
   using Sum = IntPair;
   using Vector = IntPair;
   static constexpr bool kGrouped = false;
@@ -113,24 +115,23 @@ struct PairInt8Format : PairFormat {
   }
 };
 
-struct PairInt4Format : PairFormat {
-  static constexpr int kSteps = 2;  // the low nibbles, the high nibbles
-  static std::size_t num_vectors(const Block& block) { return (block.k + 7) / 8; }
+template <WeightFormat kFormat>
+struct PairFewBitFormat : PairFormat {
+  static constexpr CodeLayout kLayout = code_layout(kFormat);
+  static constexpr std::size_t kUnitBytes = kLayout.bytes;
+  static constexpr int kSteps = static_cast<int>(kLayout.columns / 4);
+  static std::size_t num_vectors(const Block& block) {
+    return (block.k + kLayout.columns - 1) / kLayout.columns;
+  }
   static IntPair start(const Block& block, std::size_t row, std::size_t, std::size_t) {
-    const __m256i sum = _mm256_set1_epi32(-8 * block.x_sums[row]);
+    const __m256i sum = _mm256_set1_epi32(-kLayout.offset * block.x_sums[row]);
     return {sum, sum};
   }
   static IntPair weights(const char* at, int step) {
-    const IntPair bytes = PairFormat::weights(at, step);
-    return {nibbles(bytes.low, step), nibbles(bytes.high, step)};
+    return {stored_codes<kFormat>(at, step), stored_codes<kFormat>(at + 32, step)};
   }
   static IntPair multiply(IntPair sum, __m256i x, IntPair w) {
     return {dot(sum.low, w.low, x), dot(sum.high, w.high, x)};
-  }
-
- private:
-  static __m256i nibbles(__m256i bytes, int step) {
-    return _mm256_and_si256(step == 0 ? bytes : _mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15));
   }
 };
 
@@ -140,7 +141,6 @@ struct PairGroupedFormat : Base {
   using Block = IntGemmBlock;
   using Total = FloatPair;
   static constexpr bool kGrouped = true;
-  static constexpr bool kBytes = Base::kSteps == 1;
   static FloatPair no_total() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static FloatPair load_total(const float* partial) {
     return {_mm256_loadu_ps(partial), _mm256_loadu_ps(partial + kLanes)};
@@ -149,7 +149,7 @@ struct PairGroupedFormat : Base {
     _mm256_storeu_ps(partial, total.low);
     _mm256_storeu_ps(partial + kLanes, total.high);
   }
-  static std::size_t group_vectors(const Block& block) { return block.group / (kBytes ? 4 : 8); }
+  static std::size_t group_vectors(const Block& block) { return block.group / (4 * Base::kSteps); }
   static IntPair start(const Block& block, std::size_t row, std::size_t first, std::size_t group) {
     const std::size_t at = first * block.groups + group * kPanelRows;
     return {start_half(block, row, at, group), start_half(block, row, at + kLanes, group)};
@@ -166,10 +166,10 @@ struct PairGroupedFormat : Base {
   static __m256i start_half(const Block& block, std::size_t row, std::size_t at,
                             std::size_t group) {
     __m256i sum;
-    if constexpr (kBytes) {
+    if constexpr (Base::kSteps == 1) {
       sum = minus_128_times(load_integers(block.code_sums + at));
     } else {
-      sum = _mm256_set1_epi32(-8 * block.x_sums[row * block.groups + group]);
+      sum = _mm256_set1_epi32(-Base::kLayout.offset * block.x_sums[row * block.groups + group]);
     }
     if (block.zeros == nullptr) return sum;
     const auto* zeros = reinterpret_cast<const __m128i*>(block.zeros + at);
@@ -191,8 +191,8 @@ void multiply_pair_groups(const IntGemmBlock& block) {
                                          : multiply<PairGroupedFormat<Base, true>>(block);
 }
 
-// dst = x with the bits of flip inverted in every byte, then zeros to a multiple of 8; these meet
-// the padding of panels, which has code 0.
+// dst = x with the bits of flip inverted in every byte, then zeros to the end of the longest unit;
+// these meet the padding of panels, which has code 0.
 void copy_row(const std::int8_t* x, std::size_t k, char flip, void* dst) {
   auto* out = static_cast<char*>(dst);
   const __m256i flips = _mm256_set1_epi8(flip);
@@ -202,18 +202,22 @@ void copy_row(const std::int8_t* x, std::size_t k, char flip, void* dst) {
                         _mm256_xor_si256(load_integers(x + i), flips));
   }
   for (; i < k; ++i) out[i] = static_cast<char>(x[i] ^ flip);
-  for (; i % 8 != 0; ++i) out[i] = 0;
+  constexpr std::size_t kLongest = code_layout(WeightFormat::kInt3).columns;
+  for (; i % kLongest != 0; ++i) out[i] = 0;
 }
 void offset_row(const std::int8_t* x, std::size_t k, void* dst) { copy_row(x, k, -128, dst); }
 void pad_row(const std::int8_t* x, std::size_t k, void* dst) { copy_row(x, k, 0, dst); }
 
+template <typename Format>
+IntProducts pair_products(void (*prepare)(const std::int8_t*, std::size_t, void*)) {
+  return {multiply<Format>, multiply_pair_groups<Format>, {prepare, 1}};
+}
+
 inline void set_pair_formats(KernelTable& table) {
-  table.gemm_int8 = multiply<PairInt8Format>;
-  table.gemm_int4 = multiply<PairInt4Format>;
-  table.gemm_int8_grouped = multiply_pair_groups<PairInt8Format>;
-  table.gemm_int4_grouped = multiply_pair_groups<PairInt4Format>;
-  table.prepare_int8 = {offset_row, 1};
-  table.prepare_int4 = {pad_row, 1};
+  table.int8 = pair_products<PairInt8Format>(offset_row);
+  table.int4 = pair_products<PairFewBitFormat<WeightFormat::kInt4>>(pad_row);
+  table.int3 = pair_products<PairFewBitFormat<WeightFormat::kInt3>>(pad_row);
+  table.int2 = pair_products<PairFewBitFormat<WeightFormat::kInt2>>(pad_row);
 }
 
 }  // namespace

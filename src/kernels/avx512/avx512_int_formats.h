@@ -1,7 +1,8 @@
 // Formats of vector_tile.h for integer products with AVX-512 VNNI: how sums begin and end, and four
 // k per operation. One operand is unsigned: on int8 panels it is x + 128, which adds 128 times the
-// sum of the weights' codes; on int4 panels it is the nibble, code + 8, which adds 8 times the sum
-// of x. Sums start at minus that amount. Nothing saturates. Internal linkage.
+// sum of the weights' codes; on panels of fewer bits it is the stored code, code + offset, which
+// adds offset times the sum of x. Sums start at minus that amount. Nothing saturates. Internal
+// linkage.
 #pragma once
 
 #include <cstdint>
@@ -71,17 +72,41 @@ struct Int8Format : IntFormat {
   }
 };
 
-struct Int4Format : IntFormat {
-  static constexpr int kSteps = 2;  // the low nibbles, the high nibbles
-  static std::size_t num_vectors(const Block& block) { return (block.k + 7) / 8; }
+// Bits shift.. of each byte, as far as mask goes.
+[[gnu::always_inline]] inline __m512i byte_fields(__m512i bytes, int shift, int mask) {
+  return _mm512_and_si512(
+      shift == 0 ? bytes : _mm512_srli_epi16(bytes, static_cast<unsigned>(shift)),
+      _mm512_set1_epi8(static_cast<char>(mask)));
+}
+
+// A step of a unit: the stored codes of four k, from k0 + 4 step on, as bytes.
+template <WeightFormat kFormat>
+[[gnu::always_inline]] inline __m512i stored_codes(const char* at, int step) {
+  constexpr int kBits = code_layout(kFormat).bits;
+  if constexpr (kFormat != WeightFormat::kInt3)
+    return byte_fields(_mm512_loadu_si512(at), kBits * step, (1 << kBits) - 1);
+  const int part = step / 3, turn = step % 3;
+  const __m512i bytes = _mm512_loadu_si512(at + static_cast<std::size_t>(part) * kVectorBytes);
+  if (turn < 2) return byte_fields(bytes, kBits * turn, 7);
+  const __m512i last = _mm512_loadu_si512(at + 2 * kVectorBytes);
+  return _mm512_or_si512(byte_fields(bytes, 6, 3), byte_fields(last, 4 + part, 4));
+}
+
+// Formats with an offset.
+template <WeightFormat kFormat>
+struct FewBitFormat : IntFormat {
+  static constexpr CodeLayout kLayout = code_layout(kFormat);
+  static constexpr std::size_t kUnitBytes = kLayout.bytes;
+  static constexpr int kSteps = static_cast<int>(kLayout.columns / 4);
+  // Tiles of three panels and many steps would take the compiler minutes.
+  static constexpr int kWidest = kSteps > 2 ? 1 : 3;
+  static std::size_t num_vectors(const Block& block) {
+    return (block.k + kLayout.columns - 1) / kLayout.columns;
+  }
   static __m512i start(const Block& block, std::size_t row, std::size_t, std::size_t) {
-    return _mm512_set1_epi32(-8 * block.x_sums[row]);
+    return _mm512_set1_epi32(-kLayout.offset * block.x_sums[row]);
   }
-  static __m512i weights(const char* at, int step) {
-    const __m512i vector = _mm512_loadu_si512(at);
-    return _mm512_and_si512(step == 0 ? vector : _mm512_srli_epi16(vector, 4),
-                            _mm512_set1_epi8(15));
-  }
+  static __m512i weights(const char* at, int step) { return stored_codes<kFormat>(at, step); }
   static __m512i multiply(__m512i sum, __m512i x, __m512i w) {
     return _mm512_dpbusd_epi32(sum, w, x);
   }
@@ -134,15 +159,31 @@ struct GroupedInt8Format : GroupedFormat<Int8Format, kXScales> {
   }
 };
 
-template <bool kXScales>
-struct GroupedInt4Format : GroupedFormat<Int4Format, kXScales> {
+template <WeightFormat kFormat, bool kXScales>
+struct GroupedFewBitFormat : GroupedFormat<FewBitFormat<kFormat>, kXScales> {
   using Block = IntGemmBlock;
-  static std::size_t group_vectors(const Block& block) { return block.group / 8; }
+  static constexpr CodeLayout kLayout = code_layout(kFormat);
+  static std::size_t group_vectors(const Block& block) { return block.group / kLayout.columns; }
   static __m512i start(const Block& block, std::size_t row, std::size_t first, std::size_t group) {
-    const __m512i sum = _mm512_set1_epi32(-8 * block.x_sums[row * block.groups + group]);
+    const __m512i sum =
+        _mm512_set1_epi32(-kLayout.offset * block.x_sums[row * block.groups + group]);
     if (block.zeros == nullptr) return sum;
     return _mm512_sub_epi32(sum, zero_part(block, row, first, group));
   }
+};
+
+// The formats of a WeightFormat: one scale a row, and groups.
+template <WeightFormat kFormat>
+struct FormatsOf {
+  using Plain = FewBitFormat<kFormat>;
+  template <bool kXScales>
+  using Grouped = GroupedFewBitFormat<kFormat, kXScales>;
+};
+template <>
+struct FormatsOf<WeightFormat::kInt8> {
+  using Plain = Int8Format;
+  template <bool kXScales>
+  using Grouped = GroupedInt8Format<kXScales>;
 };
 
 }  // namespace

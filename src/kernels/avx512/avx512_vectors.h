@@ -15,6 +15,7 @@ namespace {
 
 struct Avx512Format {
   using Vector = __m512i;
+  static constexpr std::size_t kUnitBytes = kVectorBytes;
   static constexpr std::size_t kTallest = 8;
   static constexpr int kWidest = 3;
   static __m512i weights(const char* at, int) { return _mm512_loadu_si512(at); }

@@ -7,12 +7,6 @@ namespace qalof::kernels {
 
 namespace {
 
-template <template <bool> typename Format>
-void multiply_grouped(const IntGemmBlock& block) {
-  return block.x_group_scales == nullptr ? multiply<Format<false>>(block)
-                                         : multiply<Format<true>>(block);
-}
-
 // Prefetches weights for products of few rows: on processors with AMX one thread then reads up to
 // twice as fast, while those without AMX that vector_tile.h describes only become slower.
 template <typename Base>
@@ -33,10 +27,28 @@ struct Ahead : Base {
     return Base::add_group(block, row, first, group, sum, total);
   }
 };
-template <bool kXScales>
-using AheadInt8 = Ahead<GroupedInt8Format<kXScales>>;
-template <bool kXScales>
-using AheadInt4 = Ahead<GroupedInt4Format<kXScales>>;
+template <WeightFormat kFormat>
+void multiply_plain(const IntGemmBlock& block) {
+  multiply<typename FormatsOf<kFormat>::Plain>(block);
+}
+template <WeightFormat kFormat>
+void multiply_ahead(const IntGemmBlock& block) {
+  multiply<Ahead<typename FormatsOf<kFormat>::Plain>>(block);
+}
+template <WeightFormat kFormat>
+void multiply_grouped(const IntGemmBlock& block) {
+  using Formats = FormatsOf<kFormat>;
+  return block.x_group_scales == nullptr
+             ? multiply<typename Formats::template Grouped<false>>(block)
+             : multiply<typename Formats::template Grouped<true>>(block);
+}
+template <WeightFormat kFormat>
+void multiply_grouped_ahead(const IntGemmBlock& block) {
+  using Formats = FormatsOf<kFormat>;
+  return block.x_group_scales == nullptr
+             ? multiply<Ahead<typename Formats::template Grouped<false>>>(block)
+             : multiply<Ahead<typename Formats::template Grouped<true>>>(block);
+}
 
 // dst = x with the bits of flip inverted in every byte, padded to the end of the cache line with
 // flip; the padding meets code 0 in the padding of panels.
@@ -58,28 +70,55 @@ void pad_row(const std::int8_t* x, std::size_t k, void* dst) {
   copy_row(x, k, _mm512_setzero_si512(), dst);
 }
 
-}  // namespace
+// A format's products of any number of rows, and of few.
+struct Products {
+  IntProducts any, ahead;
+};
+template <WeightFormat kFormat>
+constexpr IntProducts kAny = {multiply_plain<kFormat>,
+                              multiply_grouped<kFormat>,
+                              {kFormat == WeightFormat::kInt8 ? offset_row : pad_row, 1}};
+template <WeightFormat kFormat>
+constexpr Products kProducts = {kAny<kFormat>,
+                                {multiply_ahead<kFormat>, multiply_grouped_ahead<kFormat>, {}}};
+// Few bits take more arithmetic than memory: nothing is fetched ahead.
+template <>
+constexpr Products kProducts<WeightFormat::kInt3> = {kAny<WeightFormat::kInt3>,
+                                                     kAny<WeightFormat::kInt3>};
+template <>
+constexpr Products kProducts<WeightFormat::kInt2> = {kAny<WeightFormat::kInt2>,
+                                                     kAny<WeightFormat::kInt2>};
 
-void avx512vnni_gemm(const IntGemmBlock& block, bool nibbles) {
-  if (block.rows <= kFewRows)
-    return nibbles ? multiply<Ahead<Int4Format>>(block) : multiply<Ahead<Int8Format>>(block);
-  return nibbles ? multiply<Int4Format>(block) : multiply<Int8Format>(block);
+const Products& products(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kInt2:
+      return kProducts<WeightFormat::kInt2>;
+    case WeightFormat::kInt3:
+      return kProducts<WeightFormat::kInt3>;
+    case WeightFormat::kInt4:
+      return kProducts<WeightFormat::kInt4>;
+    default:
+      return kProducts<WeightFormat::kInt8>;
+  }
 }
 
-void avx512vnni_gemm_grouped(const IntGemmBlock& block, bool nibbles) {
-  if (block.rows <= kFewRows)
-    return nibbles ? multiply_grouped<AheadInt4>(block) : multiply_grouped<AheadInt8>(block);
-  return nibbles ? multiply_grouped<GroupedInt4Format>(block)
-                 : multiply_grouped<GroupedInt8Format>(block);
+}  // namespace
+
+void avx512vnni_gemm(const IntGemmBlock& block, WeightFormat format) {
+  const Products& of_format = products(format);
+  (block.rows <= kFewRows ? of_format.ahead : of_format.any).gemm(block);
+}
+
+void avx512vnni_gemm_grouped(const IntGemmBlock& block, WeightFormat format) {
+  const Products& of_format = products(format);
+  (block.rows <= kFewRows ? of_format.ahead : of_format.any).grouped(block);
 }
 
 void set_avx512vnni_int_gemm(KernelTable& table) {
-  table.gemm_int8 = multiply<Int8Format>;
-  table.gemm_int4 = multiply<Int4Format>;
-  table.gemm_int8_grouped = multiply_grouped<GroupedInt8Format>;
-  table.gemm_int4_grouped = multiply_grouped<GroupedInt4Format>;
-  table.prepare_int8 = {offset_row, 1};
-  table.prepare_int4 = {pad_row, 1};
+  table.int8 = products(WeightFormat::kInt8).any;
+  table.int4 = products(WeightFormat::kInt4).any;
+  table.int3 = products(WeightFormat::kInt3).any;
+  table.int2 = products(WeightFormat::kInt2).any;
 }
 
 }  // namespace qalof::kernels

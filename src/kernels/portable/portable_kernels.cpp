@@ -152,19 +152,34 @@ void gemm_int8(const IntGemmBlock& block) {
   }
 }
 
-void gemm_int4(const IntGemmBlock& block) {
+// Adds x times the stored codes of a column.
+void add_column(int x, const std::uint8_t* panel, const CodePlace& place, std::int32_t* acc) {
+  const std::uint8_t *low = panel + place.at, *high = panel + place.high_at;
+  if (place.high_mask == 0) {
+    for (std::size_t j = 0; j < kPanelRows; ++j)
+      acc[j] += x * (low[j * 4] >> place.shift & place.mask);
+    return;
+  }
+  for (std::size_t j = 0; j < kPanelRows; ++j) {
+    acc[j] +=
+        x * ((low[j * 4] >> place.shift & place.mask) | (high[j * 4] >> place.high_shift & 1) << 2);
+  }
+}
+
+// Formats with an offset.
+template <WeightFormat kFormat>
+void gemm_few_bits(const IntGemmBlock& block) {
+  constexpr CodeLayout kLayout = code_layout(kFormat);
+  const std::size_t units = (block.k + kLayout.columns - 1) / kLayout.columns;
   const auto* panel = static_cast<const std::uint8_t*>(block.panels);
   for (std::size_t first = 0; first < block.n;
-       first += kPanelRows, panel += (block.k + 7) / 8 * 4 * kPanelRows) {
+       first += kPanelRows, panel += units * kLayout.bytes) {
     for (std::size_t row = 0; row < block.rows; ++row) {
       const std::int8_t* x = block.x + row * block.x_stride;
       std::int32_t acc[kPanelRows];
-      std::fill_n(acc, kPanelRows, -8 * block.x_sums[row]);
-      for (std::size_t i = 0; i < block.k; ++i) {
-        const std::uint8_t* w = panel + i / 8 * 4 * kPanelRows + i % 4;
-        const int shift = i % 8 < 4 ? 0 : 4;
-        for (std::size_t j = 0; j < kPanelRows; ++j) acc[j] += x[i] * ((w[j * 4] >> shift) & 15);
-      }
+      std::fill_n(acc, kPanelRows, -kLayout.offset * block.x_sums[row]);
+      for (std::size_t i = 0; i < block.k; ++i)
+        add_column(x[i], panel, code_place(kFormat, i), acc);
       store_int_row(block, row, first, std::min(kPanelRows, block.n - first), acc);
     }
   }
@@ -362,8 +377,10 @@ const KernelTable kPortableTable = {
     .gemm_f32 = gemm_f32,
     .gemm_narrow_f32 = gemm_narrow_f32,
     .gemm_bf16 = gemm_bf16,
-    .gemm_int8 = gemm_int8,
-    .gemm_int4 = gemm_int4,
+    .int8 = {gemm_int8},
+    .int4 = {gemm_few_bits<WeightFormat::kInt4>},
+    .int3 = {gemm_few_bits<WeightFormat::kInt3>},
+    .int2 = {gemm_few_bits<WeightFormat::kInt2>},
     .layer_norm = layer_norm,
     .layer_norm_dx = layer_norm_dx,
     .layer_norm_dparams = layer_norm_dparams,

@@ -444,7 +444,7 @@ class KernelGraph final : public Graph {
   void pack_backward(const kernels::PackedMatrix& w, BackwardWeights& backward,
                      SharedMemory* shared, const std::string& name) {
     using kernels::WeightFormat;
-    const bool is_integer = w.format == WeightFormat::kInt8 || w.format == WeightFormat::kInt4;
+    const bool is_integer = kernels::is_integer(w.format);
     const bool is_bf16 = w.format == WeightFormat::kBf16;
     int bits = is_integer || is_bf16 ? resources_.gradient.bits : 32;
     if (w.group != 0 || is_bf16) bits = std::max(bits, 16);
