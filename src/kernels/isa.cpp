@@ -12,6 +12,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 #include "core/error.h"
@@ -21,8 +24,14 @@ namespace qalof::kernels {
 
 namespace {
 
+#if defined(__x86_64__)
 constexpr Isa kAll[] = {Isa::kPortable,   Isa::kAvx2,       Isa::kAvxVnni, Isa::kAvx512,
                         Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmx};
+#elif defined(__aarch64__)
+constexpr Isa kAll[] = {Isa::kPortable, Isa::kNeon, Isa::kNeonDotprod, Isa::kNeonI8mm};
+#else
+constexpr Isa kAll[] = {Isa::kPortable};
+#endif
 
 #if defined(__x86_64__)
 // CPUID leaf 1; clang's run-time support has no name for this bit.
@@ -75,8 +84,19 @@ bool x86_has(Isa isa) {
       return x86_has(Isa::kAvx512Vnni) && __builtin_cpu_supports("avx512bf16");
     case Isa::kAmx:
       return x86_has(Isa::kAvx512Bf16) && has_amx();
+    default:
+      return false;
   }
-  return false;
+}
+#elif defined(__aarch64__)
+bool arm_has(Isa isa) {
+#if defined(__linux__)
+  static const bool dotprod = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+  static const bool i8mm = dotprod && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+  if (isa == Isa::kNeonDotprod) return dotprod;
+  if (isa == Isa::kNeonI8mm) return i8mm;
+#endif
+  return isa == Isa::kPortable || isa == Isa::kNeon;
 }
 #endif
 
@@ -85,6 +105,8 @@ bool cpu_has(Isa isa) {
   return x86_has(std::min(isa, Isa::kAvx2));
 #elif defined(__x86_64__)
   return x86_has(isa);
+#elif defined(__aarch64__)
+  return arm_has(isa);
 #else
   return isa == Isa::kPortable;
 #endif
@@ -93,9 +115,10 @@ bool cpu_has(Isa isa) {
 // The table of a set: each function from the widest set included in it that supplies one.
 KernelTable make_table(Isa isa) {
   KernelTable table = kPortableTable;
-#if defined(__x86_64__)
-  // These functions are compiled for their sets, so not even they may run on a CPU without them.
+  // The functions below are compiled for their sets, so not even they may run on a CPU without
+  // them.
   if (isa == Isa::kPortable || !cpu_has(isa)) return table;
+#if defined(__x86_64__)
   set_avx2_quantize(table);
   set_avx2_gemm(table);
   set_avx2_int_gemm(table);
@@ -113,6 +136,15 @@ KernelTable make_table(Isa isa) {
   if (isa >= Isa::kAvx512Vnni) set_avx512vnni_int_gemm(table);
   if (isa >= Isa::kAvx512Bf16) set_avx512bf16_gemm(table);
   if (isa >= Isa::kAmx) set_amx_gemm(table);
+#elif defined(__aarch64__)
+  set_neon_quantize(table);
+  set_neon_gemm(table);
+  set_neon_int_gemm(table);
+  set_neon_ops(table);
+  set_neon_attention(table);
+  set_neon_hadamard(table);
+  if (isa >= Isa::kNeonDotprod) set_dotprod_int_gemm(table);
+  if (isa >= Isa::kNeonI8mm) set_i8mm_int_gemm(table);
 #endif
   return table;
 }
@@ -132,17 +164,19 @@ Isa initial_isa() {
   return isa;
 }
 
+// The choice of a set that this CPU has.
+const Choice* choice_of(Isa isa) {
+  static const std::vector<Choice> choices = [] {
+    std::vector<Choice> result;
+    for (const Isa each : kAll) result.push_back({each, make_table(each)});
+    return result;
+  }();
+  return &*std::find_if(choices.begin(), choices.end(),
+                        [isa](const Choice& choice) { return choice.isa == isa; });
+}
+
 std::atomic<const Choice*>& current() {
-  static const Choice choices[] = {
-      {Isa::kPortable, make_table(Isa::kPortable)},
-      {Isa::kAvx2, make_table(Isa::kAvx2)},
-      {Isa::kAvxVnni, make_table(Isa::kAvxVnni)},
-      {Isa::kAvx512, make_table(Isa::kAvx512)},
-      {Isa::kAvx512Vnni, make_table(Isa::kAvx512Vnni)},
-      {Isa::kAvx512Bf16, make_table(Isa::kAvx512Bf16)},
-      {Isa::kAmx, make_table(Isa::kAmx)},
-  };
-  static std::atomic<const Choice*> choice{&choices[static_cast<int>(initial_isa())]};
+  static std::atomic<const Choice*> choice{choice_of(initial_isa())};
   return choice;
 }
 
@@ -168,9 +202,7 @@ const KernelTable& active_table() { return current().load(std::memory_order_rela
 void force_isa(Isa isa) {
   QALOF_CHECK(cpu_has(isa), ErrorKind::kUnsupported,
               "instruction set {}: this CPU does not support it", to_string(isa));
-  // Choices form one array in the order of Isa.
-  const Choice* now = current().load();
-  current().store(now + (static_cast<int>(isa) - static_cast<int>(now->isa)));
+  current().store(choice_of(isa));
 }
 
 std::string_view to_string(Isa isa) {
@@ -189,6 +221,12 @@ std::string_view to_string(Isa isa) {
       return "avx512bf16";
     case Isa::kAmx:
       return "amx";
+    case Isa::kNeon:
+      return "neon";
+    case Isa::kNeonDotprod:
+      return "neon_dotprod";
+    case Isa::kNeonI8mm:
+      return "neon_i8mm";
   }
   return "unknown";
 }

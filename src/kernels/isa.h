@@ -16,9 +16,24 @@ namespace qalof::kernels {
 ///   kAvx512Bf16  and bfloat16 products of 512 bits
 ///   kAmx         and byte and bfloat16 products of tiles (Linux only, which grants the tile
 ///                registers on request)
-enum class Isa { kPortable, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx };
+/// and on 64-bit Arm
+///   kNeon         what every such processor has
+///   kNeonDotprod  and byte products of four pairs (SDOT, Armv8.4 and earlier as an option)
+///   kNeonI8mm     and byte products of 2 x 8 by 8 x 2 (SMMLA, Armv8.6 and earlier as an option)
+enum class Isa {
+  kPortable,
+  kAvx2,
+  kAvxVnni,
+  kAvx512,
+  kAvx512Vnni,
+  kAvx512Bf16,
+  kAmx,
+  kNeon,
+  kNeonDotprod,
+  kNeonI8mm
+};
 
-/// All sets this program knows, in the order of Isa.
+/// All sets of the kind of processor that this program is compiled for, in the order of Isa.
 const std::vector<Isa>& known_isas();
 
 /// Sets that this CPU can run, best last.

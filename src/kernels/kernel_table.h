@@ -2,7 +2,8 @@
 // allocation or checks. The drivers (quantize.cpp, gemm.cpp, ops.cpp, attention.cpp) split work and
 // call them. Internal to src/kernels.
 //
-// A file compiled for an instruction set includes this header, <immintrin.h> and nothing else, and
+// A file compiled for an instruction set includes this header, that of the vector instructions
+// (<immintrin.h>, <arm_neon.h>) and nothing else, and
 // keeps its functions in an unnamed namespace: the linker keeps one copy of an inline library
 // function, and if it were the one compiled there, it would fail on older CPUs.
 #pragma once
@@ -229,6 +230,16 @@ void set_amx_gemm(KernelTable& table);
 /// Products that AMX leaves to AVX-512 VNNI.
 void avx512vnni_gemm(const IntGemmBlock& block, WeightFormat format);
 void avx512vnni_gemm_grouped(const IntGemmBlock& block, WeightFormat format);
+#elif defined(__aarch64__)
+/// Replace the functions that NEON speeds up, and those for processors with SDOT or SMMLA.
+void set_neon_quantize(KernelTable& table);
+void set_neon_gemm(KernelTable& table);
+void set_neon_int_gemm(KernelTable& table);
+void set_neon_ops(KernelTable& table);
+void set_neon_attention(KernelTable& table);
+void set_neon_hadamard(KernelTable& table);
+void set_dotprod_int_gemm(KernelTable& table);
+void set_i8mm_int_gemm(KernelTable& table);
 #endif
 
 /// The table of active_isa().

@@ -1,14 +1,13 @@
-// Tiles of the matrix products for AVX-512 and AVX-VNNI: rows of x times panels of 16 outputs, with
-// one sum (a register of 512 bits, or two of 256) per row and panel. A format defines how a vector
-// of its panels is multiplied (avx512_gemm.cpp, avx512vnni_int_gemm.cpp, avx512bf16_gemm.cpp,
-// avxvnni_int_gemm.h); blocking is done here. Internal linkage.
+// Tiles of the matrix products for AVX-512, AVX-VNNI and NEON: rows of x times panels of 16
+// outputs, with one sum (a register of 512 bits, two of 256 or four of 128) per row and panel. A
+// format defines how a vector of its panels is multiplied (avx512_gemm.cpp,
+// avx512vnni_int_gemm.cpp, avx512bf16_gemm.cpp, avxvnni_int_gemm.h, neon_gemm.cpp,
+// neon_int_formats.h); blocking is done here. Internal linkage.
 //
 // A tile covers a stretch of k; its sums are kept in memory between stretches, which changes no
 // bit. So every output is one chain over ascending k for every tile size, and sizes are chosen by
 // speed alone.
 #pragma once
-
-#include <immintrin.h>
 
 #include "kernels/kernel_table.h"
 #include "kernels/unroll.h"
