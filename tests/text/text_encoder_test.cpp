@@ -1,4 +1,4 @@
-// What stands around texts and pairs equals `transformers` for every form of a directory's files
+// What is put around texts and pairs equals `transformers` for every form of a directory's files
 // (tools/fixtures/make_special_token_fixtures.py); what is not understood is refused by name.
 #include "text/text_encoder.h"
 
@@ -144,9 +144,9 @@ TEST(TextEncoder, WhatIsNotUnderstoodIsRefusedByName) {
       {"x", kBad, "found \"x\", expected an object"},
       {{{"type", 3}}, kBad, "type"},
       {with("single", Json::array({token})), kNotHere, "single: holds 0 texts"},
-      {with("single", {text("A"), text("A")}), kNotHere, "text A stands at place 2"},
-      {with("single", Json::array({text("B")})), kNotHere, "text B stands at place 1"},
-      {with("pair", {text("B"), text("A")}), kNotHere, "text B stands at place 1"},
+      {with("single", {text("A"), text("A")}), kNotHere, "found text A at place 2"},
+      {with("single", Json::array({text("B")})), kNotHere, "found text B at place 1"},
+      {with("pair", {text("B"), text("A")}), kNotHere, "found text B at place 1"},
       {with("pair", Json::array({text("A")})), kNotHere, "pair: holds 1 texts"},
       {with("pair", nullptr), kBad, "pair: is missing or no list"},
       {with("single", {"$A"}), kNotHere, "implemented are Sequence and SpecialToken"},

@@ -144,14 +144,14 @@ struct FewBitCodes {
         add_unit<kRows>(
             w, pairs, [&](int r, int step) __attribute__((always_inline)) {
               return broadcast4(x + static_cast<std::size_t>(r) * stride + i +
-                                static_cast<std::size_t>(4 * step));
+                                4 * static_cast<std::size_t>(step));
             });
       }
       if (i < end) {
         const std::size_t rest = end - i;
         add_unit<kRows>(
             w, pairs, [&](int r, int step) __attribute__((always_inline)) {
-              const auto skip = static_cast<std::size_t>(4 * step);
+              const std::size_t skip = 4 * static_cast<std::size_t>(step);
               const std::int8_t* at = x + static_cast<std::size_t>(r) * stride + i + skip;
               return rest > skip ? broadcast_rest(at, rest - skip) : _mm256_setzero_si256();
             });
