@@ -36,6 +36,7 @@ template <typename Body>
 #define QALOF_PART [&](int i) __attribute__((always_inline))
 
 struct NeonFormat {
+  static constexpr std::size_t kUnitBytes = kVectorBytes;
   static constexpr int kWidest = 1;
   template <typename Register>
   static void settle(Four<Register>& sum) {
