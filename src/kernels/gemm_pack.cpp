@@ -35,11 +35,6 @@ void put_code(std::uint8_t* panel, const CodePlace& place, std::size_t row, int 
   if (place.high_mask == 0) return;
   panel[place.high_at + at] |= static_cast<std::uint8_t>((stored >> 2) << place.high_shift);
 }
-int stored_code(const std::uint8_t* panel, const CodePlace& place, std::size_t row) {
-  const std::size_t at = row * 4;
-  const int low = panel[place.at + at] >> place.shift & place.mask;
-  return low | (panel[place.high_at + at] >> place.high_shift & place.high_mask) << 2;
-}
 
 // Calls body(panel, first row, number of rows) for every panel.
 template <typename Body>

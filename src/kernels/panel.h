@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace qalof::kernels {
 
@@ -15,13 +16,17 @@ inline constexpr std::size_t kPanelRows = 16;
 ///   kInt8 [n/16][k/4][16][4]   s8, k padded to 4
 /// Fewer bits are stored as u = code + offset (code_layout), in bytes that hold the k of b, b + 4,
 /// b + 8, ... of a unit, b in 0..3; padding is code 0:
-///   kInt4 [n/16][k/8][16][4]   byte b: u of k0 + b in the low nibble, of k0 + 4 + b in the high
-///   one kInt2 [n/16][k/16][16][4]  byte b: from the low bits up, u of k0 + b, k0 + 4 + b, + 8, +
-///   12 kInt3 [n/16][k/32][3][16][4]  bytes b of three parts P = 0, 1, 2: in bits 0..2 and 3..5 u
-///   of
-///                              k0 + 12 P + b and k0 + 12 P + 4 + b; in bits 6..7 of P = 0, 1 the
-///                              low bits of u of k0 + 12 P + 8 + b, whose high bit is bit 6 + P of
-///                              part 2
+///
+///   kInt4 [n/16][k/8][16][4]
+///       byte b: u of k0 + b in the low nibble, of k0 + 4 + b in the high one
+///
+///   kInt2 [n/16][k/16][16][4]
+///       byte b, from the low bits up: u of k0 + b, k0 + 4 + b, k0 + 8 + b, k0 + 12 + b
+///
+///   kInt3 [n/16][k/32][3][16][4]
+///       byte b of part P = 0, 1, 2: in bits 0..2 and 3..5 u of k0 + 12 P + b and k0 + 12 P + 4 +
+///       b; in bits 6..7 of parts 0 and 1 the low bits of u of k0 + 12 P + 8 + b, whose high bit is
+///       bit 6 + P of part 2
 enum class WeightFormat { kF32, kNarrowF32, kBf16, kInt8, kInt4, kInt3, kInt2 };
 
 /// How an integer format stores codes; bits is 0 for floats.
@@ -66,6 +71,13 @@ constexpr CodePlace code_place(WeightFormat format, std::size_t column) {
   const int turn = static_cast<int>(step % 3);
   if (turn < 2) return {base + 64 * part, 3 * turn, 7};
   return {base + 64 * part, 6, 3, base + 128, 6 + static_cast<int>(part), 1};
+}
+
+/// The u of a row at a place of its panel.
+constexpr int stored_code(const std::uint8_t* panel, const CodePlace& place, std::size_t row) {
+  const int low = panel[place.at + 4 * row] >> place.shift & place.mask;
+  if (place.high_mask == 0) return low;
+  return low | (panel[place.high_at + 4 * row] >> place.high_shift & place.high_mask) << 2;
 }
 
 }  // namespace qalof::kernels

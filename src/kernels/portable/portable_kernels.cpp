@@ -152,20 +152,6 @@ void gemm_int8(const IntGemmBlock& block) {
   }
 }
 
-// Adds x times the stored codes of a column.
-void add_column(int x, const std::uint8_t* panel, const CodePlace& place, std::int32_t* acc) {
-  const std::uint8_t *low = panel + place.at, *high = panel + place.high_at;
-  if (place.high_mask == 0) {
-    for (std::size_t j = 0; j < kPanelRows; ++j)
-      acc[j] += x * (low[j * 4] >> place.shift & place.mask);
-    return;
-  }
-  for (std::size_t j = 0; j < kPanelRows; ++j) {
-    acc[j] +=
-        x * ((low[j * 4] >> place.shift & place.mask) | (high[j * 4] >> place.high_shift & 1) << 2);
-  }
-}
-
 // Formats with an offset.
 template <WeightFormat kFormat>
 void gemm_few_bits(const IntGemmBlock& block) {
@@ -178,8 +164,10 @@ void gemm_few_bits(const IntGemmBlock& block) {
       const std::int8_t* x = block.x + row * block.x_stride;
       std::int32_t acc[kPanelRows];
       std::fill_n(acc, kPanelRows, -kLayout.offset * block.x_sums[row]);
-      for (std::size_t i = 0; i < block.k; ++i)
-        add_column(x[i], panel, code_place(kFormat, i), acc);
+      for (std::size_t i = 0; i < block.k; ++i) {
+        const CodePlace place = code_place(kFormat, i);
+        for (std::size_t j = 0; j < kPanelRows; ++j) acc[j] += x[i] * stored_code(panel, place, j);
+      }
       store_int_row(block, row, first, std::min(kPanelRows, block.n - first), acc);
     }
   }

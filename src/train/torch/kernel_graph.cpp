@@ -60,7 +60,7 @@ class KernelGraph final : public Graph {
       result = result + positions;
     }
     const weights::Rotation* rotation = base.rotation().get();
-    if (rotation == nullptr || rotation->residual() == nullptr) return result;
+    if (!turns_residual(rotation)) return result;
     if (base.config().norm == model::NormKind::kLayer)
       result = result - result.mean({-1}, /*keepdim=*/true);
     return turned(result, *rotation->residual(), 1);
