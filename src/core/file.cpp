@@ -104,17 +104,19 @@ std::string parent_of(const std::string& path) {
   return parent.empty() ? "." : parent.string();
 }
 
-// A new name in the directory of path; a long name is cut so that the suffix fits.
-std::string temporary_name(const std::string& path) {
+// A new file in the directory of path, and its name; a long name is cut so that the suffix fits.
+// Names that are taken are passed over: in a container every run may have the same process number,
+// so one that was killed leaves a file under the name that the next would choose. -1 on failure.
+int open_temporary(const std::string& path, std::string* taken) {
   static std::atomic<unsigned> counter{0};
   constexpr std::size_t kMostOfName = 200;
   const std::size_t name = path.rfind('/') + 1;  // 0 where there is none
-  return fmt::format("{}.tmp-{}-{}", path.substr(0, name + kMostOfName), ::getpid(),
-                     counter.fetch_add(1));
-}
-
-int open_temporary(const std::string& name) {
-  return ::open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  for (;;) {
+    *taken = fmt::format("{}.tmp-{}-{}", path.substr(0, name + kMostOfName), ::getpid(),
+                         counter.fetch_add(1));
+    const int fd = ::open(taken->c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd >= 0 || errno != EEXIST) return fd;
+  }
 }
 
 // Where a write to a path ends up.
@@ -268,8 +270,7 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   buffer_.reserve(kBufferBytes);
   const OutputTarget target = find_target(path);
   target_ = target.path;
-  if (!target.in_place) temporary_ = temporary_name(target_);
-  fd_ = target.in_place ? open_in_place(target) : open_temporary(temporary_);
+  fd_ = target.in_place ? open_in_place(target) : open_temporary(target_, &temporary_);
   if (fd_ < 0) fail_write("open");
   if (target.old) take_over_rights(fd_, *target.old);
 }
@@ -322,10 +323,11 @@ void write_file_atomic(const std::string& path, std::string_view bytes) {
 SpoolFile::SpoolFile(const std::string& path) : path_(path) {
   const OutputTarget target = find_target(path);
   std::error_code ignored;
-  const std::string name = temporary_name(
-      target.in_place ? (std::filesystem::temp_directory_path(ignored) / "qalof").string()
-                      : target.path);
-  fd_ = open_temporary(name);
+  std::string name;
+  fd_ = open_temporary(target.in_place
+                           ? (std::filesystem::temp_directory_path(ignored) / "qalof").string()
+                           : target.path,
+                       &name);
   if (fd_ < 0) fail_write(path_, "open");
   ::unlink(name.c_str());
 }
@@ -389,6 +391,12 @@ void make_directories(const std::string& path) {
   QALOF_CHECK(!error && is_directory(path), ErrorKind::kResource,
               "{}: cannot be made a directory: {}", path,
               error ? error.message() : "a file of that name is there");
+}
+
+void remove_tree(const std::string& path) {
+  std::error_code error;
+  std::filesystem::remove_all(path, error);
+  QALOF_CHECK(!error, ErrorKind::kResource, "{}: cannot be removed: {}", path, error.message());
 }
 
 NewDirectory::NewDirectory(const std::string& path) : NewDirectory() {

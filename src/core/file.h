@@ -122,6 +122,8 @@ bool is_directory(const std::string& path) noexcept;
 bool is_same_file(const std::string& a, const std::string& b) noexcept;
 /// Creates a directory and its parents; Error{kResource}.
 void make_directories(const std::string& path);
+/// Removes a file, or a directory with all it holds; nothing where there is none. Error{kResource}.
+void remove_tree(const std::string& path);
 /// make_directories with undo: directories that it created and that are still empty when this
 /// object is destroyed are removed, so that a refused command leaves nothing behind.
 class NewDirectory {

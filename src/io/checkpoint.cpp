@@ -63,12 +63,6 @@ std::vector<std::string> names_in(const std::string& directory) {
   return names;
 }
 
-void remove_tree(const std::string& path) {
-  std::error_code error;
-  fs::remove_all(path, error);
-  QALOF_CHECK(!error, ErrorKind::kResource, "{}: cannot be removed: {}", path, error.message());
-}
-
 std::string temporary_name(const std::string& path, const char* suffix = "") {
   return fmt::format("{}{}{}{}", path, kTemporary, ::getpid(), suffix);
 }
@@ -213,6 +207,7 @@ void CheckpointWriter::commit() {
   std::string replaced;
   if (path_exists(path_)) {
     replaced = temporary_name(path_, "-replaced");
+    remove_tree(replaced);  // of a killed process that had the same number
     rename_path(path_, replaced);
   }
   try {
@@ -228,6 +223,7 @@ void CheckpointWriter::commit() {
 
 void remove_checkpoint(const CheckpointDir& checkpoint) {
   const std::string away = temporary_name(checkpoint.path, "-removed");
+  remove_tree(away);
   rename_path(checkpoint.path, away);
   remove_tree(away);
 }

@@ -107,6 +107,26 @@ TEST(AtomicFile, AppearsOnlyOnCommit) {
   EXPECT_EQ(num_entries(dir.path()), 1U);
 }
 
+// What a killed process of the same number left: in containers every run may have that number.
+TEST(AtomicFile, PassesOverNamesThatAreTaken) {
+  const TempDir dir;
+  std::string first;
+  {
+    const AtomicFile file(dir.file("x"));
+    for (const auto& entry : std::filesystem::directory_iterator(dir.path()))
+      first = entry.path().string();
+  }
+  const std::size_t number = first.rfind('-') + 1;
+  ASSERT_NE(number, 0U) << first;
+  const int next = std::stoi(first.substr(number)) + 1;
+  for (int i = 0; i < 3; ++i) put(first.substr(0, number) + std::to_string(next + i), "left");
+  write_file_atomic(dir.file("x"), "new");
+  SpoolFile spool(dir.file("y"));
+  EXPECT_EQ(read_file(dir.file("x"), 100), "new");
+  EXPECT_EQ(read_file(first.substr(0, number) + std::to_string(next), 100), "left");
+  EXPECT_EQ(num_entries(dir.path()), 4U);
+}
+
 TEST(AtomicFile, NamesPathAndReasonWhereItCannotWrite) {
   const TempDir dir;
   const auto error = error_of([&] { AtomicFile file(dir.file("none/x")); });

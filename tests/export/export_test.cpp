@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -294,6 +295,20 @@ TEST_F(ExportTest, HeadsGoWithAHuggingFaceDirectoryAlone) {
   EXPECT_EQ(merged->qa_head()->bias, (std::vector<float>{1.0F, 2.0F}));
   EXPECT_EQ(read_json_file(dir_.file("hf/config.json"))["architectures"],
             Json::array({"GPT2ForQuestionAnswering"}));
+}
+
+// In containers every run may have the same process number.
+TEST_F(ExportTest, AKilledRunLeavesNothingInTheNextDirectory) {
+  qalof::testing::write_model(dir_.file("model"), qalof::testing::tiny_config());
+  for (const char* kind : {"tmp", "replaced"}) {
+    const std::string left =
+        dir_.file("hf." + std::string(kind) + "-" + std::to_string(::getpid()));
+    std::filesystem::create_directories(left);
+    write_file_atomic(left + "/model-00001-of-00002.safetensors", "left");
+  }
+  run(ExportFormat::kHuggingFace, "hf");
+  EXPECT_FALSE(path_exists(dir_.file("hf/model-00001-of-00002.safetensors")));
+  EXPECT_TRUE(path_exists(dir_.file("hf/model.safetensors")));
 }
 
 TEST_F(ExportTest, RefusalsSayWhatToDo) {

@@ -1,9 +1,11 @@
 // Checkpoint directories: whole or not there, verified before use, whatever the disk does.
 #include "io/checkpoint.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -246,6 +248,20 @@ TEST(Checkpoint, KilledAtAnyTimeLeavesTheOldOrTheNew) {
     for (const std::string& name : names_in(dir.path())) EXPECT_THAT(name, Not(HasSubstr("tmp")));
   }
   EXPECT_EQ(at_work, 20);
+}
+
+// In containers every run may have the same process number.
+TEST(Checkpoint, WhatAKilledProcessOfTheSameNumberLeftIsNotInTheWay) {
+  const TempDir dir;
+  for (const std::int64_t step : {1, 2}) write_checkpoint(dir.path(), step);
+  for (const char* name : {"checkpoint-1.tmp-{}-removed", "checkpoint-2.tmp-{}-replaced"}) {
+    const std::string left = dir.file(fmt::format(fmt::runtime(name), ::getpid()));
+    make_directories(left);
+    write_file_atomic(left + "/left", "x");
+  }
+  write_checkpoint(dir.path(), 2);
+  limit_checkpoints(dir.path(), 1);
+  EXPECT_EQ(names_in(dir.path()), std::vector<std::string>{"checkpoint-2"});
 }
 
 TEST(Checkpoint, LimitsAndDiscardsByStep) {

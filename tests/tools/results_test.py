@@ -324,6 +324,16 @@ class RunnerTest(unittest.TestCase):
         self.assertEqual(merged.cells, whole.cells)
         self.assertGreater(len(merged.cells), 3)
 
+    def test_files_are_whole_whoever_else_writes_them(self):
+        path = pathlib.Path(self.folder.name) / "whole" / "rest.json"
+        path.parent.mkdir()
+        texts = [str(number) * 10_000 for number in range(8)]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for _ in range(20):
+                list(pool.map(lambda text: journal.write_whole(path, text), texts))
+        self.assertIn(path.read_text(), texts)
+        self.assertEqual([entry.name for entry in path.parent.iterdir()], [path.name])
+
     def test_held_out_questions_are_not_trained_on_and_validation_is_not_chosen_by(self):
         calls = self.run_suite()[1]
         for call in calls:

@@ -43,6 +43,7 @@ class NewTree {
                 "{}: is a file, --format hf writes a directory", path_);
     if (is_directory(path_)) check_contents(overwrite);
     temporary_ = fmt::format("{}.tmp-{}", path_, ::getpid());
+    remove_tree(temporary_);  // of a killed process that had the same number
     make_directories(temporary_);
   }
   ~NewTree() {
@@ -66,6 +67,7 @@ class NewTree {
       return;
     // A file system without exchange: for a moment neither is there.
     const std::string replaced = fmt::format("{}.replaced-{}", path_, ::getpid());
+    remove_tree(replaced);
     rename_path(path_, replaced);
     try {
       rename_path(temporary_, path_);

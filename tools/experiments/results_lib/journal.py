@@ -6,7 +6,25 @@ import contextlib
 import json
 import os
 import re
+import tempfile
 import threading
+
+UMASK = os.umask(0)  # mkstemp makes files for their owner alone; these are as others
+os.umask(UMASK)
+
+
+def write_whole(path, text):
+    """Replaces a file in one step; several threads, processes and machines may do so at once."""
+    fd, temporary = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(fd, 0o666 & ~UMASK)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
 
 SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -114,11 +132,8 @@ class Journal:
         with self.lock:
             if keys is not None:
                 self.lines = {key: self.lines[key] for key in keys if key in self.lines}
-            temporary = self.path.with_suffix(".tmp")
-            with temporary.open("w", encoding="utf-8") as file:
-                for line in [self.header, *self.lines.values()]:
-                    file.write(json.dumps(line) + "\n")
-            temporary.replace(self.path)
+            lines = [self.header, *self.lines.values()]
+            write_whole(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def find(self, **wanted):
         return [

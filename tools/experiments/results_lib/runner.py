@@ -140,9 +140,7 @@ class Runner:
         paths = {}
         for name, part in zip(("rest", "held_out"), parts, strict=True):
             path = self.work / f"{name}.json"
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(part), encoding="utf-8")
-            temporary.replace(path)
+            journals.write_whole(path, json.dumps(part))
             paths[name] = str(path)
         return paths
 
