@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import fcntl
 import json
-import os
 import pathlib
 import shlex
 import shutil
