@@ -58,11 +58,13 @@ void run_quantize(std::vector<std::string> arguments) {
         {"bits", width.bits}, {"stored_bits", width.container_bits}, {"bytes", width.bytes}};
   };
   Json widths = Json::array(), lm_head = Json::array();
-  std::vector<std::vector<std::string>> rows = {{"width", "container", "bytes"}};
+  std::vector<std::vector<std::string>> rows = {{"width", "stored as", "bytes"}};
   for (const auto& width : summary.widths) {
     widths.push_back(width_json(width));
+    const bool is_part = width.container_bits < width.bits;  // nested codes
     rows.push_back({fmt::format("{} bits", width.bits),
-                    fmt::format("{} bits", width.container_bits), bytes_text(width.bytes)});
+                    fmt::format("{} bits{}", width.container_bits, is_part ? " more" : ""),
+                    bytes_text(width.bytes)});
   }
   for (const auto& width : summary.lm_head) {
     lm_head.push_back(width_json(width));

@@ -41,7 +41,9 @@ struct PackSummary {
       0;  // stored bits of the linears' codes, scales and sums per weight, all widths together
   struct Width {
     int bits;            // nominal
-    int container_bits;  // 2, 3, 4 or 8; of an LM head 16 or 32, too
+    // 2, 3, 4 or 8; of an LM head 16 or 32, too. Fewer than bits where codes are nested: the rest
+    // of each code is that of the next lower width.
+    int container_bits;
     std::uint64_t bytes;
   };
   std::vector<Width> widths;   // of the linears
