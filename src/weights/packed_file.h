@@ -40,7 +40,7 @@ struct PackSummary {
   double bits_per_weight =
       0;  // stored bits of the linears' codes, scales and sums per weight, all widths together
   struct Width {
-    int bits;            // nominal
+    int bits;  // nominal
     // 2, 3, 4 or 8; of an LM head 16 or 32, too. Fewer than bits where codes are nested: the rest
     // of each code is that of the next lower width.
     int container_bits;
