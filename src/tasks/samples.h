@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,10 @@ class SampleBatch {
   virtual ~SampleBatch() = default;
   virtual std::size_t samples() const = 0;
   virtual std::size_t tokens() const = 0;
+  virtual std::size_t tokens_of(std::size_t sample) const = 0;
+  /// Samples of this batch, by their places in it, as a batch of their own. It may outlive this
+  /// one, not the reader.
+  virtual std::unique_ptr<SampleBatch> select(std::span<const std::size_t> samples) const = 0;
   /// They point into the batch.
   virtual std::vector<runtime::Sequence> sequences() const = 0;
   /// Logits of a head on hidden states [tokens, hidden] of the sequences.

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <map>
 
+#include "app/sensitivity/batch_share.h"
 #include "app/sensitivity/evaluation_session.h"
 #include "app/sensitivity/state.h"
 #include "core/error.h"
@@ -63,20 +64,6 @@ struct PlanMeter::Impl {
             static_cast<double>(batch.tokens()) / seconds.count()};
   }
 
-  // What the processes of a group measure of the batches that state lacks, each its own; by batch.
-  std::vector<std::string> measure_shared(const runtime::Execution& execution,
-                                          const SensitivityState& state, ProcessGroup& group) {
-    std::map<std::size_t, std::string> own;
-    std::size_t batches = 0;
-    reader->read(model.batch_tokens(), [&](const tasks::SampleBatch& batch) {
-      const std::size_t index = batches++;
-      if (index % group.size() == group.rank() && state.find(index, 0) == nullptr)
-        own[index] = to_bytes(measure(execution, batch, index));
-      return true;
-    });
-    return share_items(&group, batches, [&](std::size_t index) { return own[index]; });
-  }
-
   PlanScores run(const runtime::Execution& execution, SensitivityState& state) {
     PlanScores result;
     std::vector<double> speeds;
@@ -85,13 +72,12 @@ struct PlanMeter::Impl {
     observer.progress("questions", 0, reader->total(), "");
     ProcessGroup* group = model.options().group;
     state.share(group);
-    std::vector<std::string> shared;
-    if (group != nullptr) shared = measure_shared(execution, state, *group);
     reader->read(model.batch_tokens(), [&](const tasks::SampleBatch& batch) {
       if (state.find(index, 0) == nullptr) {
-        state.add(
-            index, 0,
-            group != nullptr ? pass_of_bytes(shared[index]) : measure(execution, batch, index));
+        const BatchShare share(batch, group);
+        std::vector<MeasuredPass> own(1);
+        if (share.own() != nullptr) own[0] = measure(execution, *share.own(), index);
+        state.add(index, 0, share.merged(own).front());
       }
       const std::vector<tasks::SampleScore>& scores = *state.find(index, 0);
       QALOF_CHECK(scores.size() == batch.samples(), ErrorKind::kCorruptFile,

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "app/processes.h"
+#include "app/sensitivity/batch_share.h"
 #include "app/sensitivity/evaluation_session.h"
 #include "app/sensitivity/state.h"
 #include "core/error.h"
@@ -37,8 +38,8 @@ Json identity_of(const EvaluationSession& model, const std::vector<SensitivityUn
   return identity;
 }
 
-// Trials between two exchanges of the processes that share them, for each process.
-constexpr std::size_t kTrialsPerExchange = 4;
+// Trials between two exchanges of the processes that share a batch.
+constexpr std::size_t kTrialsPerExchange = 8;
 
 // Runs all trials (unit and width) of a batch, batch by batch.
 class Sweep {
@@ -63,22 +64,24 @@ class Sweep {
     for (std::size_t trial = 0; trial <= num_trials_; ++trial) {
       if (!stopped_[trial] && state_.find(batches_, trial) == nullptr) missing.push_back(trial);
     }
-    if (!missing.empty()) run_high(batch);
-    if (!missing.empty() && missing.front() == 0) missing.erase(missing.begin());
-    ProcessGroup* group = options_.group;
-    const std::size_t at_once = group != nullptr ? group->size() * kTrialsPerExchange : 1;
+    const BatchShare share(batch, options_.group);
+    if (!missing.empty() && share.own() != nullptr) run_high(*share.own());
+    const std::size_t at_once = options_.group != nullptr ? kTrialsPerExchange : 1;
     for (std::size_t first = 0; first < missing.size(); first += at_once) {
       const std::size_t count = std::min(at_once, missing.size() - first);
-      const std::vector<std::string> found = share_items(group, count, [&](std::size_t i) {
+      std::vector<MeasuredPass> own(count);
+      for (std::size_t i = 0; i < count; ++i) {
         if (options_.should_stop && options_.should_stop())
           fail(ErrorKind::kInterrupted, "{}",
                options_.output_dir.empty() ? "stopped; without --output_dir nothing is kept"
                                            : "stopped; the same command resumes");
-        return to_bytes({run_trial(batch, missing[first + i])});
-      });
+        if (share.own() != nullptr) own[i].scores = run_trial(*share.own(), missing[first + i]);
+      }
+      std::vector<MeasuredPass> found = share.merged(own);
       for (std::size_t i = 0; i < count; ++i)
-        state_.add(batches_, missing[first + i], pass_of_bytes(found[i]));
-      done_ += count * batch.samples();
+        state_.add(batches_, missing[first + i], std::move(found[i]));
+      if (missing[first + count - 1] == 0) continue;
+      done_ += (missing[first] == 0 ? count - 1 : count) * batch.samples();
       observer_.progress("questions x units", done_, total_,
                          units_[unit_of(missing[first + count - 1])].name);
     }
@@ -112,14 +115,12 @@ class Sweep {
     runtime::forward(executions_.high(), sequences_, workspace_, hidden_.data(), parallel_);
     workspace_.observe_states = nullptr;
     reference_ = batch.logits(head_, hidden_.data(), hidden, parallel_);
-    if (state_.find(batches_, 0) == nullptr)
-      state_.add(batches_, 0,
-                 {batch.score(reference_, reference_, executions_.high().description())});
   }
 
   std::size_t unit_of(std::size_t trial) const { return (trial - 1) / options_.low.size(); }
 
   std::vector<tasks::SampleScore> run_trial(const tasks::SampleBatch& batch, std::size_t trial) {
+    if (trial == 0) return batch.score(reference_, reference_, executions_.high().description());
     const std::size_t unit = unit_of(trial);
     const std::size_t low = (trial - 1) % options_.low.size();
     const std::size_t layer = units_[unit].first_layer;

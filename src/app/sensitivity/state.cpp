@@ -42,16 +42,6 @@ std::vector<tasks::SampleScore> scores_of(const Json& record, const std::string&
 
 }  // namespace
 
-std::string to_bytes(const MeasuredPass& pass) {
-  return bytes_of<double>({&pass.tokens_per_second, 1}) + bytes_of<tasks::SampleScore>(pass.scores);
-}
-
-MeasuredPass pass_of_bytes(const std::string& bytes) {
-  const std::string_view all = bytes;
-  return {values_in<tasks::SampleScore>(all.substr(sizeof(double))),
-          values_in<double>(all.substr(0, sizeof(double))).front()};
-}
-
 SensitivityState::SensitivityState(const std::string& path, const Json& identity, bool overwrite)
     : path_(path), header_(run_header(identity)) {
   if (overwrite || !path_exists(path)) return;

@@ -20,9 +20,6 @@ struct MeasuredPass {
   std::vector<tasks::SampleScore> scores;
   double tokens_per_second = 0;  // 0: not measured
 };
-/// As bytes, for other processes of a run.
-std::string to_bytes(const MeasuredPass& pass);
-MeasuredPass pass_of_bytes(const std::string& bytes);
 
 /// Not thread-safe.
 class SensitivityState {

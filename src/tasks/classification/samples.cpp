@@ -14,13 +14,27 @@ namespace {
 class ClassificationSamples final : public SampleBatch {
  public:
   std::string path;
-  std::uint64_t first = 0;  // number of the first text among those of path
+  std::vector<std::uint64_t> numbers;  // of the texts among those of path, from 1
   std::vector<std::vector<std::int32_t>> texts;
   std::vector<std::int32_t> labels;
   std::size_t num_tokens = 0;
 
   std::size_t samples() const override { return texts.size(); }
   std::size_t tokens() const override { return num_tokens; }
+  std::size_t tokens_of(std::size_t sample) const override { return texts[sample].size(); }
+  std::unique_ptr<SampleBatch> select(std::span<const std::size_t> samples) const override {
+    auto part = std::make_unique<ClassificationSamples>();
+    part->path = path;
+    for (const std::size_t sample : samples)
+      part->add(numbers[sample], texts[sample], labels[sample]);
+    return part;
+  }
+  void add(std::uint64_t number, std::vector<std::int32_t> ids, std::int32_t label) {
+    num_tokens += ids.size();
+    numbers.push_back(number);
+    texts.push_back(std::move(ids));
+    labels.push_back(label);
+  }
   std::vector<runtime::Sequence> sequences() const override {
     std::vector<runtime::Sequence> result;
     for (const auto& ids : texts) result.push_back({ids});
@@ -45,7 +59,7 @@ class ClassificationSamples final : public SampleBatch {
     for (std::size_t i = 0; i < texts.size(); ++i) {
       const auto row = logits.subspan(i * classes, classes);
       check_finite(row, "a logit",
-                   [&] { return fmt::format("{}: text {}: {}", path, first + i + 1, network); });
+                   [&] { return fmt::format("{}: text {}: {}", path, numbers[i], network); });
       SampleScore& score = scores.emplace_back();
       score.exact = score.f1 = runtime::best_class(row) == labels[i] ? 100 : 0;
       score.loss = runtime::class_loss(row, labels[i]);
@@ -72,14 +86,11 @@ class ClassificationReader final : public SampleReader {
     std::uint64_t added = 0;
     bool goes_on = true;
     text::read_classification(data_.file, [&](text::LabeledText&& example) {
-      batch.texts.push_back(cutter.encode(example));
-      batch.labels.push_back(example.label);
-      batch.num_tokens += batch.texts.back().size();
+      batch.add(added + 1, cutter.encode(example), example.label);
       if (++added == total_ || batch.num_tokens >= batch_tokens) {
         goes_on = take(batch);
         batch = {};
         batch.path = data_.file;
-        batch.first = added;
       }
       return goes_on && added < total_;
     });

@@ -7,6 +7,12 @@
 
 namespace qalof::tasks {
 
+std::size_t QaItem::tokens() const {
+  std::size_t sum = 0;
+  for (const text::SpanWindow& window : windows) sum += window.ids.size();
+  return sum;
+}
+
 std::vector<runtime::Sequence> QaBatch::sequences() const {
   std::vector<runtime::Sequence> sequences;
   for (const QaItem& item : items) {
@@ -65,7 +71,7 @@ void QaReader::read(std::size_t batch_tokens,
       item.question = std::move(question);
       item.context = context;
       cut += was_cut ? 1 : 0;
-      for (const text::SpanWindow& window : item.windows) batch.tokens += window.ids.size();
+      batch.tokens += item.tokens();
       if (batch.tokens >= batch_tokens) flush();
     }
     return goes_on;

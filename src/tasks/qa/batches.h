@@ -27,6 +27,8 @@ struct QaItem {
   /// A later question has this one's id. Files that have ids as keys hold the last, as a dict
   /// would.
   bool is_superseded = false;
+
+  std::size_t tokens() const;  // of all windows
 };
 /// Questions that run together, in file order.
 struct QaBatch {

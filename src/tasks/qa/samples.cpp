@@ -24,9 +24,18 @@ std::vector<std::pair<std::int32_t, std::int32_t>> labels(const QaItem& item) {
 
 class QaSamples final : public SampleBatch {
  public:
-  QaSamples(const QaBatch& batch, const QaReader& reader) : batch_(batch), reader_(reader) {}
+  QaSamples(QaBatch batch, const QaReader& reader) : batch_(std::move(batch)), reader_(reader) {}
   std::size_t samples() const override { return batch_.items.size(); }
   std::size_t tokens() const override { return batch_.tokens; }
+  std::size_t tokens_of(std::size_t sample) const override { return batch_.items[sample].tokens(); }
+  std::unique_ptr<SampleBatch> select(std::span<const std::size_t> samples) const override {
+    QaBatch part;
+    for (const std::size_t sample : samples) {
+      part.items.push_back(batch_.items[sample]);
+      part.tokens += part.items.back().tokens();
+    }
+    return std::make_unique<QaSamples>(std::move(part), reader_);
+  }
   std::vector<runtime::Sequence> sequences() const override { return batch_.sequences(); }
 
   std::vector<float> logits(const weights::Head& head, const float* hidden, std::size_t width,
@@ -73,7 +82,7 @@ class QaSamples final : public SampleBatch {
   }
 
  private:
-  const QaBatch& batch_;
+  QaBatch batch_;
   const QaReader& reader_;
 };
 
