@@ -92,4 +92,24 @@ void RandomStream::permutation(std::uint64_t step, std::span<std::uint32_t> out)
   for (std::size_t i = out.size(); i > 1; --i) std::swap(out[i - 1], out[below(i, step, i)]);
 }
 
+std::uint32_t RandomStream::permuted(std::uint64_t step, std::uint32_t count,
+                                     std::uint32_t place) const {
+  constexpr std::uint64_t kFeistelRounds = 8, kWeyl = 0x9e3779b97f4a7c15ULL;
+  const std::uint64_t key = mix((std::uint64_t{key_[1]} << 32 | key_[0]) + mix(step + kWeyl));
+  unsigned half_bits = 1;
+  while ((std::uint64_t{1} << (2 * half_bits)) < count) ++half_bits;
+  const std::uint32_t mask = (std::uint32_t{1} << half_bits) - 1;
+  std::uint64_t value = place;
+  do {
+    auto high = static_cast<std::uint32_t>(value >> half_bits);
+    auto low = static_cast<std::uint32_t>(value) & mask;
+    for (std::uint64_t round = 1; round <= kFeistelRounds; ++round) {
+      const auto drawn = static_cast<std::uint32_t>(mix(key + round * kWeyl + low));
+      high = std::exchange(low, high ^ (drawn & mask));
+    }
+    value = std::uint64_t{high} << half_bits | low;
+  } while (value >= count);
+  return static_cast<std::uint32_t>(value);
+}
+
 }  // namespace qalof

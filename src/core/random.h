@@ -29,6 +29,11 @@ class RandomStream {
   std::uint64_t below(std::uint64_t bound, std::uint64_t step, std::uint64_t index) const;
   /// Fisher-Yates permutation of 0..n-1, a function of (seed, name, step).
   void permutation(std::uint64_t step, std::span<std::uint32_t> out) const;
+  /// Number `place` of a permutation of 0..count-1, place < count, in constant memory: another one
+  /// than the above, a function of (seed, name, step, count). Feistel network of eight rounds of
+  /// SplitMix64 over the next power of four, walked until it ends below count (Black & Rogaway,
+  /// CT-RSA 2002).
+  std::uint32_t permuted(std::uint64_t step, std::uint32_t count, std::uint32_t place) const;
 
  private:
   std::array<std::uint32_t, 2> key_;

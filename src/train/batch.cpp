@@ -58,54 +58,59 @@ void check_examples(const Windows& examples, const model::ModelConfig& config,
   }
 }
 
+RandomOrder::RandomOrder(const RandomStream& stream, std::size_t count)
+    : stream_(stream), count_(count) {
+  constexpr std::size_t kMostInMemory = std::size_t{1} << 20;
+  if (count <= kMostInMemory) numbers_.resize(count);
+}
+
+void RandomOrder::start(std::int64_t epoch) {
+  if (epoch == epoch_) return;
+  epoch_ = epoch;
+  stream_.permutation(static_cast<std::uint64_t>(epoch), numbers_);
+}
+
+std::uint32_t RandomOrder::operator[](std::size_t place) const {
+  if (!numbers_.empty()) return numbers_[place];
+  return stream_.permuted(static_cast<std::uint64_t>(epoch_), static_cast<std::uint32_t>(count_),
+                          static_cast<std::uint32_t>(place));
+}
+
 DataOrder::DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
                      std::size_t examples_per_step)
-    : stream_(seed, "data." + name),
-      step_stream_(seed, "data_steps." + name),
-      per_step_(examples_per_step),
-      permutation_(num_examples) {}
+    : DataOrder(seed, name, num_examples, examples_per_step, nullptr) {}
 
-DataOrder::DataOrder(std::uint64_t seed, const std::string& name, std::vector<std::size_t> lengths,
-                     std::size_t examples_per_step)
-    : DataOrder(seed, name, lengths.size(), examples_per_step) {
-  lengths_ = std::move(lengths);
-}
-
-void DataOrder::group_by_length() {
-  // Sorts this many steps together, as `transformers` does with batches (group_by_length).
-  constexpr std::size_t kSteps = 50;
-  const std::size_t stretch = kSteps * per_step_, count = permutation_.size();
-  for (std::size_t first = 0; first < count; first += stretch) {
-    std::stable_sort(
-        permutation_.begin() + static_cast<std::ptrdiff_t>(first),
-        permutation_.begin() + static_cast<std::ptrdiff_t>(std::min(count, first + stretch)),
-        [&](std::uint32_t a, std::uint32_t b) { return lengths_[a] > lengths_[b]; });
-  }
-  // Permutes whole steps; an incomplete last step stays last.
-  std::vector<std::uint32_t> order(count / per_step_);
-  if (order.empty()) return;
-  step_stream_.permutation(static_cast<std::uint64_t>(epoch_), order);
-  std::vector<std::uint32_t> moved(permutation_);
-  for (std::size_t step = 0; step < order.size(); ++step) {
-    std::copy_n(permutation_.begin() + static_cast<std::ptrdiff_t>(order[step] * per_step_),
-                per_step_, moved.begin() + static_cast<std::ptrdiff_t>(step * per_step_));
-  }
-  permutation_ = std::move(moved);
-}
+DataOrder::DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
+                     std::size_t examples_per_step,
+                     std::function<std::size_t(std::uint32_t)> length)
+    : per_step_(examples_per_step),
+      windows_(RandomStream(seed, "data." + name), num_examples),
+      steps_(RandomStream(seed, "data_steps." + name),
+             length ? num_examples / examples_per_step : 0),
+      length_(std::move(length)) {}
 
 std::vector<std::uint32_t> DataOrder::step(std::int64_t step) {
-  const std::size_t count = permutation_.size();
+  const std::size_t count = windows_.size();
   const auto per_epoch = static_cast<std::int64_t>((count + per_step_ - 1) / per_step_);
-  const std::int64_t epoch = step / per_epoch;
-  if (epoch != epoch_) {
-    stream_.permutation(static_cast<std::uint64_t>(epoch), permutation_);
-    epoch_ = epoch;
-    if (!lengths_.empty()) group_by_length();
-  }
-  const std::size_t first = static_cast<std::size_t>(step % per_epoch) * per_step_;
-  const std::size_t last = std::min(count, first + per_step_);
-  return {permutation_.begin() + static_cast<std::ptrdiff_t>(first),
-          permutation_.begin() + static_cast<std::ptrdiff_t>(last)};
+  windows_.start(step / per_epoch);
+  steps_.start(step / per_epoch);
+  const auto place = static_cast<std::size_t>(step % per_epoch);
+  const auto numbers = [&](std::size_t first, std::size_t size) {
+    std::vector<std::uint32_t> result;
+    for (std::size_t i = first; i < std::min(count, first + size); ++i)
+      result.push_back(windows_[i]);
+    return result;
+  };
+  if (!length_) return numbers(place * per_step_, per_step_);
+  // This many steps are sorted together, as `transformers` does with batches (group_by_length).
+  constexpr std::size_t kSteps = 50;
+  const std::size_t source = place < steps_.size() ? steps_[place] : place;
+  std::vector<std::uint32_t> stretch =
+      numbers(source / kSteps * kSteps * per_step_, kSteps * per_step_);
+  std::ranges::stable_sort(stretch, std::ranges::greater{}, length_);
+  const auto first = stretch.begin() + static_cast<std::ptrdiff_t>(source % kSteps * per_step_);
+  const auto left = static_cast<std::size_t>(stretch.end() - first);
+  return {first, first + static_cast<std::ptrdiff_t>(std::min(per_step_, left))};
 }
 
 DataOrder data_order(const TrainOptions& options, const std::string& phase,
@@ -113,9 +118,8 @@ DataOrder data_order(const TrainOptions& options, const std::string& phase,
   const std::size_t per_step =
       options.schedule.batch_size * options.schedule.gradient_accumulation_steps;
   if (!options.schedule.group_by_length) return {options.seed, phase, examples.size(), per_step};
-  std::vector<std::size_t> lengths;
-  for (std::size_t w = 0; w < examples.size(); ++w) lengths.push_back(examples.length(w));
-  return {options.seed, phase, std::move(lengths), per_step};
+  return {options.seed, phase, examples.size(), per_step,
+          [examples](std::uint32_t window) { return examples.length(window); }};
 }
 
 }  // namespace qalof::train

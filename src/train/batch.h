@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,6 +32,22 @@ struct PackedBatch {
 void check_examples(const Windows& examples, const model::ModelConfig& config,
                     const TrainOptions& options);
 
+/// The numbers 0 .. count-1 in a random order, a new one every epoch. Above a million of them the
+/// order is computed as it is asked for, so that memory does not grow with the data.
+class RandomOrder {
+ public:
+  RandomOrder(const RandomStream& stream, std::size_t count);
+  void start(std::int64_t epoch);
+  std::size_t size() const { return count_; }
+  std::uint32_t operator[](std::size_t place) const;
+
+ private:
+  RandomStream stream_;
+  std::size_t count_;
+  std::int64_t epoch_ = -1;
+  std::vector<std::uint32_t> numbers_;  // empty: computed
+};
+
 /// Draws windows: a new permutation of all of them every epoch, a function of (seed, name, epoch)
 /// alone. The last step of an epoch takes the remaining windows.
 ///
@@ -41,20 +58,17 @@ class DataOrder {
  public:
   DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
             std::size_t examples_per_step);
-  /// Groups by length; lengths [num_examples].
-  DataOrder(std::uint64_t seed, const std::string& name, std::vector<std::size_t> lengths,
-            std::size_t examples_per_step);
+  /// Groups by length(window).
+  DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
+            std::size_t examples_per_step, std::function<std::size_t(std::uint32_t)> length);
   /// Indices of a step's windows.
   std::vector<std::uint32_t> step(std::int64_t step);
 
  private:
-  void group_by_length();
-
-  RandomStream stream_, step_stream_;
   std::size_t per_step_;
-  std::vector<std::size_t> lengths_;  // empty: no grouping by length
-  std::vector<std::uint32_t> permutation_;
-  std::int64_t epoch_ = -1;
+  RandomOrder windows_;
+  RandomOrder steps_;                                 // the incomplete last one stays last
+  std::function<std::size_t(std::uint32_t)> length_;  // null: no grouping by length
 };
 
 /// The order in which a phase draws its windows.

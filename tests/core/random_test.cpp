@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <set>
@@ -104,6 +105,33 @@ TEST(RandomStream, PermutationHoldsEveryNumberOnceAndChangesWithTheStep) {
     EXPECT_NE(order, next);
     EXPECT_EQ(order, again);
   }
+}
+
+TEST(RandomStream, PermutedHoldsEveryNumberOnceAndChangesWithTheStep) {
+  const RandomStream stream(11, "order");
+  for (const std::uint32_t n : {1U, 2U, 3U, 17U, 1000U, 70'000U}) {
+    std::set<std::uint32_t> seen;
+    std::size_t as_before = 0, in_place = 0;
+    for (std::uint32_t i = 0; i < n; ++i) {
+      const std::uint32_t number = stream.permuted(4, n, i);
+      ASSERT_LT(number, n);
+      seen.insert(number);
+      as_before += number == stream.permuted(5, n, i) ? 1 : 0;
+      in_place += number == i ? 1 : 0;
+    }
+    EXPECT_EQ(seen.size(), n);
+    // A random permutation keeps one number in place on average, whatever n is.
+    if (n < 1000) continue;
+    EXPECT_LT(as_before + in_place, 12U);
+  }
+  // The largest counts end, too.
+  for (const std::uint32_t count : {0x80000001U, 0xFFFFFFFFU})
+    EXPECT_LT(stream.permuted(0, count, count - 1), count);
+  // Over many steps every place is reached alike: 4,000 draws of 8 places, 500 each but for chance
+  // (a standard deviation of 21).
+  std::array<int, 8> reached{};
+  for (std::uint64_t step = 0; step < 4'000; ++step) ++reached[stream.permuted(step, 8, 3)];
+  for (const int count : reached) EXPECT_NEAR(count, 500, 110);
 }
 
 }  // namespace random_test

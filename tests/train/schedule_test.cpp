@@ -129,7 +129,8 @@ TEST(DataOrder, ByLengthAStepHoldsWindowsOfLikeLengthAndStepsComeInAnyOrder) {
   const RandomStream stream(7, "lengths");
   std::vector<std::size_t> lengths;
   for (std::uint64_t i = 0; i < 203; ++i) lengths.push_back(1 + stream.below(400, i, 0));
-  DataOrder by_length(1, "w8", lengths, 8), plain(1, "w8", lengths.size(), 8);
+  const auto length = [&](std::uint32_t window) { return lengths[window]; };
+  DataOrder by_length(1, "w8", lengths.size(), 8, length), plain(1, "w8", lengths.size(), 8);
   auto spread = [&](DataOrder& order, std::int64_t epoch) {
     std::size_t sum = 0;
     for (std::int64_t s = 0; s < 25; ++s) {
@@ -157,12 +158,46 @@ TEST(DataOrder, ByLengthAStepHoldsWindowsOfLikeLengthAndStepsComeInAnyOrder) {
   EXPECT_EQ(seen.size(), lengths.size());
   EXPECT_FALSE(std::is_sorted(first_lengths.begin(), first_lengths.end(), std::greater<>()));
   // A step does not depend on those before it, and differs by epoch.
-  DataOrder resumed(1, "w8", lengths, 8);
+  DataOrder resumed(1, "w8", lengths.size(), 8, length);
   EXPECT_EQ(resumed.step(30), by_length.step(30));
   EXPECT_NE(resumed.step(4), by_length.step(30));
   // Fewer windows than a step.
-  DataOrder few(1, "w8", std::vector<std::size_t>{3, 9, 5}, 8);
+  DataOrder few(1, "w8", 3, 8, length);
   EXPECT_EQ(few.step(0).size(), 3U);
+}
+
+// The order of checkpoints that were written before orders could be computed.
+TEST(DataOrder, DrawsWhatItAlwaysDrew) {
+  const auto length = [](std::uint32_t window) { return std::size_t{window % 7}; };
+  DataOrder plain(3, "w4", 1'000, 4), by_length(3, "w4", 1'003, 4, length);
+  using Step = std::vector<std::uint32_t>;
+  EXPECT_EQ(plain.step(0), (Step{548, 42, 255, 546}));
+  EXPECT_EQ(plain.step(777), (Step{96, 645, 489, 592}));
+  EXPECT_EQ(by_length.step(5), (Step{738, 724, 759, 794}));
+  EXPECT_EQ(by_length.step(250), (Step{440, 158, 704}));
+  EXPECT_EQ(by_length.step(600), (Step{586, 229, 285, 985}));
+}
+
+TEST(DataOrder, MoreThanAMillionWindowsAreDrawnWithoutMemory) {
+  const std::size_t count = (std::size_t{1} << 20) + 5;
+  const auto length = [](std::uint32_t window) { return std::size_t{window % 101}; };
+  DataOrder order(1, "w8", count, 1 << 14), by_length(1, "w8", count, 16, length);
+  std::vector<bool> seen(count);
+  std::size_t drawn = 0;
+  for (std::int64_t s = 0; s < 65; ++s) {
+    for (const std::uint32_t window : order.step(s)) {
+      ASSERT_LT(window, count);
+      drawn += seen[window] ? 0 : 1;
+      seen[window] = true;
+    }
+  }
+  EXPECT_EQ(drawn, count);
+  for (const std::int64_t s : {0, 7, 65'535}) {
+    const auto step = by_length.step(s);
+    ASSERT_EQ(step.size(), 16U);
+    EXPECT_LE(length(step.front()) - length(step.back()), 10U);
+  }
+  EXPECT_EQ(by_length.step(65'536).size(), 5U);
 }
 
 TEST(Phases, SwitchGoesFromHighToLowAndEachTeachesTheNext) {
