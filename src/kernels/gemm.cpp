@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <thread>
 
+#include "kernels/gemm_shared.h"
 #include "kernels/hadamard.h"
 #include "kernels/kernel_table.h"
 #include "kernels/parallel.h"
@@ -42,21 +44,26 @@ struct Blocks {
   }
 };
 
-// Calls body(first row, rows, first panel, outputs) for every block.
+// Below this many multiply-adds a second thread costs more than it saves.
+constexpr std::size_t kSmallProduct = 128 * 1024;
+
+// Calls body(first row, rows, first panel, outputs) for block i.
+template <typename Body>
+void do_block(const Blocks& blocks, std::size_t i, std::size_t m, std::size_t n, Body&& body) {
+  const std::size_t row = i / blocks.num_panels * blocks.rows;
+  const std::size_t panel = i % blocks.num_panels * blocks.panels;
+  const std::size_t first = panel * kPanelRows;
+  body(row, std::min(blocks.rows, m - row), panel, std::min(blocks.panels * kPanelRows, n - first));
+}
+
+// do_block for every block.
 template <typename Body>
 void for_blocks(std::size_t m, std::size_t n, std::size_t row_bytes, ParallelFor& parallel,
                 Body&& body) {
   if (m == 0 || n == 0) return;
-  // Below this many multiply-adds a second thread costs more than it saves.
-  const bool small = m * n * row_bytes < 128 * 1024;
+  const bool small = m * n * row_bytes < kSmallProduct;
   const Blocks blocks(m, n, row_bytes, small ? 1 : parallel.num_threads());
-  auto task = [&](std::size_t i) {
-    const std::size_t row = i / blocks.num_panels * blocks.rows;
-    const std::size_t panel = i % blocks.num_panels * blocks.panels;
-    const std::size_t first = panel * kPanelRows;
-    body(row, std::min(blocks.rows, m - row), panel,
-         std::min(blocks.panels * kPanelRows, n - first));
-  };
+  auto task = [&](std::size_t i) { do_block(blocks, i, m, n, body); };
   run_tasks(parallel, blocks.num_rows * blocks.num_panels, task);
 }
 
@@ -240,52 +247,81 @@ void multiply_and_add(const LowRankSum* sum, InnerProduct* inner, const OutputBl
   }
 }
 
+// An integer product whose rows are prepared, block by block.
+class IntProduct {
+ public:
+  IntProduct(const RowPreparation& preparation, const PackedMatrix& w, std::size_t m,
+             const float* bias, float* y, std::int32_t* acc)
+      : x_(preparation.rows),
+        w_(w),
+        groups_(preparation.groups),
+        bias_(bias),
+        y_(y),
+        acc_(acc),
+        streams_(y != nullptr && goes_past_caches(preparation.table, m, w.n, y)) {
+    steps_ = {preparation.products.gemm, packed_matrix_bytes(w.format, kPanelRows, w.k),
+              packed_matrix_bytes(w.format, kPanelRows, w.group),
+              preparation.prepare.element_bytes};
+    grouped_ = preparation.products.grouped;
+  }
+
+  void multiply(const OutputBlock& part, const LowRankBlock* low_rank) const {
+    const std::size_t row = part.row, panel = part.panel, first = panel * kPanelRows;
+    IntGemmBlock block;
+    block.x = offset_or_null(x_.codes, row * w_.k);
+    block.x_stride = w_.k;
+    block.prepared = offset_or_null(x_.prepared, row * x_.stride);
+    block.prepared_stride = x_.stride;
+    block.rows = part.rows;
+    block.k = w_.k;
+    block.panels = panel_at(w_, panel);
+    block.n = part.n;
+    block.group = w_.group;
+    block.groups = groups_;
+    block.zeros = offset_or_null(w_.zeros, first * groups_);
+    block.x_sums = offset_or_null(x_.sums, row * groups_);
+    block.code_sums = offset_or_null(w_.code_sums, first * groups_);
+    block.x_scales = offset_or_null(x_.scales, row);
+    block.x_group_scales = offset_or_null(x_.group_scales, row * groups_);
+    block.w_scales = offset_or_null(w_.scales, first * groups_);
+    block.bias = offset_or_null(bias_, first);
+    block.y = offset_or_null(y_, row * w_.n + first);
+    block.acc = offset_or_null(acc_, row * w_.n + first);
+    block.y_stride = w_.n;
+    block.low_rank = low_rank;
+    block.streams = streams_;
+    if (w_.group == 0) {
+      steps_.gemm(block);
+    } else if (grouped_ != nullptr) {
+      grouped_(block);
+    } else {
+      multiply_groups(block, steps_);
+    }
+  }
+  // Of a row of x as blocks read it.
+  std::size_t row_bytes() const { return w_.k * std::max<std::size_t>(steps_.element_bytes, 1); }
+
+ private:
+  const CodeRows& x_;
+  const PackedMatrix& w_;
+  std::size_t groups_;
+  const float* bias_;
+  float* y_;
+  std::int32_t* acc_;
+  bool streams_;
+  GroupSteps steps_{};
+  void (*grouped_)(const IntGemmBlock& block) = nullptr;
+};
+
 void multiply_rows(const RowPreparation& preparation, std::size_t m, const float* bias,
                    const LowRankSum* sum, InnerProduct* inner, float* y, std::int32_t* acc,
                    ParallelFor& parallel) {
-  const KernelTable& table = preparation.table;
   const PackedMatrix& w = preparation.w;
-  const CodeRows& x = preparation.rows;
-  const std::size_t groups = preparation.groups, element_bytes = preparation.prepare.element_bytes;
-  const GroupSteps steps = {preparation.products.gemm,
-                            packed_matrix_bytes(w.format, kPanelRows, w.k),
-                            packed_matrix_bytes(w.format, kPanelRows, w.group), element_bytes};
-  const auto grouped = preparation.products.grouped;
-  const bool streams = y != nullptr && goes_past_caches(table, m, w.n, y);
+  const IntProduct product(preparation, w, m, bias, y, acc);
   const auto multiply = [&](const OutputBlock& part, const LowRankBlock* low_rank) {
-    const std::size_t row = part.row, panel = part.panel, first = panel * kPanelRows;
-    IntGemmBlock block;
-    block.x = offset_or_null(x.codes, row * w.k);
-    block.x_stride = w.k;
-    block.prepared = offset_or_null(x.prepared, row * x.stride);
-    block.prepared_stride = x.stride;
-    block.rows = part.rows;
-    block.k = w.k;
-    block.panels = panel_at(w, panel);
-    block.n = part.n;
-    block.group = w.group;
-    block.groups = groups;
-    block.zeros = offset_or_null(w.zeros, first * groups);
-    block.x_sums = offset_or_null(x.sums, row * groups);
-    block.code_sums = offset_or_null(w.code_sums, first * groups);
-    block.x_scales = offset_or_null(x.scales, row);
-    block.x_group_scales = offset_or_null(x.group_scales, row * groups);
-    block.w_scales = offset_or_null(w.scales, first * groups);
-    block.bias = offset_or_null(bias, first);
-    block.y = offset_or_null(y, row * w.n + first);
-    block.acc = offset_or_null(acc, row * w.n + first);
-    block.y_stride = w.n;
-    block.low_rank = low_rank;
-    block.streams = streams;
-    if (w.group == 0) {
-      steps.gemm(block);
-    } else if (grouped != nullptr) {
-      grouped(block);
-    } else {
-      multiply_groups(block, steps);
-    }
+    product.multiply(part, low_rank);
   };
-  for_blocks(m, w.n, w.k * std::max<std::size_t>(element_bytes, 1), parallel,
+  for_blocks(m, w.n, product.row_bytes(), parallel,
              [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
                multiply_and_add(sum, inner, {row, rows, panel, n}, y, w.n, multiply);
              });
@@ -489,20 +525,47 @@ void gemm_int(const std::int8_t* x_codes, const float* x_scales, std::size_t m,
   multiply_codes(x_codes, x_scales, m, w, bias, sum, y, nullptr, parallel, x_groups);
 }
 
-void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const PackedMatrix& w,
-                       const float* bias, const LowRankProduct* adapter, float* inner, float* y,
-                       ParallelFor& parallel, const RowRange& range) {
-  const KernelTable& table = active_table();
+namespace {
+
+// Rows after their operation, quantized and prepared; after_row(begin, row, end) follows each row
+// of a range begin .. end.
+template <typename AfterRow>
+void quantize_and_prepare(const RowInput& input, int bits, std::size_t m, const RowRange& range,
+                          RowPreparation& preparation, ParallelFor& parallel,
+                          const AfterRow& after_row) {
+  const KernelTable& table = preparation.table;
+  const std::size_t k = preparation.w.k;
   thread_local std::vector<float> scales_buffer;
   thread_local std::vector<std::int8_t> codes_buffer;
-  RowPreparation preparation(table, w, m);
-  const std::size_t x_groups = num_groups(w.k, range.group);
+  const std::size_t x_groups = num_groups(k, range.group);
   float* scales = at_least(scales_buffer, m * x_groups);
   preparation.set_scales(scales, m, range.group != 0);
   // Where kernels read prepared rows only, codes of one row at a time suffice.
   const bool keep = preparation.prepare.run == nullptr;
-  std::int8_t* codes = keep ? at_least(codes_buffer, m * w.k) : nullptr;
+  std::int8_t* codes = keep ? at_least(codes_buffer, m * k) : nullptr;
   preparation.rows.codes = codes;
+  for_ranges(parallel, m, rows_per_piece(k), [&](std::size_t begin, std::size_t end) {
+    // Buffers of the thread that runs the task.
+    thread_local std::vector<float> row_buffer;
+    thread_local std::vector<std::int8_t> row_codes_buffer;
+    std::int8_t* row_codes = keep ? nullptr : at_least(row_codes_buffer, k);
+    for (std::size_t row = begin; row < end; ++row) {
+      const float* x = apply(table, input, row, k, row_buffer);
+      if (keep) row_codes = codes + row * k;
+      quantize_row(table, x, k, bits, range, row_codes, scales + row * x_groups);
+      preparation.run(row_codes, row);
+      after_row(begin, row, end);
+    }
+  });
+}
+
+}  // namespace
+
+void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const PackedMatrix& w,
+                       const float* bias, const LowRankProduct* adapter, float* inner, float* y,
+                       ParallelFor& parallel, const RowRange& range) {
+  const KernelTable& table = active_table();
+  RowPreparation preparation(table, w, m);
   // The adapter's first product: with many rows while they are in the cache, with few rows
   // concurrently with the product by the weights.
   constexpr std::size_t kFewRows = 4;
@@ -510,19 +573,11 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
   const float* floats = input.op == RowInput::Op::kNone ? input.x : input.result;
   LowRankInput first;
   if (adapter != nullptr) first = {adapter->a, inner};
-  for_ranges(parallel, m, rows_per_piece(w.k), [&](std::size_t begin, std::size_t end) {
-    // Buffers of the thread that runs the task.
-    thread_local std::vector<float> row_buffer;
-    thread_local std::vector<std::int8_t> row_codes_buffer;
-    std::int8_t* row_codes = keep ? nullptr : at_least(row_codes_buffer, w.k);
-    for (std::size_t row = begin; row < end; ++row) {
-      const float* x = apply(table, input, row, w.k, row_buffer);
-      if (keep) row_codes = codes + row * w.k;
-      quantize_row(table, x, w.k, bits, range, row_codes, scales + row * x_groups);
-      preparation.run(row_codes, row);
-      if (many && adapter != nullptr) multiply_hot_rows(table, floats, first, begin, row, end);
-    }
-  });
+  quantize_and_prepare(input, bits, m, range, preparation, parallel,
+                       [&](std::size_t begin, std::size_t row, std::size_t end) {
+                         if (many && adapter != nullptr)
+                           multiply_hot_rows(table, floats, first, begin, row, end);
+                       });
   if (adapter == nullptr) {
     return multiply_rows(preparation, m, bias, nullptr, nullptr, y, nullptr, parallel);
   }
@@ -530,6 +585,49 @@ void quantize_gemm_int(const RowInput& input, int bits, std::size_t m, const Pac
   if (many) return multiply_rows(preparation, m, bias, &sum, nullptr, y, nullptr, parallel);
   InnerProduct beside(inner_block(floats, first, 0, m), adapter->a.format);
   multiply_rows(preparation, m, bias, &sum, &beside, y, nullptr, parallel);
+}
+
+bool share_rows(const PackedMatrix& a, const PackedMatrix& b) {
+  return a.format == b.format && a.k == b.k && a.group == b.group &&
+         (a.zeros == nullptr) == (b.zeros == nullptr);
+}
+
+void quantize_gemm_int_shared(const RowInput& input, int bits, std::size_t m,
+                              std::span<const SharedProduct> products, ParallelFor& parallel,
+                              const RowRange& range) {
+  const KernelTable& table = active_table();
+  if (m == 0 || products.empty()) return;
+  RowPreparation preparation(table, *products.front().w, m);
+  quantize_and_prepare(input, bits, m, range, preparation, parallel,
+                       [](std::size_t, std::size_t, std::size_t) {});
+  constexpr std::size_t kMost = 4;
+  std::optional<IntProduct> parts[kMost];
+  std::optional<Blocks> blocks[kMost];
+  for (std::size_t first = 0; first < products.size(); first += kMost) {
+    const std::size_t count = std::min(kMost, products.size() - first);
+    std::size_t outputs = 0, tasks = 0;
+    for (std::size_t i = 0; i < count; ++i) outputs += products[first + i].w->n;
+    for (std::size_t i = 0; i < count; ++i) {
+      const SharedProduct& product = products[first + i];
+      parts[i].emplace(preparation, *product.w, m, product.bias, product.y, nullptr);
+      const std::size_t row_bytes = parts[i]->row_bytes();
+      const bool small = m * outputs * row_bytes < kSmallProduct;
+      blocks[i].emplace(m, product.w->n, row_bytes, small ? 1 : parallel.num_threads());
+      tasks += blocks[i]->num_rows * blocks[i]->num_panels;
+    }
+    auto task = [&](std::size_t index) {
+      std::size_t i = 0;
+      while (index >= blocks[i]->num_rows * blocks[i]->num_panels) {
+        index -= blocks[i]->num_rows * blocks[i]->num_panels;
+        ++i;
+      }
+      do_block(*blocks[i], index, m, products[first + i].w->n,
+               [&](std::size_t row, std::size_t rows, std::size_t panel, std::size_t n) {
+                 parts[i]->multiply({row, rows, panel, n}, nullptr);
+               });
+    };
+    run_tasks(parallel, tasks, task);
+  }
 }
 
 void gemm_int_acc(const std::int8_t* x_codes, std::size_t m, const PackedMatrix& w,

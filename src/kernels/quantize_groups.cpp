@@ -35,6 +35,8 @@ struct Grid {
   float scale = 0.0F, zero = 0.0F, low = 0.0F, high = 0.0F;
 
   float code(float x) const { return std::min(std::max(round_small(x / scale) + zero, low), high); }
+  // x less its value.
+  float error(float x) const { return scale == 0.0F ? x : x - (code(x) - zero) * scale; }
 };
 
 void make_codes(const float* x, std::size_t count, const Grid& grid, std::int8_t* codes) {
@@ -103,6 +105,8 @@ float squared_error(const float* x, std::size_t count, float limit, const Error&
   return total;
 }
 
+float square(float x) { return x * x; }
+
 // The part of the range with the least error(part, limit); of equal ones the larger.
 template <typename Error>
 float best_part(const Error& error) {
@@ -145,9 +149,13 @@ void quantize_groups_with(const float* src, std::size_t rows, std::size_t cols, 
         const Range range(x, count, zeros != nullptr);
         const auto error = [&](float part, float limit) {
           const Grid grid = range.grid(part, bits);
-          return squared_error(x, count, limit, [&](float value) {
-            return grid.scale == 0.0F ? value : value - (grid.code(value) - grid.zero) * grid.scale;
-          });
+          // No sum is below one of its terms: the ends of the range, which a small part cuts off,
+          // rule out most parts. (An end of 0 need not be an element, but has no error.)
+          const float ends = range.asymmetric ? std::max(square(grid.error(range.low)),
+                                                         square(grid.error(range.high)))
+                                              : square(grid.error(range.max_abs));
+          if (ends >= limit) return ends;
+          return squared_error(x, count, limit, [&](float value) { return grid.error(value); });
         };
         const Grid grid = range.grid(search ? best_part(error) : 1.0F, bits);
         make_codes(x, count, grid, codes + first);

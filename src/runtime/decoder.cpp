@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/memory.h"
+#include "kernels/gemm_shared.h"
 #include "kernels/ops.h"
 #include "kernels/quantize.h"
 #include "weights/rotation.h"
@@ -19,6 +20,8 @@ namespace {
 // Rows of logits held at a time by lm_token_losses: 64 x 50,257 floats are 13 MB.
 constexpr std::size_t kLogitRows = 64;
 constexpr std::size_t kRowsPerTask = 32;
+// Linears that read the same rows: q, k and v, or gate and up.
+constexpr std::size_t kMostShared = 3;
 
 template <typename T>
 void grow(std::vector<T>& buffer, std::size_t count) {
@@ -127,6 +130,17 @@ void place(const Execution& call, std::span<const Sequence> sequences,
     }
     group.rows = row - group.first_row;
   }
+}
+
+// True where two linears without adapters quantize and read rows alike.
+bool share_rows(const weights::LinearCall& a, const weights::LinearCall& b) {
+  const auto is_plain = [](const weights::LinearCall& call) {
+    return call.precision.activation.is_integer() && call.lora == nullptr &&
+           call.outlier_threshold == 0;
+  };
+  return is_plain(a) && is_plain(b) && a.precision.activation.bits == b.precision.activation.bits &&
+         a.range.group == b.range.group && a.range.asymmetric == b.range.asymmetric &&
+         a.range.clip == b.range.clip && kernels::share_rows(a.weight, b.weight);
 }
 
 std::uint64_t linear_bytes(const weights::LinearCall& call, std::size_t rows) {
@@ -324,7 +338,7 @@ class ForwardPass {
   void attention(std::size_t layer) {
     const model::LayerSteps& steps = base_.layers()[layer];
     float* const outputs[] = {qkv_.q, qkv_.k, qkv_.v};
-    linears_of_norm(steps.attention_in, base_.attention_norm(layer), outputs);
+    linears_of_norm("self_attn.qkv", steps.attention_in, base_.attention_norm(layer), outputs);
     {
       const Profile::Scope scope(
           profile_, "attention",
@@ -342,7 +356,7 @@ class ForwardPass {
     const model::LayerSteps& steps = base_.layers()[layer];
     float* const inner = workspace_.inner.data();
     float* const outputs[] = {inner, inner + tokens_ * config_.inner};
-    linears_of_norm(steps.mlp_in, base_.mlp_norm(layer), outputs);
+    linears_of_norm("mlp.gate_up", steps.mlp_in, base_.mlp_norm(layer), outputs);
     kernels::RowInput activated{inner, row_operation(config_.activation)};
     activated.result = inner;
     if (rotation_ != nullptr) activated.hadamard = rotation_->inner();
@@ -377,35 +391,72 @@ class ForwardPass {
 
   // Runs one linear on all rows of the workspace, group by group.
   void linear(std::size_t index, const kernels::RowInput& input, float* y) {
-    const char* name = base_.linears()[index].name_in_layer();
+    for (const auto& group : workspace_.groups) linear(group, index, input, y);
+  }
+  // input and y: of all rows.
+  void linear(const DecoderWorkspace::Group& group, std::size_t index,
+              const kernels::RowInput& input, float* y) {
+    const weights::LinearCall& call = group.execution->linear(index);
+    const Profile::Scope scope(profile_, base_.linears()[index].name_in_layer(),
+                               linear_bytes(call, group.rows));
+    const kernels::RowInput rows = rows_of(group, input, call.weight.k);
+    weights::run_linear(call, rows, group.rows, y + group.first_row * call.weight.n,
+                        workspace_.linear, parallel_);
+    if (workspace_.observe_inputs && !call.precision.activation.is_integer()) {
+      const bool is_plain = rows.op == kernels::RowInput::Op::kNone;
+      workspace_.observe_inputs(index, is_plain ? rows.x : rows.result, group.rows);
+    }
+  }
+  static kernels::RowInput rows_of(const DecoderWorkspace::Group& group,
+                                   const kernels::RowInput& input, std::size_t k) {
+    const std::size_t at = group.first_row * k;
+    const std::size_t read_at = input.stride != 0 ? group.first_row * input.stride : at;
+    kernels::RowInput rows = input;
+    rows.x += read_at;
+    if (rows.up != nullptr) rows.up += read_at;
+    if (rows.result != nullptr) rows.result += at;
+    return rows;
+  }
+
+  // A single linear fuses the norm. Several linears share rows: normed and quantized once where
+  // their weights allow it, else normed first.
+  void linears_of_norm(const char* name, const std::vector<std::size_t>& indices,
+                       const weights::BaseModel::Norm& norm, std::span<float* const> outputs) {
+    const kernels::RowInput input = normed_residual(norm);
+    if (indices.size() == 1) return linear(indices.front(), input, outputs.front());
     for (const auto& group : workspace_.groups) {
-      const weights::LinearCall& call = group.execution->linear(index);
-      const Profile::Scope scope(profile_, name, linear_bytes(call, group.rows));
-      const std::size_t at = group.first_row * call.weight.k;
-      const std::size_t read_at = input.stride != 0 ? group.first_row * input.stride : at;
-      kernels::RowInput rows = input;
-      rows.x += read_at;
-      if (rows.up != nullptr) rows.up += read_at;
-      if (rows.result != nullptr) rows.result += at;
-      weights::run_linear(call, rows, group.rows, y + group.first_row * call.weight.n,
-                          workspace_.linear, parallel_);
-      if (workspace_.observe_inputs && !call.precision.activation.is_integer()) {
-        const bool is_plain = rows.op == kernels::RowInput::Op::kNone;
-        workspace_.observe_inputs(index, is_plain ? rows.x : rows.result, group.rows);
+      if (run_shared(name, group, indices, input, outputs)) continue;
+      {
+        const Profile::Scope scope(profile_, "norm", 2 * group.rows * hidden_ * sizeof(float));
+        norm_rows(norm, group.first_row, group.rows,
+                  workspace_.normed.data() + group.first_row * hidden_);
       }
+      for (std::size_t i = 0; i < indices.size(); ++i)
+        linear(group, indices[i], {workspace_.normed.data()}, outputs[i]);
     }
   }
 
-  // A single linear fuses the norm; several linears share rows that are normed first.
-  void linears_of_norm(const std::vector<std::size_t>& indices,
-                       const weights::BaseModel::Norm& norm, std::span<float* const> outputs) {
-    kernels::RowInput input = normed_residual(norm);
-    if (indices.size() > 1) {
-      const Profile::Scope scope(profile_, "norm", 2 * row_bytes());
-      norm_rows(norm, 0, tokens_, workspace_.normed.data());
-      input = {workspace_.normed.data()};
+  // Runs linears on the same rows in one pass; false where they cannot share them.
+  bool run_shared(const char* name, const DecoderWorkspace::Group& group,
+                  const std::vector<std::size_t>& indices, const kernels::RowInput& input,
+                  std::span<float* const> outputs) {
+    kernels::SharedProduct products[kMostShared];
+    if (indices.size() > kMostShared) return false;
+    const weights::LinearCall& first = group.execution->linear(indices.front());
+    std::uint64_t bytes = 0;
+    for (std::size_t i = 0; i < indices.size(); ++i) {
+      const weights::LinearCall& call = group.execution->linear(indices[i]);
+      if (!share_rows(first, call)) return false;
+      products[i] = {&call.weight, call.bias, outputs[i] + group.first_row * call.weight.n};
+      bytes += linear_bytes(call, group.rows);
     }
-    for (std::size_t i = 0; i < indices.size(); ++i) linear(indices[i], input, outputs[i]);
+    const Profile::Scope scope(profile_, name, bytes);
+    kernels::RowInput rows = rows_of(group, input, first.weight.k);
+    rows.result = nullptr;
+    kernels::quantize_gemm_int_shared(rows, first.precision.activation.bits, group.rows,
+                                      std::span(products).first(indices.size()), parallel_,
+                                      first.range);
+    return true;
   }
 
   kernels::RowInput normed_residual(const weights::BaseModel::Norm& norm) const {

