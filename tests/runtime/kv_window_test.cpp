@@ -2,6 +2,8 @@
 // past many windows and after tokens are taken back, in less memory.
 #include <gtest/gtest.h>
 
+#include "core/file.h"
+#include "runtime/generator.h"
 #include "runtime/kv_cache.h"
 #include "support/error_of.h"
 #include "support/tiny_runtime.h"
@@ -188,6 +190,65 @@ TEST(KvWindowTest, CopiesContinueWithTheSameBits) {
     EXPECT_EQ(error_of([&] { copy.copy_from(read, 200); }).kind, ErrorKind::kInternal);
     std::vector<std::byte> bytes(100 * read.token_bytes());
     EXPECT_EQ(error_of([&] { read.copy_out(200, 100, bytes.data()); }).kind, ErrorKind::kInternal);
+  }
+}
+
+// Drafts, turns of a conversation, and a switch between widths of K and V: the tokens of a
+// generation that has none of these.
+TEST(KvWindowTest, GenerationsGoOnPastManyWindows) {
+  SerialFor serial;
+  const auto tokenizer = text::BpeTokenizer::from_files(
+      {{"tokenizer.json",
+        read_file(QALOF_SOURCE_DIR "/tests/text/data/tiny/tokenizer.json", 1 << 20)}},
+      "tiny");
+  for (Json config : {mistral_config(), gemma_config()}) {
+    SCOPED_TRACE(config["model_type"].get<std::string>());
+    config["vocab_size"] = 800;
+    const TinyRuntime tiny(config);
+    const auto wide = tiny.execution("w8a8kv4"), narrow = tiny.execution("w4a8kv4"),
+               other = tiny.execution("w8a8kv8");
+    const std::vector<std::int32_t> prompt = tiny.ids(20);
+    const GenerateOptions plain{.max_new_tokens = 300, .prefill_chunk = 7};
+    const Generation expected = generate(*wide, tokenizer, prompt, plain, serial);
+    EXPECT_EQ(expected.ids.size(), 300U);
+    EXPECT_LT(expected.kv_bytes, KvCache(tiny.config(), wide->kv(), 319, 200).bytes());
+    for (const std::size_t longest : {std::size_t{3}, std::size_t{40}}) {
+      GenerateOptions drafting = plain;
+      drafting.drafts = {
+          .network = narrow.get(), .lookup = true, .longest = longest, .adapts = false};
+      const Generation found = generate(*wide, tokenizer, prompt, drafting, serial);
+      EXPECT_EQ(found.ids, expected.ids) << longest;
+      EXPECT_GT(found.network_drafts.tokens, 0U);
+    }
+    // Turns: one that ends a little before the last one did, one that goes on, one far shorter.
+    KvMemory memory;
+    GenerateOptions remembering = plain;
+    remembering.memory = &memory;
+    EXPECT_EQ(generate(*wide, tokenizer, prompt, remembering, serial).ids, expected.ids);
+    remembering.max_new_tokens = 10;
+    std::vector<std::int32_t> text = prompt;
+    text.insert(text.end(), expected.ids.begin(), expected.ids.end());
+    for (const std::size_t length : {text.size() - 30, text.size(), std::size_t{60}}) {
+      std::vector<std::int32_t> turn(text.begin(),
+                                     text.begin() + static_cast<std::ptrdiff_t>(length));
+      turn.push_back(5);
+      const Generation found = generate(*wide, tokenizer, turn, remembering, serial);
+      EXPECT_EQ(found.kept_tokens > 0, length > 60) << length << " " << found.kept_tokens;
+      remembering.memory = nullptr;
+      EXPECT_EQ(found.ids, generate(*wide, tokenizer, turn, remembering, serial).ids) << length;
+      remembering.memory = &memory;
+    }
+    GenerateOptions switching = plain;
+    switching.execution_at = [&](std::size_t step) -> const Execution& {
+      return step < 150 ? *wide : *other;
+    };
+    const Generation found = generate(*wide, tokenizer, prompt, switching, serial);
+    std::vector<std::int32_t> ids = prompt;
+    ids.insert(ids.end(), found.ids.begin(), found.ids.begin() + 150);
+    EXPECT_TRUE(std::equal(ids.begin() + 20, ids.end(), expected.ids.begin()));
+    const Generation rest =
+        generate(*other, tokenizer, ids, {.max_new_tokens = 150, .prefill_chunk = 7}, serial);
+    EXPECT_TRUE(std::equal(rest.ids.begin(), rest.ids.end(), found.ids.begin() + 150));
   }
 }
 

@@ -274,12 +274,16 @@ def check_tokenizer(path: pathlib.Path, model: pathlib.Path) -> None:
     llama.close()
 
 
-def compare_strings(path: pathlib.Path, model: pathlib.Path) -> tuple[int, list[str]]:
-    """llama.cpp's ids of some thousand strings of every kind, as a template's first token has them:
-    how many were compared, and the strings that differ."""
+def compare_strings(
+    path: pathlib.Path, model: pathlib.Path, back: pathlib.Path
+) -> tuple[int, list[str], list[str]]:
+    """llama.cpp's ids of some thousand strings of every kind, and those of what `qalof import`
+    makes of the file, as a template's first token has them: how many were compared, and the strings
+    that differ in the one and in the other."""
     llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True
+    imported = tokenizers.Tokenizer.from_file(str(back / "tokenizer.json"))
+    tokenizer.encode_special_tokens = imported.encode_special_tokens = True
     real = [(ROOT / "assets/nano/data/text.txt").read_text(), (ROOT / "README.md").read_text()]
     strings = check_tokenizers.make_strings(
         random.Random(1), real, check_tokenizers.added_contents(model)
@@ -297,13 +301,15 @@ def compare_strings(path: pathlib.Path, model: pathlib.Path) -> tuple[int, list[
         for text in strings
         if unicodedata.is_normalized("NFC", text) and not any(name in text for name in by_name)
     ]
-    differ = []
+    differ, differ_back = [], []
     for text in strings:
-        found = llama.tokenize(text.encode(), add_bos=True, special=False)
-        if found != tokenizer.encode(text).ids:
+        ids = tokenizer.encode(text).ids
+        if llama.tokenize(text.encode(), add_bos=True, special=False) != ids:
             differ.append(text)
+        if imported.encode(text).ids != ids:
+            differ_back.append(text)
     llama.close()
-    return len(strings), differ
+    return len(strings), differ, differ_back
 
 
 def check_bits(path: pathlib.Path, kind: str, model: pathlib.Path) -> int:
@@ -438,13 +444,14 @@ def main() -> int:
             work = pathlib.Path(directory, "tokenizer")
             model_with_tokenizer(tokenizer, work)
             check.export(work, "gguf", work / "m.gguf")
-            compared, differ = compare_strings(work / "m.gguf", work)
             run(check.qalof, "import", work / "m.gguf", "--output_dir", work / "back")
+            compared, *differ = compare_strings(work / "m.gguf", work, work / "back")
             check_tokenizer(work / "m.gguf", work / "back")
-            check.failed += bool(differ)
-            print(f"{tokenizer}: {compared} strings, {len(differ)} differ")
-            for text in differ[:8]:
-                print(f"  {json.dumps(text)}")
+            for program, texts in zip(("llama.cpp", "qalof import"), differ, strict=True):
+                check.failed += bool(texts)
+                print(f"{tokenizer}: {compared} strings, {len(texts)} differ in {program}")
+                for text in texts[:8]:
+                    print(f"  {json.dumps(text)}")
             shutil.rmtree(work)
         if args.tokenizers:
             return 1 if check.failed else 0
