@@ -17,18 +17,12 @@ using qalof::testing::TinyRuntime;
 
 // A window of 10 in all layers, as in Mistral.
 Json mistral_config() {
-  return {{"model_type", "mistral"},
-          {"vocab_size", 97},
-          {"hidden_size", 48},
-          {"intermediate_size", 80},
-          {"num_hidden_layers", 2},
-          {"num_attention_heads", 6},
-          {"num_key_value_heads", 2},
-          {"max_position_embeddings", 1024},
-          {"rope_theta", 300.0},
-          {"bos_token_id", 96},
-          {"tie_word_embeddings", false},
-          {"eos_token_id", 96},
+  return {{"model_type", "mistral"},     {"vocab_size", 97},
+          {"hidden_size", 48},           {"intermediate_size", 80},
+          {"num_hidden_layers", 2},      {"num_attention_heads", 6},
+          {"num_key_value_heads", 2},    {"max_position_embeddings", 1024},
+          {"rope_theta", 300.0},         {"bos_token_id", 96},
+          {"tie_word_embeddings", true}, {"eos_token_id", 96},
           {"sliding_window", 10}};
 }
 
