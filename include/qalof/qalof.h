@@ -106,7 +106,7 @@ struct Generation {
   std::size_t prompt_tokens = 0;
   double prefill_seconds = 0;  // until the first token was chosen
   double decode_seconds = 0;   // from there on
-  std::size_t kv_bytes = 0;    // of keys and values, for all tokens
+  std::size_t kv_bytes = 0;    // of memory for keys and values
   std::vector<std::string> warnings;
 
   /// Tokens after the first per second; 0 where there is none.

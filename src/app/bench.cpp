@@ -38,14 +38,15 @@ class Bench {
         next_(options.batch),
         caches_(executions.size()) {
     const RandomStream random(1, "bench");
-    const std::size_t capacity =
-        options.prompt_tokens + (options.kind == BenchKind::kDecode ? options.new_tokens : 0);
+    // New tokens are taken back before the next repetition.
+    const std::size_t decoded = options.kind == BenchKind::kDecode ? options.new_tokens : 0;
+    const std::size_t capacity = options.prompt_tokens + decoded;
     for (std::size_t s = 0; s < options.batch; ++s) {
       std::vector<std::int32_t>& ids = prompts_.emplace_back(options.prompt_tokens);
       for (std::size_t i = 0; i < ids.size(); ++i)
         ids[i] = static_cast<std::int32_t>(random.below(config_.vocab_size, s, i));
       for (std::size_t e = 0; e < executions.size(); ++e)
-        caches_[e].emplace_back(config_, executions[e]->kv(), capacity);
+        caches_[e].emplace_back(config_, executions[e]->kv(), capacity, decoded);
     }
   }
 

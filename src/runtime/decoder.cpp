@@ -172,25 +172,6 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
     quantize_kv(k, group.rows, config, precision.k_bits[layer], precision.scheme, parallel);
     quantize_kv(v, group.rows, config, precision.v_bits[layer], precision.scheme, parallel);
   }
-  for (std::size_t i = 0; i < workspace.placed.size(); ++i) {
-    const auto& at = workspace.placed[i];
-    const auto [k, v] = rows_at(at.row, true);
-    kernels::AttentionSequence& work = workspace.sequences[i];
-    work = {};
-    work.q = qkv.q + at.row * qkv.q_stride;
-    work.k = k.values;
-    work.v = v.values;
-    work.out = workspace.attended.data() + at.row * q_width;
-    work.q_len = at.rows;
-    KvCache* cache = sequences[at.sequence].cache;
-    if (cache == nullptr) continue;
-    cache->write(layer, k, v, at.rows, parallel);
-    work.past = cache->length();
-    // The first chunk reads its own keys as floats: faster than the cache, and bitwise the same.
-    if (work.past == 0) continue;
-    work.stored_k = cache->k(layer);
-    work.stored_v = cache->v(layer);
-  }
   kernels::AttentionShape shape{};
   shape.heads = config.num_heads;
   shape.kv_heads = config.num_kv_heads;
@@ -202,7 +183,36 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
   shape.scale = config.score_scale(layer);
   shape.window = config.window(layer);
   shape.score_cap = config.score_cap;
-  kernels::attention(shape, workspace.sequences.data(), workspace.placed.size(), parallel);
+  // Where a layer's window moves over what a cache holds, a sequence's rows go through it in
+  // pieces: the first of all sequences, then the second of those that are longer, and so on.
+  for (std::size_t round = 0;; ++round) {
+    std::size_t count = 0;
+    for (const auto& at : workspace.placed) {
+      KvCache* cache = sequences[at.sequence].cache;
+      const std::size_t past = cache == nullptr ? 0 : cache->length();
+      const std::size_t piece = past == 0 ? at.rows : cache->piece(layer);
+      const std::size_t written = round * piece;
+      if (written >= at.rows) continue;
+      const std::size_t row = at.row + written;
+      const auto [k, v] = rows_at(row, true);
+      kernels::AttentionSequence& work = workspace.sequences[count++];
+      work = {};
+      work.q = qkv.q + row * qkv.q_stride;
+      work.k = k.values;
+      work.v = v.values;
+      work.out = workspace.attended.data() + row * q_width;
+      work.q_len = std::min(piece, at.rows - written);
+      if (cache == nullptr) continue;
+      cache->write(layer, k, v, work.q_len, written, parallel);
+      // The first chunk reads its own keys as floats: faster than the cache, and bitwise the same.
+      if (past == 0) continue;
+      work.past = past + written - cache->first(layer);
+      work.stored_k = cache->k(layer);
+      work.stored_v = cache->v(layer);
+    }
+    if (count == 0) return;
+    kernels::attention(shape, workspace.sequences.data(), count, parallel);
+  }
 }
 
 // Norms the heads of q and k, applies rotary positions to them and, in a rotated model, then the
@@ -500,8 +510,7 @@ class ForwardPass {
   std::uint64_t cached_bytes() const {
     std::uint64_t bytes = 0;
     for (const Sequence& sequence : sequences_) {
-      if (const KvCache* cache = sequence.cache; cache != nullptr)
-        bytes += cache->bytes() / cache->capacity() * cache->length();
+      if (const KvCache* cache = sequence.cache; cache != nullptr) bytes += cache->held_bytes();
     }
     return bytes;
   }

@@ -27,10 +27,11 @@ double seconds_between(Clock::time_point start, Clock::time_point end) {
 // The buffers of one generation, and the step from new tokens to logits.
 class GenerationSteps {
  public:
-  // memory: what earlier generations left, if it serves this execution.
+  // memory: what earlier generations left, if it serves this execution. back: of its cache.
   // rows: most of a pass whose logits are asked for.
   GenerationSteps(const Execution& execution, KvMemory& memory, std::size_t capacity,
-                  std::size_t chunk, std::size_t rows, ParallelFor& parallel, Profile* profile)
+                  std::size_t back, std::size_t chunk, std::size_t rows, ParallelFor& parallel,
+                  Profile* profile)
       : execution_(&execution),
         parallel_(parallel),
         profile_(profile),
@@ -39,10 +40,10 @@ class GenerationSteps {
         hidden_(std::max(chunk, rows) * execution.base().config().hidden),
         logits_(rows * execution.base().config().vocab_size) {
     if (memory_.execution_ == &execution && memory_.cache_ &&
-        memory_.cache_->capacity() >= capacity)
+        memory_.cache_->capacity() >= capacity && memory_.cache_->back() >= back)
       return;
     memory_.clear();
-    memory_.cache_.emplace(execution.base().config(), execution.kv(), capacity);
+    memory_.cache_.emplace(execution.base().config(), execution.kv(), capacity, back);
     memory_.ids_.reserve(capacity);
     memory_.execution_ = &execution;
   }
@@ -51,7 +52,9 @@ class GenerationSteps {
   std::size_t begin(std::span<const std::int32_t> prompt) {
     const auto [kept, unused] =
         std::ranges::mismatch(memory_.ids_, prompt.first(prompt.size() - 1));
-    const auto count = static_cast<std::size_t>(kept - memory_.ids_.begin());
+    auto count = static_cast<std::size_t>(kept - memory_.ids_.begin());
+    // A window may have passed what the text has in common with the one before.
+    if (!memory_.cache_->can_truncate(count)) count = 0;
     memory_.cache_->truncate(count);
     memory_.ids_.resize(count);
     feed(prompt.subspan(count));
@@ -74,7 +77,8 @@ class GenerationSteps {
         &execution.base() == &execution_->base() && execution.kv() == execution_->kv();
     execution_ = &execution;
     if (continues) return;
-    memory_.cache_ = KvCache(execution.base().config(), execution.kv(), memory_.cache_->capacity());
+    memory_.cache_ = KvCache(execution.base().config(), execution.kv(), memory_.cache_->capacity(),
+                             memory_.cache_->back());
     memory_.ids_.clear();
     feed(prompt);
     feed(ids);
@@ -270,15 +274,17 @@ Generation generate(const Execution& execution, const text::BpeTokenizer& tokeni
   Sampler sampler(options.sampling);
   text::TextStream stream(options.stop_strings);
   text::TokenDecoder decoder = text::TokenDecoder::after_prompt(tokenizer, prompt);
-  // Memory that lasts has room for turns to come.
-  constexpr std::size_t kRoom = 1024;
+  // Memory that lasts has room for turns to come, which may begin a little before the end of the
+  // last one: templates write an answer that is over in another way than one that is open.
+  constexpr std::size_t kRoom = 1024, kBack = 64;
   const std::size_t needed = prompt.size() + limit - 1;
+  const std::size_t drafted = options.drafts.any() ? options.drafts.longest : 0;
   KvMemory own;
   GenerationSteps steps(
       execution, options.memory != nullptr ? *options.memory : own,
       options.memory != nullptr ? std::min(config.max_length(), std::max(kRoom, 2 * needed))
                                 : needed,
-      chunk, options.drafts.any() ? 1 + options.drafts.longest : 1, parallel, profile);
+      drafted + (options.memory != nullptr ? kBack : 0), chunk, 1 + drafted, parallel, profile);
   Drafts drafts(options.drafts, execution, choices, prompt, limit);
 
   Generation result;

@@ -409,8 +409,6 @@ std::shared_ptr<const Variant> Catalog::make_variant(const std::string& model,
   variant->precision = quant::describe(execution.plan(), execution.base().target());
   variant->label = wanted.plan ? wanted.label : variant->precision;
   variant->kv_bits = mean_kv_bits(execution.kv());
-  variant->kv_bytes_token =
-      runtime::KvCache::bytes_per_token(execution.base().config(), execution.kv());
   Sha256 key;
   const auto add = [&](const std::string& text) {
     key.update(std::as_bytes(std::span(text.data(), text.size() + 1)));

@@ -24,14 +24,13 @@ namespace qalof::serve {
 /// What runs a request. Immutable.
 struct Variant {
   std::shared_ptr<const runtime::Execution> execution;
-  app::ModelHandle handle;     // for heads: separator, names of labels
-  std::string model;           // as /v1/models names it
-  std::string adapter;         // "" = the base
-  std::string precision;       // effective, in words
-  std::string label;           // of the precision in metrics: few values
-  double kv_bits = 0;          // effective mean
-  std::size_t kv_bytes_token;  // of a cache, per token
-  std::string cache_key;       // equal where K and V of equal tokens are equal
+  app::ModelHandle handle;  // for heads: separator, names of labels
+  std::string model;        // as /v1/models names it
+  std::string adapter;      // "" = the base
+  std::string precision;    // effective, in words
+  std::string label;        // of the precision in metrics: few values
+  double kv_bits = 0;       // effective mean
+  std::string cache_key;    // equal where K and V of equal tokens are equal
 };
 
 /// What a request asks for.

@@ -38,7 +38,7 @@ std::size_t PrefixCache::restore(const std::string& key, std::span<const std::in
 void PrefixCache::keep(const std::string& key, std::span<const std::int32_t> tokens,
                        const runtime::KvCache& cache, std::size_t room) {
   const std::size_t held = std::min(tokens.size(), cache.length());
-  const std::size_t block_bytes = cache.bytes() / cache.capacity() * kPrefixBlockTokens +
+  const std::size_t block_bytes = cache.token_bytes() * kPrefixBlockTokens +
                                   kPrefixBlockTokens * sizeof(std::int32_t) * 2 + kBlockOverhead;
   if (held < kPrefixBlockTokens || block_bytes > room) return;
   // At most what fits: a chain must not push out its own beginning.
@@ -48,22 +48,28 @@ void PrefixCache::keep(const std::string& key, std::span<const std::int32_t> tok
   std::vector<Block*> chain;
   for (std::size_t i = 0; i < fitting; ++i) {
     const std::size_t first = i * kPrefixBlockTokens;
-    const auto [next, is_new] = at->next.try_emplace(block_tokens(tokens, first));
-    Block& block = next->second;
-    if (is_new) {
-      block.tokens = next->first;
-      block.parent = at;
-      block.data.resize(cache.bytes() / cache.capacity() * kPrefixBlockTokens);
+    std::vector<std::int32_t> own = block_tokens(tokens, first);
+    auto next = at->next.find(own);
+    if (next == at->next.end()) {
+      if (first < cache.oldest()) break;
+      Block block;
+      block.tokens = own;
+      block.data.resize(cache.token_bytes() * kPrefixBlockTokens);
       cache.copy_out(first, kPrefixBlockTokens, block.data.data());
+      block.parent = at;
       block.bytes = block_bytes;
+      Age age{nullptr};
+      block.age = age.begin();
+      next = at->next.try_emplace(std::move(own), std::move(block)).first;
+      age.front() = &next->second;
+      by_age_.splice(by_age_.begin(), age);
       bytes_ += block_bytes;
-      by_age_.push_front(&block);
-      block.age = by_age_.begin();
     }
-    chain.push_back(&block);
-    at = &block;
+    at = &next->second;
+    chain.push_back(at);
   }
   for (auto block = chain.rbegin(); block != chain.rend(); ++block) touch(**block);
+  if (const auto root = roots_.find(key); root->second.next.empty()) roots_.erase(root);
   shrink(room);
 }
 

@@ -31,7 +31,8 @@ class PrefixCache {
   std::size_t restore(const std::string& key, std::span<const std::int32_t> tokens,
                       runtime::KvCache& cache);
   /// Keeps what cache holds of tokens, as many whole blocks as fit into room bytes beside those
-  /// that are there; older blocks make place.
+  /// that are there; older blocks make place. What a layer with a window has forgotten is not kept,
+  /// nor what comes after it: there this is called as the cache fills.
   void keep(const std::string& key, std::span<const std::int32_t> tokens,
             const runtime::KvCache& cache, std::size_t room);
   /// Drops the blocks used longest ago until at most bytes are left.

@@ -79,18 +79,28 @@ std::size_t Scheduler::capacity_of(const Job& job) const {
   return job.prompt.size() + std::max<std::size_t>(job.max_new_tokens, 1) - 1;
 }
 
+// How far back the layers with windows of a sequence must reach: to the block that a step began in,
+// for the prefix cache, and to the step's first token, where it fails and is run again.
+std::size_t Scheduler::kv_back() const { return options_.prefill_chunk + kPrefixBlockTokens; }
+
+std::size_t Scheduler::kv_bytes_of(const Variant& variant, std::size_t capacity) const {
+  const runtime::Execution& execution = *variant.execution;
+  return runtime::KvCache::bytes_for(execution.base().config(), execution.kv(), capacity,
+                                     kv_back());
+}
+
 void Scheduler::submit(std::vector<Job> jobs, Clock::time_point deadline) {
   for (const Job& job : jobs) {
     const std::size_t capacity = capacity_of(job);
     QALOF_CHECK(!job.prompt.empty() && !job.variants.empty() && job.work != nullptr,
                 ErrorKind::kInternal, "a job without tokens, variants or work");
     for (const auto& variant : job.variants) {
-      if (capacity * variant->kv_bytes_token <= options_.kv_bytes) continue;
+      const std::size_t bytes = kv_bytes_of(*variant, capacity);
+      if (bytes <= options_.kv_bytes) continue;
       throw ApiError(400,
                      fmt::format("{} tokens need {} bytes of K/V memory at {}, the service has {} "
                                  "(--kv_cache_mb)",
-                                 capacity, capacity * variant->kv_bytes_token, variant->precision,
-                                 options_.kv_bytes));
+                                 capacity, bytes, variant->precision, options_.kv_bytes));
     }
   }
   {
@@ -196,7 +206,7 @@ void Scheduler::admit() {
       Job& next = request.jobs[request.next];
       level = request.level.value_or(std::min(elastic_.level(), next.variants.size() - 1));
       const Variant& variant = *next.variants[level];
-      if (kv_bytes_ + capacity_of(next) * variant.kv_bytes_token > options_.kv_bytes) break;
+      if (kv_bytes_ + kv_bytes_of(variant, capacity_of(next)) > options_.kv_bytes) break;
       request.level = level;
       ++stats_.running;  // never seen as idle in between
       job = std::move(next);
@@ -221,13 +231,14 @@ void Scheduler::admit_one(Job& job, std::size_t level, Clock::time_point submitt
                           Clock::time_point deadline) {
   const std::shared_ptr<const Variant>& variant = job.variants[level];
   const std::size_t capacity = capacity_of(job);
-  const std::size_t bytes = capacity * variant->kv_bytes_token;
+  const std::size_t bytes = kv_bytes_of(*variant, capacity);
   prefixes_.shrink(options_.kv_bytes - kv_bytes_ - bytes);
   try {
-    auto sequence = std::make_unique<Sequence>(Sequence{
-        variant, job.work,
-        runtime::KvCache(variant->execution->base().config(), variant->execution->kv(), capacity),
-        std::move(job.prompt), 0, bytes, submitted, deadline});
+    auto sequence = std::make_unique<Sequence>(
+        Sequence{variant, job.work,
+                 runtime::KvCache(variant->execution->base().config(), variant->execution->kv(),
+                                  capacity, kv_back()),
+                 std::move(job.prompt), 0, bytes, submitted, deadline});
     sequence->prompt_tokens = sequence->ids.size();
     sequence->ids.reserve(capacity + 1);
     sequence->generates = job.max_new_tokens > 0;
@@ -280,15 +291,9 @@ void Scheduler::follow(Sequence& sequence) {
 void Scheduler::take_prompt(Sequence& sequence, const Sequence& reader) {
   sequence.reader = nullptr;
   const std::size_t first = sequence.cache.length(), end = sequence.prompt_tokens - 1;
-  if (end <= first) return;
-  try {
-    const std::size_t token_bytes = sequence.cache.bytes() / sequence.cache.capacity();
-    std::vector<std::byte> copy((end - first) * token_bytes);
-    reader.cache.copy_out(first, end - first, copy.data());
-    sequence.cache.append(copy.data(), end - first);
-  } catch (const std::bad_alloc&) {
-    return;  // it reads the prompt itself
-  }
+  // A window may have passed the prompt's end where the other has written much since.
+  if (end <= first || !reader.cache.can_truncate(end)) return;
+  sequence.cache.copy_from(reader.cache, end);
   const std::lock_guard lock(mutex_);
   sequence.counts->cached_tokens += end - first;
 }
@@ -371,8 +376,12 @@ void Scheduler::forward_all() {
     Sequence& sequence = *fed.sequence;
     if (sequence.is_finished) continue;
     const std::size_t first = sequence.cache.length() - fed.tokens;
-    if (first >= sequence.prompt_tokens) continue;
     try {
+      // What a window is about to pass is kept now, all else once a prompt or an answer is over.
+      if (options_.prefix_cache && sequence.cache.forgets() &&
+          first / kPrefixBlockTokens != sequence.cache.length() / kPrefixBlockTokens)
+        keep_prefix(sequence, kv_bytes_);
+      if (first >= sequence.prompt_tokens) continue;
       if (sequence.wants_rows) {
         sequence.work->take_rows(
             first, std::span(hidden_).subspan(fed.row * width, fed.tokens * width), pool_);
@@ -381,10 +390,7 @@ void Scheduler::forward_all() {
       for (const auto& other : running_) {
         if (other->reader == &sequence && !other->is_finished) take_prompt(*other, sequence);
       }
-      if (options_.prefix_cache) {
-        prefixes_.keep(sequence.variant->cache_key, sequence.ids, sequence.cache,
-                       options_.kv_bytes - kv_bytes_);
-      }
+      if (options_.prefix_cache) keep_prefix(sequence, kv_bytes_);
     } catch (const std::exception& error) {
       finish(sequence, EndReason::kFailed, error.what());
       continue;
@@ -394,6 +400,12 @@ void Scheduler::forward_all() {
   const std::lock_guard lock(mutex_);
   ++stats_.steps;
   for (const Fed& fed : fed_) stats_.step_tokens += fed.tokens;
+}
+
+// Into what is left beside the bytes that are taken.
+void Scheduler::keep_prefix(const Sequence& sequence, std::size_t taken) {
+  prefixes_.keep(sequence.variant->cache_key, sequence.ids, sequence.cache,
+                 options_.kv_bytes - std::min(taken, options_.kv_bytes));
 }
 
 void Scheduler::forward_group(std::size_t begin, std::size_t end) {
@@ -511,9 +523,7 @@ void Scheduler::finish(Sequence& sequence, EndReason reason, const std::string& 
   if (reason == EndReason::kDone && options_.prefix_cache) {
     // The next turn of a conversation begins with what was generated. The sequence's own memory is
     // still held.
-    const std::size_t taken = kv_bytes_ + sequence.kv_bytes;
-    prefixes_.keep(sequence.variant->cache_key, sequence.ids, sequence.cache,
-                   options_.kv_bytes - std::min(taken, options_.kv_bytes));
+    keep_prefix(sequence, kv_bytes_ + sequence.kv_bytes);
   }
   {
     const std::lock_guard lock(mutex_);

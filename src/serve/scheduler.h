@@ -156,7 +156,10 @@ class Scheduler {
   void finish(Sequence& sequence, EndReason reason, const std::string& message = "");
   void remove_finished();
   VariantCounts& find_counts(const Variant& variant);
+  void keep_prefix(const Sequence& sequence, std::size_t taken);
   std::size_t capacity_of(const Job& job) const;
+  std::size_t kv_bytes_of(const Variant& variant, std::size_t capacity) const;
+  std::size_t kv_back() const;
 
   const Catalog& catalog_;
   SchedulerOptions options_;

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
 
 #include "app/import/import.h"
@@ -23,6 +24,7 @@
 #include "support/temp_dir.h"
 #include "support/tiny_model.h"
 #include "support/tiny_runtime.h"
+#include "text/bpe_tokenizer.h"
 #include "weights/adapter.h"
 
 namespace qalof::app {
@@ -246,6 +248,54 @@ TEST_F(ExportTest, ImportedFilesComeBackWithTheirTokenizer) {
     io::copy_as_f32(after.tensors().at(name), found);
     EXPECT_EQ(std::memcmp(expected.data(), found.data(), found.size() * sizeof(float)), 0) << name;
   }
+}
+
+// Gemma's tokens of several spaces, in texts with spaces and with the character that stands for
+// them.
+TEST_F(ExportTest, RunsOfSpacesComeBackAsTheyWere) {
+  Json tokenizer = read_json_file(QALOF_SOURCE_DIR "/tests/text/data/kinds/gemma3.json");
+  Json& vocabulary = tokenizer["model"]["vocab"];
+  Json merges = Json::array();
+  std::vector<std::string> runs = {"", "\u2581"};
+  for (std::size_t length = 2; length <= 4; ++length) {
+    runs.push_back(runs.back() + "\u2581");
+    const std::size_t id = vocabulary.size();
+    vocabulary[runs[length]] = id;
+    tokenizer["added_tokens"].push_back({{"id", id},
+                                         {"content", runs[length]},
+                                         {"single_word", false},
+                                         {"lstrip", false},
+                                         {"rstrip", false},
+                                         {"normalized", false},
+                                         {"special", false}});
+  }
+  for (std::size_t length = 4; length >= 2; --length)
+    for (std::size_t left = length - 1; left >= 1; --left)
+      merges.push_back({runs[left], runs[length - left]});
+  for (const Json& merge : tokenizer["model"]["merges"]) merges.push_back(merge);
+  tokenizer["model"]["merges"] = merges;
+  Json config = qalof::testing::tiny_llama_config();
+  config["vocab_size"] = vocabulary.size();
+  qalof::testing::write_model(dir_.file("model"), config);
+  std::ofstream(dir_.file("model/tokenizer.json")) << tokenizer.dump();
+  run(ExportFormat::kGguf, "m.gguf", io::GgufType::kF32);
+  import("m.gguf", "back");
+  const auto before = text::BpeTokenizer::load(dir_.file("model")),
+             after = text::BpeTokenizer::load(dir_.file("back"));
+  const std::vector<std::string> units = {"\u2581", "\u2581\u2581", " ", "  ", "   ", "the",
+                                          "a",      "\n",           ".", "0"};
+  const RandomStream random(1, "runs");
+  std::size_t runs_seen = 0;
+  for (std::uint64_t i = 0; i < 2000; ++i) {
+    std::string text;
+    for (std::uint64_t k = 0; k < 1 + i % 9; ++k) text += units[random.below(units.size(), i, k)];
+    const std::vector<std::int32_t> ids = before.encode(text).ids;
+    EXPECT_EQ(after.encode(text).ids, ids) << text;
+    for (const std::int32_t id : ids)
+      runs_seen += static_cast<std::size_t>(id) + 3 >= vocabulary.size();
+    EXPECT_EQ(after.decode(ids), before.decode(ids)) << text;
+  }
+  EXPECT_GT(runs_seen, 500U);
 }
 
 TEST_F(ExportTest, TypesAreChosenByTensor) {

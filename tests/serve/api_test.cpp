@@ -727,6 +727,62 @@ TEST(ApiTest, QueueMemoryAndEndAreTold) {
   EXPECT_EQ(api.call(request).status, 503);
 }
 
+// A conversation past many windows: less memory, the bits of each request alone, and beginnings
+// that need not be read again.
+TEST(ApiTest, WindowsTakeLessMemoryAndShareTheirBeginnings) {
+  const qalof::testing::TempDir dir;
+  const Json config = {
+      {"model_type", "gemma3_text"}, {"vocab_size", 1024},     {"hidden_size", 48},
+      {"intermediate_size", 80},     {"num_hidden_layers", 3}, {"num_attention_heads", 4},
+      {"num_key_value_heads", 2},    {"head_dim", 16},         {"max_position_embeddings", 2048},
+      {"query_pre_attn_scalar", 16}, {"sliding_window", 12},   {"sliding_window_pattern", 3},
+      {"bos_token_id", 0},           {"eos_token_id", 0}};
+  qalof::testing::write_model(dir.file("model"), config);
+  std::filesystem::copy(kNanoModel + "/tokenizer.json", dir.file("model") + "/tokenizer.json");
+  CatalogOptions catalog;
+  catalog.model.model = dir.file("model");
+  Alone alone("", "w8a8kv4", 0, dir.file("model"));
+  const model::ModelConfig& parsed = alone.execution().base().config();
+  const std::string long_start(900, 'x');
+  for (const bool prefix_cache : {true, false}) {
+    SchedulerOptions scheduler;
+    scheduler.prefix_cache = prefix_cache;
+    scheduler.prefill_chunk = 100;
+    NanoApi api(catalog, scheduler);
+    const auto ask = [&](const std::string& prompt, int tokens, int choices) {
+      const Json found = api.answer("/v1/completions", {{"prompt", prompt},
+                                                        {"precision", "w8a8kv4"},
+                                                        {"max_tokens", tokens},
+                                                        {"n", choices},
+                                                        {"temperature", 0}});
+      for (const Json& choice : found["choices"])
+        EXPECT_EQ(choice["text"], alone.text(prompt, static_cast<std::size_t>(tokens)));
+      return found;
+    };
+    const Json first = ask(long_start + "one", 150, 1);
+    const std::size_t prompt = first["usage"]["prompt_tokens"];
+    ASSERT_GT(prompt, 400U);
+    const std::size_t capacity = prompt + 150 - 1, back = 100 + kPrefixBlockTokens;
+    const runtime::KvPrecision& kv = alone.execution().kv();
+    EXPECT_EQ(first["usage"]["kv_bytes"], runtime::KvCache::bytes_for(parsed, kv, capacity, back));
+    model::ModelConfig without = parsed;
+    for (auto& layer : without.attention) layer.window = 0;
+    EXPECT_LT(first["usage"]["kv_bytes"].get<std::size_t>(),
+              runtime::KvCache::bytes_for(without, kv, capacity) * 3 / 4);
+    // The next turn, another end after half of the beginning, and three choices at once.
+    const auto cached = [](const Json& found) {
+      return found["usage"]["prompt_tokens_details"]["cached_tokens"].get<std::size_t>();
+    };
+    const std::string answer = first["choices"][0]["text"];
+    const Json next = ask(long_start + "one" + answer + " and", 40, 1);
+    const Json other = ask(long_start.substr(0, 500) + "two", 20, 1);
+    ask("Three " + long_start, 30, 3);
+    EXPECT_EQ(cached(next) >= prompt / 32 * 32, prefix_cache) << cached(next);
+    EXPECT_EQ(cached(other) >= 200, prefix_cache) << cached(other);
+    EXPECT_EQ(api.scheduler().stats().prefix_blocks > 0, prefix_cache);
+  }
+}
+
 TEST(ApiTest, WhatDoesNotFitIsRefusedAndWhatFitsLaterWaits) {
   SchedulerOptions scheduler;
   scheduler.kv_bytes = 100 * 4 * 2 * 128;  // 100 tokens of 8 bits, but for the scales

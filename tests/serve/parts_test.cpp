@@ -54,6 +54,43 @@ TEST_F(PrefixCacheTest, ARestoredBeginningContinuesWithTheSameBits) {
   }
 }
 
+// What a window has passed is not kept; what was kept in time is found.
+TEST_F(PrefixCacheTest, WindowsKeepWhatTheyStillHold) {
+  Json config = qalof::testing::tiny_llama_config();
+  config["model_type"] = "mistral";
+  config["sliding_window"] = 6;
+  config["max_position_embeddings"] = 512;
+  const TinyRuntime tiny(config);
+  const auto execution = tiny.execution("w8a8kv4");
+  const std::vector<std::int32_t> ids = tiny.ids(300);
+  const std::vector<float> whole = tiny.run(*execution, ids, 0, serial_);
+  runtime::DecoderWorkspace workspace;
+  std::vector<float> hidden(ids.size() * tiny.config().hidden);
+  const auto feed = [&](runtime::KvCache& cache, std::size_t first, std::size_t count) {
+    const runtime::Sequence sequence{std::span(ids).subspan(first, count), &cache};
+    runtime::forward(*execution, {&sequence, 1}, workspace, hidden.data(), serial_);
+  };
+  PrefixCache late, in_time;
+  runtime::KvCache cache(tiny.config(), execution->kv(), 300, 20 + kPrefixBlockTokens);
+  for (std::size_t at = 0; at < 300; at += 20) {
+    feed(cache, at, 20);
+    in_time.keep("a", ids, cache, 1 << 20);
+  }
+  late.keep("a", ids, cache, 1 << 20);
+  EXPECT_EQ(late.blocks(), 0U);
+  EXPECT_EQ(late.bytes(), 0U);
+  EXPECT_EQ(in_time.blocks(), 9U);
+  for (const std::size_t shared : {std::size_t{40}, std::size_t{170}, std::size_t{300}}) {
+    runtime::KvCache restored(tiny.config(), execution->kv(), 300);
+    const std::size_t found = in_time.restore("a", std::span(ids).first(shared), restored);
+    EXPECT_EQ(found, (shared - 1) / kPrefixBlockTokens * kPrefixBlockTokens);
+    feed(restored, found, 300 - found);
+    EXPECT_TRUE(same_bytes(std::span(hidden).first((300 - found) * tiny.config().hidden),
+                           std::span(whole).subspan(found * tiny.config().hidden)))
+        << shared;
+  }
+}
+
 TEST_F(PrefixCacheTest, OtherKeysAndOtherTokensShareNothing) {
   const auto execution = tiny_.execution("8");
   const std::vector<std::int32_t> ids = tiny_.ids(40);

@@ -150,10 +150,10 @@ class NanoApi {
 class Alone {
  public:
   explicit Alone(const std::string& adapter = "", const std::string& precision = "",
-                 int kv_bits = 0) {
+                 int kv_bits = 0, const std::string& model = kNanoModel) {
     Observer quiet;
     app::ModelOptions options;
-    options.model = kNanoModel;
+    options.model = model;
     options.adapter = adapter;
     options.precision = precision;
     options.kv_bits = kv_bits;

@@ -2,7 +2,9 @@
 #include "app/gguf/tokenizer_in.h"
 
 #include <algorithm>
+#include <deque>
 #include <optional>
+#include <set>
 #include <unordered_map>
 
 #include "app/gguf/pre_tokenizer.h"
@@ -51,6 +53,7 @@ class TokenizerReader {
   }
 
   std::map<std::string, std::string> files() {
+    if (is_sentencepiece_ && !adds_space()) restore_spaces();
     text::BpeParts parts;
     parts.tokens = tokens_;
     // Control, unknown and unused tokens are special; user-defined ones are text that is never
@@ -84,6 +87,31 @@ class TokenizerReader {
     parts.eos = template_token("eos", /*by_default=*/false);
   }
 
+  bool adds_space() const {
+    return file_.boolean("tokenizer.ggml.add_space_prefix").value_or(true);
+  }
+
+  // Runs of spaces that are tokens of their own: a GGUF file writes them with spaces, which
+  // llama.cpp looks for in a text. In tokenizer.json they stand with U+2581, merges make them of
+  // what spaces have become, and a text that holds that character itself has them, too.
+  void restore_spaces() {
+    const std::set<std::string_view> known(tokens_.begin(), tokens_.end());
+    for (std::size_t id = 0; id < tokens_.size(); ++id) {
+      if (types_[id] != TokenType::kUserDefined || tokens_[id].empty() ||
+          tokens_[id].find_first_not_of(' ') != std::string_view::npos)
+        continue;
+      std::string run;
+      for (std::size_t i = 0; i < tokens_[id].size(); ++i) run += "▁";
+      if (known.contains(run)) continue;
+      tokens_[id] = spaces_.emplace_back(std::move(run));
+      run_ids_.insert(id);
+    }
+  }
+  // True where merges make a token.
+  bool is_merged(std::size_t id) const {
+    return types_[id] == TokenType::kNormal || run_ids_.contains(id);
+  }
+
   // SentencePiece's BPE as `tokenizers` has it: spaces become U+2581, merges are all pairs of
   // tokens that make a token, the best score first.
   void set_sentencepiece(text::BpeParts& parts) const {
@@ -98,7 +126,7 @@ class TokenizerReader {
                      {{"type", "ByteFallback"}},
                      {{"type", "Fuse"}}});
     parts.normalizer = replace;
-    if (file_.boolean("tokenizer.ggml.add_space_prefix").value_or(true)) {
+    if (adds_space()) {
       parts.normalizer = {
           {"type", "Sequence"},
           {"normalizers", Json::array({{{"type", "Prepend"}, {"prepend", "▁"}}, replace})}};
@@ -116,7 +144,7 @@ class TokenizerReader {
     std::unordered_map<std::string_view, std::size_t> ids;
     std::size_t longest = 0, splits = 0;
     for (std::size_t id = 0; id < tokens_.size(); ++id) {
-      if (types_[id] != TokenType::kNormal) continue;
+      if (!is_merged(id)) continue;
       ids.emplace(tokens_[id], id);
       longest = std::max(longest, tokens_[id].size());
       splits += tokens_[id].size() * std::min(tokens_[id].size(), kMaxTokenBytes);
@@ -131,7 +159,7 @@ class TokenizerReader {
     // Of one token, pairs stand in the order of their parts, as in `tokenizers`.
     std::vector<std::size_t> order;
     for (std::size_t id = 0; id < tokens_.size(); ++id)
-      if (types_[id] == TokenType::kNormal) order.push_back(id);
+      if (is_merged(id)) order.push_back(id);
     std::stable_sort(order.begin(), order.end(),
                      [&](std::size_t a, std::size_t b) { return scores[a] > scores[b]; });
     std::vector<std::string> merges;
@@ -184,6 +212,8 @@ class TokenizerReader {
   bool is_sentencepiece_ = false;
   std::vector<std::string_view> tokens_;
   std::vector<std::int32_t> types_;
+  std::deque<std::string> spaces_;  // texts of tokens_ that are not the file's
+  std::set<std::size_t> run_ids_;   // their ids
 };
 
 }  // namespace

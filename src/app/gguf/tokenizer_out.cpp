@@ -159,12 +159,14 @@ TokenTable table_of(const TokenizerFiles& files, const text::BpeTokenizer& token
 }
 
 // SentencePiece merges the pair whose token has the highest score: minus the rank of the first
-// merge that makes it.
+// merge that makes it. User-defined tokens have one, too, where merges make them.
 std::vector<float> scores_of(const TokenizerFiles& files, const TokenTable& table) {
   std::vector<float> scores(table.tokens.size());
   constexpr float kNever = -1e6F;
-  for (std::size_t id = 0; id < scores.size(); ++id)
-    scores[id] = table.types[id] == TokenType::kNormal ? kNever : 0.0F;
+  const auto has_score = [&](std::size_t id) {
+    return table.types[id] == TokenType::kNormal || table.types[id] == TokenType::kUserDefined;
+  };
+  for (std::size_t id = 0; id < scores.size(); ++id) scores[id] = has_score(id) ? kNever : 0.0F;
   float rank = 0;
   for (const MergePair& merge : files.merges) {
     const auto made = files.vocabulary.find(merge.left + merge.right);
@@ -172,6 +174,8 @@ std::vector<float> scores_of(const TokenizerFiles& files, const TokenTable& tabl
     float& score = scores[static_cast<std::size_t>(made->second)];
     if (score == kNever) score = -rank++;
   }
+  for (std::size_t id = 0; id < scores.size(); ++id)
+    if (scores[id] == kNever && table.types[id] == TokenType::kUserDefined) scores[id] = 0;
   return scores;
 }
 
