@@ -104,16 +104,10 @@ std::string parent_of(const std::string& path) {
   return parent.empty() ? "." : parent.string();
 }
 
-// A new file in the directory of path, and its name; a long name is cut so that the suffix fits.
-// Names that are taken are passed over: in a container every run may have the same process number,
-// so one that was killed leaves a file under the name that the next would choose. -1 on failure.
+// A new file in the directory of path, and its name; -1 on failure.
 int open_temporary(const std::string& path, std::string* taken) {
-  static std::atomic<unsigned> counter{0};
-  constexpr std::size_t kMostOfName = 200;
-  const std::size_t name = path.rfind('/') + 1;  // 0 where there is none
   for (;;) {
-    *taken = fmt::format("{}.tmp-{}-{}", path.substr(0, name + kMostOfName), ::getpid(),
-                         counter.fetch_add(1));
+    *taken = next_temporary_name(path);
     const int fd = ::open(taken->c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd >= 0 || errno != EEXIST) return fd;
   }
@@ -191,6 +185,14 @@ void take_over_rights(int fd, const struct stat& old) {
 }
 
 }  // namespace
+
+std::string next_temporary_name(const std::string& path) {
+  static std::atomic<unsigned> counter{0};
+  constexpr std::size_t kMostOfName = 200;
+  const std::size_t name = path.rfind('/') + 1;  // 0 where there is none
+  return fmt::format("{}.tmp-{}-{}", path.substr(0, name + kMostOfName), ::getpid(),
+                     counter.fetch_add(1));
+}
 
 std::string read_file(const std::string& path, std::size_t max_bytes) {
   int fd = -1;

@@ -115,6 +115,10 @@ class AppendFile {
   int fd_ = -1;
 };
 
+/// A name beside path's that no other thread of this process gets; a long name is cut. It may be
+/// taken, and its user then asks for the next: in a container every run may have the same process
+/// number, so one that was killed leaves a file under the name that the next would choose first.
+std::string next_temporary_name(const std::string& path);
 /// False where the path does not exist or may not be looked at; never throws.
 bool path_exists(const std::string& path) noexcept;
 bool is_directory(const std::string& path) noexcept;

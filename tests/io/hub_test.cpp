@@ -825,6 +825,33 @@ TEST_F(HubTest, TwoAtOnceFetchEachFileOnce) {
   expect_sound_blobs();
 }
 
+// Small files, so that several threads show the same file at the same time.
+TEST_F(HubTest, SeveralAtOnceShowTheSameFiles) {
+  FakeHub hub(model_files(1'000));
+  for (const bool symlinks : {true, false}) {
+    for (int round = 0; round < 20; ++round) {
+      HubSettings use = settings(hub);
+      use.symlinks = symlinks;
+      fs::remove_all(use.cache);
+      std::vector<std::thread> threads;
+      std::vector<std::string> errors(4);
+      for (std::string& error : errors) {
+        threads.emplace_back([&] {
+          Observer silent;
+          try {
+            download(*parse_hub_name("org/name"), HubUse::kAny, use, silent, nullptr);
+          } catch (const Error& thrown) {
+            error = thrown.what();
+          }
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+      for (const std::string& error : errors) EXPECT_EQ(error, "");
+      EXPECT_EQ(read(in_snapshot("model.safetensors")), noise(1'000));
+    }
+  }
+}
+
 TEST_F(HubTest, StopsWhenAskedAndKeepsWhatCame) {
   FakeHub hub(model_files());
   hub.spoil = [](const std::string& file, HttpReply& reply) {

@@ -38,10 +38,6 @@ std::string machine_name() {
   return sha256_hex(std::as_bytes(std::span(text.data(), text.size()))).substr(0, 8);
 }
 
-std::string temporary_link(const std::string& path) {
-  return fmt::format("{}.tmp-{}", path, ::getpid());
-}
-
 bool is_same_inode(int fd, const std::string& path) {
   struct stat held {
   }, named{};
@@ -154,12 +150,20 @@ void HubRepository::show(const std::string& commit, const HubFile& file) const {
     for (const char c : file.path) {
       if (c == '/') target.insert(0, "../");
     }
-    const std::string link = temporary_link(path);
-    ::unlink(link.c_str());
-    if (::symlink(target.c_str(), link.c_str()) == 0) return rename_path(link, path);
-    if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS) fail_for_system(link);
+    std::string link;
+    int failure = 0;
+    do {
+      link = next_temporary_name(path);
+      failure = ::symlink(target.c_str(), link.c_str()) == 0 ? 0 : errno;
+    } while (failure == EEXIST);
+    if (failure == 0) return rename_path(link, path);
+    if (failure != EPERM && failure != EOPNOTSUPP && failure != ENOSYS)
+      fail_for_system(link, failure);
   }
-  rename_path(blob(file), path);
+  std::error_code error;
+  fs::rename(blob(file), path, error);
+  // Another process may have moved it.
+  if (error && !has(commit, file.path)) fail_for_system(path, error.value());
 }
 
 void HubRepository::make_directories() const {
