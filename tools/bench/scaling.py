@@ -6,12 +6,12 @@ in a bridge, and tc limits what each may send (tbf). bench/exchange_bench makes 
 training without its steps; latency is slept where messages are waited for, since not every kernel
 can delay packets. The model of docs/scaling.md,
 
-    (way^1.5 + network^1.5)^(2/3) + copies + 3 latency
-    way = 2 (ranks - 1) / ranks * bytes / rate
+    (way^1.5 + network^1.5)^(2/3) + copies
+    way = 2 (ranks - 1) / ranks * bytes / rate + 3 latency
 
 has two numbers of this machine, fitted to all measurements: the processor's time to pass the bytes
 of a process through the network's code, and to copy and add them. Both grow with the processes that
-share a core, which work while one of them waits for a message. Needs root, iproute2, and a build with -DQALOF_BENCH=ON. Writes a JSON line for the
+share a core. Needs root, iproute2, and a build with -DQALOF_BENCH=ON. Writes a JSON line for the
 machine and for each measurement.
 
 Usage: tools/bench/scaling.py [--numbers N] [--ranks 2 4 8] [--rates 100 1000 10000]
@@ -67,15 +67,14 @@ def wire_seconds(row, size):
 
 
 def predict(row, size, network, copies, cores):
-    """Processes that share a core take turns on it, and use the time in which one of them waits for
-    a message. Bytes are on their way while others pass through the processor, but not all of the
-    time: between the longer of both and their sum.
+    """Processes that share a core take turns on it. Bytes are on their way while others pass
+    through the processor, but not all of the time: between the longer of both and their sum.
     """
     turns = max(1, row["ranks"] / cores)
     moved = 2 * (row["ranks"] - 1) / row["ranks"]
-    way, through = wire_seconds(row, size), network * turns * moved
-    waiting = 3 * row["latency_ms"] / 1000 / turns
-    return (way**1.5 + through**1.5) ** (2 / 3) + copies * turns + waiting
+    way = wire_seconds(row, size) + 3 * row["latency_ms"] / 1000
+    through = network * turns * moved
+    return (way**1.5 + through**1.5) ** (2 / 3) + copies * turns
 
 
 def fit(rows, size, cores):
