@@ -23,6 +23,9 @@ std::uint64_t fnv1a(std::string_view text) {
   return hash;
 }
 
+// The step of SplitMix64's counter.
+constexpr std::uint64_t kMixStep = 0x9e3779b97f4a7c15ULL;
+
 // SplitMix64's finalizer: spreads seeds that differ in one bit over the whole key.
 std::uint64_t mix(std::uint64_t value) {
   value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9ULL;
@@ -51,7 +54,7 @@ std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
 }
 
 RandomStream::RandomStream(std::uint64_t seed, std::string_view name) {
-  const std::uint64_t key = mix(seed + 0x9e3779b97f4a7c15ULL) ^ fnv1a(name);
+  const std::uint64_t key = mix(seed + kMixStep) ^ fnv1a(name);
   key_ = {static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(key >> 32)};
 }
 
@@ -94,8 +97,8 @@ void RandomStream::permutation(std::uint64_t step, std::span<std::uint32_t> out)
 
 std::uint32_t RandomStream::permuted(std::uint64_t step, std::uint32_t count,
                                      std::uint32_t place) const {
-  constexpr std::uint64_t kFeistelRounds = 8, kWeyl = 0x9e3779b97f4a7c15ULL;
-  const std::uint64_t key = mix((std::uint64_t{key_[1]} << 32 | key_[0]) + mix(step + kWeyl));
+  constexpr std::uint64_t kFeistelRounds = 8;
+  const std::uint64_t key = mix((std::uint64_t{key_[1]} << 32 | key_[0]) + mix(step + kMixStep));
   unsigned half_bits = 1;
   while ((std::uint64_t{1} << (2 * half_bits)) < count) ++half_bits;
   const std::uint32_t mask = (std::uint32_t{1} << half_bits) - 1;
@@ -104,7 +107,7 @@ std::uint32_t RandomStream::permuted(std::uint64_t step, std::uint32_t count,
     auto high = static_cast<std::uint32_t>(value >> half_bits);
     auto low = static_cast<std::uint32_t>(value) & mask;
     for (std::uint64_t round = 1; round <= kFeistelRounds; ++round) {
-      const auto drawn = static_cast<std::uint32_t>(mix(key + round * kWeyl + low));
+      const auto drawn = static_cast<std::uint32_t>(mix(key + round * kMixStep + low));
       high = std::exchange(low, high ^ (drawn & mask));
     }
     value = std::uint64_t{high} << half_bits | low;

@@ -77,10 +77,6 @@ std::uint32_t RandomOrder::operator[](std::size_t place) const {
 }
 
 DataOrder::DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
-                     std::size_t examples_per_step)
-    : DataOrder(seed, name, num_examples, examples_per_step, nullptr) {}
-
-DataOrder::DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
                      std::size_t examples_per_step,
                      std::function<std::size_t(std::uint32_t)> length)
     : per_step_(examples_per_step),

