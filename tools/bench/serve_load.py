@@ -50,8 +50,7 @@ class Load:
         self.headers = {"Content-Type": "application/json"}
         if options.api_key:
             self.headers["Authorization"] = f"Bearer {options.api_key}"
-        info = self.get("/info")
-        self.vocabulary = info["vocab_size"] - 1
+        self.vocabulary = (options.vocab_size or self.get("/info")["vocab_size"]) - 1
         self.prefix = [self.token() for _ in range(options.shared_prefix)]
         self.number = 0
         self.start = time.monotonic()
@@ -213,6 +212,7 @@ def parse(arguments=None):
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--prompt_tokens", type=int, default=128)
     parser.add_argument("--shared_prefix", type=int, default=0)
+    parser.add_argument("--vocab_size", type=int, default=0, help="of a server without /info")
     parser.add_argument("--max_tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0)
     parser.add_argument("--models", type=split, default=[], help="names, taken in turn")
