@@ -69,6 +69,14 @@ std::vector<T> values_in(std::string_view bytes) {
 /// A text of every process, by rank; they may have any length. The group is as ProcessGroup's.
 std::vector<std::string> gather_texts(ProcessGroup& group, const std::string& own);
 
+/// The values of every process in one row, by rank; each may give any number of them.
+template <typename T>
+std::vector<T> join_values(ProcessGroup& group, std::span<const T> own) {
+  std::string all;
+  for (const std::string& text : gather_texts(group, bytes_of(own))) all += text;
+  return values_in<T>(all);
+}
+
 /// What compute returns for items 0 .. count-1, on every process: item i is computed by process
 /// i % size. A null group: this process computes all.
 std::vector<std::string> share_items(ProcessGroup* group, std::size_t count,

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "core/segment_sums.h"
 #include "kernels/gemm.h"
 
 namespace qalof::weights {
@@ -85,8 +86,9 @@ Lanes energies_of(const InputProducts& products, const std::vector<Lanes>& d) {
   Lanes sums{};
   for (std::size_t i = 0; i < d.size(); ++i) {
     Lanes behind{};
+    const double* row = products.row(i);
     for (std::size_t j = i + 1; j < d.size(); ++j) {
-      const double product = products.at(i, j);
+      const double product = row[j];
       for (std::size_t lane = 0; lane < kLanes; ++lane) behind[lane] += product * d[j][lane];
     }
     const double own = products.at(i, i);
@@ -125,23 +127,30 @@ void InputProducts::add(const float* x, std::size_t rows, ParallelFor& parallel)
       kernels::gemm_f32(columns.data(), end, chunk, block, 1.0F, nullptr,
                         kernels::Accumulate::kStore, products.data(), parallel);
       for (std::size_t i = 0; i < end; ++i) {
-        double* sums = sums_.data() + i * in_ + first;
-        for (std::size_t j = 0; j < n; ++j) sums[j] += static_cast<double>(products[i * n + j]);
+        double* sums = sums_.data() + row_start(i) + first;
+        for (std::size_t j = std::max(first, i) - first; j < n; ++j)
+          sums[j] += static_cast<double>(products[i * n + j]);
       }
     }
   }
 }
 
+GptqInputs::GptqInputs(InputProducts products, ParallelFor& parallel)
+    : products_(std::move(products)) {
+  QALOF_CHECK(products_.rows() > 0, ErrorKind::kBadInput, "gptq: no calibration rows");
+  order_ = falling_order(products_);
+  factor_ = inverse_factor(products_, order_, parallel);
+}
+
 GptqResult quantize_gptq(const std::vector<float>& weights, std::size_t out,
-                         const InputProducts& products, int bits, quant::QuantScheme scheme,
-                         ParallelFor& parallel) {
+                         const GptqInputs& inputs, int bits, quant::QuantScheme scheme,
+                         ParallelFor& parallel, ProcessGroup* processes) {
+  const InputProducts& products = inputs.products();
+  const std::vector<std::size_t>& order = inputs.order();
   const std::size_t in = products.in();
   QALOF_CHECK(weights.size() == out * in && scheme.kind == quant::CodeKind::kUniform,
               ErrorKind::kInternal, "gptq: {} weights for [{}, {}], scheme {}", weights.size(), out,
               in, quant::to_string(scheme));
-  QALOF_CHECK(products.rows() > 0, ErrorKind::kBadInput, "gptq: no calibration rows");
-  const std::vector<std::size_t> order = falling_order(products);
-  const std::vector<double> u = inverse_factor(products, order, parallel);
   const CodeRange range = code_range(bits, scheme.asymmetric);
   GptqResult result;
   RowCodes& codes = result.codes;
@@ -153,9 +162,11 @@ GptqResult quantize_gptq(const std::vector<float>& weights, std::size_t out,
   struct Energies {
     double all = 0, error = 0, nearest = 0;
   };
-  std::vector<Energies> energies((out + kLanes - 1) / kLanes);
+  const std::size_t tasks = (out + kLanes - 1) / kLanes;
+  const IndexRange own = own_part(tasks, processes);
+  std::vector<Energies> energies(own.end - own.first);
   parallel.run(energies.size(), [&](std::size_t task) {
-    const std::size_t first = task * kLanes, rows = std::min(kLanes, out - first);
+    const std::size_t first = (own.first + task) * kLanes, rows = std::min(kLanes, out - first);
     std::vector<Lanes> w(in), difference(in), nearest_difference(in);
     for (std::size_t lane = 0; lane < rows; ++lane) {
       for (std::size_t j = 0; j < in; ++j) {
@@ -167,7 +178,7 @@ GptqResult quantize_gptq(const std::vector<float>& weights, std::size_t out,
     const std::vector<Lanes> original = w;
     for (std::size_t step = 0; step < in; ++step) {
       const std::size_t j = order[step];
-      const double* follow = u.data() + step * in;
+      const double* follow = inputs.factor_row(step);
       Lanes error{};
       for (std::size_t lane = 0; lane < rows; ++lane) {
         const std::size_t row = first + lane, at = row * groups + j / group;
@@ -192,6 +203,12 @@ GptqResult quantize_gptq(const std::vector<float>& weights, std::size_t out,
     energies[task] = {sum(energies_of(products, original)), sum(energies_of(products, difference)),
                       sum(energies_of(products, nearest_difference))};
   });
+  if (processes != nullptr) {
+    const std::size_t first = own.first * kLanes * in, end = std::min(out, own.end * kLanes) * in;
+    codes.codes =
+        join_values<std::int8_t>(*processes, std::span(codes.codes).subspan(first, end - first));
+    energies = join_values<Energies>(*processes, energies);
+  }
   Energies total;
   for (const Energies& of_task : energies) {
     total.all += of_task.all;
