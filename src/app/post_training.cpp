@@ -160,7 +160,7 @@ PostTrained gptq_model(const std::shared_ptr<const weights::BaseModel>& given,
         observer.progress("linears", done++, specs.size(), specs[i].name);
         const quant::BitWidth bits = plan.linears[i].weight;
         if (!bits.is_integer()) continue;
-        if (!found) found.emplace(std::move(products), parallel);
+        if (!found) found.emplace(std::move(products), parallel, processes.group());
         weights::GptqResult codes =
             weights::quantize_gptq(base->source().linear_f32(i), specs[i].out, *found, bits.bits,
                                    plan.scheme, parallel, processes.group());

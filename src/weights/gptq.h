@@ -44,8 +44,9 @@ class InputProducts {
 /// What the codes of every linear that reads the same rows are found with.
 class GptqInputs {
  public:
-  /// Error{kBadInput} where the products have no rows or are not finite.
-  GptqInputs(InputProducts products, ParallelFor& parallel);
+  /// Processes that have the same products share the work (null: this one alone). Error{kBadInput}
+  /// where the products have no rows or are not finite.
+  GptqInputs(InputProducts products, ParallelFor& parallel, ProcessGroup* processes = nullptr);
   const InputProducts& products() const { return products_; }
   /// Inputs by falling sum of squares; ties keep their order.
   const std::vector<std::size_t>& order() const { return order_; }

@@ -196,7 +196,7 @@ TEST_F(GptqTest, ProductsAreThoseOfTheRowsInAnyBatches) {
   }
 }
 
-TEST_F(GptqTest, ProcessesShareTheRowsToTheSameResult) {
+TEST_F(GptqTest, ProcessesShareFactorAndRowsToTheSameResult) {
   const weights::GptqInputs inputs(products_, serial_);
   const weights::GptqResult alone = weights::quantize_gptq(weights_, kOut, inputs, 4, {}, serial_);
   for (const std::size_t ranks : {2U, 3U, 5U}) {  // 24 rows are three tasks
@@ -206,8 +206,10 @@ TEST_F(GptqTest, ProcessesShareTheRowsToTheSameResult) {
       processes.emplace_back([&, rank] {
         qalof::testing::GroupOfThreads group(meeting, rank);
         SerialFor serial;
+        const weights::GptqInputs shared(products_, serial, &group);
+        EXPECT_TRUE(std::equal(shared.factor_row(0), shared.factor_row(kIn), inputs.factor_row(0)));
         const weights::GptqResult found =
-            weights::quantize_gptq(weights_, kOut, inputs, 4, {}, serial, &group);
+            weights::quantize_gptq(weights_, kOut, shared, 4, {}, serial, &group);
         EXPECT_EQ(found.codes.codes, alone.codes.codes);
         EXPECT_EQ(found.error, alone.error);
         EXPECT_EQ(found.nearest_error, alone.nearest_error);
