@@ -251,6 +251,22 @@ TEST_F(ProcessesCliTest, RunsResumeOnAnotherNumberOfThem) {
   }
 }
 
+TEST_F(ProcessesCliTest, AMissingGpuIsToldOnce) {
+  if (fs::exists("/dev/nvidia0")) GTEST_SKIP() << "this machine has a GPU";
+  const auto ranks = run_ranks(2, {train("run", questions() + "--device cuda ")});
+  for (const ProgramRun& rank : ranks) EXPECT_EQ(rank.code, 3) << rank.err;
+  const std::string said = messages(ranks);
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+  EXPECT_THAT(said, HasSubstr("--device cuda: this PyTorch "));
+}
+
+TEST_F(ProcessesCliTest, GradientsAreSummedBetweenGpus) {
+  if (!fs::exists("/dev/nvidia1")) GTEST_SKIP() << "needs two GPUs";
+  run_well(2, train("gpus", questions() + "--method switch --bit_widths 8 4 --max_steps 4 "
+                                          "--device cuda "));
+  EXPECT_GE(results("gpus").size(), 2U);
+}
+
 TEST_F(ProcessesCliTest, OneSaysWhereinARankDiffers) {
   const std::string flags = questions() + "--method switch --bit_widths 8 --max_steps 4 ";
   const auto ranks = run_ranks(
