@@ -1,8 +1,9 @@
 // Collects activations layer by layer for SmoothQuant's ranges and GPTQ's input products.
 #include "app/post_training.h"
 
+#include <algorithm>
 #include <cmath>
-#include <optional>
+#include <memory>
 
 #include "core/error.h"
 #include "core/finite.h"
@@ -155,12 +156,15 @@ PostTrained gptq_model(const std::shared_ptr<const weights::BaseModel>& given,
         check_finite(products.at(i, i), "a sum of squared inputs",
                      [&] { return fmt::format("--calibration_file: {}", name); });
       }
-      std::optional<weights::GptqInputs> found;
+      std::unique_ptr<const weights::GptqInputs> found;
+      if (std::ranges::any_of(readers,
+                              [&](std::size_t i) { return plan.linears[i].weight.is_integer(); }))
+        found =
+            std::make_unique<weights::GptqInputs>(std::move(products), parallel, processes.group());
       for (const std::size_t i : readers) {
         observer.progress("linears", done++, specs.size(), specs[i].name);
         const quant::BitWidth bits = plan.linears[i].weight;
         if (!bits.is_integer()) continue;
-        if (!found) found.emplace(std::move(products), parallel, processes.group());
         weights::GptqResult codes =
             weights::quantize_gptq(base->source().linear_f32(i), specs[i].out, *found, bits.bits,
                                    plan.scheme, parallel, processes.group());

@@ -42,6 +42,7 @@ std::vector<double> SegmentSums::finish(ProcessGroup* group) {
       std::size_t first, count;
     };
     std::vector<Place> own;
+    own.reserve(parts.size());
     for (const Part& part : parts) own.push_back({part.first, part.count});
     std::vector<std::vector<Place>> places;
     for (const std::string& text : gather_texts(*group, bytes_of<Place>(own)))
