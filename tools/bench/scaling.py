@@ -12,8 +12,9 @@ machine one sitting differs from the next. The model of docs/scaling.md,
     max(way, free / 2) + free / 2 + 3 latency        way = 2 (ranks - 1) / ranks * bytes / rate
 
 has one number of this machine, measured in the same rounds: `free`, an exchange of as many
-processes without a limit, which is the processor's time. Nothing is fitted. A round also measures
-an exchange without bytes (`empty`).
+processes without a limit, which is the processor's time. That half of it passes while bytes are on
+their way was read off the measurements; nothing else is fitted. A round also measures an exchange
+without bytes (`empty`).
 
 Measurements are JSON lines in FILE; the same command goes on where it was stopped, and prints the
 tables of docs/scaling.md in the end. Needs root, iproute2, and a build with -DQALOF_BENCH=ON.
