@@ -74,3 +74,42 @@ function(qalof_probe_gloo result)
   endif()
   set(${result} ${QALOF_HAS_GLOO} PARENT_SCOPE)
 endfunction()
+
+# qalof_probe_nccl(RESULT): whether gradients can be summed between GPUs by PyTorch's c10d over NCCL.
+# PyTorch's CUDA libraries hold it; its headers need NCCL's own (wheel nvidia-nccl-cu*, Debian:
+# libnccl-dev) and CUDA's.
+function(qalof_probe_nccl result)
+  if(NOT QALOF_HAS_NCCL)
+    set(works OFF)
+    get_target_property(lib qalof_torch QALOF_LIBRARY_DIR)
+    file(GLOB wheels ${lib}/../../nvidia/nccl/include ${lib}/../../nvidia/*/include)
+    find_path(QALOF_NCCL_INCLUDE nccl.h HINTS ${wheels})
+    find_path(QALOF_CUDA_INCLUDE cuda_runtime_api.h HINTS ${wheels} /usr/local/cuda/include)
+    if(NOT EXISTS ${lib}/libtorch_cuda.so)
+      message(STATUS "NCCL: this PyTorch is built without CUDA, gradients travel through the host's memory")
+    elseif(NOT QALOF_NCCL_INCLUDE OR NOT QALOF_CUDA_INCLUDE)
+      message(STATUS "NCCL: headers were not found (nccl.h: ${QALOF_NCCL_INCLUDE}, cuda_runtime_api.h: "
+                     "${QALOF_CUDA_INCLUDE}), gradients travel through the host's memory")
+    else()
+      get_target_property(include_dirs qalof_torch INTERFACE_INCLUDE_DIRECTORIES)
+      try_compile(compiled ${CMAKE_BINARY_DIR}/nccl_probe
+        ${PROJECT_SOURCE_DIR}/cmake/probes/nccl.cpp
+        CMAKE_FLAGS "-DINCLUDE_DIRECTORIES=${include_dirs};${QALOF_NCCL_INCLUDE};${QALOF_CUDA_INCLUDE}"
+        COMPILE_DEFINITIONS -DUSE_DISTRIBUTED -DUSE_C10D_NCCL
+        LINK_LIBRARIES ${lib}/libtorch.so ${lib}/libtorch_cpu.so ${lib}/libtorch_cuda.so
+                       ${lib}/libc10.so ${lib}/libc10_cuda.so -Wl,--allow-shlib-undefined
+        CXX_STANDARD 20
+        OUTPUT_VARIABLE log)
+      if(compiled)
+        set(works ON)
+        message(STATUS "NCCL: found, gradients are summed between GPUs (${QALOF_NCCL_INCLUDE})")
+      else()
+        file(WRITE ${CMAKE_BINARY_DIR}/nccl_probe.log "${log}")
+        message(STATUS "NCCL: its probe does not compile (nccl_probe.log), gradients travel through "
+                       "the host's memory")
+      endif()
+    endif()
+    set(QALOF_HAS_NCCL ${works} CACHE BOOL "Sums of gradients between GPUs, as a probe found" FORCE)
+  endif()
+  set(${result} ${QALOF_HAS_NCCL} PARENT_SCOPE)
+endfunction()

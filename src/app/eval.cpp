@@ -3,10 +3,8 @@
 
 #include <algorithm>
 
-#include "app/run_journal.h"
 #include "core/error.h"
 #include "core/file.h"
-#include "core/hash.h"
 #include "runtime/classifier.h"
 
 namespace qalof::app {
@@ -41,16 +39,6 @@ RandomDraws draws_of(const runtime::RequestExecutions& executions, std::uint64_t
   return draws;
 }
 
-void check_same_inputs(const Processes& processes, const ModelHandle& handle,
-                       const std::string& file) {
-  if (processes.group() == nullptr) return;
-  processes.check_same(
-      {{"base_sha256", handle.base->source().sha256()},
-       {"adapters_sha256", handle.adapters ? Json(adapters_sha256(*handle.adapters)) : Json()},
-       {"validation_file_sha256", sha256_of_file(file)}},
-      member_difference);
-}
-
 }  // namespace
 
 EvalResult run_eval(const EvalOptions& options, const Processes& processes) {
@@ -66,7 +54,7 @@ EvalResult run_eval(const EvalOptions& options, const Processes& processes) {
         std::stoull(processes.of_leader([] { return std::to_string(quant::system_seed()); }));
   }
   const ModelHandle handle = open_model(model, observer);
-  check_same_inputs(processes, handle, file);
+  check_same_inputs(processes, handle, "validation_file", file);
   if (task.head_kind() == weights::HeadKind::kLm) handle.base->require_lm_head();
   const text::TextEncoder encoder = open_encoder(handle, observer);
   ThreadPool pool(choose_threads(options.model.threads));

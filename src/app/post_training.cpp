@@ -1,10 +1,13 @@
 // Collects activations layer by layer for SmoothQuant's ranges and GPTQ's input products.
 #include "app/post_training.h"
 
+#include <algorithm>
 #include <cmath>
+#include <memory>
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "core/segment_sums.h"
 #include "runtime/decoder.h"
 #include "tasks/batch.h"
 #include "weights/derived_model.h"
@@ -16,20 +19,28 @@ namespace qalof::app {
 
 namespace {
 
-// A batch of windows, and the states that the current layer reads.
+// A batch of windows of one segment, and the states that the current layer reads.
 struct Batch {
+  std::size_t segment = 0;
   std::vector<runtime::Sequence> sequences;
   std::size_t tokens = 0;
   std::vector<float> states;
 };
 
-std::vector<Batch> batches_of(const TokenWindows& windows) {
+// Those of this process's segments.
+std::vector<Batch> own_batches(const TokenWindows& windows, const ProcessGroup* group) {
   std::vector<Batch> batches;
-  for (const std::vector<std::int32_t>& window : windows) {
-    if (batches.empty() || batches.back().tokens + window.size() > tasks::kBatchTokens)
-      batches.emplace_back();
-    batches.back().sequences.push_back({window});
-    batches.back().tokens += window.size();
+  const IndexRange own = own_part(kSegments, group);
+  for (std::size_t segment = own.first; segment < own.end; ++segment) {
+    const IndexRange range = part_of(windows.size(), kSegments, segment);
+    for (std::size_t i = range.first; i < range.end; ++i) {
+      const std::size_t tokens = windows[i].size();
+      if (batches.empty() || batches.back().segment != segment ||
+          batches.back().tokens + tokens > tasks::kBatchTokens)
+        batches.emplace_back().segment = segment;
+      batches.back().sequences.push_back({windows[i]});
+      batches.back().tokens += tokens;
+    }
   }
   return batches;
 }
@@ -51,7 +62,7 @@ std::shared_ptr<const runtime::Execution> float_execution(
 PostTrained smooth_model(const std::shared_ptr<const weights::BaseModel>& base,
                          const std::shared_ptr<const weights::AdapterSet>& adapters,
                          const TokenWindows& windows, float alpha, ParallelFor& parallel,
-                         Observer& observer) {
+                         const Processes& processes) {
   weights::InputRanges ranges;
   for (const model::LinearSpec& spec : base->linears()) ranges.emplace_back(spec.in, 0.0F);
   const auto execution = float_execution(base, adapters, parallel);
@@ -64,13 +75,25 @@ PostTrained smooth_model(const std::shared_ptr<const weights::BaseModel>& base,
       largest = std::max(largest, std::fabs(rows[i]));
     }
   };
-  std::size_t done = 0;
-  observer.progress("windows", done, windows.size(), "");
-  for (const Batch& batch : batches_of(windows)) {
+  const std::vector<Batch> batches = own_batches(windows, processes.group());
+  std::size_t done = 0, all = 0;
+  for (const Batch& batch : batches) all += batch.sequences.size();
+  processes.observer().progress("windows", done, all, "");
+  for (const Batch& batch : batches) {
     runtime::forward_layers(*execution, batch.sequences, 0, base->config().num_layers, nullptr,
                             workspace, parallel);
     done += batch.sequences.size();
-    observer.progress("windows", done, windows.size(), "");
+    processes.observer().progress("windows", done, all, "");
+  }
+  if (processes.group() != nullptr) {
+    processes.wait_for_all();  // one may have had more to do
+    for (std::vector<float>& range : ranges) {
+      const std::vector<float> found = join_values<float>(*processes.group(), range);
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        float& largest = range[i % range.size()];
+        largest = std::max(largest, found[i]);
+      }
+    }
   }
   weights::Smoothed smoothed = weights::smooth(base, adapters, ranges, alpha);
   return {std::move(smoothed.base), std::move(smoothed.adapters), {}};
@@ -79,14 +102,17 @@ PostTrained smooth_model(const std::shared_ptr<const weights::BaseModel>& base,
 PostTrained gptq_model(const std::shared_ptr<const weights::BaseModel>& given,
                        const std::shared_ptr<const weights::AdapterSet>& adapters,
                        const quant::PrecisionPlan& plan, const TokenWindows& windows,
-                       ParallelFor& parallel, Observer& observer) {
+                       ParallelFor& parallel, const Processes& processes) {
+  Observer& observer = processes.observer();
   const std::shared_ptr<const weights::BaseModel> base = weights::model_for(given, plan.scheme);
   const std::vector<model::LinearSpec>& specs = base->linears();
   weights::DerivedWeights result;
   result.scheme = plan.scheme;
   PostTrained trained;
   trained.adapters = adapters;
-  std::vector<Batch> batches = batches_of(windows);
+  std::vector<Batch> batches = own_batches(windows, processes.group());
+  std::size_t tokens = 0;
+  for (const std::vector<std::int32_t>& window : windows) tokens += window.size();
   const std::size_t width = base->config().hidden;
   auto execution = float_execution(base, adapters, parallel);
   runtime::DecoderWorkspace workspace;
@@ -97,35 +123,51 @@ PostTrained gptq_model(const std::shared_ptr<const weights::BaseModel>& given,
     const std::vector<std::size_t> inputs[] = {
         steps.attention_in, {steps.attention_out}, steps.mlp_in, {steps.mlp_out}};
     for (const std::vector<std::size_t>& readers : inputs) {
-      weights::InputProducts products(specs[readers.front()].in);
+      const std::size_t in = specs[readers.front()].in;
+      weights::InputProducts segment_products(0);
       workspace.observe_inputs = [&](std::size_t linear, const float* rows, std::size_t m) {
         if (linear != readers.front()) return;
-        check_inputs(specs[linear].name, {rows, m * specs[linear].in});
-        products.add(rows, m, parallel);
+        check_inputs(specs[linear].name, {rows, m * in});
+        segment_products.add(rows, m, parallel);
       };
       // A layer's first pass reruns the previous layer, with its final weights, to get the states
       // that this layer reads.
       const bool moves_on = &readers == inputs && layer > 0;
-      for (Batch& batch : batches) {
-        const std::vector<float> states = std::move(batch.states);
-        workspace.observe_states = [&](std::size_t at, const float* rows, std::size_t m) {
-          if (at == layer) batch.states.assign(rows, rows + m * width);
-        };
-        runtime::forward_layers(*execution, batch.sequences, moves_on ? layer - 1 : layer,
-                                layer + 1, states.empty() ? nullptr : states.data(), workspace,
-                                parallel);
+      SegmentSums sums(weights::InputProducts::sums_of(in));
+      const IndexRange own = own_part(kSegments, processes.group());
+      auto batch = batches.begin();
+      for (std::size_t segment = own.first; segment < own.end; ++segment) {
+        segment_products = weights::InputProducts(in);
+        for (; batch != batches.end() && batch->segment == segment; ++batch) {
+          const std::vector<float> states = std::move(batch->states);
+          workspace.observe_states = [&](std::size_t at, const float* rows, std::size_t m) {
+            if (at == layer) batch->states.assign(rows, rows + m * width);
+          };
+          runtime::forward_layers(*execution, batch->sequences, moves_on ? layer - 1 : layer,
+                                  layer + 1, states.empty() ? nullptr : states.data(), workspace,
+                                  parallel);
+        }
+        sums.add(segment, std::move(segment_products).take_sums());
       }
+      processes.wait_for_all();  // one may have had more to do
+      weights::InputProducts products(in, tokens, sums.finish(processes.group()));
       const std::string& name = specs[readers.front()].name;
-      for (std::size_t i = 0; i < products.in(); ++i) {
+      for (std::size_t i = 0; i < in; ++i) {
         check_finite(products.at(i, i), "a sum of squared inputs",
                      [&] { return fmt::format("--calibration_file: {}", name); });
       }
+      std::unique_ptr<const weights::GptqInputs> found;
+      if (std::ranges::any_of(readers,
+                              [&](std::size_t i) { return plan.linears[i].weight.is_integer(); }))
+        found =
+            std::make_unique<weights::GptqInputs>(std::move(products), parallel, processes.group());
       for (const std::size_t i : readers) {
         observer.progress("linears", done++, specs.size(), specs[i].name);
         const quant::BitWidth bits = plan.linears[i].weight;
         if (!bits.is_integer()) continue;
-        weights::GptqResult codes = weights::quantize_gptq(
-            base->source().linear_f32(i), specs[i].out, products, bits.bits, plan.scheme, parallel);
+        weights::GptqResult codes =
+            weights::quantize_gptq(base->source().linear_f32(i), specs[i].out, *found, bits.bits,
+                                   plan.scheme, parallel, processes.group());
         trained.layers.push_back({specs[i].name, codes.nearest_error, codes.error});
         execution = runtime::Execution::with_weights(
             execution, i, weights::dequantize_codes(codes.codes, parallel), parallel);

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "core/progress.h"
+#include "app/processes.h"
 #include "core/threads.h"
 #include "quant/plan.h"
 #include "weights/adapter.h"
@@ -29,16 +29,18 @@ struct PostTrained {
   std::vector<LayerError> layers;
 };
 
+/// Processes share the windows, which are the same in all; each gets the result.
+///
 /// SmoothQuant with activations of the 32-bit network (docs/numerics.md, "Smoothing").
 PostTrained smooth_model(const std::shared_ptr<const weights::BaseModel>& base,
                          const std::shared_ptr<const weights::AdapterSet>& adapters,
                          const TokenWindows& windows, float alpha, ParallelFor& parallel,
-                         Observer& observer);
+                         const Processes& processes);
 /// GPTQ for every linear with an integer width in the plan, layer by layer; each sees the inputs
 /// that the already quantized layers before it produce (docs/numerics.md, "GPTQ").
 PostTrained gptq_model(const std::shared_ptr<const weights::BaseModel>& base,
                        const std::shared_ptr<const weights::AdapterSet>& adapters,
                        const quant::PrecisionPlan& plan, const TokenWindows& windows,
-                       ParallelFor& parallel, Observer& observer);
+                       ParallelFor& parallel, const Processes& processes);
 
 }  // namespace qalof::app

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "app/model_handle.h"
+#include "app/run_journal.h"
+#include "core/hash.h"
 
 namespace qalof::app {
 
@@ -117,6 +119,16 @@ void Processes::give_up(const Error& error) const {
   if (group_ == nullptr) throw error;
   if (!group_->report_failure(error.what())) throw Error(error.kind(), "");
   fail(error.kind(), "rank {}: {}", group_->rank(), error.what());
+}
+
+void check_same_inputs(const Processes& processes, const ModelHandle& handle,
+                       const std::string& flag, const std::string& file) {
+  if (processes.group() == nullptr) return;
+  processes.check_same(
+      {{"base_sha256", handle.base->source().sha256()},
+       {"adapters_sha256", handle.adapters ? Json(adapters_sha256(*handle.adapters)) : Json()},
+       {flag + "_sha256", sha256_of_file(file)}},
+      member_difference);
 }
 
 void run_together(const Processes& processes, const std::function<void()>& work) {

@@ -17,6 +17,8 @@
 
 namespace qalof::app {
 
+struct ModelHandle;
+
 /// How the processes of a run treat each other.
 struct ProcessOptions {
   std::uint64_t timeout_seconds = 60;  // until one that does not answer ends the run
@@ -70,6 +72,10 @@ class Processes {
   mutable Observer quiet_;
   Observer* observer_;
 };
+
+/// check_same for the model, its adapters and the file of a flag, which each process reads itself.
+void check_same_inputs(const Processes& processes, const ModelHandle& handle,
+                       const std::string& flag, const std::string& file);
 
 /// Calls work, and ends all processes together where it throws an Error.
 void run_together(const Processes& processes, const std::function<void()>& work);

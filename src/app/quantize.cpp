@@ -61,7 +61,9 @@ void check_options(const QuantizeOptions& options) {
 }
 
 PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
-                      const text::TextEncoder& encoder, ParallelFor& parallel, Observer& observer) {
+                      const text::TextEncoder& encoder, ParallelFor& parallel,
+                      const Processes& processes) {
+  Observer& observer = processes.observer();
   if (handle.adapters) {
     for (const auto& [width, adapter] : handle.adapters->by_width) {
       QALOF_CHECK(!weights::owns_weights(*adapter), ErrorKind::kUnsupported,
@@ -80,7 +82,7 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
                 "rot-residual folds into one; expected a scheme without it (rot has it)",
                 quant::to_string(*handle.plan.scheme));
     return smooth_model(handle.base, handle.adapters, windows, options.smooth_alpha, parallel,
-                        observer);
+                        processes);
   }
   quant::PlanSpec spec = handle.plan;
   if (!options.bit_widths.empty())
@@ -91,7 +93,7 @@ PostTrained calibrate(const QuantizeOptions& options, const ModelHandle& handle,
               ErrorKind::kUsage,
               "--scheme {}: --ptq gptq makes codes of scheme minmax or of groups, not nested",
               quant::to_string(plan.scheme));
-  return gptq_model(handle.base, handle.adapters, plan, windows, parallel, observer);
+  return gptq_model(handle.base, handle.adapters, plan, windows, parallel, processes);
 }
 
 }  // namespace
@@ -110,9 +112,14 @@ PtqMethod parse_ptq_method(const std::string& name) {
   return found->second;
 }
 
-QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
+QuantizeResult run_quantize(const QuantizeOptions& given, const Processes& processes) {
+  Observer& observer = processes.observer();
   QuantizeOptions options = given;
   check_options(options);
+  QALOF_CHECK(processes.count() == 1 || !options.calibration.data.file.empty(), ErrorKind::kUsage,
+              "quantize: runs in one process, and the launcher started {}; what several share is "
+              "the calibration of --ptq smoothquant and gptq",
+              processes.count());
   options.model.model = local_path(options.model.model, io::HubUse::kModel, observer);
   options.model.adapter = local_path(options.model.adapter, io::HubUse::kAdapter, observer);
   if (const MethodDefaults method = defaults_of(options); !method.scheme.empty()) {
@@ -136,6 +143,7 @@ QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
   QALOF_CHECK(!path_exists(options.model.model) || is_directory(options.model.model),
               ErrorKind::kUsage, "{}: quantize reads a model directory with float weights",
               options.model.model);
+  options.model.shared_memory = processes.shared_memory();
   const ModelHandle handle = open_model(options.model, observer);
   weights::PackRequest request;
   request.base = handle.base;
@@ -148,21 +156,27 @@ QuantizeResult run_quantize(const QuantizeOptions& given, Observer& observer) {
   ThreadPool pool(choose_threads(options.model.threads));
   QuantizeResult result;
   if (!options.calibration.data.file.empty()) {
+    check_same_inputs(processes, handle, "calibration_file", options.calibration.data.file);
     const text::TextEncoder encoder = open_encoder(handle, observer);
     result.special_tokens = encoder.description(
         options.calibration.tasks.at(options.calibration.task, tasks::Use::kCalibrate)
             .reads_pairs());
-    PostTrained trained = calibrate(options, handle, encoder, pool, observer);
+    PostTrained trained = calibrate(options, handle, encoder, pool, processes);
     request.base = std::move(trained.base);
     request.adapters = std::move(trained.adapters);
     request.method = options.ptq == PtqMethod::kGptq ? "gptq" : "smoothquant";
     result.layers = std::move(trained.layers);
+  }
+  if (!processes.lead()) {
+    processes.wait_for_all();
+    return result;
   }
   request.on_linear = [&](std::size_t done, std::size_t total) {
     observer.progress("linears packed", done, total, "");
     if (done == total) observer.status("writing " + options.output);
   };
   result.summary = weights::write_packed_file(options.output, request, pool);
+  processes.wait_for_all();
   observer.status("");
   result.output = options.output;
   result.scheme = quant::to_string(request.scheme);

@@ -35,9 +35,10 @@ struct QuantizeResult {
   std::vector<LayerError> layers;  // gptq
   Json special_tokens;             // text::TextEncoder's description; null: no texts were read
 };
-/// Writes the packed file. Error{kUsage} for contradictory options or an output that is an input,
+/// Writes the packed file: of several processes, which share the calibration, the one that leads.
+/// Error{kUsage} for contradictory options or an output that is an input,
 /// {kUnsupported} for methods that do not fit scheme or adapters; others as open_model,
 /// calibration_windows and weights::write_packed_file.
-QuantizeResult run_quantize(const QuantizeOptions& options, Observer& observer);
+QuantizeResult run_quantize(const QuantizeOptions& options, const Processes& processes);
 
 }  // namespace qalof::app

@@ -1,12 +1,15 @@
 // `qalof quantize`: options, and sizes of the packed file by width.
 #include "app/quantize.h"
+#include "app/run_journal.h"
 #include "cli/commands.h"
 #include "cli/format.h"
 
 namespace qalof::cli {
 
 void run_quantize(std::vector<std::string> arguments) {
+  const std::vector<std::string> given = arguments;
   app::QuantizeOptions options;
+  app::ProcessOptions process_options;
   std::string ptq = "minmax";
   float threshold = 6.0F;
   CommandLine line(
@@ -48,10 +51,18 @@ void run_quantize(std::vector<std::string> arguments) {
               "smoothquant: 0 leaves ranges to activations, 1 moves all to weights");
   line.group("output");
   line.option("--output", options.output, "file to write")->required();
+  process_options.list(line);
   line.parse();
   options.ptq = app::parse_ptq_method(ptq);
   if (given_threshold->count() > 0) options.outlier_threshold = threshold;
-  const app::QuantizeResult result = app::run_quantize(options, line.observer());
+  const app::Processes processes =
+      command_processes("quantize", given, process_options, options.model.threads, line.observer());
+  app::QuantizeResult result;
+  run_together(processes, [&] {
+    processes.check_same({{"arguments", given}}, app::member_difference);
+    result = app::run_quantize(options, processes);
+  });
+  if (!processes.lead()) return;
   const weights::PackSummary& summary = result.summary;
   const auto width_json = [](const weights::PackSummary::Width& width) {
     return Json{

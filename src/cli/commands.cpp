@@ -58,7 +58,7 @@ constexpr Command kCommands[] = {
      "a smaller --batch, or fewer --prompt_tokens or --new_tokens, need less", run_bench},
     {"metric", "score a SQuAD predictions file as the official script does", false, Launched::kEach,
      "smaller files need less", run_metric},
-    {"quantize", "write a model as one packed file of integers", false, Launched::kAlone,
+    {"quantize", "write a model as one packed file of integers", false, Launched::kShared,
      "fewer --bit_widths, fewer --calibration_samples or a smaller --max_seq_length need less",
      run_quantize},
     {"report", "draw what a directory holds as one HTML page", false, Launched::kAlone,

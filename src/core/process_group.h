@@ -38,10 +38,19 @@ class ProcessGroup {
   virtual ~ProcessGroup() = default;
   virtual std::size_t rank() const = 0;
   virtual std::size_t size() const = 0;
+  /// Its number among the processes of this machine, and that of its GPU.
+  virtual std::size_t local_rank() const = 0;
 
   /// values becomes the sum over the first `contributors` processes, in the fixed binary tree of
   /// docs/numerics.md ("Sums over processes"): the same bits on every process.
   virtual void sum(std::span<float> values, std::size_t contributors) = 0;
+  /// Whether device_sum works: the processes were connected for training on GPUs that can reach
+  /// each other.
+  virtual bool sums_on_devices() const { return false; }
+  /// sum, of values in the memory of this process's GPU.
+  virtual void device_sum(std::span<float> values, std::size_t contributors) {
+    sum(values, contributors);
+  }
   /// Every process gives equally many bytes; all [size, own.size()] end up in `all`, by rank.
   virtual void gather(std::span<const std::byte> own, std::span<std::byte> all) = 0;
   /// Process 0's text, on every process.
@@ -68,6 +77,14 @@ std::vector<T> values_in(std::string_view bytes) {
 
 /// A text of every process, by rank; they may have any length. The group is as ProcessGroup's.
 std::vector<std::string> gather_texts(ProcessGroup& group, const std::string& own);
+
+/// The values of every process in one row, by rank; each may give any number of them.
+template <typename T>
+std::vector<T> join_values(ProcessGroup& group, std::span<const T> own) {
+  std::string all;
+  for (const std::string& text : gather_texts(group, bytes_of(own))) all += text;
+  return values_in<T>(all);
+}
 
 /// What compute returns for items 0 .. count-1, on every process: item i is computed by process
 /// i % size. A null group: this process computes all.

@@ -5,12 +5,15 @@
 #include <memory>
 
 #include "core/process_group.h"
+#include "train/options.h"
 
 namespace qalof::train {
 
-/// Connects the processes of a launch over Gloo; blocks until all are there. Error{kUsage} where
-/// the port is taken, {kNetwork} where not all arrive in time, {kUnsupported} in a build without
-/// Gloo.
-std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds timeout);
+/// Connects the processes of a launch over Gloo; blocks until all are there. Those that train on
+/// GPUs, in a build with NCCL, are connected over that too, for their gradients. Error{kUsage}
+/// where the port is taken or two processes have one GPU, {kNetwork} where not all arrive in time,
+/// {kUnsupported} in a build without Gloo.
+std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds timeout,
+                                      Device device = Device::kCpu);
 
 }  // namespace qalof::train

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/finite.h"
+#include "core/segment_sums.h"
 #include "kernels/gemm.h"
 
 namespace qalof::weights {
@@ -16,6 +17,8 @@ namespace {
 
 constexpr double kDampening = 0.01;
 constexpr std::size_t kChunkRows = 256, kBlockColumns = 256;
+constexpr std::size_t kFactorBlock = 64,
+                      kFactorRows = 16;  // columns and rows of a factor at a time
 
 // Input indices by falling sum of squares; ties keep their order.
 std::vector<std::size_t> falling_order(const InputProducts& products) {
@@ -30,8 +33,12 @@ std::vector<std::size_t> falling_order(const InputProducts& products) {
 // The upper triangular U [in, in] of (H + damping)^-1 = U^T U, inputs in the given order. With
 // H = V V^T, V upper triangular (a Cholesky factorization from the last row up), U is V's inverse.
 std::vector<double> inverse_factor(const InputProducts& given,
-                                   const std::vector<std::size_t>& order, ParallelFor& parallel) {
+                                   const std::vector<std::size_t>& order, ParallelFor& parallel,
+                                   ProcessGroup* processes) {
   const std::size_t n = given.in();
+  const auto at = [n](std::size_t i, std::size_t j) {
+    return static_cast<std::ptrdiff_t>(i * n + j);
+  };
   const auto product = [&](std::size_t i, std::size_t j) {
     const auto [first, second] = std::minmax(order[i], order[j]);
     return given.at(first, second);
@@ -50,19 +57,42 @@ std::vector<double> inverse_factor(const InputProducts& given,
     for (; p < n; ++p) sums[0] += a[p] * b[p];
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
   };
-  for (std::size_t j = n; j-- > 0;) {
-    const double pivot = product(j, j) + kDampening * mean - dot_behind(j, j);
-    QALOF_CHECK(pivot > 0, ErrorKind::kBadInput,
-                "gptq: inputs of a linear have no positive definite product (pivot {})", pivot);
-    v[j * n + j] = std::sqrt(pivot);
-    parallel.run((j + 63) / 64, [&](std::size_t task) {
-      for (std::size_t i = 64 * task; i < std::min(j, 64 * task + 64); ++i)
-        v[i * n + j] = (product(i, j) - dot_behind(i, j)) / v[j * n + j];
+  const auto fill = [&](std::size_t i, std::size_t j) {
+    v[i * n + j] = (product(i, j) - dot_behind(i, j)) / v[j * n + j];
+  };
+  // A block of columns at a time, from the last: its own rows, which every process computes, then
+  // those above, which do not depend on each other.
+  for (std::size_t end = n, first = 0; end > 0; end = first) {
+    first = (end - 1) / kFactorBlock * kFactorBlock;
+    for (std::size_t j = end; j-- > first;) {
+      const double pivot = product(j, j) + kDampening * mean - dot_behind(j, j);
+      QALOF_CHECK(pivot > 0, ErrorKind::kBadInput,
+                  "gptq: inputs of a linear have no positive definite product (pivot {})", pivot);
+      v[j * n + j] = std::sqrt(pivot);
+      for (std::size_t i = first; i < j; ++i) fill(i, j);
+    }
+    const IndexRange own = own_part(first, processes);
+    parallel.run((own.end - own.first + kFactorRows - 1) / kFactorRows, [&](std::size_t task) {
+      const std::size_t begin = own.first + task * kFactorRows;
+      for (std::size_t i = begin; i < std::min(own.end, begin + kFactorRows); ++i)
+        for (std::size_t j = end; j-- > first;) fill(i, j);
     });
+    if (processes == nullptr) continue;
+    std::vector<double> rows;
+    for (std::size_t i = own.first; i < own.end; ++i)
+      rows.insert(rows.end(), v.begin() + at(i, first), v.begin() + at(i, end));
+    rows = join_values<double>(*processes, rows);
+    auto next = rows.begin();
+    for (std::size_t i = 0; i < first; ++i, next += at(0, end - first))
+      std::copy_n(next, end - first, v.begin() + at(i, first));
   }
-  // Column blocks of U do not depend on each other.
-  parallel.run((n + 63) / 64, [&](std::size_t task) {
-    const std::size_t first = 64 * task, end = std::min(n, first + 64);
+  // Column blocks of U do not depend on each other. Those with more rows come later.
+  const std::size_t ranks = processes != nullptr ? processes->size() : 1;
+  const std::size_t rank = processes != nullptr ? processes->rank() : 0;
+  const std::size_t blocks = (n + kFactorBlock - 1) / kFactorBlock;
+  parallel.run((blocks + ranks - 1 - rank) / ranks, [&](std::size_t task) {
+    const std::size_t first = kFactorBlock * (task * ranks + rank);
+    const std::size_t end = std::min(n, first + kFactorBlock);
     for (std::size_t i = end; i-- > 0;) {
       double* row = u.data() + i * n;
       if (i >= first) row[i] = 1.0;
@@ -73,6 +103,23 @@ std::vector<double> inverse_factor(const InputProducts& given,
       for (std::size_t c = std::max(first, i); c < end; ++c) row[c] /= v[i * n + i];
     }
   });
+  if (processes == nullptr) return u;
+  std::vector<double> own;
+  const auto for_rows_of = [&](std::size_t of_rank, const auto& work) {
+    for (std::size_t first = kFactorBlock * of_rank; first < n; first += kFactorBlock * ranks) {
+      const std::size_t end = std::min(n, first + kFactorBlock);
+      for (std::size_t i = 0; i < end; ++i) work(u.begin() + at(i, first), end - first);
+    }
+  };
+  for_rows_of(rank,
+              [&](auto row, std::size_t count) { own.insert(own.end(), row, row + at(0, count)); });
+  const std::vector<double> all = join_values<double>(*processes, own);
+  auto next = all.begin();
+  for (std::size_t of_rank = 0; of_rank < ranks; ++of_rank)
+    for_rows_of(of_rank, [&](auto row, std::size_t count) {
+      std::copy_n(next, count, row);
+      next += at(0, count);
+    });
   return u;
 }
 
@@ -80,18 +127,23 @@ std::vector<double> inverse_factor(const InputProducts& given,
 constexpr std::size_t kLanes = 8;
 using Lanes = std::array<double, kLanes>;
 
-// Per lane: the sum of (X d)^2 over the rows of X, for differences d [in].
-Lanes energies_of(const InputProducts& products, const std::vector<Lanes>& d) {
-  Lanes sums{};
+// Of each of three differences d [in], per lane: the sum of (X d)^2 over the rows of X. Together,
+// because reading the products takes longer than multiplying them.
+using Three = std::array<Lanes, 3>;
+Three energies_of(const InputProducts& products, const std::vector<Three>& d) {
+  Three sums{};
   for (std::size_t i = 0; i < d.size(); ++i) {
-    Lanes behind{};
+    Three behind{};
+    const double* row = products.row(i);
     for (std::size_t j = i + 1; j < d.size(); ++j) {
-      const double product = products.at(i, j);
-      for (std::size_t lane = 0; lane < kLanes; ++lane) behind[lane] += product * d[j][lane];
+      const double product = row[j];
+      for (std::size_t of = 0; of < sums.size(); ++of)
+        for (std::size_t lane = 0; lane < kLanes; ++lane)
+          behind[of][lane] += product * d[j][of][lane];
     }
-    const double own = products.at(i, i);
-    for (std::size_t lane = 0; lane < kLanes; ++lane)
-      sums[lane] += d[i][lane] * (d[i][lane] * own + 2 * behind[lane]);
+    for (std::size_t of = 0; of < sums.size(); ++of)
+      for (std::size_t lane = 0; lane < kLanes; ++lane)
+        sums[of][lane] += d[i][of][lane] * (d[i][of][lane] * row[i] + 2 * behind[of][lane]);
   }
   return sums;
 }
@@ -125,23 +177,30 @@ void InputProducts::add(const float* x, std::size_t rows, ParallelFor& parallel)
       kernels::gemm_f32(columns.data(), end, chunk, block, 1.0F, nullptr,
                         kernels::Accumulate::kStore, products.data(), parallel);
       for (std::size_t i = 0; i < end; ++i) {
-        double* sums = sums_.data() + i * in_ + first;
-        for (std::size_t j = 0; j < n; ++j) sums[j] += static_cast<double>(products[i * n + j]);
+        double* sums = sums_.data() + row_start(i) + first;
+        for (std::size_t j = std::max(first, i) - first; j < n; ++j)
+          sums[j] += static_cast<double>(products[i * n + j]);
       }
     }
   }
 }
 
+GptqInputs::GptqInputs(InputProducts products, ParallelFor& parallel, ProcessGroup* processes)
+    : products_(std::move(products)) {
+  QALOF_CHECK(products_.rows() > 0, ErrorKind::kBadInput, "gptq: no calibration rows");
+  order_ = falling_order(products_);
+  factor_ = inverse_factor(products_, order_, parallel, processes);
+}
+
 GptqResult quantize_gptq(const std::vector<float>& weights, std::size_t out,
-                         const InputProducts& products, int bits, quant::QuantScheme scheme,
-                         ParallelFor& parallel) {
+                         const GptqInputs& inputs, int bits, quant::QuantScheme scheme,
+                         ParallelFor& parallel, ProcessGroup* processes) {
+  const InputProducts& products = inputs.products();
+  const std::vector<std::size_t>& order = inputs.order();
   const std::size_t in = products.in();
   QALOF_CHECK(weights.size() == out * in && scheme.kind == quant::CodeKind::kUniform,
               ErrorKind::kInternal, "gptq: {} weights for [{}, {}], scheme {}", weights.size(), out,
               in, quant::to_string(scheme));
-  QALOF_CHECK(products.rows() > 0, ErrorKind::kBadInput, "gptq: no calibration rows");
-  const std::vector<std::size_t> order = falling_order(products);
-  const std::vector<double> u = inverse_factor(products, order, parallel);
   const CodeRange range = code_range(bits, scheme.asymmetric);
   GptqResult result;
   RowCodes& codes = result.codes;
@@ -153,21 +212,24 @@ GptqResult quantize_gptq(const std::vector<float>& weights, std::size_t out,
   struct Energies {
     double all = 0, error = 0, nearest = 0;
   };
-  std::vector<Energies> energies((out + kLanes - 1) / kLanes);
+  const std::size_t tasks = (out + kLanes - 1) / kLanes;
+  const IndexRange own = own_part(tasks, processes);
+  std::vector<Energies> energies(own.end - own.first);
   parallel.run(energies.size(), [&](std::size_t task) {
-    const std::size_t first = task * kLanes, rows = std::min(kLanes, out - first);
-    std::vector<Lanes> w(in), difference(in), nearest_difference(in);
+    const std::size_t first = (own.first + task) * kLanes, rows = std::min(kLanes, out - first);
+    std::vector<Lanes> w(in);
+    std::vector<Three> differences(in);  // from zero, from these codes, from the nearest
     for (std::size_t lane = 0; lane < rows; ++lane) {
       for (std::size_t j = 0; j < in; ++j) {
         const std::size_t at = (first + lane) * in + j;
         w[j][lane] = static_cast<double>(weights[at]);
-        nearest_difference[j][lane] = w[j][lane] - static_cast<double>(nearest_reals[at]);
+        differences[j][0][lane] = w[j][lane];
+        differences[j][2][lane] = w[j][lane] - static_cast<double>(nearest_reals[at]);
       }
     }
-    const std::vector<Lanes> original = w;
     for (std::size_t step = 0; step < in; ++step) {
       const std::size_t j = order[step];
-      const double* follow = u.data() + step * in;
+      const double* follow = inputs.factor_row(step);
       Lanes error{};
       for (std::size_t lane = 0; lane < rows; ++lane) {
         const std::size_t row = first + lane, at = row * groups + j / group;
@@ -178,7 +240,7 @@ GptqResult quantize_gptq(const std::vector<float>& weights, std::size_t out,
                                        static_cast<double>(range.high));
         codes.codes[row * in + j] = static_cast<std::int8_t>(code);
         const double real = (code - zero) * scale;
-        difference[j][lane] = original[j][lane] - real;
+        differences[j][1][lane] = differences[j][0][lane] - real;
         error[lane] = (w[j][lane] - real) / follow[step];
       }
       for (std::size_t p = step + 1; p < in; ++p) {
@@ -189,9 +251,15 @@ GptqResult quantize_gptq(const std::vector<float>& weights, std::size_t out,
     const auto sum = [](const Lanes& lanes) {
       return std::accumulate(lanes.begin(), lanes.end(), 0.0);
     };
-    energies[task] = {sum(energies_of(products, original)), sum(energies_of(products, difference)),
-                      sum(energies_of(products, nearest_difference))};
+    const Three sums = energies_of(products, differences);
+    energies[task] = {sum(sums[0]), sum(sums[1]), sum(sums[2])};
   });
+  if (processes != nullptr) {
+    const std::size_t first = own.first * kLanes * in, end = std::min(out, own.end * kLanes) * in;
+    codes.codes =
+        join_values<std::int8_t>(*processes, std::span(codes.codes).subspan(first, end - first));
+    energies = join_values<Energies>(*processes, energies);
+  }
   Energies total;
   for (const Energies& of_task : energies) {
     total.all += of_task.all;

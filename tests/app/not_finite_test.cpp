@@ -136,7 +136,8 @@ TEST_F(NotFinite, CalibrationNamesTheLinear) {
     options.calibration.data.file = dir_.file("text.txt");
     options.calibration.task = "lm";
     options.output = dir_.file("out.qalof");
-    expect_diverged([&] { run_quantize(options, silent_); }, {"--calibration_file: h.0.", "input"});
+    expect_diverged([&] { run_quantize(options, Processes(silent_)); },
+                    {"--calibration_file: h.0.", "input"});
     EXPECT_FALSE(path_exists(options.output));
   }
 }

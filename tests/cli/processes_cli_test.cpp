@@ -251,6 +251,22 @@ TEST_F(ProcessesCliTest, RunsResumeOnAnotherNumberOfThem) {
   }
 }
 
+TEST_F(ProcessesCliTest, AMissingGpuIsToldOnce) {
+  if (fs::exists("/dev/nvidia0")) GTEST_SKIP() << "this machine has a GPU";
+  const auto ranks = run_ranks(2, {train("run", questions() + "--device cuda ")});
+  for (const ProgramRun& rank : ranks) EXPECT_EQ(rank.code, 3) << rank.err;
+  const std::string said = messages(ranks);
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+  EXPECT_THAT(said, HasSubstr("--device cuda: this PyTorch "));
+}
+
+TEST_F(ProcessesCliTest, GradientsAreSummedBetweenGpus) {
+  if (!fs::exists("/dev/nvidia1")) GTEST_SKIP() << "needs two GPUs";
+  run_well(2, train("gpus", questions() + "--method switch --bit_widths 8 4 --max_steps 4 "
+                                          "--device cuda "));
+  EXPECT_GE(results("gpus").size(), 2U);
+}
+
 TEST_F(ProcessesCliTest, OneSaysWhereinARankDiffers) {
   const std::string flags = questions() + "--method switch --bit_widths 8 --max_steps 4 ";
   const auto ranks = run_ranks(
@@ -403,11 +419,38 @@ TEST_F(ProcessesCliTest, AttacksAreSharedToTheSameBytes) {
   EXPECT_THAT(found["attack.jsonl"], HasSubstr("\"attacked\":true"));
 }
 
+TEST_F(ProcessesCliTest, CalibrationIsSharedToTheSameBytes) {
+  const std::string data =
+      " --model_name_or_path " + dir_.file("model") +
+      " --max_seq_length 48 --doc_stride 16 --calibration_samples 150 "
+      "--threads 1 --ddp_timeout 20 --json --calibration_file " QALOF_SOURCE_DIR
+      "/assets/nano/data/validation.json --output ";
+  for (const char* method : {"gptq --scheme g32-asym", "gptq --scheme rot", "smoothquant"}) {
+    std::string alone, said;
+    for (const int size : {1, 2, 3}) {
+      SCOPED_TRACE(::testing::Message() << method << " " << size);
+      const std::string file = dir_.file("m.qalof");
+      const auto ranks = run_ranks(size, {"quantize --ptq " + std::string(method) + data + file});
+      for (const ProgramRun& rank : ranks) ASSERT_EQ(rank.code, 0) << rank.err;
+      for (std::size_t i = 1; i < ranks.size(); ++i) EXPECT_EQ(ranks[i].out + ranks[i].err, "");
+      if (size == 1) alone = slurp(file), said = ranks[0].out;
+      EXPECT_GT(alone.size(), 1000U);
+      EXPECT_TRUE(alone == slurp(file));
+      EXPECT_EQ(said, ranks[0].out);  // errors of the linears, too
+      fs::remove(file);
+    }
+  }
+  const auto ranks = run_ranks(2, {"quantize --ptq gptq --bit_widths 4" + data + "a",
+                                   "quantize --ptq gptq --bit_widths 3" + data + "a"});
+  EXPECT_THAT(messages(ranks), HasSubstr("rank 1: this process was started for another run"));
+}
+
 TEST_F(ProcessesCliTest, WhatIsNotSharedIsRefusedWhereItWrites) {
   const auto ranks = run_ranks(2, {"quantize --bit_widths 8 --model_name_or_path " +
                                    dir_.file("model") + " --output " + dir_.file("m.qalof")});
   for (const ProgramRun& rank : ranks) EXPECT_EQ(rank.code, 2);
-  EXPECT_THAT(ranks[0].err, HasSubstr("quantize: runs in one process, and the launcher started 2"));
+  EXPECT_THAT(messages(ranks),
+              HasSubstr("quantize: runs in one process, and the launcher started 2"));
   EXPECT_FALSE(fs::exists(dir_.file("m.qalof")));
 }
 

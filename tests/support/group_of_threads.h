@@ -25,6 +25,7 @@ class GroupOfThreads final : public ProcessGroup {
   GroupOfThreads(Meeting& meeting, std::size_t rank) : meeting_(meeting), rank_(rank) {}
   std::size_t rank() const override { return rank_; }
   std::size_t size() const override { return meeting_.size; }
+  std::size_t local_rank() const override { return rank_; }
   void sum(std::span<float> /*values*/, std::size_t /*contributors*/) override { FAIL(); }
   void gather(std::span<const std::byte> own, std::span<std::byte> all) override {
     EXPECT_EQ(all.size(), own.size() * size());

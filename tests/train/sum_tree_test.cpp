@@ -4,6 +4,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <barrier>
+#include <thread>
 #include <vector>
 
 namespace qalof::train {
@@ -58,6 +60,53 @@ TEST(SumTree, DoesNotDependOnWhoAddsWhat) {
             sum_one_by_one({at, at + static_cast<std::ptrdiff_t>(std::min(each, count - first))}));
       }
       EXPECT_TRUE(at::equal(sum_in_tree(sums), expected)) << count << " by " << each;
+    }
+  }
+}
+
+// Processes that are threads, whose tensors lie where all see them.
+TEST(SumTree, PartsThatProcessesAddAreTheSameTree) {
+  for (const std::size_t processes : {1U, 2U, 3U, 5U, 8U}) {
+    for (const std::size_t contributors : {processes, (processes + 1) / 2}) {
+      const std::vector<at::Tensor> terms = terms_of(processes);
+      const at::Tensor expected =
+          sum_in_tree({terms.begin(), terms.begin() + static_cast<std::ptrdiff_t>(contributors)});
+      std::vector<at::Tensor> sent(processes);
+      std::barrier<> all_here(static_cast<std::ptrdiff_t>(processes));
+      // Its part, or the whole, of what each process sends.
+      const auto exchange = [&](std::size_t rank, at::Tensor& received, at::Tensor& own,
+                                bool parts) {
+        const std::int64_t size = received.numel() / static_cast<std::int64_t>(processes);
+        EXPECT_EQ(own.numel(), parts ? received.numel() : size);
+        sent[rank] = own;
+        all_here.arrive_and_wait();
+        const at::Tensor copy = at::empty_like(received);
+        for (std::size_t from = 0; from < processes; ++from) {
+          const auto first = static_cast<std::int64_t>(parts ? rank : 0) * size;
+          copy.narrow(0, static_cast<std::int64_t>(from) * size, size)
+              .copy_(sent[from].narrow(0, first, size));
+        }
+        all_here.arrive_and_wait();
+        received.copy_(copy);
+        all_here.arrive_and_wait();
+      };
+      std::vector<at::Tensor> values(processes);
+      std::vector<std::thread> threads;
+      for (std::size_t rank = 0; rank < processes; ++rank) {
+        threads.emplace_back([&, rank] {
+          SumOfParts sums(processes);
+          for (int again = 0; again < 2; ++again) {
+            values[rank] = terms[rank].clone();
+            sums.sum(
+                values[rank], contributors,
+                [&](at::Tensor& to, at::Tensor& own) { exchange(rank, to, own, true); },
+                [&](at::Tensor& to, at::Tensor& own) { exchange(rank, to, own, false); });
+          }
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+      for (const at::Tensor& sum : values)
+        EXPECT_TRUE(at::equal(sum, expected)) << processes << " " << contributors;
     }
   }
 }

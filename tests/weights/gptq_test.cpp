@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <thread>
 
 #include "support/error_of.h"
+#include "support/group_of_threads.h"
 #include "support/tiny_runtime.h"
 #include "weights/derived_model.h"
 #include "weights/packed_file.h"
@@ -71,7 +73,7 @@ TEST_F(GptqTest, OutputsAreNearerThanThoseOfTheNearestCodesInEveryScheme) {
       SCOPED_TRACE(::testing::Message() << name << " " << bits);
       const quant::QuantScheme scheme = quant::parse_scheme(name, "test");
       const weights::GptqResult found =
-          weights::quantize_gptq(weights_, kOut, products_, bits, scheme, serial_);
+          weights::quantize_gptq(weights_, kOut, {products_, serial_}, bits, scheme, serial_);
       const weights::RowCodes nearest =
           weights::quantize_weights(weights_, kOut, kIn, bits, scheme, serial_);
       const double error = output_error(weights::dequantize_codes(found.codes, serial_));
@@ -97,7 +99,7 @@ TEST_F(GptqTest, UncorrelatedInputsGetTheNearestCodes) {
   products.add(unit.data(), kIn, serial_);
   const weights::RowCodes nearest = weights::quantize_weights(weights_, kOut, kIn, 4, {}, serial_);
   const weights::GptqResult found =
-      weights::quantize_gptq(weights_, kOut, products, 4, {}, serial_);
+      weights::quantize_gptq(weights_, kOut, {products, serial_}, 4, {}, serial_);
   // A quotient by the scale and a product with the multiplier may round a middle differently.
   std::size_t different = 0;
   for (std::size_t i = 0; i < nearest.codes.size(); ++i)
@@ -131,7 +133,7 @@ TEST_F(GptqTest, CodesFollowTheDefinitionByEliminationColumnByColumn) {
     }
   }
   const weights::GptqResult found =
-      weights::quantize_gptq(weights_, kOut, products_, 4, {}, serial_);
+      weights::quantize_gptq(weights_, kOut, {products_, serial_}, 4, {}, serial_);
   std::vector<double> w(weights_.begin(), weights_.end());
   std::vector<std::size_t> remaining(kIn);
   std::iota(remaining.begin(), remaining.end(), std::size_t{0});
@@ -164,9 +166,9 @@ TEST_F(GptqTest, ThreadsChangeNothing) {
   other_products.add(x_.data(), kRows, threads_);
   const quant::QuantScheme scheme{32, true};
   const weights::GptqResult one =
-      weights::quantize_gptq(weights_, kOut, products_, 4, scheme, serial_);
+      weights::quantize_gptq(weights_, kOut, {products_, serial_}, 4, scheme, serial_);
   const weights::GptqResult other =
-      weights::quantize_gptq(weights_, kOut, other_products, 4, scheme, threads_);
+      weights::quantize_gptq(weights_, kOut, {other_products, serial_}, 4, scheme, threads_);
   EXPECT_EQ(one.codes.codes, other.codes.codes);
   EXPECT_EQ(one.codes.scales, other.codes.scales);
   EXPECT_EQ(one.codes.zeros, other.codes.zeros);
@@ -194,12 +196,36 @@ TEST_F(GptqTest, ProductsAreThoseOfTheRowsInAnyBatches) {
   }
 }
 
+TEST_F(GptqTest, ProcessesShareFactorAndRowsToTheSameResult) {
+  const weights::GptqInputs inputs(products_, serial_);
+  const weights::GptqResult alone = weights::quantize_gptq(weights_, kOut, inputs, 4, {}, serial_);
+  for (const std::size_t ranks : {2U, 3U, 5U}) {  // 24 rows are three tasks
+    qalof::testing::GroupOfThreads::Meeting meeting(ranks);
+    std::vector<std::thread> processes;
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+      processes.emplace_back([&, rank] {
+        qalof::testing::GroupOfThreads group(meeting, rank);
+        SerialFor serial;
+        const weights::GptqInputs shared(products_, serial, &group);
+        EXPECT_TRUE(std::equal(shared.factor_row(0), shared.factor_row(kIn), inputs.factor_row(0)));
+        const weights::GptqResult found =
+            weights::quantize_gptq(weights_, kOut, shared, 4, {}, serial, &group);
+        EXPECT_EQ(found.codes.codes, alone.codes.codes);
+        EXPECT_EQ(found.error, alone.error);
+        EXPECT_EQ(found.nearest_error, alone.nearest_error);
+      });
+    }
+    for (std::thread& process : processes) process.join();
+  }
+}
+
 TEST_F(GptqTest, InputsThatSayNothingAreRefused) {
   weights::InputProducts none(kIn), zeros(kIn), bad(kIn);
   const auto message = [&](const weights::InputProducts& products,
                            ErrorKind kind = ErrorKind::kBadInput) {
-    const auto error =
-        error_of([&] { weights::quantize_gptq(weights_, kOut, products, 4, {}, serial_); });
+    const auto error = error_of([&] {
+      weights::quantize_gptq(weights_, kOut, {products, serial_}, 4, {}, serial_);
+    });
     EXPECT_EQ(error.kind, kind);
     return error.message;
   };

@@ -4,21 +4,29 @@
 Each process runs in a network namespace of its own, as on a machine of its own. The namespaces meet
 in a bridge, and tc limits what each may send (tbf). bench/exchange_bench makes the exchanges of
 training without its steps; latency is slept where messages are waited for, since not every kernel
-can delay packets. The model of docs/scaling.md,
+can delay packets.
 
-    (way^1.5 + network^1.5)^(2/3) + copies
-    way = 2 (ranks - 1) / ranks * bytes / rate + 3 latency
+Everything is measured once in each round, and what counts is the median over rounds: on a shared
+machine one sitting differs from the next. The model of docs/scaling.md,
 
-has two numbers of this machine, fitted to all measurements: the processor's time to pass the bytes
-of a process through the network's code, and to copy and add them. Both grow with the processes that
-share a core. Needs root, iproute2, and a build with -DQALOF_BENCH=ON. Writes a JSON line for the
-machine and for each measurement.
+    max(way, free / 2) + free / 2 + 3 latency        way = 2 (ranks - 1) / ranks * bytes / rate
+
+has one number of this machine, measured in the same rounds: `free`, an exchange of as many
+processes without a limit, which is the processor's time. That half of it passes while bytes are on
+their way was read off the measurements; nothing else is fitted. A round also measures an exchange
+without bytes (`empty`).
+
+Measurements are JSON lines in FILE; the same command goes on where it was stopped, and prints the
+tables of docs/scaling.md in the end. Needs root, iproute2, and a build with -DQALOF_BENCH=ON.
 
 Usage: tools/bench/scaling.py [--numbers N] [--ranks 2 4 8] [--rates 100 1000 10000]
-           [--latencies 0 0.1 1 10] [--repeats N] FILE
+           [--latencies 0 0.1 1 10] [--repeats N] [--rounds N] [--at_most SECONDS]
+           [--step SECONDS] FILE
   --numbers    trained floats whose gradients are summed
   --rates      megabits a second
   --latencies  milliseconds, at the highest rate; 0 at every rate
+  --at_most    begin no measurement after so many seconds
+  --step       computation of a step, in the table of efficiencies
 """
 
 import argparse
@@ -28,6 +36,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -38,9 +47,10 @@ LORA_R8_SMOLLM2 = 2_448_770
 FRAME, PAYLOAD = 1514, 1448  # bytes of a full packet, and of ours in it
 
 
-def measure(options, ranks, rate, latency):
+def exchange(options, ranks, numbers, rate, latency):
     """Median of the seconds of an exchange."""
-    words = [str(options.build / "exchange_bench"), str(options.numbers), str(options.repeats)]
+    repeats = options.repeats if rate != min(options.rates) else max(3, options.repeats // 2)
+    words = [str(options.build / "exchange_bench"), str(numbers), str(repeats)]
     words += [str(IDLE_MS), str(latency)]
     shared = {"WORLD_SIZE": str(ranks), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     shared |= {"MASTER_ADDR": address(0), "MASTER_PORT": "29501"}
@@ -61,32 +71,93 @@ def measure(options, ranks, rate, latency):
     return statistics.median(json.loads(told[0][0])["seconds"])
 
 
-def wire_seconds(row, size):
-    ranks = row["ranks"]
-    return 2 * (ranks - 1) / ranks * size * FRAME / PAYLOAD * 8 / (row["mbit"] * 1e6)
+def things(options):
+    """What a round measures: names and arguments."""
+    for ranks in options.ranks:
+        yield {"ranks": ranks, "empty": 1}
+        yield {"ranks": ranks, "free": options.numbers}
+        for rate in options.rates:
+            for latency in options.latencies if rate == max(options.rates) else [0]:
+                yield {"ranks": ranks, "mbit": rate, "latency_ms": latency}
 
 
-def predict(row, size, network, copies, cores):
-    """Processes that share a core take turns on it. Bytes are on their way while others pass
-    through the processor, but not all of the time: between the longer of both and their sum.
-    """
-    turns = max(1, row["ranks"] / cores)
-    moved = 2 * (row["ranks"] - 1) / row["ranks"]
-    way = wire_seconds(row, size) + 3 * row["latency_ms"] / 1000
-    through = network * turns * moved
-    return (way**1.5 + through**1.5) ** (2 / 3) + copies * turns
+def measure(options, thing):
+    numbers = thing.get("empty", options.numbers)
+    rate, latency = thing.get("mbit"), thing.get("latency_ms", 0)
+    return exchange(options, thing["ranks"], numbers, rate, latency)
 
 
-def fit(rows, size, cores):
-    """The two times (network, copies) with the smallest greatest relative error."""
+def measure_rounds(options):
+    """Every measurement as (thing, round): seconds. None where time ran out."""
+    known = {}
+    if options.file.exists():
+        for line in options.file.read_text().splitlines():
+            row = json.loads(line)
+            seconds, number = row.pop("seconds"), row.pop("round")
+            known[json.dumps(row), number] = seconds
+    start = time.monotonic()
+    for number in range(options.rounds):
+        for thing in things(options):
+            key = json.dumps(thing), number
+            if key in known:
+                continue
+            if options.at_most is not None and time.monotonic() - start > options.at_most:
+                return None
+            known[key] = round(measure(options, thing), 6)
+            line = json.dumps({**thing, "round": number, "seconds": known[key]})
+            with options.file.open("a") as file:
+                print(line, file=file)
+            print(line, flush=True)
+    return known
 
-    def error(network, copies):
-        return max(
-            abs(predict(row, size, network, copies, cores) / row["seconds"] - 1) for row in rows
-        )
 
-    candidates = ((a / 2000, b / 2000) for a in range(1, 200) for b in range(100))
-    return min(candidates, key=lambda found: error(*found))
+def predict(size, free, ranks, mbit, latency_ms):
+    """Half of the processor's time passes while bytes are on their way."""
+    way = 2 * (ranks - 1) / ranks * size * FRAME / PAYLOAD * 8 / (mbit * 1e6)
+    return max(way, free / 2) + free / 2 + 3 * latency_ms / 1000
+
+
+def print_table(titles, rows):
+    for row in [titles, ["---"] * len(titles), *rows]:
+        print("| " + " | ".join(str(cell) for cell in row) + " |")
+
+
+def report(options, known):
+    size, over_rounds = options.numbers * 4, {}
+    for thing in things(options):
+        key = json.dumps(thing)
+        over_rounds[key] = [known[key, number] for number in range(options.rounds)]
+    median = {key: statistics.median(seconds) for key, seconds in over_rounds.items()}
+    free = {n: median[json.dumps({"ranks": n, "free": options.numbers})] for n in options.ranks}
+    empty = {n: median[json.dumps({"ranks": n, "empty": 1})] for n in options.ranks}
+    print_table(
+        ["processes", "exchange without a limit s", "without bytes ms"],
+        [[n, f"{free[n]:.3f}", f"{1000 * empty[n]:.1f}"] for n in options.ranks],
+    )
+    rows, errors = [], []
+    for thing in things(options):
+        if "mbit" not in thing:
+            continue
+        seconds = over_rounds[json.dumps(thing)]
+        found = median[json.dumps(thing)]
+        ranks, mbit, latency = thing["ranks"], thing["mbit"], thing["latency_ms"]
+        model = predict(size, free[ranks], ranks, mbit, latency)
+        errors.append(100 * (model / found - 1))
+        spread = f"{min(seconds):.3f} to {max(seconds):.3f}"
+        rows.append([ranks, mbit, latency, f"{found:.3f}", spread, f"{model:.3f}"])
+        rows[-1].append(f"{errors[-1]:+.1f} %")
+    titles = ["processes", "Mbit/s", "latency ms", "measured s", "rounds", "model s", "error"]
+    print_table(titles, rows)
+    print(f"largest error {max(errors, key=abs):+.1f} %")
+    rows = []
+    for ranks in (8, 16, 64, 256, 512):
+        # Two processes have a core each; more bytes pass through it with more of them.
+        own = free[2] * 2 * (ranks - 1) / ranks
+        slow, fast = (predict(size, own, ranks, mbit, 0.1) for mbit in (1000, 10000))
+        efficiency = 100 * options.step / (options.step + fast)
+        rows.append([ranks, f"{slow:.3f} s", f"{fast:.3f} s", f"{efficiency:.1f} %"])
+    titles = ["processes, each on a machine", "1 Gbit/s", "10 Gbit/s", "efficiency at 10 Gbit/s"]
+    print_table(titles, rows)
 
 
 def main():
@@ -96,26 +167,17 @@ def main():
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--rates", type=int, nargs="+", default=[100, 1000, 10000])
     parser.add_argument("--latencies", type=float, nargs="+", default=[0, 0.1, 1, 10])
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--at_most", type=float)
+    parser.add_argument("--step", type=float, default=8.2)
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/release")
     options = parser.parse_args()
-    size, cores = options.numbers * 4, len(os.sched_getaffinity(0))
-    rows = []
-    for ranks in options.ranks:
-        for rate in options.rates:
-            for latency in options.latencies if rate == max(options.rates) else [0]:
-                row = {"ranks": ranks, "mbit": rate, "latency_ms": latency}
-                row["seconds"] = round(measure(options, ranks, rate, latency), 5)
-                rows.append(row)
-                print(json.dumps(row), flush=True)
-    network, copies = fit(rows, size, cores)
-    for row in rows:
-        row["predicted"] = round(predict(row, size, network, copies, cores), 5)
-        row["error_percent"] = round(100 * (row["predicted"] / row["seconds"] - 1), 1)
-    machine = {"bytes": size, "cores": cores, "network": network, "copies": copies}
-    options.file.write_text("".join(json.dumps(row) + "\n" for row in [machine, *rows]))
-    worst = max(abs(row["error_percent"]) for row in rows)
-    print(f"network {network:.4f} s, copies {copies:.4f} s, largest error {worst:.1f} %")
+    known = measure_rounds(options)
+    if known is None:
+        print("scaling: more is left to measure; the same command goes on")
+        return 1
+    report(options, known)
     return 0
 
 

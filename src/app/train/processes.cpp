@@ -9,12 +9,15 @@
 
 namespace qalof::app {
 
-Processes connect_processes(const ProcessOptions& options, int& threads, Observer& observer) {
+Processes connect_processes(const ProcessOptions& options, int& threads, Observer& observer,
+                            train::Device device) {
   const Launch launch = launch_of_environment();
   if (launch.size == 1) return Processes(observer);
   if (launch.rank == 0) observer.status(fmt::format("waiting for {} processes", launch.size));
-  return {train::connect(launch, std::chrono::seconds(options.timeout_seconds)), launch, threads,
-          observer};
+  auto group = train::connect(launch, std::chrono::seconds(options.timeout_seconds), device);
+  if (launch.rank == 0 && device == train::Device::kCuda && !group->sums_on_devices())
+    observer.info("gradients travel through the host's memory, because this build has no NCCL");
+  return {std::move(group), launch, threads, observer};
 }
 
 void count_micro_batches(const Processes& processes, int threads,

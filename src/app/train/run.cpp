@@ -372,10 +372,10 @@ void keep_micro_batches(const Processes& processes, TrainRunOptions& options) {
 TrainRunResult run_train(const TrainRunOptions& given, Observer& observer) {
   TrainRunOptions options = given;
   train::ScheduleOptions& schedule = options.train.schedule;
-  const Processes processes =
-      options.group != nullptr
-          ? Processes(options.group, observer)
-          : connect_processes(options.processes, options.model.threads, observer);
+  const Processes processes = options.group != nullptr
+                                  ? Processes(options.group, observer)
+                                  : connect_processes(options.processes, options.model.threads,
+                                                      observer, options.train.device);
   options.group = processes.group();
   options.model.shared_memory = processes.shared_memory();
   TrainRunResult result;

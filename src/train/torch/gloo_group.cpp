@@ -1,5 +1,6 @@
 // A process group over PyTorch's c10d: Gloo for collectives, TCPStore to find each other.
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <c10/util/Logging.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "core/error.h"
 #include "train/connect.h"
+#include "train/devices.h"
 #include "train/torch/sum_tree.h"
 
 #ifdef QALOF_HAS_GLOO
@@ -20,13 +22,16 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include "train/torch/nccl_sums.h"
 #endif
 
 namespace qalof::train {
 
 #ifndef QALOF_HAS_GLOO
 
-std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds /*timeout*/) {
+std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds /*timeout*/,
+                                      Device /*device*/) {
   fail(ErrorKind::kUnsupported,
        "{} processes were started together, but this build has no Gloo; install libgloo-dev and "
        "build again, or start one process",
@@ -163,6 +168,29 @@ class GlooGroup final : public ProcessGroup {
 
   std::size_t rank() const override { return launch_.rank; }
   std::size_t size() const override { return launch_.size; }
+  std::size_t local_rank() const override { return launch_.local_rank; }
+
+  // Of `count` GPUs of this machine.
+  void use_devices(std::size_t count) {
+    const std::size_t device = device_of(launch_, count);
+    if (!has_nccl()) return;
+    check_own_devices(gather_texts(*this, device_name(device)));
+    exchange("connecting GPUs", [&] {
+      nccl_ = connect_devices(store_, launch_.rank, launch_.size, timeout_);
+      device_ = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
+    });
+  }
+  bool sums_on_devices() const override { return nccl_ != nullptr; }
+
+  void device_sum(std::span<float> values, std::size_t contributors) override {
+    // Over sockets, which notice at once that a process is gone; NCCL may wait for it.
+    const std::byte here{1};
+    std::vector<std::byte> all(launch_.size);
+    gather(std::span(&here, 1), all);
+    at::Tensor tensor = at::from_blob(values.data(), {static_cast<std::int64_t>(values.size())},
+                                      at::device(device_).dtype(at::kFloat));
+    exchange("a sum on GPUs", [&] { nccl_->sum(tensor, contributors); });
+  }
 
   // Each process sums a part of the values over all, then all get every part: twice the bytes of
   // the values, whatever the number of processes, and an order that is ours.
@@ -327,20 +355,29 @@ class GlooGroup final : public ProcessGroup {
   Clock::time_point connected_by_;
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
-  at::Tensor mine_, parts_;  // of sum, [ranks, part]
+  std::unique_ptr<NcclSums> nccl_;  // null: sums are in the host's memory
+  at::Device device_ = at::kCPU;    // of NCCL's sums
+  at::Tensor mine_, parts_;         // of sum, [ranks, part]
   int next_tag_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds timeout) {
+std::unique_ptr<ProcessGroup> connect(const Launch& launch, std::chrono::milliseconds timeout,
+                                      Device device) {
   // A process that ends must not take others with it in the middle of a word: writing to it fails,
   // and that is told.
   ::signal(SIGPIPE, SIG_IGN);
   // PyTorch prints stacks of its own where a connection ends; what ended it is told in words.
   ::setenv("TORCH_CPP_LOG_LEVEL", "FATAL", /*overwrite=*/0);
   c10::initLogging();
-  return std::make_unique<GlooGroup>(launch, timeout);
+  auto group = std::make_unique<GlooGroup>(launch, timeout);
+  // Without a GPU training says so itself.
+  if (device == Device::kCuda && at::hasCUDA()) {
+    if (const int count = at::detail::getCUDAHooks().deviceCount(); count > 0)
+      group->use_devices(static_cast<std::size_t>(count));
+  }
+  return group;
 }
 
 #endif

@@ -304,10 +304,14 @@ bool StepRunner::exchange(const Share& share, std::size_t passes, bool wants_sto
   if (context_.group == nullptr || context_.group->size() == 1) return wants_stop;
   ProcessGroup& group = *context_.group;
   at::Tensor& gradients = context_.parameters.flat().gradients();
-  at::Tensor host = gradients.to(at::kCPU);
-  group.sum({host.mutable_data_ptr<float>(), static_cast<std::size_t>(host.numel())},
-            share.contributors);
-  if (!gradients.is_cpu()) gradients.copy_(host);
+  const auto numbers = static_cast<std::size_t>(gradients.numel());
+  if (!gradients.is_cpu() && group.sums_on_devices()) {
+    group.device_sum({gradients.mutable_data_ptr<float>(), numbers}, share.contributors);
+  } else {
+    at::Tensor host = gradients.to(at::kCPU);
+    group.sum({host.mutable_data_ptr<float>(), numbers}, share.contributors);
+    if (!gradients.is_cpu()) gradients.copy_(host);
+  }
   // Per process: whether it wants to stop, then the numbers of as many micro-batches as any has.
   constexpr std::size_t kNumbers = 7;
   const std::size_t count = 1 + share.each * passes * kNumbers;

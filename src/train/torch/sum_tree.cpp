@@ -39,4 +39,23 @@ void SumTree::finish() {
   }
 }
 
+void SumOfParts::sum(at::Tensor& values, std::size_t contributors, const Exchange& parts_to_each,
+                     const Exchange& whole_to_all) {
+  const at::NoGradGuard no_grad;
+  const auto processes = static_cast<std::int64_t>(processes_);
+  const std::int64_t count = values.numel(), part = (count + processes - 1) / processes;
+  if (!mine_.defined() || mine_.numel() != processes * part) {
+    mine_ = at::zeros({processes * part}, values.options());
+    parts_ = at::empty({processes * part}, values.options());
+  }
+  mine_.narrow(0, 0, count).copy_(values);
+  parts_to_each(parts_, mine_);
+  std::vector<at::Tensor> terms;
+  for (std::size_t i = 0; i < contributors; ++i)
+    terms.push_back(parts_.narrow(0, static_cast<std::int64_t>(i) * part, part));
+  sum_of(terms);
+  whole_to_all(mine_, terms.front());
+  values.copy_(mine_.narrow(0, 0, count));
+}
+
 }  // namespace qalof::train

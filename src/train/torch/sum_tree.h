@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include <cstddef>
+#include <functional>
 #include <vector>
 
 namespace qalof::train {
@@ -32,6 +33,24 @@ class SumTree {
   at::Tensor& buffer_;
   std::vector<Part> parts_;        // from the first terms on, ever less deep
   std::vector<at::Tensor> spare_;  // buffers to use again
+};
+
+/// A tree over processes: each adds a part of the values of all, then all get every part. So twice
+/// the bytes of the values travel, whatever the number of processes.
+class SumOfParts {
+ public:
+  /// Sends one of equal parts of a tensor to each process, or the whole of one to all, and puts
+  /// what comes from them into `received` by rank.
+  using Exchange = std::function<void(at::Tensor& received, at::Tensor& sent)>;
+
+  explicit SumOfParts(std::size_t processes) : processes_(processes) {}
+  /// values [n] become the sum over the first `contributors` processes.
+  void sum(at::Tensor& values, std::size_t contributors, const Exchange& parts_to_each,
+           const Exchange& whole_to_all);
+
+ private:
+  std::size_t processes_;
+  at::Tensor mine_, parts_;  // [processes * part]; what is behind the values is zero
 };
 
 }  // namespace qalof::train

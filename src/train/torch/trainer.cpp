@@ -3,6 +3,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <fmt/ranges.h>
 
@@ -26,13 +27,17 @@ namespace {
 // Isolated bad batches are skipped; this many skipped steps in a row end the run.
 constexpr int kMaxSkippedInARow = 5;
 
-at::Device open_device(Device device) {
+// Of several processes each has a GPU of its own, which is the current one from then on.
+at::Device open_device(Device device, const ProcessGroup* group) {
   if (device == Device::kCpu) return at::kCPU;
   QALOF_CHECK(at::hasCUDA() && at::detail::getCUDAHooks().deviceCount() > 0,
               ErrorKind::kUnsupported,
               "--device cuda: this PyTorch {}, expected a CUDA build of PyTorch and a CUDA device",
               at::hasCUDA() ? "finds no CUDA device" : "is built without CUDA");
-  return at::Device(at::kCUDA, 0);
+  const at::Device own(at::kCUDA,
+                       static_cast<c10::DeviceIndex>(group != nullptr ? group->local_rank() : 0));
+  c10::impl::VirtualGuardImpl(at::kCUDA).setDevice(own);
+  return own;
 }
 
 // The progress of a phase; with parameters and optimizer, all that its next step depends on.
@@ -52,7 +57,7 @@ class Trainer {
         examples_(examples),
         hooks_(hooks),
         phases_(make_phases(options, base_->target())),
-        device_(open_device(options.device)),
+        device_(open_device(options.device, hooks.group)),
         parallel_(options.threads > 0 ? options.threads : available_threads()) {
     // The kernels' pool owns the threads; ATen's would compete with them (gradient_gemm.h).
     at::set_num_threads(1);
