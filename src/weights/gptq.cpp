@@ -113,6 +113,7 @@ std::vector<double> inverse_factor(const InputProducts& given,
   };
   for_rows_of(rank,
               [&](auto row, std::size_t count) { own.insert(own.end(), row, row + at(0, count)); });
+  processes->wait_for_all();  // one may have had more to do
   const std::vector<double> all = join_values<double>(*processes, own);
   auto next = all.begin();
   for (std::size_t of_rank = 0; of_rank < ranks; ++of_rank)
@@ -255,6 +256,7 @@ GptqResult quantize_gptq(const std::vector<float>& weights, std::size_t out,
     energies[task] = {sum(sums[0]), sum(sums[1]), sum(sums[2])};
   });
   if (processes != nullptr) {
+    processes->wait_for_all();  // one may have had more to do
     const std::size_t first = own.first * kLanes * in, end = std::min(out, own.end * kLanes) * in;
     codes.codes =
         join_values<std::int8_t>(*processes, std::span(codes.codes).subspan(first, end - first));
