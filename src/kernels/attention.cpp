@@ -196,6 +196,68 @@ void attend_token(const KernelTable& table, const AttentionShape& shape,
                .kv_head = kv_head});
 }
 
+// Queries per block of attention on codes, all heads of a kv head together.
+std::size_t code_block(const AttentionShape& shape) {
+  return std::max<std::size_t>(kLongQueryBlock / (shape.heads / shape.kv_heads), 1);
+}
+
+// Queries begin .. end - 1 of the heads that share a kv head, whose keys and values are codes. Rows
+// are ordered by query, then by head.
+void attend_codes(const KernelTable& table, const AttentionShape& shape,
+                  const AttentionSequence& sequence, std::size_t kv_head, std::size_t begin,
+                  std::size_t end) {
+  thread_local std::vector<float> score_buffer, scale_buffer, row_buffer;
+  thread_local std::vector<CodeQuery> query_scale_buffer;
+  thread_local std::vector<std::int8_t> query_buffer;
+  thread_local std::vector<std::uint8_t> weight_buffer;
+  thread_local std::vector<float*> out_buffer;
+  const std::size_t group = shape.heads / shape.kv_heads, rows = (end - begin) * group;
+  const std::size_t seen = sequence.past + begin, keys = sequence.past + end;
+  const std::size_t stride = ceil_div(keys, 32) * 32 + 16, dim = shape.head_dim;
+  constexpr std::size_t kLine = 64;  // distances are odd numbers of them
+  const std::size_t query_stride = kCodeDigits * ceil_div(dim, kLine) * kLine + kLine;
+  const std::size_t plane = ceil_div(keys, kLine) * kLine + kLine;
+  const std::size_t weight_stride = kCodeDigits * plane;
+  float* scores = at_least(score_buffer, rows * stride);
+  float* scales = at_least(scale_buffer, 2 * keys);
+  float* sums = at_least(row_buffer, 2 * rows);
+  float* units = sums + rows;
+  CodeQuery* query_scales = at_least(query_scale_buffer, rows);
+  std::int8_t* queries = at_least(query_buffer, rows * query_stride);
+  std::uint8_t* weights = at_least(weight_buffer, rows * weight_stride);
+  float** out = at_least(out_buffer, rows);
+  StoredKv k = sequence.stored_k[kv_head], v = sequence.stored_v[kv_head];
+  if (sequence.q_len == 1) {
+    fetch_rows(k, keys);
+    fetch_rows(v, keys);
+  }
+  for (std::size_t key = 0; key < keys; ++key) {
+    scales[key] = k.scales[key * k.scale_stride];
+    scales[keys + key] = v.scales[key * v.scale_stride];
+  }
+  k.scales = scales;
+  v.scales = nullptr;
+  for (std::size_t row = 0; row < rows; ++row) {
+    const std::size_t query = begin + row / group, head = kv_head * group + row % group;
+    query_scales[row] = table.round_query(sequence.q + query * shape.q_stride + head * dim, dim,
+                                          queries + row * query_stride);
+    out[row] = sequence.out + query * shape.out_stride + head * dim;
+  }
+  table.score_codes({queries, query_stride, query_scales, rows, group, seen, k, keys, dim,
+                     shape.scale, scores, stride});
+  for (std::size_t row = 0; row < rows; ++row) {
+    float* row_scores = scores + row * stride;
+    const std::size_t visible = seen + row / group + 1;
+    if (shape.score_cap != 0) soft_cap_row(table, row_scores, visible, shape.score_cap);
+    float max = 0.0F;
+    sums[row] = table.exp_row(row_scores, visible, &max);
+    units[row] = table.round_weights(row_scores, visible, keys, scales + keys,
+                                     weights + row * weight_stride, plane);
+  }
+  table.weigh_codes({weights, weight_stride, plane, units, rows, group, seen, v, keys, dim, out});
+  for (std::size_t row = 0; row < rows; ++row) table.divide(out[row], dim, sums[row]);
+}
+
 // True where every sequence has one new token and heads that share keys can be taken together with
 // work enough for all threads.
 bool takes_heads_together(const AttentionShape& shape, const AttentionSequence* sequences,
@@ -204,7 +266,8 @@ bool takes_heads_together(const AttentionShape& shape, const AttentionSequence* 
   return group > 1 && group <= kLongQueryBlock &&
          count * shape.kv_heads >= static_cast<std::size_t>(threads) &&
          std::all_of(sequences, sequences + count, [](const AttentionSequence& sequence) {
-           return sequence.q_len == 1 && sequence.log_sum_exp == nullptr;
+           return sequence.q_len == 1 && sequence.log_sum_exp == nullptr &&
+                  !sequence.multiplies_codes;
          });
 }
 
@@ -296,6 +359,11 @@ void backward_block(const KernelTable& table, const AttentionShape& shape,
 
 }  // namespace
 
+bool can_multiply_codes(const AttentionShape& shape) {
+  return active_table().score_codes != nullptr && shape.window == 0 &&
+         shape.head_dim <= kMostCodeDim;
+}
+
 void attention(const AttentionShape& shape, const AttentionSequence* sequences,
                std::size_t num_sequences, ParallelFor& parallel) {
   const KernelTable& table = active_table();
@@ -305,22 +373,25 @@ void attention(const AttentionShape& shape, const AttentionSequence* sequences,
     };
     return run_tasks(parallel, num_sequences * shape.kv_heads, token);
   }
+  const auto block_of = [&](const AttentionSequence& sequence) {
+    return sequence.multiplies_codes ? code_block(shape) : query_block(sequence);
+  };
+  const auto tasks_of = [&](const AttentionSequence& sequence) {
+    return ceil_div(sequence.q_len, block_of(sequence)) *
+           (sequence.multiplies_codes ? shape.kv_heads : shape.heads);
+  };
   std::size_t num_tasks = 0;
-  for (std::size_t i = 0; i < num_sequences; ++i)
-    num_tasks += ceil_div(sequences[i].q_len, query_block(sequences[i])) * shape.heads;
+  for (std::size_t i = 0; i < num_sequences; ++i) num_tasks += tasks_of(sequences[i]);
   auto task = [&](std::size_t index) {
     const AttentionSequence* sequence = sequences;
-    for (;; ++sequence) {
-      const std::size_t here = ceil_div(sequence->q_len, query_block(*sequence)) * shape.heads;
-      if (index < here) break;
-      index -= here;
-    }
+    for (; index >= tasks_of(*sequence); ++sequence) index -= tasks_of(*sequence);
     // Heads in order, so that their keys and values stay in the second-level cache, and long blocks
     // first, so that threads finish together.
-    const std::size_t block = query_block(*sequence), blocks = ceil_div(sequence->q_len, block);
+    const std::size_t block = block_of(*sequence), blocks = ceil_div(sequence->q_len, block);
     const std::size_t begin = (blocks - 1 - index % blocks) * block;
-    attend_block(table, shape, *sequence, index / blocks, begin,
-                 std::min(begin + block, sequence->q_len));
+    const std::size_t end = std::min(begin + block, sequence->q_len);
+    const auto attend = sequence->multiplies_codes ? attend_codes : attend_block;
+    attend(table, shape, *sequence, index / blocks, begin, end);
   };
   run_tasks(parallel, num_tasks, task);
 }

@@ -133,7 +133,10 @@ KernelTable make_table(Isa isa) {
     set_avx512_attention(table);
     set_avx512_hadamard(table);
   }
-  if (isa >= Isa::kAvx512Vnni) set_avx512vnni_int_gemm(table);
+  if (isa >= Isa::kAvx512Vnni) {
+    set_avx512vnni_int_gemm(table);
+    set_avx512vnni_attention(table);
+  }
   if (isa >= Isa::kAvx512Bf16) set_avx512bf16_gemm(table);
   if (isa >= Isa::kAmx) set_amx_gemm(table);
 #elif defined(__aarch64__)

@@ -110,6 +110,39 @@ struct WeighRows {
   std::size_t out_stride;
 };
 
+/// Longest head_dim of attention on codes, and bytes of its queries and weights.
+inline constexpr std::size_t kMostCodeDim = 256;
+inline constexpr int kCodeDigits = 3;
+
+/// What belongs to a rounded query: its scale, and what sums of its digits start at.
+struct CodeQuery {
+  float scale;
+  std::int32_t starts[kCodeDigits];
+};
+/// Query rows against the keys of one kv head. Row r sees keys 0 .. seen + r / rows_per_key, and
+/// scores of other keys are not defined.
+struct CodeScores {
+  const std::int8_t* queries;  // as round_query leaves them
+  std::size_t query_stride;    // bytes
+  const CodeQuery* scales;     // [rows]
+  std::size_t rows, rows_per_key, seen;
+  StoredKv keys;  // kInt8 or kInt4, scales one after the other
+  std::size_t num_keys, dim;
+  float scale;
+  float* scores;
+  std::size_t score_stride;  // at least num_keys rounded up to 32
+};
+/// The rows of out as sums of the values of one kv head; rows see keys as above.
+struct CodeWeights {
+  const std::uint8_t* weights;       // as round_weights leaves them
+  std::size_t weight_stride, plane;  // bytes
+  const float* units;                // [rows]
+  std::size_t rows, rows_per_key, seen;
+  StoredKv values;  // without scales, which weights contain
+  std::size_t num_keys, dim;
+  float* const* out;  // [rows], dim floats each
+};
+
 struct KernelTable {
   // quantize
   float (*max_abs)(const float* x, std::size_t count);
@@ -177,6 +210,16 @@ struct KernelTable {
                      std::size_t b_rows, std::size_t dim, float scale, float* dst,
                      std::size_t dst_stride);
   void (*weigh_stored)(const WeighRows& work, const StoredKv& values);
+  /// Attention on codes; null where the set has no such products.
+  /// Rounds a query to digits, ordered for score_codes. dst holds kCodeDigits times dim rounded up
+  /// to 64.
+  CodeQuery (*round_query)(const float* x, std::size_t dim, std::int8_t* dst) = nullptr;
+  void (*score_codes)(const CodeScores& work) = nullptr;
+  /// Rounds row * scales, which are not negative, to digits, plane bytes apart, with zeros from
+  /// count to end rounded up to 16. Returns their scale.
+  float (*round_weights)(const float* row, std::size_t count, std::size_t end, const float* scales,
+                         std::uint8_t* dst, std::size_t plane) = nullptr;
+  void (*weigh_codes)(const CodeWeights& work) = nullptr;
   void (*divide)(float* row, std::size_t count, float divisor);
   /// ds = scale * p * (ds - shift).
   void (*softmax_dx)(const float* p, std::size_t count, float shift, float scale, float* ds);
@@ -224,6 +267,7 @@ void set_avx512_ops(KernelTable& table);
 void set_avx512_attention(KernelTable& table);
 void set_avx512_hadamard(KernelTable& table);
 void set_avx512vnni_int_gemm(KernelTable& table);
+void set_avx512vnni_attention(KernelTable& table);
 void set_avx512bf16_gemm(KernelTable& table);
 /// Replaces functions for AMX (tile, int8, bf16).
 void set_amx_gemm(KernelTable& table);

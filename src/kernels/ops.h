@@ -109,8 +109,9 @@ void add_in_place(const float* src, std::size_t count, float* dst, ParallelFor& 
 /// 0..past + i, with a window only the last `window` of them. q and out rows are q_stride /
 /// out_stride floats apart, head h at offset h * head_dim; k and v rows k_stride / v_stride apart,
 /// kv head at (h / (heads / kv_heads)) * head_dim. out must not overlap inputs. Where stored_k and
-/// stored_v [kv_heads] are given, keys and values are read from there instead of k and v, bit-equal
-/// to attention on their dequantized values.
+/// stored_v [kv_heads] are given, keys and values are read from there instead of k and v: bit-equal
+/// to attention on their dequantized values, or, with multiplies_codes, with the codes themselves
+/// as factors.
 struct AttentionSequence {
   const float* q;
   const float* k;
@@ -121,6 +122,7 @@ struct AttentionSequence {
   std::size_t past;
   const StoredKv* stored_k = nullptr;
   const StoredKv* stored_v = nullptr;
+  bool multiplies_codes = false;  // only where can_multiply_codes, without log_sum_exp
 };
 struct AttentionShape {
   std::size_t heads, kv_heads, head_dim;
@@ -129,6 +131,8 @@ struct AttentionShape {
   std::size_t window = 0;  // keys that a query sees at most; 0: all before it
   float score_cap = 0;     // soft_cap of scaled scores; 0: none
 };
+/// True where attention of this shape has products on codes of up to 8 bits.
+bool can_multiply_codes(const AttentionShape& shape);
 /// Varlen causal attention over packed sequences.
 void attention(const AttentionShape& shape, const AttentionSequence* sequences,
                std::size_t num_sequences, ParallelFor& parallel);

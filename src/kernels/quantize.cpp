@@ -103,14 +103,14 @@ void fake_quantize_kv(const float* src, std::size_t rows, std::size_t heads, std
       const float max_abs = any_integer ? table.max_abs(src + row * cols, cols) : 0.0F;
       for (std::size_t head = 0; head < heads; ++head) {
         const float* x = src + row * cols + head * head_dim;
-        float* y = dst + row * cols + head * head_dim;
+        float* y = dst == nullptr ? nullptr : dst + row * cols + head * head_dim;
         std::int8_t* head_codes = codes == nullptr ? nullptr : codes + row * cols + head * head_dim;
         float scale = 1.0F;
         if (head_bits[head] <= 8) {
           const RowScale row_scale = seed_row_scale(max_abs, head_bits[head]);
           scale = row_scale.scale;
           if (head_codes != nullptr) table.quantize(x, head_dim, row_scale.multiplier, head_codes);
-          table.fake_quantize(x, head_dim, row_scale.multiplier, scale, y);
+          if (y != nullptr) table.fake_quantize(x, head_dim, row_scale.multiplier, scale, y);
         } else {
           if (head_codes != nullptr) std::memset(head_codes, 0, head_dim);
           if (head_bits[head] == 16) {

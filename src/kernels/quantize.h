@@ -78,9 +78,9 @@ void dequantize_groups(const std::int8_t* codes, const float* scales, const std:
 
 /// Quantizes and dequantizes K or V rows [rows, heads * head_dim], with the result that a cache
 /// would give: each row has one range over all heads; head h has head_bits[h], which is 2..8 (codes
-/// and multiplier of that width), 16 (rounded to bf16) or 32 (copied). src and dst may be the same.
-/// codes, if not null, receives [rows, heads * head_dim] (0 where bits > 8) and scales [rows,
-/// heads].
+/// and multiplier of that width), 16 (rounded to bf16) or 32 (copied). src and dst may be the same,
+/// and dst null where all heads are integers of which only codes are needed. codes, if not null,
+/// receives [rows, heads * head_dim] (0 where bits > 8) and scales [rows, heads].
 void fake_quantize_kv(const float* src, std::size_t rows, std::size_t heads, std::size_t head_dim,
                       const int* head_bits, float* dst, std::int8_t* codes, float* scales,
                       ParallelFor& parallel);

@@ -22,6 +22,7 @@ struct StoredKv {
   const float* scales = nullptr;  // [tokens]; null where the rows are floats
   std::size_t row_bytes = 0;
   KvFormat format = KvFormat::kF32;
+  std::size_t scale_stride = 1;  // of scales; other than 1 only where attention multiplies codes
 };
 
 constexpr std::size_t stored_row_bytes(KvFormat format, std::size_t head_dim) {

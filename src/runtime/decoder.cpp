@@ -76,7 +76,7 @@ void check_sequence(const Execution& execution, const weights::BaseModel& base,
 // be computed anew because the sequence is now longer than a bound of its rotary positions.
 DecoderWorkspace::Placed placed_rows(const Sequence& sequence, std::size_t index,
                                      std::size_t out_row, const model::ModelConfig& config) {
-  DecoderWorkspace::Placed placed{index, 0, sequence.ids.size(), out_row};
+  DecoderWorkspace::Placed placed{index, nullptr, 0, sequence.ids.size(), out_row};
   if (sequence.cache == nullptr) return placed;
   const KvCache& cache = *sequence.cache;
   placed.past = cache.length();
@@ -117,6 +117,7 @@ void place(const Execution& call, std::span<const Sequence> sequences,
                   workspace.placed.begin() + static_cast<std::ptrdiff_t>(i),
                   workspace.placed.begin() + static_cast<std::ptrdiff_t>(i + 1));
       DecoderWorkspace::Placed& placed = workspace.placed[next++];
+      placed.execution = group.execution;
       placed.row = row;
       row += placed.rows;
       group.has_cache = group.has_cache || sequence.cache != nullptr;
@@ -148,17 +149,45 @@ std::uint64_t linear_bytes(const weights::LinearCall& call, std::size_t rows) {
          rows * (call.weight.n + call.weight.k) * sizeof(float);
 }
 
+// True where all K and V of a layer are integers.
+bool has_codes(const KvPrecision& precision, std::size_t layer) {
+  const auto is_integer = [](int bits) { return bits <= 8; };
+  return std::ranges::all_of(precision.k_bits[layer], is_integer) &&
+         std::ranges::all_of(precision.v_bits[layer], is_integer);
+}
+
+kernels::AttentionShape attention_shape(const model::ModelConfig& config, std::size_t layer,
+                                        const QkvLayout& qkv) {
+  kernels::AttentionShape shape{};
+  shape.heads = config.num_heads;
+  shape.kv_heads = config.num_kv_heads;
+  shape.head_dim = config.head_dim();
+  shape.q_stride = qkv.q_stride;
+  shape.k_stride = qkv.kv_stride;
+  shape.v_stride = qkv.kv_stride;
+  shape.out_stride = config.q_width();
+  shape.scale = config.score_scale(layer);
+  shape.window = config.window(layer);
+  shape.score_cap = config.score_cap;
+  return shape;
+}
+
 // One layer's attention of all sequences: rounds K and V, stores them in the caches and attends.
 void run_attention(std::span<const Sequence> sequences, const model::ModelConfig& config,
                    std::size_t layer, const QkvLayout& qkv, DecoderWorkspace& workspace,
                    ParallelFor& parallel) {
   const std::size_t q_width = config.q_width();
   const std::size_t kv_width = config.kv_width();
-  const auto rows_at = [&](std::size_t row, bool has_cache) {
+  const kernels::AttentionShape shape = attention_shape(config, layer, qkv);
+  const bool can_multiply_codes = kernels::can_multiply_codes(shape);
+  const auto multiplies_codes = [&](const Execution& execution) {
+    return can_multiply_codes && has_codes(execution.kv(), layer);
+  };
+  const auto rows_at = [&](std::size_t row, bool with_codes) {
     const std::size_t at = row * kv_width, scale_at = row * config.num_kv_heads;
     KvRows k{qkv.k + row * qkv.kv_stride, qkv.kv_stride};
     KvRows v{qkv.v + row * qkv.kv_stride, qkv.kv_stride};
-    if (has_cache) {
+    if (with_codes) {
       k.codes = workspace.k_codes.data() + at;
       v.codes = workspace.v_codes.data() + at;
       k.scales = workspace.k_scales.data() + scale_at;
@@ -167,22 +196,19 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
     return std::pair{k, v};
   };
   for (const auto& group : workspace.groups) {
-    const auto [k, v] = rows_at(group.first_row, group.has_cache);
+    const bool only_codes = multiplies_codes(*group.execution);
+    auto [k, v] = rows_at(group.first_row, group.has_cache || only_codes);
+    k.only_codes = v.only_codes = only_codes;
     const KvPrecision& precision = group.execution->kv();
     quantize_kv(k, group.rows, config, precision.k_bits[layer], precision.scheme, parallel);
     quantize_kv(v, group.rows, config, precision.v_bits[layer], precision.scheme, parallel);
   }
-  kernels::AttentionShape shape{};
-  shape.heads = config.num_heads;
-  shape.kv_heads = config.num_kv_heads;
-  shape.head_dim = config.head_dim();
-  shape.q_stride = qkv.q_stride;
-  shape.k_stride = qkv.kv_stride;
-  shape.v_stride = qkv.kv_stride;
-  shape.out_stride = q_width;
-  shape.scale = config.score_scale(layer);
-  shape.window = config.window(layer);
-  shape.score_cap = config.score_cap;
+  // The new rows of a sequence as a cache would hold them, a byte per code.
+  const auto codes_at = [&](const KvRows& rows, kernels::StoredKv* heads) {
+    for (std::size_t h = 0; h < config.num_kv_heads; ++h)
+      heads[h] = {rows.codes + h * shape.head_dim, rows.scales + h, kv_width,
+                  kernels::KvFormat::kInt8, config.num_kv_heads};
+  };
   // Where a layer's window moves over what a cache holds, a sequence's rows go through it in
   // pieces: the first of all sequences, then the second of those that are longer, and so on.
   for (std::size_t round = 0;; ++round) {
@@ -195,20 +221,29 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
       if (written >= at.rows) continue;
       const std::size_t row = at.row + written;
       const auto [k, v] = rows_at(row, true);
-      kernels::AttentionSequence& work = workspace.sequences[count++];
+      kernels::AttentionSequence& work = workspace.sequences[count];
       work = {};
       work.q = qkv.q + row * qkv.q_stride;
       work.k = k.values;
       work.v = v.values;
       work.out = workspace.attended.data() + row * q_width;
       work.q_len = std::min(piece, at.rows - written);
-      if (cache == nullptr) continue;
-      cache->write(layer, k, v, work.q_len, written, parallel);
-      // The first chunk reads its own keys as floats: faster than the cache, and bitwise the same.
-      if (past == 0) continue;
-      work.past = past + written - cache->first(layer);
-      work.stored_k = cache->k(layer);
-      work.stored_v = cache->v(layer);
+      work.multiplies_codes = multiplies_codes(*at.execution);
+      if (cache != nullptr) cache->write(layer, k, v, work.q_len, written, parallel);
+      if (past > 0) {
+        work.past = past + written - cache->first(layer);
+        work.stored_k = cache->k(layer);
+        work.stored_v = cache->v(layer);
+      } else if (work.multiplies_codes) {
+        kernels::StoredKv* heads = workspace.new_heads.data() + 2 * count * config.num_kv_heads;
+        codes_at(k, heads);
+        codes_at(v, heads + config.num_kv_heads);
+        work.stored_k = heads;
+        work.stored_v = heads + config.num_kv_heads;
+      }
+      // Else the first chunk reads its own keys as floats: faster than the cache, and bitwise the
+      // same.
+      ++count;
     }
     if (count == 0) return;
     kernels::attention(shape, workspace.sequences.data(), count, parallel);
@@ -306,6 +341,7 @@ class ForwardPass {
     if (is_gate_fused()) grow(workspace_.activated, tokens_ * config_.inner);
     grow(workspace_.projected, tokens_ * hidden_);
     grow(workspace_.sequences, sequences_.size());
+    grow(workspace_.new_heads, 2 * sequences_.size() * config_.num_kv_heads);
   }
   bool is_gate_fused() const {
     return config_.is_gated() && base_.layers().front().mlp_in.size() == 1;

@@ -41,6 +41,7 @@ struct DecoderWorkspace {
   std::array<std::vector<float>, 2> rotary;  // tables of the main positions and of windows'
   std::vector<std::int8_t> k_codes, v_codes;
   std::vector<kernels::AttentionSequence> sequences;
+  std::vector<kernels::StoredKv> new_heads;  // [sequences][k, v][kv_heads], codes of this pass
   // Rows of one execution are contiguous: the group of its sequences and where it begins.
   struct Group {
     const Execution* execution;
@@ -49,6 +50,7 @@ struct DecoderWorkspace {
   };
   struct Placed {
     std::size_t sequence;            // index in the call
+    const Execution* execution;      // of its group
     std::size_t row, rows, out_row;  // row: in the workspace, out_row: in the result
     std::size_t past = 0;            // tokens that stay in its cache
     std::size_t again = 0;           // first rows, computed anew, that are not part of the result

@@ -61,7 +61,8 @@ void quantize_kv(const KvRows& rows, std::size_t tokens, const model::ModelConfi
       for (std::size_t range = 0; range < ranges; ++range) {
         float* values = rows.values + t * rows.stride + range * dim;
         const std::size_t head = t * heads + range;
-        kernels::fake_quantize_kv(values, 1, heads / ranges, dim, &head_bits[range], values,
+        kernels::fake_quantize_kv(values, 1, heads / ranges, dim, &head_bits[range],
+                                  rows.only_codes ? nullptr : values,
                                   rows.codes == nullptr ? nullptr : rows.codes + head * dim,
                                   rows.scales == nullptr ? nullptr : rows.scales + head, serial);
       }

@@ -37,12 +37,14 @@ struct KvPrecision {
 
 /// K or V of some tokens: values [tokens, kv_heads * head_dim], rows stride floats apart. Where
 /// codes is not null, also the integers [tokens, kv_heads * head_dim] and scales [tokens, kv_heads]
-/// that the rounded values are products of.
+/// that the rounded values are products of. only_codes: of heads that are integers, values stay as
+/// they are.
 struct KvRows {
   float* values = nullptr;
   std::size_t stride = 0;
   std::int8_t* codes = nullptr;
   float* scales = nullptr;
+  bool only_codes = false;
 };
 
 /// Rounds values in place to head_bits [kv_heads] and fills codes and scales. The only place where

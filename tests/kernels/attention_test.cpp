@@ -170,6 +170,7 @@ struct Stored {
     for (std::size_t h = 0; h < kv_heads; ++h) {
       std::vector<std::uint8_t> rows(tokens * row_bytes, format == KvFormat::kInt4 ? 0x88 : 0);
       std::vector<float> scale = random_floats(tokens, random);
+      for (float& value : scale) value = std::abs(value) + 0.01F;
       for (std::size_t t = 0; t < tokens; ++t) {
         std::uint8_t* row = rows.data() + t * row_bytes;
         const std::vector<float> values = random_floats(head_dim, random);
@@ -227,6 +228,141 @@ TEST_P(AttentionTest, StoredKeysAndValuesGiveTheBitsOfTheirRealValues) {
         }
         ASSERT_EQ(out, p.out) << head_dim;
         ASSERT_EQ(lse, p.lse) << head_dim;
+      }
+    }
+  }
+}
+
+// A problem whose keys and values are codes.
+struct CodeProblem {
+  Problem p;
+  Stored k, v;
+  CodeProblem(KvFormat k_format, KvFormat v_format, std::size_t length, std::size_t heads,
+              std::size_t head_dim, std::mt19937& random)
+      : p(length, heads, 2, head_dim, random),
+        k(k_format, length, 2, head_dim, p.shape.k_stride, random),
+        v(v_format, length, 2, head_dim, p.shape.v_stride, random) {
+    p.k = k.real;
+    p.v = v.real;
+  }
+  AttentionSequence rows(std::size_t begin, std::size_t end) {
+    AttentionSequence part = p.rows(begin, end);
+    part.k = part.v = nullptr;
+    part.log_sum_exp = nullptr;
+    part.stored_k = k.heads.data();
+    part.stored_v = v.heads.data();
+    part.multiplies_codes = true;
+    return part;
+  }
+};
+
+// What rounding of queries and weights to 24 bits moves the output of one query and head by, at
+// most: a query by half a step of its largest element, so a score by that times the key's size, and
+// a probability by twice that, relative; a weight by half a step of the largest.
+std::vector<double> rounding_bounds(const CodeProblem& c, const Reference& exact, std::size_t i,
+                                    std::size_t h) {
+  const AttentionShape& s = c.p.shape;
+  const std::size_t kv_head = h / (s.heads / s.kv_heads), kv = kv_head * s.head_dim;
+  const float* q = c.p.q.data() + i * s.q_stride + h * s.head_dim;
+  constexpr double kHalfStep = 0.5 / 8355700 * 1.01;
+  double largest_q = 0, largest_key = 0, largest_weight = 0;
+  for (std::size_t d = 0; d < s.head_dim; ++d)
+    largest_q = std::max(largest_q, std::abs(double{q[d]}));
+  std::vector<double> p(i + 1);
+  for (std::size_t j = 0; j <= i; ++j) {
+    double size = 0;
+    for (std::size_t d = 0; d < s.head_dim; ++d) {
+      const double key = c.p.k[j * s.k_stride + kv + d];
+      p[j] += q[d] * key * s.scale;
+      size += std::abs(key) * s.scale;
+    }
+    p[j] = std::exp(p[j] - exact.lse[i * s.heads + h]);
+    largest_key = std::max(largest_key, size);
+    largest_weight = std::max(largest_weight, p[j] * std::abs(c.v.scales[kv_head][j]));
+  }
+  const double relative = std::expm1(2 * kHalfStep * largest_q * largest_key);
+  std::vector<double> bounds(s.head_dim, kTolerance);
+  for (std::size_t d = 0; d < s.head_dim; ++d) {
+    for (std::size_t j = 0; j <= i; ++j) {
+      const double value = std::abs(double{c.p.v[j * s.v_stride + kv + d]});
+      const double code = value / std::abs(c.v.scales[kv_head][j]);
+      bounds[d] += relative * p[j] * value + kHalfStep * (1 + relative) * largest_weight * code;
+    }
+  }
+  return bounds;
+}
+
+TEST_P(AttentionTest, ProductsOfCodesAreWithinTheirRoundingOfDoubles) {
+  for (const KvFormat format : {KvFormat::kInt8, KvFormat::kInt4}) {
+    for (const std::size_t heads : {2, 6}) {
+      for (const std::size_t length : {1, 2, 7, 33, 64, 150}) {
+        for (const std::size_t head_dim : {1, 3, 8, 16, 31, 33, 64, 72, 128}) {
+          CodeProblem c(format, KvFormat::kInt8, length, heads, head_dim, random_);
+          const AttentionShape& s = c.p.shape;
+          // Scores of order 1: codes of 8 bits are up to 127 times their scale.
+          c.p.shape.scale /= format == KvFormat::kInt8 ? 100.0F : 5.0F;
+          if (!can_multiply_codes(s)) GTEST_SKIP() << "the set does not multiply codes";
+          const AttentionSequence sequence = c.rows(0, length);
+          attention(s, &sequence, 1, two_threads_);
+          const Reference exact = reference(c.p);
+          for (std::size_t i = 0; i < length; ++i) {
+            for (std::size_t h = 0; h < heads; ++h) {
+              const std::vector<double> bounds = rounding_bounds(c, exact, i, h);
+              for (std::size_t d = 0; d < head_dim; ++d) {
+                const std::size_t at = i * s.out_stride + h * head_dim + d;
+                ASSERT_LE(std::abs(c.p.out[at] - exact.out[at]),
+                          bounds[d] + kTolerance * std::abs(exact.out[at]))
+                    << "length " << length << " head_dim " << head_dim << " query " << i;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, NumbersThatAreNotFiniteStayVisibleInAttentionOnCodes) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (const int where : {0, 1, 2}) {
+      CodeProblem c(KvFormat::kInt8, KvFormat::kInt8, 40, 2, 64, random_);
+      if (!can_multiply_codes(c.p.shape)) GTEST_SKIP() << "the set does not multiply codes";
+      if (where == 0) c.p.q[39 * c.p.shape.q_stride + 5] = bad;
+      // An infinite scale may give a score of minus infinity, which counts for nothing.
+      if (where == 1) c.k.scales[0][17] = std::numeric_limits<float>::quiet_NaN();
+      if (where == 2) c.v.scales[0][17] = bad;
+      const AttentionSequence sequence = c.rows(0, 40);
+      attention(c.p.shape, &sequence, 1, serial_);
+      EXPECT_FALSE(std::isfinite(c.p.out[39 * c.p.shape.out_stride])) << bad << " in " << where;
+    }
+  }
+}
+
+TEST_P(AttentionTest, ChunksOfCodesGiveTheBitsOfTheWhole) {
+  for (const KvFormat k_format : {KvFormat::kInt8, KvFormat::kInt4}) {
+    for (const KvFormat v_format : {KvFormat::kInt8, KvFormat::kInt4}) {
+      for (const std::size_t heads : {2, 6}) {
+        for (const std::size_t head_dim : {5, 40, 64, 72}) {
+          constexpr std::size_t kLength = 150;
+          CodeProblem c(k_format, v_format, kLength, heads, head_dim, random_);
+          c.p.shape.scale /= 100.0F;
+          if (!can_multiply_codes(c.p.shape)) GTEST_SKIP() << "the set does not multiply codes";
+          const AttentionSequence whole = c.rows(0, kLength);
+          attention(c.p.shape, &whole, 1, serial_);
+          const std::vector<float> out = c.p.out;
+          std::fill(c.p.out.begin(), c.p.out.end(), -77.0F);
+          const std::size_t cuts[] = {0, 1, 2, 30, 71, 72, 149, 150};
+          for (std::size_t i = 0; i + 1 < std::size(cuts); ++i) {
+            const AttentionSequence part = c.rows(cuts[i], cuts[i + 1]);
+            attention(c.p.shape, &part, 1,
+                      i % 2 == 0 ? static_cast<ParallelFor&>(two_threads_) : serial_);
+          }
+          for (std::size_t i = 0; i < out.size(); ++i) {
+            if (i % c.p.shape.out_stride >= heads * head_dim) continue;
+            ASSERT_EQ(out[i], c.p.out[i]) << head_dim << " at " << i;
+          }
+        }
       }
     }
   }
