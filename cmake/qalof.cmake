@@ -74,21 +74,44 @@ function(qalof_library name)
   endif()
 endfunction()
 
-# qalof_test(FOLDER [BY_SUITE] [DEPS target...]): one test program of every tests/FOLDER/*_test.cpp.
-# ctest starts it for every test or, BY_SUITE, for every suite: loading PyTorch takes 0.25 s.
+# What all compilations for tests share, at an optimization level for release builds.
+function(qalof_test_options target level)
+  target_link_libraries(${target} PRIVATE qalof_options GTest::gmock)
+  # One header compiled for many of them wants the same flags, and libraries have others.
+  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+  if(CMAKE_BUILD_TYPE STREQUAL Release)
+    target_compile_options(${target} PRIVATE ${level})
+    if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14)
+      # As above: at -O1 it warns inside operator+, where a move is inlined.
+      target_compile_options(${target} PRIVATE -Wno-array-bounds)
+    endif()
+  endif()
+endfunction()
+
+# qalof_test(FOLDER [COMPUTES] [BY_SUITE] [DEPS target...]): one test program of every
+# tests/FOLDER/*_test.cpp. Most tests wait for the libraries and are compiled at -O0; those that
+# compute by themselves (COMPUTES) at -O1. ctest starts the program for every test or, BY_SUITE, for
+# every suite: loading PyTorch takes 0.25 s.
 function(qalof_test folder)
-  cmake_parse_arguments(ARG "BY_SUITE" "" "DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "COMPUTES;BY_SUITE" "" "DEPS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${folder}/*_test.cpp)
   if(NOT sources)
     return()
   endif()
   add_executable(${folder}_tests ${sources})
-  target_link_libraries(${folder}_tests PRIVATE ${ARG_DEPS} qalof_options GTest::gmock GTest::gtest_main)
-  target_include_directories(${folder}_tests PRIVATE ${PROJECT_SOURCE_DIR}/tests)
-  # Tests of a release build spend their time in the libraries: they compile faster so.
-  if(CMAKE_BUILD_TYPE STREQUAL Release)
-    target_compile_options(${folder}_tests PRIVATE -O1)
+  target_link_libraries(${folder}_tests PRIVATE ${ARG_DEPS} GTest::gtest_main)
+  set(headers test_headers_O0)
+  if(ARG_COMPUTES)
+    set(headers test_headers_O1)
   endif()
+  get_target_property(level ${headers} QALOF_LEVEL)
+  qalof_test_options(${folder}_tests ${level})
+  if(ARG_BY_SUITE)  # PyTorch's headers, which no other test includes, are read once
+    set_target_properties(${folder}_tests PROPERTIES UNITY_BUILD_BATCH_SIZE 100)
+  else()
+    target_precompile_headers(${folder}_tests REUSE_FROM ${headers})
+  endif()
+  target_include_directories(${folder}_tests PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_compile_definitions(${folder}_tests PRIVATE
     QALOF_SOURCE_DIR="${PROJECT_SOURCE_DIR}" QALOF_BINARY_DIR="${CMAKE_BINARY_DIR}")
   if(NOT ARG_BY_SUITE)
