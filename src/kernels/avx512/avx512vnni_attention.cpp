@@ -191,19 +191,12 @@ void for_tiles(std::size_t begin, std::size_t end, const Tile& tile) {
   const std::size_t rows = end - begin, tiles = (rows + kMost - 1) / kMost;
   for (std::size_t i = 0; i < tiles; ++i) {
     const std::size_t row = begin + rows * i / tiles;
-    switch (begin + rows * (i + 1) / tiles - row) {
-      case 1:
-        tile(Height<1>{}, row);
-        break;
-      case 2:
-        tile(Height<2>{}, row);
-        break;
-      case 3:
-        if constexpr (kMost > 2) tile(Height<3>{}, row);
-        break;
-      default:
-        if constexpr (kMost > 2) tile(Height<4>{}, row);
-        break;
+    const std::size_t height = begin + rows * (i + 1) / tiles - row;
+    if (height == 1) tile(Height<1>{}, row);
+    if (height == 2) tile(Height<2>{}, row);
+    if constexpr (kMost > 2) {
+      if (height == 3) tile(Height<3>{}, row);
+      if (height == 4) tile(Height<4>{}, row);
     }
   }
 }
