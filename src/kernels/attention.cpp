@@ -219,7 +219,8 @@ void attend_codes(const KernelTable& table, const AttentionShape& shape,
   const std::size_t plane = ceil_div(keys, kLine) * kLine + kLine;
   const std::size_t weight_stride = kCodeDigits * plane;
   float* scores = at_least(score_buffer, rows * stride);
-  float* scales = at_least(scale_buffer, 2 * keys);
+  constexpr std::size_t kManyKeys = 256;  // a buffer that seldom grows
+  float* scales = at_least(scale_buffer, 2 * ceil_div(keys, kManyKeys) * kManyKeys);
   float* sums = at_least(row_buffer, 2 * rows);
   float* units = sums + rows;
   CodeQuery* query_scales = at_least(query_scale_buffer, rows);
@@ -251,6 +252,10 @@ void attend_codes(const KernelTable& table, const AttentionShape& shape,
     if (shape.score_cap != 0) soft_cap_row(table, row_scores, visible, shape.score_cap);
     float max = 0.0F;
     sums[row] = table.exp_row(row_scores, visible, &max);
+    if (sequence.log_sum_exp != nullptr) {
+      const std::size_t query = begin + row / group, head = kv_head * group + row % group;
+      sequence.log_sum_exp[query * shape.heads + head] = max + std::log(sums[row]);
+    }
     units[row] = table.round_weights(row_scores, visible, keys, scales + keys,
                                      weights + row * weight_stride, plane);
   }

@@ -122,7 +122,7 @@ struct AttentionSequence {
   std::size_t past;
   const StoredKv* stored_k = nullptr;
   const StoredKv* stored_v = nullptr;
-  bool multiplies_codes = false;  // only where can_multiply_codes, without log_sum_exp
+  bool multiplies_codes = false;  // only where can_multiply_codes
 };
 struct AttentionShape {
   std::size_t heads, kv_heads, head_dim;

@@ -149,13 +149,6 @@ std::uint64_t linear_bytes(const weights::LinearCall& call, std::size_t rows) {
          rows * (call.weight.n + call.weight.k) * sizeof(float);
 }
 
-// True where all K and V of a layer are integers.
-bool has_codes(const KvPrecision& precision, std::size_t layer) {
-  const auto is_integer = [](int bits) { return bits <= 8; };
-  return std::ranges::all_of(precision.k_bits[layer], is_integer) &&
-         std::ranges::all_of(precision.v_bits[layer], is_integer);
-}
-
 kernels::AttentionShape attention_shape(const model::ModelConfig& config, std::size_t layer,
                                         const QkvLayout& qkv) {
   kernels::AttentionShape shape{};
@@ -179,9 +172,9 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
   const std::size_t q_width = config.q_width();
   const std::size_t kv_width = config.kv_width();
   const kernels::AttentionShape shape = attention_shape(config, layer, qkv);
-  const bool can_multiply_codes = kernels::can_multiply_codes(shape);
   const auto multiplies_codes = [&](const Execution& execution) {
-    return can_multiply_codes && has_codes(execution.kv(), layer);
+    return runtime::multiplies_codes(shape, execution.kv().k_bits[layer],
+                                     execution.kv().v_bits[layer]);
   };
   const auto rows_at = [&](std::size_t row, bool with_codes) {
     const std::size_t at = row * kv_width, scale_at = row * config.num_kv_heads;
@@ -203,12 +196,6 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
     quantize_kv(k, group.rows, config, precision.k_bits[layer], precision.scheme, parallel);
     quantize_kv(v, group.rows, config, precision.v_bits[layer], precision.scheme, parallel);
   }
-  // The new rows of a sequence as a cache would hold them, a byte per code.
-  const auto codes_at = [&](const KvRows& rows, kernels::StoredKv* heads) {
-    for (std::size_t h = 0; h < config.num_kv_heads; ++h)
-      heads[h] = {rows.codes + h * shape.head_dim, rows.scales + h, kv_width,
-                  kernels::KvFormat::kInt8, config.num_kv_heads};
-  };
   // Where a layer's window moves over what a cache holds, a sequence's rows go through it in
   // pieces: the first of all sequences, then the second of those that are longer, and so on.
   for (std::size_t round = 0;; ++round) {
@@ -235,11 +222,10 @@ void run_attention(std::span<const Sequence> sequences, const model::ModelConfig
         work.stored_k = cache->k(layer);
         work.stored_v = cache->v(layer);
       } else if (work.multiplies_codes) {
-        kernels::StoredKv* heads = workspace.new_heads.data() + 2 * count * config.num_kv_heads;
-        codes_at(k, heads);
-        codes_at(v, heads + config.num_kv_heads);
-        work.stored_k = heads;
-        work.stored_v = heads + config.num_kv_heads;
+        const std::size_t heads = config.num_kv_heads;
+        work.stored_k = stored_heads(k, config, workspace.new_heads.data() + 2 * count * heads);
+        work.stored_v =
+            stored_heads(v, config, workspace.new_heads.data() + (2 * count + 1) * heads);
       }
       // Else the first chunk reads its own keys as floats: faster than the cache, and bitwise the
       // same.

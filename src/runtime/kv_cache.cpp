@@ -71,6 +71,22 @@ void quantize_kv(const KvRows& rows, std::size_t tokens, const model::ModelConfi
   for_token_ranges(tokens, parallel, quantize_tokens);
 }
 
+bool multiplies_codes(const kernels::AttentionShape& shape, const std::vector<int>& k_bits,
+                      const std::vector<int>& v_bits) {
+  const auto is_integer = [](int bits) { return bits <= 8; };
+  return kernels::can_multiply_codes(shape) && std::ranges::all_of(k_bits, is_integer) &&
+         std::ranges::all_of(v_bits, is_integer);
+}
+
+const kernels::StoredKv* stored_heads(const KvRows& rows, const model::ModelConfig& config,
+                                      kernels::StoredKv* heads) {
+  const std::size_t dim = config.head_dim();
+  for (std::size_t h = 0; h < config.num_kv_heads; ++h)
+    heads[h] = {rows.codes + h * dim, rows.scales + h, config.kv_width(), kernels::KvFormat::kInt8,
+                config.num_kv_heads};
+  return heads;
+}
+
 namespace {
 
 // Where rows and scales of a cache lie: one entry for each layer, K or V, and head.

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/threads.h"
+#include "kernels/ops.h"
 #include "kernels/stored_kv.h"
 #include "model/config.h"
 
@@ -51,6 +52,16 @@ struct KvRows {
 /// K and V change precision.
 void quantize_kv(const KvRows& rows, std::size_t tokens, const model::ModelConfig& config,
                  const std::vector<int>& head_bits, KvScheme scheme, ParallelFor& parallel);
+
+/// True where attention of this shape multiplies the codes of K and V with these widths of heads:
+/// all are integers, and the instruction set can.
+bool multiplies_codes(const kernels::AttentionShape& shape, const std::vector<int>& k_bits,
+                      const std::vector<int>& v_bits);
+
+/// Describes rows whose codes are given as a cache would hold them, a byte a code, in heads
+/// [kv_heads], which is returned.
+const kernels::StoredKv* stored_heads(const KvRows& rows, const model::ModelConfig& config,
+                                      kernels::StoredKv* heads);
 
 /// The cache of one sequence. Movable. One thread at a time.
 class KvCache {

@@ -358,6 +358,28 @@ namespace {
 struct AttentionLayout {
   kernels::AttentionShape shape;
   std::vector<kernels::AttentionSequence> sequences;
+  std::vector<kernels::StoredKv> heads;  // [sequences][k, v][kv_heads] where codes are multiplied
+
+  // Has the sequences read the codes of K and V, which begin at rows offsets.
+  void multiply_codes(const model::ModelConfig& config, const runtime::KvRows& k,
+                      const runtime::KvRows& v, const at::Tensor& offsets) {
+    const std::size_t kv_heads = config.num_kv_heads;
+    heads.resize(sequences.size() * 2 * kv_heads);
+    kernels::StoredKv* at = heads.data();
+    const auto stored = [&](runtime::KvRows rows, std::size_t row) {
+      rows.codes += row * config.kv_width();
+      rows.scales += row * kv_heads;
+      const kernels::StoredKv* found = runtime::stored_heads(rows, config, at);
+      at += kv_heads;
+      return found;
+    };
+    for (std::size_t w = 0; w < sequences.size(); ++w) {
+      const auto row = static_cast<std::size_t>(offsets.const_data_ptr<std::int64_t>()[w]);
+      sequences[w].stored_k = stored(k, row);
+      sequences[w].stored_v = stored(v, row);
+      sequences[w].multiplies_codes = true;
+    }
+  }
 };
 
 // qkv holds the rounded K and V.
@@ -407,14 +429,26 @@ Variable AttentionFunction::forward(AutogradContext* ctx, const Variable& qkv,
   // rounding, hence the copy.
   const at::Tensor rounded = arguments.ste_clip > 0 ? qkv.clone() : qkv;
   float* k = mutable_data(rounded) + config.q_width();
-  const auto round = [&](float* values, const std::vector<int>& bits) {
-    runtime::quantize_kv({values, cols(rounded)}, rows(rounded), config, bits,
-                         runtime::KvScheme::kToken, *resources.parallel);
+  // The codes are what the runtime multiplies where it can; backward takes their real values.
+  const auto kv_heads = static_cast<std::int64_t>(config.num_kv_heads);
+  const auto round = [&](float* values, const std::vector<int>& bits, const at::Tensor& codes,
+                         const at::Tensor& scales) {
+    const runtime::KvRows found{values, cols(rounded), codes.mutable_data_ptr<std::int8_t>(),
+                                mutable_data(scales)};
+    runtime::quantize_kv(found, rows(rounded), config, bits, runtime::KvScheme::kToken,
+                         *resources.parallel);
+    return found;
   };
-  round(k, *arguments.k_bits);
-  round(k + kv_width, *arguments.v_bits);
-  const AttentionLayout layout =
+  const auto codes_options = qkv.options().dtype(at::kChar);
+  const at::Tensor codes =
+      at::empty({2, qkv.size(0), static_cast<std::int64_t>(kv_width)}, codes_options);
+  const at::Tensor scales = at::empty({2, qkv.size(0), kv_heads}, qkv.options());
+  const runtime::KvRows k_rows = round(k, *arguments.k_bits, codes[0], scales[0]);
+  const runtime::KvRows v_rows = round(k + kv_width, *arguments.v_bits, codes[1], scales[1]);
+  AttentionLayout layout =
       attention_layout(config, offsets, arguments.layer, rounded, out, log_sum_exp);
+  if (runtime::multiplies_codes(layout.shape, *arguments.k_bits, *arguments.v_bits))
+    layout.multiply_codes(config, k_rows, v_rows, offsets);
   kernels::attention(layout.shape, layout.sequences.data(), layout.sequences.size(),
                      *resources.parallel);
   ctx->save_for_backward({qkv, offsets, rounded, out, log_sum_exp});
