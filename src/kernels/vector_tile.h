@@ -18,11 +18,20 @@ namespace {
 constexpr std::size_t kVectorBytes = 64;  // of a panel: one or more k of all its outputs
 // The "vectors" below are units of a format: kUnitBytes, a vector or several.
 
+/// The weights that are read after those of a stretch, and how much of them a tile asks for in
+/// advance: a line of 64 bytes of each panel for every 2^shift vectors that it multiplies.
+struct Next {
+  const char* at;  // of the first panel
+  std::size_t panel_bytes;
+  int shift;
+};
+
 /// The part of k of a tile: vectors begin .. end of each panel.
 struct Stretch {
   std::size_t begin, end;
   bool first, last;
   float* partial;  // [rows of the tile][panels of the tile][16]
+  Next next;
 };
 
 /// Rows of x, addressed in bytes.
@@ -51,13 +60,23 @@ struct RowBytes {
 //   Total, no_total, load_total, store_total  the type of a total, its zero, memory
 //   finish(block, row, first, left, total)  stores to y
 
-// Computes the sums of a tile over count vectors of its panels.
+constexpr std::size_t kFewRows = 4;
+
+// Computes the sums of a tile over count vectors of its panels, the first of which is vector number
+// `done` of its stretch.
 template <typename Format, int kRows, int kPanels>
 [[gnu::always_inline]] inline void accumulate(const char* const (&x)[kRows], const char* w,
                                               std::size_t panel_bytes, std::size_t count,
+                                              const Next& next, std::size_t done,
                                               typename Format::Sum (&sum)[kRows][kPanels]) {
   constexpr std::size_t kXBytes = Format::kSteps * Format::kStepBytes;  // of x a vector
   for (std::size_t i = 0; i < count; ++i, w += Format::kUnitBytes) {
+    if constexpr (kRows > kFewRows) {
+      const char* line = next.at + ((done + i) >> next.shift) * kVectorBytes;
+      unrolled<kPanels>(QALOF_UNROLLED(p) {
+        __builtin_prefetch(line + static_cast<std::size_t>(p) * next.panel_bytes, 0, 2);
+      });
+    }
     unrolled<Format::kSteps>(QALOF_UNROLLED(step) {
       typename Format::Vector vectors[kPanels];
       unrolled<kPanels>(QALOF_UNROLLED(p) {
@@ -115,7 +134,8 @@ QALOF_TILE void run_tile(const typename Format::Block& block, std::size_t row, s
         });
       });
       const std::size_t count = stretch.end - at < length ? stretch.end - at : length;
-      accumulate<Format, kRows, kPanels>(x, w + at * Format::kUnitBytes, panel_bytes, count, sum);
+      accumulate<Format, kRows, kPanels>(x, w + at * Format::kUnitBytes, panel_bytes, count,
+                                         stretch.next, at - stretch.begin, sum);
       unrolled<kRows>(QALOF_UNROLLED(r) {
         unrolled<kPanels>(QALOF_UNROLLED(p) {
           total[r][p] = Format::add_group(block, row + static_cast<std::size_t>(r), first(p), group,
@@ -144,7 +164,7 @@ QALOF_TILE void run_tile(const typename Format::Block& block, std::size_t row, s
       });
     });
     accumulate<Format, kRows, kPanels>(x, w + stretch.begin * Format::kUnitBytes, panel_bytes,
-                                       stretch.end - stretch.begin, sum);
+                                       stretch.end - stretch.begin, stretch.next, 0, sum);
     unrolled<kRows>(QALOF_UNROLLED(r) {
       unrolled<kPanels>(QALOF_UNROLLED(p) {
         if (!stretch.last) {
@@ -157,8 +177,6 @@ QALOF_TILE void run_tile(const typename Format::Block& block, std::size_t row, s
     });
   }
 }
-
-constexpr std::size_t kFewRows = 4;
 
 template <typename Format, int kPanels>
 void run_rows(const typename Format::Block& block, std::size_t row, std::size_t rows,
@@ -208,9 +226,18 @@ std::size_t stretch_vectors(const typename Format::Block& block) {
   return even;
 }
 
+// A power of two of tiles: vectors of each that fetch one line of the next stretch.
+constexpr int share_shift(std::size_t tiles) {
+  int shift = 0;
+  while (std::size_t{2} << shift <= tiles) ++shift;
+  return shift;
+}
+
 template <typename Format, int kPanels>
 void multiply_panels(const typename Format::Block& block, std::size_t panel) {
   const std::size_t num_vectors = Format::num_vectors(block);
+  const std::size_t panel_bytes = num_vectors * Format::kUnitBytes;
+  const char* panels = static_cast<const char*>(block.panels) + panel * panel_bytes;
   float partial[kGroupRows * kPanels * kPanelRows];
   for (std::size_t group = 0; group < block.rows; group += kGroupRows) {
     const std::size_t rows = block.rows - group < kGroupRows ? block.rows - group : kGroupRows;
@@ -221,12 +248,22 @@ void multiply_panels(const typename Format::Block& block, std::size_t panel) {
     for (std::size_t begin = 0; begin == 0 || begin < num_vectors; begin += length) {
       const bool last = num_vectors - begin <= length;
       const std::size_t end = last ? num_vectors : begin + length;
+      // The tiles of a stretch share the fetching of what is read next: another stretch, the first
+      // one again for other rows, or other panels.
+      const std::size_t after = group + rows < block.rows ? 0 : kPanels * panel_bytes;
+      const char* next = panels + (last ? after : end * Format::kUnitBytes);
+      const std::size_t lines = (end - begin) * Format::kUnitBytes / kVectorBytes;
       for (std::size_t tile = 0; tile < num_tiles; ++tile) {
         const std::size_t row = rows * tile / num_tiles;
-        const std::size_t next = rows * (tile + 1) / num_tiles;
-        run_rows<Format, kPanels>(
-            block, group + row, next - row, panel,
-            {begin, end, begin == 0, last, partial + row * kPanels * kPanelRows});
+        const std::size_t row_end = rows * (tile + 1) / num_tiles;
+        const char* share = next + lines * tile / num_tiles * kVectorBytes;
+        run_rows<Format, kPanels>(block, group + row, row_end - row, panel,
+                                  {begin,
+                                   end,
+                                   begin == 0,
+                                   last,
+                                   partial + row * kPanels * kPanelRows,
+                                   {share, panel_bytes, share_shift(num_tiles)}});
       }
       if (last) break;
     }
