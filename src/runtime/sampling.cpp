@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/error.h"
 #include "core/finite.h"
@@ -21,6 +22,41 @@ double uniform(const RandomStream& random, std::uint64_t step) {
 constexpr auto kMoreLikely = [](const auto& a, const auto& b) {
   return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 };
+
+// The first of the largest logits, or the first that is NaN. In blocks whose lanes the compiler
+// puts into vectors: a vocabulary is read for every token.
+std::size_t first_largest(std::span<const float> logits) {
+  constexpr std::size_t kLanes = 16, kBlock = 1024;
+  std::size_t best = 0, best_end = 0;
+  float largest = -std::numeric_limits<float>::infinity();
+  for (std::size_t begin = 0; begin < logits.size(); begin += kBlock) {
+    const std::size_t end = std::min(begin + kBlock, logits.size());
+    float lanes[kLanes];
+    unsigned not_numbers[kLanes] = {};
+    std::fill(std::begin(lanes), std::end(lanes), -std::numeric_limits<float>::infinity());
+    const auto take = [&](std::size_t lane, float logit) {
+      lanes[lane] = logit > lanes[lane] ? logit : lanes[lane];
+      not_numbers[lane] |= static_cast<unsigned>(logit != logit);
+    };
+    std::size_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      for (std::size_t lane = 0; lane < kLanes; ++lane) take(lane, logits[i + lane]);
+    }
+    for (; i < end; ++i) take(0, logits[i]);
+    const auto block = logits.subspan(begin, end - begin);
+    if (std::ranges::any_of(not_numbers, [](unsigned found) { return found != 0; })) {
+      const auto is_nan = [](float logit) { return std::isnan(logit); };
+      return begin + static_cast<std::size_t>(std::ranges::find_if(block, is_nan) - block.begin());
+    }
+    const float top = *std::max_element(std::begin(lanes), std::end(lanes));
+    if (best_end != 0 && !(top > largest)) continue;
+    largest = top;
+    best = begin;
+    best_end = end;
+  }
+  const auto block = logits.subspan(best, best_end - best);
+  return best + static_cast<std::size_t>(std::ranges::find(block, largest) - block.begin());
+}
 
 }  // namespace
 
@@ -61,18 +97,17 @@ double Sampler::keep_top_p(double total) {
 std::int32_t Sampler::sample(std::span<const float> logits, std::uint64_t step) {
   QALOF_CHECK(!logits.empty(), ErrorKind::kBadInput, "sampling: there is no logit");
   const auto where = [&] { return fmt::format("token {} of the text", step + 1); };
-  for (const float logit : logits) {
-    if (std::isnan(logit)) fail_not_finite(static_cast<double>(logit), "a logit", where());
-  }
-  const auto top = std::max_element(logits.begin(), logits.end());  // the first of equals
-  check_finite(static_cast<double>(*top), "the largest logit", where);
+  const std::size_t at = first_largest(logits);
+  const float top = logits[at];
+  if (std::isnan(top)) fail_not_finite(static_cast<double>(top), "a logit", where());
+  check_finite(static_cast<double>(top), "the largest logit", where);
   double total = 0;
   const double scale = options_.temperature > 0 ? 1.0 / options_.temperature : 0.0;
-  if (scale == 0) return static_cast<std::int32_t>(top - logits.begin());
+  if (scale == 0) return static_cast<std::int32_t>(at);
   candidates_.resize(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) {
     const double weight =
-        std::exp((static_cast<double>(logits[i]) - static_cast<double>(*top)) * scale);
+        std::exp((static_cast<double>(logits[i]) - static_cast<double>(top)) * scale);
     candidates_[i] = {static_cast<std::int32_t>(i), logits[i], weight};
     total += weight;
   }

@@ -43,6 +43,22 @@ TEST(SamplerTest, GreedyTakesTheFirstOfTheLargest) {
   EXPECT_EQ(sampler.sample(std::vector<float>{-std::numeric_limits<float>::infinity(), -1}, 1), 1);
 }
 
+TEST(SamplerTest, GreedyIsTheDefinitionInVocabulariesOfEveryLength) {
+  Sampler sampler({});
+  for (const std::size_t count : {1, 15, 16, 17, 1023, 1024, 1025, 2047, 5000}) {
+    std::vector<float> logits = some_logits(count);
+    EXPECT_EQ(sampler.sample(logits, 0), ranked(logits).front()) << count;
+    // Equal ones in several blocks and lanes: the first counts.
+    for (std::size_t i = count / 3; i < count; i += 7) logits[i] = 100;
+    EXPECT_EQ(sampler.sample(logits, 0), static_cast<std::int32_t>(count / 3)) << count;
+    for (const std::size_t bad : {std::size_t{0}, count / 2, count - 1}) {
+      std::vector<float> with_nan = logits;
+      with_nan[bad] = std::numeric_limits<float>::quiet_NaN();
+      EXPECT_THROW((void)sampler.sample(with_nan, 0), Error) << count << " at " << bad;
+    }
+  }
+}
+
 TEST(SamplerTest, FrequenciesFollowTheSoftmaxAtATemperature) {
   const std::vector<float> logits = some_logits(12);
   constexpr int kDraws = 40000;
