@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 
 namespace qalof::simulated {
 
@@ -87,11 +88,11 @@ inline float from_bf16(std::uint16_t value) {
   return result;
 }
 
-template <class Choose>
-float reduce(const __m512& from, const Choose& choose) {
-  const Lanes<float, __m512> lanes(from);
-  float result = lanes.at[0];
-  for (const float value : lanes.at) result = choose(result, value);
+template <class Element, class Register, class Choose>
+Element reduce(const Register& from, const Choose& choose) {
+  const Lanes<Element, Register> lanes(from);
+  Element result = lanes.at[0];
+  for (std::size_t i = 1; i < lanes.kCount; ++i) result = choose(result, lanes.at[i]);
   return result;
 }
 
@@ -212,6 +213,7 @@ inline Tiles& tiles() {
 
 #define QALOF_LOAD(element, type, mask, at) (qalof::simulated::load_where<element, type>(mask, at))
 #define _mm_maskz_loadu_epi8(mask, at) QALOF_LOAD(std::int8_t, __m128i, mask, at)
+#define _mm256_maskz_loadu_epi8(mask, at) QALOF_LOAD(std::int8_t, __m256i, mask, at)
 #define _mm256_maskz_loadu_epi16(mask, at) QALOF_LOAD(std::int16_t, __m256i, mask, at)
 #define _mm256_maskz_loadu_ps(mask, at) QALOF_LOAD(float, __m256, mask, at)
 #define _mm512_maskz_loadu_epi8(mask, at) QALOF_LOAD(std::int8_t, __m512i, mask, at)
@@ -224,6 +226,7 @@ inline Tiles& tiles() {
 
 #define QALOF_WIDEN(to, to_type, from, v) (qalof::simulated::widen<to, to_type, from>(v))
 #define _mm512_cvtepi8_epi32(v) QALOF_WIDEN(std::int32_t, __m512i, std::int8_t, v)
+#define _mm512_cvtepu8_epi16(v) QALOF_WIDEN(std::int16_t, __m512i, std::uint8_t, v)
 #define _mm512_cvtepu8_epi32(v) QALOF_WIDEN(std::int32_t, __m512i, std::uint8_t, v)
 #define _mm512_cvtepu16_epi32(v) QALOF_WIDEN(std::int32_t, __m512i, std::uint16_t, v)
 #define _mm512_cvtepi32_epi8(v) QALOF_WIDEN(std::int8_t, __m128i, std::int32_t, v)
@@ -233,15 +236,22 @@ inline Tiles& tiles() {
 #define _mm512_cvtneps_pbh(v) \
   (qalof::simulated::convert<std::uint16_t, __m256bh, float>(v, qalof::simulated::nearest_bf16))
 
+#define _mm512_srai_epi32(v, count)                                \
+  (qalof::simulated::convert<std::int32_t, __m512i, std::int32_t>( \
+      v, [](std::int32_t value) { return value >> (count); }))
 #define _mm512_permute_ps(v, selector) qalof::simulated::permute_quarters(v, selector)
 #define _mm512_shuffle_f32x4(a, b, selector) qalof::simulated::shuffle_quarters(a, b, selector)
 #define _mm512_extractf32x8_ps(v, which) qalof::simulated::half(v, which)
 #undef _mm512_scalef_ps
 #define _mm512_scalef_ps(values, powers) qalof::simulated::scale_by_powers(values, powers)
 #define _mm512_reduce_max_ps(v) \
-  qalof::simulated::reduce(v, [](float a, float b) { return a > b ? a : b; })
+  qalof::simulated::reduce<float>(v, [](float a, float b) { return a > b ? a : b; })
+#define _mm512_reduce_max_epu32(v) \
+  qalof::simulated::reduce<unsigned>(v, [](unsigned a, unsigned b) { return a > b ? a : b; })
+#define _mm512_reduce_add_epi32(v) \
+  static_cast<int>(qalof::simulated::reduce<unsigned>(v, std::plus<unsigned>()))
 #define _mm512_reduce_min_ps(v) \
-  qalof::simulated::reduce(v, [](float a, float b) { return a < b ? a : b; })
+  qalof::simulated::reduce<float>(v, [](float a, float b) { return a < b ? a : b; })
 
 #define _tile_loadconfig(at) qalof::simulated::tiles().configure(at)
 #define _tile_release() (qalof::simulated::tiles() = qalof::simulated::Tiles())
