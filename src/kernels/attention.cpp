@@ -238,8 +238,10 @@ void attend_codes(const KernelTable& table, const AttentionShape& shape,
   }
   k.scales = scales;
   v.scales = nullptr;
+  const auto query_of = [&](std::size_t row) { return begin + row / group; };
+  const auto head_of = [&](std::size_t row) { return kv_head * group + row % group; };
   for (std::size_t row = 0; row < rows; ++row) {
-    const std::size_t query = begin + row / group, head = kv_head * group + row % group;
+    const std::size_t query = query_of(row), head = head_of(row);
     query_scales[row] = table.round_query(sequence.q + query * shape.q_stride + head * dim, dim,
                                           queries + row * query_stride);
     out[row] = sequence.out + query * shape.out_stride + head * dim;
@@ -252,10 +254,8 @@ void attend_codes(const KernelTable& table, const AttentionShape& shape,
     if (shape.score_cap != 0) soft_cap_row(table, row_scores, visible, shape.score_cap);
     float max = 0.0F;
     sums[row] = table.exp_row(row_scores, visible, &max);
-    if (sequence.log_sum_exp != nullptr) {
-      const std::size_t query = begin + row / group, head = kv_head * group + row % group;
-      sequence.log_sum_exp[query * shape.heads + head] = max + std::log(sums[row]);
-    }
+    if (sequence.log_sum_exp != nullptr)
+      sequence.log_sum_exp[query_of(row) * shape.heads + head_of(row)] = max + std::log(sums[row]);
     units[row] = table.round_weights(row_scores, visible, keys, scales + keys,
                                      weights + row * weight_stride, plane);
   }

@@ -22,7 +22,6 @@ constexpr std::size_t kVectorBytes = 64;  // of a panel: one or more k of all it
 /// advance: a line of 64 bytes of each panel for every 2^shift vectors that it multiplies.
 struct Next {
   const char* at;  // of the first panel
-  std::size_t panel_bytes;
   int shift;
 };
 
@@ -74,7 +73,7 @@ template <typename Format, int kRows, int kPanels>
     if constexpr (kRows > kFewRows) {
       const char* line = next.at + ((done + i) >> next.shift) * kVectorBytes;
       unrolled<kPanels>(QALOF_UNROLLED(p) {
-        __builtin_prefetch(line + static_cast<std::size_t>(p) * next.panel_bytes, 0, 2);
+        __builtin_prefetch(line + static_cast<std::size_t>(p) * panel_bytes, 0, 2);
       });
     }
     unrolled<Format::kSteps>(QALOF_UNROLLED(step) {
@@ -263,7 +262,7 @@ void multiply_panels(const typename Format::Block& block, std::size_t panel) {
                                    begin == 0,
                                    last,
                                    partial + row * kPanels * kPanelRows,
-                                   {share, panel_bytes, share_shift(num_tiles)}});
+                                   {share, share_shift(num_tiles)}});
       }
       if (last) break;
     }

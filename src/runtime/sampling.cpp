@@ -27,7 +27,7 @@ constexpr auto kMoreLikely = [](const auto& a, const auto& b) {
 // puts into vectors: a vocabulary is read for every token.
 std::size_t first_largest(std::span<const float> logits) {
   constexpr std::size_t kLanes = 16, kBlock = 1024;
-  std::size_t best = 0, best_end = 0;
+  std::size_t best = 0;  // where the first block with the largest begins
   float largest = -std::numeric_limits<float>::infinity();
   for (std::size_t begin = 0; begin < logits.size(); begin += kBlock) {
     const std::size_t end = std::min(begin + kBlock, logits.size());
@@ -49,12 +49,11 @@ std::size_t first_largest(std::span<const float> logits) {
       return begin + static_cast<std::size_t>(std::ranges::find_if(block, is_nan) - block.begin());
     }
     const float top = *std::max_element(std::begin(lanes), std::end(lanes));
-    if (best_end != 0 && !(top > largest)) continue;
+    if (!(top > largest)) continue;
     largest = top;
     best = begin;
-    best_end = end;
   }
-  const auto block = logits.subspan(best, best_end - best);
+  const auto block = logits.subspan(best);
   return best + static_cast<std::size_t>(std::ranges::find(block, largest) - block.begin());
 }
 

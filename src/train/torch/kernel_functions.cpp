@@ -429,26 +429,29 @@ Variable AttentionFunction::forward(AutogradContext* ctx, const Variable& qkv,
   // rounding, hence the copy.
   const at::Tensor rounded = arguments.ste_clip > 0 ? qkv.clone() : qkv;
   float* k = mutable_data(rounded) + config.q_width();
-  // The codes are what the runtime multiplies where it can; backward takes their real values.
-  const auto kv_heads = static_cast<std::int64_t>(config.num_kv_heads);
-  const auto round = [&](float* values, const std::vector<int>& bits, const at::Tensor& codes,
-                         const at::Tensor& scales) {
-    const runtime::KvRows found{values, cols(rounded), codes.mutable_data_ptr<std::int8_t>(),
-                                mutable_data(scales)};
-    runtime::quantize_kv(found, rows(rounded), config, bits, runtime::KvScheme::kToken,
-                         *resources.parallel);
-    return found;
-  };
-  const auto codes_options = qkv.options().dtype(at::kChar);
-  const at::Tensor codes =
-      at::empty({2, qkv.size(0), static_cast<std::int64_t>(kv_width)}, codes_options);
-  const at::Tensor scales = at::empty({2, qkv.size(0), kv_heads}, qkv.options());
-  const runtime::KvRows k_rows = round(k, *arguments.k_bits, codes[0], scales[0]);
-  const runtime::KvRows v_rows = round(k + kv_width, *arguments.v_bits, codes[1], scales[1]);
   AttentionLayout layout =
       attention_layout(config, offsets, arguments.layer, rounded, out, log_sum_exp);
-  if (runtime::multiplies_codes(layout.shape, *arguments.k_bits, *arguments.v_bits))
+  runtime::KvRows k_rows{k, cols(rounded)}, v_rows{k + kv_width, cols(rounded)};
+  at::Tensor codes, scales;  // [k, v][tokens], where the runtime multiplies codes, too
+  if (runtime::multiplies_codes(layout.shape, *arguments.k_bits, *arguments.v_bits)) {
+    codes = at::empty({2, qkv.size(0), static_cast<std::int64_t>(kv_width)},
+                      qkv.options().dtype(at::kChar));
+    scales =
+        at::empty({2, qkv.size(0), static_cast<std::int64_t>(config.num_kv_heads)}, qkv.options());
+    const auto attach = [&](runtime::KvRows& to, std::int64_t which) {
+      to.codes = codes[which].mutable_data_ptr<std::int8_t>();
+      to.scales = mutable_data(scales[which]);
+    };
+    attach(k_rows, 0);
+    attach(v_rows, 1);
     layout.multiply_codes(config, k_rows, v_rows, offsets);
+  }
+  const auto round = [&](const runtime::KvRows& values, const std::vector<int>& bits) {
+    runtime::quantize_kv(values, rows(rounded), config, bits, runtime::KvScheme::kToken,
+                         *resources.parallel);
+  };
+  round(k_rows, *arguments.k_bits);
+  round(v_rows, *arguments.v_bits);
   kernels::attention(layout.shape, layout.sequences.data(), layout.sequences.size(),
                      *resources.parallel);
   ctx->save_for_backward({qkv, offsets, rounded, out, log_sum_exp});
